@@ -1,0 +1,1 @@
+"""Decoding, resampling, filterbank and spectrogram augmentation."""

@@ -1,0 +1,61 @@
+"""The ``elastictool`` program: its subcommands, and how an error leaves it.
+
+Subcommand modules import typer only; what needs torch is imported inside the command, so that
+``elastictool --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from elastictool import __version__
+from elastictool.cli import evaluate, prep, sweep, tokens, train
+from elastictool.cli.console import say, show_error
+from elastictool.errors import ElasticToolError
+
+app = typer.Typer(
+    name="elastictool",
+    help="Audio spectrogram transformers for clips of any length: prepare data, train, evaluate, "
+    "sweep lengths, count tokens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("prep")(prep.prep)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
+app.command("tokens")(tokens.tokens)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the program; every error of ours leaves with its exit code and without a traceback."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        app()
+    except ElasticToolError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

@@ -1,0 +1,137 @@
+"""What the command line says and how: progress and notes on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichBars
+from rich.table import Table
+
+from elastictool.errors import ElasticToolError
+from elastictool.progress import Progress, Task
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line for the reader, on stderr."""
+    stderr.print(escape(message))
+
+
+def show_error(error: ElasticToolError) -> None:
+    """What and where, then what to do; never a traceback."""
+    stderr.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        stderr.print(f"[bold]hint:[/]  {escape(error.hint)}")
+
+
+def print_json(document: Any) -> None:
+    """Exactly one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout; numbers are to be formatted by the caller."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    stdout.print(table)
+
+
+class _BarTask:
+    def __init__(self, bars: RichBars, task_id: Any) -> None:
+        self._bars, self._id = bars, task_id
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        if note:
+            self._bars.update(self._id, note=note)
+        self._bars.advance(self._id, amount)
+
+
+class _BarProgress:
+    """Bars with an ETA, for people."""
+
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[Task]:
+        bars = RichBars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=stderr,
+        )
+        with bars:
+            yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
+
+    def say(self, message: str) -> None:
+        say(message)
+
+
+class _LineTask:
+    """A line at the start, at most one every ten seconds, and one at the end."""
+
+    interval_s = 10.0
+
+    def __init__(self, what: str, total: float | None) -> None:
+        self._what, self._total = what, total
+        self._done = 0.0
+        self._note = ""
+        self._started = self._last = time.monotonic()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self._done += amount
+        self._note = note or self._note
+        now = time.monotonic()
+        if now - self._last >= self.interval_s:
+            self._last = now
+            say(self._line(now))
+
+    def finish(self) -> None:
+        say(self._line(time.monotonic()))
+
+    def _line(self, now: float) -> str:
+        elapsed = now - self._started
+        of = f"/{self._total:.0f}" if self._total is not None else ""
+        eta = ""
+        if self._total is not None and 0 < self._done < self._total:
+            eta = f", {elapsed / self._done * (self._total - self._done):.0f} s left"
+        note = f"  {self._note}" if self._note else ""
+        return f"{self._what}: {self._done:.0f}{of}, {elapsed:.0f} s{eta}{note}"
+
+
+class _LineProgress:
+    """Plain lines, for logs."""
+
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[Task]:
+        task = _LineTask(what, total)
+        yield task
+        task.finish()
+
+    def say(self, message: str) -> None:
+        say(message)
+
+
+def progress() -> Progress:
+    """Bars where stderr is a terminal, plain lines elsewhere."""
+    return _BarProgress() if stderr.is_terminal else _LineProgress()

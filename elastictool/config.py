@@ -1,0 +1,508 @@
+"""The configuration of a run: frozen typed dataclasses, and how text becomes one.
+
+Defaults < recipe YAML < repeated ``--set section.key=value``. A key that does not exist or a
+value of the wrong type is an error that names the nearest valid key; each class rejects values
+that make no sense when it is built, so later code never checks them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from elastictool.errors import UsageError
+from elastictool.registry import nearest_hint
+
+Edge = Literal["pad", "drop"]
+PositionFit = Literal["interpolate", "slice"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class FbankConfig:
+    """Kaldi-compatible log-mel filterbank.
+
+    Source: ElasticAST Section 3.2 (25 ms window, 10 ms shift, 128 bins); the rest is Kaldi's.
+    ``high_frequency_hz`` at or below zero counts down from the Nyquist frequency, as in Kaldi.
+    """
+
+    sample_rate_hz: int = 16_000
+    num_mel_bins: int = 128
+    window_ms: float = 25.0
+    shift_ms: float = 10.0
+    low_frequency_hz: float = 20.0
+    high_frequency_hz: float = 0.0
+    preemphasis: float = 0.97
+
+    def __post_init__(self) -> None:
+        _require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")
+        _require(self.num_mel_bins > 3, "fbank.num_mel_bins must be above 3")
+        _require(self.shift_ms > 0, "fbank.shift_ms must be above 0")
+        _require(self.window_samples >= 2, "fbank.window_ms is shorter than two samples")
+        nyquist = self.sample_rate_hz / 2
+        top = (
+            self.high_frequency_hz
+            if self.high_frequency_hz > 0
+            else nyquist + self.high_frequency_hz
+        )
+        _require(
+            0 <= self.low_frequency_hz < top <= nyquist,
+            f"fbank frequencies {self.low_frequency_hz}..{top} Hz do not lie within 0..{nyquist}",
+        )
+        _require(0 <= self.preemphasis < 1, "fbank.preemphasis must be in 0..1")
+
+    @property
+    def window_samples(self) -> int:
+        """Length of the analysis window in samples."""
+        return int(self.sample_rate_hz * self.window_ms * 0.001)
+
+    def frame_start(self, frame: int) -> int:
+        """First sample of ``frame``: round(frame x shift x rate), so any real shift is exact."""
+        return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that lie wholly within ``num_samples`` (Kaldi's ``snip_edges``)."""
+        last_start = num_samples - self.window_samples
+        if last_start < 0:
+            return 0
+        frames = int((last_start + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
+        while self.frame_start(frames) <= last_start:
+            frames += 1
+        while frames > 0 and self.frame_start(frames - 1) > last_start:
+            frames -= 1
+        return frames
+
+    def samples_for(self, num_frames: int) -> int:
+        """Samples that ``num_frames`` frames need, counted from the first frame's start."""
+        return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
+
+
+@dataclass(frozen=True)
+class LengthConfig:
+    """Which frames of a clip reach the model.
+
+    ``fixed_frames`` 0 keeps native lengths (ElasticAST); above 0 every clip is trimmed and padded
+    to it (standard AST). ``max_frames`` caps native lengths (paper: 30 s, 3,072 frames).
+    ``edge`` decides on the incomplete last patch: ``pad`` it, or ``drop`` it as the published
+    code does. ``padding`` is ``floor`` (the filterbank's floor: silence) or ``zero`` (published:
+    zero before normalisation, a loud constant).
+    """
+
+    max_frames: int = 3_072
+    fixed_frames: int = 0
+    crop: Literal["start", "random"] = "start"
+    edge: Edge = "pad"
+    padding: Literal["floor", "zero"] = "floor"
+
+    def __post_init__(self) -> None:
+        _require(self.max_frames > 0, "length.max_frames must be above 0")
+        _require(self.fixed_frames >= 0, "length.fixed_frames must be 0 (native) or above")
+
+
+@dataclass(frozen=True)
+class LengthDiversityConfig:
+    """Random shorter views of training clips, so that one model serves shorter inputs too.
+
+    A clip gets a shorter view with probability ``share``: a ``prefix`` with probability
+    ``prefix_share``, else an ``excerpt`` from anywhere. Its length is drawn log-uniformly
+    between ``min_frames`` and the clip's own. ``mode`` says whether the view replaces the clip
+    or is added to the batch beside it (``add``: the same clips a step, more tokens).
+
+    Source: ours (the published code's ``random_len_cut`` is ``replace`` with prefixes only).
+    """
+
+    share: float = 0.0
+    mode: Literal["replace", "add"] = "add"
+    prefix_share: float = 0.5
+    min_frames: int = 32
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, "augment.length_diversity.share must be in 0..1")
+        _require(
+            0 <= self.prefix_share <= 1, "augment.length_diversity.prefix_share must be in 0..1"
+        )
+        _require(self.min_frames > 0, "augment.length_diversity.min_frames must be above 0")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """SpecAugment and length diversity; training only.
+
+    ``frequency_mask`` in mel bins; ``time_mask`` in frames per 1,024 frames: the widest mask of
+    a clip of T frames is ``time_mask * T / 1024``. 0 switches a mask off.
+    Source: published scripts, 48 and 192.
+    """
+
+    frequency_mask: int = 48
+    time_mask: int = 192
+    length_diversity: LengthDiversityConfig = field(default_factory=LengthDiversityConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.frequency_mask >= 0, "augment.frequency_mask must be 0 or above")
+        _require(0 <= self.time_mask <= 1024, "augment.time_mask must be in 0..1024")
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How clips become batches: ``planner`` fills rows of ``capacity`` tokens.
+
+    A batch holds ``batch_clips`` clips, or as many as fit into ``batch_tokens`` if that is above
+    0. Source: ElasticAST Section 2.2 (L' = 2048, first-come) and 3.2 (12 clips).
+    """
+
+    planner: str = "first-come"
+    capacity: int = 2_048
+    batch_clips: int = 12
+    batch_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.capacity > 0, "packing.capacity must be above 0")
+        _require(self.batch_clips > 0, "packing.batch_clips must be above 0")
+        _require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
+
+
+SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
+"""Width and heads of the named model sizes (DeiT's Ti, S, B)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that shapes a ``SpectrogramTransformer``; covers imported models too.
+
+    Sizes are (frequency, time). ``grid`` is the trained position table in patches; 0 by 0 takes
+    what the data needs. ``positions``: ``factorised`` (frequency + time tables, ElasticAST) or
+    ``grid`` (one table over both, standard AST). ``pooling``: ``attention`` (ElasticAST),
+    ``mean``, or ``prefix`` (the average of the prefix tokens; ``prefix_tokens`` 1 = cls, 2 = cls +
+    distillation). ``attention_scale`` 0 means 1/sqrt(d). ``position_fit`` says how a grid serves
+    a clip of another length, ``beyond_positions`` what happens past the end of a factorised table.
+    """
+
+    preset: Literal["elasticast", "ast"] = "elasticast"
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    num_mel_bins: int = 128
+    patch_size: tuple[int, int] = (16, 16)
+    patch_stride: tuple[int, int] = (16, 16)
+    positions: Literal["factorised", "grid"] = "factorised"
+    grid: tuple[int, int] = (0, 0)
+    position_fit: PositionFit = "interpolate"
+    beyond_positions: Literal["interpolate", "error"] = "interpolate"
+    prefix_tokens: int = 0
+    pooling: Literal["attention", "mean", "prefix"] = "attention"
+    norm_eps: float = 1e-6
+    head_norm: bool = False
+    head_norm_eps: float = 1e-5
+    attention_scale: float = 0.0
+    initialization: Literal["vit", "official"] = "vit"
+    dropout: float = 0.0
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.width > 0 and self.depth >= 0, "model.width and model.depth must be positive")
+        _require(
+            self.heads > 0 and self.width % self.heads == 0,
+            f"model.heads ({self.heads}) must divide model.width ({self.width})",
+        )
+        _require(min(self.patch_size) > 0, "model.patch_size must be positive")
+        _require(min(self.patch_stride) > 0, "model.patch_stride must be positive")
+        _require(min(self.grid) >= 0, "model.grid must not be negative")
+        _require(0 <= self.prefix_tokens <= 2, "model.prefix_tokens must be 0, 1 or 2")
+        _require(
+            self.pooling != "prefix" or self.prefix_tokens > 0,
+            "model.pooling = prefix needs model.prefix_tokens of 1 or 2",
+        )
+        _require(self.attention_scale >= 0, "model.attention_scale must not be negative")
+        _require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
+        _require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")
+        _require(self.num_classes >= 0, "model.num_classes must not be negative")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which prepared clips train, validate and test.
+
+    ``test_fold`` above 0 tests on that fold and trains on the others, whatever their split.
+    ``validation_fraction`` takes a seeded, stratified part of the training clips where the data
+    has no ``validation_split``.
+    """
+
+    dataset: str = ""
+    train_split: str = "train"
+    validation_split: str = "val"
+    test_split: str = "test"
+    test_fold: int = 0
+    validation_fraction: float = 0.0
+    mean: float | None = None
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.test_fold >= 0, "data.test_fold must be 0 (off) or above")
+        _require(0 <= self.validation_fraction < 1, "data.validation_fraction must be in 0..1")
+        _require(self.std is None or self.std > 0, "data.std must be above 0")
+        _require(
+            (self.mean is None) == (self.std is None), "set data.mean and data.std together"
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over a run: linear warm-up, then ``constant``, ``cosine`` or ``multistep``.
+
+    ``warmup_steps`` below 1 is a share of all steps. ``multistep`` multiplies by
+    ``decay_factor`` at the start of epoch ``decay_from`` and of every epoch after it (the
+    published scripts' schedule).
+    """
+
+    kind: Literal["constant", "cosine", "multistep"] = "cosine"
+    warmup_steps: float = 0.1
+    decay_from: int = 5
+    decay_factor: float = 0.75
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_steps >= 0, "train.schedule.warmup_steps must not be negative")
+        _require(self.decay_from >= 0, "train.schedule.decay_from must not be negative")
+        _require(0 < self.decay_factor <= 1, "train.schedule.decay_factor must be in 0..1")
+        _require(0 <= self.final_factor <= 1, "train.schedule.final_factor must be in 0..1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser's side of a run. Betas and weight decay: published scripts."""
+
+    epochs: int = 10
+    lr: float = 3e-4
+    optimizer: Literal["adam", "adamw"] = "adam"
+    betas: tuple[float, float] = (0.95, 0.999)
+    weight_decay: float = 5e-7
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: Literal["ce", "bce"] = "ce"
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    attention: str = "auto"
+    selection_metric: Literal["auto", "top1", "map"] = "auto"
+    validate_every: int = 1
+    checkpoint_steps: int = 0
+    loader_workers: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "train.epochs must be above 0")
+        _require(self.lr > 0, "train.lr must be above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "train.betas must be in 0..1")
+        _require(self.weight_decay >= 0, "train.weight_decay must not be negative")
+        _require(0 <= self.label_smoothing < 1, "train.label_smoothing must be in 0..1")
+        _require(self.accumulate > 0, "train.accumulate must be above 0")
+        _require(self.validate_every > 0, "train.validate_every must be above 0")
+        _require(self.checkpoint_steps >= 0, "train.checkpoint_steps must not be negative")
+        _require(self.loader_workers >= 0, "train.loader_workers must not be negative")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete: what ``config.yaml`` in the run directory holds."""
+
+    name: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+    length: LengthConfig = field(default_factory=LengthConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed must not be negative")
+        _require(
+            self.model.num_mel_bins == self.fbank.num_mel_bins,
+            f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "
+            f"({self.fbank.num_mel_bins}) must be equal",
+        )
+
+
+C = TypeVar("C")
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Build the dataclass ``cls`` from plain values, coercing each by its field's type.
+
+    Raises:
+        UsageError: An unknown key (the hint names the nearest) or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            raise UsageError(f"unknown configuration key {path!r}", _key_hint(cls, path, where))
+        built[str(key)] = _coerce(hints[key], value, path)
+    return cls(**built)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration, tuples as lists, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+
+
+def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
+    """Defaults, then the recipe file, then each ``section.key=value`` of ``sets``.
+
+    Raises:
+        UsageError: The file is missing or no YAML mapping, or a key or value is wrong.
+    """
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        values = read_yaml(recipe)
+    for assignment in sets:
+        _assign(values, assignment)
+    values["model"] = _expand_model(values.get("model", {}))
+    return from_dict(RunConfig, values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, loaded safely.
+
+    Raises:
+        UsageError: No such file, not YAML, or not a mapping.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} must hold a mapping of sections, not {type(document).__name__}")
+    return document
+
+
+def dump_yaml(config: Any) -> str:
+    """A configuration as YAML, in field order."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "elasticast": {"positions": "factorised", "prefix_tokens": 0, "pooling": "attention"},
+    "ast": {"positions": "grid", "prefix_tokens": 1, "pooling": "prefix"},
+}
+"""What a preset means, field by field; single fields can still be set beside it."""
+
+
+def _expand_model(values: Any) -> Any:
+    """Replace ``preset`` and ``size`` by the fields that they stand for."""
+    if not isinstance(values, Mapping):
+        return values
+    values = dict(values)
+    expanded: dict[str, Any] = dict(PRESETS.get(str(values.get("preset", "elasticast")), {}))
+    size = values.pop("size", None)
+    if size is not None:
+        if size not in SIZES:
+            raise UsageError(
+                f"unknown model.size {size!r}", nearest_hint(str(size), sorted(SIZES))
+            )
+        expanded["width"], expanded["heads"] = SIZES[size]
+    if "patch_size" in values:
+        expanded["patch_stride"] = values["patch_size"]
+    return expanded | values
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set {assignment!r} is not section.key=value", "e.g. train.lr=1e-4")
+    *sections, last = key.strip().split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {section!r} is a value, not a section")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
+
+
+def _coerce(kind: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (kind,) = (argument for argument in arguments if argument is not type(None))
+        return _coerce(kind, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            known = [str(argument) for argument in arguments]
+            raise UsageError(
+                f"{path} = {value!r} is not one of its values", nearest_hint(str(value), known)
+            )
+        return value
+    if origin is tuple:
+        return _coerce_pair(arguments, value, path)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_dict(kind, value, path)
+    return _coerce_scalar(kind, value, path)
+
+
+def _coerce_pair(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    items = value if isinstance(value, (list, tuple)) else [value] * len(kinds)
+    if len(items) != len(kinds):
+        raise UsageError(f"{path} = {value!r} must have {len(kinds)} values")
+    return tuple(_coerce(kind, item, path) for kind, item in zip(kinds, items, strict=True))
+
+
+def _coerce_scalar(kind: Any, value: Any, path: str) -> Any:
+    """PyYAML reads ``1e-5`` as text (YAML 1.1 wants a dot), hence strings become numbers here."""
+    wrong = UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}")
+    if kind is str:
+        if isinstance(value, (dict, list)) or value is None:
+            raise wrong
+        return str(value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise wrong
+    try:
+        number = float(value)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise wrong
+    return int(number) if kind is int else number
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _key_hint(cls: type, path: str, where: str) -> str:
+    fields = [f.name for f in dataclasses.fields(cls)]
+    known = [f"{where}.{name}" if where else name for name in fields]
+    return nearest_hint(path, known + (["model.size"] if cls is ModelConfig else []))

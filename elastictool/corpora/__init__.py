@@ -1,0 +1,1 @@
+"""One file per corpus: each lists clips, nothing else."""

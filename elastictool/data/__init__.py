@@ -1,0 +1,1 @@
+"""The prepared store, the dataset, the samplers and the collate."""

@@ -1,0 +1,153 @@
+"""From spectrograms to a ``PackedBatch``: patchify, place, pack. No model, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.config import Edge
+from elastictool.packing.batch import PackedBatch, PatchGroup
+from elastictool.packing.grid import covered, grid_shape
+from elastictool.packing.layout import SegmentLayout, build_layout
+
+
+@dataclass(frozen=True)
+class PatchSpec:
+    """How spectrograms become patches.
+
+    Attributes:
+        size: (frequency, time) of a patch.
+        stride: (frequency, time) between patches; smaller than ``size`` where patches overlap.
+        edge: What happens to an incomplete last patch.
+        pad_value: Normalised value of the filterbank's floor, with which edges are padded.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    edge: Edge = "pad"
+    pad_value: float = 0.0
+
+
+class Example(NamedTuple):
+    """One view of one clip, ready to be packed.
+
+    Attributes:
+        fbank: (T, F) normalised log-mel frames.
+        targets: (C,) float.
+        clip_id: The clip's id.
+        shift_ms: Time between frames.
+        cut_frames: Frames of the clip that the view leaves out against its native length.
+        patch: How to cut it into patches.
+    """
+
+    fbank: Tensor
+    targets: Tensor
+    clip_id: str
+    shift_ms: float
+    cut_frames: int
+    patch: PatchSpec
+
+
+def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
+    """Cut a (T, F) spectrogram into (N, P) patches with (N, 2) coordinates.
+
+    Patches run frequency-major (all times of the lowest band first) and are flattened
+    frequency-major, as in AST and the published ElasticAST; coordinates are (frequency, time).
+    Incomplete patches are padded with ``patch.pad_value`` or dropped, as ``patch.edge`` says; a
+    clip shorter than one patch is padded to one.
+    """
+    bands, columns = grid_shape(fbank.shape[0], fbank.shape[1], patch.size, patch.stride, patch.edge)
+    image = fbank.T
+    short = (
+        max(0, covered(bands, patch.size[0], patch.stride[0]) - image.shape[0]),
+        max(0, covered(columns, patch.size[1], patch.stride[1]) - image.shape[1]),
+    )
+    if any(short):
+        image = F.pad(image, (0, short[1], 0, short[0]), value=patch.pad_value)
+    grid = image.unfold(0, patch.size[0], patch.stride[0]).unfold(
+        1, patch.size[1], patch.stride[1]
+    )
+    patches = grid[:bands, :columns].reshape(bands * columns, math.prod(patch.size))
+    coords = torch.stack(
+        (
+            torch.arange(bands).repeat_interleave(columns),
+            torch.arange(columns).repeat(bands),
+        ),
+        dim=1,
+    )
+    return patches, coords
+
+
+def collate(
+    rows: Sequence[Sequence[Example]], prefix_tokens: int = 0, padded_rows: bool = False
+) -> PackedBatch:
+    """Pack planned rows of examples into one batch.
+
+    Args:
+        rows: The examples of each row, as planned by the sampler.
+        prefix_tokens: Prefix tokens that the model puts before each clip.
+        padded_rows: Lay the stream out as padded rows (the dense-mask reference) instead of flat.
+    """
+    examples = [example for row in rows for example in row]
+    cut = [patchify(example.fbank, example.patch) for example in examples]
+    counts = iter([len(patches) + prefix_tokens for patches, _ in cut])
+    layout = build_layout([[next(counts) for _ in row] for row in rows], prefix_tokens, padded_rows)
+    return PackedBatch(
+        patch_groups=_patch_groups(examples, cut, layout),
+        layout=layout,
+        grid_shapes=tuple(
+            grid_shape(
+                example.fbank.shape[0],
+                example.fbank.shape[1],
+                example.patch.size,
+                example.patch.stride,
+                example.patch.edge,
+            )
+            for example in examples
+        ),
+        targets=torch.stack([example.targets for example in examples]),
+        clip_ids=tuple(example.clip_id for example in examples),
+        cut_frames=sum(example.cut_frames for example in examples),
+    )
+
+
+def _patch_groups(
+    examples: Sequence[Example],
+    cut: Sequence[tuple[Tensor, Tensor]],
+    layout: SegmentLayout,
+) -> tuple[PatchGroup, ...]:
+    members: dict[tuple[int, int], list[int]] = {}
+    for index, example in enumerate(examples):
+        members.setdefault(example.patch.size, []).append(index)
+    return tuple(
+        _patch_group(size, indices, examples, cut, layout) for size, indices in members.items()
+    )
+
+
+def _patch_group(
+    size: tuple[int, int],
+    indices: Sequence[int],
+    examples: Sequence[Example],
+    cut: Sequence[tuple[Tensor, Tensor]],
+    layout: SegmentLayout,
+) -> PatchGroup:
+    slots, positions = [], []
+    for index in indices:
+        _, coords = cut[index]
+        start = layout.starts[index] + layout.prefix_tokens
+        slots.append(torch.arange(start, start + len(coords)))
+        stride, shift_ms = examples[index].patch.stride, examples[index].shift_ms
+        positions.append(coords * torch.tensor([stride[0], stride[1] * shift_ms * 0.001]))
+    return PatchGroup(
+        patches=torch.cat([cut[index][0] for index in indices]),
+        slots=torch.cat(slots),
+        coords=torch.cat([cut[index][1] for index in indices]),
+        positions=torch.cat(positions).float(),
+        patch_size=size,
+    )

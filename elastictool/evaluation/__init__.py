@@ -1,0 +1,1 @@
+"""Evaluation, sweeps, token accounting and compute cost."""

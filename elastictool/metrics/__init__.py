@@ -1,0 +1,1 @@
+"""Classification metrics: arrays in, numbers out."""

@@ -1,0 +1,1 @@
+"""One SpectrogramTransformer: embedding, positions, encoder, pooling."""

@@ -1,0 +1,1 @@
+"""Packing planners (integers in, integers out), SegmentLayout and PackedBatch."""

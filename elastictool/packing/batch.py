@@ -1,0 +1,84 @@
+"""The batch that every model takes: patches of many clips and where each of them goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from elastictool.packing.layout import SegmentLayout
+
+
+@dataclass(frozen=True)
+class PatchGroup:
+    """All patches of one size in a batch; usually there is one group.
+
+    Attributes:
+        patches: (N, P) float, each patch flattened frequency-major, then time, P = pf x pt.
+        slots: (N,) int64, each patch's slot in the stream.
+        coords: (N, 2) int64, (frequency, time) index of each patch in its clip's grid.
+        positions: (N, 2) float32, (mel bin, seconds) of each patch's first corner.
+        patch_size: (frequency, time).
+    """
+
+    patches: Tensor
+    slots: Tensor
+    coords: Tensor
+    positions: Tensor
+    patch_size: tuple[int, int]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PatchGroup:
+        """The same group with its tensors on ``device``."""
+        return replace(
+            self,
+            patches=self.patches.to(device, non_blocking=non_blocking),
+            slots=self.slots.to(device, non_blocking=non_blocking),
+            coords=self.coords.to(device, non_blocking=non_blocking),
+            positions=self.positions.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """S clips packed into one stream of tokens.
+
+    Attributes:
+        patch_groups: The patches, one group per distinct patch size.
+        layout: Which slot belongs to which clip; counts prefix tokens.
+        grid_shapes: (frequency, time) patches of each clip (S pairs).
+        targets: (S, C) float, 1 where a clip has a class; empty classes axis if unlabelled.
+        clip_ids: The clips' ids (S).
+        cut_frames: Frames of all clips that were cut off by length limits.
+    """
+
+    patch_groups: tuple[PatchGroup, ...]
+    layout: SegmentLayout
+    grid_shapes: tuple[tuple[int, int], ...]
+    targets: Tensor
+    clip_ids: tuple[str, ...]
+    cut_frames: int = 0
+
+    @property
+    def num_clips(self) -> int:
+        """S."""
+        return self.layout.num_segments
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            patch_groups=tuple(group.to(device, non_blocking) for group in self.patch_groups),
+            layout=self.layout.to(device, non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+        )
+
+    def astype(self, dtype: torch.dtype) -> PackedBatch:
+        """The same batch with patches and targets in ``dtype`` (float64 for exact tests)."""
+        return replace(
+            self,
+            patch_groups=tuple(
+                replace(group, patches=group.patches.to(dtype)) for group in self.patch_groups
+            ),
+            targets=self.targets.to(dtype),
+        )

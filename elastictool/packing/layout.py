@@ -1,0 +1,121 @@
+"""Which token of a packed stream belongs to which clip.
+
+A batch travels as one stream of ``num_slots`` token slots. The stream is cut into pieces: each
+piece is one clip's segment or filler (row padding). ``flat`` layouts have no filler (ElasticAST
+without padding, our fast path); ``rows`` layouts are the paper's B rows of L slots laid end to
+end (Section 2.2), so that the dense-mask reference is a mere reshape. A layout is built once per
+batch, in the collate, from Python integers: nothing in ``forward`` asks the device for a size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+FILLER = -1
+"""Segment id of slots that hold no clip's token."""
+
+
+@dataclass(frozen=True)
+class SegmentLayout:
+    """Places of S segments in a stream of tokens.
+
+    Attributes:
+        lengths: Tokens of each segment, prefix tokens included (S integers).
+        starts: First slot of each segment (S integers, ascending).
+        piece_lengths: Lengths of all pieces in stream order, filler included.
+        piece_segments: The segment of each piece, or ``FILLER``.
+        num_slots: Length of the stream.
+        rows_shape: (B, L) where the stream is B rows of L slots, else None.
+        prefix_tokens: Leading tokens of each segment that are no patches (cls, distillation).
+        segment_ids: (num_slots,) int64, ``FILLER`` where there is none.
+        cu_seqlens: (S + 1,) int32, cumulative lengths of the segments without filler.
+        token_slots: (sum of lengths,) int64, the slots that hold tokens, in segment order.
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    piece_lengths: tuple[int, ...]
+    piece_segments: tuple[int, ...]
+    num_slots: int
+    rows_shape: tuple[int, int] | None
+    prefix_tokens: int
+    segment_ids: Tensor
+    cu_seqlens: Tensor
+    token_slots: Tensor
+
+    @property
+    def num_segments(self) -> int:
+        """S."""
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not filler."""
+        return sum(self.lengths)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest segment."""
+        return max(self.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SegmentLayout:
+        """The same layout with its tensors on ``device``."""
+        return replace(
+            self,
+            segment_ids=self.segment_ids.to(device, non_blocking=non_blocking),
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
+            token_slots=self.token_slots.to(device, non_blocking=non_blocking),
+        )
+
+
+def build_layout(
+    rows: Sequence[Sequence[int]], prefix_tokens: int = 0, padded_rows: bool = False
+) -> SegmentLayout:
+    """Lay segments out in stream order.
+
+    Args:
+        rows: Token counts of the segments of each row, prefix tokens included. Segments are
+            numbered row by row.
+        prefix_tokens: Leading non-patch tokens of each segment.
+        padded_rows: Pad each row with filler to the longest (the paper's rows); without it the
+            rows follow one another without a gap.
+
+    Raises:
+        ValueError: No segment, or a segment with no patch token.
+    """
+    lengths = tuple(length for row in rows for length in row)
+    if not lengths or min(lengths) <= prefix_tokens:
+        raise ValueError(f"every segment needs a token beside its {prefix_tokens} prefix tokens")
+    width = max(sum(row) for row in rows)
+    pieces: list[tuple[int, int]] = []
+    starts: list[int] = []
+    slot = 0
+    for row in rows:
+        for length in row:
+            pieces.append((length, len(starts)))
+            starts.append(slot)
+            slot += length
+        if padded_rows and sum(row) < width:
+            pieces.append((width - sum(row), FILLER))
+            slot += width - sum(row)
+    piece_lengths, piece_segments = zip(*pieces, strict=True)
+    segment_ids = torch.repeat_interleave(
+        torch.tensor(piece_segments), torch.tensor(piece_lengths)
+    )
+    offsets = torch.tensor((0, *lengths)).cumsum(0)
+    return SegmentLayout(
+        lengths=lengths,
+        starts=tuple(starts),
+        piece_lengths=piece_lengths,
+        piece_segments=piece_segments,
+        num_slots=slot,
+        rows_shape=(len(rows), width) if padded_rows else None,
+        prefix_tokens=prefix_tokens,
+        segment_ids=segment_ids,
+        cu_seqlens=offsets.to(torch.int32),
+        token_slots=torch.nonzero(segment_ids != FILLER).flatten(),
+    )

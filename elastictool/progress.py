@@ -1,0 +1,51 @@
+"""How long jobs report that they move, without knowing who looks.
+
+Library code takes a ``Progress`` and never prints; the command line passes one that draws a
+bar with an ETA (plain lines without a terminal), everything else passes ``SILENT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One bar."""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Move by ``amount`` and, if given, show ``note`` beside the bar."""
+
+
+class Progress(Protocol):
+    """A place to show bars and one-line messages."""
+
+    def task(self, what: str, total: float | None) -> _TaskContext:
+        """Open a bar called ``what`` that is full at ``total`` (None: unknown)."""
+
+    def say(self, message: str) -> None:
+        """Show one line."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class _SilentTask:
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+
+class _SilentProgress:
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[Task]:
+        yield _SilentTask()
+
+    def say(self, message: str) -> None:
+        pass
+
+
+SILENT: Progress = _SilentProgress()

@@ -1,0 +1,1 @@
+"""One trainer for all models, its optimiser, schedule and checkpoints."""
