@@ -429,7 +429,7 @@ def _expand_model(values: Any) -> Any:
         expanded["width"], expanded["heads"] = SIZES[size]
     if "patch_size" in values:
         expanded["patch_stride"] = values["patch_size"]
-    return expanded | values
+    return values | {key: value for key, value in expanded.items() if key not in values}
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

@@ -7,7 +7,7 @@ bar with an ETA (plain lines without a terminal), everything else passes ``SILEN
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -21,17 +21,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """A place to show bars and one-line messages."""
 
-    def task(self, what: str, total: float | None) -> _TaskContext:
+    def task(self, what: str, total: float | None) -> AbstractContextManager[Task]:
         """Open a bar called ``what`` that is full at ``total`` (None: unknown)."""
 
     def say(self, message: str) -> None:
         """Show one line."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

@@ -15,6 +15,7 @@ import typer
 from elastictool import __version__
 from elastictool.cli import evaluate, prep, sweep, tokens, train
 from elastictool.cli.console import say, show_error
+from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
-app.command("tokens")(tokens.tokens)
+app.command("tokens", cls=ListCommand)(tokens.tokens)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,169 @@
+"""``elastictool eval``: one run on one split."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.evaluate import Evaluation
+    from elastictool.training.checkpoint import LoadedRun
+
+
+class Split(str, Enum):
+    """Parts of the data, as the run divides them."""
+
+    test = "test"
+    validation = "validation"
+    train = "train"
+
+
+class Checkpoint(str, Enum):
+    """Checkpoints of a run."""
+
+    best = "best"
+    last = "last"
+
+
+class Precision(str, Enum):
+    """Of matrix products."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", "-d", help="Prepared data; by default those of the run.")
+]
+SplitOption = Annotated[Split, typer.Option(help="Clips, as the run divides the data.")]
+CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoint.")]
+AttentionOption = Annotated[str, typer.Option(help="Attention backend: auto, split, reference.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of matrix products.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
+    ] = "",
+    split: SplitOption = Split.test,
+    length: Annotated[
+        str,
+        typer.Option(help="Frames, or native; by default what the run was trained at."),
+    ] = "",
+    dataset: DatasetOption = "",
+    which: CheckpointOption = Checkpoint.best,
+    attention: AttentionOption = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Evaluate a trained run: top-1, top-5, mean class accuracy, mAP, mAUC, d', per class.
+
+    Writes results/eval_SPLIT.json and a per-class CSV into the run directory. Intervals are 95 %
+    bootstrap intervals over clips.
+
+    Example: elastictool eval runs/synth-elasticast --split test --length 128
+    """
+    frames = _length(length)
+    path = locate_run(run)
+
+    from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
+    from elastictool.training.checkpoint import load_run
+    from elastictool.training.rundir import environment
+    from elastictool.training.trainer import pick_device
+
+    loaded = load_run(path, which.value, attention, pick_device(device))
+    store = open_data(dataset, loaded)
+    say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
+    result = evaluate_run(loaded, store, split.value, frames, precision.value, progress=progress())
+    if result.trained_on_these_data is False:
+        say(f"warning: {store.path} is not the data that {loaded.name} was trained on")
+    about = {
+        "checkpoint": which.value,
+        "precision": precision.value,
+        "attention": loaded.model.attention,
+        "environment": environment(store.info.fingerprint),
+    }
+    files = save_evaluation(loaded.path, result, about)
+    if json_output:
+        print_json(result.document() | about | {"files": [str(file) for file in files]})
+    else:
+        _show(result, files)
+
+
+def _length(text: str) -> int | str | None:
+    if text in ("", "native"):
+        return text or None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(f"--length {text!r} is neither a number of frames nor native")
+    return int(text)
+
+
+def locate_run(text: str) -> Path:
+    """A run directory or checkpoint file as it is, a name under runs/, or the latest run.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    from elastictool.training.checkpoint import latest_run
+    from elastictool.training.run import RUNS_ROOT
+
+    if not text:
+        return latest_run(RUNS_ROOT)
+    for path in (Path(text), RUNS_ROOT / text):
+        if path.exists():
+            return path
+    known = sorted(config.parent.name for config in RUNS_ROOT.glob("*/config.yaml"))
+    raise UsageError(
+        f"{text!r} is neither a run directory nor a name under {RUNS_ROOT}",
+        f"runs there: {', '.join(known)}"
+        if known
+        else "make one: elastictool prep --dataset synth, then elastictool train",
+    )
+
+
+def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
+    """The named data, else the run's own, else (where those are gone) the latest prepared."""
+    from elastictool.data.locate import locate_dataset
+    from elastictool.data.store import INFO_NAME, PreparedStore
+
+    own = run.config.data.dataset
+    if not dataset and own and (Path(own) / INFO_NAME).is_file():
+        dataset = own
+    return PreparedStore.open(locate_dataset(dataset))
+
+
+def _show(result: Evaluation, files: list[Path]) -> None:
+    from elastictool.metrics.classification import METRIC_LABELS
+    from elastictool.reporting.tables import metric_text
+
+    document = result.document()
+    rows: list[list[Any]] = [
+        [label, metric_text(name, document["metrics"][name], document["intervals"].get(name))]
+        for name, label in METRIC_LABELS.items()
+    ]
+    length = {"own": "own length", "native": "native lengths"}.get(
+        result.length, f"{result.length} frames"
+    )
+    print_table(
+        f"{result.model} ({result.run}), {result.split} split, {length}, "
+        f"{result.metrics.clips} clips",
+        ["metric", "value in % (95 % interval)"],
+        rows,
+    )
+    for what, count in result.metrics.left_out.items():
+        if count:
+            say(f"left out of the means: {count} {what.replace('_', ' ')}")
+    if document["metrics"]["dprime"] is None:
+        say("d′ is infinite or undefined: mAUC is exactly 0 or 1, or no class could be ranked")
+    for file in files:
+        say(f"wrote {file}")

@@ -1,0 +1,122 @@
+"""``elastictool tokens``: how many tokens are padding and how many are cut away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.ranges import parse_numbers
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.config import Edge
+    from elastictool.evaluation.durations import Durations
+
+BATCH_SIZES = ["12", "24", "48"]
+FIXED_FRAMES = ["1024"]
+
+
+def tokens(
+    batch_size: Annotated[
+        list[str], typer.Option(metavar="N ...", help="Clips of a batch; several at once.")
+    ] = BATCH_SIZES,
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Prepared dataset: folder or name under data/."),
+    ] = "",
+    split: Annotated[str, typer.Option(help="Only this split of the dataset.")] = "",
+    durations: Annotated[
+        Path | None,
+        typer.Option(help="CSV with a column seconds, or EPIC-SOUNDS annotations."),
+    ] = None,
+    stand_in: Annotated[
+        bool, typer.Option("--stand-in", help="The bundled stand-in for VoxCeleb.")
+    ] = False,
+    clips: Annotated[int, typer.Option(min=0, help="Clips of the stand-in; 0: as VoxCeleb.")] = 0,
+    frames: Annotated[
+        list[str], typer.Option(metavar="T ...", help="Input lengths of standard ASTs.")
+    ] = FIXED_FRAMES,
+    planner: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME ...", help="Packing planners, or flat; default all."),
+    ] = None,
+    capacity: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 2048,
+    max_frames: Annotated[int, typer.Option(min=1, help="Cap on a clip's frames.")] = 3072,
+    edge: Annotated[str, typer.Option(help="Incomplete last patch: pad or drop.")] = "pad",
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch (bins and frames).")] = 16,
+    shift_ms: Annotated[float, typer.Option(help="Time between frames in ms.")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the clips.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tokens.csv, tokens.png and tokens.svg.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Count padding and cut tokens of standard ASTs and of each packing planner.
+
+    Counts one epoch in a seeded random order. Takes the latest prepared dataset, or the bundled
+    stand-in for VoxCeleb where nothing is prepared, and says which.
+
+    Example: elastictool tokens --batch-size 12 24 48 --durations clips.csv
+    """
+    from elastictool.evaluation.tokens import TokenRule, TokenSettings, count_tokens
+    from elastictool.reporting import token_table
+
+    settings = TokenSettings(
+        batch_sizes=parse_numbers(batch_size, "--batch-size"),
+        planners=planner or (),
+        fixed_frames=parse_numbers(frames, "--frames"),
+        capacity=capacity,
+        rule=TokenRule(max_frames, patch, _edge(edge)),
+        shift_ms=shift_ms,
+        seed=seed,
+    )
+    source = _source(dataset, split, durations, stand_in, clips)
+    say(f"source: {source.label}")
+    report = count_tokens(source, settings)
+    files = token_table.write_files(report, out) if out else []
+    if json_output:
+        print_json(token_table.document(report) | {"files": [str(path) for path in files]})
+        return
+    print_table(f"token use: {report.source}", *token_table.table(report))
+    for note in token_table.notes(report):
+        say(note)
+    for path in files:
+        say(f"wrote {path}")
+
+
+def _edge(text: str) -> Edge:
+    edges: dict[str, Edge] = {"pad": "pad", "drop": "drop"}
+    if text in edges:
+        return edges[text]
+    raise UsageError(f"--edge {text!r} is neither pad nor drop", "the published code drops")
+
+
+def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: int) -> Durations:
+    """What the options name; without any, the latest prepared data, else the stand-in."""
+    from elastictool.evaluation import durations
+
+    if bool(dataset) + (file is not None) + stand_in > 1:
+        raise UsageError(
+            "--dataset, --durations and --stand-in exclude one another", "give one of them"
+        )
+    if split and (file is not None or stand_in):
+        raise UsageError("--split needs a prepared dataset", "give --dataset, or leave it out")
+    if file is not None:
+        return durations.read_durations(file)
+    drawn = durations.stand_in(clips or durations.VOXCELEB_TRAIN_CLIPS)
+    if stand_in:
+        return drawn
+    from elastictool.data.locate import locate_dataset
+    from elastictool.data.store import PreparedStore
+
+    try:
+        path = locate_dataset(dataset)
+    except UsageError as error:
+        if dataset or split:
+            raise
+        say(f"{error.message}; taking the bundled stand-in")
+        return drawn
+    return durations.prepared_durations(PreparedStore.open(path), split)

@@ -1,0 +1,92 @@
+"""``elastictool train``: from a prepared dataset to a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", help="YAML file of settings.")
+    ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Prepared folder, or its name under data/."),
+    ] = "",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run goes; by default runs/NAME.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="One setting, e.g. train.lr=1e-4; repeatable."),
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Attention backend: auto, split or reference.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run where it was stopped.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete a former run in the same place.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, count steps and tokens, stop.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings as YAML and stop.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout.")
+    ] = False,
+) -> None:
+    """Train a model on a prepared dataset.
+
+    Defaults < recipe < --set. The run directory holds settings, metrics.jsonl and checkpoints, and
+    is never overwritten unasked. Ctrl-C saves and stops; --resume continues to the same bits.
+
+    Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
+    """
+    from elastictool.config import dump_yaml, load_run_config
+
+    named = {"train.attention": attention, "train.precision": precision, "seed": seed}
+    flags = [f"{key}={value}" for key, value in named.items() if value is not None]
+    config = load_run_config(recipe, [*(sets or []), *flags])
+    if print_config:
+        typer.echo(dump_yaml(config), nl=False)
+        return
+
+    from elastictool.data.locate import locate_dataset
+    from elastictool.data.store import PreparedStore
+    from elastictool.training.run import default_run_dir, describe, resume_run, train_run
+
+    store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
+    path = run_dir or default_run_dir(config, store)
+    say(f"dataset {store.path}, run {path}")
+    if dry_run:
+        report = describe(config, store)
+    else:
+        result = (
+            resume_run(path, store, progress())
+            if resume
+            else train_run(config, store, path, overwrite, progress())
+        )
+        report = {
+            "run": str(result.run),
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "seconds": round(result.seconds, 1),
+            **{f"val_{name}": round(value, 4) for name, value in result.validation.items()},
+        }
+    if json_output:
+        print_json(report)
+        return
+    print_table(f"train {path}", ["what", "value"], list(report.items()))
+    if not dry_run:
+        say(f"next: elastictool eval {path}, elastictool sweep {path} --lengths 256:3072")

@@ -1,0 +1,203 @@
+"""Any data, described by one table: ``path,label`` and optionally split, fold, start, stop, group.
+
+The table is checked row by row before anything is decoded, and a message names file, row and
+column, because a table is where a user's mistakes are. Labels are joined by ``|``; their order is
+numerical if all are whole numbers, else alphabetical. Without ``split`` and ``fold`` columns a
+seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from elastictool.corpora.base import (
+    CORPORA,
+    SPLIT_NAMES,
+    CorpusOptions,
+    Listing,
+    MissingClip,
+    SourceClip,
+    chosen_task,
+    ordered_labels,
+    require_root,
+    stratified_split,
+)
+from elastictool.errors import UsageError
+from elastictool.registry import nearest_hint
+
+TABLE_NAME = "clips.csv"
+_COLUMNS = ("path", "label", "split", "fold", "start", "stop", "group")
+
+
+@dataclass(frozen=True)
+class CsvList:
+    """Lists the rows of a table; paths are relative to the table's folder."""
+
+    name: str = "csv"
+    tasks: tuple[str, ...] = ()
+    default_root: Path | None = None
+
+    def describe(self) -> str:
+        """The table that is wanted."""
+        return (
+            "--dataset csv --root TABLE.csv (or a folder with clips.csv). Columns: path (relative "
+            "to the table), label (several joined by |);\noptional: split (train, val, test), fold "
+            "(1, 2, ...), start and stop (seconds), group (never spread over splits)."
+        )
+
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """The rows whose file exists; the others are ``missing``.
+
+        Raises:
+            UsageError: The table is absent, empty, lacks a column, or a row is wrong.
+        """
+        chosen_task(self, options)
+        place = require_root(root, self)
+        table = place / TABLE_NAME if place.is_dir() else place
+        if not table.is_file():
+            raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
+        clips, columns = _read_clips(table)
+        label_names = ordered_labels([label for clip in clips for label in clip.labels])
+        notes = []
+        if "split" not in columns and "fold" not in columns:
+            clips = stratified_split(clips, options.seed)
+            notes = [f"no split column: drew 80/10/10 by label with seed {options.seed}"]
+        found = [clip for clip in clips if (table.parent / clip.path).is_file()]
+        here = {clip.id for clip in found}
+        return Listing(
+            name=_dataset_name(table),
+            root=table.parent,
+            clips=found,
+            label_names=label_names,
+            multi_label=any(len(clip.labels) > 1 for clip in clips),
+            missing=[
+                MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.id not in here
+            ],
+            notes=notes,
+        )
+
+
+def _dataset_name(table: Path) -> str:
+    return table.resolve().parent.name if table.name == TABLE_NAME else table.stem
+
+
+def _read_clips(table: Path) -> tuple[list[SourceClip], set[str]]:
+    clips: list[SourceClip] = []
+    seen: set[str] = set()
+    columns: set[str] = set()
+    for number, row in _rows(table):
+        columns = set(row)
+        clip = _Row(table, number, row).clip()
+        if clip.id in seen:
+            clip = clip._replace(id=f"{clip.id}@row{number}")
+        seen.add(clip.id)
+        clips.append(clip)
+    if not clips:
+        raise UsageError(f"{table} has a header but no rows", "add one row per clip")
+    return clips, columns
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Row numbers (as editors count lines) and rows with known columns only."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            _check_header(table, reader.fieldnames or [])
+            for row in reader:
+                number = reader.line_num
+                if None in row:
+                    raise UsageError(
+                        f"{table}, row {number}: more cells than columns",
+                        'quote cells that contain a comma: "a, b"',
+                    )
+                yield number, {key: (row[key] or "").strip() for key in _COLUMNS if key in row}
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{table} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+    except csv.Error as error:
+        raise UsageError(f"{table} is not a csv table: {error}") from None
+
+
+def _check_header(table: Path, header: object) -> None:
+    names = [str(name) for name in header] if isinstance(header, (list, tuple)) else []
+    for wanted in ("path", "label"):
+        if wanted not in names:
+            hint = nearest_hint(wanted, names) if names else "the table is empty"
+            raise UsageError(f"{table} has no column {wanted!r}", hint)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the table, and where it is for messages."""
+
+    table: Path
+    number: int
+    cells: Mapping[str, str]
+
+    def clip(self) -> SourceClip:
+        """The row's clip; its id is the path, with the slice if there is one."""
+        path = self._required("path")
+        start, stop = self._seconds("start"), self._seconds("stop")
+        if stop is not None and stop <= (start or 0.0):
+            raise self._wrong("stop", "does not lie after start")
+        sliced = start is not None or stop is not None
+        return SourceClip(
+            id=f"{path}#{start or 0:g}-{'' if stop is None else f'{stop:g}'}" if sliced else path,
+            path=path,
+            start_s=start,
+            stop_s=stop,
+            labels=self._labels(),
+            split=self._split(),
+            fold=self._fold(),
+            group=self.cells.get("group", ""),
+        )
+
+    def _wrong(self, column: str, what: str) -> UsageError:
+        value = self.cells.get(column, "")
+        return UsageError(
+            f"{self.table}, row {self.number}, column {column!r}: {value!r} {what}",
+            "correct the row or take it out",
+        )
+
+    def _required(self, column: str) -> str:
+        if not self.cells[column]:
+            raise self._wrong(column, "is empty")
+        return self.cells[column]
+
+    def _labels(self) -> tuple[str, ...]:
+        labels = tuple(label.strip() for label in self._required("label").split("|"))
+        if not all(labels):
+            raise self._wrong("label", "holds an empty label")
+        return tuple(dict.fromkeys(labels))
+
+    def _split(self) -> str:
+        if "split" not in self.cells:
+            return "train"
+        name = self._required("split")
+        return SPLIT_NAMES.get(name.lower(), name)
+
+    def _fold(self) -> int:
+        text = self.cells.get("fold", "")
+        if not text:
+            return 0
+        if not (text.isascii() and text.isdigit()):
+            raise self._wrong("fold", "is not a whole number of 1 or above")
+        return int(text)
+
+    def _seconds(self, column: str) -> float | None:
+        text = self.cells.get(column, "")
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise self._wrong(column, "is not a number of seconds") from None
+        if not math.isfinite(value) or value < 0:
+            raise self._wrong(column, "is not a number of seconds of 0 or above")
+        return value
+
+
+CORPORA.register("csv")(CsvList())

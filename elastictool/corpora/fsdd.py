@@ -1,0 +1,107 @@
+"""Free Spoken Digit Dataset: 3,000 spoken digits, ten classes (or six speakers), very short.
+
+Files are ``recordings/{digit}_{speaker}_{index}.wav``; the official test split is index 0 to 4.
+It is not disjoint in speakers, so clips carry no group.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from elastictool.corpora.base import (
+    CORPORA,
+    CorpusOptions,
+    Listing,
+    SourceClip,
+    chosen_task,
+    require_root,
+)
+from elastictool.corpora.download import download, extract_tar
+from elastictool.errors import UsageError
+from elastictool.progress import SILENT, Progress
+
+VERSION = "1.0.10"
+ARCHIVE_URL = (
+    "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/"
+    f"v{VERSION}.tar.gz"
+)
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.wav")
+_TEST_INDICES = range(5)
+_EXPECTED = {"train": 2700, "test": 300}
+
+
+@dataclass(frozen=True)
+class Fsdd:
+    """Lists FSDD; ``url`` is where ``--download`` fetches it."""
+
+    name: str = "fsdd"
+    tasks: tuple[str, ...] = ("digit", "speaker")
+    default_root: Path | None = Path("data/raw/fsdd")
+    url: str = ARCHIVE_URL
+
+    def describe(self) -> str:
+        """Where FSDD comes from and where it goes."""
+        return (
+            f"Free Spoken Digit Dataset v{VERSION}: 3,000 recordings of 6 speakers, 8 kHz mono, "
+            "about 30 MB; CC BY-SA 4.0.\n"
+            "  fetch it:     elastictool prep --dataset fsdd --download\n"
+            f"  or by hand:   {self.url}\n"
+            f"                unpacked so that {self.default_root}/recordings/*.wav exist\n"
+            "  elsewhere:    elastictool prep --dataset fsdd --root FOLDER "
+            "(FOLDER or FOLDER/recordings holds the wav files)"
+        )
+
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """Clips by digit, speaker, index; labels are digits 0 to 9 or speakers sorted.
+
+        Raises:
+            UsageError: No recording under ``root``.
+        """
+        task = chosen_task(self, options)
+        place = require_root(root, self)
+        folder = place / "recordings" if (place / "recordings").is_dir() else place
+        matches = [_NAME.fullmatch(path.name) for path in sorted(folder.glob("*.wav"))]
+        clips = [_clip(match, folder, place, task) for match in matches if match]
+        if not clips:
+            raise UsageError(
+                f"no FSDD recordings ({{digit}}_{{speaker}}_{{index}}.wav) in {folder}",
+                self.describe(),
+            )
+        clips.sort(key=lambda clip: _order(clip.id))
+        strangers = len(matches) - len(clips)
+        return Listing(
+            name=f"fsdd-{task}",
+            root=place,
+            clips=clips,
+            label_names=sorted({label for clip in clips for label in clip.labels}),
+            expected=dict(_EXPECTED),
+            notes=[f"{strangers} wav files with other names left out"] if strangers else [],
+        )
+
+    def download(self, root: Path, progress: Progress = SILENT) -> None:
+        """Fetch and unpack the archive; ``root/recordings`` exists afterwards."""
+        archive = root / f"fsdd-{VERSION}.tar.gz"
+        download(self.url, archive, progress)
+        extract_tar(archive, root, wanted="recordings/*.wav", strip=1)
+        archive.unlink()
+
+
+def _clip(match: re.Match[str], folder: Path, root: Path, task: str) -> SourceClip:
+    return SourceClip(
+        id=Path(match.group()).stem,
+        path=(folder / match.group()).relative_to(root).as_posix(),
+        start_s=None,
+        stop_s=None,
+        labels=(match[task],),
+        split="test" if int(match["index"]) in _TEST_INDICES else "train",
+    )
+
+
+def _order(clip_id: str) -> tuple[str, str, int]:
+    digit, speaker, index = clip_id.split("_")
+    return digit, speaker, int(index)
+
+
+CORPORA.register("fsdd")(Fsdd())

@@ -1,0 +1,307 @@
+"""A corpus that needs no download: short scores, rendered from a seed, in which length matters.
+
+Eighteen classes of sound events in clips of 1 to 10 s with a long tail. Single events (a sweep,
+a swelling noise, a vibrato) sit anywhere in their clip; patterns (the order of two events, a
+number of pulses, a rhythm, a melody) span most of it. Pitch, timbre, level and background noise
+are drawn afresh for every clip, and classes of one family share their sounds, so the mean
+spectrum tells the family at best.
+
+What it can show: that the whole path from audio to result works, that a model uses the order of
+frames, and that evidence which is cut off is missed. What it cannot show: anything about real
+sound. Its noise is stationary, its events are clean, its classes balanced; a ranking of models
+here is no prediction for speech, music or field recordings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elastictool.corpora.base import CORPORA, CorpusOptions, Listing, SourceClip, chosen_task
+
+SAMPLE_RATE_HZ = 16_000
+SIZES = {"train": 900, "val": 150, "test": 200}
+"""Clips per split; clips are numbered through, and their classes take turns."""
+
+_NOISE_TAG = 1
+_SCORE_TAG = 0
+_RAMP_S = 0.005
+_SNRS_DB = (30.0, 20.0, 12.0)
+_DURATION_MEDIAN_S, _DURATION_SIGMA, _DURATION_RANGE_S = 1.8, 0.6, (1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sound of a score.
+
+    ``glide`` is its last frequency over its first, in octaves; ``swell`` its gain in nepers from
+    begin to end; ``vibrato`` and ``tremolo`` the depth of a 4 to 8 Hz modulation of frequency
+    (octaves) and level (share).
+    """
+
+    start_s: float = 0.0
+    duration_s: float = 0.0
+    noise: bool = False
+    octaves: float = 0.0
+    glide: float = 0.0
+    swell: float = 0.0
+    vibrato: float = 0.0
+    tremolo: float = 0.0
+
+    @property
+    def stop_s(self) -> float:
+        """Where it ends in the clip."""
+        return self.start_s + self.duration_s
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a clip contains, before it sounds."""
+
+    label: str
+    duration_s: float
+    events: tuple[Event, ...]
+
+
+Composer = Callable[[np.random.Generator, float], Sequence[Event]]
+
+
+def _window(rng: np.random.Generator, duration_s: float) -> tuple[float, float]:
+    """The span of a pattern: it starts in the first sixth and ends in the last."""
+    return rng.uniform(0.02, 0.15) * duration_s, rng.uniform(0.85, 0.98) * duration_s
+
+
+def _single(shape: Event) -> Composer:
+    """One event like ``shape``, of 0.5 to 0.9 s, anywhere in the clip."""
+
+    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
+        length_s = rng.uniform(0.5, 0.9)
+        start_s = rng.uniform(0, duration_s - length_s)
+        return [dataclasses.replace(shape, start_s=start_s, duration_s=length_s)]
+
+    return compose
+
+
+def _order(first_is_noise: bool) -> Composer:
+    """A tone and a noise; the second starts after the middle of the clip."""
+
+    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
+        lengths_s = rng.uniform(0.12, 0.25, size=2) * duration_s
+        starts_s = rng.uniform([0.02, 0.55], [0.2, 0.7]) * duration_s
+        return [
+            Event(float(start), float(length), noise=noise)
+            for start, length, noise in zip(
+                starts_s, lengths_s, (first_is_noise, not first_is_noise), strict=True
+            )
+        ]
+
+    return compose
+
+
+def _pulses_at(starts_s: NDArray[np.float64], noise: bool) -> list[Event]:
+    length_s = min(0.12, 0.5 * float(np.diff(starts_s).min()))
+    return [Event(float(start), length_s, noise=noise) for start in starts_s]
+
+
+def _pulses(count: int) -> Composer:
+    """``count`` noise bursts, unevenly spread over the clip."""
+
+    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
+        begin_s, end_s = _window(rng, duration_s)
+        places = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
+        return _pulses_at(begin_s + places * (end_s - begin_s), noise=True)
+
+    return compose
+
+
+def _rhythm(last_gap_over_first: float) -> Composer:
+    """Five to seven tone pulses whose gaps grow or shrink by a constant factor."""
+
+    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
+        begin_s, end_s = _window(rng, duration_s)
+        count = int(rng.integers(5, 8))
+        gaps = last_gap_over_first ** (np.arange(count - 1) / (count - 2))
+        places = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
+        return _pulses_at(begin_s + places * (end_s - begin_s - 0.1), noise=False)
+
+    return compose
+
+
+def _melody(*ranks: int) -> Composer:
+    """Four tones, always the same four pitches; ``ranks`` is their order from low to high."""
+
+    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
+        begin_s, end_s = _window(rng, duration_s)
+        step_s = (end_s - begin_s) / len(ranks)
+        pitches = np.cumsum(rng.uniform(0.4, 0.6, size=len(ranks)))
+        return [
+            Event(begin_s + place * step_s, 0.8 * step_s, octaves=float(pitches[rank] - 1.2))
+            for place, rank in enumerate(ranks)
+        ]
+
+    return compose
+
+
+COMPOSERS: dict[str, Composer] = {
+    "sweep-up": _single(Event(glide=1.5, octaves=-0.75)),
+    "sweep-down": _single(Event(glide=-1.5, octaves=0.75)),
+    "swell": _single(Event(noise=True, swell=4.0)),
+    "fade": _single(Event(noise=True, swell=-4.0)),
+    "vibrato": _single(Event(vibrato=0.35)),
+    "tremolo": _single(Event(tremolo=0.95)),
+    "tone-noise": _order(first_is_noise=False),
+    "noise-tone": _order(first_is_noise=True),
+    "pulses-2": _pulses(2),
+    "pulses-4": _pulses(4),
+    "pulses-8": _pulses(8),
+    "rhythm-regular": _rhythm(1.0),
+    "rhythm-accelerating": _rhythm(0.2),
+    "rhythm-slowing": _rhythm(5.0),
+    "melody-rising": _melody(0, 1, 2, 3),
+    "melody-falling": _melody(3, 2, 1, 0),
+    "melody-arch": _melody(0, 2, 3, 1),
+    "melody-valley": _melody(3, 1, 0, 2),
+}
+"""The classes, in order, and how a score of each is written."""
+
+
+def compose(seed: int, index: int) -> Score:
+    """The score of clip ``index``; classes take turns."""
+    rng = np.random.default_rng([seed, index, _SCORE_TAG])
+    label = list(COMPOSERS)[index % len(COMPOSERS)]
+    duration_s = float(
+        np.clip(rng.lognormal(math.log(_DURATION_MEDIAN_S), _DURATION_SIGMA), *_DURATION_RANGE_S)
+    )
+    return Score(label, duration_s, tuple(COMPOSERS[label](rng, duration_s)))
+
+
+def render(seed: int, index: int) -> NDArray[np.float32]:
+    """The (n,) waveform of clip ``index``, in -1..1 at 16 kHz."""
+    score = compose(seed, index)
+    rng = np.random.default_rng([seed, index, _NOISE_TAG])
+    timbre = _Timbre.draw(rng)
+    waveform = np.zeros(round(score.duration_s * SAMPLE_RATE_HZ))
+    for event in score.events:
+        start = round(event.start_s * SAMPLE_RATE_HZ)
+        sound = timbre.play(event, rng)[: len(waveform) - start]
+        waveform[start : start + len(sound)] += sound
+    level = 10.0 ** (-rng.choice(_SNRS_DB) / 20)
+    background = _coloured_noise(rng, len(waveform), 0.0, rng.uniform(-1.0, 0.0))
+    waveform += level * background
+    peak = rng.uniform(0.1, 0.8)
+    return (waveform * (peak / np.abs(waveform).max())).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Timbre:
+    """What all events of one clip share.
+
+    Attributes:
+        pitch_hz: Frequency of a tone at 0 octaves.
+        partials: Amplitudes of the harmonics.
+        tilt: Spectral slope of noises: power over frequency, exponent.
+        lowest_hz: Noises have nothing below it.
+        modulation_hz: Rate of vibrato and tremolo.
+    """
+
+    pitch_hz: float
+    partials: NDArray[np.float64]
+    tilt: float
+    lowest_hz: float
+    modulation_hz: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> _Timbre:
+        partials = rng.uniform(0.2, 1.0) ** np.arange(rng.integers(1, 5))
+        return cls(
+            pitch_hz=float(np.exp(rng.uniform(math.log(350.0), math.log(1200.0)))),
+            partials=partials / np.sqrt(np.square(partials).sum() / 2),
+            tilt=float(rng.uniform(-1.0, 0.0)),
+            lowest_hz=float(np.exp(rng.uniform(math.log(100.0), math.log(2000.0)))),
+            modulation_hz=float(rng.uniform(4.0, 8.0)),
+        )
+
+    def play(self, event: Event, rng: np.random.Generator) -> NDArray[np.float64]:
+        """The event's samples, about 1 effective at full level."""
+        size = round(event.duration_s * SAMPLE_RATE_HZ)
+        time_s = np.arange(size) / SAMPLE_RATE_HZ
+        sound = (
+            _coloured_noise(rng, size, self.lowest_hz, self.tilt)
+            if event.noise
+            else self._tone(event, time_s)
+        )
+        return sound * self._envelope(event, time_s)
+
+    def _tone(self, event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        octaves = event.octaves + event.glide * time_s / event.duration_s
+        if event.vibrato:
+            octaves = octaves + event.vibrato * np.sin(2 * np.pi * self.modulation_hz * time_s)
+        phase = np.cumsum(2 * np.pi * self.pitch_hz * np.exp2(octaves) / SAMPLE_RATE_HZ)
+        sound = np.zeros_like(phase)
+        for index, amplitude in enumerate(self.partials):
+            sound += amplitude * np.sin((index + 1) * phase)
+        return sound
+
+    def _envelope(self, event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        left_s = event.duration_s - time_s
+        envelope = np.clip(np.minimum(time_s, left_s) / _RAMP_S, 0.0, 1.0)
+        if event.swell:
+            rest_s = left_s if event.swell > 0 else time_s
+            envelope *= np.exp(-abs(event.swell) * rest_s / event.duration_s)
+        if event.tremolo:
+            wave = 0.5 - 0.5 * np.cos(2 * np.pi * self.modulation_hz * time_s)
+            envelope *= 1.0 - event.tremolo * wave
+        return envelope
+
+
+def _coloured_noise(
+    rng: np.random.Generator, size: int, lowest_hz: float, tilt: float
+) -> NDArray[np.float64]:
+    """Gaussian noise of effective value 1 with power ~ frequency ** tilt above ``lowest_hz``."""
+    padded = 1 << max(8, (size - 1).bit_length())
+    spectrum = np.fft.rfft(rng.standard_normal(padded))
+    frequency_hz = np.fft.rfftfreq(padded, 1 / SAMPLE_RATE_HZ)
+    gain = np.maximum(frequency_hz, 50.0) ** (tilt / 2) * (frequency_hz >= lowest_hz)
+    noise = np.fft.irfft(spectrum * gain, padded)
+    return noise[:size] / np.sqrt(np.mean(np.square(noise)))
+
+
+@dataclass(frozen=True)
+class Synth:
+    """Lists and renders the clips; the seed is in each clip's path."""
+
+    name: str = "synth"
+    tasks: tuple[str, ...] = ()
+    default_root: Path | None = None
+
+    def describe(self) -> str:
+        """Nothing to download."""
+        return (
+            f"{sum(SIZES.values()):,} rendered clips of {len(COMPOSERS)} classes, 1 to 10 s; "
+            "nothing to download. --seed draws another corpus, --limit a smaller one."
+        )
+
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """All clips of the seed; labels in the order of ``COMPOSERS``."""
+        chosen_task(self, options)
+        clips: list[SourceClip] = []
+        for split, size in SIZES.items():
+            for index in range(len(clips), len(clips) + size):
+                label = list(COMPOSERS)[index % len(COMPOSERS)]
+                path = f"synth:{options.seed}:{index}"
+                clips.append(SourceClip(f"{split}-{index:04d}", path, None, None, (label,), split))
+        return Listing("synth", Path(), clips, list(COMPOSERS), expected=dict(SIZES))
+
+    def read(self, clip: SourceClip) -> tuple[NDArray[np.float32], int]:
+        """Render ``clip``."""
+        _, seed, index = clip.path.split(":")
+        return render(int(seed), int(index)), SAMPLE_RATE_HZ
+
+
+CORPORA.register("synth")(Synth())

@@ -1,0 +1,200 @@
+"""The one dataset of the project: a view of a prepared clip in, a packable example out.
+
+Which frames of which clip are wanted is decided outside (``data/samplers.py`` in training,
+``FrontEnd.view`` in evaluation) and travels as a ``ClipView``; token counts follow from the view
+alone, so batches are planned without touching audio. Features are computed on the fly, because
+frame shifts and cuts change from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.audio.augment import spec_augment
+from elastictool.audio.fbank import FLOOR, fbank
+from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
+from elastictool.data.collate import Example, PatchSpec
+from elastictool.data.store import PreparedStore
+from elastictool.packing.grid import grid_shape
+from elastictool.seeds import clip_rng
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """The frames of one clip that the model is to see.
+
+    Attributes:
+        clip: Index in the store.
+        native_frames: Frames of the whole clip.
+        first_frame: Where the view begins.
+        num_frames: Frames taken from there.
+        pad_to: Frames after padding; 0 where nothing is padded.
+        repeat: 0 for a clip's first view in an epoch, 1 for an added one (draws other masks).
+    """
+
+    clip: int
+    native_frames: int
+    first_frame: int
+    num_frames: int
+    pad_to: int = 0
+    repeat: int = 0
+
+    @property
+    def total_frames(self) -> int:
+        """Frames that reach the model."""
+        return max(self.num_frames, self.pad_to)
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """From waveform to normalised, fitted spectrogram; everything that a run fixes about it.
+
+    ``mean`` and ``std`` are of the training split's log-mel values; input = (x - mean) / (2 std).
+    """
+
+    fbank: FbankConfig
+    length: LengthConfig
+    patch_size: tuple[int, int]
+    patch_stride: tuple[int, int]
+    mean: float
+    std: float
+
+    @property
+    def pads(self) -> bool:
+        """Whether clips are brought to one fixed length (standard AST)."""
+        return self.length.fixed_frames > 0
+
+    def at_length(self, num_frames: int) -> FrontEnd:
+        """The same front end evaluated at ``num_frames``.
+
+        Source: ElasticAST Section 3.3. Fixed-length models trim and pad to it; native-length
+        models trim longer clips only and never pad.
+        """
+        length = (
+            dataclasses.replace(self.length, fixed_frames=num_frames)
+            if self.pads
+            else dataclasses.replace(self.length, max_frames=num_frames)
+        )
+        return dataclasses.replace(self, length=length)
+
+    def view(self, clip: int, native_frames: int) -> ClipView:
+        """The evaluation view of a clip: its first frames, up to the length limits."""
+        limit = self.length.fixed_frames or self.length.max_frames
+        return ClipView(
+            clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames
+        )
+
+    def num_patches(self, view: ClipView) -> int:
+        """Patch tokens of a view."""
+        return math.prod(self.grid(view))
+
+    def grid(self, view: ClipView) -> tuple[int, int]:
+        """(frequency, time) patches of a view."""
+        return grid_shape(
+            view.total_frames,
+            self.fbank.num_mel_bins,
+            self.patch_size,
+            self.patch_stride,
+            self.length.edge,
+        )
+
+    def longest_grid(self) -> tuple[int, int]:
+        """(frequency, time) patches of the longest view that the length limits allow."""
+        limit = self.length.fixed_frames or self.length.max_frames
+        return self.grid(ClipView(0, limit, 0, limit))
+
+    def features(self, waveform: npt.NDArray[np.float32]) -> Tensor:
+        """(T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``, not normalised."""
+        return fbank(torch.from_numpy(waveform), self.fbank)
+
+    def example(self, frames: Tensor, view: ClipView, targets: Tensor, clip_id: str) -> Example:
+        """Crop, pad and normalise the (T, F) ``frames`` of a clip as ``view`` says."""
+        cut = frames[view.first_frame : view.first_frame + view.num_frames]
+        fitted = self._normalise(cut)
+        if view.pad_to > len(fitted):
+            fitted = F.pad(fitted, (0, 0, 0, view.pad_to - len(fitted)), value=self._pad_value)
+        return Example(
+            fbank=fitted,
+            targets=targets,
+            clip_id=clip_id,
+            shift_ms=self.fbank.shift_ms,
+            cut_frames=view.native_frames - view.num_frames,
+            patch=PatchSpec(
+                self.patch_size, self.patch_stride, self.length.edge, self._pad_value
+            ),
+        )
+
+    def _normalise(self, frames: Tensor) -> Tensor:
+        return (frames - self.mean) / (2 * self.std)
+
+    @property
+    def _pad_value(self) -> float:
+        raw = FLOOR if self.length.padding == "floor" else 0.0
+        return (raw - self.mean) / (2 * self.std)
+
+
+class ClipDataset:
+    """Clips of a prepared store, seen through a front end.
+
+    Args:
+        store: The prepared clips.
+        front_end: How waveforms become spectrograms.
+        augment: SpecAugment settings; None in evaluation.
+        seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
+    """
+
+    def __init__(
+        self,
+        store: PreparedStore,
+        front_end: FrontEnd,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.store = store
+        self.front_end = front_end
+        self.augment = augment
+        self.seed = seed
+
+    @property
+    def native_frames(self) -> npt.NDArray[np.int64]:
+        """Frames of each clip of the store."""
+        count = self.front_end.fbank.num_frames
+        distinct, inverse = np.unique(self.store.num_samples, return_inverse=True)
+        frames = np.array([count(int(samples)) for samples in distinct], dtype=np.int64)
+        return frames[inverse]
+
+    def load(self, view: ClipView, epoch: int = 0) -> Example:
+        """Read, analyse, crop, normalise and (in training) mask one view."""
+        frames, local = self._frames(view)
+        example = self.front_end.example(
+            frames, local, self.targets(view.clip), self.store.ids[view.clip]
+        )
+        if self.augment is None:
+            return example
+        rng = clip_rng(self.seed, epoch, view.clip, f"spec-augment-{view.repeat}")
+        return example._replace(fbank=spec_augment(example.fbank, self.augment, rng, fill=0.0))
+
+    def targets(self, clip: int) -> Tensor:
+        """(C,) float, 1 for each class of the clip."""
+        return torch.from_numpy(self.store.targets(clip))
+
+    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+        """The frames of the view, reading no more audio than they need."""
+        config = self.front_end.fbank
+        begin = config.frame_start(view.first_frame)
+        whole_steps = (config.shift_ms * 0.001 * config.sample_rate_hz).is_integer()
+        if whole_steps:
+            stop = begin + config.samples_for(view.num_frames)
+            waveform = self.store.waveform(view.clip, begin, stop)
+            return self.front_end.features(waveform), dataclasses.replace(view, first_frame=0)
+        # Frame starts are rounded from the clip's beginning: read from there.
+        stop = config.samples_for(view.first_frame + view.num_frames)
+        return self.front_end.features(self.store.waveform(view.clip, 0, stop)), view

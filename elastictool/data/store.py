@@ -1,0 +1,354 @@
+"""Reading prepared data: Arrow stream shards, memory-mapped, so that any clip costs O(1).
+
+Audio stays compressed inside the shards and is decoded clip by clip, partially if asked; what
+planners need (lengths, splits, folds) is in plain arrays. Features are not stored, because the
+frame shift changes during training. The shards also open with Hugging Face ``datasets``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from elastictool.audio.decode import decode
+from elastictool.errors import ElasticToolError, UsageError
+
+DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
+"""Where prepared datasets live unless the user says otherwise."""
+
+INFO_NAME = "dataset.json"
+FORMAT = 1
+
+
+def _string_value() -> dict[str, str]:
+    return {"dtype": "string", "_type": "Value"}
+
+
+def shard_schema(sample_rate_hz: int) -> pa.Schema:
+    """Columns of a shard, with the ``datasets`` feature description in the metadata."""
+    columns: list[tuple[str, pa.DataType, dict[str, Any]]] = [
+        ("id", pa.string(), _string_value()),
+        (
+            "audio",
+            pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+            {"sampling_rate": sample_rate_hz, "decode": True, "_type": "Audio"},
+        ),
+        ("num_samples", pa.int64(), {"dtype": "int64", "_type": "Value"}),
+        ("sample_rate_hz", pa.int32(), {"dtype": "int32", "_type": "Value"}),
+        ("labels", pa.list_(pa.string()), {"feature": _string_value(), "_type": "Sequence"}),
+        ("split", pa.string(), _string_value()),
+        ("fold", pa.int32(), {"dtype": "int32", "_type": "Value"}),
+        ("group", pa.string(), _string_value()),
+        ("source", pa.string(), _string_value()),
+        ("start", pa.float64(), {"dtype": "float64", "_type": "Value"}),
+        ("stop", pa.float64(), {"dtype": "float64", "_type": "Value"}),
+    ]
+    features = {name: feature for name, _, feature in columns}
+    return pa.schema(
+        [(name, kind) for name, kind, _ in columns],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def shard_name(index: int) -> str:
+    """File name of shard ``index``."""
+    return f"shard-{index:05d}.arrow"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of a prepared dataset, without its audio.
+
+    Attributes:
+        id: Unique within the dataset.
+        num_samples: Length at ``sample_rate_hz``.
+        sample_rate_hz: Rate of the stored audio.
+        labels: Label names.
+        split: ``train``, ``val``, ``test`` or the corpus's own name.
+        fold: Cross-validation fold from 1; 0 is none.
+        group: What must not be spread over splits; empty is none.
+        source: File that the clip came from, relative to the corpus's folder.
+        start_s: Start of the slice in that file in seconds; None is its start.
+        stop_s: End of the slice in that file in seconds; None is its end.
+    """
+
+    id: str
+    num_samples: int
+    sample_rate_hz: int
+    labels: tuple[str, ...]
+    split: str
+    fold: int
+    group: str
+    source: str
+    start_s: float | None
+    stop_s: float | None
+
+
+@dataclass(frozen=True)
+class FbankSums:
+    """Sums over all frames and mel bins of the clips of one (split, fold)."""
+
+    split: str
+    fold: int
+    frames: int
+    sum: float
+    sum_of_squares: float
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What became of the clips of one split.
+
+    ``expected`` is the published number (0: none published); ``found`` = ``prepared`` +
+    ``rejected``; ``silent`` counts prepared clips that are digital silence throughout.
+    """
+
+    prepared: int = 0
+    found: int = 0
+    expected: int = 0
+    missing: int = 0
+    rejected: int = 0
+    silent: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """``dataset.json``: what is known only when all shards are written.
+
+    Attributes:
+        name: Name of the dataset.
+        corpus: Corpus that listed it.
+        label_names: Labels in the corpus's order; the index of a label is its class.
+        multi_label: Whether a clip may have several labels.
+        sample_rate_hz: Rate of the stored audio.
+        encoding: ``flac`` or ``wav``.
+        channel: Which channel was taken of files with several.
+        resampler: Library and quality that changed sample rates.
+        source_rates: Clips per original sample rate (Hz, as text: it is JSON).
+        fingerprint: Hash of clip list and settings.
+        num_clips: Rows in all shards.
+        num_shards: Shard files.
+        splits: Counts per split.
+        fbank_config: Settings with which ``fbank_sums`` were measured.
+        fbank_sums: Sums per (split, fold), from which any mean and deviation is exact.
+        notes: What the corpus said about its listing.
+    """
+
+    name: str
+    corpus: str
+    label_names: list[str]
+    multi_label: bool
+    sample_rate_hz: int
+    encoding: str
+    channel: str
+    resampler: str
+    source_rates: dict[str, int]
+    fingerprint: str
+    num_clips: int
+    num_shards: int
+    splits: dict[str, SplitCounts]
+    fbank_config: dict[str, Any]
+    fbank_sums: list[FbankSums]
+    notes: list[str]
+
+    @property
+    def rejected(self) -> int:
+        """Clips that could not be used."""
+        return sum(counts.rejected for counts in self.splits.values())
+
+    @property
+    def missing(self) -> int:
+        """Clips that the annotations name but the disk lacked."""
+        return sum(counts.missing for counts in self.splits.values())
+
+    def fbank_stats(
+        self, keep: Callable[[str, int], bool] = lambda split, fold: True
+    ) -> tuple[float, float]:
+        """Mean and standard deviation of the log-mel values, over (split, fold) that ``keep``.
+
+        Raises:
+            ElasticToolError: Nothing is kept.
+        """
+        kept = [sums for sums in self.fbank_sums if keep(sums.split, sums.fold)]
+        values = sum(sums.frames for sums in kept) * int(self.fbank_config["num_mel_bins"])
+        if not values:
+            raise ElasticToolError(
+                f"{self.name} has no frames in the chosen splits and folds",
+                f"it has {sorted((sums.split, sums.fold) for sums in self.fbank_sums)}",
+            )
+        mean = sum(sums.sum for sums in kept) / values
+        variance = sum(sums.sum_of_squares for sums in kept) / values - mean * mean
+        return mean, max(variance, 0.0) ** 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``dataset.json``."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def read(cls, path: Path) -> DatasetInfo:
+        """Read a ``dataset.json``.
+
+        Raises:
+            ElasticToolError: It is damaged or of another format.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document.get("format") != FORMAT:
+                raise ElasticToolError(
+                    f"{path} has format {document.get('format')!r}, this version reads {FORMAT}",
+                    "prepare the data again with --overwrite",
+                )
+            values = {field.name: document[field.name] for field in fields(cls)}
+            values["splits"] = {
+                split: SplitCounts(**counts) for split, counts in values["splits"].items()
+            }
+            values["fbank_sums"] = [FbankSums(**sums) for sums in values["fbank_sums"]]
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ElasticToolError(
+                f"{path} is damaged: {error!r}", "prepare the data again with --overwrite"
+            ) from error
+
+
+class PreparedStore:
+    """A prepared dataset, opened for reading. Picklable: a copy opens its own memory maps."""
+
+    def __init__(self, path: Path, info: DatasetInfo, table: pa.Table) -> None:
+        self.path = path
+        self.info = info
+        self._table = table
+        self._audio = table.column("audio")
+        self._class_of = {label: index for index, label in enumerate(info.label_names)}
+
+    @classmethod
+    def open(cls, path: Path) -> PreparedStore:
+        """Open the dataset in the folder ``path``.
+
+        Raises:
+            UsageError: It is not a prepared dataset.
+            ElasticToolError: It is one, but damaged.
+        """
+        if not (path / INFO_NAME).is_file():
+            raise UsageError(
+                f"{path} is not a prepared dataset (no {INFO_NAME})",
+                "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
+            )
+        info = DatasetInfo.read(path / INFO_NAME)
+        table = pa.concat_tables(
+            [_map_shard(path / shard_name(index)) for index in range(info.num_shards)]
+        )
+        if len(table) != info.num_clips:
+            raise ElasticToolError(
+                f"{path} holds {len(table)} clips, its {INFO_NAME} says {info.num_clips}",
+                "prepare the data again with --overwrite",
+            )
+        return cls(path, info, table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __reduce__(self) -> tuple[Callable[[Path], PreparedStore], tuple[Path]]:
+        return PreparedStore.open, (self.path,)
+
+    @cached_property
+    def num_samples(self) -> NDArray[np.int64]:
+        """(n,) lengths in samples."""
+        return self._numbers("num_samples")
+
+    @cached_property
+    def folds(self) -> NDArray[np.int64]:
+        """(n,) folds; 0 is none."""
+        return self._numbers("fold")
+
+    @cached_property
+    def splits(self) -> NDArray[np.str_]:
+        """(n,) names of splits."""
+        return self._texts("split")
+
+    @cached_property
+    def groups(self) -> NDArray[np.str_]:
+        """(n,) groups; empty is none."""
+        return self._texts("group")
+
+    @cached_property
+    def ids(self) -> NDArray[np.str_]:
+        """(n,) clip ids."""
+        return self._texts("id")
+
+    def clip(self, index: int) -> Clip:
+        """Everything about clip ``index`` but its audio."""
+        row = {
+            name: self._table.column(name)[self._row(index)].as_py()
+            for name in self._table.column_names
+            if name != "audio"
+        }
+        row["start_s"], row["stop_s"] = row.pop("start"), row.pop("stop")
+        return Clip(**{**row, "labels": tuple(row["labels"])})
+
+    def label_indices(self, index: int) -> tuple[int, ...]:
+        """Classes of clip ``index``."""
+        labels = self._table.column("labels")[self._row(index)].as_py()
+        return tuple(self._class_of[label] for label in labels)
+
+    def targets(self, index: int) -> NDArray[np.float32]:
+        """(C,) with 1 at the classes of clip ``index``."""
+        targets = np.zeros(len(self.info.label_names), dtype=np.float32)
+        targets[list(self.label_indices(index))] = 1.0
+        return targets
+
+    def audio_bytes(self, index: int) -> memoryview:
+        """The encoded audio of clip ``index``: a view into the memory map, nothing is copied."""
+        return memoryview(self._audio[self._row(index)]["bytes"].as_buffer())
+
+    def waveform(
+        self, index: int, start: int = 0, stop: int | None = None
+    ) -> NDArray[np.float32]:
+        """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1."""
+        return decode(bytes(self.audio_bytes(index)), start, stop)[0]
+
+    def _row(self, index: int) -> int:
+        row = int(index)
+        if not 0 <= row < len(self._table):
+            raise IndexError(f"clip {row} of {len(self._table)}")
+        return row
+
+    def _numbers(self, name: str) -> NDArray[np.int64]:
+        return cast("NDArray[np.int64]", self._table.column(name).to_numpy().astype(np.int64))
+
+    def _texts(self, name: str) -> NDArray[np.str_]:
+        return np.array(self._table.column(name).to_pylist(), dtype=np.str_)
+
+
+def _map_shard(path: Path) -> pa.Table:
+    """All record batches of one shard, without reading their audio."""
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ElasticToolError(
+            f"shard {path} is missing or damaged: {error}",
+            "prepare the data again with --overwrite",
+        ) from error
+
+
+def latest_dataset(root: Path = DATA_ROOT) -> Path:
+    """Folder of the dataset under ``root`` that was finished last.
+
+    Raises:
+        UsageError: There is none.
+    """
+    infos = sorted(root.glob(f"*/{INFO_NAME}"), key=lambda path: (path.stat().st_mtime, path))
+    if not infos:
+        raise UsageError(
+            f"no prepared dataset under {root}",
+            "prepare one: elastictool prep --dataset synth (or --dataset NAME --root DIR)",
+        )
+    return infos[-1].parent

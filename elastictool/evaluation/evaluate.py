@@ -1,0 +1,248 @@
+"""Evaluating one run on one split: scores, metrics with intervals, and the files they go to.
+
+A run is evaluated on the clips that its own configuration and seed set aside, through its own
+front end. What the numbers depend on (which checkpoint, which data, whether the data are those
+of the training) is written beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.data.dataset import ClipDataset, FrontEnd
+from elastictool.data.splits import select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.evaluation.points import model_label
+from elastictool.files import write_json, write_text
+from elastictool.metrics.classification import Metrics, classification_metrics
+from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.progress import SILENT, Progress
+from elastictool.training.checkpoint import LoadedRun
+from elastictool.training.rundir import RunDirectory
+from elastictool.training.scoring import Scores, score_clips
+
+OWN = "own"
+"""The length that a run was trained at: native lengths, or its fixed number of frames."""
+NATIVE = "native"
+"""The length at which nothing is padded and only the cap cuts, whatever the run was trained at."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluation.
+
+    Attributes:
+        run: Name of the run.
+        model: What the model is.
+        split: ``train``, ``validation`` or ``test``.
+        length: ``own`` (as trained), ``native``, or a number of frames.
+        multi_label: Whether a clip may have several classes.
+        scores: Logits of each clip.
+        metrics: Values and per-class table.
+        intervals: 95 % bootstrap intervals over clips, by metric.
+        label_names: Classes (C).
+        trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
+    """
+
+    run: str
+    model: str
+    split: str
+    length: str
+    multi_label: bool
+    scores: Scores
+    metrics: Metrics
+    intervals: dict[str, Interval]
+    label_names: tuple[str, ...]
+    trained_on_these_data: bool | None
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON; a value that is not finite becomes None."""
+        return {
+            "run": self.run,
+            "model": self.model,
+            "split": self.split,
+            "multi_label": self.multi_label,
+            "length": self.length,
+            "clips": self.metrics.clips,
+            "tokens": self.scores.tokens,
+            "cut_frames": self.scores.cut_frames,
+            "seconds": round(self.scores.seconds, 3),
+            "metrics": {name: finite(value) for name, value in self.metrics.values.items()},
+            "intervals": {
+                name: [finite(end) for end in ends] for name, ends in self.intervals.items()
+            },
+            "left_out": self.metrics.left_out,
+            "trained_on_these_data": self.trained_on_these_data,
+            "per_class": self.class_rows(),
+        }
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """The per-class table, one mapping a class."""
+        table = self.metrics.per_class
+        columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+        return [
+            {"class": name} | {key: finite(values[index]) for key, values in columns.items()}
+            for index, name in enumerate(self.label_names)
+        ]
+
+
+def finite(value: float | np.generic) -> float | int | None:
+    """A JSON number, or None for NaN and infinities, which JSON does not know."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain if math.isfinite(plain) else None
+
+
+def class_probabilities(logits: npt.NDArray[np.float32], loss: str) -> npt.NDArray[np.float64]:
+    """(S, C) probabilities: softmax for models trained with ``ce``, sigmoid for ``bce``.
+
+    In float64, so that confident scores do not saturate into ties, which would change mAP.
+    """
+    wide = logits.astype(np.float64)
+    if loss == "bce":
+        half = np.exp(-np.logaddexp(0, -wide))
+        return np.asarray(half)
+    shifted = wide - wide.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def front_end_at(front_end: FrontEnd, length: int | str | None) -> FrontEnd:
+    """The front end at the run's own length (None), at ``native`` lengths, or at N frames."""
+    if length is None:
+        return front_end
+    if length == NATIVE:
+        unpadded = dataclasses.replace(front_end.length, fixed_frames=0)
+        return dataclasses.replace(front_end, length=unpadded)
+    return front_end.at_length(int(length))
+
+
+def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray[np.int64]:
+    """The clips of ``split`` as the run's configuration and seed divide the data.
+
+    Raises:
+        CheckpointError: The model's classes or sample rate are not those of the data.
+        UsageError: There is no such split, or it is empty.
+    """
+    check_data(run, store)
+    clips = select_clips(store, run.config.data, run.config.seed)[split]
+    if len(clips) == 0:
+        raise UsageError(
+            f"the {split} split of {store.path} is empty for run {run.name}",
+            f"its splits are: {', '.join(sorted({str(name) for name in store.splits}))}; "
+            "choose another with --split",
+        )
+    return clips
+
+
+def check_data(run: LoadedRun, store: PreparedStore) -> None:
+    """Refuse data whose sample rate, classes or order of classes differ from the model's.
+
+    Raises:
+        CheckpointError: They differ; the message names the first difference.
+    """
+    rate = run.config.fbank.sample_rate_hz
+    if store.info.sample_rate_hz != rate:
+        raise CheckpointError(
+            f"run {run.name} was trained at {rate} Hz, {store.path} is at "
+            f"{store.info.sample_rate_hz} Hz",
+            "prepare the data at the run's rate, or evaluate on the run's own data (--dataset)",
+        )
+    expected, found = list(run.label_names), list(store.info.label_names)
+    if expected == found:
+        return
+    places = [i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]]
+    detail = (
+        f"class {places[0]} is {expected[places[0]]!r} there and {found[places[0]]!r} here"
+        if places
+        else f"{len(expected)} classes there, {len(found)} here"
+    )
+    raise CheckpointError(
+        f"run {run.name} was trained on other classes than {store.path} has: {detail}",
+        "evaluate on the dataset that the run was trained on (--dataset)",
+    )
+
+
+def same_data(run: LoadedRun, store: PreparedStore) -> bool | None:
+    """Whether ``store`` is the data that the run was trained on; None where nobody knows."""
+    recorded = RunDirectory(run.path).read_fingerprint()
+    return recorded == store.info.fingerprint if recorded else None
+
+
+def evaluate_run(
+    run: LoadedRun,
+    store: PreparedStore,
+    split: str = "test",
+    length: int | str | None = None,
+    precision: str = "fp32",
+    workers: int = 0,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Score a run on one of its splits.
+
+    Args:
+        run: The model and how it was trained.
+        store: The data; its classes must be the model's.
+        split: ``train``, ``validation`` or ``test``, as the run divides the data.
+        length: None for the length that the run was trained at (native for ElasticAST), a
+            number of frames, or ``native``.
+        precision: ``fp32`` or ``bf16``.
+        workers: Loader processes.
+        progress: Where to show a bar.
+
+    Raises:
+        CheckpointError: The model's classes are not those of the data.
+        UsageError: No such split, or it is empty.
+        ElasticToolError: The model's scores are NaN.
+    """
+    clips = split_clips(run, store, split)
+    dataset = ClipDataset(store, front_end_at(run.front_end, length))
+    scores = score_clips(run.model, dataset, clips, precision, workers=workers, progress=progress)
+    values = class_probabilities(scores.logits, run.config.train.loss)
+    return Evaluation(
+        run=run.name,
+        model=model_label(run.config),
+        split=split,
+        length=OWN if length is None else str(length),
+        multi_label=run.multi_label,
+        scores=scores,
+        metrics=classification_metrics(values, scores.targets),
+        intervals=bootstrap_intervals(values, scores.targets),
+        label_names=tuple(run.label_names),
+        trained_on_these_data=same_data(run, store),
+    )
+
+
+def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> list[Path]:
+    """Write ``results/eval_<split>[_<length>].json`` and its per-class CSV.
+
+    Args:
+        run_dir: The run directory.
+        evaluation: What to write.
+        about: What it depends on beside the run: checkpoint, environment.
+
+    Returns:
+        The files.
+    """
+    suffix = "" if evaluation.length == OWN else f"_{evaluation.length}"
+    stem = f"{evaluation.split}{suffix}"
+    document = run_dir / "results" / f"eval_{stem}.json"
+    table = run_dir / "results" / f"per_class_{stem}.csv"
+    write_json(document, evaluation.document() | dict(about))
+    text = io.StringIO()
+    rows = evaluation.class_rows()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(table, text.getvalue())
+    return [document, table]

@@ -1,0 +1,322 @@
+"""How many tokens a model computes on, and how many of them are padding or were cut away.
+
+Source: ElasticAST Section 3.6, Table 1 left. Padding is the share of processed tokens that are
+padding, cut the share of native tokens (after the cap on length) that the model never sees. An
+incomplete patch counts as a token wherever the edge rule keeps it. Millions of clips take
+seconds, because all batches are planned in lockstep on arrays; a test holds these numbers to the
+plain planners, and a planner without an array form is counted with its plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.config import Edge, PackingConfig
+from elastictool.errors import UsageError
+from elastictool.evaluation.durations import Durations, frames_of
+from elastictool.packing.batching import batch_rows
+from elastictool.packing.grid import patches_along
+from elastictool.packing.planners import PLANNERS
+from elastictool.packing.planners import processed_tokens as plan_tokens
+from elastictool.registry import nearest_hint
+
+FLAT = "flat"
+"""Our stream without rows: every processed token belongs to a clip."""
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenRule:
+    """How frames become tokens: the cap in frames, the patch (bins by frames), the last patch."""
+
+    max_frames: int = 3_072
+    patch: int = 16
+    edge: Edge = "pad"
+    num_mel_bins: int = 128
+
+    @property
+    def bands(self) -> int:
+        """Patches along frequency."""
+        return patches_along(self.num_mel_bins, self.patch, self.patch, self.edge)
+
+    def tokens(self, num_frames: Counts) -> Counts:
+        """Tokens of clips of ``num_frames`` (n,) after the cap: ``patches_along`` on arrays."""
+        frames = np.minimum(num_frames, self.max_frames)
+        incomplete = self.patch - 1 if self.edge == "pad" else 0
+        columns: Counts = np.maximum((frames + incomplete) // self.patch, 1)
+        return columns * self.bands
+
+
+@dataclass(frozen=True)
+class TokenUse:
+    """Tokens of one model on all clips.
+
+    Attributes:
+        model: ``AST-<frames>`` or ``ElasticAST``.
+        planner: Packing planner, ``flat``, or empty for a standard AST.
+        batch_clips: Clips of a batch; 0 where it makes no difference.
+        rows: Rows of all batches (a standard AST has one per clip); None without rows.
+        excess_rows: Rows beyond the lower bound (each batch's sum over the capacity, rounded
+            up); None where rows are no plan.
+        processed_tokens: Tokens that the model computes on, padding included.
+        padding_tokens: Processed tokens that belong to no clip.
+        cut_tokens: Native tokens that are not processed.
+        native_tokens: Tokens of all clips after the cap.
+    """
+
+    model: str
+    planner: str
+    batch_clips: int
+    rows: int | None
+    excess_rows: int | None
+    processed_tokens: int
+    padding_tokens: int
+    cut_tokens: int
+    native_tokens: int
+
+    @property
+    def padding_percent(self) -> float:
+        """Padding tokens per 100 processed tokens."""
+        return 100 * self.padding_tokens / self.processed_tokens
+
+    @property
+    def cut_percent(self) -> float:
+        """Cut tokens per 100 native tokens."""
+        return 100 * self.cut_tokens / self.native_tokens
+
+
+def known_planners() -> list[str]:
+    """Planners of the token table: the paper's first, then the others, then ``flat``."""
+    return [*sorted(PLANNERS, key=lambda name: (name != "first-come", name)), FLAT]
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """What a token table compares.
+
+    Attributes:
+        batch_sizes: Clips of a batch.
+        planners: Names of packing planners, or ``flat``; empty takes all.
+        fixed_frames: Input lengths of standard ASTs.
+        capacity: Tokens of a row (L').
+        rule: How frames become tokens.
+        shift_ms: Time between frames.
+        seed: Draws the order of the clips; one epoch is counted, shuffled as in training.
+    """
+
+    batch_sizes: Sequence[int] = (12, 24, 48)
+    planners: Sequence[str] = ()
+    fixed_frames: Sequence[int] = (1_024,)
+    capacity: int = 2_048
+    rule: TokenRule = TokenRule()
+    shift_ms: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.planners:
+            if name not in known_planners():
+                hint = nearest_hint(name, known_planners())
+                raise UsageError(f"unknown packing planner {name!r}", hint)
+
+
+@dataclass(frozen=True)
+class TimeShares:
+    """A standard AST's padding and cut in percent of time, where patches play no part."""
+
+    model: str
+    padding_percent: float
+    cut_percent: float
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """A token table and all that it depends on.
+
+    Attributes:
+        source: What was counted, in words.
+        source_kind: ``prepared``, ``file`` or ``stand-in``.
+        clips: Clips of one epoch.
+        beyond_cap_percent: Frames beyond the cap, per 100 frames; they count nowhere else.
+        settings: What was compared.
+        uses: Rows of the table.
+        times: The standard ASTs by time.
+    """
+
+    source: str
+    source_kind: str
+    clips: int
+    beyond_cap_percent: float
+    settings: TokenSettings
+    uses: tuple[TokenUse, ...]
+    times: tuple[TimeShares, ...]
+
+
+def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
+    """Table 1 left: standard ASTs, then each planner at each batch size, over one epoch.
+
+    Raises:
+        UsageError: The frame shift is not above 0.
+    """
+    durations = durations.shuffled(settings.seed)
+    num_frames = frames_of(durations, settings.shift_ms)
+    rule = settings.rule
+    native = rule.tokens(num_frames)
+    packed = [
+        packed_use(native, planner, batch_clips, settings.capacity)
+        for planner in settings.planners or known_planners()
+        for batch_clips in (settings.batch_sizes if planner != FLAT else (0,))
+    ]
+    beyond = int(np.maximum(num_frames - rule.max_frames, 0).sum())
+    return TokenReport(
+        source=durations.label,
+        source_kind=durations.kind,
+        clips=len(native),
+        beyond_cap_percent=100 * beyond / max(1, int(num_frames.sum())),
+        settings=settings,
+        uses=(*(fixed_use(native, frames, rule) for frames in settings.fixed_frames), *packed),
+        times=tuple(_time_shares(durations, frames, settings) for frames in settings.fixed_frames),
+    )
+
+
+def fixed_use(native: Counts, fixed_frames: int, rule: TokenRule) -> TokenUse:
+    """A standard AST: every clip is trimmed and padded to ``fixed_frames``.
+
+    Args:
+        native: (n,) native tokens of each clip, after the cap.
+        fixed_frames: Input length of the AST; the cap does not apply to it.
+        rule: How frames become tokens.
+    """
+    columns = patches_along(fixed_frames, rule.patch, rule.patch, rule.edge)
+    fixed = rule.bands * columns
+    return TokenUse(
+        model=f"AST-{fixed_frames}",
+        planner="",
+        batch_clips=0,
+        rows=len(native),
+        excess_rows=None,
+        processed_tokens=fixed * len(native),
+        padding_tokens=int(np.maximum(fixed - native, 0).sum()),
+        cut_tokens=int(np.maximum(native - fixed, 0).sum()),
+        native_tokens=int(native.sum()),
+    )
+
+
+def packed_use(native: Counts, planner: str, batch_clips: int, capacity: int) -> TokenUse:
+    """ElasticAST: clips packed in arrival order, ``batch_clips`` a batch, nothing cut.
+
+    Args:
+        native: (n,) native tokens of each clip in arrival order, after the cap.
+        planner: Name of a packing planner, or ``flat``.
+        batch_clips: Clips of a batch; makes no difference to ``flat``.
+        capacity: Tokens of a row (L').
+
+    Raises:
+        UsageError: There is no such planner.
+    """
+    total = int(native.sum())
+    rows, excess, processed = None, None, total
+    if planner != FLAT:
+        grid = _batches(native, batch_clips)
+        count, width = _plan(native, grid, planner, capacity)
+        bound = -(-np.minimum(grid, capacity).sum(axis=0) // capacity)
+        rows, processed = int(count.sum()), int((count * width).sum())
+        excess = rows - int(bound.sum())
+    return TokenUse(
+        model="ElasticAST",
+        planner=planner,
+        batch_clips=batch_clips,
+        rows=rows,
+        excess_rows=excess,
+        processed_tokens=processed,
+        padding_tokens=processed - total,
+        cut_tokens=0,
+        native_tokens=total,
+    )
+
+
+def _time_shares(durations: Durations, fixed_frames: int, settings: TokenSettings) -> TimeShares:
+    """Shown beside the tokens because the stand-in is fitted to the published shares so."""
+    shift_s = settings.shift_ms * 0.001
+    fixed_s = fixed_frames * shift_s
+    native = np.minimum(durations.seconds, settings.rule.max_frames * shift_s)
+    padding = np.maximum(fixed_s - native, 0).sum() / (fixed_s * len(native))
+    cut = np.maximum(native - fixed_s, 0).sum() / native.sum()
+    return TimeShares(f"AST-{fixed_frames}", 100 * float(padding), 100 * float(cut))
+
+
+def _batches(native: Counts, batch_clips: int) -> Counts:
+    """Tokens as (clips of a batch, batches); the last batch is filled up with zeros."""
+    grid = np.pad(native, (0, -len(native) % batch_clips))
+    return np.ascontiguousarray(grid.reshape(-1, batch_clips).T)
+
+
+def _plan(native: Counts, grid: Counts, planner: str, capacity: int) -> tuple[Counts, Counts]:
+    """(rows, tokens of the longest row) of each batch."""
+    if planner in _LOCKSTEP:
+        return _LOCKSTEP[planner](grid, capacity)
+    config = PackingConfig(planner=planner, capacity=capacity, batch_clips=len(grid))
+    plans = batch_rows(native, config)
+    rows = np.array([len(plan) for plan in plans], dtype=np.int64)
+    processed = np.array([plan_tokens(native, plan) for plan in plans], dtype=np.int64)
+    return rows, processed // rows
+
+
+def _first_come(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
+    rows = np.zeros(grid.shape[1], dtype=np.int64)
+    load, width = np.zeros_like(rows), np.zeros_like(rows)
+    for tokens in grid:
+        opens = (tokens > 0) & ((load + tokens > capacity) | (rows == 0))
+        rows += opens
+        load = np.where(opens, tokens, load + tokens)
+        np.maximum(width, load, out=width)
+    return rows, width
+
+
+def _balanced(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
+    rows, width = _first_come(grid, capacity)
+    oversized = grid > capacity
+    alone, alone_width = oversized.sum(axis=0), np.where(oversized, grid, 0).max(axis=0)
+    shared = -np.sort(-np.where(oversized, 0, grid), axis=0)
+    count = -(-shared.sum(axis=0) // capacity)
+    open_batches = np.flatnonzero(alone + count <= rows)
+    while len(open_batches):
+        level = _level(shared, count, open_batches)
+        fits = level <= capacity
+        done, fitting = open_batches[fits], np.maximum(level, alone_width[open_batches])[fits]
+        better = (alone + count)[done] * fitting < rows[done] * width[done]
+        rows[done[better]] = (alone + count)[done[better]]
+        width[done[better]] = fitting[better]
+        open_batches = open_batches[~fits]
+        count[open_batches] += 1
+        open_batches = open_batches[(alone + count <= rows)[open_batches]]
+    return rows, width
+
+
+def _level(shared: Counts, count: Counts, batches: Counts) -> Counts:
+    """Tokens of the longest row when sorted clips go to the least loaded of ``count`` rows."""
+    longest = np.zeros(len(batches), dtype=np.int64)
+    for rows in np.unique(count[batches]):
+        members = np.flatnonzero(count[batches] == rows)
+        loads = np.zeros((len(members), max(int(rows), 1)), dtype=np.int64)
+        each = np.arange(len(members))
+        for tokens in shared[:, batches[members]]:
+            loads[each, loads.argmin(axis=1)] += tokens
+        longest[members] = loads.max(axis=1)
+    return longest
+
+
+def _one_per_row(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
+    return (grid > 0).sum(axis=0), grid.max(axis=0)
+
+
+_LOCKSTEP: dict[str, Callable[[Counts, int], tuple[Counts, Counts]]] = {
+    "first-come": _first_come,
+    "balanced": _balanced,
+    "none": _one_per_row,
+}
+"""Planners on all batches at once; (rows, longest row) as the plain planners have them."""

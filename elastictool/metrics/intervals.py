@@ -1,0 +1,164 @@
+"""Bootstrap intervals over clips: how much of a difference is the luck of the test set.
+
+A resample is a weight per clip (how often it was drawn), so every metric of a resample is a
+weighted one and a block of resamples is computed in one go; nothing is sorted twice. The
+intervals say nothing about the luck of the training seed: that takes several runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.metrics.classification import (
+    METRIC_LABELS,
+    Array,
+    Labels,
+    check_scores,
+    dprime,
+    top_k_hits,
+)
+
+RANKED = ("map", "mauc", "dprime")
+RANKED_RESAMPLES = 200
+RANKED_BUDGET = 2_000_000_000
+"""Resamples x clips x classes up to which mAP and mAUC are resampled (about half a minute)."""
+BLOCK_WEIGHTS = 2_000_000
+"""Weights (resamples x clips) held at once: 16 MB."""
+
+
+class Interval(NamedTuple):
+    """A percentile interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_intervals(
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    metrics: Sequence[str] = tuple(METRIC_LABELS),
+    resamples: int = 1_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile intervals of the named metrics under resampling of clips.
+
+    Args:
+        scores: (S, C), higher is likelier.
+        targets: (S, C) multi-hot.
+        metrics: Names out of ``METRIC_LABELS``.
+        resamples: Bootstrap resamples; ranking metrics take at most ``RANKED_RESAMPLES``, and
+            none (they are missing from the result) beyond ``RANKED_BUDGET``.
+        level: Share of the resamples inside an interval.
+        seed: Of the resampling.
+
+    Raises:
+        ElasticToolError: No clips, or NaN scores.
+    """
+    checked, labels = check_scores(scores, targets)
+    fewer = min(resamples, RANKED_RESAMPLES)
+    affordable = fewer * checked.size <= RANKED_BUDGET
+    rounds = {name: resamples for name in metrics if name not in RANKED}
+    rounds |= {name: fewer for name in metrics if name in RANKED and affordable}
+    hits = _hits(metrics, checked, labels)
+    drawn: dict[str, list[Array]] = {name: [] for name in rounds}
+    done = 0
+    for weights in _weights(len(checked), max(rounds.values(), default=0), seed):
+        wanted = [name for name, count in rounds.items() if done < count]
+        for name, values in _weighted_metrics(wanted, weights, checked, labels, hits).items():
+            drawn[name].append(values[: rounds[name] - done])
+        done += len(weights)
+    return {name: _percentile(np.concatenate(drawn[name]), level) for name in drawn}
+
+
+def _weights(num_clips: int, resamples: int, seed: int) -> Iterator[Array]:
+    """Blocks of (R, S) weights; each row is one resample of S clips with replacement."""
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK_WEIGHTS // num_clips)
+    for first in range(0, resamples, block):
+        rows = min(block, resamples - first)
+        drawn = rng.integers(0, num_clips, (rows, num_clips))
+        drawn += np.arange(rows)[:, None] * num_clips
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_clips)
+        yield counts.reshape(rows, num_clips).astype(np.float64)
+
+
+def _hits(metrics: Sequence[str], scores: Array, labels: Labels) -> dict[str, Array]:
+    """(S,) of 0 and 1 for each top-k metric, sorted out once for all resamples."""
+    return {
+        name: top_k_hits(scores, labels, k).astype(np.float64)
+        for name, k in (("top1", 1), ("top5", 5))
+        if name in metrics
+    }
+
+
+def _weighted_metrics(
+    names: Sequence[str], weights: Array, scores: Array, labels: Labels, hits: dict[str, Array]
+) -> dict[str, Array]:
+    """Each metric under each of the (R, S) weights: (R,)."""
+    labelled = labels.any(axis=1).astype(np.float64)
+    values = {name: _ratio(weights @ hit, weights @ labelled) for name, hit in hits.items()}
+    if "mean_class_accuracy" in names:
+        correct = labels & (scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1]))
+        values["mean_class_accuracy"] = _nanmean(_ratio(weights @ correct, weights @ labels))
+    if any(name in RANKED for name in names):
+        precision, auc = weighted_ranking(weights, scores, labels)
+        values["map"], values["mauc"] = _nanmean(precision), _nanmean(auc)
+        values["dprime"] = np.array([dprime(value) for value in values["mauc"]])
+    return {name: values[name] for name in names}
+
+
+def weighted_ranking(weights: Array, scores: Array, labels: Labels) -> tuple[Array, Array]:
+    """Average precision and AUC of each class under each weighting: two (R, C) arrays.
+
+    NaN where a class has no positive or no negative weight. Equal to scikit-learn's with
+    ``sample_weight``, ties included, but for all weightings at once.
+    """
+    precision, auc = np.empty((2, len(weights), scores.shape[1]))
+    for index in range(scores.shape[1]):
+        order = np.argsort(-scores[:, index], kind="stable")
+        ranked = scores[order, index]
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        sorted_weights = weights[:, order]
+        hit = np.cumsum(sorted_weights * labels[order, index], axis=1)[:, ends]
+        seen = np.cumsum(sorted_weights, axis=1)[:, ends]
+        precision[:, index], auc[:, index] = _curve_areas(hit, seen - hit)
+    return precision, auc
+
+
+def _curve_areas(hit: Array, missed: Array) -> tuple[Array, Array]:
+    """AP and AUC, (R,) each, from cumulative positive and negative weight at each threshold."""
+    hits = np.diff(hit, axis=1, prepend=0.0)
+    misses = np.diff(missed, axis=1, prepend=0.0)
+    positive, negative = hit[:, -1], missed[:, -1]
+    scorable = (positive > 0) & (negative > 0)
+    share = hit / np.maximum(hit + missed, 1)
+    precision = _ratio((hits * share).sum(axis=1), positive)
+    auc = _ratio((misses * (hit - hits / 2)).sum(axis=1), positive * negative)
+    return np.where(scorable, precision, np.nan), np.where(scorable, auc, np.nan)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    ratio: Array = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return ratio
+
+
+def _nanmean(values: Array) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any scorable class
+        mean: Array = np.nanmean(values, axis=1)
+    return mean
+
+
+def _percentile(values: Array, level: float) -> Interval:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Interval(float("nan"), float("nan"))
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, (tail, 1 - tail), method="nearest")
+    return Interval(float(low), float(high))

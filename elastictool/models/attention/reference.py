@@ -1,0 +1,94 @@
+"""Masked self-attention as the paper writes it: rows, a boolean mask, softmax(Mask(QK^T))V.
+
+Slow and plain, it is what the other backends are held against. Multiplying by a weight of zero
+keeps a NaN (0 x NaN = NaN), so segments that are not finite are taken out before the products and
+get NaN back afterwards: what is wrong with one clip stays in that clip.
+
+Source: ElasticAST, Section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+from torch import Tensor
+
+from elastictool.models.attention.base import ATTENTION
+from elastictool.packing.layout import SegmentLayout
+
+
+class ReferenceAttention:
+    """Dense attention over whole rows with a boolean mask (B, L, L)."""
+
+    padded_rows = True
+
+    def __init__(self) -> None:
+        self._mask: tuple[weakref.ref[SegmentLayout], Tensor] | None = None
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
+    ) -> Tensor:
+        """See ``AttentionBackend``."""
+        broken = torch.stack([_not_finite(part) for part in (q, k, v)]).any(dim=0)
+        broken = _anywhere_in_segment(broken, layout)
+        q, k, v = (part.masked_fill(broken[:, None, None], 0.0) for part in (q, k, v))
+        weights = _weights(q, k, self.mask(layout), layout, scale)
+        out = (weights @ _rows(v, layout)).transpose(1, 2).reshape(q.shape)
+        broken = broken | _anywhere_in_segment(_not_finite(out), layout)
+        return out.masked_fill(broken[:, None, None], math.nan)
+
+    def mask(self, layout: SegmentLayout) -> Tensor:
+        """``same_segment_mask`` of ``layout``, built once for all layers of a forward pass."""
+        cached = self._mask
+        if cached is None or cached[0]() is not layout:
+            cached = (weakref.ref(layout), same_segment_mask(layout))
+            self._mask = cached
+        return cached[1]
+
+
+def same_segment_mask(layout: SegmentLayout) -> Tensor:
+    """(B, L, L) bool, True where query and key belong to one segment.
+
+    Filler attends to filler, so that no row of scores is masked as a whole.
+    """
+    ids = layout.segment_ids.view(_rows_shape(layout))
+    return ids[:, :, None] == ids[:, None, :]
+
+
+def attention_weights(q: Tensor, k: Tensor, layout: SegmentLayout, scale: float) -> Tensor:
+    """The (B, H, L, L) attention weights; exactly zero between segments."""
+    return _weights(q, k, same_segment_mask(layout), layout, scale)
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: float) -> Tensor:
+    scores = scale * (_rows(q, layout) @ _rows(k, layout).transpose(-2, -1))
+    elsewhere = ~mask[:, None]
+    weights = scores.masked_fill(elsewhere, -math.inf).softmax(dim=-1)
+    # A row whose own scores overflow is NaN as a whole, hence the second masking.
+    return weights.masked_fill(elsewhere, 0.0)
+
+
+def _rows_shape(layout: SegmentLayout) -> tuple[int, int]:
+    return layout.rows_shape or (1, layout.num_slots)
+
+
+def _rows(stream: Tensor, layout: SegmentLayout) -> Tensor:
+    """From a (num_slots, H, d) stream to (B, H, L, d) rows."""
+    return stream.reshape(*_rows_shape(layout), *stream.shape[1:]).transpose(1, 2)
+
+
+def _not_finite(stream: Tensor) -> Tensor:
+    """(num_slots,) bool: the slot holds a NaN or an infinity."""
+    return ~stream.isfinite().flatten(1).all(dim=1)
+
+
+def _anywhere_in_segment(slots: Tensor, layout: SegmentLayout) -> Tensor:
+    """(num_slots,) bool: True in all slots of a segment that has a True slot."""
+    bins = layout.segment_ids + 1
+    count = torch.zeros(layout.num_segments + 1, device=slots.device)
+    return count.index_add(0, bins, slots.to(count.dtype))[bins] > 0
+
+
+ATTENTION.register("reference")(ReferenceAttention())

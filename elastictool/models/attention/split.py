@@ -1,0 +1,72 @@
+"""Attention segment by segment over the flat stream: no padding, no mask, no wasted products.
+
+The stream is cut with ``split`` (the backward of a slice would fill a tensor as large as the
+stream, for every segment); neighbours of equal length, such as all clips of a standard AST, go
+through one call.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.models.attention.base import ATTENTION
+from elastictool.packing.layout import FILLER, SegmentLayout
+
+MATRIX_PRODUCT_TOKENS = 1_024
+"""Up to this length, bfloat16 on a CPU is about twice as fast by plain matrix products as by the
+fused kernel, at the price of the weights' memory. Source: anchors of the issue, measured again."""
+
+
+class Run(NamedTuple):
+    """``copies`` neighbouring pieces of ``length`` slots, all segments or all filler."""
+
+    copies: int
+    length: int
+    filler: bool
+
+
+@lru_cache(maxsize=8)
+def equal_runs(piece_lengths: tuple[int, ...], piece_segments: tuple[int, ...]) -> tuple[Run, ...]:
+    """Group neighbouring pieces of equal length."""
+    pieces = zip(piece_lengths, (segment == FILLER for segment in piece_segments), strict=True)
+    return tuple(Run(len(list(group)), *piece) for piece, group in groupby(pieces))
+
+
+class SplitAttention:
+    """One scaled dot-product attention per run of equally long segments."""
+
+    padded_rows = False
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
+    ) -> Tensor:
+        """See ``AttentionBackend``."""
+        runs = equal_runs(layout.piece_lengths, layout.piece_segments)
+        sizes = [run.copies * run.length for run in runs]
+        pieces = zip(*(torch.split(stream, sizes) for stream in (q, k, v)), strict=True)
+        return torch.cat(
+            [_attend(run, *qkv, scale=scale) for run, qkv in zip(runs, pieces, strict=True)]
+        )
+
+
+def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    """Attention within each piece of a run; (copies x length, H, d)."""
+    if run.filler:
+        return torch.zeros_like(q)
+    shape = (run.copies, run.length, *q.shape[1:])
+    q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
+    half = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if half and run.length <= MATRIX_PRODUCT_TOKENS:
+        out = (scale * q @ k.transpose(2, 3)).softmax(dim=-1) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+ATTENTION.register("split")(SplitAttention())

@@ -1,0 +1,70 @@
+"""From patches to tokens, and from tokens to their places in the stream.
+
+Patches arrive flattened, so the patch kernel is a matrix and overlapping patches (imported ASTs)
+need nothing of their own. All sizes come from the layout's integers, never from the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+from elastictool.errors import UsageError
+from elastictool.packing.layout import SegmentLayout
+
+
+class PatchEmbedding(nn.Module):
+    """The patch kernel: one matrix on flattened patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.kernel = nn.Linear(math.prod(config.patch_size), config.width)
+
+    def kernel_for(self, patch_size: tuple[int, int]) -> Tensor:
+        """The (D, P) kernel for patches of ``patch_size``.
+
+        Raises:
+            UsageError: The model was not built for that patch size.
+        """
+        if patch_size != self.patch_size:
+            raise UsageError(
+                f"patches of {patch_size[0]}x{patch_size[1]} do not fit a model built for "
+                f"{self.patch_size[0]}x{self.patch_size[1]}",
+                "prepare the batch with the model's own model.patch_size",
+            )
+        return self.kernel.weight
+
+    def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
+        """Embed (N, P) patches as (N, D) tokens."""
+        return F.linear(patches, self.kernel_for(patch_size), self.kernel.bias)
+
+
+def place(layout: SegmentLayout, slots: Tensor, patches: Tensor, prefix: Tensor | None) -> Tensor:
+    """Put tokens into their slots of the stream; filler slots are zero.
+
+    Args:
+        layout: Where each segment starts.
+        slots: (N,) int64, the slot of each patch token.
+        patches: (N, D) patch tokens.
+        prefix: (prefix tokens, D), the same for every clip, or None.
+
+    Returns:
+        (num_slots, D).
+    """
+    stream = patches.new_zeros(layout.num_slots, patches.shape[1])
+    stream = stream.index_copy(0, slots, patches)
+    if prefix is None:
+        return stream
+    repeated = prefix.to(patches.dtype).repeat(layout.num_segments, 1)
+    return stream.index_copy(0, prefix_slots(layout).flatten(), repeated)
+
+
+def prefix_slots(layout: SegmentLayout) -> Tensor:
+    """(S, prefix tokens) int64, the slots of each segment's prefix tokens."""
+    starts = layout.token_slots[layout.cu_seqlens[:-1].long()]
+    return starts[:, None] + torch.arange(layout.prefix_tokens, device=starts.device)

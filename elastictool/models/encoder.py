@@ -1,0 +1,59 @@
+"""The encoder: pre-LayerNorm ViT blocks over one flat stream of tokens.
+
+Everything but attention works on single tokens, so the stream needs no rows and no mask; the
+blocks get attention as a function that already knows the batch's layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of one batch: (num_slots, H, d) queries, keys and values to the same shape."""
+
+
+def attention_scale(config: ModelConfig) -> float:
+    """The factor on attention scores: ``config.attention_scale``, or 1/sqrt(d) where that is 0."""
+    head_width = config.width // config.heads
+    return config.attention_scale or float(head_width**-0.5)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with joint q, k, v projections."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.projection = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
+        """(num_slots, D) to (num_slots, D)."""
+        q, k, v = self.qkv(tokens).view(len(tokens), 3, self.heads, -1).unbind(1)
+        out: Tensor = self.projection(attend(q, k, v).flatten(1))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and beside a residual path."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = SelfAttention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
+        """(num_slots, D) to (num_slots, D)."""
+        tokens = tokens + self.dropout(self.attention(self.norm1(tokens), attend))
+        out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
+        return out

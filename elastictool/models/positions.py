@@ -1,0 +1,159 @@
+"""Learned positions of patches, for clips of any length.
+
+ElasticAST adds a frequency table and a time table, and a clip shorter than the table uses its
+first rows; a standard AST has one table over its fixed grid, which must be fitted to a clip of
+another length. Tables for clips that need fitting are appended to the trained one, so that a
+batch of mixed lengths remains one look-up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+from elastictool.errors import UsageError
+
+_LOG = logging.getLogger(__name__)
+
+GridShape = tuple[int, int]
+K = TypeVar("K", bound=Hashable)
+
+
+class FactorisedPositions(nn.Module):
+    """A frequency table and a time table, added. Source: ElasticAST, Section 3.2.
+
+    Args:
+        config: ``grid`` sizes the tables; ``beyond_positions`` says what a clip gets that is
+            longer than the time table: the table interpolated to its width, or an error.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.beyond = config.beyond_positions
+        self.frequency = nn.Parameter(torch.zeros(config.grid[0], config.width))
+        self.time = nn.Parameter(torch.zeros(config.grid[1], config.width))
+        self._warned = False
+
+    def forward(self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape]) -> Tensor:
+        """Positions of patches.
+
+        Args:
+            coords: (N, 2) int64, (frequency, time) of each patch.
+            clips: (N,) int64, the clip of each patch.
+            shapes: (frequency, time) patches of each clip.
+
+        Returns:
+            (N, D).
+
+        Raises:
+            UsageError: A clip is longer than the table and the configuration wants an error.
+        """
+        trained = len(self.time)
+        self._check(max(columns for _, columns in shapes))
+        heights = [bands for bands, _ in shapes]
+        widths = [max(columns, trained) for _, columns in shapes]
+        frequency, first_band = _stack(lambda size: resize_rows(self.frequency, size), heights)
+        time, first_column = _stack(lambda size: resize_rows(self.time, size), widths)
+        bands = coords[:, 0] + _of_patches(first_band, clips)
+        columns = coords[:, 1] + _of_patches(first_column, clips)
+        return F.embedding(bands, frequency) + F.embedding(columns, time)
+
+    def _check(self, columns: int) -> None:
+        trained = len(self.time)
+        if columns <= trained:
+            return
+        if self.beyond == "error":
+            raise UsageError(
+                f"a clip of {columns} patches is longer than the {trained} trained time positions",
+                "set model.beyond_positions=interpolate, or lower length.max_frames",
+            )
+        if not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "clips of up to %d patches are longer than the %d trained time positions, "
+                "which are interpolated for them",
+                columns,
+                trained,
+            )
+
+
+class GridPositions(nn.Module):
+    """One table over the whole (frequency, time) grid, as in ViT and AST.
+
+    Args:
+        config: ``grid`` is the trained grid; ``position_fit`` says how it serves another one:
+            ``interpolate`` stretches it, ``slice`` takes its first columns.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.trained = config.grid
+        self.position_fit = config.position_fit
+        self.grid = nn.Parameter(torch.zeros(config.grid[0] * config.grid[1], config.width))
+
+    def forward(self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape]) -> Tensor:
+        """Positions of patches; see ``FactorisedPositions.forward``."""
+        table, firsts = _stack(self.fitted, shapes)
+        widths = [columns for _, columns in shapes]
+        index = coords[:, 0] * _of_patches(widths, clips) + coords[:, 1]
+        return F.embedding(index + _of_patches(firsts, clips), table)
+
+    def fitted(self, shape: GridShape) -> Tensor:
+        """The table for a grid of ``shape``: (frequency x time, D)."""
+        bands, columns = shape
+        # Beyond its end a table cannot be sliced.
+        whole = columns if self.position_fit == "interpolate" else max(columns, self.trained[1])
+        table = resize_grid(self.grid.view(*self.trained, -1), (bands, whole))
+        return table[:, :columns].flatten(0, 1)
+
+
+def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:
+    """The positions that ``config`` asks for.
+
+    Raises:
+        UsageError: ``config.grid`` is not set yet.
+    """
+    if min(config.grid) == 0:
+        raise UsageError(
+            "model.grid is not set, so the size of the position table is unknown",
+            "set model.grid=[bands,columns], the largest grid of patches in the data",
+        )
+    return (FactorisedPositions if config.positions == "factorised" else GridPositions)(config)
+
+
+def resize_grid(table: Tensor, shape: GridShape) -> Tensor:
+    """Resize a (bands, columns, D) table bilinearly to ``shape``, without antialiasing (as AST)."""
+    if tuple(table.shape[:2]) == shape:
+        return table
+    image = table.permute(2, 0, 1)[None]
+    resized = F.interpolate(image, shape, mode="bilinear", align_corners=False, antialias=False)
+    return resized[0].permute(1, 2, 0)
+
+
+def resize_rows(table: Tensor, size: int) -> Tensor:
+    """Resize a (rows, D) table linearly to ``size`` rows."""
+    return resize_grid(table[None], (1, size))[0]
+
+
+def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[int]]:
+    """One table holding ``fit(key)`` for each distinct key, and each clip's first row in it."""
+    firsts: dict[K, int] = {}
+    tables: list[Tensor] = []
+    for key in keys:
+        if key not in firsts:
+            firsts[key] = sum(len(table) for table in tables)
+            tables.append(fit(key))
+    return (tables[0] if len(tables) == 1 else torch.cat(tables)), [firsts[key] for key in keys]
+
+
+def _of_patches(per_clip: Sequence[int], clips: Tensor) -> Tensor | int:
+    """The integer of each patch's clip: one for all where the clips agree."""
+    if len(set(per_clip)) == 1:
+        return per_clip[0]
+    return torch.tensor(per_clip).to(clips.device, non_blocking=True)[clips]

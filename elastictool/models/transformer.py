@@ -1,0 +1,127 @@
+"""One transformer for AST, FlexiAST and ElasticAST.
+
+The models differ in their configuration only: how many clips share a stream, where positions
+come from, what is pooled. So there is one forward, over a ``PackedBatch``.
+
+Clips that no arithmetic can save (NaN, infinities, values whose squares overflow) are computed as
+zeros and get NaN outputs. Within the forward pass segments never mix, but the gradient of a
+shared weight adds all clips up, and there 0 x NaN would reach every other clip's update.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+from elastictool.models.attention.base import ATTENTION, choose_attention
+from elastictool.models.embedding import PatchEmbedding, place
+from elastictool.models.encoder import Block, attention_scale
+from elastictool.models.initialization import initialize
+from elastictool.models.pooling import build_pooling
+from elastictool.models.positions import build_positions
+from elastictool.packing.batch import PackedBatch
+from elastictool.packing.layout import SegmentLayout
+
+
+class SpectrogramTransformer(nn.Module):
+    """Classifies or embeds the clips of a packed batch.
+
+    Args:
+        config: What the model is; ``num_classes`` 0 leaves out the classifier.
+        attention: The attention backend, or ``auto``.
+
+    Attributes:
+        config: As given.
+        attention: Name of the backend in use.
+
+    Raises:
+        UsageError: ``config.grid`` is not set, or there is no such backend.
+    """
+
+    def __init__(self, config: ModelConfig, attention: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.attention = choose_attention(attention)
+        self.embedding = PatchEmbedding(config)
+        self.positions = build_positions(config)
+        self.prefix_tokens = _prefix_table(config)
+        self.prefix_positions = _prefix_table(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.pooling = build_pooling(config)
+        self.head_norm: nn.Module = nn.Identity()
+        if config.head_norm:
+            self.head_norm = nn.LayerNorm(config.width, eps=config.head_norm_eps)
+        self.head: nn.Module = nn.Identity()
+        if config.num_classes:
+            self.head = nn.Linear(config.width, config.num_classes)
+        initialize(self, config)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Logits (S, C) of the batch's clips; their embeddings (S, D) if there is no classifier.
+
+        Raises:
+            UsageError: The batch's patches or grids do not fit the model.
+        """
+        pooled, broken = self._pool(batch)
+        logits: Tensor = self.head(self.head_norm(pooled))
+        return logits.masked_fill(broken[:, None], math.nan)
+
+    def embed(self, batch: PackedBatch) -> Tensor:
+        """Embeddings (S, D) of the batch's clips, before ``head_norm`` and classifier.
+
+        Raises:
+            UsageError: The batch's patches or grids do not fit the model.
+        """
+        pooled, broken = self._pool(batch)
+        return pooled.masked_fill(broken[:, None], math.nan)
+
+    def _pool(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """(S, D) pooled outputs, and (S,) bool, the clips whose outputs mean nothing."""
+        tokens, broken = self._embed(batch)
+        backend = ATTENTION[self.attention]
+        attend = partial(backend, layout=batch.layout, scale=attention_scale(self.config))
+        for block in self.blocks:
+            tokens = block(tokens, attend)
+        pooled: Tensor = self.pooling(self.norm(tokens), batch.layout)
+        return pooled, broken
+
+    def _embed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """(num_slots, D) tokens with positions in their slots, and (S,) bool, broken clips."""
+        layout = batch.layout
+        tokens, broken = [], torch.zeros(layout.num_segments, device=layout.segment_ids.device)
+        for group in batch.patch_groups:
+            clips = layout.segment_ids[group.slots]
+            overflow = _overflow(group.patches)
+            broken = broken.index_add(0, clips, overflow.to(broken.dtype))
+            patches = group.patches.masked_fill(overflow[:, None], 0.0)
+            positions = self.positions(group.coords, clips, batch.grid_shapes)
+            tokens.append(self.embedding(patches, group.patch_size) + positions)
+        slots = torch.cat([group.slots for group in batch.patch_groups])
+        return place(layout, slots, torch.cat(tokens), self._prefix(layout)), broken > 0
+
+    def _prefix(self, layout: SegmentLayout) -> Tensor | None:
+        if layout.prefix_tokens != self.config.prefix_tokens:
+            raise ValueError(
+                f"the batch has {layout.prefix_tokens} prefix tokens a clip, "
+                f"the model {self.config.prefix_tokens}"
+            )
+        if self.prefix_tokens is None or self.prefix_positions is None:
+            return None
+        return self.prefix_tokens + self.prefix_positions
+
+
+def _overflow(patches: Tensor) -> Tensor:
+    """(N,) bool: patches that hold a NaN, an infinity, or values whose squares overflow."""
+    norms: Tensor = torch.linalg.vector_norm(patches.detach(), dim=1)
+    return ~norms.isfinite()
+
+
+def _prefix_table(config: ModelConfig) -> nn.Parameter | None:
+    if not config.prefix_tokens:
+        return None
+    return nn.Parameter(torch.zeros(config.prefix_tokens, config.width))

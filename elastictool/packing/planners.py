@@ -1,0 +1,107 @@
+"""Which clips of a batch share a row: lengths in, rows of indices out.
+
+A planner sees integers only (tokens per clip, capacity of a row), so it is testable without
+audio or torch and runs in the sampler, never in ``forward``. All planners are deterministic: ties
+go to the clip or row that came first. A new planner is one decorated function; the tests run over
+the registry.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.registry import Registry
+
+Lengths = Sequence[int] | npt.NDArray[np.int64]
+"""Tokens of each clip, in arrival order."""
+
+Rows = list[list[int]]
+"""Indices into the lengths, row by row; each index stands in exactly one row."""
+
+PackPlanner = Callable[[Lengths, int], Rows]
+"""``(lengths, capacity) -> rows``; a clip longer than ``capacity`` gets a row of its own."""
+
+PLANNERS: Registry[PackPlanner] = Registry("packing planner", (__name__,))
+
+
+@PLANNERS.register("first-come")
+def first_come(lengths: Lengths, capacity: int) -> Rows:
+    """Fill rows in arrival order; a clip that would overflow the row opens the next one.
+
+    Earlier rows are never reopened. Source: ElasticAST Section 2.2.
+    """
+    rows: Rows = []
+    load = 0
+    for index, length in enumerate(map(int, lengths)):
+        if not rows or load + length > capacity:
+            rows.append([])
+            load = 0
+        rows[-1].append(index)
+        load += length
+    return rows
+
+
+@PLANNERS.register("balanced")
+def balanced(lengths: Lengths, capacity: int) -> Rows:
+    """Longest clip first, each onto the least loaded of the fewest rows that the sum needs.
+
+    Even rows need little padding. Where some row overflows, one row more is tried; where that
+    ends at more rows than first-come needs, or first-come processes no more tokens, its plan is
+    taken. Source: ours (the paper leaves better packing to future work).
+    """
+    published = first_come(lengths, capacity)
+    alone = [[index] for index, length in enumerate(lengths) if length > capacity]
+    shared = [index for index, length in enumerate(lengths) if length <= capacity]
+    shared.sort(key=lambda index: -int(lengths[index]))
+    fewest = -(-sum(int(lengths[index]) for index in shared) // capacity)
+    for count in range(fewest, len(published) - len(alone) + 1):
+        rows = _level(shared, lengths, count)
+        if max(row_loads(lengths, rows), default=0) <= capacity:
+            plan = sorted(sorted(row) for row in alone + rows)
+            better = processed_tokens(lengths, plan) < processed_tokens(lengths, published)
+            return plan if better else published
+    return published
+
+
+@PLANNERS.register("none")
+def one_per_row(lengths: Lengths, capacity: int) -> Rows:
+    """No packing: each clip in a row of its own, whatever the capacity."""
+    return [[index] for index in range(len(lengths))]
+
+
+def row_loads(lengths: Lengths, rows: Rows) -> list[int]:
+    """Tokens in each row, without padding."""
+    return [sum(int(lengths[index]) for index in row) for row in rows]
+
+
+def processed_tokens(lengths: Lengths, rows: Rows) -> int:
+    """Tokens that a model computes on when all rows are padded to the longest (N')."""
+    return len(rows) * max(row_loads(lengths, rows), default=0)
+
+
+def lower_bound(lengths: Lengths, capacity: int) -> int:
+    """Fewest rows that any plan could need: the sum over the capacity, rounded up.
+
+    A clip longer than a row counts as one full row, because it gets one.
+    """
+    return -(-sum(min(int(length), capacity) for length in lengths) // capacity)
+
+
+def excess_rows(lengths: Lengths, rows: Rows, capacity: int) -> int:
+    """Rows that a plan needs beyond the lower bound."""
+    return len(rows) - lower_bound(lengths, capacity)
+
+
+def _level(order: Sequence[int], lengths: Lengths, count: int) -> Rows:
+    """Deal clips in the given order onto ``count`` rows, each onto the least loaded."""
+    rows: Rows = [[] for _ in range(count)]
+    loads = [(0, row) for row in range(count)]
+    for index in order:
+        load, row = loads[0]
+        rows[row].append(index)
+        heapq.heapreplace(loads, (load + int(lengths[index]), row))
+    return [row for row in rows if row]

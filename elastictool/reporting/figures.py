@@ -1,0 +1,129 @@
+"""One look for all figures: readable in print, safe for colour-blind readers, same bytes twice.
+
+A model keeps its colour from figure to figure (ElasticAST is always vermillion), so that figures
+can be compared at a glance; variants of one model share the colour and differ in line and marker.
+Colours: Okabe and Ito (2008).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from elastictool.files import atomic_path
+
+VERMILLION, BLUE, SKY, GREEN = "#D55E00", "#0072B2", "#56B4E9", "#009E73"
+PURPLE, ORANGE, GREY = "#CC79A7", "#E69F00", "#6E6E6E"
+
+FAMILY_COLOURS = {"ElasticAST": VERMILLION, "FlexiAST": GREEN, "Logistic regression": GREY}
+"""Colours of model families, by the first word(s) of a model's label."""
+FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
+"""Colours of fixed-length ASTs, shortest first."""
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "elastictool",
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """How one series is drawn."""
+
+    colour: str
+    line: str
+    marker: str
+
+
+def styled() -> AbstractContextManager[None]:
+    """The look, inside a ``with``; nothing global changes."""
+    return rc_context(STYLE)
+
+
+def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
+    """A style for each label; labels of one family share a colour and differ in line and marker.
+
+    Fixed-length models ("AST-400") get colours in the order of their lengths.
+    """
+    labels = list(dict.fromkeys(labels))
+    lengths = sorted({length for label in labels if (length := _fixed_length(label))})
+    seen: dict[str, int] = {}
+    styles = {}
+    for label in labels:
+        colour = _colour(label, lengths)
+        variant = seen.get(colour, 0)
+        seen[colour] = variant + 1
+        marker = MARKERS[variant % len(MARKERS)]
+        styles[label] = SeriesStyle(colour, LINES[variant % len(LINES)], marker)
+    return styles
+
+
+def _colour(label: str, lengths: list[int]) -> str:
+    for family, colour in FAMILY_COLOURS.items():
+        if label.startswith(family):
+            return colour
+    length = _fixed_length(label)
+    place = lengths.index(length) if length else 0
+    return FIXED_LENGTH_COLOURS[place % len(FIXED_LENGTH_COLOURS)]
+
+
+def _fixed_length(label: str) -> int:
+    found = re.match(r"AST-(\d+)", label)
+    return int(found[1]) if found else 0
+
+
+def add_seconds_axis(axes: Axes, shift_ms: float) -> None:
+    """A second axis on top that reads frames as seconds."""
+    factor = shift_ms * 0.001
+    top = axes.secondary_xaxis(
+        "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
+    )
+    top.set_xlabel(f"seconds ({shift_ms:g} ms a frame)", fontsize=9, color=GREY)
+    top.tick_params(labelsize=8.5, colors=GREY)
+    if axes.get_xscale() == "log":
+        ticks = [tick * factor for tick in axes.get_xticks()]
+        top.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)
+        top.minorticks_off()
+
+
+def save_figure(figure: Figure, stem: Path, dpi: int = 160) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg; no dates, no random ids: the same data, same bytes.
+
+    Raises:
+        ElasticToolError: A file cannot be written.
+    """
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    with styled():
+        for path in paths:
+            kind = path.suffix[1:]
+            metadata = {"Date": None} if kind == "svg" else {"Software": None}
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+    return paths

@@ -1,0 +1,173 @@
+"""Accuracy against length, as ElasticAST's Figure 4: a line a model, a dot at its own setting.
+
+Dots are what each model was made for: ElasticAST on native lengths (drawn at the longest clip,
+because nothing is cut from there on), a fixed-length AST at the length it was trained at.
+Percentages on the vertical axis; bands are 95 % bootstrap intervals over clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from elastictool.errors import UsageError
+from elastictool.evaluation.points import SweepPoint, read_points
+from elastictool.metrics.classification import METRIC_LABELS
+from elastictool.reporting.figures import (
+    SeriesStyle,
+    add_seconds_axis,
+    save_figure,
+    series_styles,
+    styled,
+)
+
+LOG_RATIO = 16
+"""Lengths that span more than this factor are drawn on a logarithmic axis."""
+LEGEND_INSIDE = 4
+"""More series than this put the legend beside the axes."""
+UNIT_METRICS = ("dprime",)
+"""Metrics that are no shares and are drawn as they are."""
+
+
+def plot_sweep(
+    source: Path | Sequence[SweepPoint], stem: Path, title: str = "", log_x: bool | None = None
+) -> list[Path]:
+    """Draw a sweep to ``stem``.png and ``stem``.svg.
+
+    Args:
+        source: A sweep CSV, or its points.
+        stem: Path without suffix.
+        title: Above the axes.
+        log_x: Logarithmic lengths; None decides by their span.
+
+    Raises:
+        UsageError: There is nothing to draw, or several metrics in one sweep.
+        ElasticToolError: The CSV is damaged, or a file cannot be written.
+    """
+    points = read_points(source) if isinstance(source, Path) else list(source)
+    metrics = {point.metric for point in points}
+    if len(metrics) != 1:
+        raise UsageError(
+            f"a sweep figure shows one metric, these points have {len(metrics)}",
+            "make the sweep with one --metric",
+        )
+    with styled():
+        return save_figure(_draw(points, metrics.pop(), title, log_x), stem)
+
+
+def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
+    """Points by legend label; the run's name and the fit of positions enter where they differ."""
+    runs: dict[str, set[str]] = {}
+    fits: dict[str, set[str]] = {}
+    for point in points:
+        runs.setdefault(point.model, set()).add(point.run)
+        fits.setdefault(point.run, set()).add(point.positions)
+    series: dict[str, list[SweepPoint]] = {}
+    for point in points:
+        label = point.model
+        if len(runs[point.model]) > 1:
+            label += f" ({point.run})"
+        if len(fits[point.run]) > 1:
+            label += {"slice": ", positions sliced", "interpolate": ", interpolated"}.get(
+                point.positions, ""
+            )
+        series.setdefault(label, []).append(point)
+    return series
+
+
+def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | None) -> Figure:
+    series = series_of(points)
+    outside = len(series) > LEGEND_INSIDE
+    figure = Figure(figsize=(8.6 if outside else 6.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    factor = 1.0 if metric in UNIT_METRICS else 100.0
+    styles = series_styles(series)
+    for label, members in series.items():
+        _draw_series(axes, label, members, styles[label], factor)
+    axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
+    axes.set_xlabel("evaluation length (frames)")
+    _scale(axes, points, log_x)
+    shifts = {round(1000 * point.length_s / point.length_frames, 6) for point in points}
+    if len(shifts) == 1:
+        add_seconds_axis(axes, shifts.pop())
+    if title:
+        axes.set_title(title, pad=8)
+    _legend(axes, outside)
+    return figure
+
+
+def _draw_series(
+    axes: Axes, label: str, members: Sequence[SweepPoint], style: SeriesStyle, factor: float
+) -> None:
+    line = sorted((p for p in members if not p.native), key=lambda p: p.length_frames)
+    frames = [p.length_frames for p in line]
+    axes.fill_between(
+        frames,
+        [factor * p.low for p in line],
+        [factor * p.high for p in line],
+        color=style.colour,
+        alpha=0.10,
+        linewidth=0,
+    )
+    axes.plot(
+        frames,
+        [factor * p.value for p in line],
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker,
+        label=label,
+    )
+    own = [p for p in members if p.native]
+    axes.scatter(
+        [p.length_frames for p in own],
+        [factor * p.value for p in own],
+        s=95,
+        color=style.colour,
+        edgecolor="black",
+        linewidth=1.1,
+        marker=style.marker,
+        zorder=5,
+    )
+
+
+def _scale(axes: Axes, points: Sequence[SweepPoint], log_x: bool | None) -> None:
+    frames = sorted({point.length_frames for point in points if not point.native})
+    frames = frames or sorted({point.length_frames for point in points})
+    if log_x is None:
+        log_x = frames[-1] / frames[0] > LOG_RATIO
+    if log_x:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_minor_locator(NullLocator())
+    if log_x or len(frames) <= 10:
+        step = max(1, -(-len(frames) // 12))
+        ticks = _spread(frames[::step], log_x)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+
+
+def _spread(frames: Sequence[int], log_x: bool) -> list[int]:
+    """Ticks far enough apart that their labels do not touch."""
+    span = frames[-1] / frames[0] if log_x else frames[-1] - frames[0]
+    kept = [frames[0]]
+    for frame in frames[1:]:
+        gap = frame / kept[-1] if log_x else frame - kept[-1]
+        if gap >= (span ** (1 / 14) if log_x else span / 14):
+            kept.append(frame)
+    return kept
+
+
+def _legend(axes: Axes, outside: bool) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    dot = Line2D(
+        [], [], linestyle="", marker="o", markersize=9, color="white", markeredgecolor="black"
+    )
+    handles, labels = [*handles, dot], [*labels, "native or own length"]
+    if outside:
+        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        axes.legend(handles, labels, loc="best")

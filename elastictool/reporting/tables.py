@@ -1,0 +1,88 @@
+"""Result files in, text tables out; a number is formatted in one place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from elastictool.errors import ElasticToolError, UsageError
+
+EMPTY = "–"
+
+
+def read_json(path: Path) -> Any:
+    """The document in a JSON result file.
+
+    Raises:
+        UsageError: There is no such file.
+        ElasticToolError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except ValueError as error:
+        raise ElasticToolError(f"{path} is not JSON: {error}", "make the result anew") from error
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV with a header.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, first column left, the others right; ``|`` in cells is escaped."""
+    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:
+    """``93.3`` or ``93.3 (90.1–95.9)`` from shares; ``–`` where there is no value."""
+    if value is None:
+        return EMPTY
+    text = f"{100 * value:.1f}"
+    if interval is None:
+        return text
+    low, high = interval
+    if low is None or high is None:
+        return text
+    return f"{text} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def metric_text(
+    name: str, value: float | None, interval: Sequence[float | None] | None = None
+) -> str:
+    """A metric as text: d' as it is, everything else in percent."""
+    if name != "dprime":
+        return percent(value, interval)
+    if value is None:
+        return EMPTY
+    ends = [end for end in interval or () if end is not None]
+    return f"{value:.3f}" + (f" ({ends[0]:.3f}–{ends[1]:.3f})" if len(ends) == 2 else "")
+
+
+def duration(seconds: float | None) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds is None:
+        return EMPTY
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

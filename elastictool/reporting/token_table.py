@@ -1,0 +1,176 @@
+"""The token table of ElasticAST (Table 1, left) as text cells, CSV and a figure.
+
+Padding and cut have different denominators (processed and native tokens), so they are drawn in
+two panels side by side and never stacked.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from elastictool.evaluation.tokens import TokenReport, TokenUse, known_planners
+from elastictool.files import atomic_path
+from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
+
+PUBLISHED: dict[str, tuple[float | None, float | None]] = {
+    "AST-1024": (31.1, 15.2),
+    "ElasticAST": (None, 0.0),
+}
+"""Padding and cut in percent on VoxCeleb; None is published as a picture only.
+Source: ElasticAST Section 3.6 and Table 1."""
+
+FIGURE_ONLY = "figure only"
+
+COLUMNS = ("model", "batch", "pad %", "cut %", "rows", "excess", "tokens")
+
+_FIELDS = (
+    "model",
+    "planner",
+    "batch_clips",
+    "padding_percent",
+    "cut_percent",
+    "rows",
+    "excess_rows",
+    "processed_tokens",
+    "padding_tokens",
+    "cut_tokens",
+    "native_tokens",
+)
+
+_EMPTY = "-"
+
+
+def table_cells(use: TokenUse) -> list[str]:
+    """The cells of one row, in the order of ``COLUMNS``."""
+    return [
+        use.planner or use.model,
+        str(use.batch_clips or "any"),
+        f"{use.padding_percent:.1f}",
+        f"{use.cut_percent:.1f}",
+        _EMPTY if use.rows is None else f"{use.rows:,}",
+        _EMPTY if use.excess_rows is None else f"{use.excess_rows:,}",
+        f"{use.processed_tokens / 1e6:,.1f} M",
+    ]
+
+
+def published_cell(use: TokenUse) -> str:
+    """Published padding / cut in percent; they belong to VoxCeleb and so beside its stand-in."""
+    if use.model not in PUBLISHED or use.planner not in ("", "first-come"):
+        return _EMPTY
+    return "/".join(
+        FIGURE_ONLY if share is None else f"{share:.1f}" for share in PUBLISHED[use.model]
+    )
+
+
+def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells, all as text."""
+    if not is_stand_in(report):
+        return list(COLUMNS), [table_cells(use) for use in report.uses]
+    rows = [[*table_cells(use), published_cell(use)] for use in report.uses]
+    return [*COLUMNS, "published"], rows
+
+
+def is_stand_in(report: TokenReport) -> bool:
+    """Whether the durations stand in for VoxCeleb, which the paper counted."""
+    return report.source_kind == "stand-in"
+
+
+def notes(report: TokenReport) -> list[str]:
+    """What a reader must know beside the table."""
+    rule, settings = report.settings.rule, report.settings
+    lines = [
+        "pad: of processed tokens; cut: of native tokens after the cap; excess: rows beyond the "
+        "lower bound; tokens: processed in one epoch; planners are ElasticAST's",
+        f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
+        f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
+        f"shift {settings.shift_ms:g} ms, {settings.capacity:,} tokens a row",
+    ]
+    lines += [
+        f"{time.model} by time instead of tokens: {time.padding_percent:.1f} % padding, "
+        f"{time.cut_percent:.1f} % cut"
+        for time in report.times
+    ]
+    if is_stand_in(report):
+        lines.append("published: padding/cut of the paper's Table 1, counted on VoxCeleb itself")
+    return lines
+
+
+def document(report: TokenReport) -> dict[str, Any]:
+    """The report as plain values for JSON."""
+    uses = [
+        asdict(use) | {"padding_percent": use.padding_percent, "cut_percent": use.cut_percent}
+        for use in report.uses
+    ]
+    plain = asdict(report) | {"uses": uses}
+    plain["settings"]["planners"] = report.settings.planners or known_planners()
+    if is_stand_in(report):
+        plain["published"] = {
+            model: {"padding_percent": padding, "cut_percent": cut}
+            for model, (padding, cut) in PUBLISHED.items()
+        }
+    return plain
+
+
+def write_files(report: TokenReport, folder: Path) -> list[Path]:
+    """``tokens.csv``, ``tokens.png`` and ``tokens.svg`` in ``folder``.
+
+    Raises:
+        ElasticToolError: A file cannot be written.
+    """
+    table_path = folder / "tokens.csv"
+    with atomic_path(table_path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_FIELDS)
+        writer.writerows([getattr(use, name) for name in _FIELDS] for use in report.uses)
+    return [table_path, *save_figure(draw(report), folder / "tokens")]
+
+
+def draw(report: TokenReport) -> Figure:
+    """Padding and cut as bars; diamonds are published shares."""
+    with styled():
+        figure = Figure(figsize=(9.5, 1.6 + 0.27 * len(report.uses)), layout="constrained")
+        padding, cut = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        title = f"Token use: {report.source}"
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+        _bars(padding, report, 0, "padding, % of processed tokens")
+        _bars(cut, report, 1, "cut, % of native tokens")
+        padding.set_yticks(range(len(report.uses)), [_tick(use) for use in report.uses])
+        padding.invert_yaxis()
+        figure.supxlabel(notes(report)[1], x=0.01, ha="left", fontsize=8, color=GREY)
+    return figure
+
+
+def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
+    shares = [(use.padding_percent, use.cut_percent)[column] for use in report.uses]
+    colours = [VERMILLION if use.planner else BLUE for use in report.uses]
+    bars = axes.barh(range(len(shares)), shares, height=0.7, color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=8, fontsize=8)
+    axes.set_xlim(0, max(10.0, 1.18 * max(shares)))
+    axes.set_title(title, fontsize=9, weight="normal")
+    axes.tick_params(labelsize=8, left=False)
+    axes.grid(visible=False, axis="y")
+    if is_stand_in(report):
+        _mark_published(axes, report.uses, column)
+
+
+def _mark_published(axes: Axes, uses: Sequence[TokenUse], column: int) -> None:
+    marks = [
+        (PUBLISHED[use.model][column], place)
+        for place, use in enumerate(uses)
+        if not use.planner and use.model in PUBLISHED
+    ]
+    if marks:
+        axes.plot(*zip(*marks, strict=True), "D", color="black", ms=4, label="published")
+        axes.legend(loc="lower right", fontsize=8)
+
+
+def _tick(use: TokenUse) -> str:
+    words = [use.model, use.planner, f"{use.batch_clips} clips" if use.batch_clips else ""]
+    return ", ".join(word for word in words if word)

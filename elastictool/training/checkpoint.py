@@ -1,0 +1,229 @@
+"""Files of a run directory: weights that stand alone, and the state that training continues from.
+
+``checkpoints/{last,best}.safetensors`` hold weights with the configuration and label names in
+their metadata, so one file is a model. ``checkpoints/last.training.pt`` holds weights, optimiser
+and counters together, written in one rename: a killed run never mixes two moments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from elastictool.config import ModelConfig, PositionFit, RunConfig, from_dict, to_dict
+from elastictool.data.dataset import FrontEnd
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.files import atomic_path
+from elastictool.models.transformer import SpectrogramTransformer
+
+Which = Literal["best", "last"]
+FORMAT = "elastictool-1"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model and what is needed to use it.
+
+    Attributes:
+        path: The run directory, or the folder of a lone checkpoint.
+        name: For tables and legends.
+        config: The resolved configuration of the run.
+        model: In evaluation mode.
+        label_names: Class names in the order of the logits.
+        multi_label: Whether a clip may have several classes.
+        front_end: The run's front end, with its mean and std.
+        metrics: Numbers recorded with the weights (epoch, validation score).
+    """
+
+    path: Path
+    name: str
+    config: RunConfig
+    model: SpectrogramTransformer
+    label_names: tuple[str, ...]
+    multi_label: bool
+    front_end: FrontEnd
+    metrics: Mapping[str, Any]
+
+
+def save_weights(
+    path: Path,
+    model: SpectrogramTransformer,
+    config: RunConfig,
+    label_names: Sequence[str],
+    multi_label: bool,
+    metrics: Mapping[str, Any],
+) -> None:
+    """Write a stand-alone checkpoint; ``config`` must be resolved (mean, std, classes, grid)."""
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(to_dict(config)),
+        "label_names": json.dumps(list(label_names)),
+        "multi_label": json.dumps(multi_label),
+        "metrics": json.dumps(dict(metrics)),
+    }
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, str(temporary), metadata)
+
+
+def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what training continues from; tensors and plain values only."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """What ``save_training_state`` wrote.
+
+    Raises:
+        CheckpointError: Not there, damaged, or not a file of ours.
+    """
+    try:
+        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist: there is nothing to resume",
+            "start the run anew with --overwrite",
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a training state of elastictool",
+            "start the run anew with --overwrite",
+        ) from error
+
+
+def load_run(
+    path: Path,
+    which: Which = "best",
+    attention: str = "auto",
+    device: str = "cpu",
+    position_fit: PositionFit | None = None,
+) -> LoadedRun:
+    """Load a run directory, or one of our ``.safetensors`` files.
+
+    Args:
+        path: Run directory or checkpoint file.
+        which: Checkpoint of a run directory.
+        attention: Attention backend.
+        device: Where the model goes.
+        position_fit: Overrides how grid positions serve other lengths (``sweep --positions``).
+
+    Raises:
+        UsageError: There is no such run.
+        CheckpointError: The file is damaged, not ours, or does not fit its own configuration.
+    """
+    file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(
+            f"{path} holds no trained model ({file.name} is missing)",
+            "train one with: elastictool train --dataset DATA",
+        )
+    tensors, metadata = _read(file)
+    config = _config(file, metadata)
+    if position_fit is not None:
+        model_config = dataclasses.replace(config.model, position_fit=position_fit)
+        config = dataclasses.replace(config, model=model_config)
+    model = SpectrogramTransformer(config.model, attention)
+    _fill(model, tensors, file)
+    return LoadedRun(
+        path=path if path.is_dir() else path.parent,
+        name=config.name or path.name,
+        config=config,
+        model=model.to(device).eval(),
+        label_names=tuple(json.loads(metadata["label_names"])),
+        multi_label=json.loads(metadata["multi_label"]),
+        front_end=front_end_of(config),
+        metrics=json.loads(metadata["metrics"]),
+    )
+
+
+def front_end_of(config: RunConfig) -> FrontEnd:
+    """The front end that a resolved configuration describes."""
+    if config.data.mean is None or config.data.std is None:
+        raise CheckpointError("the configuration holds no data.mean and data.std")
+    return FrontEnd(
+        fbank=config.fbank,
+        length=config.length,
+        patch_size=config.model.patch_size,
+        patch_stride=config.model.patch_stride,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+
+
+def latest_run(root: Path = Path("runs")) -> Path:
+    """The run under ``root`` whose weights were written last.
+
+    Raises:
+        UsageError: There is none; the hint says how to make one.
+    """
+    found = sorted(
+        root.glob("*/checkpoints/last.safetensors"), key=lambda file: file.stat().st_mtime_ns
+    )
+    if not found:
+        raise UsageError(
+            f"there is no trained run under {root}",
+            "make one: elastictool prep --dataset synth, then elastictool train",
+        )
+    return found[-1].parent.parent
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is damaged or no safetensors file: {error}",
+            "give a run directory or a .safetensors file that elastictool wrote",
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} was not written by elastictool (format {metadata.get('format')!r})",
+            "give a run directory or a .safetensors file that elastictool wrote",
+        )
+    return tensors, metadata
+
+
+def _config(file: Path, metadata: Mapping[str, str]) -> RunConfig:
+    try:
+        return from_dict(RunConfig, json.loads(metadata["config"]))
+    except (KeyError, json.JSONDecodeError, UsageError) as error:
+        raise CheckpointError(
+            f"{file} holds a configuration that this version cannot read: {error}"
+        ) from error
+
+
+def _fill(model: SpectrogramTransformer, tensors: Mapping[str, Tensor], file: Path) -> None:
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} and should be {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{file} does not fit the model that it describes: {'; '.join(problems[:4])}"
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def complete_model(config: ModelConfig, num_classes: int, grid: tuple[int, int]) -> ModelConfig:
+    """``config`` with the classes and the position grid that the data needs, where left open."""
+    rows, columns = config.grid
+    return dataclasses.replace(
+        config, num_classes=num_classes, grid=(rows or grid[0], columns or grid[1])
+    )

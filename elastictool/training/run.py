@@ -1,0 +1,112 @@
+"""Starting, resuming and describing a run: what ``elastictool train`` and the studies call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from elastictool.config import RunConfig
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.samplers import TrainingSampler
+from elastictool.data.store import PreparedStore
+from elastictool.errors import CheckpointError
+from elastictool.progress import SILENT, Progress
+from elastictool.training.checkpoint import front_end_of
+from elastictool.training.rundir import RunDirectory
+from elastictool.training.trainer import Trainer, TrainResult, pick_device, resolve
+
+RUNS_ROOT = Path("runs")
+"""Where runs go unless the user says otherwise."""
+
+
+def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
+    """``runs/NAME``, the name made from model and data where the configuration has none."""
+    return RUNS_ROOT / (config.name or f"{store.info.name}-{config.model.preset}")
+
+
+def train_run(
+    config: RunConfig,
+    store: PreparedStore,
+    path: Path,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Train ``config`` on ``store`` into the run directory ``path``.
+
+    Raises:
+        UsageError: The directory is not empty, or configuration and data do not fit.
+        Interrupted: The user stopped it; ``resume_run`` goes on.
+    """
+    pick_device(config.train.device)
+    config = _named(config, store, path)
+    resolve(config, store)  # before the directory is touched: a wrong setting deletes nothing
+    run = RunDirectory(path)
+    run.create(overwrite)
+    trainer = Trainer(config, store, run, progress)
+    run.write_config(trainer.config, store.info.fingerprint)
+    return trainer.fit()
+
+
+def resume_run(
+    path: Path, store: PreparedStore, progress: Progress = SILENT
+) -> TrainResult:
+    """Continue an interrupted run with the configuration that it was started with.
+
+    Raises:
+        CheckpointError: There is no run, or the data are not those of the run.
+    """
+    run = RunDirectory(path)
+    config = run.read_config()
+    known = run.read_fingerprint()
+    if known and known != store.info.fingerprint:
+        raise CheckpointError(
+            f"{path} was trained on other data than {store.path} (the fingerprints differ)",
+            "give the run's own data with --dataset, or start anew with --overwrite",
+        )
+    trainer = Trainer(config, store, run, progress)
+    if run.training_state.exists():
+        trainer.resume()
+    return trainer.fit()
+
+
+def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
+    data = dataclasses.replace(config.data, dataset=str(store.path))
+    return dataclasses.replace(config, name=config.name or path.name, data=data)
+
+
+def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
+    """What a run would do, without doing it: clips, tokens, steps.
+
+    Raises:
+        UsageError: Configuration and data do not fit.
+    """
+    resolved, splits = resolve(config, store)
+    front_end = front_end_of(resolved)
+    sampler = TrainingSampler(
+        splits.train,
+        ClipDataset(store, front_end).native_frames,
+        front_end,
+        resolved.augment.length_diversity,
+        resolved.packing,
+        resolved.model.prefix_tokens,
+        resolved.seed,
+    )
+    plans = list(sampler.epoch(0))
+    tokens = sum(
+        front_end.num_patches(view) + resolved.model.prefix_tokens
+        for plan in plans
+        for row in plan.rows
+        for view in row
+    )
+    return {
+        "dataset": str(store.path),
+        "train_clips": len(splits.train),
+        "validation_clips": len(splits.validation),
+        "test_clips": len(splits.test),
+        "classes": resolved.model.num_classes,
+        "batches_per_epoch": len(plans),
+        "tokens_per_epoch": tokens,
+        "epochs": resolved.train.epochs,
+        "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
+    }

@@ -1,0 +1,131 @@
+"""The run directory: what lies where, and that nothing in it is overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from elastictool import __version__
+from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.files import atomic_path, write_json, write_text
+
+
+class RunDirectory:
+    """Paths inside one run directory, and its metrics log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.last_weights = path / "checkpoints" / "last.safetensors"
+        self.best_weights = path / "checkpoints" / "best.safetensors"
+        self.training_state = path / "checkpoints" / "last.training.pt"
+
+    def create(self, overwrite: bool) -> None:
+        """Make the directory, empty.
+
+        Raises:
+            UsageError: It has content and ``overwrite`` is off, or it is no run directory.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            if not overwrite:
+                raise UsageError(
+                    f"{self.path} is not empty",
+                    "--resume continues it, --overwrite starts anew, --run-dir names another",
+                )
+            if not self.config_file.exists():
+                raise UsageError(
+                    f"{self.path} is not empty and not a run directory: it is left as it is",
+                    "--run-dir names another",
+                )
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, config: RunConfig, fingerprint: str) -> None:
+        """Record the resolved configuration and where it ran."""
+        write_text(self.config_file, dump_yaml(config))
+        write_json(self.environment, environment(fingerprint))
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            CheckpointError: There is no run here.
+        """
+        if not self.config_file.is_file():
+            raise CheckpointError(
+                f"{self.path} holds no run to resume", "start one without --resume"
+            )
+        return from_dict(RunConfig, read_yaml(self.config_file))
+
+    def read_fingerprint(self) -> str:
+        """Fingerprint of the data that the run was started on; empty if it is not recorded."""
+        try:
+            return str(json.loads(self.environment.read_text("utf-8"))["data_fingerprint"])
+        except (OSError, KeyError, json.JSONDecodeError):
+            return ""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop lines after ``step``: what was logged beyond the saved state happens again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text("utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record.get("step", 0) <= step:
+                kept.append(line)
+        with atomic_path(self.metrics) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def environment(fingerprint: str) -> dict[str, Any]:
+    """Versions, revision, machine and command of this process."""
+    import numpy
+    import torch
+
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["elastictool", *sys.argv[1:]]),
+        "elastictool": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_revision": _git_revision(),
+        "data_fingerprint": fingerprint,
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the source tree, where elastictool runs from one."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

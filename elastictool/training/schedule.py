@@ -1,0 +1,37 @@
+"""Learning rate as a pure function of the step: nothing to save, exact after a resume.
+
+The published trainer keeps the rate at 0 for its first 50 steps and lets the warm-up undo decays;
+here warm-up is linear from the first step and multiplies the decay.
+"""
+
+from __future__ import annotations
+
+import math
+
+from elastictool.config import ScheduleConfig
+
+
+def lr_factor(config: ScheduleConfig, step: int, total_steps: int, epoch: int) -> float:
+    """Factor on the base learning rate.
+
+    Args:
+        config: The schedule.
+        step: Optimiser steps taken so far (the first step has 0).
+        total_steps: Optimiser steps of the whole run.
+        epoch: Epoch of the step, from 0.
+    """
+    share = config.warmup_steps
+    warmup = round(share * total_steps) if share < 1 else round(share)
+    factor = _decay(config, step - warmup, max(1, total_steps - warmup), epoch)
+    return factor * min(1.0, (step + 1) / (warmup + 1))
+
+
+def _decay(config: ScheduleConfig, step: int, steps: int, epoch: int) -> float:
+    if config.kind == "cosine":
+        done = min(1.0, max(0, step) / steps)
+        return config.final_factor + (1 - config.final_factor) * 0.5 * (
+            1 + math.cos(math.pi * done)
+        )
+    if config.kind == "multistep":
+        return config.decay_factor ** max(0, epoch + 1 - config.decay_from)
+    return 1.0

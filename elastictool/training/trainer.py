@@ -1,0 +1,426 @@
+"""The training loop: one for every model, data set and loss.
+
+A run is a function of its configuration and its prepared data. Every random choice is drawn from
+the seed and the epoch (samplers, masks) or from torch's generator, whose state is saved; so a run
+that is interrupted and resumed ends with the same bits as one that was not (on a CPU).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.config import RunConfig
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.loader import load_batches
+from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.splits import Splits, select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.errors import ElasticToolError, Interrupted, UsageError
+from elastictool.metrics.classification import classification_metrics
+from elastictool.models.attention.base import ATTENTION
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.progress import SILENT, Progress, Task
+from elastictool.training.checkpoint import (
+    complete_model,
+    front_end_of,
+    load_training_state,
+    save_training_state,
+    save_weights,
+)
+from elastictool.training.rundir import RunDirectory
+from elastictool.training.schedule import lr_factor
+from elastictool.training.scoring import autocast, score_clips
+from elastictool.training.stopping import StopRequest
+
+
+@dataclass
+class TrainingState:
+    """Where a run is; saved with the weights, so that it continues exactly.
+
+    ``batch`` counts the batches of ``epoch`` already used, ``loss_sum`` and ``clips`` add up over
+    them for the epoch's mean loss.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    views: int = 0
+    tokens: int = 0
+    slots: int = 0
+    seconds: float = 0.0
+    best_score: float = -math.inf
+    best_epoch: int = -1
+
+
+@dataclass
+class TrainResult:
+    """What a finished run has to say.
+
+    Attributes:
+        run: The run directory.
+        epochs: Epochs trained.
+        best_epoch: Epoch of the best checkpoint, -1 without validation.
+        validation: Last validation metrics; empty without validation clips.
+        seconds: Training time over all sessions of the run, validation excluded.
+    """
+
+    run: Path
+    epochs: int
+    best_epoch: int
+    validation: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
+    """Fill in what only the data knows: splits, mean and std, classes, position grid.
+
+    Raises:
+        UsageError: The data do not fit the configuration.
+    """
+    splits = select_clips(store, config.data, config.seed)
+    if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
+        raise UsageError(
+            f"{store.path} is at {store.info.sample_rate_hz} Hz, "
+            f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
+            f"--set fbank.sample_rate_hz={store.info.sample_rate_hz}",
+        )
+    if store.info.multi_label and config.train.loss == "ce":
+        raise UsageError(
+            f"{store.path} has clips of several labels, which cross-entropy cannot train",
+            "--set train.loss=bce",
+        )
+    data = config.data
+    if data.mean is None:
+        mean, std = training_statistics(store, splits)
+        data = dataclasses.replace(data, mean=mean, std=std)
+    config = dataclasses.replace(config, data=data)
+    grid = front_end_of(config).longest_grid()
+    model = complete_model(config.model, len(store.info.label_names), grid)
+    return dataclasses.replace(config, model=model), splits
+
+
+def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
+    """Mean and deviation of the log-mel values over the (split, fold) that training draws from."""
+    clips = splits.train
+    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
+    return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
+
+
+class Trainer:
+    """Trains one run into one run directory.
+
+    Args:
+        config: The run; what the data decides may be left open.
+        store: The prepared clips.
+        run: An open run directory.
+        progress: Where to show bars.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: PreparedStore,
+        run: RunDirectory,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.config, self.splits = resolve(config, store)
+        self.store, self.run, self.progress = store, run, progress
+        torch.manual_seed(self.config.seed)
+        self.device = torch.device(pick_device(self.config.train.device))
+        self.model = SpectrogramTransformer(self.config.model, self.config.train.attention)
+        self.model.to(self.device)
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.state = TrainingState()
+        self.front_end = front_end_of(self.config)
+        self.train_set = ClipDataset(store, self.front_end, self.config.augment, self.config.seed)
+        self.eval_set = ClipDataset(store, self.front_end)
+        self.sampler = TrainingSampler(
+            clips=self.splits.train,
+            native_frames=self.train_set.native_frames,
+            front_end=self.front_end,
+            diversity=self.config.augment.length_diversity,
+            packing=self.config.packing,
+            prefix_tokens=self.config.model.prefix_tokens,
+            seed=self.config.seed,
+        )
+
+    def fit(self) -> TrainResult:
+        """Train to the last epoch, or continue from where the run directory stands.
+
+        Raises:
+            Interrupted: The user stopped it; the state is saved and ``--resume`` goes on.
+        """
+        config = self.config.train
+        batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
+        total_steps = sum(-(-count // config.accumulate) for count in batches)
+        validation: dict[str, float] = {}
+        with StopRequest() as stop:
+            while self.state.epoch < config.epochs:
+                self._train_epoch(batches[self.state.epoch], total_steps, stop)
+                validation = self._finish_epoch()
+        return TrainResult(
+            run=self.run.path,
+            epochs=config.epochs,
+            best_epoch=self.state.best_epoch,
+            validation=validation,
+            seconds=self.state.seconds,
+        )
+
+    def resume(self) -> None:
+        """Take up the saved state of the run directory.
+
+        Raises:
+            CheckpointError: There is none, it is damaged, or belongs to another model.
+        """
+        saved = load_training_state(self.run.training_state)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = TrainingState(**saved["state"])
+        torch.set_rng_state(saved["rng"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
+        self.run.truncate_metrics(self.state.step)
+
+    def _train_epoch(self, num_batches: int, total_steps: int, stop: StopRequest) -> None:
+        self.model.train()
+        plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
+        title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
+        with self.progress.task(title, num_batches - self.state.batch) as bar:
+            for micro_plans, batches in self._steps(plans):
+                started = time.perf_counter()
+                loss = self._step(micro_plans, batches, total_steps)
+                self.state.seconds += time.perf_counter() - started
+                bar.advance(len(micro_plans), f"loss {loss:.3f}")
+                self._after_step(loss, stop)
+
+    def _steps(
+        self, plans: Iterator[BatchPlan]
+    ) -> Iterator[tuple[list[BatchPlan], list[PackedBatch]]]:
+        """Batches in groups of ``accumulate``, with their plans."""
+        config = self.config.train
+        waiting: list[BatchPlan] = []
+
+        def noted() -> Iterator[BatchPlan]:
+            for plan in plans:
+                waiting.append(plan)
+                yield plan
+
+        batches = load_batches(
+            noted(),
+            self.train_set,
+            self.config.model.prefix_tokens,
+            ATTENTION[self.model.attention].padded_rows,
+            config.loader_workers,
+        )
+        while group := list(islice(batches, config.accumulate)):
+            taken = [waiting.pop(0) for _ in group]
+            yield taken, group
+
+    def _step(
+        self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int
+    ) -> float:
+        """One optimiser step over one or several batches; returns the mean loss of a view."""
+        config, state = self.config.train, self.state
+        factor = lr_factor(config.schedule, state.step, total_steps, state.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * factor
+        views = sum(plan.num_views for plan in plans)
+        loss_sum = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            batch = batch.to(self.device, non_blocking=True)
+            with autocast(self.device, config.precision):
+                logits = self.model(batch)
+            loss = clip_losses(logits.float(), batch.targets, self.config).sum()
+            check_finite(loss, batch.clip_ids)
+            (loss / views).backward()  # type: ignore[no-untyped-call]
+            loss_sum += float(loss.detach())
+            state.tokens += batch.layout.num_tokens
+            state.slots += batch.layout.num_slots
+        self.optimizer.step()
+        state.step += 1
+        state.batch += len(plans)
+        state.loss_sum += loss_sum
+        state.views += views
+        return loss_sum / views
+
+    def _after_step(self, loss: float, stop: StopRequest) -> None:
+        every = self.config.train.checkpoint_steps
+        self.run.log({"kind": "step", "step": self.state.step, "loss": loss, "lr": self._lr()})
+        if stop.requested:
+            self._save()
+            raise Interrupted(
+                f"stopped at epoch {self.state.epoch + 1}, step {self.state.step}; "
+                f"everything is saved in {self.run.path}",
+                f"continue with: elastictool train --resume --run-dir {self.run.path}",
+            )
+        if every and self.state.step % every == 0:
+            self._save()
+
+    def _finish_epoch(self) -> dict[str, float]:
+        """Validate, log, keep the best, and move to the next epoch."""
+        state, last = self.state, self.state.epoch + 1 == self.config.train.epochs
+        validation: dict[str, float] = {}
+        if len(self.splits.validation) and (
+            last or (state.epoch + 1) % self.config.train.validate_every == 0
+        ):
+            validation = self._validate()
+        record = {
+            "kind": "epoch",
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / max(1, state.views),
+            "lr": self._lr(),
+            "tokens": state.tokens,
+            "padding_share": 1 - state.tokens / max(1, state.slots),
+            "seconds": round(state.seconds, 3),
+            **{f"val_{name}": value for name, value in validation.items()},
+        }
+        self.run.log(record)
+        self.progress.say(_epoch_line(record, self.config.train.epochs))
+        self._keep_best(validation)
+        self.state = dataclasses.replace(
+            state, epoch=state.epoch + 1, batch=0, loss_sum=0.0, views=0, tokens=0, slots=0
+        )
+        self._save()
+        return validation
+
+    def _keep_best(self, validation: dict[str, float]) -> None:
+        """Best is chosen by validation only; without it, the last epoch is all there is."""
+        state = self.state
+        if validation:
+            score = validation[self._selection_metric()]
+            if score <= state.best_score:
+                return
+            state.best_score, state.best_epoch = score, state.epoch + 1
+        self._save_weights(self.run.best_weights, validation)
+
+    def _validate(self) -> dict[str, float]:
+        scores = score_clips(
+            self.model,
+            self.eval_set,
+            self.splits.validation,
+            self.config.train.precision,
+            workers=self.config.train.loader_workers,
+        )
+        losses = clip_losses(
+            torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
+        )
+        metrics = classification_metrics(scores.logits, scores.targets)
+        return {
+            "loss": float(losses.mean()),
+            "top1": metrics.values["top1"],
+            "map": metrics.values["map"],
+        }
+
+    def _selection_metric(self) -> str:
+        chosen = self.config.train.selection_metric
+        if chosen != "auto":
+            return chosen
+        return "map" if self.store.info.multi_label else "top1"
+
+    def _lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": dataclasses.asdict(self.state),
+            "rng": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        save_training_state(self.run.training_state, state)
+        self._save_weights(self.run.last_weights, {})
+
+    def _save_weights(self, path: Path, validation: dict[str, float]) -> None:
+        save_weights(
+            path,
+            self.model,
+            self.config,
+            self.store.info.label_names,
+            self.store.info.multi_label,
+            {"epoch": self.state.epoch + 1, "step": self.state.step, **validation},
+        )
+
+
+def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
+    """(S,) loss of each clip from (S, C) logits and targets.
+
+    Cross-entropy spreads a clip's weight over its labels; BCE is the mean over classes.
+    """
+    smoothing = config.train.label_smoothing
+    if config.train.loss == "ce":
+        shares = targets / targets.sum(1, keepdim=True).clamp_min(1e-12)
+        return F.cross_entropy(logits, shares, reduction="none", label_smoothing=smoothing)
+    smooth = targets * (1 - smoothing) + 0.5 * smoothing
+    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
+
+
+def build_optimizer(
+    model: SpectrogramTransformer, config: RunConfig
+) -> torch.optim.Adam | torch.optim.AdamW:
+    """Adam (L2 in the gradient, as published) or AdamW (decoupled, matrices only)."""
+    train = config.train
+    if train.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+        )
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+    )
+
+
+def pick_device(wanted: str) -> str:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: No such device here.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"train.device = {wanted!r} cannot be used here", "use cpu or auto"
+        ) from error
+    return wanted
+
+
+def _epoch_line(record: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {record['epoch']}/{epochs}", f"train loss {record['train_loss']:.4f}"]
+    if "val_top1" in record:
+        parts += [f"val loss {record['val_loss']:.4f}", f"val top-1 {record['val_top1']:.1%}"]
+        parts += [f"val mAP {record['val_map']:.3f}"]
+    return ", ".join(parts)
+
+
+def check_finite(loss: Tensor, clip_ids: tuple[str, ...]) -> None:
+    """Stop before a step would spoil the weights.
+
+    Raises:
+        ElasticToolError: The loss is not a number; the message names the batch's clips.
+    """
+    if not torch.isfinite(loss):
+        raise ElasticToolError(
+            f"the loss became {float(loss)} on the batch of clips {', '.join(clip_ids)}",
+            "lower train.lr, or look at these clips; the last saved state is untouched",
+        )

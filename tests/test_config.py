@@ -1,0 +1,125 @@
+"""Configuration: layering, coercion, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elastictool.config import (
+    FbankConfig,
+    RunConfig,
+    dump_yaml,
+    from_dict,
+    load_run_config,
+    read_yaml,
+    to_dict,
+)
+from elastictool.errors import UsageError
+
+
+def test_defaults_below_recipe_below_set(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {lr: 0.5, epochs: 7}\nseed: 3\n")
+    config = load_run_config(recipe, ["train.lr=0.25"])
+    assert (config.train.lr, config.train.epochs, config.seed) == (0.25, 7, 3)
+    assert config.train.betas == RunConfig().train.betas
+
+
+def test_exponents_without_a_dot_are_numbers() -> None:
+    assert load_run_config(None, ["train.lr=1e-5"]).train.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.learning_rat=1", ["train.learning_rat", "known"]),
+        ("train.epoch=1", ["train.epoch", "did you mean 'train.epochs'"]),
+        ("modle.width=1", ["modle", "did you mean 'model'"]),
+        ("train.epochs=many", ["train.epochs", "whole number"]),
+        ("train.epochs=1.5", ["train.epochs", "whole number"]),
+        ("train.lr=true", ["train.lr", "a number"]),
+        ("train.lr=.nan", ["train.lr", "a number"]),
+        ("train.loss=cee", ["train.loss", "did you mean 'ce'"]),
+        ("model.size=tinny", ["tinny", "did you mean 'tiny'"]),
+        ("model.patch_size=[1,2,3]", ["model.patch_size", "2 values"]),
+        ("model.heads=5", ["model.heads", "divide"]),
+        ("train=3", ["train", "mapping"]),
+        ("seed", ["section.key=value"]),
+        ("seed=[1", ["not valid YAML"]),
+        ("augment.length_diversity.share=2", ["share"]),
+        ("data.mean=1", ["data.mean and data.std"]),
+        ("model.num_mel_bins=64", ["must be equal"]),
+    ],
+)
+def test_a_wrong_setting_names_itself_and_a_way_out(assignment: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_run_config(None, [assignment])
+    text = f"{caught.value.message} {caught.value.hint}"
+    assert caught.value.exit_code == 2
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "- x", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(UsageError, match=r"recipe\.yaml"):
+        read_yaml(recipe)
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        load_run_config(tmp_path / "none.yaml")
+
+
+def test_yaml_cannot_build_python_objects(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load_run_config(recipe)
+
+
+def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = load_run_config(
+        None, ["model.preset=ast", "model.size=small", "length.fixed_frames=400", "data.test_fold=2"]
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config))
+    assert from_dict(RunConfig, read_yaml(path)) == config
+    assert from_dict(RunConfig, to_dict(config)) == config
+
+
+def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
+    config = load_run_config(
+        None, ["model.preset=ast", "model.size=tiny", "model.heads=6", "model.patch_size=8"]
+    )
+    model = config.model
+    assert (model.width, model.heads, model.pooling, model.positions) == (192, 6, "prefix", "grid")
+    assert model.patch_size == model.patch_stride == (8, 8)
+
+
+def test_every_recipe_of_the_project_loads() -> None:
+    recipes = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        assert load_run_config(recipe).name, recipe
+        assert recipe.read_text().startswith("# elastictool"), f"{recipe}: the command comes first"
+
+
+@given(
+    num_samples=st.integers(0, 400_000),
+    shift_ms=st.floats(1.0, 80.0),
+    rate_hz=st.sampled_from([8_000, 16_000, 24_000, 44_100]),
+)
+def test_num_frames_is_the_last_frame_that_fits(
+    num_samples: int, shift_ms: float, rate_hz: int
+) -> None:
+    config = FbankConfig(sample_rate_hz=rate_hz, shift_ms=shift_ms)
+    frames = config.num_frames(num_samples)
+    if frames:
+        assert config.frame_start(frames - 1) + config.window_samples <= num_samples
+        assert config.samples_for(frames) <= num_samples
+    assert config.frame_start(frames) + config.window_samples > num_samples

@@ -1,0 +1,195 @@
+"""Metrics against scikit-learn, hand values and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from elastictool.errors import ElasticToolError
+from elastictool.metrics.classification import (
+    classification_metrics,
+    confusion_matrix,
+    dprime,
+    top_k_hits,
+)
+from elastictool.metrics.intervals import bootstrap_intervals, weighted_ranking
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    confusion_matrix as sklearn_confusion,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def single_label(seed: int, clips: int = 60, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([np.arange(classes), rng.integers(0, classes, clips - classes)])
+    scores = rng.normal(size=(clips, classes)) + 1.5 * np.eye(classes)[truth]
+    return scores, truth
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS)
+def test_single_label_metrics_equal_scikit_learn(seed: int) -> None:
+    scores, truth = single_label(seed)
+    targets = np.eye(7)[truth]
+    values = classification_metrics(scores, targets).values
+    assert values["top1"] == pytest.approx((scores.argmax(1) == truth).mean())
+    assert values["top5"] == pytest.approx(top_k_accuracy_score(truth, scores, k=5))
+    assert values["mean_class_accuracy"] == pytest.approx(
+        balanced_accuracy_score(truth, scores.argmax(1))
+    )
+    assert values["map"] == pytest.approx(average_precision_score(targets, scores))
+    assert values["mauc"] == pytest.approx(roc_auc_score(targets, scores))
+    assert np.array_equal(confusion_matrix(scores, targets), sklearn_confusion(truth, scores.argmax(1)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS)
+def test_multi_label_top1_asks_whether_the_top_class_is_among_the_labels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.normal(size=(40, 6)), rng.random((40, 6)) < 0.3
+    metrics = classification_metrics(scores, targets)
+    hits = [target[score.argmax()] for score, target in zip(scores, targets) if target.any()]
+    assert metrics.values["top1"] == pytest.approx(np.mean(hits))
+    assert metrics.left_out["clips_without_label"] == int((~targets.any(1)).sum())
+
+
+def test_hand_values() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    targets = np.eye(3)[[0, 1, 1, 2]]
+    metrics = classification_metrics(scores, targets)
+    assert metrics.values["top1"] == 0.75
+    assert metrics.values["mean_class_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert metrics.per_class.recall.tolist() == [1.0, 0.5, 1.0]
+    assert metrics.per_class.precision.tolist() == [0.5, 1.0, 1.0]
+    assert metrics.values["mauc"] == 1.0 and metrics.values["dprime"] == math.inf
+
+
+def test_dprime_of_known_areas() -> None:
+    assert dprime(0.5) == 0
+    assert dprime(0.975) == pytest.approx(math.sqrt(2) * 1.959963985, abs=1e-8)
+    assert dprime(0.025) == pytest.approx(-dprime(0.975))
+    assert (dprime(1.0), dprime(0.0)) == (math.inf, -math.inf)
+
+
+def test_k_beyond_the_number_of_classes_is_capped() -> None:
+    scores, truth = single_label(1, classes=3)
+    assert classification_metrics(scores, np.eye(3)[truth]).values["top5"] == 1.0
+
+
+def test_constant_scores_earn_chance_not_everything() -> None:
+    targets = np.eye(4)[np.arange(40) % 4]
+    values = classification_metrics(np.zeros((40, 4)), targets).values
+    assert values["top1"] == 0.25 and values["mauc"] == 0.5 and values["map"] == 0.25
+
+
+def test_classes_without_positives_or_negatives_are_left_out_and_counted() -> None:
+    scores, truth = single_label(3, classes=4)
+    targets = np.eye(4)[truth]
+    bare = classification_metrics(scores, targets)
+    widened = classification_metrics(
+        np.column_stack([scores, np.full(len(scores), -9.0), np.full(len(scores), -8.0)]),
+        np.column_stack([targets, np.zeros(len(scores)), np.ones(len(scores))]),
+    )
+    assert widened.left_out["classes_without_positives"] == 1
+    assert widened.left_out["classes_without_negatives"] == 1
+    for name in ("map", "mauc"):
+        assert widened.values[name] == pytest.approx(bare.values[name])
+    assert np.isnan(widened.per_class.average_precision[4:]).all()
+
+
+def test_nothing_to_score_is_nan_and_no_labels_do_not_crash() -> None:
+    metrics = classification_metrics(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert all(math.isnan(value) for value in metrics.values.values())
+
+
+@pytest.mark.parametrize("function", [classification_metrics, bootstrap_intervals])
+def test_nan_scores_are_a_clear_error(function) -> None:  # type: ignore[no-untyped-def]
+    scores = np.zeros((4, 3))
+    scores[2, 1] = np.nan
+    with pytest.raises(ElasticToolError, match="1 of 4 clips hold NaN"):
+        function(scores, np.eye(3)[[0, 1, 2, 0]])
+
+
+def test_no_clips_are_a_clear_error() -> None:
+    with pytest.raises(ElasticToolError, match="no clips"):
+        classification_metrics(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, ties=st.booleans())
+def test_weighted_ranking_equals_scikit_learn_with_sample_weights(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(50, 3))
+    scores = np.round(scores) if ties else scores
+    labels = rng.random((50, 3)) < 0.4
+    weights = rng.integers(0, 4, (5, 50)).astype(float)
+    precision, auc = weighted_ranking(weights, scores, labels)
+    for row, weight in enumerate(weights):
+        for index in range(3):
+            kept = weight > 0
+            arguments = (labels[kept, index], scores[kept, index])
+            if labels[kept, index].all() or not labels[kept, index].any():
+                assert np.isnan(precision[row, index]) and np.isnan(auc[row, index])
+                continue
+            expected = average_precision_score(*arguments, sample_weight=weight[kept])
+            assert precision[row, index] == pytest.approx(expected)
+            expected = roc_auc_score(*arguments, sample_weight=weight[kept])
+            assert auc[row, index] == pytest.approx(expected)
+
+
+def test_intervals_hold_the_value_and_have_the_width_of_a_proportion() -> None:
+    scores, truth = single_label(5, clips=400)
+    targets = np.eye(7)[truth]
+    values = classification_metrics(scores, targets).values
+    intervals = bootstrap_intervals(scores, targets)
+    assert set(intervals) == set(values)
+    for name, (low, high) in intervals.items():
+        assert low <= values[name] <= high
+    low, high = intervals["top1"]
+    error = math.sqrt(values["top1"] * (1 - values["top1"]) / 400)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_intervals_repeat_by_seed_and_do_not_depend_on_the_other_metrics() -> None:
+    scores, truth = single_label(6)
+    targets = np.eye(7)[truth]
+    alone = bootstrap_intervals(scores, targets, metrics=["top1"])
+    assert alone["top1"] == bootstrap_intervals(scores, targets)["top1"]
+    assert alone != bootstrap_intervals(scores, targets, metrics=["top1"], seed=1)
+
+
+def test_blocks_do_not_change_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, truth = single_label(7)
+    targets = np.eye(7)[truth]
+    whole = bootstrap_intervals(scores, targets, resamples=300)
+    monkeypatch.setattr("elastictool.metrics.intervals.BLOCK_WEIGHTS", 7 * len(scores))
+    assert bootstrap_intervals(scores, targets, resamples=300) == whole
+
+
+def test_ranking_metrics_beyond_the_budget_have_no_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, truth = single_label(8)
+    monkeypatch.setattr("elastictool.metrics.intervals.RANKED_BUDGET", 10)
+    intervals = bootstrap_intervals(scores, np.eye(7)[truth])
+    assert "map" not in intervals and "top1" in intervals
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, k=st.integers(1, 9))
+def test_top_k_equals_brute_force(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.integers(0, 3, (20, 6)).astype(float), rng.random((20, 6)) < 0.3
+    expected = []
+    for score, target in zip(scores, targets):
+        ranking = sorted(range(6), key=lambda c: (-score[c], c))[:k]
+        expected.append(any(target[c] for c in ranking))
+    assert top_k_hits(scores, targets, k).tolist() == expected

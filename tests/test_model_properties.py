@@ -1,0 +1,375 @@
+"""What must always hold of the model, for every attention backend and every way of pooling."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.config import SIZES, ModelConfig
+from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.errors import UsageError
+from elastictool.models.attention.base import ATTENTION
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+
+BACKENDS = sorted(ATTENTION)
+SMALL = ModelConfig(
+    width=24, depth=2, heads=3, num_mel_bins=16, patch_size=(8, 4), patch_stride=(8, 4),
+    grid=(2, 12), num_classes=5,
+)  # fmt: skip
+MODELS = {
+    "elasticast": SMALL,
+    "mean": dataclasses.replace(SMALL, pooling="mean"),
+    "mean with cls": dataclasses.replace(SMALL, pooling="mean", prefix_tokens=1),
+    "ast": dataclasses.replace(
+        SMALL, positions="grid", pooling="prefix", prefix_tokens=2, head_norm=True,
+        patch_stride=(4, 3), grid=(3, 12),
+    ),
+}  # fmt: skip
+FRAMES = [[20, 9, 31], [4, 48, 20]]
+POISONED = 2
+"""The clip into which the tests plant values."""
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+
+
+def make_model(config: ModelConfig, dtype: torch.dtype = torch.float64) -> SpectrogramTransformer:
+    """A model whose weights are large enough for attention and positions to matter."""
+    torch.manual_seed(0)
+    model = SpectrogramTransformer(config).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def make_fbanks(frames: Sequence[int], seed: int = 1) -> list[Tensor]:
+    """Random (T, F) spectrograms."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, 16, generator=generator) for length in frames]
+
+
+def make_batch(
+    config: ModelConfig, rows: Sequence[Sequence[Tensor]], backend: str = "split"
+) -> PackedBatch:
+    """Pack rows of spectrograms as the backend wants them, in float64."""
+    spec = PatchSpec(config.patch_size, config.patch_stride)
+    examples = [[Example(x, torch.zeros(5), "", 10.0, 0, spec) for x in row] for row in rows]
+    padded_rows = ATTENTION[backend].padded_rows
+    return collate(examples, config.prefix_tokens, padded_rows).astype(torch.float64)
+
+
+def make_rows(seed: int = 1) -> list[list[Tensor]]:
+    """The clips of ``FRAMES``."""
+    return [make_fbanks(frames, seed + index) for index, frames in enumerate(FRAMES)]
+
+
+def parameter_grads(model: SpectrogramTransformer) -> dict[str, Tensor]:
+    """The gradients by name; every parameter must have one."""
+    grads = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        grads[name] = parameter.grad.clone()
+    model.zero_grad()
+    return grads
+
+
+@each_backend
+@each_model
+def test_packed_output_equals_unpacked_output(config: ModelConfig, backend: str) -> None:
+    model = make_model(config)
+    model.attention = backend
+    rows = make_rows()
+    packed = model(make_batch(config, rows, backend))
+    alone = [model(make_batch(config, [[clip]], backend)) for row in rows for clip in row]
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-12)
+    assert packed.std(dim=0).min() > 1e-3
+
+
+@each_backend
+@each_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_changing_one_clip_leaves_all_other_logits_bit_for_bit(
+    config: ModelConfig, backend: str, dtype: torch.dtype
+) -> None:
+    model = make_model(config, dtype)
+    model.attention = backend
+    rows = make_rows()
+    before = model(make_batch(config, rows, backend).astype(dtype))
+    rows[0][POISONED] = 100 * rows[0][POISONED] + 7
+    after = model(make_batch(config, rows, backend).astype(dtype))
+    others = [clip for clip in range(6) if clip != POISONED]
+    assert torch.equal(after[others], before[others])
+    assert not torch.equal(after[POISONED], before[POISONED])
+
+
+@each_backend
+@each_model
+def test_permuting_clips_permutes_logits(config: ModelConfig, backend: str) -> None:
+    model = make_model(config)
+    model.attention = backend
+    clips = [clip for row in make_rows() for clip in row]
+    order = [4, 0, 3, 5, 1, 2]
+    logits = model(make_batch(config, [clips[:3], clips[3:]], backend))
+    shuffled = [clips[index] for index in order]
+    permuted = model(make_batch(config, [shuffled[:2], shuffled[2:]], backend))
+    torch.testing.assert_close(permuted, logits[order], rtol=0, atol=1e-12)
+
+
+@each_backend
+@each_model
+@pytest.mark.parametrize("planted", [math.nan, math.inf, 1e30, 1e200, 1e308])
+def test_what_is_planted_in_one_clip_reaches_no_other_logits_or_gradients(
+    config: ModelConfig, backend: str, planted: float
+) -> None:
+    model = make_model(config)
+    model.attention = backend
+    others = [clip for clip in range(6) if clip != POISONED]
+    healthy = make_batch(config, make_rows(), backend)
+    foreign = healthy.layout.segment_ids[healthy.patch_groups[0].slots] != POISONED
+    results = []
+    for poison in (False, True):
+        batch = make_batch(config, make_rows(), backend)
+        patches = batch.patch_groups[0].patches
+        if poison:
+            patches[~foreign] = planted
+        patches.requires_grad_()
+        logits = model(batch)
+        logits[others].square().sum().backward()
+        assert patches.grad is not None
+        results.append((logits.detach(), patches.grad, parameter_grads(model)))
+    (logits, grad, shared), (poisoned_logits, poisoned_grad, poisoned_shared) = results
+    assert torch.equal(poisoned_logits[others], logits[others])
+    assert torch.equal(poisoned_grad[foreign], grad[foreign])
+    for name, expected in shared.items():
+        torch.testing.assert_close(poisoned_shared[name], expected, rtol=1e-12, atol=1e-12)
+    if planted != 1e30:
+        assert poisoned_logits[POISONED].isnan().all()
+    else:
+        assert not torch.equal(poisoned_logits[POISONED], logits[POISONED])
+
+
+@each_backend
+@each_model
+@pytest.mark.parametrize("planted", [math.nan, 1e10, 1e18, 1e19, 1e30, 3e38])
+def test_float32_keeps_what_is_planted_in_its_clip(
+    config: ModelConfig, backend: str, planted: float
+) -> None:
+    model = make_model(config, torch.float32)
+    model.attention = backend
+    batch = make_batch(config, make_rows(), backend).astype(torch.float32)
+    others = [clip for clip in range(6) if clip != POISONED]
+    logits = model(batch)[others]
+    group = batch.patch_groups[0]
+    group.patches[batch.layout.segment_ids[group.slots] == POISONED] = planted
+    poisoned = model(batch)[others]
+    poisoned.sum().backward()
+    assert torch.equal(poisoned, logits)
+    assert all(grad.isfinite().all() for grad in parameter_grads(model).values())
+
+
+@each_backend
+@each_model
+def test_agrees_with_the_reference_for_logits_and_every_gradient(
+    config: ModelConfig, backend: str
+) -> None:
+    model = make_model(config)
+    results = []
+    for name in ("reference", backend):
+        model.attention = name
+        logits = model(make_batch(config, make_rows(), name))
+        logits.square().sum().backward()
+        results.append((logits.detach(), parameter_grads(model)))
+    (expected, expected_grads), (logits, grads) = results
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-9, atol=1e-9)
+
+
+@each_backend
+@each_model
+def test_every_parameter_gets_a_gradient(config: ModelConfig, backend: str) -> None:
+    model = make_model(config)
+    model.attention = backend
+    model(make_batch(config, make_rows(), backend)).square().sum().backward()
+    for name, grad in parameter_grads(model).items():
+        # A softmax does not change when all its keys move together.
+        if not name.endswith("to_kv.bias"):
+            assert grad.abs().max() > 1e-9, name
+
+
+@each_backend
+@each_model
+def test_forward_asks_the_device_for_no_value(config: ModelConfig, backend: str) -> None:
+    """On the meta device, which has no values to give, every size must come from the layout."""
+    model = make_model(config).to("meta")
+    model.attention = backend
+    logits = model(make_batch(config, make_rows(), backend).to("meta"))
+    assert logits.shape == (6, 5)
+
+
+@each_backend
+@each_model
+def test_bfloat16_autocast_stays_close(config: ModelConfig, backend: str) -> None:
+    model = make_model(config, torch.float32)
+    model.attention = backend
+    batch = make_batch(config, make_rows(), backend).astype(torch.float32)
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(batch)
+    logits.float().sum().backward()
+    assert (logits.float() - exact).norm() < 0.03 * exact.norm()
+    assert all(grad.isfinite().all() for grad in parameter_grads(model).values())
+
+
+@each_backend
+def test_standard_ast_equals_a_plain_vit(backend: str) -> None:
+    config = dataclasses.replace(MODELS["ast"], grid=(3, 9))
+    model = make_model(config)
+    model.attention = backend
+    fbanks = make_fbanks([28] * 4)
+    logits = model(make_batch(config, [fbanks[:3], fbanks[3:]], backend))
+    expected = plain_vit(model.state_dict(), config, torch.stack(fbanks).double())
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+
+
+def plain_vit(weights: dict[str, Tensor], config: ModelConfig, fbanks: Tensor) -> Tensor:
+    """AST as its paper draws it, on (B, T, F): strided convolution, cls and dist, ViT blocks."""
+    kernel = weights["embedding.kernel.weight"].view(config.width, 1, *config.patch_size)
+    image = fbanks.transpose(1, 2)[:, None]
+    x = F.conv2d(image, kernel, weights["embedding.kernel.bias"], stride=config.patch_stride)
+    x = x.flatten(2).transpose(1, 2) + weights["positions.grid"]
+    prefix = weights["prefix_tokens"] + weights["prefix_positions"]
+    x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
+
+    def norm(x: Tensor, name: str, eps: float) -> Tensor:
+        return F.layer_norm(
+            x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps
+        )
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    for index in range(config.depth):
+        block = f"blocks.{index}"
+        y = norm(x, f"{block}.norm1", config.norm_eps).transpose(0, 1)
+        attended, _ = F.multi_head_attention_forward(
+            y, y, y, config.width, config.heads,
+            weights[f"{block}.attention.qkv.weight"], weights[f"{block}.attention.qkv.bias"],
+            None, None, False, 0.0,
+            weights[f"{block}.attention.projection.weight"],
+            weights[f"{block}.attention.projection.bias"],
+        )  # fmt: skip
+        x = x + attended.transpose(0, 1)
+        hidden = F.gelu(linear(norm(x, f"{block}.norm2", config.norm_eps), f"{block}.mlp.0"))
+        x = x + linear(hidden, f"{block}.mlp.2")
+    x = norm(x, "norm", config.norm_eps)
+    pooled = (x[:, 0] + x[:, 1]) / 2
+    return linear(norm(pooled, "head_norm", config.head_norm_eps), "head")
+
+
+@pytest.mark.parametrize(
+    "size, in_blocks", [("tiny", 5_338_368), ("small", 21_293_568), ("base", 85_054_464)]
+)
+def test_sizes_are_those_of_vit(size: str, in_blocks: int) -> None:
+    width, heads = SIZES[size]
+    config = ModelConfig(width=width, heads=heads, grid=(8, 64), num_classes=44)
+    with torch.device("meta"):
+        model = SpectrogramTransformer(config)
+    assert sum(p.numel() for p in model.blocks.parameters()) == in_blocks
+    embedding = 256 * width + width + (8 + 64) * width
+    pooling = width + 4 * (width * width + width)
+    rest = embedding + 2 * width + pooling + 44 * width + 44
+    assert sum(p.numel() for p in model.parameters()) == in_blocks + rest
+
+
+def test_state_names_are_stable() -> None:
+    names = set(SpectrogramTransformer(dataclasses.replace(SMALL, depth=1)).state_dict())
+    linears = [
+        "embedding.kernel", "norm", "head",
+        "blocks.0.norm1", "blocks.0.attention.qkv", "blocks.0.attention.projection",
+        "blocks.0.norm2", "blocks.0.mlp.0", "blocks.0.mlp.2",
+        "pooling.to_q", "pooling.to_kv", "pooling.projection",
+    ]  # fmt: skip
+    expected = {f"{name}.{part}" for name in linears for part in ("weight", "bias")}
+    assert names == expected | {"positions.frequency", "positions.time", "pooling.query"}
+    ast = set(SpectrogramTransformer(MODELS["ast"]).state_dict())
+    added = {"prefix_tokens", "prefix_positions", "positions.grid"}
+    assert added | {"head_norm.weight", "head_norm.bias"} <= ast
+
+
+@each_model
+def test_embed_is_what_the_head_is_given(config: ModelConfig) -> None:
+    model = make_model(config)
+    batch = make_batch(config, make_rows())
+    embedded = model.embed(batch)
+    assert embedded.shape == (6, config.width)
+    assert torch.equal(model.head(model.head_norm(embedded)), model(batch))
+    headless = make_model(dataclasses.replace(config, num_classes=0, head_norm=False))
+    assert torch.equal(headless(batch), headless.embed(batch))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = make_model(dataclasses.replace(SMALL, dropout=0.5))
+    batch = make_batch(SMALL, make_rows())
+    assert not torch.equal(model(batch), model(batch))
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+    assert torch.equal(model(batch), make_model(SMALL)(batch))
+
+
+@each_backend
+def test_attention_scale_one_is_the_default_with_smaller_queries(backend: str) -> None:
+    unscaled = make_model(dataclasses.replace(SMALL, attention_scale=1.0))
+    model = make_model(SMALL)
+    unscaled.attention = model.attention = backend
+    batch = make_batch(SMALL, make_rows(), backend)
+    assert not torch.allclose(unscaled(batch), model(batch), atol=1e-4)
+    factor = (SMALL.width // SMALL.heads) ** -0.5
+    with torch.no_grad():
+        for name, parameter in unscaled.named_parameters():
+            if ".qkv." in name:
+                parameter[: SMALL.width] *= factor
+            elif name.startswith("pooling.to_q."):
+                parameter *= factor
+    torch.testing.assert_close(unscaled(batch), model(batch), rtol=0, atol=1e-12)
+
+
+def test_initialization_is_vit_or_official() -> None:
+    config = dataclasses.replace(SMALL, width=384, grid=(8, 64))
+    std = {}
+    for choice in ("vit", "official"):
+        torch.manual_seed(0)
+        model = SpectrogramTransformer(dataclasses.replace(config, initialization=choice))
+        std[choice] = {name: p.std().item() for name, p in model.named_parameters()}
+        assert all(not p.any() for n, p in model.named_parameters() if n.endswith("bias"))
+        assert all(p.eq(1).all() for n, p in model.named_parameters() if n.endswith("norm.weight"))
+    for name in ("positions.time", "positions.frequency", "pooling.query"):
+        assert std["vit"][name] == pytest.approx(0.02, rel=0.2)
+        assert std["official"][name] == pytest.approx(1.0, rel=0.2)
+    for choice in std.values():
+        assert choice["blocks.0.attention.qkv.weight"] == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_model_without_a_grid_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"model\.grid"):
+        SpectrogramTransformer(dataclasses.replace(SMALL, grid=(0, 0)))
+
+
+def test_patches_of_another_size_are_a_usage_error() -> None:
+    batch = make_batch(dataclasses.replace(SMALL, patch_size=(4, 4)), make_rows())
+    with pytest.raises(UsageError, match="4x4 do not fit a model built for 8x4"):
+        make_model(SMALL)(batch)
+
+
+def test_a_batch_for_other_prefix_tokens_is_refused() -> None:
+    batch = make_batch(SMALL, make_rows())
+    with pytest.raises(ValueError, match="0 prefix tokens a clip, the model 2"):
+        make_model(dataclasses.replace(MODELS["ast"], patch_stride=(8, 4)))(batch)

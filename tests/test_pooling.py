@@ -1,0 +1,111 @@
+"""Pooling: each clip's own tokens, all of them, and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+from elastictool.models.pooling import (
+    AttentionPooling,
+    MeanPooling,
+    PrefixPooling,
+    build_pooling,
+    segment_bins,
+    segment_softmax,
+)
+from elastictool.packing.layout import SegmentLayout, build_layout
+
+WIDTH, HEADS, PREFIX = 12, 3, 2
+ROWS = [[5, 3, 9], [4]]
+CONFIGS = {
+    "attention": ModelConfig(width=WIDTH, heads=HEADS),
+    "mean": ModelConfig(width=WIDTH, heads=HEADS, pooling="mean"),
+    "prefix": ModelConfig(width=WIDTH, heads=HEADS, pooling="prefix", prefix_tokens=PREFIX),
+}
+each_pooling = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+each_layout = pytest.mark.parametrize("padded_rows", [False, True], ids=["flat", "padded_rows"])
+
+
+def make(
+    config: ModelConfig, padded_rows: bool
+) -> tuple[nn.Module, Tensor, SegmentLayout, list[Tensor]]:
+    """A pooling with random weights, a random stream, its layout and the clips' tokens."""
+    torch.manual_seed(0)
+    pooling = build_pooling(config).double()
+    for parameter in pooling.parameters():
+        nn.init.normal_(parameter)
+    layout = build_layout(ROWS, PREFIX, padded_rows)
+    stream = torch.randn(layout.num_slots, WIDTH, dtype=torch.float64)
+    clips = list(stream[layout.token_slots].split(layout.lengths))
+    return pooling, stream, layout, clips
+
+
+@each_layout
+def test_attention_pooling_is_one_query_attending_to_each_clip(padded_rows: bool) -> None:
+    pooling, stream, layout, clips = make(CONFIGS["attention"], padded_rows)
+    assert isinstance(pooling, AttentionPooling)
+    weight = torch.cat([pooling.to_q.weight, pooling.to_kv.weight])
+    bias = torch.cat([pooling.to_q.bias, pooling.to_kv.bias])
+    for pooled, clip in zip(pooling(stream, layout), clips, strict=True):
+        expected, _ = F.multi_head_attention_forward(
+            pooling.query[None], clip, clip, WIDTH, HEADS, weight, bias, None, None, False, 0.0,
+            pooling.projection.weight, pooling.projection.bias,
+        )  # fmt: skip
+        torch.testing.assert_close(pooled, expected[0], rtol=0, atol=1e-12)
+
+
+@each_layout
+def test_mean_pooling_averages_patch_tokens_only(padded_rows: bool) -> None:
+    pooling, stream, layout, clips = make(CONFIGS["mean"], padded_rows)
+    assert isinstance(pooling, MeanPooling)
+    expected = torch.stack([clip[PREFIX:].mean(dim=0) for clip in clips])
+    torch.testing.assert_close(pooling(stream, layout), expected, rtol=0, atol=1e-12)
+
+
+@each_layout
+def test_prefix_pooling_averages_the_prefix_tokens(padded_rows: bool) -> None:
+    pooling, stream, layout, clips = make(CONFIGS["prefix"], padded_rows)
+    assert isinstance(pooling, PrefixPooling)
+    expected = torch.stack([clip[:PREFIX].mean(dim=0) for clip in clips])
+    torch.testing.assert_close(pooling(stream, layout), expected, rtol=0, atol=1e-12)
+
+
+@each_pooling
+@pytest.mark.parametrize("planted", [math.nan, math.inf, -math.inf, 1e200])
+def test_filler_and_broken_clips_reach_no_other_clip(config: ModelConfig, planted: float) -> None:
+    pooling, stream, layout, _ = make(config, padded_rows=True)
+    others = layout.segment_ids[:, None] != 1
+    results = []
+    for value in (0.0, planted):
+        planted_stream = stream.clone()
+        planted_stream[layout.segment_ids == 1] = value
+        planted_stream[layout.segment_ids == -1] = value
+        planted_stream.requires_grad_()
+        pooled = pooling(planted_stream, layout)
+        (grad,) = torch.autograd.grad(pooled.sum(), planted_stream)
+        results.append((pooled[[0, 2, 3]].detach(), grad[others[:, 0]][: sum(ROWS[0]) - 3]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_softmax_weights_of_each_segment_sum_to_one_whatever_the_scores() -> None:
+    layout = build_layout(ROWS, padded_rows=True)
+    bins = segment_bins(layout)
+    scores = 1e4 * torch.randn(layout.num_slots, HEADS, dtype=torch.float64)
+    weights = segment_softmax(scores, bins, layout.num_segments + 1)
+    for segment in range(layout.num_segments):
+        inside = bins == segment
+        torch.testing.assert_close(weights[inside], scores[inside].softmax(dim=0))
+
+
+def test_softmax_in_bfloat16_is_taken_in_float32() -> None:
+    layout = build_layout([[3_000]])
+    scores = torch.zeros(3_000, 1, dtype=torch.bfloat16)
+    weights = segment_softmax(scores, segment_bins(layout), 2)
+    assert weights.dtype == torch.float32
+    assert weights.sum().item() == pytest.approx(1.0, abs=1e-5)
