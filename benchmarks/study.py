@@ -97,9 +97,7 @@ def _points(cell: Cell, store: Any) -> list[dict[str, Any]]:
     run = load_run(cell.path, "last")
     if cell.entry.evaluate_natively:
         native = dataclasses.replace(run.front_end.length, fixed_frames=0)
-        run = dataclasses.replace(
-            run, front_end=dataclasses.replace(run.front_end, length=native)
-        )
+        run = dataclasses.replace(run, front_end=dataclasses.replace(run.front_end, length=native))
     points = sweep_lengths([run], store, lengths, split)
     if run.config.model.positions == "grid":
         sliced = load_run(cell.path, "last", position_fit="slice")
@@ -137,11 +135,19 @@ def main() -> None:
         parser.error("--set belongs to --validation: a study's settings are its recipes")
     study = STUDIES[arguments.study]
     dataset = prepared(study, arguments.data, arguments.runs / "data")
-    folder = arguments.runs / (arguments.study + (f"-validation{arguments.tag}" * arguments.validation))
+    folder = arguments.runs / (
+        arguments.study + (f"-validation{arguments.tag}" * arguments.validation)
+    )
     cells = [
         Cell(
-            arguments.study, entry, seed, fold, folder, dataset,
-            arguments.validation, tuple(arguments.set),
+            arguments.study,
+            entry,
+            seed,
+            fold,
+            folder,
+            dataset,
+            arguments.validation,
+            tuple(arguments.set),
         )
         for fold in arguments.folds or study.folds
         for seed in arguments.seeds or study.seeds

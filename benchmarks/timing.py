@@ -2,10 +2,13 @@
 
 Machines drift (frequency, neighbours), so runs of A then runs of B measure the drift; turn by
 turn both see the same machine. Ratios of the medians carry over to other machines, times do not.
+On a machine that others use too, wall time punishes the longer call out of proportion (it is
+the one that is interrupted): single-threaded contenders are then timed in processor time.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -18,7 +21,10 @@ import torch
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, warmup_rounds: int = 2
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup_rounds: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of one call of each contender.
 
@@ -26,15 +32,16 @@ def interleaved(
         contenders: Calls to time, by name.
         rounds: Timed rounds; each calls every contender once, starting with another each time.
         warmup_rounds: Rounds before them that are not counted.
+        clock: Seconds; ``time.process_time`` counts the processor time of all our threads.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warmup_rounds, rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            begin = time.perf_counter()
+            begin = clock()
             contenders[name]()
-            elapsed = time.perf_counter() - begin
+            elapsed = clock() - begin
             if turn >= 0:
                 seconds[name].append(elapsed)
     return {name: statistics.median(times) for name, times in seconds.items()}
@@ -48,6 +55,8 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -185,8 +185,10 @@ class ModelConfig:
     what the data needs. ``positions``: ``factorised`` (frequency + time tables, ElasticAST) or
     ``grid`` (one table over both, standard AST). ``pooling``: ``attention`` (ElasticAST),
     ``mean``, or ``prefix`` (the average of the prefix tokens; ``prefix_tokens`` 1 = cls, 2 = cls +
-    distillation). ``attention_scale`` 0 means 1/sqrt(d). ``position_fit`` says how a grid serves
-    a clip of another length, ``beyond_positions`` what happens past the end of a factorised table.
+    distillation). ``head_norm`` puts a LayerNorm before the classifier, as both published models
+    have it; attention pooling hardly learns without. ``attention_scale`` 0 means 1/sqrt(d).
+    ``position_fit`` says how a grid serves a clip of another length, ``beyond_positions`` what
+    happens past the end of a factorised table.
     """
 
     preset: Literal["elasticast", "ast"] = "elasticast"
@@ -204,8 +206,8 @@ class ModelConfig:
     prefix_tokens: int = 0
     pooling: Literal["attention", "mean", "prefix"] = "attention"
     norm_eps: float = 1e-6
-    head_norm: bool = False
-    head_norm_eps: float = 1e-5
+    head_norm: bool = True
+    head_norm_eps: float = 1e-6
     attention_scale: float = 0.0
     initialization: Literal["vit", "official"] = "vit"
     dropout: float = 0.0
@@ -282,7 +284,11 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser's side of a run. Betas and weight decay: published scripts."""
+    """The optimiser's side of a run. Betas and weight decay: published scripts.
+
+    ``loader_workers`` 0 loads in the training process; ``cache_mb`` is what each loading process
+    may keep of log-mel frames. ``checkpoint_steps`` saves within epochs too (0: at their ends).
+    """
 
     epochs: int = 10
     lr: float = 3e-4
@@ -299,6 +305,7 @@ class TrainConfig:
     validate_every: int = 1
     checkpoint_steps: int = 0
     loader_workers: int = 0
+    cache_mb: int = 512
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -311,6 +318,7 @@ class TrainConfig:
         _require(self.validate_every > 0, "train.validate_every must be above 0")
         _require(self.checkpoint_steps >= 0, "train.checkpoint_steps must not be negative")
         _require(self.loader_workers >= 0, "train.loader_workers must not be negative")
+        _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
 
 
 @dataclass(frozen=True)
@@ -408,8 +416,18 @@ def dump_yaml(config: Any) -> str:
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "elasticast": {"positions": "factorised", "prefix_tokens": 0, "pooling": "attention"},
-    "ast": {"positions": "grid", "prefix_tokens": 1, "pooling": "prefix"},
+    "elasticast": {
+        "positions": "factorised",
+        "prefix_tokens": 0,
+        "pooling": "attention",
+        "head_norm_eps": 1e-6,
+    },
+    "ast": {
+        "positions": "grid",
+        "prefix_tokens": 1,
+        "pooling": "prefix",
+        "head_norm_eps": 1e-5,
+    },
 }
 """What a preset means, field by field; single fields can still be set beside it."""
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from elastictool.data.store import PreparedStore
+from tests.toy_data import toy_store as make_toy_store
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -14,3 +17,9 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the small real data are not beside the project")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
+    """Three clear classes of short clips with train, val and test splits."""
+    return make_toy_store(tmp_path_factory.mktemp("toy"))

@@ -46,21 +46,20 @@ def attend_and_grad(
     """Outputs, and the gradient of (outputs x weight) summed, in tokens' slots."""
     qkv = qkv.clone().requires_grad_()
     out = attend(name, qkv, layout)
-    out.backward(weight)
-    assert qkv.grad is not None
-    return out.detach(), qkv.grad[:, layout.token_slots]
+    (grad,) = torch.autograd.grad(out, qkv, weight)
+    return out.detach(), grad[:, layout.token_slots]
 
 
 @pytest.mark.parametrize("padded_rows", LAYOUTS)
 @pytest.mark.parametrize("name", BACKENDS)
 @settings(deadline=None, max_examples=25)
-@given(rows=rows_of_lengths, seed=st.integers(0, 2**31))
+@given(rows=rows_of_lengths, seed=st.integers(0, 2**31), size=st.sampled_from([0.1, 1.0, 30.0]))
 def test_agrees_with_the_reference_forward_and_backward(
-    name: str, padded_rows: bool, rows: list[list[int]], seed: int
+    name: str, padded_rows: bool, rows: list[list[int]], seed: int, size: float
 ) -> None:
     reference = build_layout(rows, padded_rows=True)
     layout = build_layout(rows, padded_rows=padded_rows)
-    qkv = draw_qkv(reference, seed=seed)
+    qkv = size * draw_qkv(reference, seed=seed)
     stream = qkv.new_zeros(3, layout.num_slots, HEADS, HEAD_WIDTH)
     stream[:, layout.token_slots] = qkv[:, reference.token_slots]
     weight = torch.randn(layout.num_tokens, HEADS, HEAD_WIDTH, dtype=torch.float64)
@@ -112,9 +111,13 @@ def test_cross_clip_attention_weights_are_exactly_zero(padded_rows: bool) -> Non
 def test_no_output_depends_on_another_segment(name: str, padded_rows: bool) -> None:
     layout = build_layout([[3, 2], [4]], padded_rows=padded_rows)
     qkv = draw_qkv(layout)
-    jacobian = torch.autograd.functional.jacobian(lambda x: attend(name, x, layout), qkv)
-    assert isinstance(jacobian, Tensor)
-    influence = jacobian.abs().sum((1, 2, 3, 5, 6))
+    qkv.requires_grad_()
+    out = attend(name, qkv, layout)
+    grads = [torch.autograd.grad(value, qkv, retain_graph=True)[0] for value in out.flatten()]
+    influence = (
+        torch.stack(grads).abs().sum((1, 3, 4)).view(layout.num_tokens, -1, layout.num_slots)
+    )
+    influence = influence.sum(1)
     owner = layout.segment_ids[layout.token_slots]
     foreign = owner[:, None] != layout.segment_ids[None, :]
     assert (influence[foreign] == 0).all()
@@ -137,21 +140,25 @@ def test_changing_one_segment_leaves_all_others_bit_for_bit(name: str, padded_ro
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-@pytest.mark.parametrize("where", [0, 1, 2], ids=["q", "k", "v"])
+@pytest.mark.parametrize("where", [[0], [1], [2], [0, 1, 2]], ids=["q", "k", "v", "all"])
 @pytest.mark.parametrize("padded_rows", LAYOUTS)
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_broken_segment_reaches_no_other_output_or_gradient(
-    name: str, padded_rows: bool, where: int, planted: float
+    name: str, padded_rows: bool, where: list[int], planted: float
 ) -> None:
     layout = build_layout(ROWS, padded_rows=padded_rows)
     qkv = draw_qkv(layout)
     owner = layout.segment_ids[layout.token_slots]
     broken = qkv.clone()
-    broken[where, layout.segment_ids == 2] = planted
+    for part in where:
+        broken[part, layout.segment_ids == 2] = planted
     others = owner != 2
     everything = torch.ones(layout.num_tokens, HEADS, HEAD_WIDTH, dtype=torch.float64)
-    for weight in (everything, everything * others[:, None, None]):
-        out, grad = attend_and_grad(name, qkv, layout, weight)
+    out, grad = attend_and_grad(name, qkv, layout, everything)
+    for upstream in (1.0, 0.0, math.nan):
+        weight = everything.masked_fill(~others[:, None, None], upstream)
+        if math.isnan(upstream) and attend(name, broken, layout).isfinite().all():
+            continue  # no broken output, so nothing broken comes back
         broken_out, broken_grad = attend_and_grad(name, broken, layout, weight)
         torch.testing.assert_close(broken_out[others], out[others], rtol=0, atol=1e-12)
         torch.testing.assert_close(broken_grad[:, others], grad[:, others], rtol=0, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -316,13 +317,23 @@ def test_embed_is_what_the_head_is_given(config: ModelConfig) -> None:
     assert torch.equal(headless(batch), headless.embed(batch))
 
 
-def test_dropout_acts_in_training_only() -> None:
+@pytest.mark.parametrize("silenced", ["attention.projection", "mlp.2"])
+def test_dropout_acts_on_both_branches_in_training_only(silenced: str) -> None:
     model = make_model(dataclasses.replace(SMALL, dropout=0.5))
+    for block in model.blocks:
+        block.get_submodule(silenced).requires_grad_(False).apply(_zero)
     batch = make_batch(SMALL, make_rows())
     assert not torch.equal(model(batch), model(batch))
     model.eval()
     assert torch.equal(model(batch), model(batch))
-    assert torch.equal(model(batch), make_model(SMALL)(batch))
+    undropped = make_model(SMALL)
+    undropped.load_state_dict(model.state_dict())
+    assert torch.equal(model(batch), undropped(batch))
+
+
+def _zero(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.zero_()
 
 
 @each_backend
@@ -336,26 +347,27 @@ def test_attention_scale_one_is_the_default_with_smaller_queries(backend: str) -
     with torch.no_grad():
         for name, parameter in unscaled.named_parameters():
             if ".qkv." in name:
-                parameter[: SMALL.width] *= factor
+                parameter[: SMALL.width].mul_(factor)
             elif name.startswith("pooling.to_q."):
-                parameter *= factor
+                parameter.mul_(factor)
     torch.testing.assert_close(unscaled(batch), model(batch), rtol=0, atol=1e-12)
 
 
-def test_initialization_is_vit_or_official() -> None:
-    config = dataclasses.replace(SMALL, width=384, grid=(8, 64))
-    std = {}
-    for choice in ("vit", "official"):
-        torch.manual_seed(0)
-        model = SpectrogramTransformer(dataclasses.replace(config, initialization=choice))
-        std[choice] = {name: p.std().item() for name, p in model.named_parameters()}
-        assert all(not p.any() for n, p in model.named_parameters() if n.endswith("bias"))
-        assert all(p.eq(1).all() for n, p in model.named_parameters() if n.endswith("norm.weight"))
+@pytest.mark.parametrize("initialization, expected", [("vit", 0.02), ("official", 1.0)])
+def test_initialization_is_vit_or_official(
+    initialization: Literal["vit", "official"], expected: float
+) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, width=384, grid=(8, 64), initialization=initialization)
+    parameters = dict(SpectrogramTransformer(config).named_parameters())
     for name in ("positions.time", "positions.frequency", "pooling.query"):
-        assert std["vit"][name] == pytest.approx(0.02, rel=0.2)
-        assert std["official"][name] == pytest.approx(1.0, rel=0.2)
-    for choice in std.values():
-        assert choice["blocks.0.attention.qkv.weight"] == pytest.approx(0.02, rel=0.05)
+        assert parameters[name].std().item() == pytest.approx(expected, rel=0.2)
+    assert parameters["blocks.0.mlp.0.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    for name, parameter in parameters.items():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "norm" in name:
+            assert parameter.eq(1).all(), name
 
 
 def test_a_model_without_a_grid_is_a_usage_error() -> None:

@@ -100,7 +100,7 @@ def _frames(samples: Tensor, config: FbankConfig, first: int, stop: int) -> Tens
     # The operations of FbankConfig.frame_start, in its order, so that both round alike.
     frames = torch.arange(first, stop, dtype=torch.float64, device=samples.device)
     starts = frames * config.shift_ms * 0.001 * config.sample_rate_hz + 0.5
-    return windows[starts.floor().long()]
+    return windows.index_select(0, starts.floor().long())
 
 
 @dataclass(frozen=True)

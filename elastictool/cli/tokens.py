@@ -35,7 +35,9 @@ def tokens(
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="The bundled stand-in for VoxCeleb.")
     ] = False,
-    clips: Annotated[int, typer.Option(min=0, help="Clips of the stand-in; 0: as VoxCeleb.")] = 0,
+    clips: Annotated[
+        int, typer.Option(min=0, help="Clips of the stand-in (then taken); 0: as VoxCeleb.")
+    ] = 0,
     frames: Annotated[
         list[str], typer.Option(metavar="T ...", help="Input lengths of standard ASTs.")
     ] = FIXED_FRAMES,
@@ -98,9 +100,11 @@ def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: 
     """What the options name; without any, the latest prepared data, else the stand-in."""
     from elastictool.evaluation import durations
 
+    stand_in = stand_in or clips > 0
     if bool(dataset) + (file is not None) + stand_in > 1:
         raise UsageError(
-            "--dataset, --durations and --stand-in exclude one another", "give one of them"
+            "--dataset, --durations and --stand-in (--clips) exclude one another",
+            "give one of them",
         )
     if split and (file is not None or stand_in):
         raise UsageError("--split needs a prepared dataset", "give --dataset, or leave it out")

@@ -149,6 +149,9 @@ class ClipDataset:
         front_end: How waveforms become spectrograms.
         augment: SpecAugment settings; None in evaluation.
         seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
+        cache_mb: Log-mel frames kept in memory, per process; 0 keeps none. Clips are kept until
+            it is full and never dropped, so small data are analysed once and large data cost
+            no more than that.
     """
 
     def __init__(
@@ -157,11 +160,14 @@ class ClipDataset:
         front_end: FrontEnd,
         augment: AugmentConfig | None = None,
         seed: int = 0,
+        cache_mb: int = 0,
     ) -> None:
         self.store = store
         self.front_end = front_end
         self.augment = augment
         self.seed = seed
+        self._cache: dict[int, Tensor] = {}
+        self._cache_room = cache_mb * 1_000_000
 
     @property
     def native_frames(self) -> npt.NDArray[np.int64]:
@@ -187,6 +193,18 @@ class ClipDataset:
         return torch.from_numpy(self.store.targets(clip))
 
     def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+        """Frames that hold the view, and the view's place in them."""
+        if view.clip in self._cache:
+            return self._cache[view.clip], view
+        size = view.native_frames * self.front_end.fbank.num_mel_bins * 4
+        if size > self._cache_room:
+            return self._read(view)
+        whole = dataclasses.replace(view, first_frame=0, num_frames=view.native_frames)
+        self._cache[view.clip], _ = self._read(whole)
+        self._cache_room -= size
+        return self._cache[view.clip], view
+
+    def _read(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """The frames of the view, reading no more audio than they need."""
         config = self.front_end.fbank
         begin = config.frame_start(view.first_frame)

@@ -119,8 +119,9 @@ def check_rejected(info: DatasetInfo, max_share: float) -> None:
 def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
     """``limit`` clips for a quick look: shared among (split, fold) in proportion, by turns of class.
 
-    Within a (split, fold) the first clip of every class is taken, then the second of every
-    class, and so on; the listing's order is kept. 0, or more than there are, takes all.
+    Within a (split, fold) every class gives its first clip, then its second, and so on; the next
+    (split, fold) goes on with the class at which the last one stopped. The listing's order is
+    kept. 0, or more than there are, takes all.
     """
     if not 0 < limit < len(clips):
         return list(clips)
@@ -128,9 +129,11 @@ def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
     for index, clip in enumerate(clips):
         parts.setdefault((clip.split, clip.fold), []).append(index)
     quotas = _quotas([len(part) for part in parts.values()], limit)
+    classes = {labels: rank for rank, labels in enumerate(sorted({c.labels for c in clips}))}
     chosen: list[int] = []
     for part, quota in zip(parts.values(), quotas, strict=True):
-        chosen += _by_turns(clips, part)[:quota]
+        ranks = [(classes[clips[index].labels] - len(chosen)) % len(classes) for index in part]
+        chosen += _by_turns(part, ranks)[:quota]
     return [clips[index] for index in sorted(chosen)]
 
 
@@ -144,13 +147,14 @@ def _quotas(sizes: Sequence[int], limit: int) -> list[int]:
     return quotas
 
 
-def _by_turns(clips: Sequence[SourceClip], part: Sequence[int]) -> list[int]:
-    turn: Counter[tuple[str, ...]] = Counter()
+def _by_turns(part: Sequence[int], ranks: Sequence[int]) -> list[int]:
+    """``part`` in the order: first of each rank, second of each rank, ..."""
+    turn: Counter[int] = Counter()
     keyed = []
-    for index in part:
-        turn[clips[index].labels] += 1
-        keyed.append((turn[clips[index].labels], index))
-    return [index for _, index in sorted(keyed)]
+    for index, rank in zip(part, ranks, strict=True):
+        turn[rank] += 1
+        keyed.append((turn[rank], rank, index))
+    return [index for *_, index in sorted(keyed)]
 
 
 def plan_shards(

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ class PrepSettings:
 
     Attributes:
         encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
-        channel: ``mean`` of all, ``first``, or a channel counted from 0.
+        channel: ``mean`` of all, or a channel counted from 0.
         fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
     """
 
@@ -172,11 +171,16 @@ def _rows(
         try:
             ready = _prepare_clip(task, clip)
         except (AudioError, OSError) as error:
-            reason = error.message if isinstance(error, AudioError) else str(error)
-            report.rejected.append((clip.id, clip.path, reason, clip.split))
+            report.rejected.append((clip.id, clip.path, _reason(task, clip, error), clip.split))
             continue
         _count(report, sums, clip, ready, task.settings.fbank)
         yield _row(clip, ready, task.settings)
+
+
+def _reason(task: ShardTask, clip: SourceClip, error: AudioError | OSError) -> str:
+    """What is wrong, without the path: it has a column of its own, and may differ by machine."""
+    text = error.message if isinstance(error, AudioError) else error.strerror or str(error)
+    return text.removeprefix(f"{task.root / clip.path}: ")
 
 
 def _row(clip: SourceClip, ready: _Ready, settings: PrepSettings) -> dict[str, Any]:
@@ -231,8 +235,6 @@ def _prepare_clip(task: ShardTask, clip: SourceClip) -> _Ready:
     """
     waveform, source_rate_hz = _read(task, clip)
     config = task.settings.fbank
-    if not np.isfinite(waveform).all():
-        raise AudioError("holds NaN or infinite samples")
     resampled = resample(waveform, source_rate_hz, config.sample_rate_hz)
     if config.num_frames(len(resampled)) < 1:
         raise AudioError(

@@ -329,9 +329,14 @@ class PreparedStore:
 
 
 def _map_shard(path: Path) -> pa.Table:
-    """All record batches of one shard, without reading their audio."""
+    """All record batches of one shard, without reading their audio.
+
+    Closing the file keeps the mapping alive as long as the table, and spares a file handle for
+    each of thousands of shards.
+    """
     try:
-        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_stream(file).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise ElasticToolError(
             f"shard {path} is missing or damaged: {error}",

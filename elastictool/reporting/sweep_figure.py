@@ -88,7 +88,7 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
     factor = 1.0 if metric in UNIT_METRICS else 100.0
     styles = series_styles(series)
     for label, members in series.items():
-        _draw_series(axes, label, members, styles[label], factor)
+        _draw_series(axes, label, members, styles[label], factor, 0.05 if outside else 0.10)
     axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
     axes.set_xlabel("evaluation length (frames)")
     _scale(axes, points, log_x)
@@ -102,7 +102,12 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
 
 
 def _draw_series(
-    axes: Axes, label: str, members: Sequence[SweepPoint], style: SeriesStyle, factor: float
+    axes: Axes,
+    label: str,
+    members: Sequence[SweepPoint],
+    style: SeriesStyle,
+    factor: float,
+    alpha: float,
 ) -> None:
     line = sorted((p for p in members if not p.native), key=lambda p: p.length_frames)
     frames = [p.length_frames for p in line]
@@ -111,7 +116,7 @@ def _draw_series(
         [factor * p.low for p in line],
         [factor * p.high for p in line],
         color=style.colour,
-        alpha=0.10,
+        alpha=alpha,
         linewidth=0,
     )
     axes.plot(

@@ -56,8 +56,13 @@ def table_cells(use: TokenUse) -> list[str]:
         f"{use.cut_percent:.1f}",
         _EMPTY if use.rows is None else f"{use.rows:,}",
         _EMPTY if use.excess_rows is None else f"{use.excess_rows:,}",
-        f"{use.processed_tokens / 1e6:,.1f} M",
+        _brief(use.processed_tokens),
     ]
+
+
+def _brief(count: int) -> str:
+    """Millions only where there are some, so that small data do not all read 0.0 M."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
 
 
 def published_cell(use: TokenUse) -> str:
@@ -82,15 +87,22 @@ def is_stand_in(report: TokenReport) -> bool:
     return report.source_kind == "stand-in"
 
 
+def conditions(report: TokenReport) -> str:
+    """Cap, edge rule and row capacity, without which no share of tokens means anything."""
+    rule, settings = report.settings.rule, report.settings
+    return (
+        f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
+        f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
+        f"shift {settings.shift_ms:g} ms, {settings.capacity:,} tokens a row"
+    )
+
+
 def notes(report: TokenReport) -> list[str]:
     """What a reader must know beside the table."""
-    rule, settings = report.settings.rule, report.settings
     lines = [
         "pad: of processed tokens; cut: of native tokens after the cap; excess: rows beyond the "
         "lower bound; tokens: processed in one epoch; planners are ElasticAST's",
-        f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
-        f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
-        f"shift {settings.shift_ms:g} ms, {settings.capacity:,} tokens a row",
+        conditions(report),
     ]
     lines += [
         f"{time.model} by time instead of tokens: {time.padding_percent:.1f} % padding, "
@@ -143,7 +155,7 @@ def draw(report: TokenReport) -> Figure:
         _bars(cut, report, 1, "cut, % of native tokens")
         padding.set_yticks(range(len(report.uses)), [_tick(use) for use in report.uses])
         padding.invert_yaxis()
-        figure.supxlabel(notes(report)[1], x=0.01, ha="left", fontsize=8, color=GREY)
+        figure.supxlabel(conditions(report), x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
 
@@ -156,6 +168,7 @@ def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
     axes.set_title(title, fontsize=9, weight="normal")
     axes.tick_params(labelsize=8, left=False)
     axes.grid(visible=False, axis="y")
+    axes.spines["top"].set_visible(False)
     if is_stand_in(report):
         _mark_published(axes, report.uses, column)
 

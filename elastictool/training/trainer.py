@@ -145,8 +145,11 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.config)
         self.state = TrainingState()
         self.front_end = front_end_of(self.config)
-        self.train_set = ClipDataset(store, self.front_end, self.config.augment, self.config.seed)
-        self.eval_set = ClipDataset(store, self.front_end)
+        cache_mb = self.config.train.cache_mb
+        self.train_set = ClipDataset(
+            store, self.front_end, self.config.augment, self.config.seed, cache_mb
+        )
+        self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
         self.sampler = TrainingSampler(
             clips=self.splits.train,
             native_frames=self.train_set.native_frames,
@@ -376,16 +379,18 @@ def build_optimizer(
 ) -> torch.optim.Adam | torch.optim.AdamW:
     """Adam (L2 in the gradient, as published) or AdamW (decoupled, matrices only)."""
     train = config.train
+    shared: dict[str, Any] = {
+        "lr": train.lr,
+        "betas": train.betas,
+        "weight_decay": train.weight_decay,
+        "fused": True,
+    }
     if train.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
-        )
+        return torch.optim.Adam(model.parameters(), **shared)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
-    )
+    return torch.optim.AdamW(groups, **shared)
 
 
 def pick_device(wanted: str) -> str:

@@ -1,0 +1,203 @@
+"""Attention backends against each other: a training step and inference of a whole ViT-S.
+
+    python -m benchmarks.attention [--durations EPIC_Sounds_validation.csv] [--json FILE] [--quick]
+
+``split`` runs over the flat stream, ``reference`` over the paper's padded rows with a dense mask.
+A third contender, those rows through the fused kernel with the same mask, shows how much of the
+difference is the layout and how much the kernel. One thread, processor time; a batch holds
+12 clips and rows of up to 2,048 tokens (ElasticAST, Sections 2.2 and 3.2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.special import ndtri
+from torch import Tensor
+
+from benchmarks.timing import environment, interleaved
+from elastictool.config import SIZES, FbankConfig, LengthConfig, ModelConfig, PackingConfig
+from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.evaluation.durations import read_durations
+from elastictool.files import write_json
+from elastictool.models.attention.base import ATTENTION
+from elastictool.models.attention.reference import same_segment_mask
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.packing.layout import SegmentLayout
+from elastictool.packing.planners import PLANNERS
+
+CONTENDERS = ("split", "reference", "rows-sdpa")
+LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
+"""Mean and deviation of ln(seconds) over the EPIC-SOUNDS validation annotations: the stand-in
+where no annotations are given. Its tail is lighter than theirs."""
+
+Durations = npt.NDArray[np.float64]
+
+
+class RowsWithFusedKernel:
+    """The paper's padded rows and boolean mask through ``scaled_dot_product_attention``."""
+
+    padded_rows = True
+
+    def __init__(self) -> None:
+        self.masks: dict[int, Tensor] = {}
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
+    ) -> Tensor:
+        """See ``AttentionBackend``; the batches outlive it, so masks are kept by identity."""
+        mask = self.masks.setdefault(id(layout), same_segment_mask(layout)[:, None])
+        shape = (*(layout.rows_shape or (1, layout.num_slots)), *q.shape[1:])
+        q, k, v = (stream.reshape(shape).transpose(1, 2) for stream in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return out.transpose(1, 2).flatten(0, 1)
+
+
+def clip_seconds(durations: Path | None, num_clips: int) -> tuple[Durations, str]:
+    """Evenly spaced quantiles of the durations in a fixed random order, and what they are."""
+    quantiles = (np.arange(num_clips) + 0.5) / num_clips
+    if durations is None:
+        seconds = np.exp(LOG_SECONDS_MEAN + LOG_SECONDS_STD * ndtri(quantiles))
+        label = "lognormal stand-in for EPIC-SOUNDS"
+    else:
+        known = read_durations(durations)
+        seconds, label = np.quantile(known.seconds, quantiles), known.label
+    return np.random.default_rng(0).permutation(seconds), label
+
+
+def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:
+    """Random spectrograms of those lengths, 12 clips a batch, rows planned first-come."""
+    torch.manual_seed(0)
+    frames = [
+        min(
+            FbankConfig().num_frames(round(s * FbankConfig().sample_rate_hz)),
+            LengthConfig().max_frames,
+        )
+        for s in seconds
+    ]
+    spec = PatchSpec(ModelConfig().patch_size, ModelConfig().patch_stride)
+    examples = [
+        Example(torch.randn(max(1, n), 128), torch.zeros(1), str(i), 10.0, 0, spec)
+        for i, n in enumerate(frames)
+    ]
+    size = PackingConfig().batch_clips
+    return [
+        _pack(examples[first : first + size], padded_rows)
+        for first in range(0, len(examples), size)
+    ]
+
+
+def _pack(examples: Sequence[Example], padded_rows: bool) -> PackedBatch:
+    lengths = collate([examples]).layout.lengths
+    rows = PLANNERS["first-come"](lengths, PackingConfig().capacity)
+    return collate([[examples[index] for index in row] for row in rows], 0, padded_rows)
+
+
+def run_batches(
+    model: SpectrogramTransformer,
+    attention: str,
+    batches: Sequence[PackedBatch],
+    bf16: bool,
+    train: bool,
+) -> list[Tensor]:
+    """One pass over all batches, with backward if ``train``; the logits."""
+    model.attention = attention
+    outputs = []
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(train), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(batch).float()
+        if train:
+            torch.autograd.backward(logits.logsumexp(dim=1).mean())
+        outputs.append(logits.detach())
+    return outputs
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Time all contenders in training and inference, in both precisions."""
+    num_batches = 1 if args.quick else args.batches
+    seconds, label = clip_seconds(args.durations, num_batches * PackingConfig().batch_clips)
+    batches = {name: make_batches(seconds, ATTENTION[name].padded_rows) for name in CONTENDERS}
+    width, heads = SIZES["small"]
+    config = ModelConfig(
+        width=width, heads=heads, depth=4 if args.quick else 12, grid=(8, 192), num_classes=44
+    )
+    torch.manual_seed(0)
+    model = SpectrogramTransformer(config)
+    tokens = sum(batch.layout.num_tokens for batch in batches["split"])
+    results = []
+    for train in (True, False):
+        for bf16 in (False, True):
+            calls: dict[str, Callable[[], list[Tensor]]] = {
+                name: partial(run_batches, model, name, batches[name], bf16, train)
+                for name in CONTENDERS
+            }
+            results += _rows(calls, tokens, args.rounds, train=train, bf16=bf16)
+    return {
+        "environment": environment(),
+        "command": " ".join(["python -m benchmarks.attention", *sys.argv[1:]]),
+        "durations": label,
+        "model": {"width": width, "heads": heads, "depth": config.depth},
+        "clips": len(seconds),
+        "batches": num_batches,
+        "tokens": tokens,
+        "padded_rows": [batch.layout.rows_shape for batch in batches["reference"]],
+        "rounds": args.rounds,
+        "results": results,
+    }
+
+
+def _rows(
+    calls: dict[str, Callable[[], list[Tensor]]], tokens: int, rounds: int, train: bool, bf16: bool
+) -> list[dict[str, Any]]:
+    logits = {name: torch.cat(call()) for name, call in calls.items()}
+    seconds = interleaved(calls, rounds, warmup_rounds=0, clock=time.process_time)
+    return [
+        {
+            "mode": "training step" if train else "inference",
+            "precision": "bf16" if bf16 else "fp32",
+            "attention": name,
+            "seconds": seconds[name],
+            "tokens_per_second": tokens / seconds[name],
+            "speed_against_reference": seconds["reference"] / seconds[name],
+            "logits_difference": (logits[name] - logits["reference"]).abs().max().item(),
+        }
+        for name in calls
+    ]
+
+
+def main() -> None:
+    """Measure, print a table, and write the JSON document if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--durations", type=Path, help="CSV of clips' durations")
+    parser.add_argument("--batches", type=int, default=4, help="batches of 12 clips a measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="4 blocks instead of 12, one batch")
+    parser.add_argument("--json", type=Path, help="write the measurements to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    ATTENTION.register("rows-sdpa")(RowsWithFusedKernel())
+    document = measure(args)
+    print(f"{document['durations']}: {document['clips']} clips, {document['tokens']:,} tokens")
+    for row in document["results"]:
+        print(
+            f"{row['mode']:<13}  {row['precision']}  {row['attention']:<10}"
+            f"{row['tokens_per_second']:>9,.0f} tokens/s{row['speed_against_reference']:>7.2f} x"
+        )
+    if args.json is not None:
+        write_json(args.json, document)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Every registered corpus keeps the contract; each reads its own layout and says what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from elastictool.corpora.base import (
+    CORPORA,
+    CorpusOptions,
+    Listing,
+    RenderingCorpus,
+    SourceClip,
+    stratified_split,
+)
+from elastictool.corpora.epic_sounds import seconds
+from elastictool.data.prepare import prepare
+from elastictool.errors import UsageError
+from tests.corpus_trees import (
+    TREES,
+    csv_tree,
+    epic_tree,
+    folder_tree,
+    fsdd_tree,
+    write_audio,
+    write_table,
+)
+
+NAMES = list(CORPORA)
+
+
+def list_clips(name: str, root: Path | None, task: str = "", seed: int = 0) -> Listing:
+    return CORPORA[name].list_clips(root, CorpusOptions(task=task, seed=seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_listing_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    root = TREES[name](tmp_path)
+    listing = list_clips(name, root)
+    assert CORPORA[name].name == name
+    assert listing.clips and listing.name
+    assert len({clip.id for clip in listing.clips}) == len(listing.clips)
+    assert len(set(listing.label_names)) == len(listing.label_names)
+    assert {label for clip in listing.clips for label in clip.labels} <= set(listing.label_names)
+    assert all(clip.labels and clip.split and clip.fold >= 0 for clip in listing.clips)
+    assert listing == list_clips(name, root)
+    if not isinstance(CORPORA[name], RenderingCorpus):
+        assert all((listing.root / clip.path).is_file() for clip in listing.clips)
+        assert not any(Path(clip.path).is_absolute() for clip in listing.clips)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_group_is_spread_over_splits(name: str, tmp_path: Path) -> None:
+    splits = defaultdict(set)
+    for clip in list_clips(name, TREES[name](tmp_path)).clips:
+        splits[clip.group].add(clip.split)
+    splits.pop("", None)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_description_fits_on_one_screen(name: str) -> None:
+    lines = CORPORA[name].describe().splitlines()
+    assert 1 <= len(lines) <= 20
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_tree_can_be_prepared_and_read(name: str, tmp_path: Path) -> None:
+    store = prepare(name, TREES[name](tmp_path / "raw"), tmp_path / "data", limit=20)
+    assert store.info.rejected == 0
+    for index in range(len(store)):
+        assert len(store.waveform(index)) == store.num_samples[index]
+        assert store.targets(index).sum() == len(store.clip(index).labels)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "synth"])
+def test_an_absent_root_is_a_usage_error_that_says_what_is_wanted(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        list_clips(name, tmp_path / "absent")
+    assert "absent" in raised.value.message
+    assert raised.value.hint == CORPORA[name].describe()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "synth"])
+def test_an_empty_root_is_a_usage_error_that_names_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        list_clips(name, tmp_path)
+    assert str(tmp_path) in raised.value.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_task_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no task 'colour'"):
+        list_clips(name, tmp_path, task="colour")
+
+
+def test_fsdd_tests_on_the_first_five_indices_of_each_speaker_and_digit(tmp_path: Path) -> None:
+    listing = list_clips("fsdd", fsdd_tree(tmp_path))
+    assert listing.name == "fsdd-digit"
+    assert listing.label_names == ["0", "1", "2"]
+    for clip in listing.clips:
+        digit, _, index = clip.id.split("_")
+        assert clip.labels == (digit,)
+        assert clip.split == ("test" if int(index) < 5 else "train")
+
+
+def test_fsdd_speakers_are_the_labels_of_the_speaker_task(tmp_path: Path) -> None:
+    listing = list_clips("fsdd", fsdd_tree(tmp_path), task="speaker")
+    assert (listing.name, listing.label_names) == ("fsdd-speaker", ["jackson", "theo"])
+
+
+def test_fsdd_takes_the_folder_of_recordings_itself_and_leaves_strangers_out(
+    tmp_path: Path,
+) -> None:
+    folder = fsdd_tree(tmp_path) / "recordings"
+    write_audio(folder / "noise.wav")
+    listing = list_clips("fsdd", folder)
+    assert len(listing.clips) == 24
+    assert listing.notes == ["1 wav files with other names left out"]
+
+
+def test_fsdd_as_published_is_complete(shared_data: Path) -> None:
+    listing = list_clips("fsdd", shared_data / "fsdd")
+    assert Counter(clip.split for clip in listing.clips) == listing.expected
+
+
+def test_folder_splits_by_split_folders_where_there_are_any(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_audio(tmp_path / split / "10" / "deep" / "a.WAV".lower())
+        write_audio(tmp_path / split / "9" / "b.flac")
+    (tmp_path / "train" / "9" / "notes.txt").write_text("no audio")
+    write_audio(tmp_path / "train" / "9" / ".hidden.wav")
+    listing = list_clips("folder", tmp_path)
+    assert listing.label_names == ["9", "10"]
+    assert Counter(clip.split for clip in listing.clips) == {"train": 2, "val": 2, "test": 2}
+
+
+def test_folder_without_split_folders_draws_a_seeded_split_of_each_class(tmp_path: Path) -> None:
+    folder_tree(tmp_path, clips=20)
+    listing = list_clips("folder", tmp_path, seed=1)
+    assert listing == list_clips("folder", tmp_path, seed=1)
+    assert listing.clips != list_clips("folder", tmp_path, seed=2).clips
+    counts = Counter((clip.split, clip.labels[0]) for clip in listing.clips)
+    for label in ("cat", "dog"):
+        assert [counts[split, label] for split in ("train", "val", "test")] == [16, 2, 2]
+
+
+def test_a_drawn_split_keeps_groups_together_and_tiny_classes_in_training() -> None:
+    clips = [
+        SourceClip(str(i), "", None, None, ("big",), "", group=f"video {i // 4}") for i in range(80)
+    ] + [SourceClip(f"rare {i}", "", None, None, ("rare",), "") for i in range(2)]
+    drawn = stratified_split(clips, seed=0)
+    splits = defaultdict(set)
+    for clip in drawn:
+        splits[clip.group or clip.id].add(clip.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert {clip.split for clip in drawn if clip.labels == ("rare",)} == {"train"}
+    assert Counter(clip.split for clip in drawn) == {"train": 66, "val": 8, "test": 8}
+
+
+def test_csv_with_folds_alone_is_all_training_data(tmp_path: Path) -> None:
+    listing = list_clips("csv", csv_tree(tmp_path / "bells"))
+    assert listing.name == "bells"
+    assert {clip.split for clip in listing.clips} == {"train"}
+    assert Counter(clip.fold for clip in listing.clips) == dict.fromkeys(range(1, 6), 4)
+
+
+def test_csv_reads_slices_groups_several_labels_and_split_names(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", 2.0)
+    table = write_table(
+        tmp_path / "list.csv",
+        [
+            ("label", "path", "split", "start", "stop", "group", "remark"),
+            ("dog|cat", "a.wav", "training", "0.5", "1.25", "g", "x"),
+            ("cat", "a.wav", "Validation", "", "", "", ""),
+        ],
+    )
+    listing = list_clips("csv", table)
+    assert listing.multi_label and listing.label_names == ["cat", "dog"]
+    first, second = listing.clips
+    assert (first.start_s, first.stop_s, first.group) == (0.5, 1.25, "g")
+    assert (first.split, second.split) == ("train", "val")
+    assert second.start_s is None
+
+
+def test_csv_counts_files_that_are_not_there_as_missing(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav")
+    table = write_table(
+        tmp_path / "list.csv", [("path", "label"), ("a.wav", "x"), ("gone.wav", "y")]
+    )
+    listing = list_clips("csv", table)
+    assert [clip.path for clip in listing.missing] == ["gone.wav"]
+    assert listing.label_names == ["x", "y"]
+
+
+def test_epic_sounds_reads_slices_by_video_and_reports_wrong_sample_columns(
+    tmp_path: Path,
+) -> None:
+    listing = list_clips("epic-sounds", epic_tree(tmp_path))
+    assert listing.label_names == ["metal-only collision", "water"]
+    assert [(clip.id, clip.split, clip.group) for clip in listing.clips] == [
+        ("P01_01_0", "train", "P01_01"),
+        ("P01_01_1", "train", "P01_01"),
+        ("P02_01_0", "val", "P02_01"),
+    ]
+    assert [clip.id for clip in listing.missing] == ["P09_01_0"]
+    (note,) = listing.notes
+    assert "1 segments" in note and "P02_01_0" in note
+    store = prepare("epic-sounds", tmp_path, tmp_path / "data")
+    assert (store.num_samples / 16_000).tolist() == pytest.approx([0.5, 1.5, 0.5])
+
+
+def test_epic_sounds_reads_the_published_validation_table(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    name = "EPIC_Sounds_validation.csv"
+    (tmp_path / name).write_bytes((shared_data / "epic_sounds" / name).read_bytes())
+    listing = list_clips("epic-sounds", tmp_path)
+    assert len(listing.missing) == listing.expected["val"]
+    assert len(listing.label_names) == 44
+
+
+def test_timestamps_are_hours_minutes_seconds() -> None:
+    assert seconds("01:02:03.500") == 3723.5
+    for wrong in ("62.5", "1:x:3", ""):
+        with pytest.raises(ValueError):
+            seconds(wrong)

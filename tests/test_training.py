@@ -1,0 +1,401 @@
+"""The trainer: exact resume, and each option has its effect."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elastictool.config import RunConfig, load_run_config
+from elastictool.data.store import PreparedStore
+from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
+from elastictool.training.checkpoint import latest_run, load_run
+from elastictool.training.rundir import RunDirectory
+from elastictool.training.run import describe, resume_run, train_run
+from elastictool.training.trainer import Trainer, clip_losses, pick_device
+
+SMALL = (
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "length.max_frames=128",
+    "train.epochs=2",
+    "packing.batch_clips=6",
+)
+
+
+def small(*sets: str) -> RunConfig:
+    return load_run_config(None, [*SMALL, *sets])
+
+
+def trainer(store: PreparedStore, path: Path, *sets: str) -> Trainer:
+    run = RunDirectory(path)
+    run.create(overwrite=False)
+    return Trainer(small(*sets), store, run)
+
+
+def weights(path: Path, which: Any = "last") -> dict[str, torch.Tensor]:
+    return load_run(path, which).model.state_dict()
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def records(path: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_a_model_learns_the_toy_classes(toy_store: PreparedStore, tmp_path: Path) -> None:
+    result = train_run(small("train.epochs=40", "train.lr=3e-3"), toy_store, tmp_path / "run")
+    assert result.validation["top1"] >= 0.9
+    losses = [record["train_loss"] for record in records(tmp_path / "run", "epoch")]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+class _StopAfter:
+    """Stands for a user who presses Ctrl-C after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    options = ("model.dropout=0.2", "augment.length_diversity.share=0.5")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_run(small(*options), toy_store, whole)
+    stop = _StopAfter(steps)
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> float:
+        loss = original(self, *arguments)
+        stop()
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", step)
+        with pytest.raises(Interrupted) as caught:
+            train_run(small(*options), toy_store, parts)
+    assert caught.value.exit_code == 130
+    assert "--resume" in caught.value.hint
+    torch.rand(100)  # a new process would have another generator state
+    resume_run(parts, toy_store)
+    assert same(weights(whole), weights(parts))
+    for kind in ("step", "epoch"):
+        kept = [
+            {key: value for key, value in record.items() if key != "seconds"}
+            for path in (whole, parts)
+            for record in records(path, kind)
+        ]
+        assert kept[: len(kept) // 2] == kept[len(kept) // 2 :]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(toy_store: PreparedStore, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_run(small("train.epochs=40"), toy_store, whole)
+    command = [sys.executable, "-m", "elastictool", "train", "--dataset", str(toy_store.path)]
+    sets = [part for text in (*SMALL, "train.epochs=40") for part in ("--set", text)]
+    process = subprocess.Popen([*command, "--run-dir", str(killed), *sets], stderr=subprocess.PIPE)
+    state = killed / "checkpoints" / "last.training.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    resume_run(killed, toy_store)
+    assert same(weights(whole), weights(killed))
+
+
+def test_accumulation_of_two_batches_of_six_equals_a_batch_of_twelve(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("packing.batch_clips=12"), toy_store, tmp_path / "twelve")
+    train_run(small("train.accumulate=2"), toy_store, tmp_path / "two-by-six")
+    one, two = weights(tmp_path / "twelve"), weights(tmp_path / "two-by-six")
+    assert all(torch.allclose(one[name], two[name], atol=1e-6, rtol=0) for name in one)
+
+
+def test_packing_does_not_change_what_is_learnt(toy_store: PreparedStore, tmp_path: Path) -> None:
+    plans = ("first-come", "balanced", "none")
+    for planner in plans:
+        train_run(small(f"packing.planner={planner}"), toy_store, tmp_path / planner)
+    train_run(small("train.attention=reference"), toy_store, tmp_path / "reference")
+    expected = weights(tmp_path / "first-come")
+    for other in (*plans[1:], "reference"):
+        found = weights(tmp_path / other)
+        assert all(torch.allclose(expected[n], found[n], atol=2e-5) for n in expected), other
+
+
+def test_any_number_of_workers_gives_the_same_bits(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    for workers in (0, 2):
+        sets = (f"train.loader_workers={workers}", "train.epochs=1")
+        train_run(small(*sets), toy_store, tmp_path / str(workers))
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> None:
+    sets = ("augment.length_diversity.share=1", "augment.length_diversity.mode=replace")
+    for cache in (0, 1, 512):
+        train_run(small(f"train.cache_mb={cache}", *sets), toy_store, tmp_path / str(cache))
+    plain = weights(tmp_path / "0")
+    for cache in ("1", "512"):
+        cached = weights(tmp_path / cache)
+        # An excerpt is analysed alone or cut out of the whole: equal up to rounding.
+        assert all(torch.allclose(plain[name], cached[name], atol=1e-4) for name in plain)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("seed=1",),
+        ("train.lr=1e-3",),
+        ("train.optimizer=adamw", "train.weight_decay=0.1"),
+        ("train.betas=[0.5, 0.9]",),
+        ("train.weight_decay=0.1",),
+        ("train.loss=bce",),
+        ("train.label_smoothing=0.1",),
+        ("train.precision=bf16",),
+        ("train.schedule.kind=constant",),
+        ("train.schedule.kind=multistep", "train.schedule.decay_from=1"),
+        ("train.schedule.warmup_steps=3",),
+        ("train.schedule.final_factor=0.5",),
+        ("augment.frequency_mask=0",),
+        ("augment.time_mask=0",),
+        ("augment.length_diversity.share=1",),
+        ("augment.length_diversity.share=1", "augment.length_diversity.mode=replace"),
+        ("model.dropout=0.3",),
+        ("model.pooling=mean",),
+        ("model.initialization=official",),
+        ("model.attention_scale=1",),
+        ("length.max_frames=40",),
+        ("length.edge=drop",),
+        ("length.padding=zero",),
+        ("length.fixed_frames=64",),
+        ("length.fixed_frames=32", "length.crop=random"),
+        ("packing.batch_clips=9",),
+        ("packing.batch_tokens=200",),
+        ("data.mean=-5", "data.std=4"),
+        ("fbank.shift_ms=12.5",),
+        ("fbank.preemphasis=0",),
+    ],
+    ids=" ".join,
+)
+def test_each_option_has_an_effect(
+    plain_weights: dict[str, torch.Tensor],
+    toy_store: PreparedStore,
+    tmp_path: Path,
+    sets: tuple[str, ...],
+) -> None:
+    train_run(small("train.epochs=1", *sets), toy_store, tmp_path / "run")
+    changed = weights(tmp_path / "run")
+    shared = [name for name in plain_weights if name in changed]
+    assert any(
+        plain_weights[name].shape != changed[name].shape
+        or not torch.equal(plain_weights[name], changed[name])
+        for name in shared
+    )
+
+
+@pytest.fixture(scope="module")
+def plain_weights(
+    toy_store: PreparedStore, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    path = tmp_path_factory.mktemp("plain") / "run"
+    train_run(small("train.epochs=1"), toy_store, path)
+    return weights(path)
+
+
+def test_the_same_configuration_gives_the_same_bits(
+    plain_weights: dict[str, torch.Tensor], toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    assert same(plain_weights, weights(tmp_path / "run"))
+
+
+def test_best_is_chosen_by_validation_only(toy_store: PreparedStore, tmp_path: Path) -> None:
+    train_run(small("train.epochs=4"), toy_store, tmp_path / "run")
+    epochs = records(tmp_path / "run", "epoch")
+    scores = [record["val_top1"] for record in epochs]
+    best = load_run(tmp_path / "run", "best")
+    assert best.metrics["epoch"] == 1 + int(np.argmax(scores))
+    assert best.metrics["top1"] == max(scores)
+
+
+def test_without_validation_best_is_last(toy_store: PreparedStore, tmp_path: Path) -> None:
+    train_run(small("data.validation_split=none"), toy_store, tmp_path / "run")
+    assert same(weights(tmp_path / "run", "best"), weights(tmp_path / "run", "last"))
+
+
+def test_validate_every_skips_epochs_but_not_the_last(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=5", "train.validate_every=3"), toy_store, tmp_path / "run")
+    validated = ["val_top1" in record for record in records(tmp_path / "run", "epoch")]
+    assert validated == [False, False, True, False, True]
+
+
+def test_checkpoint_steps_save_within_an_epoch(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {}
+    for every in (0, 1):
+        saved: list[int] = []
+        monkeypatch.setattr(Trainer, "_save", lambda self, saved=saved: saved.append(1))
+        path = tmp_path / str(every)
+        trainer(toy_store, path, f"train.checkpoint_steps={every}").fit()
+        counts[every] = len(saved)
+    assert counts[0] == 2 and counts[1] > counts[0]
+
+
+def test_a_run_directory_is_never_overwritten_unasked(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    with pytest.raises(UsageError, match="not empty") as caught:
+        train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    assert "--overwrite" in caught.value.hint
+    train_run(small("train.epochs=1", "seed=1"), toy_store, tmp_path / "run", overwrite=True)
+
+
+def test_overwrite_spares_a_folder_that_is_no_run(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    precious = tmp_path / "home" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    with pytest.raises(UsageError, match="not a run directory"):
+        train_run(small(), toy_store, precious.parent, overwrite=True)
+    assert precious.read_text() == "years of work"
+
+
+def test_a_wrong_setting_is_found_before_an_old_run_is_deleted(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    with pytest.raises(UsageError):
+        train_run(small("data.test_fold=9"), toy_store, tmp_path / "run", overwrite=True)
+    assert load_run(tmp_path / "run").label_names
+
+
+def test_resume_refuses_other_data(toy_store: PreparedStore, tmp_path: Path) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    other = dataclasses.replace(toy_store.info, fingerprint="other")
+    with pytest.raises(CheckpointError, match="other data"):
+        resume_run(tmp_path / "run", PreparedStore(toy_store.path, other, toy_store._table))
+
+
+def test_resume_of_nothing_says_so(toy_store: PreparedStore, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        resume_run(tmp_path / "nothing", toy_store)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "text", "empty"])
+def test_a_damaged_checkpoint_is_a_clear_error(
+    toy_store: PreparedStore, tmp_path: Path, damage: str
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    content = {"truncate": None, "text": b"not a checkpoint", "empty": b""}[damage]
+    for name in ("last.safetensors", "last.training.pt"):
+        file = tmp_path / "run" / "checkpoints" / name
+        file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors") as caught:
+        load_run(tmp_path / "run", "last")
+    assert caught.value.exit_code == 4
+    with pytest.raises(CheckpointError, match=r"last\.training\.pt"):
+        resume_run(tmp_path / "run", toy_store)
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    tensors = load_file(file)
+    from safetensors import safe_open
+
+    with safe_open(str(file), "pt") as opened:
+        metadata = opened.metadata()
+    tensors["head.weight"] = tensors["head.weight"][:2].clone()
+    save_file(tensors, file, metadata)
+    with pytest.raises(CheckpointError, match=r"head\.weight is \(2, 32\)"):
+        load_run(tmp_path / "run")
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="not written by elastictool"):
+        load_run(tmp_path / "run")
+
+
+def test_no_run_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no trained run") as caught:
+        latest_run(tmp_path)
+    assert "elastictool train" in caught.value.hint
+
+
+def test_the_latest_run_is_the_one_trained_last(toy_store: PreparedStore, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        train_run(small("train.epochs=1"), toy_store, tmp_path / name)
+    assert latest_run(tmp_path) == tmp_path / "a"
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    run = trainer(toy_store, tmp_path / "run")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    with torch.no_grad():
+        run.model.head.bias[0] = torch.nan
+    with pytest.raises(ElasticToolError, match="loss became nan") as caught:
+        run.fit()
+    assert "train.lr" in caught.value.hint
+    after = run.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "head.bias")
+
+
+def test_cross_entropy_spreads_a_clip_over_its_labels() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    targets = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.float64)
+    log_p = logits.log_softmax(1)
+    expected = torch.stack(
+        [-log_p[0, 0], -log_p[1, 1:].mean(), -log_p[2, 2], -log_p[3, :2].mean()]
+    )
+    assert torch.allclose(clip_losses(logits, targets, small()), expected)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot be used here"):
+        pick_device("cuda:99")
+
+
+def test_the_run_directory_says_what_made_it(toy_store: PreparedStore, tmp_path: Path) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["data_fingerprint"] == toy_store.info.fingerprint
+    assert environment["torch"] == torch.__version__
+    assert RunDirectory(tmp_path / "run").read_config().model.num_classes == 3
+
+
+def test_describe_counts_what_training_does(toy_store: PreparedStore, tmp_path: Path) -> None:
+    plan = describe(small(), toy_store)
+    train_run(small(), toy_store, tmp_path / "run")
+    assert plan["optimizer_steps"] == records(tmp_path / "run", "step")[-1]["step"]
+    assert plan["tokens_per_epoch"] == records(tmp_path / "run", "epoch")[0]["tokens"]
