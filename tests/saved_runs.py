@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from elastictool.config import PRESETS, RunConfig, from_dict
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
@@ -16,7 +17,8 @@ from elastictool.training.trainer import resolve
 def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **length: int) -> Path:
     """An untrained run directory, as training would leave it."""
     model = {"preset": preset, "width": 32, "depth": 2, "heads": 2} | dict(PRESETS[preset])
-    values = {"name": path.name, "model": model, "length": length}
+    data = {"dataset": str(store.path)}
+    values = {"name": path.name, "data": data, "model": model, "length": length}
     config, _ = resolve(from_dict(RunConfig, values), store)
     torch.manual_seed(0)
     network = SpectrogramTransformer(config.model)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+
 from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.baseline import LENGTH, SPECTRUM, logistic_baseline
@@ -42,9 +43,7 @@ def run(store: ToneStore, train: range, test: range, lengths: Sequence[int] = ()
 
 
 def point(result: dict[str, Any], model: str, frames: int | None = None) -> dict[str, Any]:
-    (found,) = (
-        p for p in result["points"] if p["model"] == model and p["length_frames"] == frames
-    )
+    (found,) = (p for p in result["points"] if p["model"] == model and p["length_frames"] == frames)
     return cast(dict[str, Any], found)
 
 

@@ -7,11 +7,12 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from elastictool.config import PRESETS, ModelConfig, from_dict
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.evaluation.cost import forward_flops
 from elastictool.models.transformer import SpectrogramTransformer
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def cpu_attention_flops(q: tuple[int, ...], k: tuple[int, ...], *_: object, **__: object) -> int:
@@ -19,9 +20,7 @@ def cpu_attention_flops(q: tuple[int, ...], k: tuple[int, ...], *_: object, **__
     return 2 * 2 * math.prod(q) * k[-2]
 
 
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention_flops
-}
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention_flops}
 
 
 def model_config(preset: str, **changes: object) -> ModelConfig:

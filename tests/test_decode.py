@@ -171,17 +171,11 @@ def test_damage_in_the_middle_of_a_flac_is_noticed() -> None:
         decode(bytes(source))
 
 
-@pytest.mark.parametrize("length", (0, 0xFFFFFFFF))
-def test_a_wav_written_into_a_pipe_is_not_called_truncated(length: int) -> None:
+def test_a_wav_written_into_a_pipe_is_not_called_truncated() -> None:
     source = bytearray(ENCODED["wav"])
     at = source.index(b"data") + 4
-    source[at : at + 4] = struct.pack("<I", length)
-    try:
-        decoded = decode(bytes(source))[0]
-    except AudioError as error:
-        assert "truncated" not in error.message
-    else:
-        assert np.array_equal(decoded, decode(ENCODED["wav"])[0])
+    source[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
+    assert np.array_equal(decode(bytes(source))[0], decode(ENCODED["wav"])[0])
 
 
 def test_other_chunks_before_and_after_the_samples_are_passed_over() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -23,7 +24,7 @@ from elastictool.evaluation.evaluate import (
     save_evaluation,
 )
 from elastictool.training.checkpoint import LoadedRun, load_run
-from saved_runs import save_run
+from tests.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_an_unknown_or_empty_split_is_a_usage_error(
         evaluate_run(elastic, store, "tset")
     data = dataclasses.replace(elastic.config.data, test_split="nowhere")
     run = dataclasses.replace(elastic, config=dataclasses.replace(elastic.config, data=data))
-    with pytest.raises(UsageError, match="test split of .* is empty"):
+    with pytest.raises(UsageError, match=r"test split of .* is empty"):
         evaluate_run(run, store)
 
 

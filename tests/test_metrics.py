@@ -6,6 +6,18 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
+from sklearn.metrics import (
+    confusion_matrix as sklearn_confusion,
+)
+
 from elastictool.errors import ElasticToolError
 from elastictool.metrics.classification import (
     classification_metrics,
@@ -14,15 +26,6 @@ from elastictool.metrics.classification import (
     top_k_hits,
 )
 from elastictool.metrics.intervals import bootstrap_intervals, weighted_ranking
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import (
-    average_precision_score,
-    balanced_accuracy_score,
-    confusion_matrix as sklearn_confusion,
-    roc_auc_score,
-    top_k_accuracy_score,
-)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -47,7 +50,9 @@ def test_single_label_metrics_equal_scikit_learn(seed: int) -> None:
     )
     assert values["map"] == pytest.approx(average_precision_score(targets, scores))
     assert values["mauc"] == pytest.approx(roc_auc_score(targets, scores))
-    assert np.array_equal(confusion_matrix(scores, targets), sklearn_confusion(truth, scores.argmax(1)))
+    assert np.array_equal(
+        confusion_matrix(scores, targets), sklearn_confusion(truth, scores.argmax(1))
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,7 +61,8 @@ def test_multi_label_top1_asks_whether_the_top_class_is_among_the_labels(seed: i
     rng = np.random.default_rng(seed)
     scores, targets = rng.normal(size=(40, 6)), rng.random((40, 6)) < 0.3
     metrics = classification_metrics(scores, targets)
-    hits = [target[score.argmax()] for score, target in zip(scores, targets) if target.any()]
+    pairs = zip(scores, targets, strict=True)
+    hits = [target[score.argmax()] for score, target in pairs if target.any()]
     assert metrics.values["top1"] == pytest.approx(np.mean(hits))
     assert metrics.left_out["clips_without_label"] == int((~targets.any(1)).sum())
 
@@ -189,7 +195,7 @@ def test_top_k_equals_brute_force(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     scores, targets = rng.integers(0, 3, (20, 6)).astype(float), rng.random((20, 6)) < 0.3
     expected = []
-    for score, target in zip(scores, targets):
+    for score, target in zip(scores, targets, strict=True):
         ranking = sorted(range(6), key=lambda c: (-score[c], c))[:k]
         expected.append(any(target[c] for c in ranking))
     assert top_k_hits(scores, targets, k).tolist() == expected

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.errors import ElasticToolError, UsageError
@@ -24,7 +25,7 @@ from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.reporting.tables import duration, markdown_table, metric_text, percent
 from elastictool.training.checkpoint import LoadedRun, load_run
-from saved_runs import save_run
+from tests.saved_runs import save_run
 
 LENGTHS = (24, 96, 1_200)
 
@@ -147,9 +148,7 @@ def test_other_metrics_can_be_swept(runs: list[LoadedRun], store: PreparedStore)
         sweep_lengths(runs[:1], store, [64], metric="accuracy")
 
 
-def test_no_run_and_no_length_are_usage_errors(
-    runs: list[LoadedRun], store: PreparedStore
-) -> None:
+def test_no_run_and_no_length_are_usage_errors(runs: list[LoadedRun], store: PreparedStore) -> None:
     with pytest.raises(UsageError, match="no run"):
         sweep_lengths([], store, [64])
     with pytest.raises(UsageError, match="0 frames"):

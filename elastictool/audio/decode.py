@@ -31,7 +31,7 @@ RESAMPLER = f"soxr {_QUALITY}"
 
 _FULL_SCALE = 32_768.0
 _SIXTEEN_BIT = "PCM_16"
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)
+_UNKNOWN_SIZE = 0xFFFFFFFF
 """What programs that write into a pipe put where a wav's length belongs."""
 
 
@@ -140,7 +140,7 @@ def _check_complete(raw: io.BufferedReader | io.BytesIO, name: str) -> None:
         kind, length = struct.unpack("<4sI", chunk)
         if kind == b"data":
             present = size - raw.tell()
-            if length not in _UNKNOWN_SIZES and length > present:
+            if length != _UNKNOWN_SIZE and length > present:
                 raise AudioError(f"{name}: truncated ({present} of {length} bytes of audio)")
             return
         raw.seek(length + length % 2, os.SEEK_CUR)

@@ -44,9 +44,11 @@ class CsvList:
     def describe(self) -> str:
         """The table that is wanted."""
         return (
-            "--dataset csv --root TABLE.csv (or a folder with clips.csv). Columns: path (relative "
-            "to the table), label (several joined by |);\noptional: split (train, val, test), fold "
-            "(1, 2, ...), start and stop (seconds), group (never spread over splits)."
+            "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns:\n"
+            "  path   of the audio file, relative to the table\n"
+            "  label  several are joined by |\n"
+            "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop (seconds),\n"
+            "  group (what must not be spread over splits)"
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:

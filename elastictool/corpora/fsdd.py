@@ -45,12 +45,11 @@ class Fsdd:
         """Where FSDD comes from and where it goes."""
         return (
             f"Free Spoken Digit Dataset v{VERSION}: 3,000 recordings of 6 speakers, 8 kHz mono, "
-            "about 30 MB; CC BY-SA 4.0.\n"
-            "  fetch it:     elastictool prep --dataset fsdd --download\n"
-            f"  or by hand:   {self.url}\n"
-            f"                unpacked so that {self.default_root}/recordings/*.wav exist\n"
-            "  elsewhere:    elastictool prep --dataset fsdd --root FOLDER "
-            "(FOLDER or FOLDER/recordings holds the wav files)"
+            "30 MB.\nLicence: CC BY-SA 4.0.\n"
+            "  fetch it:    elastictool prep --dataset fsdd --download\n"
+            f"  or by hand:  {self.url}\n"
+            f"               unpacked so that {self.default_root}/recordings/*.wav exist\n"
+            "  elsewhere:   --root FOLDER (FOLDER or FOLDER/recordings holds the wav files)"
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:

@@ -32,7 +32,7 @@ SIZES = {"train": 900, "val": 150, "test": 200}
 _NOISE_TAG = 1
 _SCORE_TAG = 0
 _RAMP_S = 0.005
-_SNRS_DB = (40.0, 30.0, 20.0)
+_SNRS_DB = (42.0, 36.0, 30.0)
 _DURATION_MEDIAN_S, _DURATION_SIGMA, _DURATION_RANGE_S = 1.5, 0.6, (1.0, 10.0)
 
 
@@ -83,10 +83,10 @@ def _window(rng: np.random.Generator, duration_s: float) -> tuple[float, float]:
 
 
 def _single(shape: Event) -> Composer:
-    """One event like ``shape``, of 0.5 to 0.9 s, anywhere in the clip."""
+    """One event like ``shape``, of 0.6 to 0.9 s, anywhere in the clip."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        length_s = rng.uniform(0.5, 0.9)
+        length_s = rng.uniform(0.6, 0.9)
         start_s = rng.uniform(0, duration_s - length_s)
         return [shape.at(start_s, length_s)]
 
@@ -97,8 +97,8 @@ def _order(first: Event, second: Event) -> Composer:
     """Two events; the second starts after the middle of the clip."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        lengths_s = rng.uniform(0.15, 0.28, size=2) * duration_s
-        starts_s = rng.uniform([0.02, 0.55], [0.2, 0.7]) * duration_s
+        lengths_s = rng.uniform(0.2, 0.28, size=2) * duration_s
+        starts_s = rng.uniform([0.05, 0.55], [0.2, 0.7]) * duration_s
         return [first.at(starts_s[0], lengths_s[0]), second.at(starts_s[1], lengths_s[1])]
 
     return compose
@@ -110,19 +110,18 @@ def _pulses(count: int) -> Composer:
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         begin_s, end_s = _window(rng, duration_s)
         places = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
-        length_s = rng.uniform(0.03, 0.09)
+        length_s = rng.uniform(0.04, 0.08)
         return [_CLICK.at(begin_s + p * (end_s - begin_s), length_s) for p in places]
 
     return compose
 
 
 def _rhythm(last_gap_over_first: float) -> Composer:
-    """Five to seven short tones whose gaps grow or shrink by a constant factor."""
+    """Six short tones whose gaps grow or shrink by a constant factor."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         begin_s, end_s = _window(rng, duration_s)
-        count = int(rng.integers(5, 8))
-        gaps = last_gap_over_first ** (np.arange(count - 1) / (count - 2))
+        gaps = last_gap_over_first ** np.linspace(0, 1, 5)
         places = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
         length_s = rng.uniform(0.03, 0.05)
         return [_BLIP.at(begin_s + p * (end_s - begin_s - 0.05), length_s) for p in places]
@@ -137,7 +136,7 @@ def _melody(*ranks: int) -> Composer:
         begin_s, end_s = _window(rng, duration_s)
         step_s = (end_s - begin_s) / len(ranks)
         return [
-            Event(500.0 * 2.0 ** (0.6 * rank)).at(begin_s + place * step_s, 0.8 * step_s)
+            Event(350.0 * 2.0 ** (0.9 * rank)).at(begin_s + place * step_s, 0.8 * step_s)
             for place, rank in enumerate(ranks)
         ]
 
@@ -279,7 +278,7 @@ class Synth:
         """Nothing to download."""
         return (
             f"{sum(SIZES.values()):,} rendered clips of {len(COMPOSERS)} classes, 1 to 10 s; "
-            "nothing to download. --seed draws another corpus, --limit a smaller one."
+            "nothing to download.\n--seed draws another corpus, --limit a smaller one."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:

@@ -426,6 +426,6 @@ def check_finite(loss: Tensor, clip_ids: tuple[str, ...]) -> None:
     """
     if not torch.isfinite(loss):
         raise ElasticToolError(
-            f"the loss became {float(loss)} on the batch of clips {', '.join(clip_ids)}",
+            f"the loss became {loss.item()} on the batch of clips {', '.join(clip_ids)}",
             "lower train.lr, or look at these clips; the last saved state is untouched",
         )

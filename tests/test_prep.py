@@ -1,0 +1,295 @@
+"""Preparing is repeatable to the byte: with any number of workers, killed, moved or repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from elastictool.cli.prep import prep
+from elastictool.corpora.base import Listing, SourceClip
+from elastictool.data.prepare import check_rejected, limited, plan_shards, prepare
+from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings
+from elastictool.data.store import PreparedStore
+from elastictool.errors import Interrupted, RejectedItemsError, UsageError
+from elastictool.progress import Task
+from tests.corpus_trees import csv_tree, write_audio, write_table
+
+CLIPS = 320
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder``, by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed run in one process writes."""
+    out = tmp_path_factory.mktemp("whole")
+    return content(prepare("synth", out=out, limit=CLIPS).path)
+
+
+def clip(number: int, label: str, split: str = "train", fold: int = 0) -> SourceClip:
+    return SourceClip(str(number), "", None, None, (label,), split, fold)
+
+
+def test_any_number_of_workers_writes_the_same_bytes(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert content(prepare("synth", out=tmp_path, limit=CLIPS, workers=2).path) == whole
+
+
+def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
+    process = _start(tmp_path, "--workers", "1")
+    _wait_for_shards(tmp_path, 3)
+    process.kill()
+    process.communicate()
+    folder = tmp_path / "synth"
+    assert not (folder / "dataset.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.arrow")}
+    (folder / ".shard-00019.arrow.1.tmp").write_bytes(b"half a shard of a killed worker")
+    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+    sidecars = len(finished)
+    untouched = sum(path.stat().st_mtime_ns == at for path, at in finished.items())
+    assert untouched >= sidecars - 1  # the last one may lack its sidecar
+
+
+@pytest.mark.parametrize(
+    ("stop", "workers"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1")], ids=["ctrl-c", "sigterm"]
+)
+def test_a_stopped_run_says_how_to_continue_and_keeps_its_shards(
+    stop: signal.Signals, workers: str, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = _start(tmp_path, "--workers", workers)
+    _wait_for_shards(tmp_path, 2)
+    os.killpg(process.pid, stop)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors and "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+
+
+def _start(out: Path, *options: str) -> subprocess.Popen[str]:
+    """``prep`` in a process group of its own, as a terminal does it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "elastictool", "prep", "--dataset", "synth", "--out", str(out)]
+        + ["--limit", str(CLIPS), *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for_shards(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list((out / "synth" / PROGRESS_FOLDER).glob("*.json"))) < count:
+        assert time.monotonic() < deadline, "no shard was finished in a minute"
+        time.sleep(0.005)
+
+
+class _StoppingProgress:
+    """Presses Ctrl-C when the bar moves for the third time."""
+
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[Task]:
+        yield self
+        assert what and total
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.moves = getattr(self, "moves", 0) + 1
+        if self.moves == 3:
+            raise KeyboardInterrupt
+
+    def say(self, message: str) -> None:
+        pass
+
+
+def test_ctrl_c_inside_the_library_is_interrupted_with_exit_code_130(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted) as raised:
+        prepare("synth", out=tmp_path, limit=60, progress=_StoppingProgress())
+    assert raised.value.exit_code == 130
+    assert "2 of 4 shards" in raised.value.message
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_damaged_shard_of_an_unfinished_run_is_written_again(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        prepare("synth", out=tmp_path, limit=CLIPS, progress=_StoppingProgress())
+    shard = tmp_path / "synth" / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+
+
+def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "synth").iterdir()}
+
+    prepare("synth", out=tmp_path, limit=40)
+    before = written()
+    prepare("synth", out=tmp_path, limit=40)
+    assert written() == before
+
+
+def test_another_dataset_of_that_name_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
+    prepare("synth", out=tmp_path, limit=40)
+    for change in ({"limit": 41}, {"limit": 40, "settings": PrepSettings(encoding="wav")}):
+        with pytest.raises(UsageError, match="another dataset or other settings") as raised:
+            prepare("synth", out=tmp_path, **change)  # type: ignore[arg-type]
+        assert "--overwrite" in raised.value.hint
+    (tmp_path / "synth" / "my notes.txt").write_text("mine")
+    assert len(prepare("synth", out=tmp_path, limit=20, overwrite=True)) == 20
+    assert (tmp_path / "synth" / "my notes.txt").exists()
+    assert len(list((tmp_path / "synth").glob("shard-*"))) == 2
+
+
+def test_an_unfinished_dataset_with_other_settings_is_not_mixed_in(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        prepare("synth", out=tmp_path, limit=60, progress=_StoppingProgress())
+    with pytest.raises(UsageError, match="unfinished dataset with other clips or settings"):
+        prepare("synth", out=tmp_path, limit=61)
+
+
+def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "synth").mkdir()
+    (tmp_path / "synth" / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="not empty and not a prepared dataset"):
+        prepare("synth", out=tmp_path, limit=20)
+    assert [path.name for path in (tmp_path / "synth").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["../up", ".", "a/b", "-x", "a b"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot name a dataset"):
+        prepare("synth", out=tmp_path, name=name, limit=20)
+
+
+def test_where_the_corpus_lies_does_not_change_a_byte(tmp_path: Path) -> None:
+    csv_tree(tmp_path / "here" / "bells")
+    shutil.copytree(tmp_path / "here" / "bells", tmp_path / "there" / "bells")
+    (tmp_path / "here" / "bells" / "audio" / "03.wav").write_bytes(b"")
+    (tmp_path / "there" / "bells" / "audio" / "03.wav").write_bytes(b"")
+    stores = [
+        prepare("csv", tmp_path / place / "bells", tmp_path / "data" / place)
+        for place in ("here", "there")
+    ]
+    assert stores[0].info.rejected == 1
+    assert content(stores[0].path) == content(stores[1].path)
+
+
+def test_flac_and_wav_hold_the_same_samples(tmp_path: Path) -> None:
+    flac = prepare("synth", out=tmp_path, name="flac", limit=20)
+    wav = prepare("synth", out=tmp_path, name="wav", limit=20, settings=PrepSettings("wav"))
+    assert (wav.waveform(4) == flac.waveform(4)).all()
+    assert wav.info.fbank_sums == flac.info.fbank_sums
+    assert len(wav.audio_bytes(4)) > len(flac.audio_bytes(4))
+
+
+def test_shards_are_cut_by_the_clip_list_alone() -> None:
+    def sizes(num_clips: int) -> list[int]:
+        listing = Listing("x", Path(), [clip(i, "a") for i in range(num_clips)], ["a"])
+        tasks = plan_shards(listing, Path("x"), "", "x", PrepSettings())
+        assert [c.id for task in tasks for c in task.clips] == [str(i) for i in range(num_clips)]
+        return [len(task.clips) for task in tasks]
+
+    assert sizes(1) == [1]
+    assert sizes(20) == [16, 4]
+    assert sizes(3_200) == [100] * 32
+    assert sizes(100_000) == [1_024] * 97 + [672]
+
+
+def test_a_limit_is_shared_among_splits_and_takes_turns_of_class() -> None:
+    clips = [clip(i, "abcd"[i // 50], ("train", "train", "train", "test")[i % 4]) for i in range(200)]
+    chosen = limited(clips, 16)
+    assert Counter(c.split for c in chosen) == {"train": 12, "test": 4}
+    assert Counter(c.labels[0] for c in chosen) == dict.fromkeys("abcd", 4)
+    assert [clips.index(c) for c in chosen] == sorted(clips.index(c) for c in chosen)
+    assert limited(clips, 0) == limited(clips, 200) == limited(clips, 999) == clips
+
+
+def test_a_limit_reaches_all_classes_though_each_fold_has_few_places() -> None:
+    clips = [clip(i, "abcdefghij"[i % 10], fold=i // 10 % 5 + 1) for i in range(300)]
+    assert set(Counter(c.labels[0] for c in limited(clips, 40)).values()) == {4}
+
+
+def test_the_command_prints_one_json_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prep(dataset="synth", out=tmp_path, limit=40, workers=1, json_output=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_clips"] == sum(report["clips_per_class"].values()) == 40
+    assert report["splits"]["train"]["expected"] == 900
+    assert report["durations_s"]["p0"] <= report["durations_s"]["p50"] <= 10.0
+    store = PreparedStore.open(Path(report["path"]))
+    assert (report["fbank_mean"], report["fbank_std"]) == store.info.fbank_stats()
+    assert (store.path / "durations.png").read_bytes().startswith(b"\x89PNG")
+    assert (store.path / "rejected.csv").read_text() == "id,path,reason\n"
+
+
+def test_the_command_reports_in_tables_and_says_what_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prep(dataset="csv", root=csv_tree(tmp_path / "bells"), out=tmp_path / "data", workers=1)
+    output = capsys.readouterr()
+    for wanted in ("expected", "missing", "rejected", "silent", "median", "20 at 16000 Hz"):
+        assert wanted in output.out
+    assert f"elastictool train --dataset {tmp_path / 'data' / 'bells'}" in output.err
+
+
+def test_rejects_beyond_the_allowed_share_exit_with_3_after_all_is_written(tmp_path: Path) -> None:
+    root = csv_tree(tmp_path / "bells", clips=20)
+    (root / "audio" / "00.wav").write_bytes(b"RIFF")
+    out = tmp_path / "data"
+    with pytest.raises(RejectedItemsError, match=r"1 of 20 clips were rejected \(5.0%") as raised:
+        prep(dataset="csv", root=root, out=out, workers=1)
+    assert raised.value.exit_code == 3
+    store = PreparedStore.open(out / "bells")
+    assert len(store) == 19
+    assert (store.path / "durations.png").exists()
+    check_rejected(store.info, 0.05)
+    with pytest.raises(RejectedItemsError):
+        check_rejected(store.info, 0.049)
+
+
+def test_epic_sounds_without_data_explains_itself_and_exits_with_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "elastictool", "prep", "--dataset", "epic-sounds"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for wanted in ("github.com/epic-kitchens", "data/raw/epic-sounds", "GB", "CC BY-NC 4.0"):
+        assert wanted in done.stderr
+    assert len(done.stderr.splitlines()) <= 24
+
+
+def test_slices_are_cut_by_time_at_any_rate(tmp_path: Path) -> None:
+    write_audio(tmp_path / "long.flac", 3.0, 44_100)
+    table = write_table(
+        tmp_path / "t.csv",
+        [("path", "label", "start", "stop"), ("long.flac", "a", 0.5, 2.0), ("long.flac", "a", 2.5, "")],
+    )
+    store = prepare("csv", table, tmp_path / "data")
+    assert store.num_samples.tolist() == [24_000, 8_000]
