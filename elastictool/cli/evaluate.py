@@ -148,7 +148,10 @@ def _show(result: Evaluation, files: list[Path]) -> None:
 
     document = result.document()
     rows: list[list[Any]] = [
-        [label, metric_text(name, document["metrics"][name], document["intervals"].get(name))]
+        [
+            label if name == "dprime" else f"{label}, %",
+            metric_text(name, document["metrics"][name], document["intervals"].get(name)),
+        ]
         for name, label in METRIC_LABELS.items()
     ]
     length = {"own": "own length", "native": "native lengths"}.get(
@@ -157,7 +160,7 @@ def _show(result: Evaluation, files: list[Path]) -> None:
     print_table(
         f"{result.model} ({result.run}), {result.split} split, {length}, "
         f"{result.metrics.clips} clips",
-        ["metric", "value in % (95 % interval)"],
+        ["metric", "value (95 % interval)"],
         rows,
     )
     for what, count in result.metrics.left_out.items():

@@ -159,34 +159,26 @@ def _document(points: Sequence[SweepPoint]) -> dict[str, Any]:
 
 
 def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
+    """One column a model, one row a length; intervals and cost are in the CSV."""
     from elastictool.metrics.classification import METRIC_LABELS
     from elastictool.reporting.sweep_figure import series_of
-    from elastictool.reporting.tables import metric_text
+    from elastictool.reporting.tables import EMPTY, metric_text
 
-    rows = [
-        [
-            label,
-            "own length" if point.native else str(point.length_frames),
-            metric_text(point.metric, point.value, (point.low, point.high)),
-            f"{point.tokens / point.clips:.0f}",
-            f"{point.gflops / point.clips:.2f}",
-            f"{1000 * point.seconds / point.clips:.1f}",
-        ]
-        for label, members in series_of(points).items()
-        for point in members
-    ]
-    metric = METRIC_LABELS[points[0].metric]
+    series = series_of(points)
+    lengths = sorted({point.length_frames for point in points if not point.native})
+
+    def row(title: str, frames: int | None) -> list[str]:
+        cells = [title]
+        for members in series.values():
+            found = [p for p in members if (None if p.native else p.length_frames) == frames]
+            cells.append(metric_text(found[0].metric, found[0].value) if found else EMPTY)
+        return cells
+
+    unit = "" if points[0].metric == "dprime" else ", %"
     print_table(
-        f"sweep over {points[0].clips} clips",
-        [
-            "model",
-            "frames",
-            f"{metric} in % (95 % interval)",
-            "tokens a clip",
-            "GFLOPs a clip",
-            "ms a clip",
-        ],
-        rows,
+        f"{METRIC_LABELS[points[0].metric]}{unit}, {points[0].clips} clips",
+        ["frames", *series],
+        [row("native or own", None), *(row(str(frames), frames) for frames in lengths)],
     )
     for file in files:
         say(f"wrote {file}")

@@ -94,12 +94,12 @@ def _single(shape: Event) -> Composer:
 
 
 def _order(first: Event, second: Event) -> Composer:
-    """Two events; the second starts after the middle of the clip."""
+    """Two events, one right after the other; the second lies in the last 60 % of the clip."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        lengths_s = rng.uniform(0.2, 0.28, size=2) * duration_s
-        starts_s = rng.uniform([0.05, 0.55], [0.2, 0.7]) * duration_s
-        return [first.at(starts_s[0], lengths_s[0]), second.at(starts_s[1], lengths_s[1])]
+        change_s = rng.uniform(0.42, 0.6) * duration_s
+        before_s, after_s = rng.uniform(0.25, 0.38, size=2) * duration_s
+        return [first.at(change_s - before_s, before_s), second.at(change_s, after_s)]
 
     return compose
 
@@ -136,7 +136,7 @@ def _melody(*ranks: int) -> Composer:
         begin_s, end_s = _window(rng, duration_s)
         step_s = (end_s - begin_s) / len(ranks)
         return [
-            Event(350.0 * 2.0 ** (0.9 * rank)).at(begin_s + place * step_s, 0.8 * step_s)
+            Event(500.0 * 2.0 ** (0.5 * rank)).at(begin_s + place * step_s, step_s)
             for place, rank in enumerate(ranks)
         ]
 
@@ -145,16 +145,16 @@ def _melody(*ranks: int) -> Composer:
 
 _CLICK = Event(1000.0, noise=True)
 _BLIP = Event(900.0)
-_HUM = Event(300.0)
-_HISS = Event(3000.0, noise=True)
+_TONE = Event(2200.0)
+_HISS = Event(1500.0, noise=True)
 
 COMPOSERS: dict[str, Composer] = {
     "sweep-up": _single(Event(400.0, glide=2.5)),
     "sweep-down": _single(Event(400.0 * 2**2.5, glide=-2.5)),
-    "swell": _single(Event(2000.0, noise=True, swell=4.0)),
-    "fade": _single(Event(2000.0, noise=True, swell=-4.0)),
-    "hum-hiss": _order(_HUM, _HISS),
-    "hiss-hum": _order(_HISS, _HUM),
+    "swell": _single(Event(2000.0, noise=True, swell=5.0)),
+    "fade": _single(Event(2000.0, noise=True, swell=-5.0)),
+    "tone-hiss": _order(_TONE, _HISS),
+    "hiss-tone": _order(_HISS, _TONE),
     "pulses-2": _pulses(2),
     "pulses-6": _pulses(6),
     "rhythm-regular": _rhythm(1.0),

@@ -220,10 +220,15 @@ def _is_finished(folder: Path, fingerprint: str, overwrite: bool) -> bool:
     Raises:
         UsageError: It holds something else, and ``overwrite`` is off.
     """
-    if overwrite:
-        _remove_dataset(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "choose another --name or --out")
+    ours = (INFO_NAME, PROGRESS_FOLDER, REJECTED_NAME)
+    if folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in ours):
+        raise UsageError(
+            f"{folder} is not empty and not a prepared dataset", "choose another --name or --out"
+        )
+    if overwrite:
+        _remove_dataset(folder)
     if (folder / INFO_NAME).exists():
         if DatasetInfo.read(folder / INFO_NAME).fingerprint == fingerprint:
             return True
@@ -231,10 +236,6 @@ def _is_finished(folder: Path, fingerprint: str, overwrite: bool) -> bool:
     for sidecar in (folder / PROGRESS_FOLDER).glob("*.json"):
         if json.loads(sidecar.read_text(encoding="utf-8")).get("fingerprint") != fingerprint:
             raise _other_dataset(folder, "an unfinished dataset with other clips or settings")
-    if not (folder / PROGRESS_FOLDER).exists() and folder.exists() and any(folder.iterdir()):
-        raise UsageError(
-            f"{folder} is not empty and not a prepared dataset", "choose another --name or --out"
-        )
     return False
 
 
