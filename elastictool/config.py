@@ -209,7 +209,7 @@ class ModelConfig:
     head_norm: bool = True
     head_norm_eps: float = 1e-6
     attention_scale: float = 0.0
-    initialization: Literal["vit", "official"] = "vit"
+    initialization: Literal["vit", "official", "xavier"] = "vit"
     dropout: float = 0.0
     num_classes: int = 0
 

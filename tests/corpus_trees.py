@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-EPIC_HEADER = (
-    "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,"
-    "stop_sample,description,class,class_id"
-).split(",")
+EPIC_HEADER = [
+    *("annotation_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp"),
+    *("start_sample", "stop_sample", "description", "class", "class_id"),
+]
 
 
 def write_audio(
@@ -57,7 +57,9 @@ def csv_tree(folder: Path, clips: int = 20) -> Path:
     """A folder with ``clips.csv`` and folds."""
     rows: list[tuple[object, ...]] = [("path", "label", "fold")]
     for number in range(clips):
-        path = write_audio(folder / "audio" / f"{number:02d}.wav", 0.05 + 0.01 * number, seed=number)
+        path = write_audio(
+            folder / "audio" / f"{number:02d}.wav", 0.05 + 0.01 * number, seed=number
+        )
         rows.append((path.relative_to(folder), ("bell", "drum")[number % 2], number // 2 % 5 + 1))
     write_table(folder / "clips.csv", rows)
     return folder
@@ -67,14 +69,44 @@ def epic_tree(folder: Path) -> Path:
     """Annotations and one untrimmed file of each of two videos; a third has no audio."""
     for video in ("P01_01", "P02_01"):
         write_audio(folder / "audio" / f"{video}.wav", 3.0, 24_000, seed=len(video))
-    rows = {
+    rows: dict[str, list[tuple[object, ...]]] = {
         "EPIC_Sounds_train.csv": [
-            ("P01_01_0", "P01", "P01_01", "00:00:00.100", "00:00:00.600", 2400, 14400, "x",
-             "water", 1),
-            ("P01_01_1", "P01", "P01_01", "00:00:01.000", "00:00:02.500", 24000, 60000, "a, b",
-             "metal-only collision", 0),
-            ("P09_01_0", "P09", "P09_01", "00:01:01.000", "00:01:02.500", 1464000, 1500000, "x",
-             "water", 1),
+            (
+                "P01_01_0",
+                "P01",
+                "P01_01",
+                "00:00:00.100",
+                "00:00:00.600",
+                2400,
+                14400,
+                "x",
+                "water",
+                1,
+            ),
+            (
+                "P01_01_1",
+                "P01",
+                "P01_01",
+                "00:00:01.000",
+                "00:00:02.500",
+                24000,
+                60000,
+                "a, b",
+                "metal-only collision",
+                0,
+            ),
+            (
+                "P09_01_0",
+                "P09",
+                "P09_01",
+                "00:01:01.000",
+                "00:01:02.500",
+                1464000,
+                1500000,
+                "x",
+                "water",
+                1,
+            ),
         ],
         "EPIC_Sounds_validation.csv": [
             ("P02_01_0", "P02", "P02_01", "00:00:00.500", "00:00:01.000", 0.5, 1.0, "x", "water", 1)

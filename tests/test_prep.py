@@ -18,9 +18,11 @@ import pytest
 
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import Listing, SourceClip
-from elastictool.data.prepare import check_rejected, limited, plan_shards, prepare
+from elastictool.data.plan import limited, plan_shards
+from elastictool.data.prepare import prepare
 from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings
 from elastictool.data.store import PreparedStore
+from elastictool.data.summary import check_rejected
 from elastictool.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.progress import Task
 from tests.corpus_trees import csv_tree, write_audio, write_table
@@ -88,8 +90,17 @@ def test_a_stopped_run_says_how_to_continue_and_keeps_its_shards(
 def _start(out: Path, *options: str) -> subprocess.Popen[str]:
     """``prep`` in a process group of its own, as a terminal does it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "elastictool", "prep", "--dataset", "synth", "--out", str(out)]
-        + ["--limit", str(CLIPS), *options],
+        [
+            sys.executable,
+            "-m",
+            "elastictool",
+            "prep",
+            "--out",
+            str(out),
+            "--limit",
+            str(CLIPS),
+            *options,
+        ],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -151,9 +162,9 @@ def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
 
 def test_another_dataset_of_that_name_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     prepare("synth", out=tmp_path, limit=40)
-    for change in ({"limit": 41}, {"limit": 40, "settings": PrepSettings(encoding="wav")}):
+    for limit, settings in ((41, PrepSettings()), (40, PrepSettings(encoding="wav"))):
         with pytest.raises(UsageError, match="another dataset or other settings") as raised:
-            prepare("synth", out=tmp_path, **change)  # type: ignore[arg-type]
+            prepare("synth", out=tmp_path, limit=limit, settings=settings)
         assert "--overwrite" in raised.value.hint
     (tmp_path / "synth" / "my notes.txt").write_text("mine")
     assert len(prepare("synth", out=tmp_path, limit=20, overwrite=True)) == 20
@@ -217,7 +228,9 @@ def test_shards_are_cut_by_the_clip_list_alone() -> None:
 
 
 def test_a_limit_is_shared_among_splits_and_takes_turns_of_class() -> None:
-    clips = [clip(i, "abcd"[i // 50], ("train", "train", "train", "test")[i % 4]) for i in range(200)]
+    clips = [
+        clip(i, "abcd"[i // 50], ("train", "train", "train", "test")[i % 4]) for i in range(200)
+    ]
     chosen = limited(clips, 16)
     assert Counter(c.split for c in chosen) == {"train": 12, "test": 4}
     assert Counter(c.labels[0] for c in chosen) == dict.fromkeys("abcd", 4)
@@ -289,7 +302,11 @@ def test_slices_are_cut_by_time_at_any_rate(tmp_path: Path) -> None:
     write_audio(tmp_path / "long.flac", 3.0, 44_100)
     table = write_table(
         tmp_path / "t.csv",
-        [("path", "label", "start", "stop"), ("long.flac", "a", 0.5, 2.0), ("long.flac", "a", 2.5, "")],
+        [
+            ("path", "label", "start", "stop"),
+            ("long.flac", "a", 0.5, 2.0),
+            ("long.flac", "a", 2.5, ""),
+        ],
     )
     store = prepare("csv", table, tmp_path / "data")
     assert store.num_samples.tolist() == [24_000, 8_000]

@@ -176,7 +176,7 @@ def test_figure_is_drawn_twice_with_the_same_bytes(
     assert [path.suffix for path in first] == [".png", ".svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     svg = first[1].read_text()
-    for text in ("ElasticAST", "AST-96, positions sliced", "Top-1 accuracy (%)", "frames"):
+    for text in ("ElasticAST", "AST-96, sliced", "Top-1 accuracy (%)", "frames"):
         assert text in svg
 
 
@@ -192,7 +192,7 @@ def test_runs_of_one_model_are_told_apart_by_name(points: list[SweepPoint]) -> N
     assert list(series_of(points)) == [
         "ElasticAST",
         "AST-96, interpolated",
-        "AST-96, positions sliced",
+        "AST-96, sliced",
     ]
     twice = [point for point in points if point.model == "ElasticAST"]
     other = [SweepPoint(**(vars(point) | {"run": "seed-1"})) for point in twice]

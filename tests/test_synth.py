@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -58,22 +57,18 @@ def test_lengths_have_a_long_tail() -> None:
     assert np.percentile(durations_s, 99) > 3 * np.median(durations_s)
 
 
-@pytest.mark.parametrize("label", ["tone-hiss", "hiss-tone"])
-def test_the_second_of_two_ordered_events_lies_beyond_the_first_third(label: str) -> None:
-    for score in SCORES:
-        if score.label == label:
-            assert score.events[-1].start_s > 0.4 * score.duration_s
-
-
 def test_the_first_third_lacks_evidence_of_most_clips() -> None:
-    """Patterns lose an event in every clip, single events are wholly absent in many."""
-    third_s = [(score, score.duration_s / 3) for score in SCORES]
-    patterns = [(s, cut) for s, cut in third_s if len(s.events) > 1]
-    singles = [(s, cut) for s, cut in third_s if len(s.events) == 1]
-    assert all(score.events[-1].stop_s > cut for score, cut in patterns)
-    absent = np.mean([score.events[0].start_s > cut for score, cut in singles])
-    whole = np.mean([score.events[0].stop_s <= cut for score, cut in singles])
-    assert absent > 0.2 and whole < 0.2
+    """Patterns lose an event in every clip; trains of equal events often begin later."""
+    trains = ("sweep-up", "sweep-down", "swell", "fade")
+    begin_late = []
+    for score in SCORES:
+        third_s = score.duration_s / 3
+        if score.label in trains:
+            begin_late.append(score.events[0].start_s > third_s)
+        else:
+            assert score.events[-1].stop_s > third_s
+            assert score.events[-1].start_s > 0.4 * score.duration_s
+    assert np.mean(begin_late) > 0.35
 
 
 def test_events_lie_within_their_clip() -> None:

@@ -72,9 +72,10 @@ def prep(
     Example: elastictool prep --dataset fsdd --task digit --download
     """
     from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.prepare import check_rejected, prepare
+    from elastictool.data.prepare import prepare
     from elastictool.data.shards import PrepSettings
     from elastictool.data.store import DATA_ROOT
+    from elastictool.data.summary import check_rejected
 
     settings = PrepSettings(encoding=_encoding(encoding), channel=_channel(channel))
     if download:
@@ -147,8 +148,7 @@ def _report(store: PreparedStore) -> dict[str, Any]:
         "path": str(store.path),
         **store.info.to_json(),
         "durations_s": {
-            f"p{share}": round(float(np.percentile(durations_s, share)), 4)
-            for share in PERCENTILES
+            f"p{share}": round(float(np.percentile(durations_s, share)), 4) for share in PERCENTILES
         },
         "total_s": round(float(durations_s.sum()), 3),
         "fbank_mean": mean,
@@ -166,7 +166,8 @@ def _clips_per_class(store: PreparedStore) -> dict[str, int]:
 
 
 def _print_tables(store: PreparedStore, report: dict[str, Any]) -> None:
-    from elastictool.data.prepare import DURATIONS_NAME, REJECTED_NAME
+    from elastictool.data.prepare import DURATIONS_NAME
+    from elastictool.data.summary import REJECTED_NAME
 
     info = store.info
     columns = ("split", "expected", "found", "missing", "rejected", "prepared", "silent")

@@ -178,7 +178,7 @@ def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     print_table(
         f"{METRIC_LABELS[points[0].metric]}{unit}, {points[0].clips} clips",
         ["frames", *series],
-        [row("native or own", None), *(row(str(frames), frames) for frames in lengths)],
+        [row("own length", None), *(row(str(frames), frames) for frames in lengths)],
     )
     for file in files:
         say(f"wrote {file}")

@@ -112,9 +112,17 @@ class CorpusOptions:
 class Corpus(Protocol):
     """Lists the clips of one corpus."""
 
-    name: str
-    tasks: tuple[str, ...]
-    default_root: Path | None
+    @property
+    def name(self) -> str:
+        """What ``--dataset`` calls it."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What can be classified in it; the first is the default, none means there is one way."""
+
+    @property
+    def default_root(self) -> Path | None:
+        """Where it lies unless the user says otherwise."""
 
     def describe(self) -> str:
         """What to download, from where, to which place, its size and licence."""

@@ -47,8 +47,8 @@ class CsvList:
             "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns:\n"
             "  path   of the audio file, relative to the table\n"
             "  label  several are joined by |\n"
-            "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop (seconds),\n"
-            "  group (what must not be spread over splits)"
+            "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop "
+            "(seconds),\n  group (what must not be spread over splits)"
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
@@ -118,7 +118,9 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     )
                 yield number, {key: (row[key] or "").strip() for key in _COLUMNS if key in row}
     except UnicodeDecodeError as error:
-        raise UsageError(f"{table} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+        raise UsageError(
+            f"{table} is not UTF-8 text ({error.reason})", "save it as UTF-8"
+        ) from None
     except csv.Error as error:
         raise UsageError(f"{table} is not a csv table: {error}") from None
 

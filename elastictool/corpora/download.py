@@ -97,14 +97,17 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
             f"the server refuses {url}: {error.code} {error.reason}",
             "check the address, or fetch the file by hand",
         ) from error
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as drop:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+    ) as drop:
         raise _Dropped(str(getattr(drop, "reason", drop))) from drop
     etag_file.unlink(missing_ok=True)
 
 
-def _receive(
-    response: http.client.HTTPResponse, part: Path, have: int, progress: Progress
-) -> None:
+def _receive(response: http.client.HTTPResponse, part: Path, have: int, progress: Progress) -> None:
     length = response.headers.get("Content-Length")
     expected = have + int(length) if length is not None else None
     total_mb = None if expected is None else expected / 1e6

@@ -24,8 +24,7 @@ from elastictool.progress import SILENT, Progress
 
 VERSION = "1.0.10"
 ARCHIVE_URL = (
-    "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/"
-    f"v{VERSION}.tar.gz"
+    f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v{VERSION}.tar.gz"
 )
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.wav")
 _TEST_INDICES = range(5)

@@ -309,9 +309,7 @@ class PreparedStore:
         """The encoded audio of clip ``index``: a view into the memory map, nothing is copied."""
         return memoryview(self._audio[self._row(index)]["bytes"].as_buffer())
 
-    def waveform(
-        self, index: int, start: int = 0, stop: int | None = None
-    ) -> NDArray[np.float32]:
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1."""
         return decode(bytes(self.audio_bytes(index)), start, stop)[0]
 

@@ -52,9 +52,7 @@ def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) ->
     return figure
 
 
-def save_durations(
-    path: Path, name: str, durations_s: Mapping[str, NDArray[np.float64]]
-) -> None:
+def save_durations(path: Path, name: str, durations_s: Mapping[str, NDArray[np.float64]]) -> None:
     """Write ``draw_durations`` as a PNG; the same data gives the same bytes.
 
     Raises:

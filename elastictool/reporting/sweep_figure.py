@@ -28,8 +28,8 @@ from elastictool.reporting.figures import (
 
 LOG_RATIO = 16
 """Lengths that span more than this factor are drawn on a logarithmic axis."""
-LEGEND_INSIDE = 4
-"""More series than this put the legend beside the axes."""
+CROWDED = 4
+"""With more series than this the bands are drawn fainter."""
 UNIT_METRICS = ("dprime",)
 """Metrics that are no shares and are drawn as they are."""
 
@@ -73,22 +73,20 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
         if len(runs[point.model]) > 1:
             label += f" ({point.run})"
         if len(fits[point.run]) > 1:
-            label += {"slice": ", positions sliced", "interpolate": ", interpolated"}.get(
-                point.positions, ""
-            )
+            label += {"slice": ", sliced", "interpolate": ", interpolated"}.get(point.positions, "")
         series.setdefault(label, []).append(point)
     return series
 
 
 def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | None) -> Figure:
     series = series_of(points)
-    outside = len(series) > LEGEND_INSIDE
-    figure = Figure(figsize=(8.6 if outside else 6.6, 4.4), layout="constrained")
+    alpha = 0.05 if len(series) > CROWDED else 0.10
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     axes = figure.subplots()
     factor = 1.0 if metric in UNIT_METRICS else 100.0
     styles = series_styles(series)
     for label, members in series.items():
-        _draw_series(axes, label, members, styles[label], factor, 0.05 if outside else 0.10)
+        _draw_series(axes, label, members, styles[label], factor, alpha)
     axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
     axes.set_xlabel("evaluation length (frames)")
     _scale(axes, points, log_x)
@@ -97,7 +95,7 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
         add_seconds_axis(axes, shifts.pop())
     if title:
         axes.set_title(title, pad=8)
-    _legend(axes, outside)
+    _legend(axes)
     return figure
 
 
@@ -109,7 +107,8 @@ def _draw_series(
     factor: float,
     alpha: float,
 ) -> None:
-    line = sorted((p for p in members if not p.native), key=lambda p: p.length_frames)
+    # The own point lies on the curve: nothing is cut or fitted there.
+    line = sorted({p.length_frames: p for p in members}.values(), key=lambda p: p.length_frames)
     frames = [p.length_frames for p in line]
     axes.fill_between(
         frames,
@@ -166,13 +165,15 @@ def _spread(frames: Sequence[int], log_x: bool) -> list[int]:
     return kept
 
 
-def _legend(axes: Axes, outside: bool) -> None:
+def _legend(axes: Axes) -> None:
+    """Beside the axes: curves that cross everywhere leave no room inside."""
     handles, labels = axes.get_legend_handles_labels()
     dot = Line2D(
         [], [], linestyle="", marker="o", markersize=9, color="white", markeredgecolor="black"
     )
-    handles, labels = [*handles, dot], [*labels, "native or own length"]
-    if outside:
-        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    else:
-        axes.legend(handles, labels, loc="best")
+    axes.legend(
+        [*handles, dot],
+        [*labels, "native or own length"],
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+    )

@@ -1,0 +1,142 @@
+"""The end of ``prep``: what all shards together say goes into ``dataset.json``.
+
+Sums are added in shard order, so that their rounding does not depend on who finished first.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from elastictool.audio.decode import RESAMPLER
+from elastictool.corpora.base import Corpus, Listing
+from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport, remove_temporaries
+from elastictool.data.store import INFO_NAME, DatasetInfo, FbankSums, SplitCounts
+from elastictool.errors import ElasticToolError, RejectedItemsError
+from elastictool.files import atomic_path, write_json
+
+REJECTED_NAME = "rejected.csv"
+
+
+def finish(
+    folder: Path,
+    corpus: Corpus,
+    listing: Listing,
+    settings: PrepSettings,
+    fingerprint: str,
+    reports: Sequence[ShardReport],
+) -> None:
+    """Write ``rejected.csv`` and, last of all, ``dataset.json``.
+
+    Raises:
+        ElasticToolError: No clip could be used, or the target cannot be written.
+    """
+    remove_temporaries(folder)
+    _write_rejected(folder / REJECTED_NAME, listing, reports)
+    rows = sum(report.rows for report in reports)
+    if not rows:
+        _remove_shards(folder)
+        clip_id, _, reason, _ = reports[0].rejected[0]
+        raise ElasticToolError(
+            f"all {len(listing.clips)} clips were rejected; the first, {clip_id}: {reason}",
+            f"{folder / REJECTED_NAME} lists them all",
+        )
+    info = DatasetInfo(
+        name=folder.name,
+        corpus=corpus.name,
+        label_names=listing.label_names,
+        multi_label=listing.multi_label,
+        sample_rate_hz=settings.fbank.sample_rate_hz,
+        encoding=settings.encoding,
+        channel=str(settings.channel),
+        resampler=RESAMPLER,
+        source_rates=_total(report.source_rates for report in reports),
+        fingerprint=fingerprint,
+        num_clips=rows,
+        num_shards=len(reports),
+        splits=_split_counts(listing, reports),
+        fbank_config=asdict(settings.fbank),
+        fbank_sums=_fbank_sums(reports),
+        notes=listing.notes,
+    )
+    write_json(folder / INFO_NAME, info.to_json())
+    shutil.rmtree(folder / PROGRESS_FOLDER)
+
+
+def _remove_shards(folder: Path) -> None:
+    """Forget shards without rows, so that the next run tries again."""
+    for path in folder.glob("shard-*.arrow"):
+        path.unlink()
+    shutil.rmtree(folder / PROGRESS_FOLDER)
+
+
+def _write_rejected(path: Path, listing: Listing, reports: Sequence[ShardReport]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("id", "path", "reason"))
+        writer.writerows((clip.id, clip.path, "missing") for clip in listing.missing)
+        for report in reports:
+            writer.writerows((row[0], row[1], row[2]) for row in report.rejected)
+
+
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items()))
+
+
+def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str, SplitCounts]:
+    found = Counter(clip.split for clip in listing.clips)
+    missing = Counter(clip.split for clip in listing.missing)
+    rejected = Counter(row[3] for report in reports for row in report.rejected)
+    prepared = _total(report.prepared for report in reports)
+    silent = _total(report.silent for report in reports)
+    usual = {"train": 0, "val": 1, "test": 2}
+    names = sorted({*found, *missing, *listing.expected}, key=lambda s: (usual.get(s, 3), s))
+    return {
+        split: SplitCounts(
+            prepared=prepared.get(split, 0),
+            found=found[split],
+            expected=listing.expected.get(split, 0),
+            missing=missing[split],
+            rejected=rejected[split],
+            silent=silent.get(split, 0),
+        )
+        for split in names
+    }
+
+
+def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:
+    """Add the shards' sums in shard order, so that rounding is always the same."""
+    totals: dict[tuple[str, int], FbankSums] = {}
+    for report in reports:
+        for split, fold, frames, total, squares in report.sums:
+            before = totals.get((split, fold), FbankSums(split, fold, 0, 0.0, 0.0))
+            totals[split, fold] = FbankSums(
+                split,
+                fold,
+                before.frames + frames,
+                before.sum + total,
+                before.sum_of_squares + squares,
+            )
+    return [totals[key] for key in sorted(totals)]
+
+
+def check_rejected(info: DatasetInfo, max_share: float) -> None:
+    """Complain if more than ``max_share`` of the clips found were rejected.
+
+    Raises:
+        RejectedItemsError: They were.
+    """
+    found = sum(counts.found for counts in info.splits.values())
+    if info.rejected > max_share * found:
+        raise RejectedItemsError(
+            f"{info.rejected} of {found} clips were rejected "
+            f"({info.rejected / found:.1%}, allowed {max_share:.1%})",
+            f"{REJECTED_NAME} beside the data says why; --max-rejected sets the allowed share",
+        )
