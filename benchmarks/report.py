@@ -155,7 +155,11 @@ def draw(study: dict[str, Any]) -> Figure:
             means = 100 * np.array([mean for mean, _ in stats])
             halves = 100 * np.array([half for _, half in stats])
             axes.plot(
-                lengths, means, style.line, color=style.colour, marker=style.marker,
+                lengths,
+                means,
+                style.line,
+                color=style.colour,
+                marker=style.marker,
                 label=f"{curve.label} (own {100 * float(np.mean(curve.own)):.1f})",
             )
             axes.fill_between(
@@ -173,12 +177,13 @@ def draw(study: dict[str, Any]) -> Figure:
 
 def provenance(study: dict[str, Any]) -> str:
     """One line: command, date, versions."""
-    env = study["environment"]
-    runs = len({(run["seed"], run["fold"]) for run in study["runs"]})
+    environments = [run["environment"] for run in study["runs"]]
+    dates = sorted({env["date"] for env in environments})
+    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+    versions = sorted({f"torch {env['torch']}, Python {env['python']}" for env in environments})
     return (
-        f"{runs} runs of each model; mean ± 95 % t interval over runs. Made by "
-        f"`{study['command']}` on {env['date'][:10]} with torch {env['torch']}, "
-        f"Python {env['python']}.\n"
+        f"{len(study['runs'])} of {study['planned_runs']} runs; mean ± 95 % t interval over the "
+        f"runs of a model. Made by `{study['command']}`, {when}, {'; '.join(versions)}.\n"
     )
 
 
@@ -214,13 +219,17 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: match[1] + content + match[2], text)
 
 
+def committed_studies() -> dict[str, dict[str, Any]]:
+    """The studies whose results are there."""
+    files = {name: RESULTS / f"{name}.json" for name in ORDER}
+    return {
+        name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.exists()
+    }
+
+
 def pages() -> dict[Path, str]:
     """Every generated text and where it belongs."""
-    studies = {
-        name: json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-        for name in ORDER
-        if (RESULTS / f"{name}.json").exists()
-    }
+    studies = committed_studies()
     readme = (ROOT / "README.md").read_text("utf-8")
     for name, study in studies.items():
         readme = fill(readme, name, readme_section(name, study))
@@ -240,9 +249,8 @@ def main() -> None:
         sys.exit(bool(stale))
     for path, text in written.items():
         write_text(path, text)
-    for name in ORDER:
-        if (RESULTS / f"{name}.json").exists():
-            save_figure(draw(json.loads((RESULTS / f"{name}.json").read_text("utf-8"))), RESULTS / name)
+    for name, study in committed_studies().items():
+        save_figure(draw(study), RESULTS / name)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python -m benchmarks.study fsdd-digit --data ../shared/data [--jobs 2] [--only ElasticAST]
 
 Each (model, seed, fold) is trained into ``runs/studies/STUDY/`` and swept on the test split; its
-numbers stand in that run's ``study.json``. Finished runs are skipped, interrupted ones resume.
-When all are there, ``docs/results/STUDY.json`` is written with command, date and versions; the
-README's tables and figures are made from that file by ``python -m benchmarks.report``.
+numbers, with date, versions and settings, go to ``docs/results/runs/STUDY/``. What is there with
+the same settings is not run again and an interrupted run resumes, so a study can be spread over
+days and machines. ``docs/results/STUDY.json`` then collects them; ``python -m benchmarks.report``
+makes the README's tables and the figures from it.
 
 ``--validation`` opens no test split: it trains without a tenth of the training clips, scores on
 that tenth, and writes nothing under docs/. Settings are chosen with it.
@@ -13,73 +14,110 @@ that tenth, and writes nothing under docs/. Settings are chosen with it.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import multiprocessing
+import re
 import sys
+from argparse import ArgumentParser, Namespace
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
+from benchmarks.timing import environment
+from elastictool.config import RunConfig, load_run_config, to_dict
+from elastictool.data.store import PreparedStore
+from elastictool.files import write_json
+from elastictool.training.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study, and where it happens."""
+    """One run of a study, where it happens and where its numbers go."""
 
     study: str
     entry: Entry
     seed: int
     fold: int
-    folder: Path
+    run: Path
+    result: Path
     dataset: Path
     validation: bool
-    extra: tuple[str, ...]
+    sets: tuple[str, ...]
 
-    @property
-    def path(self) -> Path:
-        """The run directory."""
-        slug = self.entry.label.lower().replace(",", "").replace(" ", "-")
-        return self.folder / f"{slug}-seed{self.seed}-fold{self.fold}"
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return load_run_config(RECIPES / self.entry.recipe, self.sets)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The numbers of this cell, if they are there and belong to its settings."""
+        if not self.result.exists():
+            return None
+        numbers: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
+        return numbers if numbers["config"] == to_dict(self.config()) else None
 
 
-def run_cell(cell: Cell, threads: int) -> dict[str, Any]:
-    """Train (or resume) and sweep one cell; its numbers, which also stand in ``study.json``."""
-    done = cell.path / "study.json"
-    if done.exists():
-        return json.loads(done.read_text("utf-8"))
+def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespace) -> Cell:
+    """Name the places and settings of one run."""
+    slug = re.sub("[^a-z0-9]+", "-", f"{entry.label}-seed{seed}-fold{fold}".lower())
+    sets = [*entry.sets, *arguments.set, f"seed={seed}", f"data.test_fold={fold}"]
+    folder = name
+    if arguments.validation:
+        sets.append("data.validation_fraction=0.1")
+        folder = f"{name}-validation{arguments.tag}"
+    run = arguments.runs / folder / slug
+    public = arguments.out / "runs" / name / f"{slug}.json"
+    return Cell(
+        study=name,
+        entry=entry,
+        seed=seed,
+        fold=fold,
+        run=run,
+        result=run / "study.json" if arguments.validation else public,
+        dataset=arguments.runs / "data" / STUDIES[name].dataset,
+        validation=arguments.validation,
+        sets=tuple(sets),
+    )
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train (or resume) and sweep one cell on one thread; returns its numbers."""
     import torch
 
-    from elastictool.config import load_run_config
-    from elastictool.data.store import PreparedStore
-    from elastictool.files import write_json
     from elastictool.training.run import resume_run, train_run
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     store = PreparedStore.open(cell.dataset)
-    sets = [*cell.entry.sets, *cell.extra, f"seed={cell.seed}", f"data.test_fold={cell.fold}"]
-    if cell.validation:
-        sets.append("data.validation_fraction=0.1")
-    config = load_run_config(RECIPES / cell.entry.recipe, sets)
-    if (cell.path / "checkpoints" / "last.training.pt").exists():
-        result = resume_run(cell.path, store)
+    if _resumable(cell):
+        result = resume_run(cell.run, store)
     else:
-        result = train_run(config, store, cell.path, overwrite=True)
+        result = train_run(cell.config(), store, cell.run, overwrite=True)
     numbers = {
         "model": cell.entry.label,
         "seed": cell.seed,
         "fold": cell.fold,
         "recipe": cell.entry.recipe,
-        "sets": sets,
+        "sets": list(cell.sets),
+        "config": to_dict(cell.config()),
+        "environment": environment(),
         "train_seconds": round(result.seconds, 1),
-        "train_tokens": _tokens(cell.path),
+        "train_tokens": _tokens(cell.run),
         "points": _points(cell, store),
     }
-    write_json(done, numbers)
+    write_json(cell.result, numbers)
     return numbers
+
+
+def _resumable(cell: Cell) -> bool:
+    """Whether an unfinished run of the same settings stands there."""
+    run = RunDirectory(cell.run)
+    if not run.training_state.exists():
+        return False
+    wanted = to_dict(cell.config())
+    found = to_dict(run.read_config())
+    return all(found[part] == wanted[part] for part in ("train", "augment", "packing", "length"))
 
 
 def _tokens(path: Path) -> int:
@@ -87,38 +125,37 @@ def _tokens(path: Path) -> int:
     return sum(r["tokens"] for r in map(json.loads, lines) if r["kind"] == "epoch")
 
 
-def _points(cell: Cell, store: Any) -> list[dict[str, Any]]:
+def _points(cell: Cell, store: PreparedStore) -> list[dict[str, Any]]:
     """Own point and all lengths; grid positions both interpolated and sliced."""
     from elastictool.evaluation.sweep import sweep_lengths
     from elastictool.training.checkpoint import load_run
 
     lengths = STUDIES[cell.study].lengths
     split = "validation" if cell.validation else "test"
-    run = load_run(cell.path, "last")
+    run = load_run(cell.run, "last")
     if cell.entry.evaluate_natively:
         native = dataclasses.replace(run.front_end.length, fixed_frames=0)
         run = dataclasses.replace(run, front_end=dataclasses.replace(run.front_end, length=native))
     points = sweep_lengths([run], store, lengths, split)
     if run.config.model.positions == "grid":
-        sliced = load_run(cell.path, "last", position_fit="slice")
+        sliced = load_run(cell.run, "last", position_fit="slice")
         points += sweep_lengths([sliced], store, lengths, split)
     keep = ("length_frames", "value", "low", "high", "positions", "native", "tokens", "gflops")
     return [{key: getattr(point, key) for key in keep} for point in points]
 
 
-def prepared(study: Study, data: Path, folder: Path) -> Path:
-    """The study's prepared dataset, made if it is not there."""
+def prepared(study: Study, data: Path, folder: Path) -> None:
+    """Make the study's prepared dataset, if it is not there."""
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.prepare import prepare
 
     options = CorpusOptions(task=study.task)
-    store = prepare(study.corpus, data / study.root, folder, name=study.dataset, options=options)
-    return store.path
+    prepare(study.corpus, data / study.root, folder, name=study.dataset, options=options)
 
 
-def main() -> None:
-    """Parse, run the cells, and write the result file when all are done."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse() -> Namespace:
+    """The command line."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", choices=sorted(STUDIES))
     parser.add_argument("--data", type=Path, required=True, help="folder of the small real data")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -133,83 +170,77 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.set and not arguments.validation:
         parser.error("--set belongs to --validation: a study's settings are its recipes")
-    study = STUDIES[arguments.study]
-    dataset = prepared(study, arguments.data, arguments.runs / "data")
-    folder = arguments.runs / (
-        arguments.study + (f"-validation{arguments.tag}" * arguments.validation)
-    )
+    return arguments
+
+
+def main() -> None:
+    """Run the cells that are wanted, then collect all that are finished."""
+    arguments = parse()
+    name, study = arguments.study, STUDIES[arguments.study]
+    prepared(study, arguments.data, arguments.runs / "data")
     cells = [
-        Cell(
-            arguments.study,
-            entry,
-            seed,
-            fold,
-            folder,
-            dataset,
-            arguments.validation,
-            tuple(arguments.set),
-        )
-        for fold in arguments.folds or study.folds
+        make_cell(name, entry, seed, fold, arguments)
         for seed in arguments.seeds or study.seeds
+        for fold in arguments.folds or study.folds
         for entry in study.entries
         if not arguments.only or entry.label in arguments.only
     ]
-    results = run_cells(cells, arguments.jobs)
-    whole = len(cells) == len(study.entries) * len(study.seeds) * len(study.folds)
-    if whole and not arguments.validation:
-        write_result(arguments.study, study, dataset, results, arguments.out)
+    run_cells([cell for cell in cells if not cell.finished()], arguments.jobs)
+    if not arguments.validation:
+        collect(name, study, arguments)
 
 
-def run_cells(cells: list[Cell], jobs: int) -> list[dict[str, Any]]:
-    """All cells, ``jobs`` at a time; results in the order of the cells."""
-    results: dict[Path, dict[str, Any]] = {}
+def run_cells(cells: list[Cell], jobs: int) -> None:
+    """Run the cells, ``jobs`` at a time, and say how each ended."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(run_cell, cell, 1): cell for cell in cells}
-        for future in as_completed(waiting):
-            cell = waiting[future]
-            results[cell.path] = future.result()
-            print(f"{len(results)}/{len(cells)} {_line(results[cell.path])}", file=sys.stderr)
-    return [results[cell.path] for cell in cells]
+        waiting = [pool.submit(run_cell, cell) for cell in cells]
+        for count, future in enumerate(as_completed(waiting), 1):
+            print(f"{count}/{len(cells)} {_line(future.result())}", file=sys.stderr, flush=True)
 
 
 def _line(numbers: dict[str, Any]) -> str:
     shown = " ".join(
-        f"{'own' if p['native'] else p['length_frames']}:{p['value']:.3f}"
+        f"{'own' if p['native'] else p['length_frames']}:{100 * p['value']:.1f}"
         for p in numbers["points"]
         if p["positions"] != "slice"
     )
     head = f"{numbers['model']} seed {numbers['seed']} fold {numbers['fold']}"
-    return f"{head} {numbers['train_seconds']:.0f}s {shown} {numbers['sets']}"
+    return f"{head}, {numbers['train_seconds']:.0f} s: {shown}"
 
 
-def write_result(
-    name: str, study: Study, dataset: Path, results: list[dict[str, Any]], out: Path
-) -> None:
-    """The committed result file: numbers, honest baselines, command, date, versions."""
-    from benchmarks.timing import environment
-    from elastictool.files import write_json
-
+def collect(name: str, study: Study, arguments: Namespace) -> None:
+    """Write the study's result file from the finished runs; says how many are missing."""
+    cells = [
+        make_cell(name, entry, seed, fold, arguments)
+        for entry in study.entries
+        for seed in study.seeds
+        for fold in study.folds
+    ]
+    found = [numbers for cell in cells if (numbers := cell.finished())]
+    print(f"{name}: {len(found)} of {len(cells)} runs are there", file=sys.stderr)
+    if not found:
+        return
+    hidden = ("config", "sets")
     write_json(
-        out / f"{name}.json",
+        arguments.out / f"{name}.json",
         {
             "study": name,
             "title": study.title,
             "command": f"python -m benchmarks.study {name} --data DIR",
-            "environment": environment(),
+            "planned_runs": len(cells),
             "marks": study.marks,
             "lengths": list(study.lengths),
-            "baselines": _baselines(study, dataset),
-            "runs": results,
+            "baselines": _baselines(study, cells[0].dataset),
+            "runs": [{k: v for k, v in numbers.items() if k not in hidden} for numbers in found],
         },
     )
 
 
 def _baselines(study: Study, dataset: Path) -> list[dict[str, Any]]:
     """Logistic regression on time-mean and deviation, and on clip length alone, per fold."""
-    from elastictool.config import DataConfig, load_run_config
+    from elastictool.config import DataConfig
     from elastictool.data.splits import select_clips
-    from elastictool.data.store import PreparedStore
     from elastictool.evaluation.baseline import logistic_baseline
 
     store = PreparedStore.open(dataset)

@@ -209,7 +209,7 @@ class ModelConfig:
     head_norm: bool = True
     head_norm_eps: float = 1e-6
     attention_scale: float = 0.0
-    initialization: Literal["vit", "official", "xavier"] = "vit"
+    initialization: Literal["vit", "official", "scaled"] = "vit"
     dropout: float = 0.0
     num_classes: int = 0
 
@@ -255,9 +255,7 @@ class DataConfig:
         _require(self.test_fold >= 0, "data.test_fold must be 0 (off) or above")
         _require(0 <= self.validation_fraction < 1, "data.validation_fraction must be in 0..1")
         _require(self.std is None or self.std > 0, "data.std must be above 0")
-        _require(
-            (self.mean is None) == (self.std is None), "set data.mean and data.std together"
-        )
+        _require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
 
 
 @dataclass(frozen=True)
@@ -441,9 +439,7 @@ def _expand_model(values: Any) -> Any:
     size = values.pop("size", None)
     if size is not None:
         if size not in SIZES:
-            raise UsageError(
-                f"unknown model.size {size!r}", nearest_hint(str(size), sorted(SIZES))
-            )
+            raise UsageError(f"unknown model.size {size!r}", nearest_hint(str(size), sorted(SIZES)))
         expanded["width"], expanded["heads"] = SIZES[size]
     if "patch_size" in values:
         expanded["patch_stride"] = values["patch_size"]

@@ -51,16 +51,31 @@ def main() -> None:
         options = [part for text in sets for part in ("--set", text)]
         recipe = str(ROOT / "recipes" / "demo.yaml")
         elastictool(
-            "train", "--recipe", recipe, "--dataset", f"{data}/synth", "--run-dir", str(path),
-            "--set", f"name={name}", *options,
+            "train",
+            "--recipe",
+            recipe,
+            "--dataset",
+            f"{data}/synth",
+            "--run-dir",
+            str(path),
+            "--set",
+            f"name={name}",
+            *options,
         )
         elastictool("eval", str(path), "--json")
     runs = [str(path) for path in paths]
     elastictool("sweep", *runs, "--lengths", LENGTHS, "--out", f"{OUT}/sweep")
     print(
         elastictool(
-            "tokens", "--dataset", f"{data}/synth", "--batch-size", "12", "24", "48",
-            "--out", f"{OUT}/tokens",
+            "tokens",
+            "--dataset",
+            f"{data}/synth",
+            "--batch-size",
+            "12",
+            "24",
+            "48",
+            "--out",
+            f"{OUT}/tokens",
         )
     )
     columns, rows = summary_table(paths, OUT / "sweep" / "sweep.csv")

@@ -84,7 +84,8 @@ def test_yaml_cannot_build_python_objects(tmp_path: Path) -> None:
 
 def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
     config = load_run_config(
-        None, ["model.preset=ast", "model.size=small", "length.fixed_frames=400", "data.test_fold=2"]
+        None,
+        ["model.preset=ast", "model.size=small", "length.fixed_frames=400", "data.test_fold=2"],
     )
     path = tmp_path / "config.yaml"
     path.write_text(dump_yaml(config))

@@ -19,8 +19,8 @@ from elastictool.config import RunConfig, load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.training.checkpoint import latest_run, load_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.run import describe, resume_run, train_run
+from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer, clip_losses, pick_device
 
 SMALL = (
@@ -276,9 +276,7 @@ def test_a_run_directory_is_never_overwritten_unasked(
     train_run(small("train.epochs=1", "seed=1"), toy_store, tmp_path / "run", overwrite=True)
 
 
-def test_overwrite_spares_a_folder_that_is_no_run(
-    toy_store: PreparedStore, tmp_path: Path
-) -> None:
+def test_overwrite_spares_a_folder_that_is_no_run(toy_store: PreparedStore, tmp_path: Path) -> None:
     precious = tmp_path / "home" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("years of work")
@@ -375,9 +373,7 @@ def test_cross_entropy_spreads_a_clip_over_its_labels() -> None:
     logits = torch.randn(4, 3, dtype=torch.float64)
     targets = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.float64)
     log_p = logits.log_softmax(1)
-    expected = torch.stack(
-        [-log_p[0, 0], -log_p[1, 1:].mean(), -log_p[2, 2], -log_p[3, :2].mean()]
-    )
+    expected = torch.stack([-log_p[0, 0], -log_p[1, 1:].mean(), -log_p[2, 2], -log_p[3, :2].mean()])
     assert torch.allclose(clip_losses(logits, targets, small()), expected)
 
 

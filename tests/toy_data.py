@@ -16,7 +16,7 @@ RATE_HZ = 16_000
 
 
 def write_toy_recordings(folder: Path, clips_per_class: int = 12) -> Path:
-    """Three classes (low tone, high tone, noise) of 0.2 to 1.2 s; returns the CSV that lists them."""
+    """Low tones, high tones and noises of 0.2 to 1.2 s; returns the CSV that lists them."""
     rng = np.random.default_rng(7)
     rows = []
     for number in range(3 * clips_per_class):

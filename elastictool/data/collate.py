@@ -62,7 +62,8 @@ def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
     Incomplete patches are padded with ``patch.pad_value`` or dropped, as ``patch.edge`` says; a
     clip shorter than one patch is padded to one.
     """
-    bands, columns = grid_shape(fbank.shape[0], fbank.shape[1], patch.size, patch.stride, patch.edge)
+    frames, bins = fbank.shape
+    bands, columns = grid_shape(frames, bins, patch.size, patch.stride, patch.edge)
     image = fbank.T
     short = (
         max(0, covered(bands, patch.size[0], patch.stride[0]) - image.shape[0]),
@@ -70,9 +71,7 @@ def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
     )
     if any(short):
         image = F.pad(image, (0, short[1], 0, short[0]), value=patch.pad_value)
-    grid = image.unfold(0, patch.size[0], patch.stride[0]).unfold(
-        1, patch.size[1], patch.stride[1]
-    )
+    grid = image.unfold(0, patch.size[0], patch.stride[0]).unfold(1, patch.size[1], patch.stride[1])
     patches = grid[:bands, :columns].reshape(bands * columns, math.prod(patch.size))
     coords = torch.stack(
         (

@@ -88,9 +88,7 @@ class FrontEnd:
     def view(self, clip: int, native_frames: int) -> ClipView:
         """The evaluation view of a clip: its first frames, up to the length limits."""
         limit = self.length.fixed_frames or self.length.max_frames
-        return ClipView(
-            clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames
-        )
+        return ClipView(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
 
     def num_patches(self, view: ClipView) -> int:
         """Patch tokens of a view."""
@@ -127,9 +125,7 @@ class FrontEnd:
             clip_id=clip_id,
             shift_ms=self.fbank.shift_ms,
             cut_frames=view.native_frames - view.num_frames,
-            patch=PatchSpec(
-                self.patch_size, self.patch_stride, self.length.edge, self._pad_value
-            ),
+            patch=PatchSpec(self.patch_size, self.patch_stride, self.length.edge, self._pad_value),
         )
 
     def _normalise(self, frames: Tensor) -> Tensor:

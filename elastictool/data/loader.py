@@ -60,4 +60,3 @@ def _leave_signals_to_parent(worker: int) -> None:
     """Ctrl-C reaches the whole process group; the training process decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-

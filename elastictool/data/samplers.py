@@ -109,9 +109,7 @@ class TrainingSampler:
             return view
         return replace(view, first_frame=_place(view.native_frames - view.num_frames, place))
 
-    def _shorter_view(
-        self, whole: ClipView, kind: float, length: float, place: float
-    ) -> ClipView:
+    def _shorter_view(self, whole: ClipView, kind: float, length: float, place: float) -> ClipView:
         least = min(self.diversity.min_frames, whole.num_frames)
         num_frames = round(least * (whole.num_frames / least) ** length)
         is_prefix = kind < self.diversity.prefix_share

@@ -2,20 +2,23 @@
 
 ``vit`` draws everything learned from a truncated normal of standard deviation 0.02. ``official``
 starts positions and the pooling query with standard deviation 1, as the published ElasticAST
-code does, which holds the model back on small data. ``xavier`` draws weights by their size (as
-big_vision and MAE do): 0.02 suits a width of 768, and makes a narrow model start slowly.
+code does. ``scaled`` draws each weight by its size (Xavier, as big_vision and MAE do) and
+positions with standard deviation 1, about the size of a patch's own token: 0.02 suits a width of
+768 and long training; in a narrow model trained briefly it makes every layer start slowly and
+leaves positions inaudible beside the patches for the first epochs.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from elastictool.config import ModelConfig
 
 WEIGHT_STD = 0.02
 """Standard deviation of weights and embeddings. Source: ViT as in timm; DeiT; AST."""
-OFFICIAL_STD = 1.0
-"""Standard deviation of positions and pooling query in the published ElasticAST code."""
+UNIT_STD = 1.0
+"""Standard deviation of positions (and, as published, of the pooling query)."""
 
 
 def initialize(model: nn.Module, config: ModelConfig) -> None:
@@ -25,19 +28,18 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif config.initialization == "xavier" and name.endswith("weight"):
-            for matrix in parameter.split(config.width) if _joint(name) else [parameter]:
+        elif config.initialization != "vit" and name.startswith("positions."):
+            nn.init.normal_(parameter, std=UNIT_STD)
+        elif config.initialization == "official" and name == "pooling.query":
+            nn.init.normal_(parameter, std=UNIT_STD)
+        elif config.initialization == "scaled" and name.endswith("weight"):
+            for matrix in _matrices(name, parameter, config.width):
                 nn.init.xavier_uniform_(matrix)
         else:
             nn.init.trunc_normal_(parameter, std=WEIGHT_STD)
-            if config.initialization == "official" and _official(name):
-                nn.init.normal_(parameter, std=OFFICIAL_STD)
 
 
-def _joint(name: str) -> bool:
-    """Whether a weight is several projections stacked, each to be drawn as a matrix of its own."""
-    return name.endswith(("qkv.weight", "to_kv.weight"))
-
-
-def _official(name: str) -> bool:
-    return name.startswith("positions.") or name == "pooling.query"
+def _matrices(name: str, weight: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
+    """A weight's projections: joint q, k, v are drawn each as a matrix of its own."""
+    joint = name.endswith(("qkv.weight", "to_kv.weight"))
+    return torch.split(weight, width) if joint else (weight,)

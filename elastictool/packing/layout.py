@@ -103,9 +103,7 @@ def build_layout(
             pieces.append((width - sum(row), FILLER))
             slot += width - sum(row)
     piece_lengths, piece_segments = zip(*pieces, strict=True)
-    segment_ids = torch.repeat_interleave(
-        torch.tensor(piece_segments), torch.tensor(piece_lengths)
-    )
+    segment_ids = torch.repeat_interleave(torch.tensor(piece_segments), torch.tensor(piece_lengths))
     offsets = torch.tensor((0, *lengths)).cumsum(0)
     return SegmentLayout(
         lengths=lengths,

@@ -48,9 +48,7 @@ def train_run(
     return trainer.fit()
 
 
-def resume_run(
-    path: Path, store: PreparedStore, progress: Progress = SILENT
-) -> TrainResult:
+def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
     """Continue an interrupted run with the configuration that it was started with.
 
     Raises:

@@ -31,7 +31,7 @@ from elastictool.metrics.classification import classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.progress import SILENT, Progress, Task
+from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import (
     complete_model,
     front_end_of,
@@ -232,9 +232,7 @@ class Trainer:
             taken = [waiting.pop(0) for _ in group]
             yield taken, group
 
-    def _step(
-        self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int
-    ) -> float:
+    def _step(self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int) -> float:
         """One optimiser step over one or several batches; returns the mean loss of a view."""
         config, state = self.config.train, self.state
         factor = lr_factor(config.schedule, state.step, total_steps, state.epoch)
