@@ -1,0 +1,170 @@
+"""The program as a user meets it: exit codes, messages without tracebacks, one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from elastictool import __version__
+from elastictool.cli import app as program
+from elastictool.data.store import PreparedStore
+from tests.saved_runs import save_run
+
+TINY = ("model.width=32", "model.heads=2", "model.depth=1", "train.epochs=1")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of one command line, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["elastictool", *map(str, arguments)])
+    former = signal.getsignal(signal.SIGPIPE)
+    try:
+        program.main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    finally:
+        signal.signal(signal.SIGPIPE, former)
+    return 0
+
+
+def sets(*more: str) -> list[str]:
+    return [part for text in (*TINY, *more) for part in ("--set", text)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (["train"], 2, ["no prepared dataset", "elastictool prep"]),
+        (["eval"], 2, ["no trained run", "elastictool train"]),
+        (["sweep", "--lengths", "256:3072"], 2, ["no trained run", "elastictool train"]),
+        (["sweep", "--lengths", "3072:256"], 2, ["--lengths"]),
+        (["train", "--set", "train.epoch=3"], 2, ["train.epoch", "did you mean 'train.epochs'"]),
+        (["train", "--recipe", "none.yaml"], 2, ["none.yaml", "check the path"]),
+        (["train", "--dataset", "none"], 2, ["'none'"]),
+        (["eval", "none"], 2, ["none"]),
+        (["prep", "--dataset", "epic-sounds"], 2, ["annotations", "CC BY-NC", "GB"]),
+        (["prep", "--dataset", "folder", "--root", "none"], 2, ["none"]),
+        (["prep", "--dataset", "synht"], 2, ["synht", "did you mean 'synth'"]),
+        (["tokens", "--durations", "none.csv"], 2, ["none.csv"]),
+        (["tokens", "--batch-size", "0"], 2, ["--batch-size"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_gives_a_message_a_hint_and_its_exit_code(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: list[str],
+    code: int,
+    words: list[str],
+) -> None:
+    assert run(monkeypatch, *line) == code
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in shown
+    assert all(word.lower() in shown.lower() for word in words), shown
+
+
+def test_train_eval_and_sweep_print_one_json_document_each(
+    toy_store: PreparedStore,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--dataset", toy_store.path, "--json"]
+    assert run(monkeypatch, "train", *data, *sets()) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert (place / trained["run"] / "checkpoints" / "best.safetensors").exists()
+    assert run(monkeypatch, "eval", *data) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert run(monkeypatch, "sweep", *data, "--lengths", "32,64,998") == 0
+    swept = json.loads(capsys.readouterr().out)
+    native, longest = swept["points"][0], swept["points"][-1]
+    assert native["native"] and native["value"] == evaluated["metrics"]["top1"]
+    assert longest["length_frames"] == 998 and longest["value"] == native["value"]
+    assert (place / trained["run"] / "figures" / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_dry_run_and_print_config_write_nothing(
+    toy_store: PreparedStore,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--dataset", toy_store.path]
+    assert run(monkeypatch, "train", *data, *sets(), "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["train_clips"] == 18
+    assert run(monkeypatch, "train", *sets(), "--print-config") == 0
+    assert "width: 32" in capsys.readouterr().out
+    assert list(place.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_leaves_with_code_4(
+    toy_store: PreparedStore,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_run(place / "run", toy_store)
+    for file in (place / "run" / "checkpoints").glob("*.safetensors"):
+        file.write_bytes(b"garbage")
+    assert run(monkeypatch, "eval", place / "run", "--dataset", toy_store.path) == 4
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_keeps_its_traceback(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.data.locate.locate_dataset", lambda text: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, "train")
+
+
+def test_the_version_is_the_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("command", ["prep", "train", "eval", "sweep", "tokens"])
+def test_each_help_text_has_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, command, "--help") == 0
+    assert f"elastictool {command}" in capsys.readouterr().out
+
+
+def test_ctrl_c_in_training_saves_leaves_with_130_and_resumes(
+    toy_store: PreparedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "elastictool", "train", "--dataset", str(toy_store.path)]
+    many = sets("train.epochs=2000", "train.loader_workers=1")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [*command, "--run-dir", "run", *many],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    state = place / "run" / "checkpoints" / "last.training.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group gets it
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert "everything is saved" in shown and "--resume" in shown
+    assert "Traceback" not in shown
