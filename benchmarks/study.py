@@ -56,7 +56,14 @@ class Cell:
         if not self.result.exists():
             return None
         numbers: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        return numbers if numbers["config"] == to_dict(self.config()) else None
+        return numbers if _agrees(numbers["config"], to_dict(self.config())) else None
+
+
+def _agrees(recorded: Any, wanted: Any) -> bool:
+    """Whether all recorded settings are still wanted; settings added since then do not count."""
+    if not isinstance(recorded, dict):
+        return bool(recorded == wanted)
+    return all(_agrees(value, wanted.get(key)) for key, value in recorded.items())
 
 
 def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespace) -> Cell:
