@@ -11,7 +11,6 @@ difference is the layout and how much the kernel. One thread, processor time; a 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -146,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             results += _rows(calls, tokens, args.rounds, train=train, bf16=bf16)
     return {
         "environment": environment(),
-        "command": " ".join(["python -m benchmarks.attention", *sys.argv[1:]]),
+        "command": _command(args),
         "durations": label,
         "model": {"width": width, "heads": heads, "depth": config.depth},
         "clips": len(seconds),
@@ -175,6 +174,15 @@ def _rows(
         }
         for name in calls
     ]
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line that repeats the measurement, with file names but no folders."""
+    parts = ["python -m benchmarks.attention", f"--rounds {args.rounds}"]
+    parts.append("--quick" if args.quick else f"--batches {args.batches}")
+    if args.durations is not None:
+        parts.append(f"--durations {args.durations.name}")
+    return " ".join(parts)
 
 
 def main() -> None:

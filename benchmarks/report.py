@@ -195,6 +195,57 @@ def readme_section(name: str, study: dict[str, Any]) -> str:
     )
 
 
+def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
+    """Ratios of the committed benchmarks: attention backends, and filterbanks."""
+    parts = []
+    if "attention" in benchmarks:
+        document = benchmarks["attention"]
+        rows = [
+            [
+                r["mode"],
+                r["precision"],
+                r["attention"],
+                f"{r['tokens_per_second']:,.0f}",
+                f"{r['speed_against_reference']:.2f}×",
+            ]
+            for r in document["results"]
+        ]
+        model = document["model"]
+        parts.append(
+            f"Attention backends, {model['width']} wide, {model['depth']} deep, "
+            f"{document['clips']} clips with lengths of {document['durations']}. `reference` is "
+            "the paper's padded rows with a dense mask, `rows-sdpa` the same through torch's "
+            "fused attention, `split` ours:\n\n"
+            + markdown_table(["", "precision", "backend", "tokens/s", "against reference"], rows)
+            + _measured(document)
+        )
+    if "fbank" in benchmarks:
+        document = benchmarks["fbank"]
+        rows = [
+            [
+                f"{r['shift_ms']:g} ms",
+                f"{r['torchaudio_ms']:.2f} ms",
+                f"{r['elastictool_ms']:.2f} ms",
+                f"{r['ratio']:.2f}×",
+            ]
+            for r in document["rows"]
+        ]
+        parts.append(
+            f"Filterbank of {document['duration_s']:g} s of audio:\n\n"
+            + markdown_table(["frame shift", "torchaudio", "elastictool", "faster"], rows)
+            + _measured(document)
+        )
+    return "\n".join(parts)
+
+
+def _measured(document: dict[str, Any]) -> str:
+    env = document["environment"]
+    return (
+        f"\n`{document['command']}`, {env['date']}, torch {env['torch']}, {env['cpu']}, "
+        f"{env['threads']} thread; processor time.\n"
+    )
+
+
 def results_page(studies: dict[str, dict[str, Any]]) -> str:
     """``docs/results.md``: every study with every run."""
     parts = ["# Results on real recordings\n\nMade by `python -m benchmarks.report`.\n"]
@@ -233,6 +284,9 @@ def pages() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text("utf-8")
     for name, study in studies.items():
         readme = fill(readme, name, readme_section(name, study))
+    files = {name: RESULTS / f"{name}.json" for name in ("attention", "fbank")}
+    speed = {n: json.loads(f.read_text("utf-8")) for n, f in files.items() if f.exists()}
+    readme = fill(readme, "speed", speed_section(speed))
     return {ROOT / "README.md": readme, ROOT / "docs" / "results.md": results_page(studies)}
 
 

@@ -21,6 +21,9 @@ def summary_table(
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows, one row a run (one for each fit of positions, where there are two).
 
+    The columns: model; score at its own (native or fixed) length; score at each number of frames;
+    tokens a clip at the own length; training time.
+
     Args:
         run_dirs: Run directories.
         sweep_csv: The sweep that holds them; without it the columns of lengths are missing.
@@ -31,8 +34,7 @@ def summary_table(
     """
     points = read_points(sweep_csv) if sweep_csv is not None else []
     lengths = sorted({point.length_frames for point in points if not point.native})
-    columns = ["model", "run", "native / own length", *(f"{length} frames" for length in lengths)]
-    columns += ["tokens a clip", "training"]
+    columns = ["model", "own length", *(str(length) for length in lengths), "tokens", "training"]
     rows = [row for path in run_dirs for row in _rows(path, points, lengths, split)]
     return columns, rows
 
@@ -54,7 +56,7 @@ def _rows(
             metric_text(at[length].metric, at[length].value) if length in at else EMPTY
             for length in lengths
         ]
-        rows.append([label + suffix, name, own, *cells, tokens, duration(training_seconds(path))])
+        rows.append([label + suffix, own, *cells, tokens, duration(training_seconds(path))])
     return rows
 
 

@@ -60,6 +60,7 @@ class TrainingState:
     views: int = 0
     tokens: int = 0
     slots: int = 0
+    cut_frames: int = 0
     seconds: float = 0.0
     best_score: float = -math.inf
     best_epoch: int = -1
@@ -251,6 +252,7 @@ class Trainer:
             loss_sum += float(loss.detach())
             state.tokens += batch.layout.num_tokens
             state.slots += batch.layout.num_slots
+            state.cut_frames += batch.cut_frames
         self.optimizer.step()
         state.step += 1
         state.batch += len(plans)
@@ -287,14 +289,19 @@ class Trainer:
             "lr": self._lr(),
             "tokens": state.tokens,
             "padding_share": 1 - state.tokens / max(1, state.slots),
+            "cut_frames": state.cut_frames,
             "seconds": round(state.seconds, 3),
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
         self.progress.say(_epoch_line(record, self.config.train.epochs))
         self._keep_best(validation)
-        self.state = dataclasses.replace(
-            state, epoch=state.epoch + 1, batch=0, loss_sum=0.0, views=0, tokens=0, slots=0
+        self.state = TrainingState(
+            epoch=state.epoch + 1,
+            step=state.step,
+            seconds=state.seconds,
+            best_score=state.best_score,
+            best_epoch=state.best_epoch,
         )
         self._save()
         return validation
