@@ -28,9 +28,7 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif config.initialization != "vit" and name.startswith("positions."):
-            nn.init.normal_(parameter, std=UNIT_STD)
-        elif config.initialization == "official" and name == "pooling.query":
+        elif (config.initialization != "vit" and name.startswith("positions.")) or (config.initialization == "official" and name == "pooling.query"):
             nn.init.normal_(parameter, std=UNIT_STD)
         elif config.initialization == "scaled" and name.endswith("weight"):
             for matrix in _matrices(name, parameter, config.width):
