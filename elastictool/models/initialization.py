@@ -28,13 +28,20 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif (config.initialization != "vit" and name.startswith("positions.")) or (config.initialization == "official" and name == "pooling.query"):
+        elif _unit_scaled(name, config.initialization):
             nn.init.normal_(parameter, std=UNIT_STD)
         elif config.initialization == "scaled" and name.endswith("weight"):
             for matrix in _matrices(name, parameter, config.width):
                 nn.init.xavier_uniform_(matrix)
         else:
             nn.init.trunc_normal_(parameter, std=WEIGHT_STD)
+
+
+def _unit_scaled(name: str, kind: str) -> bool:
+    """Whether a parameter starts with standard deviation 1."""
+    if name.startswith("positions."):
+        return kind in ("official", "scaled")
+    return kind == "official" and name == "pooling.query"
 
 
 def _matrices(name: str, weight: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
