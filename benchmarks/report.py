@@ -96,13 +96,18 @@ def cell(values: Sequence[float] | None) -> str:
 def main_table(study: dict[str, Any]) -> str:
     """Own length and all swept lengths, a row a curve."""
     lengths = study["lengths"]
-    columns = ["top-1, %", "native / own length", *(f"{n} frames" for n in lengths), "training"]
+    columns = [
+        "top-1, %",
+        "native / own length",
+        *(f"{n} frames" for n in lengths),
+        "training (median)",
+    ]
     rows = [
         [
             curve.label,
             cell(curve.own),
             *(cell(curve.at.get(n)) for n in lengths),
-            duration(float(np.mean(curve.seconds))) if curve.seconds else "–",
+            duration(float(np.median(curve.seconds))) if curve.seconds else "–",
         ]
         for curve in curves(study)
     ]

@@ -25,7 +25,9 @@ RUNS = {
     "ast-128": ("length.fixed_frames=128", "model.preset=ast"),
     "ast-384": ("length.fixed_frames=384", "model.preset=ast"),
 }
-LEAST_TOP1 = 0.0  # calibrated below
+LEAST_TOP1 = 0.55
+"""What ElasticAST must reach. Calibrated: four epochs reach 75.5 % (2 threads); a linear probe on
+the mean spectrum, which needs no model, stays below 50 %, chance is 7 %."""
 
 
 def elastictool(*arguments: str) -> str:

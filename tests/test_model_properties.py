@@ -287,14 +287,15 @@ def test_sizes_are_those_of_vit(size: str, in_blocks: int) -> None:
     assert sum(p.numel() for p in model.blocks.parameters()) == in_blocks
     embedding = 256 * width + width + (8 + 64) * width
     pooling = width + 4 * (width * width + width)
-    rest = embedding + 2 * width + pooling + 44 * width + 44
+    norms = 4 * width  # after the encoder, and before the classifier
+    rest = embedding + norms + pooling + 44 * width + 44
     assert sum(p.numel() for p in model.parameters()) == in_blocks + rest
 
 
 def test_state_names_are_stable() -> None:
     names = set(SpectrogramTransformer(dataclasses.replace(SMALL, depth=1)).state_dict())
     linears = [
-        "embedding.kernel", "norm", "head",
+        "embedding.kernel", "norm", "head_norm", "head",
         "blocks.0.norm1", "blocks.0.attention.qkv", "blocks.0.attention.projection",
         "blocks.0.norm2", "blocks.0.mlp.0", "blocks.0.mlp.2",
         "pooling.to_q", "pooling.to_kv", "pooling.projection",

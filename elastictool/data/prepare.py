@@ -13,9 +13,9 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.plan import (
@@ -138,11 +138,12 @@ def _write_shards(
     if reports:
         progress.say(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
-        with _sigterm_interrupts(), progress.task("prepare", sum(map(_size, tasks))) as bar:
+        with _StopSignals() as stop, progress.task("prepare", sum(map(_size, tasks))) as bar:
             bar.advance(sum(_size(tasks[index]) for index in reports))
             for index, report in _run(pending, workers):
                 reports[index] = report
                 bar.advance(_size(tasks[index]))
+                stop.check()
     except KeyboardInterrupt:
         raise Interrupted(
             f"prep was interrupted; {len(reports)} of {len(tasks)} shards are finished and saved "
@@ -188,18 +189,33 @@ def _work(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
     return task.index, write_shard(task)
 
 
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM stops like Ctrl-C (only the main thread may say so)."""
+class _StopSignals:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, and are remembered.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    Remembered, because an exception that is raised while a C library calls back into Python (as
+    libsndfile does when it writes to memory) is printed and lost there; ``check`` raises it again
+    between two shards. Only the main thread may catch signals.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came."""
+        if self._requested:
+            raise KeyboardInterrupt
