@@ -61,7 +61,8 @@ class Study:
 
 def _fsdd(task: str, marks: dict[str, float]) -> Study:
     return Study(
-        title=f"Spoken digits (FSDD), {task}, official split",
+        title={"digit": "Spoken digits", "speaker": "Six speakers"}[task]
+        + " (FSDD), official split",
         corpus="fsdd",
         task=task,
         root="fsdd",

@@ -11,7 +11,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.checkpoint import save_weights
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.trainer import resolve
+from elastictool.training.resolve import resolve
 
 
 def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **length: int) -> Path:

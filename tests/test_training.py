@@ -19,9 +19,11 @@ from elastictool.config import RunConfig, load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.training.checkpoint import latest_run, load_run
+from elastictool.training.objective import clip_losses
+from elastictool.training.resolve import pick_device
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.trainer import Trainer, clip_losses, pick_device
+from elastictool.training.trainer import Trainer
 
 SMALL = (
     "model.width=32",

@@ -78,8 +78,8 @@ def evaluate(
 
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.training.checkpoint import load_run
+    from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
-    from elastictool.training.trainer import pick_device
 
     loaded = load_run(path, which.value, attention, pick_device(device))
     store = open_data(dataset, loaded)

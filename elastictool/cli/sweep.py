@@ -77,8 +77,8 @@ def sweep(
     paths = paths or [locate_run("")]
 
     from elastictool.evaluation.sweep import sweep_lengths
+    from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
-    from elastictool.training.trainer import pick_device
 
     place = pick_device(device)
     loaded = [

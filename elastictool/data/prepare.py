@@ -190,11 +190,11 @@ def _work(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
 
 
 class _StopSignals:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, and are remembered.
+    """SIGINT and SIGTERM stop after the shards in hand; a second Ctrl-C stops at once.
 
-    Remembered, because an exception that is raised while a C library calls back into Python (as
-    libsndfile does when it writes to memory) is printed and lost there; ``check`` raises it again
-    between two shards. Only the main thread may catch signals.
+    The first signal is only noted: an exception that is raised while a C library calls back into
+    Python (as libsndfile does when it writes to memory) is printed and lost there. Only the main
+    thread may catch signals.
     """
 
     def __init__(self) -> None:
@@ -212,8 +212,9 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self._requested = True
-        raise KeyboardInterrupt
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal came."""

@@ -13,8 +13,9 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
+from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.trainer import Trainer, TrainResult, pick_device, resolve
+from elastictool.training.trainer import Trainer, TrainResult
 
 RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""

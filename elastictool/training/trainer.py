@@ -17,28 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, Interrupted, UsageError
+from elastictool.errors import Interrupted
 from elastictool.metrics.classification import classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import (
-    complete_model,
     front_end_of,
     load_training_state,
     save_training_state,
     save_weights,
 )
+from elastictool.training.objective import check_finite, clip_losses
+from elastictool.training.optimizer import build_optimizer
+from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
@@ -83,41 +82,6 @@ class TrainResult:
     best_epoch: int
     validation: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
-    """Fill in what only the data knows: splits, mean and std, classes, position grid.
-
-    Raises:
-        UsageError: The data do not fit the configuration.
-    """
-    splits = select_clips(store, config.data, config.seed)
-    if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
-        raise UsageError(
-            f"{store.path} is at {store.info.sample_rate_hz} Hz, "
-            f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
-            f"--set fbank.sample_rate_hz={store.info.sample_rate_hz}",
-        )
-    if store.info.multi_label and config.train.loss == "ce":
-        raise UsageError(
-            f"{store.path} has clips of several labels, which cross-entropy cannot train",
-            "--set train.loss=bce",
-        )
-    data = config.data
-    if data.mean is None:
-        mean, std = training_statistics(store, splits)
-        data = dataclasses.replace(data, mean=mean, std=std)
-    config = dataclasses.replace(config, data=data)
-    grid = front_end_of(config).longest_grid()
-    model = complete_model(config.model, len(store.info.label_names), grid)
-    return dataclasses.replace(config, model=model), splits
-
-
-def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
-    """Mean and deviation of the log-mel values over the (split, fold) that training draws from."""
-    clips = splits.train
-    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
-    return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
 
 
 class Trainer:
@@ -366,71 +330,9 @@ class Trainer:
         )
 
 
-def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
-    """(S,) loss of each clip from (S, C) logits and targets.
-
-    Cross-entropy spreads a clip's weight over its labels; BCE is the mean over classes.
-    """
-    smoothing = config.train.label_smoothing
-    if config.train.loss == "ce":
-        shares = targets / targets.sum(1, keepdim=True).clamp_min(1e-12)
-        return F.cross_entropy(logits, shares, reduction="none", label_smoothing=smoothing)
-    smooth = targets * (1 - smoothing) + 0.5 * smoothing
-    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
-
-
-def build_optimizer(
-    model: SpectrogramTransformer, config: RunConfig
-) -> torch.optim.Adam | torch.optim.AdamW:
-    """Adam (L2 in the gradient, as published) or AdamW (decoupled, matrices only)."""
-    train = config.train
-    shared: dict[str, Any] = {
-        "lr": train.lr,
-        "betas": train.betas,
-        "weight_decay": train.weight_decay,
-        "fused": True,
-    }
-    if train.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), **shared)
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, **shared)
-
-
-def pick_device(wanted: str) -> str:
-    """``auto`` is CUDA where there is one.
-
-    Raises:
-        UsageError: No such device here.
-    """
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"train.device = {wanted!r} cannot be used here", "use cpu or auto"
-        ) from error
-    return wanted
-
-
 def _epoch_line(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}", f"train loss {record['train_loss']:.4f}"]
     if "val_top1" in record:
         parts += [f"val loss {record['val_loss']:.4f}", f"val top-1 {record['val_top1']:.1%}"]
         parts += [f"val mAP {record['val_map']:.3f}"]
     return ", ".join(parts)
-
-
-def check_finite(loss: Tensor, clip_ids: tuple[str, ...]) -> None:
-    """Stop before a step would spoil the weights.
-
-    Raises:
-        ElasticToolError: The loss is not a number; the message names the batch's clips.
-    """
-    if not torch.isfinite(loss):
-        raise ElasticToolError(
-            f"the loss became {loss.item()} on the batch of clips {', '.join(clip_ids)}",
-            "lower train.lr, or look at these clips; the last saved state is untouched",
-        )

@@ -1,0 +1,36 @@
+"""The loss of each clip, so that batches of any size can be averaged exactly."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.config import RunConfig
+from elastictool.errors import ElasticToolError
+
+
+def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
+    """(S,) loss of each clip from (S, C) logits and targets.
+
+    Cross-entropy spreads a clip's weight over its labels; BCE is the mean over classes.
+    """
+    smoothing = config.train.label_smoothing
+    if config.train.loss == "ce":
+        shares = targets / targets.sum(1, keepdim=True).clamp_min(1e-12)
+        return F.cross_entropy(logits, shares, reduction="none", label_smoothing=smoothing)
+    smooth = targets * (1 - smoothing) + 0.5 * smoothing
+    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
+
+
+def check_finite(loss: Tensor, clip_ids: tuple[str, ...]) -> None:
+    """Stop before a step would spoil the weights.
+
+    Raises:
+        ElasticToolError: The loss is not a number; the message names the batch's clips.
+    """
+    if not torch.isfinite(loss):
+        raise ElasticToolError(
+            f"the loss became {loss.item()} on the batch of clips {', '.join(clip_ids)}",
+            "lower train.lr, or look at these clips; the last saved state is untouched",
+        )

@@ -1,0 +1,65 @@
+"""What a run takes from its data and its machine: splits, statistics, classes, grid, device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from elastictool.config import RunConfig
+from elastictool.data.splits import Splits, select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.errors import UsageError
+from elastictool.training.checkpoint import complete_model, front_end_of
+
+
+def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
+    """Fill in what only the data knows: splits, mean and std, classes, position grid.
+
+    Raises:
+        UsageError: The data do not fit the configuration.
+    """
+    splits = select_clips(store, config.data, config.seed)
+    if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
+        raise UsageError(
+            f"{store.path} is at {store.info.sample_rate_hz} Hz, "
+            f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
+            f"--set fbank.sample_rate_hz={store.info.sample_rate_hz}",
+        )
+    if store.info.multi_label and config.train.loss == "ce":
+        raise UsageError(
+            f"{store.path} has clips of several labels, which cross-entropy cannot train",
+            "--set train.loss=bce",
+        )
+    data = config.data
+    if data.mean is None:
+        mean, std = training_statistics(store, splits)
+        data = dataclasses.replace(data, mean=mean, std=std)
+    config = dataclasses.replace(config, data=data)
+    grid = front_end_of(config).longest_grid()
+    model = complete_model(config.model, len(store.info.label_names), grid)
+    return dataclasses.replace(config, model=model), splits
+
+
+def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
+    """Mean and deviation of the log-mel values over the (split, fold) that training draws from."""
+    clips = splits.train
+    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
+    return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
+
+
+def pick_device(wanted: str) -> str:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: No such device here.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"train.device = {wanted!r} cannot be used here", "use cpu or auto"
+        ) from error
+    return wanted
