@@ -10,8 +10,8 @@ from elastictool.config import PRESETS, RunConfig, from_dict
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.checkpoint import save_weights
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.resolve import resolve
+from elastictool.training.rundir import RunDirectory
 
 
 def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **length: int) -> Path:
