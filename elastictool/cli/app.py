@@ -51,7 +51,8 @@ def _root(
 
 def main() -> None:
     """Run the program; every error of ours leaves with its exit code and without a traceback."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
     except ElasticToolError as error:
