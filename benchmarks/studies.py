@@ -20,8 +20,7 @@ class Entry:
         label: Its name in tables and figures.
         recipe: File name in ``recipes/``.
         sets: Settings beside the recipe.
-        evaluate: Settings changed for evaluation only (``length.fixed_frames=0`` evaluates a
-            model natively that was trained on a fixed length).
+        evaluate_natively: Evaluate at native lengths a model that was trained on a fixed one.
     """
 
     label: str
