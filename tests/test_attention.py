@@ -10,15 +10,24 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 from elastictool.errors import UsageError
-from elastictool.models.attention.base import ATTENTION, choose_attention
+from elastictool.models.attention.base import (
+    ATTENTION,
+    _fastest,
+    choose_attention,
+    require_support,
+)
+from elastictool.models.attention.flex import segment_block_mask
 from elastictool.models.attention.reference import ReferenceAttention, attention_weights
+from elastictool.models.attention.varlen import VarlenAttention
 from elastictool.packing.layout import FILLER, SegmentLayout, build_layout
+from tests.attention_backends import CPU, TRAINABLE, plain_varlen, varlen_without_cuda  # noqa: F401
 
 HEADS, HEAD_WIDTH, SCALE = 2, 8, 0.6
 ROWS = [[5, 1, 9], [3, 3, 3], [12]]
-BACKENDS = sorted(ATTENTION)
+BACKENDS = TRAINABLE
 LAYOUTS = [pytest.param(False, id="flat"), pytest.param(True, id="padded_rows")]
 PLANTED = [math.nan, math.inf, 1e30, 1e200]
 
@@ -204,6 +213,84 @@ def test_split_sends_neighbours_of_equal_length_through_one_call(
     layout = build_layout([[4, 4], [4, 6]])
     attend("split", draw_qkv(layout), layout)
     assert shapes == [(3, HEADS, 4), (1, HEADS, 6)]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@settings(deadline=None, max_examples=15)
+@given(rows=rows_of_lengths, multiple=st.sampled_from([1, 8, 64]), padded_rows=st.booleans())
+def test_flex_agrees_with_the_reference_forward(
+    rows: list[list[int]], multiple: int, padded_rows: bool
+) -> None:
+    layout = build_layout(rows, padded_rows=padded_rows, multiple=multiple)
+    qkv = draw_qkv(layout)
+    torch.testing.assert_close(attend("flex", qkv, layout), attend("reference", qkv, layout))
+
+
+@pytest.mark.parametrize("rows", [[[300, 5, 128], [1, 700]], [[128, 128, 256]], [[40] * 20]])
+@pytest.mark.parametrize("padded_rows", LAYOUTS)
+def test_flex_block_mask_equals_the_one_torch_finds_pair_by_pair(
+    rows: list[list[int]], padded_rows: bool
+) -> None:
+    layout = build_layout(rows, padded_rows=padded_rows)
+    ids, length = layout.segment_ids, layout.num_slots
+    mask = segment_block_mask(layout)
+    wanted = create_block_mask(lambda b, h, q, k: ids[q] == ids[k], None, None, length, length, CPU)
+    assert torch.equal(mask.to_dense(), wanted.to_dense())
+    assert torch.equal(mask.kv_num_blocks, wanted.kv_num_blocks)
+    assert torch.equal(mask.full_kv_num_blocks, wanted.full_kv_num_blocks)
+
+
+def test_varlen_folds_the_scale_into_q_where_the_kernel_knows_none() -> None:
+    def without_scale(q: Tensor, k: Tensor, v: Tensor, *places: Tensor | int) -> Tensor:
+        return plain_varlen(q, k, v, *places)  # type: ignore[arg-type]
+
+    layout = build_layout(ROWS)
+    q, k, v = draw_qkv(layout)
+    out = VarlenAttention(without_scale)(q, k, v, layout, SCALE)
+    torch.testing.assert_close(out, ATTENTION["reference"](q, k, v, layout, SCALE))
+
+
+@pytest.mark.parametrize("name", [*BACKENDS])
+def test_filling_the_stream_up_changes_no_output(name: str) -> None:
+    plain, filled = build_layout(ROWS), build_layout(ROWS, multiple=64)
+    assert filled.num_slots == 64 and plain.num_slots == filled.num_tokens == plain.num_tokens
+    qkv = draw_qkv(plain)
+    stream = qkv.new_full((3, 64, HEADS, HEAD_WIDTH), 0.5)
+    stream[:, filled.token_slots] = qkv
+    torch.testing.assert_close(attend(name, stream, filled), attend(name, qkv, plain))
+
+
+def test_a_backend_that_cannot_serve_says_why() -> None:
+    with pytest.raises(UsageError, match="needs a CUDA device") as caught:
+        VarlenAttention()(*draw_qkv(build_layout(ROWS)), build_layout(ROWS), SCALE)
+    assert "auto" in caught.value.hint
+    with pytest.raises(UsageError, match="cannot train on a CPU"):
+        require_support("flex", CPU, torch.float32, training=True)
+
+
+@pytest.mark.parametrize(
+    "capability, triton, dtype, chosen",
+    [
+        ((9, 0), True, torch.bfloat16, "varlen"),
+        ((9, 0), True, torch.float32, "flex"),
+        ((7, 5), True, torch.float16, "flex"),
+        ((7, 5), False, torch.bfloat16, "split"),
+    ],
+)
+def test_auto_on_cuda_takes_the_first_of_varlen_flex_split_that_can(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    triton: bool,
+    dtype: torch.dtype,
+    chosen: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if triton else None)
+    _fastest.cache_clear()
+    try:
+        assert choose_attention("auto", "cuda", dtype) == chosen
+    finally:
+        _fastest.cache_clear()
 
 
 def test_auto_takes_split_on_a_cpu() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
-from elastictool.models.attention.base import ATTENTION, choose_attention
+from elastictool.models.attention.base import ATTENTION
 from elastictool.models.embedding import PatchEmbedding, place
 from elastictool.models.encoder import Block, attention_scale
 from elastictool.models.initialization import initialize
@@ -45,7 +45,8 @@ class SpectrogramTransformer(nn.Module):
     def __init__(self, config: ModelConfig, attention: str = "auto") -> None:
         super().__init__()
         self.config = config
-        self.attention = choose_attention(attention)
+        ATTENTION[attention]
+        self.attention = attention
         self.embedding = PatchEmbedding(config)
         self.positions = build_positions(config)
         self.prefix_tokens = _prefix_table(config)

@@ -1,10 +1,11 @@
 """Which token of a packed stream belongs to which clip.
 
 A batch travels as one stream of ``num_slots`` token slots. The stream is cut into pieces: each
-piece is one clip's segment or filler (row padding). ``flat`` layouts have no filler (ElasticAST
-without padding, our fast path); ``rows`` layouts are the paper's B rows of L slots laid end to
-end (Section 2.2), so that the dense-mask reference is a mere reshape. A layout is built once per
-batch, in the collate, from Python integers: nothing in ``forward`` asks the device for a size.
+piece is one clip's segment or filler. ``flat`` layouts have no filler, or a little at their end
+(ElasticAST without padding, our fast path); ``rows`` layouts are the paper's B rows of L slots
+laid end to end (Section 2.2), so that the dense-mask reference is a mere reshape. A layout is
+built once per batch, in the collate, from Python integers: nothing in ``forward`` asks the device
+for a size.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class SegmentLayout:
         rows_shape: (B, L) where the stream is B rows of L slots, else None.
         prefix_tokens: Leading tokens of each segment that are no patches (cls, distillation).
         segment_ids: (num_slots,) int64, ``FILLER`` where there is none.
+        max_piece: Slots of the longest piece.
         cu_seqlens: (S + 1,) int32, cumulative lengths of the segments without filler.
+        cu_pieces: (pieces + 1,) int32, first slot of each piece and the end of the stream.
         token_slots: (sum of lengths,) int64, the slots that hold tokens, in segment order.
     """
 
@@ -43,8 +46,10 @@ class SegmentLayout:
     num_slots: int
     rows_shape: tuple[int, int] | None
     prefix_tokens: int
+    max_piece: int
     segment_ids: Tensor
     cu_seqlens: Tensor
+    cu_pieces: Tensor
     token_slots: Tensor
 
     @property
@@ -68,12 +73,16 @@ class SegmentLayout:
             self,
             segment_ids=self.segment_ids.to(device, non_blocking=non_blocking),
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
+            cu_pieces=self.cu_pieces.to(device, non_blocking=non_blocking),
             token_slots=self.token_slots.to(device, non_blocking=non_blocking),
         )
 
 
 def build_layout(
-    rows: Sequence[Sequence[int]], prefix_tokens: int = 0, padded_rows: bool = False
+    rows: Sequence[Sequence[int]],
+    prefix_tokens: int = 0,
+    padded_rows: bool = False,
+    multiple: int = 1,
 ) -> SegmentLayout:
     """Lay segments out in stream order.
 
@@ -83,6 +92,8 @@ def build_layout(
         prefix_tokens: Leading non-patch tokens of each segment.
         padded_rows: Pad each row with filler to the longest (the paper's rows); without it the
             rows follow one another without a gap.
+        multiple: Fill the stream up to a multiple of so many slots (flat layouts only), so that
+            batches come in few sizes: compiled code and cached kernels depend on the size.
 
     Raises:
         ValueError: No segment, or a segment with no patch token.
@@ -102,9 +113,11 @@ def build_layout(
         if padded_rows and sum(row) < width:
             pieces.append((width - sum(row), FILLER))
             slot += width - sum(row)
+    if not padded_rows and slot % multiple:
+        pieces.append((-slot % multiple, FILLER))
+        slot += pieces[-1][0]
     piece_lengths, piece_segments = zip(*pieces, strict=True)
     segment_ids = torch.repeat_interleave(torch.tensor(piece_segments), torch.tensor(piece_lengths))
-    offsets = torch.tensor((0, *lengths)).cumsum(0)
     return SegmentLayout(
         lengths=lengths,
         starts=tuple(starts),
@@ -114,6 +127,13 @@ def build_layout(
         rows_shape=(len(rows), width) if padded_rows else None,
         prefix_tokens=prefix_tokens,
         segment_ids=segment_ids,
-        cu_seqlens=offsets.to(torch.int32),
+        max_piece=max(piece_lengths),
+        cu_seqlens=_offsets(lengths),
+        cu_pieces=_offsets(piece_lengths),
         token_slots=torch.nonzero(segment_ids != FILLER).flatten(),
     )
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    """(len + 1,) int32, where each of the ``lengths`` starts, and the end."""
+    return torch.tensor((0, *lengths)).cumsum(0).to(torch.int32)

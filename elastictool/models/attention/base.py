@@ -7,13 +7,18 @@ new file here plus its name in the table, and the property tests run over it at 
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from elastictool.errors import UsageError
 from elastictool.packing.layout import SegmentLayout
 from elastictool.registry import Registry
+
+_LOG = logging.getLogger(__name__)
 
 
 class AttentionBackend(Protocol):
@@ -25,6 +30,16 @@ class AttentionBackend(Protocol):
     """
 
     padded_rows: bool
+
+    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+        """Why the backend cannot serve tensors of ``dtype`` on ``device``; empty where it can.
+
+        Args:
+            device: Where the stream is.
+            dtype: Of queries, keys and values.
+            training: Whether a backward pass follows.
+        """
+        ...
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
@@ -46,8 +61,14 @@ class AttentionBackend(Protocol):
 
 ATTENTION: Registry[AttentionBackend] = Registry(
     "attention backend",
-    ("elastictool.models.attention.reference", "elastictool.models.attention.split"),
+    tuple(
+        f"elastictool.models.attention.{name}"
+        for name in ("auto", "reference", "split", "varlen", "flex")
+    ),
 )
+
+FASTEST_FIRST = ("varlen", "flex", "split")
+"""What ``auto`` tries in turn. On a CPU ``flex`` cannot train and is slower, so it declines."""
 
 
 def choose_attention(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
@@ -57,6 +78,35 @@ def choose_attention(name: str, device: str = "cpu", dtype: torch.dtype = torch.
         UsageError: There is no backend called ``name``.
     """
     if name == "auto":
-        return "split"
+        return _fastest(device, dtype)
     ATTENTION[name]
     return name
+
+
+def require_support(
+    name: str, device: torch.device, dtype: torch.dtype, training: bool
+) -> AttentionBackend:
+    """The backend called ``name``, which must be able to serve these tensors.
+
+    Raises:
+        UsageError: It cannot, or there is none of that name.
+    """
+    backend = ATTENTION[name]
+    reason = backend.unsupported(device, dtype, training)
+    if reason:
+        raise UsageError(
+            f"the attention backend {name!r} cannot be used here: {reason}",
+            "leave the choice to --attention auto",
+        )
+    return backend
+
+
+@lru_cache(maxsize=32)
+def _fastest(device: str, dtype: torch.dtype) -> str:
+    place = torch.device(device)
+    reasons = {name: ATTENTION[name].unsupported(place, dtype, True) for name in FASTEST_FIRST}
+    chosen = next(name for name, reason in reasons.items() if not reason)
+    if place.type == "cuda":
+        declined = [f"no {name}: {reason}" for name, reason in reasons.items() if reason]
+        _LOG.info("attention on %s in %s: %s", device, dtype, "; ".join([chosen, *declined]))
+    return chosen

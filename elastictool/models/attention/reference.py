@@ -27,6 +27,10 @@ class ReferenceAttention:
     def __init__(self) -> None:
         self._mask: tuple[weakref.ref[SegmentLayout], Tensor] | None = None
 
+    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+        """Works everywhere; see ``AttentionBackend``."""
+        return ""
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:

@@ -43,6 +43,10 @@ class SplitAttention:
 
     padded_rows = False
 
+    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+        """Works everywhere; see ``AttentionBackend``."""
+        return ""
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
