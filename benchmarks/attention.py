@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.special import ndtri
 from torch import Tensor
 
-from benchmarks.timing import environment, interleaved
 from elastictool.config import SIZES, FbankConfig, LengthConfig, ModelConfig, PackingConfig
 from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.evaluation.bench.timing import environment, interleaved
+from elastictool.evaluation.bench.workload import epic_like, sample
 from elastictool.evaluation.durations import read_durations
 from elastictool.files import write_json
 from elastictool.models.attention.base import ATTENTION
@@ -37,10 +37,6 @@ from elastictool.packing.layout import SegmentLayout
 from elastictool.packing.planners import PLANNERS
 
 CONTENDERS = ("split", "reference", "rows-sdpa")
-LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
-"""Mean and deviation of ln(seconds) over the EPIC-SOUNDS validation annotations: the stand-in
-where no annotations are given. Its tail is lighter than theirs."""
-
 Durations = npt.NDArray[np.float64]
 
 
@@ -65,14 +61,9 @@ class RowsWithFusedKernel:
 
 def clip_seconds(durations: Path | None, num_clips: int) -> tuple[Durations, str]:
     """Evenly spaced quantiles of the durations in a fixed random order, and what they are."""
-    quantiles = (np.arange(num_clips) + 0.5) / num_clips
-    if durations is None:
-        seconds = np.exp(LOG_SECONDS_MEAN + LOG_SECONDS_STD * ndtri(quantiles))
-        label = "lognormal stand-in for EPIC-SOUNDS"
-    else:
-        known = read_durations(durations)
-        seconds, label = np.quantile(known.seconds, quantiles), known.label
-    return np.random.default_rng(0).permutation(seconds), label
+    known = epic_like(num_clips) if durations is None else read_durations(durations)
+    chosen = known if durations is None else sample(known, num_clips)
+    return chosen.seconds, known.label
 
 
 def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:

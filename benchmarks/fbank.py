@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import environment, interleaved
 from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig
+from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.files import write_json
 
 SHIFTS_MS = (10.0, 20.0, 40.0)

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
-from benchmarks.timing import environment
 from elastictool.config import RunConfig, load_run_config, to_dict
 from elastictool.data.store import PreparedStore
+from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json
 from elastictool.training.rundir import RunDirectory
 

@@ -8,6 +8,7 @@ the one that is interrupted): single-threaded contenders are then timed in proce
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -41,10 +42,47 @@ def interleaved(
         for name in names[first:] + names[:first]:
             begin = clock()
             contenders[name]()
+            _wait_for_device()
             elapsed = clock() - begin
             if turn >= 0:
                 seconds[name].append(elapsed)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | None:
+    """Memory that ``call`` needs at its peak beyond what is held before it; None if unknown.
+
+    On CUDA what torch allocates; on a CPU under Linux the growth of the resident set, to which
+    memory that the allocator kept from earlier calls does not add: the first call says most.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+        before_mb = _resident_mb("VmRSS")
+        call()
+        return max(0.0, _resident_mb("VmHWM") - before_mb)
+    except OSError:
+        return None
+
+
+def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:
+    """Operations per second of a large square matrix product, the best of several."""
+    size = size or (8_192 if device.type == "cuda" else 1_536)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(6):
+        _wait_for_device()
+        begin = time.perf_counter()
+        a @ b
+        _wait_for_device()
+        best = min(best, time.perf_counter() - begin)
+    return float(2 * size**3 / best)
 
 
 def environment() -> dict[str, Any]:
@@ -54,10 +92,21 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu": _cpu_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _resident_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:"))
 
 
 def _cpu_name() -> str:

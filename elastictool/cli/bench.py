@@ -1,0 +1,187 @@
+"""``elastictool bench``: how fast the parts are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.ranges import parse_numbers
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.evaluation.bench.parts import Bench, Row
+    from elastictool.evaluation.bench.workload import Workload
+
+PARTS = ("attention", "planners", "fbank", "loader", "train", "inference")
+PLANNED_CLIPS = 20_000
+
+
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PART ...]", help=f"Of: {', '.join(PARTS)}.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Model size: tiny, small or base.")] = "small",
+    depth: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 12,
+    clips: Annotated[int, typer.Option(min=1, help="Clips of a measurement.")] = 24,
+    batch_clips: Annotated[int, typer.Option(min=1, help="Clips of a batch.")] = 12,
+    durations: Annotated[
+        Path | None,
+        typer.Option(help="CSV with a column seconds, or EPIC-SOUNDS annotations."),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="Prepared dataset for the loader.")
+    ] = "",
+    workers: Annotated[str, typer.Option(help="Loader workers to try, e.g. 0,2,8.")] = "0",
+    compare: Annotated[
+        str, typer.Option(help="hf: Hugging Face's padded AST in the same run.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each contender.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Measure speed, memory, padding and utilisation of the parts on this machine.
+
+    Contenders take turns within one run, so their ratios can be trusted on a busy machine too.
+
+    Example: elastictool bench train inference --size base --compare hf
+    """
+    import torch
+
+    from elastictool.evaluation.bench.parts import Bench
+    from elastictool.evaluation.bench.timing import environment
+    from elastictool.files import write_json
+    from elastictool.training.resolve import pick_device
+
+    chosen = _known_parts(parts)
+    if precision not in ("fp32", "bf16") or compare not in ("", "hf"):
+        raise UsageError("--precision is fp32 or bf16, --compare is hf", "see bench --help")
+    how = Bench(torch.device(pick_device(device)), precision, rounds)
+    workload = _workload(durations, size, depth, clips, batch_clips)
+    say(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
+    rows: list[Row] = []
+    with progress().task("measuring", len(chosen)) as bar:
+        for part in chosen:
+            if part == "loader":
+                rows += _loader(dataset, workload, parse_numbers_or_zero(workers))
+            elif part == "planners":
+                rows += _planners(durations, batch_clips)
+            else:
+                rows += _measure(part, how, workload, compare)
+            bar.advance(1, part)
+    document: dict[str, Any] = {
+        "environment": environment(),
+        "clips": workload.label,
+        "model": {"size": size, "depth": depth},
+        "device": str(how.device),
+        "precision": precision,
+        "rounds": rounds,
+        "rows": rows,
+    }
+    if out is not None:
+        write_json(out, document)
+    if json_output:
+        print_json(document)
+        return
+    for part in chosen:
+        print_table(part, *_table([row for row in rows if row["part"] == part]))
+
+
+def parse_numbers_or_zero(text: str) -> list[int]:
+    """Numbers of workers: like ``parse_numbers``, with 0 allowed.
+
+    Raises:
+        UsageError: Not numbers of 0 or above.
+    """
+    items = [item.strip() for item in text.split(",")]
+    return [0 if item == "0" else parse_numbers([item], "--workers")[0] for item in items]
+
+
+def _known_parts(parts: list[str] | None) -> list[str]:
+    unknown = [part for part in parts or () if part not in PARTS]
+    if unknown:
+        raise UsageError(f"there is no part {unknown[0]!r} to measure", f"of: {', '.join(PARTS)}")
+    # The loader needs prepared data, so it is measured on request only.
+    return list(dict.fromkeys(parts)) if parts else [part for part in PARTS if part != "loader"]
+
+
+def _workload(file: Path | None, size: str, depth: int, clips: int, batch_clips: int) -> Workload:
+    from elastictool.config import SIZES, PackingConfig
+    from elastictool.evaluation.bench.workload import build_workload, epic_like, sample
+    from elastictool.evaluation.durations import read_durations
+
+    if size not in SIZES:
+        raise UsageError(f"--size {size!r} is no model size", f"of: {', '.join(SIZES)}")
+    source = epic_like(clips) if file is None else sample(read_durations(file), clips)
+    return build_workload(source, size, depth, PackingConfig(batch_clips=batch_clips))
+
+
+def _planners(file: Path | None, batch_clips: int) -> list[Row]:
+    from elastictool.evaluation.bench.parts import measure_planners
+
+    return measure_planners(_workload(file, "tiny", 1, PLANNED_CLIPS, batch_clips))
+
+
+def _measure(part: str, how: Bench, workload: Workload, compare: str) -> list[Row]:
+    from elastictool.evaluation.bench import hugging_face, parts
+
+    if part == "attention":
+        return parts.measure_attention(how, workload)
+    if part == "fbank":
+        return parts.measure_fbank(how)
+    training = part == "train"
+    others = hugging_face.contender(how, workload, training) if compare else None
+    return parts.measure_model(how, workload, training, others)
+
+
+def _loader(dataset: str, workload: Workload, workers: list[int]) -> list[Row]:
+    from elastictool.config import FbankConfig, LengthConfig
+    from elastictool.data.dataset import ClipDataset, FrontEnd
+    from elastictool.data.locate import locate_dataset
+    from elastictool.data.samplers import BatchPlan
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.bench.parts import measure_loader
+
+    store = PreparedStore.open(locate_dataset(dataset))
+    say(f"loading {store.path}, {len(store)} clips")
+    model = workload.model
+    front_end = FrontEnd(
+        FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
+    )
+    data = ClipDataset(store, front_end)
+    frames = data.native_frames
+    views = [front_end.view(clip, int(frames[clip])) for clip in range(len(store))]
+    size = workload.packing.batch_clips
+    plans = [BatchPlan(0, (tuple(views[i : i + size]),)) for i in range(0, len(views), size)]
+    return measure_loader(data, plans, model.prefix_tokens, workers)
+
+
+FORMATS = {
+    "clips_per_second": ("clips/s", "{:,.1f}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "milliseconds": ("ms per 10 s", "{:.2f}"),
+    "speed_against_reference": ("x reference", "{:.2f}"),
+    "speed_against_torchaudio": ("x torchaudio", "{:.2f}"),
+    "peak_memory_mb": ("peak MB", "{:,.0f}"),
+    "padding_share": ("padding", "{:.1%}"),
+    "model_flops_utilisation": ("of matmul peak", "{:.0%}"),
+}
+
+
+def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    fields = [field for field in FORMATS if any(row.get(field) is not None for row in rows)]
+    body = [
+        [
+            str(row["contender"]),
+            *(
+                "" if row.get(field) is None else FORMATS[field][1].format(row[field])
+                for field in fields
+            ),
+        ]
+        for row in rows
+    ]
+    return ["contender", *(FORMATS[field][0] for field in fields)], body

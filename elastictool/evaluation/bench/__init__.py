@@ -1,0 +1,1 @@
+"""Speed and memory of the parts, measured where the user is: ``elastictool bench``."""

@@ -1,0 +1,261 @@
+"""The measurements of ``elastictool bench``, one function a part, each returning rows of a table.
+
+Contenders of a part take turns within one run, and each row names its ratio to the part's
+baseline: ratios carry over to other machines, times do not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elastictool.audio.fbank import fbank
+from elastictool.audio.torchaudio_compat import load_torchaudio
+from elastictool.config import FbankConfig, PackingConfig
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.loader import load_batches
+from elastictool.data.samplers import BatchPlan
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation.bench.timing import interleaved, matrix_product_peak, peak_memory_mb
+from elastictool.evaluation.bench.workload import Workload
+from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.packing.batching import batch_rows
+from elastictool.packing.planners import PLANNERS, processed_tokens
+from elastictool.training.scoring import autocast
+
+Row = dict[str, Any]
+TRAINING_PASSES = 3
+"""Forward and backward in units of a forward pass, the usual count."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How to measure.
+
+    Attributes:
+        device: Where models run.
+        precision: ``fp32`` or ``bf16``.
+        rounds: Timed rounds of each contender.
+    """
+
+    device: torch.device
+    precision: str
+    rounds: int = 5
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+def attention_backends(bench: Bench) -> list[str]:
+    """The backends that can train here, the fastest first and ``reference`` last."""
+    able = [
+        name
+        for name in FASTEST_FIRST
+        if not ATTENTION[name].unsupported(bench.device, bench.dtype, training=True)
+    ]
+    return [*able, "reference"]
+
+
+def measure_model(
+    bench: Bench,
+    workload: Workload,
+    training: bool,
+    others: Mapping[str, Callable[[], object]] | None = None,
+) -> list[Row]:
+    """A training step, or inference, of the whole model with each attention backend.
+
+    Args:
+        bench: How to measure.
+        workload: What on.
+        training: Forward, backward and update; else forward only.
+        others: More contenders over the same clips, for example Hugging Face's model.
+    """
+    model = workload.build_model().to(bench.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5) if training else None
+    calls: dict[str, Callable[[], object]] = {}
+    padding: dict[str, float] = {}
+    for name in attention_backends(bench):
+        batches = [b.to(bench.device) for b in workload.batches(ATTENTION[name].padded_rows)]
+        calls[name] = partial(run_model, bench, model, name, batches, optimizer)
+        slots = sum(batch.layout.num_slots for batch in batches)
+        padding[name] = 1 - sum(batch.layout.num_tokens for batch in batches) / slots
+    calls |= others or {}
+    memory = {name: peak_memory_mb(call, bench.device) for name, call in calls.items()}
+    seconds = interleaved(calls, bench.rounds, warmup_rounds=1)
+    flops = workload.flops * (TRAINING_PASSES if training else 1)
+    peak = matrix_product_peak(bench.device, bench.dtype)
+    return [
+        {
+            "part": "train" if training else "inference",
+            "contender": name,
+            "clips_per_second": len(workload.frames) / spent,
+            "tokens_per_second": sum(workload.tokens) / spent if name in padding else None,
+            "speed_against_reference": seconds["reference"] / spent,
+            "peak_memory_mb": memory[name],
+            "padding_share": padding.get(name),
+            "model_flops_utilisation": flops / spent / peak if name in padding else None,
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def run_model(
+    bench: Bench,
+    model: SpectrogramTransformer,
+    attention: str,
+    batches: list[PackedBatch],
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """One pass over ``batches``; with an optimiser, a training step on each."""
+    model.attention = attention
+    model.train(optimizer is not None)
+    for batch in batches:
+        with torch.set_grad_enabled(optimizer is not None):
+            with autocast(bench.device, bench.precision):
+                logits = model(batch)
+            if optimizer is not None:
+                step(logits, optimizer)
+
+
+def step(logits: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Backward and update for a loss that costs nothing."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(logits.float().logsumexp(dim=1).mean())
+    optimizer.step()
+
+
+def measure_attention(bench: Bench, workload: Workload) -> list[Row]:
+    """Attention alone, forward and backward, on the batches' layouts; baseline ``reference``."""
+    width, heads = workload.model.width, workload.model.heads
+    calls: dict[str, Callable[[], object]] = {}
+    for name in attention_backends(bench):
+        batches = workload.batches(ATTENTION[name].padded_rows)
+        layouts = [batch.layout.to(bench.device) for batch in batches]
+        streams = [
+            torch.randn(
+                3, layout.num_slots, heads, width // heads, device=bench.device, dtype=bench.dtype
+            ).requires_grad_()
+            for layout in layouts
+        ]
+        calls[name] = partial(_attend_all, name, streams, layouts)
+    seconds = interleaved(calls, bench.rounds, warmup_rounds=1)
+    return [
+        {
+            "part": "attention",
+            "contender": name,
+            "tokens_per_second": sum(workload.tokens) / spent,
+            "speed_against_reference": seconds["reference"] / spent,
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def _attend_all(name: str, streams: list[Tensor], layouts: list[Any]) -> None:
+    for stream, layout in zip(streams, layouts, strict=True):
+        q, k, v = stream.unbind()
+        out = ATTENTION[name](q, k, v, layout, q.shape[-1] ** -0.5)
+        torch.autograd.grad(out.float().sum(), stream)
+
+
+def measure_planners(workload: Workload) -> list[Row]:
+    """Planning time and padding of each planner over the workload's clips."""
+    tokens = np.array(workload.tokens, dtype=np.int64)
+    rows: list[Row] = []
+    for name in PLANNERS:
+        packing = PackingConfig(
+            planner=name,
+            capacity=workload.packing.capacity,
+            batch_clips=workload.packing.batch_clips,
+        )
+        begin = time.perf_counter()
+        batches = batch_rows(tokens, packing)
+        spent = time.perf_counter() - begin
+        lengths = tokens.tolist()
+        processed = sum(processed_tokens(lengths, batch) for batch in batches)
+        rows.append(
+            {
+                "part": "planners",
+                "contender": name,
+                "clips_per_second": len(tokens) / spent,
+                "padding_share": 1 - sum(lengths) / processed,
+            }
+        )
+    return rows
+
+
+def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
+    """Our filterbank on the device, and on a CPU against torchaudio's."""
+    config = FbankConfig()
+    waveform = 0.1 * torch.randn(round(duration_s * config.sample_rate_hz))
+    moved = waveform.to(bench.device)
+    calls: dict[str, Callable[[], object]] = {
+        "torchaudio": partial(_torchaudio_fbank, waveform, config),
+        "elastictool": partial(fbank, waveform, config),
+    }
+    if bench.device.type != "cpu":
+        calls[f"elastictool on {bench.device.type}"] = partial(fbank, moved, config)
+    seconds = interleaved(calls, 10 * bench.rounds)
+    return [
+        {
+            "part": "fbank",
+            "contender": name,
+            "clips_per_second": 1 / spent,
+            "milliseconds": 1e3 * spent,
+            "speed_against_torchaudio": seconds["torchaudio"] / spent,
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def _torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
+    frames: Tensor = load_torchaudio().compliance.kaldi.fbank(
+        waveform[None] - waveform.mean(),
+        htk_compat=True,
+        sample_frequency=config.sample_rate_hz,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=config.num_mel_bins,
+        dither=0.0,
+        frame_shift=config.shift_ms,
+    )
+    return frames
+
+
+def measure_loader(
+    dataset: ClipDataset, plans: list[BatchPlan], prefix_tokens: int, workers: list[int]
+) -> list[Row]:
+    """What the loader alone delivers from a prepared dataset, by number of workers.
+
+    Raises:
+        ElasticToolError: There is nothing to load.
+    """
+    if not plans:
+        raise ElasticToolError("the dataset has no clips to load", "choose another with --dataset")
+    rows: list[Row] = []
+    for count in workers:
+        begin = time.perf_counter()
+        clips = tokens = 0
+        for batch in load_batches(plans, dataset, prefix_tokens, False, count):
+            clips += batch.num_clips
+            tokens += batch.layout.num_tokens
+        spent = time.perf_counter() - begin
+        rows.append(
+            {
+                "part": "loader",
+                "contender": f"{count} workers" if count else "in the training process",
+                "clips_per_second": clips / spent,
+                "tokens_per_second": tokens / spent,
+            }
+        )
+    return rows

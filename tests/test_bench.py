@@ -1,0 +1,124 @@
+"""``elastictool bench``: every part measures what it says, and the timing is fair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from elastictool.cli.app import app
+from elastictool.config import PackingConfig
+from elastictool.evaluation.bench import hugging_face, parts
+from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
+from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like, sample
+from tests.toy_data import toy_store
+
+SMALL = ["--size", "tiny", "--depth", "1", "--clips", "3", "--rounds", "1"]
+BENCH = parts.Bench(torch.device("cpu"), "fp32", rounds=1)
+
+
+def small_workload() -> Workload:
+    return build_workload(epic_like(5), "tiny", 1, PackingConfig(batch_clips=3, capacity=100))
+
+
+def run(*arguments: str) -> list[dict[str, object]]:
+    result = CliRunner().invoke(app, ["bench", *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert isinstance(rows, list)
+    return rows
+
+
+def test_every_contender_takes_its_turn_first() -> None:
+    firsts: list[str] = []
+    calls = {name: (lambda name=name: firsts.append(name)) for name in "abc"}
+    interleaved(calls, rounds=3, warmup_rounds=0)
+    assert sorted(firsts[::3]) == ["a", "b", "c"]
+
+
+def test_peak_memory_sees_what_a_call_allocates() -> None:
+    peak = peak_memory_mb(lambda: torch.ones(50_000_000).sum(), torch.device("cpu"))
+    if peak is None:
+        pytest.skip("this system does not tell")
+    assert 150 < peak < 400
+
+
+def test_batches_hold_the_tokens_that_the_workload_counts() -> None:
+    workload = small_workload()
+    for padded_rows in (False, True):
+        batches = workload.batches(padded_rows)
+        assert [batch.num_clips for batch in batches] == [3, 2]
+        assert sum(batch.layout.num_tokens for batch in batches) == sum(workload.tokens)
+
+
+def test_a_sample_keeps_the_distribution_of_durations() -> None:
+    known = epic_like(1_000)
+    few = sample(known, 50)
+    assert len(few.seconds) == 50
+    assert abs(few.seconds.mean() - known.seconds.mean()) < 0.2 * known.seconds.mean()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_model_rows_hold_speed_memory_padding_and_utilisation(training: bool) -> None:
+    rows = parts.measure_model(BENCH, small_workload(), training)
+    assert [row["contender"] for row in rows] == ["split", "reference"]
+    split, reference = rows
+    assert split["padding_share"] == 0 < reference["padding_share"]
+    assert reference["speed_against_reference"] == 1
+    assert all(row["model_flops_utilisation"] > 0 for row in rows)
+
+
+def test_training_moves_the_weights_and_inference_does_not() -> None:
+    workload = small_workload()
+    model = workload.build_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    before = model.head.weight.clone()
+    batches = workload.batches(False)
+    parts.run_model(BENCH, model, "split", batches, None)
+    assert torch.equal(before, model.head.weight)
+    parts.run_model(BENCH, model, "split", batches, optimizer)
+    assert not torch.equal(before, model.head.weight)
+
+
+def test_hugging_face_takes_the_same_clips() -> None:
+    pytest.importorskip("transformers")
+    workload = small_workload()
+    ((name, call),) = hugging_face.contender(BENCH, workload, training=False).items()
+    model = call.args[1]  # type: ignore[attr-defined]
+    seen: list[torch.Size] = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    call()
+    assert name == "HF AST-1024"
+    assert seen == [(3, 1_024, 128), (2, 1_024, 128)]
+
+
+def test_the_command_prints_one_document(tmp_path: Path) -> None:
+    rows = run("attention", "fbank", "inference", *SMALL, "--out", str(tmp_path / "bench.json"))
+    assert {row["part"] for row in rows} == {"attention", "fbank", "inference"}
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"] == rows
+
+
+def test_the_loader_delivers_every_clip_with_any_number_of_workers(tmp_path: Path) -> None:
+    store = toy_store(tmp_path)
+    rows = run("loader", "-d", str(store.path), "--workers", "0,1", *SMALL)
+    assert [row["contender"] for row in rows] == ["in the training process", "1 workers"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["speed"], "no part 'speed'"),
+        (["--size", "huge"], "no model size"),
+        (["--precision", "fp8"], "fp32 or bf16"),
+        (["loader", "--workers", "x"], "--workers"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert message in f"{result.exception}{result.output}"
+    assert getattr(result.exception, "exit_code", result.exit_code) == 2
