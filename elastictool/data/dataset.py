@@ -206,7 +206,8 @@ class ClipDataset:
             frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
         if self.augment is not None:
-            example = example._replace(fbank=self._augmented(example.fbank, view, epoch))
+            fbank = self._augmented(example.fbank, self.augment, view, epoch)
+            example = example._replace(fbank=fbank)
         return example._replace(kept=self._kept(example, view, epoch))
 
     def targets(self, clip: int) -> Tensor:
@@ -220,11 +221,10 @@ class ClipDataset:
             return targets
         return view.mix.ratio * targets + (1 - view.mix.ratio) * self.targets(view.mix.clip)
 
-    def _augmented(self, fbank: Tensor, view: ClipView, epoch: int) -> Tensor:
+    def _augmented(
+        self, fbank: Tensor, config: AugmentConfig, view: ClipView, epoch: int
+    ) -> Tensor:
         """Masks, noise and roll, in the order of the published code; each draws its own numbers."""
-        config = self.augment
-        if config is None:
-            return fbank
         rng = partial(self._rng, view, epoch)
         fbank = spec_augment(fbank, config, rng("spec-augment"), fill=0.0)
         if config.noise:
