@@ -129,7 +129,7 @@ class TrainingSampler:
         order = clip_rng(self.seed, epoch, 0, "order").permutation(len(clips))
         cuts = draw_cuts(len(clips), self.seed, epoch)
         mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
-        maker = ViewMaker(self.front_end, self.augment.length_diversity, self.augment.token_dropout)
+        maker = ViewMaker(self.front_end, self.augment.length_diversity)
         return [
             maker.views(
                 self._whole_view(int(clips[i]), int(repeats[i]), mixes[i]), cuts[i].tolist()
@@ -146,4 +146,7 @@ class TrainingSampler:
 
     def _whole_view(self, clip: int, repeat: int, mix: Mix | None) -> ClipView:
         view = self.front_end.view(clip, int(self.native_frames[clip]))
-        return replace(view, repeat=repeat, mix=mix)
+        dropout = self.augment.token_dropout
+        if not (repeat or dropout or mix):
+            return view
+        return replace(view, repeat=repeat, token_dropout=dropout, mix=mix)

@@ -29,22 +29,20 @@ class ViewMaker:
     Attributes:
         front_end: Gives the length limits.
         diversity: Random shorter views.
-        token_dropout: Share of a view's patch tokens that is dropped.
     """
 
     front_end: FrontEnd
     diversity: LengthDiversityConfig
-    token_dropout: float = 0.0
 
     def views(self, whole: ClipView, draws: Sequence[float]) -> list[ClipView]:
         """The views of one clip: itself, a shorter one, or both.
 
         Args:
-            whole: The clip's evaluation view, with its mix and repeat.
+            whole: The clip's evaluation view; its repeat, mix and token dropout are all views'.
             draws: ``CUT_DRAWS`` numbers in 0..1.
         """
         wanted, kind, length, place, crop = draws
-        whole = replace(self._cropped(whole, crop), token_dropout=self.token_dropout)
+        whole = self._cropped(whole, crop)
         if wanted >= self.diversity.share:
             return [whole]
         shorter = self._shorter_view(whole, kind, length, place)

@@ -34,7 +34,7 @@ def kept_patches(patches: int, dropout: float) -> int:
     Source: published ElasticAST. The small number keeps products that are whole but for the last
         bit (0.8 of 10 dropped leaves 2).
     """
-    return max(1, math.floor(patches * (1 - dropout) + 1e-9))
+    return max(1, math.floor(patches * (1 - dropout) + 1e-9)) if dropout else patches
 
 
 def grid_shape(
