@@ -138,20 +138,36 @@ class LengthDiversityConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """SpecAugment and length diversity; training only.
+    """What happens to training clips, and to no others.
 
     ``frequency_mask`` in mel bins; ``time_mask`` in frames per 1,024 frames: the widest mask of
     a clip of T frames is ``time_mask * T / 1024``. 0 switches a mask off.
-    Source: published scripts, 48 and 192.
+    ``token_dropout`` is the share of a view's patch tokens that the model does not see.
+    ``mixup`` is the share of clips mixed with another one, by a ratio drawn from
+    Beta(``mixup_beta``). ``noise`` is the highest amplitude of uniform noise on the normalised
+    frames; ``roll`` the most frames by which they are rotated in time.
+
+    Source: published scripts: masks 48 and 192; token dropout 0.1 (ElasticAST); mixup 0.5 with
+        Beta(10, 10), noise 0.1 and roll 10 (AST).
     """
 
     frequency_mask: int = 48
     time_mask: int = 192
     length_diversity: LengthDiversityConfig = field(default_factory=LengthDiversityConfig)
+    token_dropout: float = 0.0
+    mixup: float = 0.0
+    mixup_beta: tuple[float, float] = (10.0, 10.0)
+    noise: float = 0.0
+    roll: int = 0
 
     def __post_init__(self) -> None:
         _require(self.frequency_mask >= 0, "augment.frequency_mask must be 0 or above")
         _require(0 <= self.time_mask <= 1024, "augment.time_mask must be in 0..1024")
+        _require(0 <= self.token_dropout < 1, "augment.token_dropout must be in 0..1, below 1")
+        _require(0 <= self.mixup <= 1, "augment.mixup must be in 0..1")
+        _require(min(self.mixup_beta) > 0, "augment.mixup_beta must be above 0")
+        _require(self.noise >= 0, "augment.noise must be 0 (off) or above")
+        _require(self.roll >= 0, "augment.roll must be 0 (off) or above")
 
 
 @dataclass(frozen=True)
@@ -239,7 +255,8 @@ class DataConfig:
 
     ``test_fold`` above 0 tests on that fold and trains on the others, whatever their split.
     ``validation_fraction`` takes a seeded, stratified part of the training clips where the data
-    has no ``validation_split``.
+    has no ``validation_split``. ``balanced_sampling`` draws an epoch's clips with replacement,
+    rare classes more often: ``epoch_clips`` of them, 0 for as many as there are.
     """
 
     dataset: str = ""
@@ -250,12 +267,19 @@ class DataConfig:
     validation_fraction: float = 0.0
     mean: float | None = None
     std: float | None = None
+    balanced_sampling: bool = False
+    epoch_clips: int = 0
 
     def __post_init__(self) -> None:
         _require(self.test_fold >= 0, "data.test_fold must be 0 (off) or above")
         _require(0 <= self.validation_fraction < 1, "data.validation_fraction must be in 0..1")
         _require(self.std is None or self.std > 0, "data.std must be above 0")
         _require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
+        _require(self.epoch_clips >= 0, "data.epoch_clips must be 0 (all) or above")
+        _require(
+            self.balanced_sampling or not self.epoch_clips,
+            "data.epoch_clips needs data.balanced_sampling=true",
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elastictool.audio.augment import spec_augment
+from elastictool.audio.augment import add_noise, mix_waveforms, roll_frames, spec_augment
 from elastictool.config import AugmentConfig
 from elastictool.seeds import clip_rng
 
@@ -99,6 +100,42 @@ def test_switching_one_mask_off_leaves_the_other() -> None:
         frequency = masked(300, AugmentConfig(48, 0), clip)
         time = masked(300, AugmentConfig(0, 192), clip)
         assert torch.equal(both, frequency | time)
+
+
+def test_noise_is_uniform_up_to_an_amplitude_that_is_drawn() -> None:
+    frames = torch.randn(80, 64)
+    noises = [add_noise(frames, 0.1, clip_rng(0, 0, clip, "n")) - frames for clip in range(200)]
+    highest = np.array([float(noise.max()) for noise in noises])
+    assert all(float(noise.min()) >= -1e-6 for noise in noises)
+    assert 0.095 < highest.max() <= 0.1 + 1e-6 and highest.min() < 0.005
+    assert highest.mean() == pytest.approx(0.05, abs=0.01)
+    loudest = noises[int(highest.argmax())]
+    assert float(loudest.mean()) == pytest.approx(highest.max() / 2, rel=0.05)
+
+
+def test_roll_turns_frames_by_each_number_up_to_its_limit() -> None:
+    frames = torch.arange(40.0)[:, None].expand(40, 3)
+    rolled = [roll_frames(frames, 10, clip_rng(0, 0, clip, "r")) for clip in range(600)]
+    assert all(torch.equal(one, frames.roll(int(one.argmin(0)[0]), 0)) for one in rolled)
+    shifts = Counter((int(one.argmin(0)[0]) + 20) % 40 - 20 for one in rolled)
+    assert sorted(shifts) == list(range(-10, 11)) and min(shifts.values()) > 10
+    short = roll_frames(frames[:3], 10, clip_rng(0, 0, 0, "r"))
+    assert sorted(short[:, 0].tolist()) == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("lengths", [(50, 50), (50, 20), (20, 50)])
+def test_mixing_cuts_or_pads_the_second_and_leaves_no_offset(lengths: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    first, second = (rng.normal(3, 1, size).astype(np.float32) for size in lengths)
+    before = first.copy(), second.copy()
+    mixed = mix_waveforms(first, second, 0.3)
+    fitted = np.zeros(lengths[0])
+    shared = min(lengths)
+    fitted[:shared] = (second - second.mean())[:shared]
+    expected = 0.3 * (first - first.mean()) + 0.7 * fitted
+    assert mixed.dtype == np.float32 and len(mixed) == lengths[0]
+    assert np.allclose(mixed, expected - expected.mean(), atol=1e-5)
+    assert np.array_equal(before[0], first) and np.array_equal(before[1], second)
 
 
 def test_order_of_clips_changes_nothing() -> None:

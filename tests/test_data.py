@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from elastictool.audio.fbank import FLOOR
 from elastictool.config import (
+    AugmentConfig,
     DataConfig,
     FbankConfig,
     LengthConfig,
@@ -44,7 +45,7 @@ def sampler(
         clips=np.arange(len(frames)),
         native_frames=np.array(frames),
         front_end=front,
-        diversity=config,
+        augment=AugmentConfig(length_diversity=config),
         packing=PackingConfig(batch_clips=4, capacity=256),
         prefix_tokens=0,
         seed=3,

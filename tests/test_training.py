@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from elastictool.config import RunConfig, load_run_config
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.training.checkpoint import latest_run, load_run
@@ -32,6 +33,15 @@ SMALL = (
     "length.max_frames=128",
     "train.epochs=2",
     "packing.batch_clips=6",
+)
+
+BATCH_OPTIONS = (
+    "augment.length_diversity.share=0.5",
+    "augment.token_dropout=0.2",
+    "augment.mixup=0.5",
+    "augment.noise=0.1",
+    "augment.roll=10",
+    "data.balanced_sampling=true",
 )
 
 
@@ -81,7 +91,7 @@ class _StopAfter:
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    options = ("model.dropout=0.2", "augment.length_diversity.share=0.5")
+    options = ("model.dropout=0.2", *BATCH_OPTIONS)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_run(small(*options), toy_store, whole)
     stop = _StopAfter(steps)
@@ -149,7 +159,7 @@ def test_any_number_of_workers_gives_the_same_bits(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     for workers in (0, 2):
-        sets = (f"train.loader_workers={workers}", "train.epochs=1")
+        sets = (f"train.loader_workers={workers}", "train.epochs=1", *BATCH_OPTIONS)
         train_run(small(*sets), toy_store, tmp_path / str(workers))
     assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
@@ -183,6 +193,12 @@ def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> 
         ("augment.frequency_mask=0",),
         ("augment.time_mask=0",),
         ("augment.length_diversity.share=1",),
+        ("augment.token_dropout=0.3",),
+        ("augment.mixup=0.5",),
+        ("augment.noise=0.1",),
+        ("augment.roll=10",),
+        ("data.balanced_sampling=true",),
+        ("data.balanced_sampling=true", "data.epoch_clips=20"),
         ("augment.length_diversity.share=1", "augment.length_diversity.mode=replace"),
         ("model.dropout=0.3",),
         ("model.pooling=mean",),
@@ -377,6 +393,57 @@ def test_cross_entropy_spreads_a_clip_over_its_labels() -> None:
     log_p = logits.log_softmax(1)
     expected = torch.stack([-log_p[0, 0], -log_p[1, 1:].mean(), -log_p[2, 2], -log_p[3, :2].mean()])
     assert torch.allclose(clip_losses(logits, targets, small()), expected)
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixed_clip_is_the_mixed_loss(loss: str, smoothing: float) -> None:
+    config = small(f"train.loss={loss}", f"train.label_smoothing={smoothing}")
+    logits = torch.randn(5, 4, dtype=torch.float64)
+    one, other = torch.eye(4, dtype=torch.float64)[torch.randint(0, 4, (2, 5))]
+    ratio = torch.rand(5, 1, dtype=torch.float64)
+    mixed = clip_losses(logits, ratio * one + (1 - ratio) * other, config)
+    parts = [clip_losses(logits, targets, config) for targets in (one, other)]
+    assert torch.allclose(mixed, ratio[:, 0] * parts[0] + (1 - ratio[:, 0]) * parts[1])
+
+
+def test_an_unlabelled_part_of_a_mixed_clip_adds_nothing_to_its_cross_entropy() -> None:
+    logits, labelled = torch.randn(1, 3), torch.tensor([[0.0, 1.0, 0.0]])
+    whole = clip_losses(logits, labelled, small())
+    assert torch.allclose(clip_losses(logits, 0.3 * labelled, small()), 0.3 * whole)
+
+
+def test_validation_sees_whole_clips_whatever_training_drops(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(toy_store, tmp_path / "run", *BATCH_OPTIONS)
+    loaded: list[Any] = []
+    load = ClipDataset.load
+
+    def noted(self: ClipDataset, view: Any, epoch: int = 0) -> Any:
+        loaded.append((self, view, load(self, view, epoch)))
+        return loaded[-1][2]
+
+    monkeypatch.setattr(ClipDataset, "load", noted)
+    run.fit()
+    evaluated = [(view, example) for dataset, view, example in loaded if dataset is run.eval_set]
+    assert len(evaluated) == 2 * len(run.splits.validation)
+    assert all(view.mix is None and example.kept is None for view, example in evaluated)
+    plain = ClipDataset(toy_store, run.front_end)
+    assert all(torch.equal(example.fbank, plain.load(view).fbank) for view, example in evaluated)
+    assert any(example.kept is not None for *_, example in loaded)
+
+
+def test_data_without_labels_are_refused_before_an_old_run_is_deleted(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    nothing = np.empty(0, dtype=np.int64)
+    monkeypatch.setattr(PreparedStore, "label_pairs", lambda self: (nothing, nothing))
+    with pytest.raises(UsageError, match="no labelled clip"):
+        sets = "data.balanced_sampling=true"
+        train_run(small(sets), toy_store, tmp_path / "run", overwrite=True)
+    assert weights(tmp_path / "run")
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -44,6 +44,7 @@ class Example(NamedTuple):
         shift_ms: Time between frames.
         cut_frames: Frames of the clip that the view leaves out against its native length.
         patch: How to cut it into patches.
+        kept: (K,) int64, ascending: the patches that the model is to see; None is all of them.
     """
 
     fbank: Tensor
@@ -52,6 +53,18 @@ class Example(NamedTuple):
     shift_ms: float
     cut_frames: int
     patch: PatchSpec
+    kept: Tensor | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(frequency, time) patches, dropped ones included: positions are fitted to it."""
+        frames, bins = self.fbank.shape
+        return grid_shape(frames, bins, self.patch.size, self.patch.stride, self.patch.edge)
+
+    def patches(self) -> tuple[Tensor, Tensor]:
+        """(N, P) patches and (N, 2) coordinates, as ``patchify``; without the dropped ones."""
+        patches, coords = patchify(self.fbank, self.patch)
+        return (patches, coords) if self.kept is None else (patches[self.kept], coords[self.kept])
 
 
 def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
@@ -94,22 +107,13 @@ def collate(
         padded_rows: Lay the stream out as padded rows (the dense-mask reference) instead of flat.
     """
     examples = [example for row in rows for example in row]
-    cut = [patchify(example.fbank, example.patch) for example in examples]
+    cut = [example.patches() for example in examples]
     counts = iter([len(patches) + prefix_tokens for patches, _ in cut])
     layout = build_layout([[next(counts) for _ in row] for row in rows], prefix_tokens, padded_rows)
     return PackedBatch(
         patch_groups=_patch_groups(examples, cut, layout),
         layout=layout,
-        grid_shapes=tuple(
-            grid_shape(
-                example.fbank.shape[0],
-                example.fbank.shape[1],
-                example.patch.size,
-                example.patch.stride,
-                example.patch.edge,
-            )
-            for example in examples
-        ),
+        grid_shapes=tuple(example.grid for example in examples),
         targets=torch.stack([example.targets for example in examples]),
         clip_ids=tuple(example.clip_id for example in examples),
         cut_frames=sum(example.cut_frames for example in examples),

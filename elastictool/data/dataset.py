@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.audio.augment import spec_augment
+from elastictool.audio.augment import (
+    Waveform,
+    add_noise,
+    mix_waveforms,
+    roll_frames,
+    spec_augment,
+)
 from elastictool.audio.fbank import FLOOR, fbank
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
 from elastictool.data.collate import Example, PatchSpec
 from elastictool.data.store import PreparedStore
-from elastictool.packing.grid import grid_shape
+from elastictool.packing.grid import grid_shape, kept_patches
 from elastictool.seeds import clip_rng
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Another clip, mixed into a view.
+
+    Attributes:
+        clip: Its index in the store.
+        ratio: Share of the view's own clip, 0..1, in the waveform and in the targets.
+    """
+
+    clip: int
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,10 @@ class ClipView:
         first_frame: Where the view begins.
         num_frames: Frames taken from there.
         pad_to: Frames after padding; 0 where nothing is padded.
-        repeat: 0 for a clip's first view in an epoch, 1 for an added one (draws other masks).
+        repeat: 0 for a clip's first view in an epoch, 1 for an added one, and on where the clip is
+            drawn again; each draws other masks.
+        token_dropout: Share of its patch tokens that are dropped.
+        mix: What is mixed in.
     """
 
     clip: int
@@ -46,6 +69,8 @@ class ClipView:
     num_frames: int
     pad_to: int = 0
     repeat: int = 0
+    token_dropout: float = 0.0
+    mix: Mix | None = None
 
     @property
     def total_frames(self) -> int:
@@ -91,8 +116,8 @@ class FrontEnd:
         return ClipView(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
 
     def num_patches(self, view: ClipView) -> int:
-        """Patch tokens of a view."""
-        return math.prod(self.grid(view))
+        """Patch tokens of a view that the model is to see."""
+        return kept_patches(math.prod(self.grid(view)), view.token_dropout)
 
     def grid(self, view: ClipView) -> tuple[int, int]:
         """(frequency, time) patches of a view."""
@@ -143,11 +168,12 @@ class ClipDataset:
     Args:
         store: The prepared clips.
         front_end: How waveforms become spectrograms.
-        augment: SpecAugment settings; None in evaluation.
+        augment: Masks, noise and roll; None in evaluation. Mixing and token dropout come with
+            the views, as they are planned.
         seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
-        cache_mb: Log-mel frames kept in memory, per process; 0 keeps none. Clips are kept until
-            it is full and never dropped, so small data are analysed once and large data cost
-            no more than that.
+        cache_mb: Log-mel frames kept in memory, per process; 0 keeps none. As many clips are kept
+            as fit, and never dropped, so small data are analysed once and large data cost no more
+            than that.
     """
 
     def __init__(
@@ -174,41 +200,96 @@ class ClipDataset:
         return frames[inverse]
 
     def load(self, view: ClipView, epoch: int = 0) -> Example:
-        """Read, analyse, crop, normalise and (in training) mask one view."""
+        """Read, analyse, crop, normalise and (in training) change one view."""
         frames, local = self._frames(view)
         example = self.front_end.example(
-            frames, local, self.targets(view.clip), self.store.ids[view.clip]
+            frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
-        if self.augment is None:
-            return example
-        rng = clip_rng(self.seed, epoch, view.clip, f"spec-augment-{view.repeat}")
-        return example._replace(fbank=spec_augment(example.fbank, self.augment, rng, fill=0.0))
+        if self.augment is not None:
+            fbank = self._augmented(example.fbank, self.augment, view, epoch)
+            example = example._replace(fbank=fbank)
+        return example._replace(kept=self._kept(example, view, epoch))
 
     def targets(self, clip: int) -> Tensor:
         """(C,) float, 1 for each class of the clip."""
         return torch.from_numpy(self.store.targets(clip))
 
+    def view_targets(self, view: ClipView) -> Tensor:
+        """(C,) float, the clip's targets, mixed as the view is."""
+        targets = self.targets(view.clip)
+        if view.mix is None:
+            return targets
+        return view.mix.ratio * targets + (1 - view.mix.ratio) * self.targets(view.mix.clip)
+
+    def _augmented(
+        self, fbank: Tensor, config: AugmentConfig, view: ClipView, epoch: int
+    ) -> Tensor:
+        """Masks, noise and roll, in the order of the published code; each draws its own numbers."""
+        rng = partial(self._rng, view, epoch)
+        fbank = spec_augment(fbank, config, rng("spec-augment"), fill=0.0)
+        if config.noise:
+            fbank = add_noise(fbank, config.noise, rng("noise"))
+        return roll_frames(fbank, config.roll, rng("roll")) if config.roll else fbank
+
+    def _kept(self, example: Example, view: ClipView, epoch: int) -> Tensor | None:
+        """(K,) int64, the patches that token dropout leaves: as many as were planned."""
+        if not view.token_dropout:
+            return None
+        count = math.prod(example.grid)
+        order = self._rng(view, epoch, "token-dropout").permutation(count)
+        return torch.from_numpy(np.sort(order[: kept_patches(count, view.token_dropout)]))
+
+    def _rng(self, view: ClipView, epoch: int, purpose: str) -> np.random.Generator:
+        return clip_rng(self.seed, epoch, view.clip, f"{purpose}-{view.repeat}")
+
+    @cached_property
+    def _cacheable(self) -> npt.NDArray[np.bool_]:
+        """(n,) whether a clip's frames are kept, decided beforehand.
+
+        An excerpt cut out of a whole analysed clip equals one analysed alone up to rounding only.
+        So it may not depend on what this process has loaded before: resumed runs, and workers,
+        are to find the same bits. Which clips are kept is drawn, because a store has all training
+        clips in one place.
+        """
+        sizes = self.native_frames * self.front_end.fbank.num_mel_bins * 4
+        order = clip_rng(0, 0, 0, "cache").permutation(len(sizes))
+        fits = np.empty(len(sizes), dtype=np.bool_)
+        fits[order] = np.cumsum(sizes[order]) <= self._cache_room
+        return fits
+
     def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """Frames that hold the view, and the view's place in them."""
-        if view.clip in self._cache:
-            return self._cache[view.clip], view
-        size = view.native_frames * self.front_end.fbank.num_mel_bins * 4
-        if size > self._cache_room:
+        if view.mix is not None:  # another partner each time: nothing to keep
+            return self._mixed(view, view.mix)
+        if not self._cacheable[view.clip]:
             return self._read(view)
-        whole = dataclasses.replace(view, first_frame=0, num_frames=view.native_frames)
-        self._cache[view.clip], _ = self._read(whole)
-        self._cache_room -= size
+        if view.clip not in self._cache:
+            whole = dataclasses.replace(view, first_frame=0, num_frames=view.native_frames)
+            self._cache[view.clip], _ = self._read(whole)
         return self._cache[view.clip], view
 
     def _read(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """The frames of the view, reading no more audio than they need."""
+        waveform, local = self._waveform(view)
+        return self.front_end.features(waveform), local
+
+    def _mixed(self, view: ClipView, mix: Mix) -> tuple[Tensor, ClipView]:
+        """Like ``_read``, with the beginning of the other clip mixed in from the view's start."""
+        waveform, local = self._waveform(view)
+        begin = self.front_end.fbank.frame_start(local.first_frame)
+        other = self.store.waveform(mix.clip, 0, len(waveform) - begin)
+        mixed = mix_waveforms(waveform[begin:], other, mix.ratio)
+        return self.front_end.features(np.concatenate((waveform[:begin], mixed))), local
+
+    def _waveform(self, view: ClipView) -> tuple[Waveform, ClipView]:
+        """Samples that hold the view, and the view's place in their frames."""
         config = self.front_end.fbank
         begin = config.frame_start(view.first_frame)
         whole_steps = (config.shift_ms * 0.001 * config.sample_rate_hz).is_integer()
         if whole_steps:
             stop = begin + config.samples_for(view.num_frames)
             waveform = self.store.waveform(view.clip, begin, stop)
-            return self.front_end.features(waveform), dataclasses.replace(view, first_frame=0)
+            return waveform, dataclasses.replace(view, first_frame=0)
         # Frame starts are rounded from the clip's beginning: read from there.
         stop = config.samples_for(view.first_frame + view.num_frames)
-        return self.front_end.features(self.store.waveform(view.clip, 0, stop)), view
+        return self.store.waveform(view.clip, 0, stop), view

@@ -1,8 +1,9 @@
 """Which views of which clips form the batches of an epoch: metadata only, no audio.
 
-Everything random about a training batch (order, shorter views) is drawn here from the run's seed
-and the epoch, and rows are planned here, so batches are known before a byte is read and are the
-same for any number of loader workers and after any interruption.
+Everything random about a training batch (clips, order, views, partners) is drawn from the run's
+seed and the epoch by the functions that are put together here, and rows are planned here, so
+batches are known before a byte is read and are the same for any number of loader workers and
+after any interruption.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.config import LengthDiversityConfig, PackingConfig
-from elastictool.data.dataset import ClipView, FrontEnd
+from elastictool.config import AugmentConfig, PackingConfig, RunConfig
+from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
+from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
+from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
 from elastictool.packing.batching import batch_starts
 from elastictool.packing.planners import PLANNERS
 from elastictool.seeds import clip_rng
+
+REPEATS_PER_DRAW = 2
+"""A clip that is drawn once more counts its views on: the whole one and an added shorter one."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,50 @@ class TrainingSampler:
         clips: Indices of the training clips.
         native_frames: Frames of each clip of the store.
         front_end: Gives the length limits and token counts.
-        diversity: Random shorter views.
+        augment: Random shorter views, token dropout, mixing.
         packing: Batch size and planner.
         prefix_tokens: Prefix tokens of the model, which take room in a row.
         seed: The run's seed.
+        weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
+        epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
     """
 
     clips: npt.NDArray[np.int64]
     native_frames: npt.NDArray[np.int64]
     front_end: FrontEnd
-    diversity: LengthDiversityConfig
+    augment: AugmentConfig
     packing: PackingConfig
     prefix_tokens: int
     seed: int
+    weights: Weights | None = None
+    epoch_clips: int = 0
+
+    @classmethod
+    def of_run(
+        cls, config: RunConfig, dataset: ClipDataset, clips: npt.NDArray[np.int64]
+    ) -> TrainingSampler:
+        """The sampler that ``config`` asks for over the ``clips`` of ``dataset``.
+
+        Raises:
+            UsageError: Sampling is to be balanced, but no clip has a label.
+        """
+        balanced = config.data.balanced_sampling
+        return cls(
+            clips=clips,
+            native_frames=dataset.native_frames,
+            front_end=dataset.front_end,
+            augment=config.augment,
+            packing=config.packing,
+            prefix_tokens=config.model.prefix_tokens,
+            seed=config.seed,
+            weights=clip_weights(dataset.store, clips) if balanced else None,
+            epoch_clips=config.data.epoch_clips,
+        )
+
+    @property
+    def clips_per_epoch(self) -> int:
+        """Clips that an epoch draws; repeated ones count each time."""
+        return self.epoch_clips or len(self.clips)
 
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """The batches of ``epoch``, in order."""
@@ -71,7 +108,7 @@ class TrainingSampler:
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
         if not self.packing.batch_tokens:
-            return -(-len(self.clips) // self.packing.batch_clips)
+            return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
     def _plan(self, epoch: int, views: Sequence[ClipView]) -> BatchPlan:
@@ -88,41 +125,28 @@ class TrainingSampler:
         Draws are made for all clips at once and indexed by clip, so that a clip's views depend on
         (seed, epoch, clip) alone and not on its place in the order.
         """
-        count = len(self.clips)
-        order = clip_rng(self.seed, epoch, 0, "order").permutation(count)
-        draws = clip_rng(self.seed, epoch, 0, "views").random((count, 5))
-        return [self._clip_views(int(self.clips[i]), draws[i].tolist()) for i in order.tolist()]
+        clips, repeats = self._epoch_clips(epoch)
+        order = clip_rng(self.seed, epoch, 0, "order").permutation(len(clips))
+        cuts = draw_cuts(len(clips), self.seed, epoch)
+        mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
+        maker = ViewMaker(self.front_end, self.augment.length_diversity)
+        return [
+            maker.views(
+                self._whole_view(int(clips[i]), int(repeats[i]), mixes[i]), cuts[i].tolist()
+            )
+            for i in order.tolist()
+        ]
 
-    def _clip_views(self, clip: int, draws: list[float]) -> list[ClipView]:
-        wanted, kind, length, place, crop = draws
-        whole = self._whole_view(clip, crop)
-        if wanted >= self.diversity.share:
-            return [whole]
-        shorter = self._shorter_view(whole, kind, length, place)
-        if self.diversity.mode == "replace":
-            return [replace(shorter, repeat=0)]
-        return [whole] if shorter.num_frames == whole.num_frames else [whole, shorter]
+    def _epoch_clips(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The clips that the epoch draws, and the repeat of each one's first view."""
+        if self.weights is None:
+            return self.clips, np.zeros_like(self.clips)
+        drawn = draw_clips(self.weights, self.clips_per_epoch, self.seed, epoch)
+        return self.clips[drawn], REPEATS_PER_DRAW * occurrences(drawn)
 
-    def _whole_view(self, clip: int, place: float) -> ClipView:
+    def _whole_view(self, clip: int, repeat: int, mix: Mix | None) -> ClipView:
         view = self.front_end.view(clip, int(self.native_frames[clip]))
-        if self.front_end.length.crop == "start":
+        dropout = self.augment.token_dropout
+        if not (repeat or dropout or mix):
             return view
-        return replace(view, first_frame=_place(view.native_frames - view.num_frames, place))
-
-    def _shorter_view(self, whole: ClipView, kind: float, length: float, place: float) -> ClipView:
-        least = min(self.diversity.min_frames, whole.num_frames)
-        num_frames = round(least * (whole.num_frames / least) ** length)
-        is_prefix = kind < self.diversity.prefix_share
-        offset = 0 if is_prefix else _place(whole.num_frames - num_frames, place)
-        return replace(
-            whole,
-            first_frame=whole.first_frame + offset,
-            num_frames=num_frames,
-            pad_to=0,
-            repeat=1,
-        )
-
-
-def _place(room: int, draw: float) -> int:
-    """A uniform start within ``room`` spare frames."""
-    return int(draw * (room + 1)) if room > 0 else 0
+        return replace(view, repeat=repeat, token_dropout=dropout, mix=mix)

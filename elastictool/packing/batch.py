@@ -46,8 +46,9 @@ class PackedBatch:
     Attributes:
         patch_groups: The patches, one group per distinct patch size.
         layout: Which slot belongs to which clip; counts prefix tokens.
-        grid_shapes: (frequency, time) patches of each clip (S pairs).
-        targets: (S, C) float, 1 where a clip has a class; empty classes axis if unlabelled.
+        grid_shapes: (frequency, time) patches of each clip (S pairs), dropped ones included.
+        targets: (S, C) float, 1 where a clip has a class, a share of it where clips are mixed;
+            empty classes axis if unlabelled.
         clip_ids: The clips' ids (S).
         cut_frames: Frames of all clips that were cut off by length limits.
     """

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from elastictool.config import RunConfig
+from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
@@ -32,6 +33,8 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             "--set train.loss=bce",
         )
     data = config.data
+    if data.balanced_sampling:
+        clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
     if data.mean is None:
         mean, std = training_statistics(store, splits)
         data = dataclasses.replace(data, mean=mean, std=std)

@@ -82,15 +82,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     """
     resolved, splits = resolve(config, store)
     front_end = front_end_of(resolved)
-    sampler = TrainingSampler(
-        splits.train,
-        ClipDataset(store, front_end).native_frames,
-        front_end,
-        resolved.augment.length_diversity,
-        resolved.packing,
-        resolved.model.prefix_tokens,
-        resolved.seed,
-    )
+    sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)
     plans = list(sampler.epoch(0))
     tokens = sum(
         front_end.num_patches(view) + resolved.model.prefix_tokens

@@ -115,15 +115,7 @@ class Trainer:
             store, self.front_end, self.config.augment, self.config.seed, cache_mb
         )
         self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
-        self.sampler = TrainingSampler(
-            clips=self.splits.train,
-            native_frames=self.train_set.native_frames,
-            front_end=self.front_end,
-            diversity=self.config.augment.length_diversity,
-            packing=self.config.packing,
-            prefix_tokens=self.config.model.prefix_tokens,
-            seed=self.config.seed,
-        )
+        self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
 
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
