@@ -98,14 +98,12 @@ def _tables(root: Path, subset: str) -> dict[str, Path]:
     return {part: path for part, path in found.items() if path is not None}
 
 
-def _stems(video: str, start: float, stop: float) -> dict[str, str]:
-    """File names in the wild, the most frequent first."""
-    return {
-        "Y<id>": f"Y{video}",
-        "<id>": video,
-        "<id>_<startms>_<endms>": f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}",
-        "<id>_<start>": f"{video}_{start:.0f}",
-    }
+def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
+    """File names in the wild by template, the most frequent first (made only when asked for)."""
+    yield "Y<id>", f"Y{video}"
+    yield "<id>", video
+    yield "<id>_<startms>_<endms>", f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}"
+    yield "<id>_<start>", f"{video}_{start:.0f}"
 
 
 def _segments(table: Path) -> Iterator[tuple[str, float, float, tuple[str, ...]]]:
@@ -118,7 +116,7 @@ def _segments(table: Path) -> Iterator[tuple[str, float, float, tuple[str, ...]]
                 if not row or row[0].startswith("#"):
                     continue
                 video, start, stop, mids = row
-                labels = tuple(dict.fromkeys(mid.strip() for mid in mids.split(",")))
+                labels = tuple(dict.fromkeys(mids.replace(" ", "").split(",")))
                 yield video, float(start), float(stop), labels
     except (ValueError, UnicodeDecodeError) as error:
         raise UsageError(

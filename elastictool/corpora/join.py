@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +45,9 @@ class FileIndex:
                 paths.setdefault(stem, prefix + path)
         return cls(paths)
 
-    def find(self, stems: Mapping[str, str]) -> str:
-        """Path of the first of ``stems`` (by template) that is there; empty if none is."""
-        for template, stem in stems.items():
+    def find(self, stems: Iterable[tuple[str, str]]) -> str:
+        """Path of the first of ``stems`` (with its template) that is there; empty if none is."""
+        for template, stem in stems:
             path = self.paths.get(stem)
             if path is not None:
                 self.matched[template] += 1

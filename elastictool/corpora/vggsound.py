@@ -65,7 +65,7 @@ class VGGSound:
         listing = Listing("vggsound", place, [], classes.names, expected=dict(_EXPECTED))
         for video, start, label, split in rows:
             stem = f"{video}_{start:06d}"
-            path = index.find({"<id>_<start:06d>": stem, "<id>_<start>": f"{video}_{start}"})
+            path = index.find((("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}")))
             labels = (classes.name(label, table),)
             clip = SourceClip(stem, path, None, None, labels, split, 0, video)
             file_clip(listing, clip, f"audio/{stem}.wav")
