@@ -22,7 +22,9 @@ def prep(
         typer.Option(
             "--dataset",
             "-d",
-            help="synth (rendered, nothing to download), fsdd, folder, csv or epic-sounds.",
+            help="synth (rendered, nothing to download), folder, csv, json (lists of the AST "
+            "repositories), audioset, vggsound, voxceleb, epic-sounds, esc50, speech-commands "
+            "or fsdd.",
         ),
     ] = "synth",
     root: Annotated[
@@ -33,12 +35,21 @@ def prep(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the prepared dataset.")] = "",
     task: Annotated[str, typer.Option(help="What to classify. fsdd: digit or speaker.")] = "",
+    subset: Annotated[
+        str, typer.Option(help="Part of a corpus. audioset: full, balanced; esc50: esc10.")
+    ] = "",
     channel: Annotated[
         str, typer.Option(help="Of files with several channels: mean, first, or 0, 1, ...")
     ] = "mean",
     encoding: Annotated[
         str, typer.Option(help="flac (half the size) or wav (faster to read), 16 bit.")
     ] = "flac",
+    trim_silence: Annotated[
+        bool, typer.Option("--trim-silence", help="Cut digital silence off both ends (ESC-50).")
+    ] = False,
+    max_seconds: Annotated[
+        float, typer.Option(min=0, help="Keep the first S seconds of each clip (0: all).")
+    ] = 0.0,
     limit: Annotated[
         int,
         typer.Option(
@@ -57,7 +68,8 @@ def prep(
         float, typer.Option(min=0, max=1, help="Share of unusable clips above which to exit 3.")
     ] = 0.01,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the corpus first (fsdd).")
+        bool,
+        typer.Option("--download", help="Fetch it first (fsdd, esc50, speech-commands)."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the prepared dataset of this name.")
@@ -77,7 +89,12 @@ def prep(
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
 
-    settings = PrepSettings(encoding=_encoding(encoding), channel=_channel(channel))
+    settings = PrepSettings(
+        encoding=_encoding(encoding),
+        channel=_channel(channel),
+        trim_silence=trim_silence,
+        max_seconds=max_seconds,
+    )
     if download:
         _download(dataset, root)
     store = prepare(
@@ -85,7 +102,7 @@ def prep(
         root,
         out or DATA_ROOT,
         name=name,
-        options=CorpusOptions(task=task, seed=seed),
+        options=CorpusOptions(task=task, subset=subset, seed=seed),
         settings=settings,
         limit=limit,
         workers=workers,

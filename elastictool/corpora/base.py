@@ -102,10 +102,12 @@ class CorpusOptions:
 
     Attributes:
         task: One of the corpus's ``tasks``; empty is its first.
+        subset: One of the corpus's ``subsets``; empty is its first.
         seed: Seeds splits that we draw and clips that we render.
     """
 
     task: str = ""
+    subset: str = ""
     seed: int = 0
 
 
@@ -119,6 +121,10 @@ class Corpus(Protocol):
     @property
     def tasks(self) -> tuple[str, ...]:
         """What can be classified in it; the first is the default, none means there is one way."""
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Parts of it that can be taken alone; the first, the default, is the usual one."""
 
     @property
     def default_root(self) -> Path | None:
@@ -155,7 +161,10 @@ CORPORA: Registry[Corpus] = Registry(
     "dataset",
     tuple(
         f"elastictool.corpora.{module}"
-        for module in ("synth", "fsdd", "folder", "csv_list", "epic_sounds")
+        for module in (
+            *("synth", "fsdd", "folder", "csv_list", "audio_lists", "epic_sounds"),
+            *("audioset", "vggsound", "voxceleb", "esc50", "speech_commands"),
+        )
     ),
 )
 
@@ -178,13 +187,26 @@ def chosen_task(corpus: Corpus, options: CorpusOptions) -> str:
     """The task asked for, the corpus's first one, or "" where it has none.
 
     Raises:
-        UsageError: The corpus has no such task.
+        UsageError: The corpus has no such task, or no such subset.
     """
-    if options.task and options.task not in corpus.tasks:
-        known = list(corpus.tasks)
-        hint = nearest_hint(options.task, known) if known else "leave --task out"
-        raise UsageError(f"--dataset {corpus.name} has no task {options.task!r}", hint)
-    return options.task or (corpus.tasks[0] if corpus.tasks else "")
+    chosen_subset(corpus, options)
+    return _chosen("task", corpus.name, options.task, corpus.tasks)
+
+
+def chosen_subset(corpus: Corpus, options: CorpusOptions) -> str:
+    """The subset asked for, the corpus's first one, or "" where it has none.
+
+    Raises:
+        UsageError: The corpus has no such subset.
+    """
+    return _chosen("subset", corpus.name, options.subset, corpus.subsets)
+
+
+def _chosen(what: str, corpus: str, wanted: str, known: tuple[str, ...]) -> str:
+    if wanted and wanted not in known:
+        hint = nearest_hint(wanted, list(known)) if known else f"leave --{what} out"
+        raise UsageError(f"--dataset {corpus} has no {what} {wanted!r}", hint)
+    return wanted or (known[0] if known else "")
 
 
 def ordered_labels(labels: Sequence[str]) -> list[str]:

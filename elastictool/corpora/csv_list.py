@@ -39,6 +39,7 @@ class CsvList:
 
     name: str = "csv"
     tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     default_root: Path | None = None
 
     def describe(self) -> str:

@@ -15,6 +15,8 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -181,6 +183,40 @@ def extract_tar(archive: Path, target: Path, wanted: str = "*", strip: int = 0) 
         raise ElasticToolError(
             f"{archive} is not a readable tar archive: {error}", "delete it and download again"
         ) from error
+
+
+def extract_zip(archive: Path, target: Path, wanted: str = "*", strip: int = 0) -> int:
+    """Unpack regular files of a zip archive below ``target``, as ``extract_tar``; returns how many.
+
+    Each member's own checksum (CRC-32) is verified while it is unpacked.
+
+    Raises:
+        ElasticToolError: Not a readable archive, or a member would land outside ``target``.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                _refuse_escape(archive, info.filename)
+            return sum(_unzip(packed, info, target, wanted, strip) for info in packed.infolist())
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise ElasticToolError(
+            f"{archive} is not a readable zip archive: {error}", "delete it and download again"
+        ) from error
+
+
+def _unzip(
+    packed: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, wanted: str, strip: int
+) -> bool:
+    inside = PurePosixPath(*PurePosixPath(info.filename).parts[strip:])
+    if info.is_dir() or not fnmatch.fnmatchcase(str(inside), wanted):
+        return False
+    with (
+        packed.open(info) as source,
+        atomic_path(target / inside) as temporary,
+        temporary.open("wb") as file,
+    ):
+        shutil.copyfileobj(source, file)
+    return True
 
 
 def _refuse_escape(archive: Path, name: str) -> None:

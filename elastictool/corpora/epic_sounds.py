@@ -37,6 +37,7 @@ class EpicSounds:
 
     name: str = "epic-sounds"
     tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     default_root: Path | None = Path("data/raw/epic-sounds")
 
     def describe(self) -> str:

@@ -32,6 +32,7 @@ class Folder:
 
     name: str = "folder"
     tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     default_root: Path | None = None
 
     def describe(self) -> str:

@@ -37,6 +37,7 @@ class Fsdd:
 
     name: str = "fsdd"
     tasks: tuple[str, ...] = ("digit", "speaker")
+    subsets: tuple[str, ...] = ()
     default_root: Path | None = Path("data/raw/fsdd")
     url: str = ARCHIVE_URL
 

@@ -275,6 +275,7 @@ class Synth:
 
     name: str = "synth"
     tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     default_root: Path | None = None
 
     def describe(self) -> str:

@@ -42,11 +42,15 @@ class PrepSettings:
     Attributes:
         encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
         channel: ``mean`` of all, or a channel counted from 0.
+        trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
+        max_seconds: Keep so many seconds from the start; 0 keeps all.
         fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
     """
 
     encoding: Literal["flac", "wav"] = "flac"
     channel: str | int = "mean"
+    trim_silence: bool = False
+    max_seconds: float = 0.0
     fbank: FbankConfig = field(default_factory=FbankConfig)
 
 
@@ -235,6 +239,7 @@ def _prepare_clip(task: ShardTask, clip: SourceClip) -> _Ready:
         AudioError: It cannot be used.
     """
     waveform, source_rate_hz = _read(task, clip)
+    waveform = _cut(waveform, source_rate_hz, task.settings)
     config = task.settings.fbank
     resampled = resample(waveform, source_rate_hz, config.sample_rate_hz)
     if config.num_frames(len(resampled)) < 1:
@@ -244,6 +249,19 @@ def _prepare_clip(task: ShardTask, clip: SourceClip) -> _Ready:
         )
     audio = encode(resampled, config.sample_rate_hz, task.settings.encoding)
     return _Ready(audio, decode(audio)[0], source_rate_hz)
+
+
+def _cut(
+    waveform: NDArray[np.float32], rate_hz: int, settings: PrepSettings
+) -> NDArray[np.float32]:
+    """The part of the clip that the settings keep."""
+    if settings.trim_silence:
+        loud = np.flatnonzero(waveform)
+        if len(loud):
+            waveform = waveform[loud[0] : loud[-1] + 1]
+    if settings.max_seconds:
+        waveform = waveform[: round(settings.max_seconds * rate_hz)]
+    return waveform
 
 
 def _read(task: ShardTask, clip: SourceClip) -> tuple[NDArray[np.float32], int]:

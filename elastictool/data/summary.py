@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,10 +61,28 @@ def finish(
         splits=_split_counts(listing, reports),
         fbank_config=asdict(settings.fbank),
         fbank_sums=_fbank_sums(reports),
-        notes=listing.notes,
+        notes=[*listing.notes, *_notes(listing, settings)],
     )
     write_json(folder / INFO_NAME, info.to_json())
     shutil.rmtree(folder / PROGRESS_FOLDER)
+
+
+def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
+    """What else the user should know of the prepared data."""
+    if settings.trim_silence:
+        yield "digital silence at both ends was cut off (--trim-silence)"
+    if settings.max_seconds:
+        yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
+    splits: dict[str, set[str]] = {}
+    for clip in listing.clips:
+        if clip.group:
+            splits.setdefault(clip.group, set()).add(clip.split)
+    spread = sorted(group for group, names in splits.items() if len(names) > 1)
+    if spread:
+        yield (
+            f"{len(spread)} groups (videos, speakers) have clips in several splits, so scores may "
+            f"be flattered: {', '.join(spread[:3])}"
+        )
 
 
 def _remove_shards(folder: Path) -> None:

@@ -1,0 +1,121 @@
+"""VoxCeleb1 speaker identification: 1,251 speakers, 4 to 145 s of speech.
+
+The identification split is not the verification one: a list of trial pairs has no training part,
+so where only such a list lies there, the message names the file that is wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from elastictool.corpora.base import (
+    CORPORA,
+    CorpusOptions,
+    Listing,
+    SourceClip,
+    chosen_task,
+    require_root,
+)
+from elastictool.corpora.join import file_clip, first_file
+from elastictool.errors import UsageError
+
+SPLIT_FILES = ("iden_split.txt", "veri_test_class.txt")
+_VERIFICATION = (
+    *("veri_test.txt", "veri_test2.txt", "list_test_hard.txt", "list_test_hard2.txt"),
+    *("list_test_all.txt", "list_test_all2.txt"),
+)
+_AUDIO_FOLDERS = ("wav", "dev/wav", "test/wav", "")
+_SPLITS = {"1": "train", "2": "val", "3": "test"}
+_EXPECTED = {"train": 138_361, "val": 6_904, "test": 8_251}
+_PATH = re.compile(r"(?P<speaker>id\d{5})/(?P<video>[^/]+)/(?P<number>[^/]+)\.\w+")
+
+
+@dataclass(frozen=True)
+class VoxCeleb:
+    """Lists the utterances of the identification split."""
+
+    name: str = "voxceleb"
+    tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    default_root: Path | None = Path("data/raw/voxceleb")
+
+    def describe(self) -> str:
+        """What to fetch, in one screen."""
+        return (
+            "VoxCeleb1 (speaker identification), to be fetched by hand:\n"
+            "1. iden_split.txt (some copies: veri_test_class.txt), not veri_test.txt,\n"
+            "     from www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html\n"
+            f"     to {self.default_root}/iden_split.txt\n"
+            "2. the audio of dev and test (16 kHz, about 30 GB unpacked; CC BY-SA 4.0; the\n"
+            "   address asks for registration), merged under one folder\n"
+            f"     to {self.default_root}/wav/idXXXXX/<video>/NNNNN.wav\n"
+            "     (dev/wav and test/wav are taken, too)\n"
+            "then: elastictool prep --dataset voxceleb\n"
+            "Utterances are 4 to 145 s; the papers use the first 30 s: --max-seconds 30."
+        )
+
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """Utterances of training, validation and test, grouped by video.
+
+        Raises:
+            UsageError: No split file, the verification list instead of it, or a wrong line.
+        """
+        chosen_task(self, options)
+        place = require_root(root, self)
+        folders = ("", "metadata", "meta")
+        file = first_file(place, SPLIT_FILES, folders)
+        if file is None:
+            other = first_file(place, _VERIFICATION, folders)
+            found = f"; {other.name} lists verification pairs, not this task" if other else ""
+            raise UsageError(f"no {SPLIT_FILES[0]} in {place}{found}", self.describe())
+        listing = Listing("voxceleb", place, [], [], expected=dict(_EXPECTED))
+        speakers: set[str] = set()
+        for split, path in _utterances(file):
+            match = _PATH.fullmatch(path)
+            if match is None:
+                raise UsageError(
+                    f"{file}: {path!r} is not idXXXXX/<video>/NNNNN.wav",
+                    f"take {SPLIT_FILES[0]} as it is published",
+                )
+            speakers.add(match["speaker"])
+            clip = SourceClip(
+                id=path.rpartition(".")[0],
+                path=_place_of(path, place),
+                start_s=None,
+                stop_s=None,
+                labels=(match["speaker"],),
+                split=split,
+                group=f"{match['speaker']}/{match['video']}",
+            )
+            file_clip(listing, clip, f"wav/{path}")
+        listing.label_names = sorted(speakers)
+        return listing
+
+
+def _utterances(file: Path) -> Iterator[tuple[str, str]]:
+    """(split, path) of each line ``1|2|3 path``."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            cells = line.split()
+            if not cells:
+                continue
+            if len(cells) != 2 or cells[0] not in _SPLITS:
+                pairs = len(cells) == 3 and cells[0] in ("0", "1")
+                raise UsageError(
+                    f"{file}, line {number}: {line.strip()!r} is not '1|2|3 path'"
+                    + (" but a verification pair" if pairs else ""),
+                    f"the identification split is {SPLIT_FILES[0]}",
+                )
+            yield _SPLITS[cells[0]], cells[1]
+
+
+def _place_of(path: str, root: Path) -> str:
+    """Where the utterance lies relative to ``root``; empty if nowhere."""
+    places = (f"{folder}/{path}" if folder else path for folder in _AUDIO_FOLDERS)
+    return next((place for place in places if (root / place).is_file()), "")
+
+
+CORPORA.register("voxceleb")(VoxCeleb())
