@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
+from elastictool.data.ingest import PrepSettings, _first, _trimmed
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PrepSettings
 from elastictool.errors import UsageError
 from tests.corpus_trees import TREES, write_audio, write_table
 
@@ -195,3 +195,16 @@ def test_an_unknown_subset_is_refused(tmp_path: Path) -> None:
     TREES["esc50"](tmp_path)
     with pytest.raises(UsageError, match="no subset 'esc11'"):
         listing_of("esc50", tmp_path, "esc11")
+
+
+def test_trimming_in_blocks_equals_trimming_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        whole = (rng.random(30) * (rng.random(30) < 0.2)).astype(np.float32)
+        cuts = np.sort(rng.integers(0, 31, 4))
+        blocks = [block for block in np.split(whole, cuts) if len(block)]
+        loud = np.flatnonzero(whole)
+        expected = whole[loud[0] : loud[-1] + 1] if len(loud) else whole
+        np.testing.assert_array_equal(np.concatenate(list(_trimmed(blocks))), expected)
+        kept = np.concatenate(list(_first(blocks, 12)))
+        np.testing.assert_array_equal(kept, whole[:12])

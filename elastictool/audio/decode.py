@@ -1,66 +1,78 @@
 """Audio in and out: whole files or parts of them, any rate, 16-bit bytes for the store.
 
-libsndfile reads wav, flac, ogg and more without a subprocess and seeks to any sample. Whatever
-is wrong with a file becomes one ``AudioError`` that says what and where, because ``prep`` writes
-these sentences into ``rejected.csv`` and goes on. A cut-off wav decodes without complaint, hence
-its header is compared with its size here.
+Which decoder reads a file follows from its first bytes, never from its name. Whatever is wrong
+with a file becomes one ``AudioError`` that says what and where, because ``prep`` writes these
+sentences into ``rejected.csv`` and goes on. Long recordings pass in blocks (``stream``,
+``resample_blocks``, ``encode_blocks``); the functions on whole clips are the same with one block.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import struct
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
+from elastictool.audio.formats import HEAD_BYTES, sniff
+from elastictool.audio.reader import (
+    DECODERS,
+    AudioInfo,
+    AudioReader,
+    Samples,
+    Source,
+    UnknownContent,
+    describe,
+    opened,
+)
 from elastictool.errors import AudioError, UsageError
 
+__all__ = [
+    "RESAMPLER",
+    "AudioInfo",
+    "Waveform",
+    "decode",
+    "encode",
+    "encode_blocks",
+    "probe",
+    "resample",
+    "resample_blocks",
+    "stream",
+]
+
 Waveform = npt.NDArray[np.float32]
-Samples = npt.NDArray[np.float32] | npt.NDArray[np.int16]
+Encoding = Literal["flac", "wav"]
 
 _QUALITY = "HQ"
 RESAMPLER = f"soxr {_QUALITY}"
 """Library and quality that ``resample`` uses; recorded with prepared data."""
 
 _FULL_SCALE = 32_768.0
-_SIXTEEN_BIT = "PCM_16"
-_UNKNOWN_SIZE = 0xFFFFFFFF
-"""What programs that write into a pipe put where a wav's length belongs."""
+_LIBSNDFILE, _AV = "libsndfile", "av"
 
 
-@dataclass(frozen=True)
-class AudioInfo:
-    """What the header of an audio file says."""
-
-    num_samples: int
-    sample_rate_hz: int
-    channels: int
-
-
-def probe(source: Path | bytes) -> AudioInfo:
-    """Length, rate and channels, without decoding.
+def probe(source: Source) -> AudioInfo:
+    """Length, rate and channels, without decoding where the file says its length.
 
     Raises:
-        AudioError: Unreadable, not audio, empty, or a wav that is cut off.
+        AudioError: Unreadable, not audio, empty, cut off, or of a kind whose decoder is not
+            installed.
     """
-    with _open(source) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+    with _open(source) as reader:
+        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
 
 
 def decode(
-    source: Path | bytes, start: int = 0, stop: int | None = None, channel: str | int = "mean"
+    source: Source, start: int = 0, stop: int | None = None, channel: str | int = "mean"
 ) -> tuple[Waveform, int]:
     """Samples ``start`` to ``stop`` of one channel, at the file's own rate.
 
     Args:
-        source: A file, or its bytes.
+        source: A file, its bytes, or an open file.
         start: First sample, at the file's rate.
         stop: Sample after the last; None, or beyond the end, reads to the end.
         channel: ``mean`` over all, ``mono`` (there must be only one) or a number from 0.
@@ -69,19 +81,28 @@ def decode(
         (n,) float32 in -1..1, and the sample rate in Hz.
 
     Raises:
-        AudioError: Unreadable, not audio, empty, cut off, not finite, no such channel, or
-            nothing lies between ``start`` and ``stop``.
+        AudioError: Unreadable, not audio, empty, cut off, not finite, no such channel, nothing
+            lies between ``start`` and ``stop``, or its decoder is not installed.
         UsageError: ``channel`` is none of the above.
     """
-    name = _name(source)
-    with _open(source) as file:
-        rate = int(file.samplerate)
-        holds_integers = file.subtype.startswith("PCM")
-        samples = _read(file, start, stop, name)
-    waveform = _to_float(_pick_channels(samples, channel, name))
-    if not holds_integers:
-        _check_finite(waveform, start, name)
-    return waveform, rate
+    with stream(source, start, stop, channel) as (rate_hz, blocks):
+        parts = list(blocks)
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts)), rate_hz
+
+
+@contextmanager
+def stream(
+    source: Source, start: int = 0, stop: int | None = None, channel: str | int = "mean"
+) -> Iterator[tuple[int, Iterator[Waveform]]]:
+    """As ``decode``, but gives (rate, blocks): never more than one block is in memory.
+
+    Errors that only show while decoding are raised by the blocks.
+    """
+    name = describe(source)
+    with _open(source) as reader:
+        if start or stop is not None:
+            stop = _checked_stop(reader, start, stop, name)
+        yield reader.sample_rate_hz, _waveforms(reader, start, stop, channel, name)
 
 
 def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
@@ -92,76 +113,107 @@ def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
     return resampled
 
 
-def encode(waveform: Waveform, sample_rate_hz: int, encoding: Literal["flac", "wav"]) -> bytes:
+def resample_blocks(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
+    """As ``resample`` on all ``blocks`` joined, block by block; equal to rounding.
+
+    A single block is resampled in one piece, so that clips are the same whoever asks.
+    """
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    remaining = iter(blocks)
+    block, following = next(remaining, None), next(remaining, None)
+    if block is None:
+        return
+    if following is None:
+        yield resample(block, from_hz, to_hz)
+        return
+    resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
+    while following is not None:
+        yield resampler.resample_chunk(block)
+        block, following = following, next(remaining, None)
+    yield resampler.resample_chunk(block, last=True)
+
+
+def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes:
     """The bytes of a 16-bit mono file; values outside -1..1 are clipped.
 
     What 16-bit audio decodes to is encoded without loss.
     """
-    scaled = np.rint(np.multiply(waveform, _FULL_SCALE, dtype=np.float32))
-    integers = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, integers, sample_rate_hz, format=encoding.upper(), subtype=_SIXTEEN_BIT)
+    encode_blocks([waveform], sample_rate_hz, encoding, buffer)
     return buffer.getvalue()
 
 
-def _name(source: Path | bytes) -> str:
-    return str(source) if isinstance(source, Path) else f"<{len(source)} bytes in memory>"
+def encode_blocks(
+    blocks: Iterable[Waveform], sample_rate_hz: int, encoding: Encoding, file: BinaryIO
+) -> int:
+    """As ``encode`` on all ``blocks`` joined, into a file open for writing; the same bytes.
+
+    Returns:
+        Samples written.
+    """
+    count = 0
+    with soundfile.SoundFile(
+        file, "w", sample_rate_hz, 1, subtype="PCM_16", format=encoding.upper()
+    ) as sound:
+        for block in blocks:
+            scaled = np.rint(np.multiply(block, _FULL_SCALE, dtype=np.float32))
+            sound.write(np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16))
+            count += len(block)
+    return count
 
 
-def _open(source: Path | bytes) -> soundfile.SoundFile:
-    name = _name(source)
-    try:
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as raw:
-            _check_complete(raw, name)
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
-    try:
-        file = soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source))
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: not readable as audio ({error.error_string})") from error
-    except TypeError as error:  # soundfile wants to be told the rate of a file named *.raw
-        raise AudioError(f"{name}: not readable as audio (raw samples, no header)") from error
-    if file.frames == 0:
-        file.close()
-        raise AudioError(f"{name}: holds no samples")
-    return file
+@contextmanager
+def _open(source: Source) -> Iterator[AudioReader]:
+    with ExitStack() as stack:
+        yield _opened_by_its_decoder(stack, source, describe(source))
 
 
-def _check_complete(raw: io.BufferedReader | io.BytesIO, name: str) -> None:
-    """Compare the size that a wav promises with the file's; other formats pass if not empty."""
-    size = raw.seek(0, os.SEEK_END)
-    raw.seek(0)
-    if size == 0:
+def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
+    """The recording, opened by who reads its kind.
+
+    What has no format's first bytes, or an encoding that libsndfile does not know (Ogg holding
+    FLAC, wav holding AAC), is offered to PyAV.
+    """
+    with opened(source, name) as raw:
+        head = raw.read(HEAD_BYTES)
+    if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
-    header = raw.read(12)
-    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        return
-    while len(chunk := raw.read(8)) == 8:
-        kind, length = struct.unpack("<4sI", chunk)
-        if kind == b"data":
-            present = size - raw.tell()
-            if length != _UNKNOWN_SIZE and length > present:
-                raise AudioError(f"{name}: truncated ({present} of {length} bytes of audio)")
-            return
-        raw.seek(length + length % 2, os.SEEK_CUR)
+    kind = sniff(head)
+    decoders = [_AV] if kind and kind.decoder == _AV else [_LIBSNDFILE, _AV]
+    install = DECODERS[_AV].missing()
+    if install and decoders == [_AV] and kind:
+        raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
+    reasons = []
+    for decoder in decoders if not install else decoders[:1]:
+        try:
+            return stack.enter_context(DECODERS[decoder].open(source, name))
+        except UnknownContent as error:
+            reasons.append(str(error).strip().rstrip("."))
+    advice = f"; the extra av may read it: {install}" if install and kind else ""
+    raise AudioError(f"{name}: not readable as audio ({reasons[0]}){advice}")
 
 
-def _read(file: soundfile.SoundFile, start: int, stop: int | None, name: str) -> Samples:
-    """(n, channels) of the part that is asked for; int16 where the file holds that."""
-    end = file.frames if stop is None else min(stop, file.frames)
+def _checked_stop(reader: AudioReader, start: int, stop: int | None, name: str) -> int:
+    end = reader.num_samples if stop is None else min(stop, reader.num_samples)
     if not 0 <= start < end:
         asked = f"samples {start} to {'the end' if stop is None else stop}"
-        raise AudioError(f"{name}: {asked} were asked for, but it holds {file.frames}")
-    dtype = "int16" if file.subtype == _SIXTEEN_BIT else "float32"
-    try:
-        if start:
-            file.seek(start)
-        samples: Samples = file.read(end - start, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: damaged or truncated ({error.error_string})") from error
-    if len(samples) < end - start:
-        raise AudioError(f"{name}: truncated ({start + len(samples)} of {file.frames} samples)")
-    return samples
+        raise AudioError(f"{name}: {asked} were asked for, but it holds {reader.num_samples}")
+    return end
+
+
+def _waveforms(
+    reader: AudioReader, start: int, stop: int | None, channel: str | int, name: str
+) -> Iterator[Waveform]:
+    """One channel of each block, checked."""
+    at = start
+    for block in reader.blocks(start, stop):
+        waveform = _to_float(_pick_channels(block, channel, name))
+        if not reader.holds_integers:
+            _check_finite(waveform, at, name)
+        at += len(waveform)
+        yield waveform
 
 
 def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:

@@ -19,11 +19,6 @@ from elastictool.errors import UsageError
 from elastictool.progress import SILENT, Progress
 from elastictool.registry import Registry, nearest_hint
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"}
-)
-"""File name endings that count as audio (what libsndfile reads)."""
-
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

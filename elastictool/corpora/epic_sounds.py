@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.base import (
     CORPORA,
     CorpusOptions,
@@ -26,7 +27,7 @@ from elastictool.errors import UsageError
 ANNOTATED_RATE_HZ = 24_000
 TABLES = {"train": "EPIC_Sounds_train.csv", "val": "EPIC_Sounds_validation.csv"}
 _EXPECTED = {"train": 60_055, "val": 8_035}
-_SUFFIXES = (".wav", ".flac")
+_PREFERRED = (".wav", ".flac")
 _COLUMNS = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp", "class", "class_id")
 _TOLERANCE_SAMPLES = ANNOTATED_RATE_HZ // 100
 
@@ -52,8 +53,8 @@ class EpicSounds:
             "     from  https://github.com/epic-kitchens/epic-kitchens-download-scripts  (videos)\n"
             "     how   extract the audio as "
             "https://github.com/ekazakos/auditory-slow-fast describes\n"
-            f"     to    {self.default_root}/audio/<video_id>.wav (or .flac), one untrimmed file "
-            "per video\n"
+            f"     to    {self.default_root}/audio/<video_id>.wav (or .flac, or with the extra av "
+            ".mp4),\n           one untrimmed file per video\n"
             "           for example: ffmpeg -i P01_11.MP4 -vn -ac 1 -ar 24000 P01_11.wav\n"
             "then: elastictool prep --dataset epic-sounds    (elsewhere: --root FOLDER)\n"
             "A part of the videos is enough to begin with: segments without audio are counted as "
@@ -109,13 +110,16 @@ def _tables(root: Path) -> dict[str, Path]:
 
 
 def _audio_files(root: Path) -> dict[str, str]:
-    """Path of each video's audio relative to ``root``; a wav goes before a flac."""
+    """Path of each video's audio relative to ``root``; wav goes before flac, flac before others."""
     folder = root / "audio" if (root / "audio").is_dir() else root
-    return {
-        path.stem: path.relative_to(root).as_posix()
-        for suffix in reversed(_SUFFIXES)
-        for path in sorted(folder.rglob(f"*{suffix}"))
-    }
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+    found.sort(key=lambda path: (_rank(path), path), reverse=True)
+    return {path.stem: path.relative_to(root).as_posix() for path in found}
+
+
+def _rank(path: Path) -> int:
+    suffix = path.suffix.lower()
+    return _PREFERRED.index(suffix) if suffix in _PREFERRED else len(_PREFERRED)
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:

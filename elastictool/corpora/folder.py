@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.base import (
-    AUDIO_SUFFIXES,
     CORPORA,
     SPLIT_NAMES,
     CorpusOptions,
@@ -39,7 +39,8 @@ class Folder:
         """The tree that is wanted."""
         return (
             "--dataset folder --root DIR, laid out as DIR/<class>/*.wav or "
-            "DIR/<train|val|test>/<class>/*.wav\n(also flac, ogg, opus, mp3, aiff)."
+            "DIR/<train|val|test>/<class>/*.wav\n(also flac, ogg, opus, mp3, aiff, au; with the "
+            "extra av m4a, mp4, webm: elastictool doctor lists all)."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:

@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elastictool.corpora.base import AUDIO_SUFFIXES, Listing, MissingClip, SourceClip
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4a", ".webm", ".mkv", ".mov", ".avi"})
-"""Containers whose sound the extra ``av`` reads."""
+from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.corpora.base import Listing, MissingClip, SourceClip
 
 
 @dataclass
@@ -37,11 +35,10 @@ class FileIndex:
     def scan(cls, folder: Path, root: Path) -> FileIndex:
         """All audio and video files below ``folder``, hidden ones left out."""
         paths: dict[str, str] = {}
-        wanted = AUDIO_SUFFIXES | VIDEO_SUFFIXES
         prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
         for path in _files(str(folder)):
             stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
-            if (dot + suffix).lower() in wanted:
+            if (dot + suffix).lower() in AUDIO_SUFFIXES:
                 paths.setdefault(stem, prefix + path)
         return cls(paths)
 

@@ -61,7 +61,7 @@ def finish(
         splits=_split_counts(listing, reports),
         fbank_config=asdict(settings.fbank),
         fbank_sums=_fbank_sums(reports),
-        notes=[*listing.notes, *_notes(listing, settings)],
+        notes=[*listing.notes, *_notes(listing, settings), *_misnamed(reports)],
     )
     write_json(folder / INFO_NAME, info.to_json())
     shutil.rmtree(folder / PROGRESS_FOLDER)
@@ -127,6 +127,15 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
         )
         for split in names
     }
+
+
+def _misnamed(reports: Sequence[ShardReport]) -> list[str]:
+    """A note on files whose name promises another format than they hold, if there are any."""
+    found = {path: kind for report in reports for path, kind in report.misnamed.items()}
+    if not found:
+        return []
+    examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
+    return [f"{len(found)} files hold another format than their ending says: {examples}"]
 
 
 def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:

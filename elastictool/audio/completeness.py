@@ -1,0 +1,153 @@
+"""Is all of the file here? What containers promise in their headers, held against the file's size.
+
+libsndfile reads a file that was cut off (a broken download, a full disk) as if it had always been
+shorter. A label may then describe what is no longer there, so such a file is refused. This goes
+by the container alone, before anything is decoded. Formats that promise nothing (raw mp3 frames,
+an Ogg page more or less in a live recording) can only be checked as far as they do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from elastictool.errors import AudioError
+
+_UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFF000)
+"""What programs that write into a pipe put where a length belongs (ffmpeg, sox)."""
+
+_OGG_HEADER = 27
+_OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
+_OGG_END = 4
+"""Flag of the last page of a stream."""
+
+
+def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
+    """Compare what a container of this kind promises with what is there.
+
+    Args:
+        raw: The file; its position is moved.
+        kind: Name of its ``Format``.
+        name: For messages.
+
+    Raises:
+        AudioError: The file is cut off.
+    """
+    check = _CHECKS.get(kind)
+    if check is None:
+        return
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
+    missing = check(raw, size)
+    if missing:
+        raise AudioError(f"{name}: truncated ({missing})")
+
+
+def _riff(raw: BinaryIO, size: int) -> str:
+    """RIFF, RIFX and RF64; the last keeps its real lengths in a chunk of their own."""
+    big_endian = raw.read(12)[:4] == b"RIFX"
+    length_64 = 0
+    for kind, length in _chunks(raw, ">" if big_endian else "<"):
+        if kind == b"ds64":
+            (length_64,) = struct.unpack("<8xQ", raw.read(16))
+            raw.seek(-16, os.SEEK_CUR)
+        elif kind == b"data":
+            promised = length_64 if length == _UNKNOWN_SIZES[0] and length_64 else length
+            return "" if promised in _UNKNOWN_SIZES else _shortage(promised, size - raw.tell())
+    return ""
+
+
+def _aiff(raw: BinaryIO, size: int) -> str:
+    raw.seek(12)
+    for kind, length in _chunks(raw, ">"):
+        if kind == b"SSND":
+            return _shortage(length, size - raw.tell())
+    return "the file ends before its audio"
+
+
+def _chunks(raw: BinaryIO, byte_order: str) -> Iterator[tuple[bytes, int]]:
+    """(kind, length) of IFF chunks, with ``raw`` at the content of each."""
+    while len(header := raw.read(8)) == 8:
+        kind, length = struct.unpack(f"{byte_order}4sI", header)
+        content = raw.tell()
+        yield kind, length
+        raw.seek(content + length + length % 2)
+
+
+def _wave64(raw: BinaryIO, size: int) -> str:
+    """Sony Wave64: 16-byte names, 8-byte lengths that count their own header of 24."""
+    raw.seek(40)
+    while len(header := raw.read(24)) == 24:
+        kind, length = struct.unpack("<4s12xQ", header)
+        if kind == b"data":
+            return _shortage(length - 24, size - raw.tell())
+        if length < 24:
+            break
+        raw.seek(-(-length // 8) * 8 - 24, os.SEEK_CUR)
+    return "the file ends before its audio"
+
+
+def _caf(raw: BinaryIO, size: int) -> str:
+    raw.seek(8)
+    while len(header := raw.read(12)) == 12:
+        kind, length = struct.unpack(">4sq", header)
+        if kind == b"data":
+            return "" if length < 0 else _shortage(length, size - raw.tell())
+        raw.seek(max(0, length), os.SEEK_CUR)
+    return "the file ends before its audio"
+
+
+def _au(raw: BinaryIO, size: int) -> str:
+    header = raw.read(12)
+    if len(header) < 12:
+        return "the file ends before its audio"
+    offset, length = struct.unpack("<II" if header[:4] == b"dns." else ">II", header[4:])
+    return "" if length in _UNKNOWN_SIZES else _shortage(length, size - offset)
+
+
+def _nist(raw: BinaryIO, size: int) -> str:
+    """NIST Sphere: a text header of 1,024 bytes that counts samples."""
+    header = raw.read(1024)
+    numbers = {
+        key: int(value)
+        for key, value in re.findall(rb"\n(\w+) -i (\d+)", header)
+        if len(value) < 19
+    }
+    wanted = [numbers.get(key, 0) for key in (b"sample_count", b"sample_n_bytes")]
+    compressed = re.search(rb"\nsample_coding -s\d+ \S*,", header) is not None
+    if not all(wanted) or compressed:
+        return ""
+    return _shortage(wanted[0] * wanted[1] * numbers.get(b"channel_count", 1), size - 1024)
+
+
+def _ogg(raw: BinaryIO, size: int) -> str:
+    """The last page has to be whole and to say that it is the last."""
+    raw.seek(max(0, size - 2 * _OGG_LONGEST_PAGE))
+    tail = raw.read()
+    at = tail.rfind(b"OggS\0")
+    page = tail[at:]
+    if at < 0 or len(page) < _OGG_HEADER or len(page) < _OGG_HEADER + page[26]:
+        return "its last Ogg page is cut off"
+    segments = page[_OGG_HEADER : _OGG_HEADER + page[26]]
+    if len(page) < _OGG_HEADER + len(segments) + sum(segments):
+        return "its last Ogg page is cut off"
+    return "" if page[5] & _OGG_END else "the Ogg stream has no end-of-stream page"
+
+
+def _shortage(promised: int, present: int) -> str:
+    return f"{max(0, present)} of {promised} bytes of audio" if present < promised else ""
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
+    "wav": _riff,
+    "rf64": _riff,
+    "w64": _wave64,
+    "aiff": _aiff,
+    "caf": _caf,
+    "au": _au,
+    "nist": _nist,
+    "ogg": _ogg,
+}

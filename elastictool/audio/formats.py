@@ -1,0 +1,84 @@
+"""Which audio formats there are: their names, file endings, first bytes, and who decodes them.
+
+The one list of formats: ``prep`` takes the endings it looks for from here, decoding goes by the
+first bytes (users' files are often named wrongly), ``doctor`` tries every row. Plain data, so
+that a corpus can list files without loading a decoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAD_BYTES = 64
+"""What ``sniff`` needs of the beginning of a file."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of audio file.
+
+    Attributes:
+        name: What we call it.
+        suffixes: Endings in use, lower case; the usual one first.
+        decoder: Its entry in the decoder registry.
+        matches: Whether a file that begins with these bytes is one.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    decoder: str
+    matches: Callable[[bytes], bool]
+
+
+def _begins(*patterns: bytes) -> Callable[[bytes], bool]:
+    """Whether the head matches one of the regular expressions from its first byte on."""
+    compiled = [re.compile(pattern, re.DOTALL) for pattern in patterns]
+    return lambda head: any(pattern.match(head) for pattern in compiled)
+
+
+FORMATS = (
+    Format("wav", (".wav", ".wave"), "libsndfile", _begins(rb"RIF[FX]....WAVE")),
+    Format("rf64", (".rf64", ".wav"), "libsndfile", _begins(rb"RF64....WAVE")),
+    Format("w64", (".w64", ".wav"), "libsndfile", _begins(rb"riff\x2e\x91\xcf\x11")),
+    Format("nist", (".sph", ".nist", ".wav"), "libsndfile", _begins(rb"NIST_1A\n")),
+    Format("flac", (".flac",), "libsndfile", _begins(rb"fLaC")),
+    Format("ogg", (".ogg", ".oga", ".opus"), "libsndfile", _begins(rb"OggS")),
+    # A frame header of layer III: sync, no reserved version; layer bits 01. ADTS has them 00.
+    Format("mp3", (".mp3",), "libsndfile", _begins(rb"ID3", rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")),
+    Format("aiff", (".aiff", ".aif", ".aifc"), "libsndfile", _begins(rb"FORM....AIF[FC]")),
+    Format("au", (".au", ".snd"), "libsndfile", _begins(rb"\.snd", rb"dns\.")),
+    Format("caf", (".caf",), "libsndfile", _begins(rb"caff\x00\x01")),
+    Format("mp4", (".m4a", ".mp4", ".m4b", ".m4v", ".mov", ".3gp"), "av", _begins(rb"....ftyp")),
+    Format("webm", (".webm", ".mkv", ".mka"), "av", _begins(rb"\x1a\x45\xdf\xa3")),
+    Format("aac", (".aac",), "av", _begins(rb"\xff[\xf0\xf1\xf8\xf9]")),
+    Format("avi", (".avi",), "av", _begins(rb"RIFF....AVI ")),
+    Format("wavpack", (".wv",), "av", _begins(rb"wvpk")),
+    Format("asf", (".wma", ".wmv", ".asf"), "av", _begins(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),
+)
+"""All formats, told apart by their first bytes."""
+
+AUDIO_SUFFIXES = frozenset(suffix for kind in FORMATS for suffix in kind.suffixes)
+"""File endings that count as audio, lower case."""
+
+
+def sniff(head: bytes) -> Format | None:
+    """The format of a file that begins with ``head``; None where it is none of ``FORMATS``."""
+    return next((kind for kind in FORMATS if kind.matches(head)), None)
+
+
+def misnamed(path: Path) -> str:
+    """The format of a file whose ending promises another one; empty where name and content agree.
+
+    A file that is of no known format, or cannot be read, is not misnamed: decoding says more.
+    """
+    try:
+        with path.open("rb") as file:
+            found = sniff(file.read(HEAD_BYTES))
+    except OSError:
+        return ""
+    suffix = path.suffix.lower()
+    promises = suffix in AUDIO_SUFFIXES
+    return found.name if found and promises and suffix not in found.suffixes else ""

@@ -1,0 +1,252 @@
+"""One clip on its way into a shard: decode, resample, encode, measure, in blocks.
+
+Never more than some blocks of a clip are in memory, so a recording of three hours costs no more
+than one of three minutes; its encoded bytes wait in a temporary file until the shard takes them.
+Clips of one block, and that is nearly all, pass through the same code in one piece.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elastictool.audio.decode import encode_blocks, probe, resample_blocks, stream
+from elastictool.audio.fbank import fbank
+from elastictool.config import FbankConfig
+from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
+from elastictool.errors import AudioError
+
+IN_MEMORY_BYTES = 32 << 20
+"""Encoded clips up to this size stay in memory."""
+
+_END_TOLERANCE_S = 0.1
+_FRAMES_AT_ONCE = 20_000
+"""Frames measured together: 200 s at 10 ms. Their start is a whole sample for any shift of a
+multiple of 0.05 ms."""
+_LARGEST_BYTES = (1 << 31) - 1
+"""What a binary column of an Arrow shard can hold."""
+
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PrepSettings:
+    """What the stored audio is.
+
+    Attributes:
+        encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
+        channel: ``mean`` of all, or a channel counted from 0.
+        trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
+        max_seconds: Keep so many seconds from the start; 0 keeps all.
+        fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
+    """
+
+    encoding: Literal["flac", "wav"] = "flac"
+    channel: str | int = "mean"
+    trim_silence: bool = False
+    max_seconds: float = 0.0
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+
+
+@dataclass(frozen=True)
+class StoredAudio:
+    """A clip as it is stored, and what was measured on it.
+
+    Attributes:
+        content: The encoded file; a memory map where it is large.
+        num_samples: Length at the stored rate.
+        source_rate_hz: Rate that it was recorded with.
+        silent: It is digital silence throughout.
+        frames: Filterbank frames.
+        sum: Sum of their log-mel values.
+        sum_of_squares: Sum of the squares of them.
+    """
+
+    content: bytes | mmap.mmap
+    num_samples: int
+    source_rate_hz: int
+    silent: bool
+    frames: int
+    sum: float
+    sum_of_squares: float
+
+
+def ingest(
+    corpus: Corpus, clip: SourceClip, root: Path, settings: PrepSettings, scratch: Path
+) -> StoredAudio:
+    """Read, check, resample, encode and measure one clip.
+
+    What is measured is what decoding the stored bytes gives, so the statistics are exact for
+    them.
+
+    Args:
+        corpus: Whose clip it is.
+        clip: The clip.
+        root: Where the corpus lies.
+        settings: What to store.
+        scratch: Folder on whose disk a large clip may wait.
+
+    Raises:
+        AudioError: It cannot be used.
+    """
+    rate_hz = settings.fbank.sample_rate_hz
+    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(scratch)) as spool:
+        file = cast(BinaryIO, spool)
+        with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks):
+            counted = _Counted(_kept(blocks, source_rate_hz, settings))
+            resampled = resample_blocks(counted, source_rate_hz, rate_hz)
+            num_samples = encode_blocks(resampled, rate_hz, settings.encoding, file)
+        if settings.fbank.num_frames(num_samples) < 1:
+            raise AudioError(
+                f"is shorter than one frame ({settings.fbank.window_ms:g} ms): "
+                f"{counted.samples} samples at {source_rate_hz} Hz"
+            )
+        measured = _Measured(settings.fbank)
+        with stream(file) as (_, stored):
+            measured.add_all(stored)
+        return StoredAudio(
+            _content(file),
+            num_samples,
+            source_rate_hz,
+            measured.silent,
+            measured.frames,
+            measured.sum,
+            measured.sum_of_squares,
+        )
+
+
+def _kept(blocks: Iterator[Waveform], rate_hz: int, settings: PrepSettings) -> Iterator[Waveform]:
+    """The part of a clip that the settings keep."""
+    if settings.trim_silence:
+        blocks = _trimmed(blocks)
+    if settings.max_seconds:
+        blocks = _first(blocks, round(settings.max_seconds * rate_hz))
+    return blocks
+
+
+def _trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """Without exact zeros at both ends; zeros within wait until it is known that they are."""
+    started = False
+    zeros = 0
+    for block in blocks:
+        loud = np.flatnonzero(block)
+        if not len(loud):
+            zeros += len(block)
+            continue
+        waiting = np.zeros(zeros if started else 0, dtype=block.dtype)
+        begin, end = (0 if started else loud[0]), loud[-1] + 1
+        yield np.concatenate((waiting, block[begin:end])) if len(waiting) else block[begin:end]
+        started, zeros = True, len(block) - int(end)
+    if not started:
+        yield np.zeros(zeros, dtype=np.float32)
+
+
+def _first(blocks: Iterable[Waveform], samples: int) -> Iterator[Waveform]:
+    for block in blocks:
+        yield block[:samples]
+        samples -= len(block)
+        if samples <= 0:
+            return
+
+
+class _Counted:
+    """Counts the samples that pass."""
+
+    def __init__(self, blocks: Iterable[Waveform]) -> None:
+        self._blocks = blocks
+        self.samples = 0
+
+    def __iter__(self) -> Iterator[Waveform]:
+        for block in self._blocks:
+            self.samples += len(block)
+            yield block
+
+
+@contextmanager
+def _source(
+    corpus: Corpus, clip: SourceClip, root: Path, channel: str | int
+) -> Iterator[tuple[int, Iterator[Waveform]]]:
+    """The clip's rate, and its waveform in blocks."""
+    if isinstance(corpus, RenderingCorpus):
+        waveform, rate_hz = corpus.read(clip)
+        yield rate_hz, iter((waveform,))
+        return
+    path = root / clip.path
+    start, stop = (0, None)
+    if clip.start_s is not None or clip.stop_s is not None:
+        start, stop = _slice(path, clip)
+    with stream(path, start, stop, channel) as opened:
+        yield opened
+
+
+def _slice(path: Path, clip: SourceClip) -> tuple[int, int]:
+    """First and last sample of the slice, in the file's own rate.
+
+    A slice may reach past the end by what annotations round (0.1 s); more is an error, because
+    it means that file and annotation do not belong together.
+    """
+    info = probe(path)
+    duration_s = info.num_samples / info.sample_rate_hz
+    start_s, stop_s = clip.start_s or 0.0, duration_s if clip.stop_s is None else clip.stop_s
+    if start_s >= duration_s or stop_s > duration_s + _END_TOLERANCE_S:
+        raise AudioError(
+            f"slice {start_s:g}..{stop_s:g} s lies past the end of the file ({duration_s:g} s)"
+        )
+    start = math.floor(start_s * info.sample_rate_hz + 0.5)
+    stop = math.floor(stop_s * info.sample_rate_hz + 0.5)
+    return start, min(stop, info.num_samples)
+
+
+def _content(file: BinaryIO) -> bytes | mmap.mmap:
+    """What was written; a large file is mapped and lives as long as the map does."""
+    size = file.seek(0, 2)
+    if size > _LARGEST_BYTES:
+        raise AudioError(f"is too long: {size} bytes, a clip may have 2 GiB; cut it into slices")
+    file.seek(0)
+    if size <= IN_MEMORY_BYTES:
+        return file.read()
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class _Measured:
+    """Filterbank sums of a waveform that comes in blocks, in float64.
+
+    Frames of one piece do not see where it was cut: a frame needs its own samples only, because
+    the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own.
+    """
+
+    def __init__(self, config: FbankConfig) -> None:
+        self._config = config
+        self.silent = True
+        self.frames = 0
+        self.sum = self.sum_of_squares = 0.0
+
+    def add_all(self, blocks: Iterable[Waveform]) -> None:
+        """Measure all blocks, joined."""
+        config = self._config
+        piece, step = config.samples_for(_FRAMES_AT_ONCE), config.frame_start(_FRAMES_AT_ONCE)
+        waiting = np.empty(0, dtype=np.float32)
+        for block in blocks:
+            self.silent = self.silent and not block.any()
+            waiting = np.concatenate((waiting, block)) if len(waiting) else block
+            while len(waiting) > piece:
+                self._add(waiting[:piece])
+                waiting = waiting[step:]
+        if config.num_frames(len(waiting)):
+            self._add(waiting)
+
+    def _add(self, waveform: Waveform) -> None:
+        features = fbank(torch.from_numpy(waveform), self._config).double()
+        self.frames += len(features)
+        self.sum += float(features.sum())
+        self.sum_of_squares += float(features.square().sum())
