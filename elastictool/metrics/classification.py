@@ -74,6 +74,18 @@ class Metrics:
     left_out: dict[str, int]
 
 
+def class_probabilities(logits: npt.ArrayLike, loss: str) -> Array:
+    """(S, C) probabilities: softmax for models trained with ``ce``, sigmoid for ``bce``.
+
+    In float64, so that confident scores do not saturate into ties, which would change mAP.
+    """
+    wide = np.asarray(logits, dtype=np.float64)
+    if loss == "bce":
+        return np.asarray(np.exp(-np.logaddexp(0, -wide)))
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, Labels]:
     """Scores as (S, C) float64 and targets as (S, C) bool.
 
