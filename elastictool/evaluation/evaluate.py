@@ -73,6 +73,11 @@ class Evaluation:
     trained_on_these_data: bool | None
     decisions: Decisions | None = None
 
+    @property
+    def stem(self) -> str:
+        """What its result files are called: split, and the length where it is not the own."""
+        return self.split if self.length == OWN else f"{self.split}_{self.length}"
+
     def document(self) -> dict[str, Any]:
         """Plain values for JSON; a value that is not finite becomes None."""
         return {
@@ -232,8 +237,7 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, A
     Returns:
         The files.
     """
-    suffix = "" if evaluation.length == OWN else f"_{evaluation.length}"
-    stem, results = f"{evaluation.split}{suffix}", run_dir / "results"
+    stem, results = evaluation.stem, run_dir / "results"
     files = [results / f"eval_{stem}.json", results / f"per_class_{stem}.csv"]
     write_json(files[0], evaluation.document() | dict(about))
     rows = evaluation.class_rows()

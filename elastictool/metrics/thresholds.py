@@ -19,14 +19,6 @@ from elastictool.metrics.classification import Array, Labels, check_scores, macr
 DEFAULT_THRESHOLD = 0.5
 """Of a class whose threshold could not be chosen."""
 
-F1_LABELS = {
-    "micro_f1": "Micro F1",
-    "macro_f1": "Macro F1",
-    "micro_precision": "Micro precision",
-    "micro_recall": "Micro recall",
-}
-"""Names of the values of ``F1Scores`` for tables."""
-
 
 @dataclass(frozen=True)
 class F1Scores:
