@@ -74,8 +74,7 @@ def draw_confusions(matrix: Counts, names: list[str]) -> Figure:
 def _draw_matrix(figure: Figure, axes: Axes, matrix: Counts, names: list[str]) -> None:
     clips = matrix.sum(axis=1, keepdims=True)
     shares = np.where(clips > 0, matrix / np.maximum(clips, 1), np.nan)
-    shades = matplotlib.colormaps[_SHADES].copy()
-    shades.set_bad(_NO_CLIPS)
+    shades = matplotlib.colormaps[_SHADES].with_extremes(bad=_NO_CLIPS)
     image = axes.imshow(shares, cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="equal")
     size = 9.0 if len(names) <= COUNTED_CLASSES else 6.0
     labels = [plain_text(name, _NAME_LENGTH) for name in names]
