@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.evaluate import Evaluation, evaluate_run, save_evaluation
 from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import best_thresholds
 from elastictool.training.checkpoint import LoadedRun, load_run
-from elastictool.training.run import train_run
+from elastictool.training.run import resume_run, train_run
 from elastictool.training.scoring import score_clips
+from elastictool.training.trainer import Trainer
 
 RATE_HZ = 16_000
 PARTS = (("low",), ("high",), ("noise",), ("low", "high"), ("low", "noise"), ("high", "noise"))
@@ -125,6 +127,26 @@ def test_the_thresholds_stand_in_the_results_for_people(trained: Path) -> None:
         text = rows[name]["threshold"]
         assert (text == "" and np.isnan(threshold)) or float(text) == threshold
     assert rows["rare"]["validation_positives"] == "0" and rows["rare"]["validation_f1"] == ""
+
+
+def test_weights_saved_within_an_epoch_do_not_carry_thresholds_of_other_weights(
+    store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> float:
+        if self.state.epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", step)
+        with pytest.raises(Interrupted):
+            train_run(settings("train.epochs=2"), store, tmp_path / "run")
+    assert load_run(tmp_path / "run", "last").thresholds == ()
+    assert len(load_run(tmp_path / "run", "best").thresholds) == 4
+    resume_run(tmp_path / "run", store)
+    assert len(load_run(tmp_path / "run", "last").thresholds) == 4
 
 
 def test_thresholds_never_come_from_the_clips_that_are_judged(

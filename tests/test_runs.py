@@ -27,6 +27,7 @@ from elastictool.reporting.runs import (
 from elastictool.training.checkpoint import load_run
 from elastictool.training.claim import LOCK_NAME, claim, is_claimed
 from elastictool.training.run import resume_run, train_run
+from elastictool.training.trainer import Trainer
 from tests.test_cli import run as run_program
 
 TINY = ("model.width=32", "model.heads=2", "model.depth=1", "length.max_frames=64")
@@ -134,18 +135,17 @@ def test_the_best_score_is_the_one_that_chose_the_weights(
 
 
 def test_an_epoch_that_was_not_validated_does_not_replace_the_best_weights(
-    toy_store: PreparedStore, tmp_path: Path
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_run_config(None, [*TINY, "train.epochs=4", "train.validate_every=3"])
+    def worse_and_worse(self: Trainer) -> dict[str, float]:
+        return {"top1": 1 / (1 + self.state.epoch)}
+
+    monkeypatch.setattr(Trainer, "_validate", worse_and_worse)
+    config = load_run_config(None, [*TINY, "train.epochs=5", "train.validate_every=2"])
     train_run(config, toy_store, tmp_path / "run")
-    scores = {
-        record["epoch"]: record["val_top1"]
-        for record in read_log(tmp_path / "run", "epoch")
-        if "val_top1" in record
-    }
-    assert set(scores) == {3, 4}
-    best = load_run(tmp_path / "run").metrics
-    assert best["top1"] == max(scores.values()) and best["epoch"] == max(scores, key=scores.get)
+    scores = [record.get("val_top1") for record in read_log(tmp_path / "run", "epoch")]
+    assert scores == [None, 1 / 2, None, 1 / 4, 1 / 5]
+    assert load_run(tmp_path / "run").metrics["epoch"] == 2
 
 
 def test_runs_are_sorted_by_age_name_or_score(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from elastictool.metrics.intervals import f1_intervals, wilson_interval
+from elastictool.metrics.intervals import _weights, f1_intervals, wilson_interval
 from elastictool.metrics.thresholds import best_thresholds, decide, f1_scores
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -85,16 +85,14 @@ def test_nothing_decided_and_nothing_there_is_nan_not_zero() -> None:
 
 
 def test_f1_intervals_are_those_of_resampled_clips() -> None:
-    scores, targets = drawn(3, ties=False, clips=200)
+    scores, targets = drawn(3, ties=False, clips=60)
     decisions = decide(scores, 0.4)
-    values = f1_scores(decisions, targets).values
-    rng = np.random.default_rng(1)
-    picks = [rng.integers(0, 200, 200) for _ in range(400)]
+    drawn_counts = np.concatenate(list(_weights(60, 80, seed=4))).astype(int)
+    picks = [np.repeat(np.arange(60), counts) for counts in drawn_counts]
     resampled = [f1_scores(decisions[pick], targets[pick]).values for pick in picks]
-    for name, (low, high) in f1_intervals(decisions, targets).items():
-        assert low <= values[name] <= high
-        expected = np.quantile([sample[name] for sample in resampled], (0.025, 0.975))
-        assert np.allclose((low, high), expected, atol=0.02)
+    for name, interval in f1_intervals(decisions, targets, resamples=80, seed=4).items():
+        values = [sample[name] for sample in resampled]
+        assert interval == pytest.approx(np.quantile(values, (0.025, 0.975), method="nearest"))
 
 
 def test_wilson_interval_of_known_counts() -> None:

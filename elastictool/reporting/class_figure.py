@@ -3,7 +3,7 @@
 Accuracy (recall) of a class rests on few clips, so it is drawn with its Wilson interval. AP of a
 ranking without skill is the class's share of the clips and differs from class to class, so it is
 drawn beside it. Up to 60 classes get a bar each; with more, all stand in one sorted curve and
-the lowest and highest by name. Classes without clips have no score and are counted, not drawn.
+the lowest and highest by name. Classes without a score are counted, not drawn.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def draw_classes(values: ClassValues) -> Figure:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=3)
     notes = "in brackets: clips of the class"
     if values.left_out:
-        notes += f"; {values.left_out} classes have no clip here and no score"
+        notes += f"; not drawn, as no clip or every clip has them: {values.left_out} classes"
     figure.supxlabel(notes, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
