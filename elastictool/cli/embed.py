@@ -1,0 +1,117 @@
+"""``elastictool embed``: vectors of recordings, and the nearest recordings to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.evaluate import (
+    AttentionOption,
+    Checkpoint,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+)
+from elastictool.cli.predict import (
+    FilesArgument,
+    HopOption,
+    RunOption,
+    WindowOption,
+    prepare,
+    report_failures,
+)
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.inference.model import Windows
+
+
+def embed(
+    files: FilesArgument = None,
+    run: RunOption = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the vectors: .npz, .parquet (with names) or .npy.")
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Search this .npz or .parquet instead of writing one.")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="Recording to look for in the index; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Nearest recordings to name.")] = 5,
+    window: WindowOption = 0.0,
+    hop: HopOption = 0.0,
+    which: CheckpointOption = Checkpoint.best,
+    attention: AttentionOption = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Turn recordings into vectors, or find the nearest recordings by the cosine of theirs.
+
+    Examples: elastictool embed recordings/ --out all.npz
+              elastictool embed --index all.npz --query new.wav
+    """
+    _check(files, out, index, query)
+    names = list(query or files or [])
+    model, paths, rule = prepare(names, run, window, hop, which, attention, precision, device)
+    found = list(model.embeddings(paths, rule, progress()))
+    good = [item for item in found if not item.error]
+    if out is not None and good:
+        _write(out, good, json_output)
+    if index is not None and good:
+        _search(index, good, top, json_output)
+    report_failures([(item.name, item.error) for item in found if item.error], len(found))
+
+
+def _check(
+    files: list[str] | None, out: Path | None, index: Path | None, query: list[str] | None
+) -> None:
+    if (out is None) == (index is None):
+        raise UsageError(
+            "give --out to write vectors, or --index and --query to search", "see embed --help"
+        )
+    if index is not None and (files or not query):
+        raise UsageError("with --index recordings are given by --query", "--query new.wav")
+    if out is not None:
+        from elastictool.inference.vectors import check_suffix
+
+        if query:
+            raise UsageError("--query needs --index", "name the recordings without an option")
+        check_suffix(out)
+
+
+def _write(out: Path, found: list[Windows], json_output: bool) -> None:
+    import numpy as np
+
+    from elastictool.inference.vectors import write_vectors
+
+    vectors = np.stack([item.mean for item in found])
+    write_vectors(out, [item.name for item in found], vectors)
+    say(f"wrote {len(vectors)} vectors of {vectors.shape[1]} values to {out}")
+    if json_output:
+        print_json({"out": str(out), "recordings": len(vectors), "width": vectors.shape[1]})
+
+
+def _search(index: Path, found: list[Windows], top: int, json_output: bool) -> None:
+    import numpy as np
+
+    from elastictool.inference.vectors import read_vectors
+
+    nearest = read_vectors(index).nearest(np.stack([item.mean for item in found]), top)
+    if json_output:
+        print_json(
+            {
+                item.name: [{"recording": name, "cosine": cosine} for name, cosine in places]
+                for item, places in zip(found, nearest, strict=True)
+            }
+        )
+        return
+    for item, places in zip(found, nearest, strict=True):
+        rows = [(name, f"{cosine:.4f}") for name, cosine in places]
+        print_table(f"nearest to {item.name}", ("recording", "cosine"), rows)
