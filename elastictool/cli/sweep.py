@@ -68,7 +68,7 @@ def sweep(
     """Evaluate runs at a series of lengths, and each at its own length.
 
     ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Each clip is
-    decoded once. Writes a CSV and a figure (PNG, SVG).
+    decoded once. Writes a CSV, a figure (PNG, SVG) and the first run's report.html.
 
     Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
     """
@@ -77,6 +77,7 @@ def sweep(
     paths = paths or [locate_run("")]
 
     from elastictool.evaluation.sweep import sweep_lengths
+    from elastictool.reporting.run_report import write_report
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
@@ -96,6 +97,7 @@ def sweep(
         "environment": environment(store.info.fingerprint),
     }
     files = _write(points, about, out, loaded[0].path, split.value)
+    files += write_report(loaded[0].path) if out is None else []
     if json_output:
         print_json(_document(points) | about | {"files": [str(file) for file in files]})
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import Tensor
 from elastictool.config import ModelConfig, PositionFit, RunConfig, from_dict, to_dict
 from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import atomic_path
+from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
 
 Which = Literal["best", "last"]
@@ -43,6 +44,8 @@ class LoadedRun:
         multi_label: Whether a clip may have several classes.
         front_end: The run's front end, with its mean and std.
         metrics: Numbers recorded with the weights (epoch, validation score).
+        thresholds: Multi-label: the decision threshold of each class, chosen on validation with
+            these weights; NaN where it could not be chosen, empty if nobody chose any.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class LoadedRun:
     multi_label: bool
     front_end: FrontEnd
     metrics: Mapping[str, Any]
+    thresholds: tuple[float, ...] = ()
 
 
 def save_weights(
@@ -62,6 +66,7 @@ def save_weights(
     label_names: Sequence[str],
     multi_label: bool,
     metrics: Mapping[str, Any],
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write a stand-alone checkpoint; ``config`` must be resolved (mean, std, classes, grid)."""
     metadata = {
@@ -71,6 +76,8 @@ def save_weights(
         "multi_label": json.dumps(multi_label),
         "metrics": json.dumps(dict(metrics)),
     }
+    if len(thresholds):
+        metadata["thresholds"] = json.dumps([finite(value) for value in thresholds])
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata)
@@ -144,6 +151,7 @@ def load_run(
         multi_label=json.loads(metadata["multi_label"]),
         front_end=front_end_of(config),
         metrics=json.loads(metadata["metrics"]),
+        thresholds=_thresholds(metadata),
     )
 
 
@@ -204,6 +212,11 @@ def _config(file: Path, metadata: Mapping[str, str]) -> RunConfig:
         raise CheckpointError(
             f"{file} holds a configuration that this version cannot read: {error}"
         ) from error
+
+
+def _thresholds(metadata: Mapping[str, str]) -> tuple[float, ...]:
+    values = json.loads(metadata.get("thresholds", "[]"))
+    return tuple(math.nan if value is None else float(value) for value in values)
 
 
 def _fill(model: SpectrogramTransformer, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -13,12 +13,11 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
+from elastictool.training.claim import claim
 from elastictool.training.resolve import pick_device, resolve
+from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer, TrainResult
-
-RUNS_ROOT = Path("runs")
-"""Where runs go unless the user says otherwise."""
 
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
@@ -44,9 +43,10 @@ def train_run(
     resolve(config, store)  # before the directory is touched: a wrong setting deletes nothing
     run = RunDirectory(path)
     run.create(overwrite)
-    trainer = Trainer(config, store, run, progress)
-    run.write_config(trainer.config, store.info.fingerprint)
-    return trainer.fit()
+    with claim(path):
+        trainer = Trainer(config, store, run, progress)
+        run.write_config(trainer.config, store.info.fingerprint)
+        return trainer.fit()
 
 
 def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
@@ -63,10 +63,11 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
             f"{path} was trained on other data than {store.path} (the fingerprints differ)",
             "give the run's own data with --dataset, or start anew with --overwrite",
         )
-    trainer = Trainer(config, store, run, progress)
-    if run.training_state.exists():
-        trainer.resume()
-    return trainer.fit()
+    with claim(path):
+        trainer = Trainer(config, store, run, progress)
+        if run.training_state.exists():
+            trainer.resume()
+        return trainer.fit()
 
 
 def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:

@@ -17,6 +17,10 @@ from elastictool import __version__
 from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, write_json, write_text
+from elastictool.training.claim import is_claimed
+
+RUNS_ROOT = Path("runs")
+"""Where runs go unless the user says otherwise."""
 
 
 class RunDirectory:
@@ -30,6 +34,7 @@ class RunDirectory:
         self.last_weights = path / "checkpoints" / "last.safetensors"
         self.best_weights = path / "checkpoints" / "best.safetensors"
         self.training_state = path / "checkpoints" / "last.training.pt"
+        self.thresholds = path / "results" / "thresholds.csv"
 
     def create(self, overwrite: bool) -> None:
         """Make the directory, empty.
@@ -47,6 +52,11 @@ class RunDirectory:
                 raise UsageError(
                     f"{self.path} is not empty and not a run directory: it is left as it is",
                     "--run-dir names another",
+                )
+            if is_claimed(self.path):
+                raise UsageError(
+                    f"{self.path} is being trained by another process: it is left as it is",
+                    "wait for it, stop it, or name another place with --run-dir",
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
