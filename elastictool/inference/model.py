@@ -23,7 +23,7 @@ from torch import Tensor
 
 from elastictool.data.collate import Example, collate
 from elastictool.errors import AudioError, UsageError
-from elastictool.inference.recordings import Array, Recording, Window, windows
+from elastictool.inference.recordings import Array, Recording, StoredClip, Window, windows
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
@@ -194,7 +194,7 @@ class ElasticModel:
         recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
         sample_rate_hz: int,
     ) -> list[Recording]:
-        single = isinstance(recordings, (str, Path, Array, np.ndarray))
+        single = isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray))
         rate_hz = sample_rate_hz or self.sample_rate_hz
         return [
             Array(item, rate_hz, f"array {index}") if isinstance(item, np.ndarray) else item
@@ -341,7 +341,7 @@ class _Gathered:
 
 
 def _name(recording: Recording) -> str:
-    return recording.name if isinstance(recording, Array) else str(recording)
+    return recording.name if isinstance(recording, (Array, StoredClip)) else str(recording)
 
 
 def load(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from elastictool.audio.decode import resample_blocks, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
 
 Waveform = npt.NDArray[np.float32]
@@ -37,7 +38,30 @@ class Array:
     name: str = "array"
 
 
-Recording = str | Path | Array
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip of a prepared dataset as a recording; read when its turn comes."""
+
+    store: PreparedStore
+    clip: int
+
+    @property
+    def samples(self) -> Waveform:
+        """(n,) the clip's waveform."""
+        return self.store.waveform(self.clip)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the dataset."""
+        return self.store.info.sample_rate_hz
+
+    @property
+    def name(self) -> str:
+        """The clip's id."""
+        return str(self.store.ids[self.clip])
+
+
+Recording = str | Path | Array | StoredClip
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,7 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
     Raises:
         AudioError: The recording cannot be read.
     """
-    if isinstance(recording, Array):
+    if isinstance(recording, (Array, StoredClip)):
         blocks: Iterable[Waveform] = [_checked(recording)]
         yield from _cut(resample_blocks(blocks, recording.sample_rate_hz, rate_hz), size, hop)
         return
@@ -112,7 +136,7 @@ def _expand(item: str) -> list[Path]:
     return found
 
 
-def _checked(recording: Array) -> Waveform:
+def _checked(recording: Array | StoredClip) -> Waveform:
     samples = np.asarray(recording.samples)
     if samples.ndim != 1 or not samples.size:
         raise AudioError(f"{recording.name}: a waveform is (n,), not {samples.shape}")

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from elastictool.errors import UsageError
 from elastictool.files import atomic_path
+from elastictool.metrics.retrieval import unit
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 Vectors = npt.NDArray[np.float32]
@@ -48,13 +49,6 @@ class EmbeddingTable:
             [(self.names[place], float(row[place])) for place in places]
             for row, places in zip(cosines, order, strict=True)
         ]
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Rows of length 1; a row of zeros stays zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
-    return scaled
 
 
 def check_suffix(path: Path) -> None:
