@@ -175,18 +175,22 @@ class PackingConfig:
     """How clips become batches: ``planner`` fills rows of ``capacity`` tokens.
 
     A batch holds ``batch_clips`` clips, or as many as fit into ``batch_tokens`` if that is above
-    0. Source: ElasticAST Section 2.2 (L' = 2048, first-come) and 3.2 (12 clips).
+    0. Window planners also choose which clips share a batch, among ``window`` shuffled clips
+    (rounded down to whole batches). Source: ElasticAST Section 2.2 (L' = 2048, first-come) and
+    3.2 (12 clips).
     """
 
     planner: str = "first-come"
     capacity: int = 2_048
     batch_clips: int = 12
     batch_tokens: int = 0
+    window: int = 4_096
 
     def __post_init__(self) -> None:
         _require(self.capacity > 0, "packing.capacity must be above 0")
         _require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         _require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
+        _require(self.window > 0, "packing.window must be above 0")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}

@@ -11,6 +11,7 @@ from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
+from elastictool.packing.stream import check_planner
 from elastictool.training.checkpoint import complete_model, front_end_of
 
 
@@ -18,8 +19,9 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     """Fill in what only the data knows: splits, mean and std, classes, position grid.
 
     Raises:
-        UsageError: The data do not fit the configuration.
+        UsageError: The data do not fit the configuration, or a planner is unknown.
     """
+    check_planner(config.packing.planner)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
         raise UsageError(
