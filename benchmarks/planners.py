@@ -26,8 +26,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS, ROOT, fill
-from benchmarks.timing import environment, interleaved
 from elastictool.config import PackingConfig
+from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.evaluation.tokens import TokenRule, packed_use
 from elastictool.files import write_json, write_text

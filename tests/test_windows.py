@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastictool.config import (
+    AugmentConfig,
     FbankConfig,
     LengthConfig,
     LengthDiversityConfig,
@@ -224,7 +225,7 @@ def sampler(planner: str, frames: list[int], share: float = 0.0, **packing: int)
         clips=np.arange(len(frames)),
         native_frames=np.array(frames),
         front_end=front_end,
-        diversity=LengthDiversityConfig(share=share),
+        augment=AugmentConfig(length_diversity=LengthDiversityConfig(share=share)),
         packing=PackingConfig(planner=planner, **limits),
         prefix_tokens=1,
         seed=3,
