@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastictool.config import PackingConfig
@@ -34,6 +34,7 @@ def test_each_clip_is_in_exactly_one_batch_in_arrival_order(
 
 @pytest.mark.parametrize("planner", list(LOCKSTEP))
 @given(stream=streams, clips=st.integers(1, 15), tokens=st.integers(0, 200))
+@settings(deadline=None)
 def test_lockstep_makes_the_very_rows_of_the_plain_planners(
     planner: str, stream: list[int], clips: int, tokens: int
 ) -> None:
@@ -48,6 +49,7 @@ def test_lockstep_makes_the_very_rows_of_the_plain_planners(
 
 
 @given(stream=streams, clips=st.integers(1, 15))
+@settings(deadline=None)
 def test_a_planner_without_an_array_form_is_planned_with_its_plain_one(
     stream: list[int], clips: int
 ) -> None:

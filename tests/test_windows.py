@@ -61,6 +61,7 @@ def members(batch: Rows) -> list[int]:
 
 @every_planner
 @given(stream=streams, limit=limits)
+@settings(deadline=None)
 def test_each_clip_is_in_exactly_one_row(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -71,6 +72,7 @@ def test_each_clip_is_in_exactly_one_row(
 
 @every_planner
 @given(stream=streams, limit=limits)
+@settings(deadline=None)
 def test_no_row_exceeds_capacity_but_single_clip_rows(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -81,6 +83,7 @@ def test_no_row_exceeds_capacity_but_single_clip_rows(
 
 @every_planner
 @given(stream=streams, limit=limits)
+@settings(deadline=None)
 def test_no_clip_leaves_its_window(planner: str, stream: list[int], limit: dict[str, int]) -> None:
     parts = windows(len(stream), config(planner, limit))
     longest = max(limit["window"], 1 if limit["batch_tokens"] else limit["batch_clips"])
@@ -92,6 +95,7 @@ def test_no_clip_leaves_its_window(planner: str, stream: list[int], limit: dict[
 
 @every_planner
 @given(stream=streams, limit=limits)
+@settings(deadline=None)
 def test_a_batch_holds_its_number_of_clips_and_an_epoch_its_number_of_batches(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -104,6 +108,7 @@ def test_a_batch_holds_its_number_of_clips_and_an_epoch_its_number_of_batches(
 
 @every_planner
 @given(stream=streams, limit=limits, budget=st.integers(1, 150))
+@settings(deadline=None)
 def test_token_budgets_hold(
     planner: str, stream: list[int], limit: dict[str, int], budget: int
 ) -> None:
@@ -140,12 +145,12 @@ def slow_fit(sizes: list[int], room: int, most: int, tightest: bool) -> list[int
 
 
 @given(
-    sizes=st.lists(st.integers(1, 60), max_size=60) | st.lists(st.integers(1, 6), max_size=60),
-    room=st.integers(1, 70),
+    sizes=st.lists(st.integers(1, 60), max_size=60) | st.lists(st.integers(1, 12), max_size=60),
+    room=st.integers(1, 70) | st.integers(8, 20),
     most=st.integers(1, 12) | st.just(60),
     tightest=st.booleans(),
 )
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_placing_sizes_together_equals_placing_clip_by_clip(
     sizes: list[int], room: int, most: int, tightest: bool
 ) -> None:
@@ -156,6 +161,10 @@ def test_placing_sizes_together_equals_placing_clip_by_clip(
 def test_best_fit_takes_the_tighter_row_and_first_fit_the_older_one() -> None:
     sizes = np.array([6, 7, 3])
     assert fit_decreasing(sizes, 10, 9, tightest=True).tolist() == [1, 0, 0]
+    sizes = np.array([5, 7, 8, 2, 2])
+    assert fit_decreasing(sizes, 10, 9, tightest=True).tolist() == [2, 1, 0, 0, 1]
+    sizes = np.array([6, 8, 2, 2])
+    assert fit_decreasing(sizes, 11, 9, tightest=True).tolist() == [1, 0, 0, 1]
     sizes = np.array([5, 7, 6, 2, 2])
     assert fit_decreasing(sizes, 10, 9, tightest=False).tolist() == [2, 0, 1, 0, 1]
 
@@ -190,6 +199,7 @@ def test_first_fit_decreasing_needs_at_most_11_9_of_the_fewest_rows_and_two_thir
 
 @pytest.mark.parametrize("planner", ["first-fit-decreasing", "best-fit-decreasing"])
 @given(stream=st.lists(st.integers(1, CAPACITY), min_size=1, max_size=90))
+@settings(deadline=None)
 def test_at_most_one_row_of_a_batch_is_half_empty(planner: str, stream: list[int]) -> None:
     """Two such rows would have been one; so there are fewer than twice the lower bound, and one."""
     (batch,) = planned(planner, stream, {"batch_clips": 90, "window": 90})
@@ -198,6 +208,7 @@ def test_at_most_one_row_of_a_batch_is_half_empty(planner: str, stream: list[int
 
 
 @given(stream=streams, clips=st.integers(1, 15))
+@settings(deadline=None)
 def test_sorted_window_needs_no_more_rows_than_first_come_on_the_sorted_batch(
     stream: list[int], clips: int
 ) -> None:
@@ -209,6 +220,7 @@ def test_sorted_window_needs_no_more_rows_than_first_come_on_the_sorted_batch(
 
 
 @given(stream=streams, clips=st.integers(1, 15))
+@settings(deadline=None)
 def test_sorted_window_puts_neighbours_in_length_together(stream: list[int], clips: int) -> None:
     batches = planned("sorted-window", stream, {"batch_clips": clips, "window": 90})
     lengths = [[stream[place] for place in members(batch)] for batch in batches]
