@@ -31,8 +31,41 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
+class FrontendTraits:
+    """What a front end fixes; ``audio/frontends.py`` has the arithmetic.
+
+    ``centred`` frames have zeros beyond the clip's ends, and frame k has its middle k shifts into
+    the clip; others lie wholly within the clip, from its first sample on. Clips of fewer than
+    ``min_frames`` frames repeat their last one. ``fft_size`` 0 is the next power of two.
+    ``defaults`` replace those of ``FbankConfig``.
+    """
+
+    centred: bool = False
+    min_frames: int = 0
+    fft_size: int = 0
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+FRONTENDS: Mapping[str, FrontendTraits] = {
+    "kaldi": FrontendTraits(),
+    "epic-librosa": FrontendTraits(
+        centred=True,
+        min_frames=192,
+        fft_size=2_048,
+        defaults={
+            "sample_rate_hz": 24_000,
+            "window_ms": 10.0,
+            "shift_ms": 5.0,
+            "low_frequency_hz": 0.0,
+            "preemphasis": 0.0,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
 class FbankConfig:
-    """Kaldi-compatible log-mel filterbank.
+    """Log-mel filterbank: ``kaldi``, or ``epic-librosa`` as in the public EPIC-SOUNDS code.
 
     Source: ElasticAST Section 3.2 (25 ms window, 10 ms shift, 128 bins); the rest is Kaldi's.
     ``high_frequency_hz`` at or below zero counts down from the Nyquist frequency, as in Kaldi.
@@ -45,6 +78,7 @@ class FbankConfig:
     low_frequency_hz: float = 20.0
     high_frequency_hz: float = 0.0
     preemphasis: float = 0.97
+    frontend: Literal["kaldi", "epic-librosa"] = "kaldi"
 
     def __post_init__(self) -> None:
         _require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")
@@ -62,31 +96,91 @@ class FbankConfig:
             f"fbank frequencies {self.low_frequency_hz}..{top} Hz do not lie within 0..{nyquist}",
         )
         _require(0 <= self.preemphasis < 1, "fbank.preemphasis must be in 0..1")
+        _require(
+            self.frontend == "kaldi" or self.preemphasis == 0,
+            f"fbank.frontend = {self.frontend} has no fbank.preemphasis: set it to 0",
+        )
+        _require(
+            self.window_samples <= self.fft_size, f"fbank.window_ms exceeds {self.fft_size} samples"
+        )
+
+    @property
+    def traits(self) -> FrontendTraits:
+        """What the front end fixes."""
+        return FRONTENDS[self.frontend]
 
     @property
     def window_samples(self) -> int:
         """Length of the analysis window in samples."""
         return int(self.sample_rate_hz * self.window_ms * 0.001)
 
-    def frame_start(self, frame: int) -> int:
-        """First sample of ``frame``: round(frame x shift x rate), so any real shift is exact."""
+    @property
+    def fft_size(self) -> int:
+        """Length of the Fourier transform in samples; the window is padded to it."""
+        return self.traits.fft_size or 1 << (self.window_samples - 1).bit_length()
+
+    @property
+    def lead(self) -> int:
+        """Samples of a frame before the place that it is counted from: 0, or half a window."""
+        return -(-self.window_samples // 2) if self.traits.centred else 0
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether the shift is a whole number of samples."""
+        return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
+
+    def frame_place(self, frame: int) -> int:
+        """Start or middle of ``frame``: round(frame x shift x rate), so any real shift is exact."""
         return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames that lie wholly within ``num_samples`` (Kaldi's ``snip_edges``)."""
-        last_start = num_samples - self.window_samples
-        if last_start < 0:
+    def frame_start(self, frame: int) -> int:
+        """First sample of ``frame``; below 0 where a centred frame begins before the clip."""
+        return self.frame_place(frame) - self.lead
+
+    @property
+    def reach(self) -> int:
+        """Samples of the clip that a frame needs from its place on.
+
+        Source: Kaldi's ``snip_edges``, or librosa's ``center``.
+        """
+        return 0 if self.traits.centred else self.window_samples
+
+    def own_frames(self, num_samples: int) -> int:
+        """Frames of a clip before its last one is repeated."""
+        last_place = num_samples - self.reach
+        if last_place < 0 or num_samples == 0:
             return 0
-        frames = int((last_start + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
-        while self.frame_start(frames) <= last_start:
+        frames = int((last_place + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
+        while self.frame_place(frames) <= last_place:
             frames += 1
-        while frames > 0 and self.frame_start(frames - 1) > last_start:
+        while frames > 0 and self.frame_place(frames - 1) > last_place:
             frames -= 1
         return frames
 
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip; 0 where it is too short for one."""
+        own = self.own_frames(num_samples)
+        return max(own, self.traits.min_frames) if own else 0
+
     def samples_for(self, num_frames: int) -> int:
-        """Samples that ``num_frames`` frames need, counted from the first frame's start."""
+        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
         return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
+
+    def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
+        """What to read of a clip of ``native_frames`` for ``num_frames`` frames from ``first``.
+
+        Frames that reach over the beginning of what is read are not the clip's, so reading begins
+        some frames earlier; where frames are not whole samples apart, or are repeated, at the
+        clip's beginning.
+
+        Returns:
+            First sample, sample after the last (it may lie beyond the clip), and how many frames
+            of what is read precede the wanted ones.
+        """
+        begin = 0
+        if self.whole_steps and native_frames > self.traits.min_frames:
+            begin = max(first - -(-self.lead // self.frame_place(1)), 0)
+        return self.frame_place(begin), self.samples_for(first + num_frames), first - begin
 
 
 @dataclass(frozen=True)
@@ -175,18 +269,22 @@ class PackingConfig:
     """How clips become batches: ``planner`` fills rows of ``capacity`` tokens.
 
     A batch holds ``batch_clips`` clips, or as many as fit into ``batch_tokens`` if that is above
-    0. Source: ElasticAST Section 2.2 (L' = 2048, first-come) and 3.2 (12 clips).
+    0. Window planners also choose which clips share a batch, among ``window`` shuffled clips
+    (rounded down to whole batches). Source: ElasticAST Section 2.2 (L' = 2048, first-come) and
+    3.2 (12 clips).
     """
 
     planner: str = "first-come"
     capacity: int = 2_048
     batch_clips: int = 12
     batch_tokens: int = 0
+    window: int = 4_096
 
     def __post_init__(self) -> None:
         _require(self.capacity > 0, "packing.capacity must be above 0")
         _require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         _require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
+        _require(self.window > 0, "packing.window must be above 0")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
@@ -410,6 +508,7 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
     for assignment in sets:
         _assign(values, assignment)
     values["model"] = _expand_model(values.get("model", {}))
+    values["fbank"] = _expand_fbank(values.get("fbank", {}))
     return from_dict(RunConfig, values)
 
 
@@ -452,6 +551,22 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """What a preset means, field by field; single fields can still be set beside it."""
+
+
+def _expand_fbank(values: Any) -> Any:
+    """Fill in what a front end sets otherwise than ``FbankConfig``."""
+    if not isinstance(values, Mapping) or str(values.get("frontend")) not in FRONTENDS:
+        return values
+    return {**FRONTENDS[str(values["frontend"])].defaults, **values}
+
+
+def frontend_config(name: str) -> FbankConfig:
+    """The filterbank of a front end as it comes.
+
+    Raises:
+        UsageError: There is no such front end.
+    """
+    return from_dict(FbankConfig, _expand_fbank({"frontend": name}), "fbank")
 
 
 def _expand_model(values: Any) -> Any:
