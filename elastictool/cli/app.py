@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from elastictool import __version__
-from elastictool.cli import bench, evaluate, prep, runs, sweep, tokens, train
+from elastictool.cli import bench, convert, evaluate, prep, runs, sweep, tokens, train
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError
@@ -33,6 +33,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
 app.command("bench")(bench.bench)
+app.command("convert")(convert.convert)
 app.add_typer(runs.app, name="runs")
 
 
