@@ -441,6 +441,48 @@ class TrainConfig:
         _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
 
 
+Rgb = Literal["sum", "mean"]
+GridFit = Literal["crop", "interpolate"]
+PoolingStart = Literal["mean", "official", "random"]
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Weights that a run starts from; an empty ``source`` (YAML: ``from``) starts from new ones.
+
+    ``path`` is a file, a folder, a run or a Hugging Face id. ``model`` says who decides about
+    patches, positions and pooling: ``config`` (the ``model`` section) or ``weights`` (the file:
+    exactly its model); width, depth, heads and eps are always the file's. ``head`` replace draws
+    a new classifier, as new labels need. ``rgb`` joins colour channels. ``positions`` of another
+    grid are cut out (``crop``: image and AST tables at their centre) or stretched.
+    ``grid_mean`` twice keeps the mean that both factorised tables of one grid hold.
+    ``pooling`` starts attention pooling, where the file has none, from the mean of the encoder's
+    attention, from that ``official`` code's value, a sixth of it, or at random.
+    ``source_stride`` says the file's patch stride where it cannot be inferred. ``compat``
+    official: all of these, and attention without scale, as in the published ElasticAST code.
+    """
+
+    source: str = field(default="", metadata={"key": "from"})
+    path: str = ""
+    model: Literal["config", "weights"] = "config"
+    head: Literal["keep", "replace"] = "keep"
+    rgb: Rgb = "sum"
+    positions: GridFit = "crop"
+    grid_mean: Literal["once", "twice"] = "once"
+    pooling: PoolingStart = "mean"
+    source_stride: tuple[int, int] = (0, 0)
+    compat: Literal["none", "official"] = "none"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.source) == bool(self.path), "set init.from and init.path together")
+        _require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
+        chosen = (self.rgb, self.positions, self.grid_mean, self.pooling)
+        _require(
+            self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),
+            "init.compat = official sets rgb, positions, grid_mean and pooling: leave them out",
+        )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One training run, complete: what ``config.yaml`` in the run directory holds."""
@@ -453,6 +495,7 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -475,25 +518,33 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
-    hints = typing.get_type_hints(cls)
+    hints, names = typing.get_type_hints(cls), _names_by_key(cls)
     built: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
-        if key not in hints:
+        if key not in names:
             raise UsageError(f"unknown configuration key {path!r}", _key_hint(cls, path, where))
-        built[str(key)] = _coerce(hints[key], value, path)
+        built[names[key]] = _coerce(hints[names[key]], value, path)
     return cls(**built)
+
+
+def _names_by_key(cls: type) -> dict[str, str]:
+    """Field names by their key in YAML: the same, but where the key is a Python keyword."""
+    return {field.metadata.get("key", field.name): field.name for field in dataclasses.fields(cls)}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain values of a configuration, tuples as lists, ready for YAML or JSON."""
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = _names_by_key(type(value))
+            return {key: plain(getattr(value, name)) for key, name in names.items()}
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
         return [plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
 
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+    return typing.cast(dict[str, Any], plain(config))
 
 
 def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
@@ -510,6 +561,28 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
     values["model"] = _expand_model(values.get("model", {}))
     values["fbank"] = _expand_fbank(values.get("fbank", {}))
     return from_dict(RunConfig, values)
+
+
+def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
+    """``config`` with each ``section.key=value`` of ``sets``; a preset sets its own fields too.
+
+    Raises:
+        UsageError: A key or value is wrong.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in sets:
+        _assign(changes, assignment)
+    if "model" in changes:
+        changes["model"] = _expand_model(changes["model"], preset="")
+    return from_dict(RunConfig, _merged(to_dict(config), changes))
+
+
+def _merged(values: Any, changes: Any) -> Any:
+    if not (isinstance(values, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return dict(values) | {
+        key: _merged(values.get(key, {}), value) for key, value in changes.items()
+    }
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -569,12 +642,12 @@ def frontend_config(name: str) -> FbankConfig:
     return from_dict(FbankConfig, _expand_fbank({"frontend": name}), "fbank")
 
 
-def _expand_model(values: Any) -> Any:
+def _expand_model(values: Any, preset: str = "elasticast") -> Any:
     """Replace ``preset`` and ``size`` by the fields that they stand for."""
     if not isinstance(values, Mapping):
         return values
     values = dict(values)
-    expanded: dict[str, Any] = dict(PRESETS.get(str(values.get("preset", "elasticast")), {}))
+    expanded: dict[str, Any] = dict(PRESETS.get(str(values.get("preset", preset)), {}))
     size = values.pop("size", None)
     if size is not None:
         if size not in SIZES:
@@ -656,6 +729,5 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _key_hint(cls: type, path: str, where: str) -> str:
-    fields = [f.name for f in dataclasses.fields(cls)]
-    known = [f"{where}.{name}" if where else name for name in fields]
+    known = [f"{where}.{key}" if where else key for key in _names_by_key(cls)]
     return nearest_hint(path, known + (["model.size"] if cls is ModelConfig else []))
