@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from elastictool import __version__
-from elastictool.cli import bench, embed, evaluate, predict, prep, runs, sweep, tokens, train
+from elastictool.cli import (
+    bench,
+    embed,
+    evaluate,
+    export,
+    predict,
+    prep,
+    runs,
+    sweep,
+    tokens,
+    train,
+)
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError
@@ -34,6 +45,7 @@ app.command("sweep")(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.add_typer(runs.app, name="runs")
 
