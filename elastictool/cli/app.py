@@ -15,9 +15,15 @@ import typer
 from elastictool import __version__
 from elastictool.cli import (
     bench,
+<<<<<<< HEAD
     embed,
     evaluate,
     export,
+=======
+    convert,
+    embed,
+    evaluate,
+>>>>>>> main
     predict,
     prep,
     runs,
@@ -47,6 +53,7 @@ app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("convert")(convert.convert)
 app.add_typer(runs.app, name="runs")
 
 

@@ -18,8 +18,10 @@ from elastictool.config import AugmentConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
-from elastictool.packing.batching import batch_starts
-from elastictool.packing.planners import PLANNERS
+from elastictool.packing.batching import batch_starts, windows
+from elastictool.packing.planners import PLANNERS, Rows
+from elastictool.packing.stream import plans_windows
+from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.seeds import clip_rng
 
 REPEATS_PER_DRAW = 2
@@ -101,9 +103,9 @@ class TrainingSampler:
         """The batches of ``epoch``, in order."""
         views = self._epoch_views(epoch)
         tokens = np.array([sum(map(self._tokens, group)) for group in views], dtype=np.int64)
-        starts = batch_starts(tokens, self.packing)
-        for start, stop in zip(starts, [*starts[1:], len(views)], strict=True):
-            yield self._plan(epoch, [view for group in views[start:stop] for view in group])
+        for batch in self._batches(tokens, epoch):
+            rows = [[view for place in clips for view in views[place]] for clips in batch]
+            yield self._plan(epoch, rows)
 
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
@@ -111,10 +113,36 @@ class TrainingSampler:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
-    def _plan(self, epoch: int, views: Sequence[ClipView]) -> BatchPlan:
-        lengths = [self._tokens(view) for view in views]
-        rows = PLANNERS[self.packing.planner](lengths, self.packing.capacity)
-        return BatchPlan(epoch, tuple(tuple(views[index] for index in row) for row in rows))
+    def _batches(self, tokens: npt.NDArray[np.int64], epoch: int) -> Iterator[Rows]:
+        """Places of each batch's clips; lists of clips whose rows are planned together.
+
+        A planner of one batch gets it whole. A window planner has chosen the rows already; its
+        batches come in its own order, longest clips first, and so are shuffled.
+        """
+        if not plans_windows(self.packing.planner):
+            starts = batch_starts(tokens, self.packing)
+            for start, stop in zip(starts, [*starts, len(tokens)][1:], strict=True):
+                yield [list(range(start, stop))]
+            return
+        for number, window in enumerate(windows(len(tokens), self.packing)):
+            batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
+            rng = clip_rng(self.seed, epoch, number, "window")
+            for batch in rng.permutation(len(batches)).tolist():
+                yield [[window.start + place for place in row] for row in batches[batch]]
+
+    def _plan(self, epoch: int, together: Sequence[Sequence[ClipView]]) -> BatchPlan:
+        """Rows of each list of views; a row of a window planner stays one unless it is too long.
+
+        It is too long where a clip has two views that do not fit into one row.
+        """
+        windowed = plans_windows(self.packing.planner)
+        planner = PLANNERS["first-come" if windowed else self.packing.planner]
+        rows: list[tuple[ClipView, ...]] = []
+        for views in together:
+            lengths = [self._tokens(view) for view in views]
+            for row in planner(lengths, self.packing.capacity):
+                rows.append(tuple(views[index] for index in row))
+        return BatchPlan(epoch, tuple(rows))
 
     def _tokens(self, view: ClipView) -> int:
         return self.front_end.num_patches(view) + self.prefix_tokens

@@ -26,9 +26,9 @@ from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.source import OWN_FORMAT
 
 Which = Literal["best", "last"]
-FORMAT = "elastictool-1"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def save_weights(
 ) -> None:
     """Write a stand-alone checkpoint; ``config`` must be resolved (mean, std, classes, grid)."""
     metadata = {
-        "format": FORMAT,
+        "format": OWN_FORMAT,
         "config": json.dumps(to_dict(config)),
         "label_names": json.dumps(list(label_names)),
         "multi_label": json.dumps(multi_label),
@@ -158,7 +158,10 @@ def load_run(
 def front_end_of(config: RunConfig) -> FrontEnd:
     """The front end that a resolved configuration describes."""
     if config.data.mean is None or config.data.std is None:
-        raise CheckpointError("the configuration holds no data.mean and data.std")
+        raise CheckpointError(
+            "the configuration holds no data.mean and data.std",
+            "converted weights: convert them again with --set data.mean=… --set data.std=…",
+        )
     return FrontEnd(
         fbank=config.fbank,
         length=config.length,
@@ -197,7 +200,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{file} is damaged or no safetensors file: {error}",
             "give a run directory or a .safetensors file that elastictool wrote",
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != OWN_FORMAT:
         raise CheckpointError(
             f"{file} was not written by elastictool (format {metadata.get('format')!r})",
             "give a run directory or a .safetensors file that elastictool wrote",

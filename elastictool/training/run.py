@@ -14,6 +14,7 @@ from elastictool.errors import CheckpointError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
+from elastictool.training.initial import read_initial, require_elsewhere, start_from
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
@@ -39,13 +40,15 @@ def train_run(
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
     pick_device(config.train.device)
-    config = _named(config, store, path)
+    config, weights = read_initial(_named(config, store, path), store)
     resolve(config, store)  # before the directory is touched: a wrong setting deletes nothing
+    require_elsewhere(weights, path)
     run = RunDirectory(path)
     run.create(overwrite)
     with claim(path):
         trainer = Trainer(config, store, run, progress)
         run.write_config(trainer.config, store.info.fingerprint)
+        start_from(weights, trainer.model, config, run, progress)
         return trainer.fit()
 
 
@@ -67,6 +70,9 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
         trainer = Trainer(config, store, run, progress)
         if run.training_state.exists():
             trainer.resume()
+        else:  # stopped before its first checkpoint: it starts again, from the same weights
+            _, weights = read_initial(config, store)
+            start_from(weights, trainer.model, config, run, progress)
         return trainer.fit()
 
 
@@ -81,6 +87,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     Raises:
         UsageError: Configuration and data do not fit.
     """
+    config, _ = read_initial(config, store)
     resolved, splits = resolve(config, store)
     front_end = front_end_of(resolved)
     sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)

@@ -31,6 +31,7 @@ class RunDirectory:
         self.config_file = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
+        self.import_report = path / "import_report.json"
         self.last_weights = path / "checkpoints" / "last.safetensors"
         self.best_weights = path / "checkpoints" / "best.safetensors"
         self.training_state = path / "checkpoints" / "last.training.pt"
