@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 from typer.testing import CliRunner
 
 import elastictool
+from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.cli.app import app
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.errors import UsageError
 from elastictool.inference.onnx import SingleClip, export_onnx
-from elastictool.training.checkpoint import load_run
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.hf_export import export_hf
+from elastictool.training.checkpoint import LoadedRun, load_run
 from tests.saved_runs import save_run
 from tests.toy_data import toy_store
 
@@ -66,6 +70,52 @@ def test_the_graph_takes_any_length_and_tells_what_it_needs(
 def test_a_length_between_patches_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="100 frames"):
         export_onnx(load_run(runs["elasticast"]), tmp_path / "model.onnx", frames=100)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def hf_ready(runs: dict[str, Path]) -> LoadedRun:
+    """A standard AST with two prefix tokens and one eps, all parameters drawn anew."""
+    run = load_run(runs["ast"])
+    model_config = dataclasses.replace(
+        run.config.model, prefix_tokens=2, head_norm_eps=run.config.model.norm_eps
+    )
+    config = dataclasses.replace(run.config, model=model_config)
+    model = SpectrogramTransformer(model_config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return dataclasses.replace(run, config=config, model=model)
+
+
+def test_hugging_face_loads_the_folder_and_computes_the_same(
+    hf_ready: LoadedRun, tmp_path: Path
+) -> None:
+    load_torchaudio()
+    transformers = pytest.importorskip("transformers")
+    run = hf_ready
+    export_hf(tmp_path / "hf", run.model, run.config, run.label_names, run.multi_label)
+    theirs, report = transformers.ASTForAudioClassification.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert theirs.config.id2label == dict(enumerate(run.label_names))
+    values = torch.randn(2, 64, 128)
+    spec = PatchSpec(run.config.model.patch_size, run.config.model.patch_stride)
+    clips = [Example(clip, torch.zeros(1), "a", 10.0, 0, spec) for clip in values]
+    with torch.no_grad():
+        ours = run.model(collate([clips], 2))
+        found = theirs.eval()(values).logits
+    assert ours.std() > 0.5
+    torch.testing.assert_close(found, ours, rtol=0, atol=1e-4)
+
+
+def test_what_hugging_face_cannot_express_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, reason in {"elasticast": "grid positions", "ast": "two prefix tokens"}.items():
+        run = load_run(runs[name])
+        with pytest.raises(UsageError, match=reason):
+            export_hf(tmp_path, run.model, run.config, run.label_names, run.multi_label)
     assert not list(tmp_path.iterdir())
 
 

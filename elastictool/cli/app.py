@@ -15,15 +15,10 @@ import typer
 from elastictool import __version__
 from elastictool.cli import (
     bench,
-<<<<<<< HEAD
-    embed,
-    evaluate,
-    export,
-=======
     convert,
     embed,
     evaluate,
->>>>>>> main
+    export,
     predict,
     prep,
     runs,

@@ -16,6 +16,7 @@ class Target(str, Enum):
     """What to export to."""
 
     onnx = "onnx"
+    hf = "hf"
     safetensors = "safetensors"
 
 
@@ -23,19 +24,21 @@ def export(
     run: Annotated[
         str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("model.onnx"),
-    to: Annotated[Target, typer.Option(help="onnx, or one safetensors file.")] = Target.onnx,
+    out: Annotated[Path, typer.Option(help="File to write; hf: a folder.")] = Path("model.onnx"),
+    to: Annotated[Target, typer.Option(help="onnx, hf (a folder) or safetensors.")] = Target.onnx,
     frames: Annotated[
         int, typer.Option(min=0, help="onnx: fixed input length in frames (0: any length).")
     ] = 0,
     which: CheckpointOption = Checkpoint.best,
     json_output: JsonOption = False,
 ) -> None:
-    """Export a trained model: an ONNX graph for single clips, or one safetensors file.
+    """Export a trained model: ONNX for single clips, a Hugging Face folder, or one file.
 
-    The graph takes a normalised log-mel spectrogram and is compared with the model before it is
-    written; labels, filterbank settings, mean and std are in its metadata. The safetensors file
-    holds weights, configuration and labels, and every command takes it in place of a run.
+    The ONNX graph takes a normalised log-mel spectrogram and is compared with the model before it
+    is written; labels, filterbank settings, mean and std are in its metadata. The Hugging Face
+    folder (ASTForAudioClassification) needs a standard AST with two prefix tokens. The
+    safetensors file holds weights, configuration and labels, and every command takes it in place
+    of a run.
 
     Example: elastictool export runs/my-run --to onnx --out model.onnx
     """
@@ -48,6 +51,10 @@ def export(
 
         document["largest_difference"] = export_onnx(loaded, out, frames)
         say(f"logits differ by at most {document['largest_difference']:.1e} from the model's")
+    elif to is Target.hf:
+        from elastictool.pretrained.hf_export import export_hf
+
+        export_hf(out, loaded.model, loaded.config, loaded.label_names, loaded.multi_label)
     else:
         from elastictool.training.checkpoint import save_weights
 
