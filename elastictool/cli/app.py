@@ -18,6 +18,7 @@ from elastictool.cli import (
     convert,
     embed,
     evaluate,
+    export,
     predict,
     prep,
     runs,
@@ -45,6 +46,7 @@ app.command("sweep")(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.add_typer(runs.app, name="runs")

@@ -33,7 +33,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
         """(num_slots, D) to (num_slots, D)."""
-        q, k, v = self.qkv(tokens).view(len(tokens), 3, self.heads, -1).unbind(1)
+        q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         out: Tensor = self.projection(attend(q, k, v).flatten(1))
         return out
 

@@ -33,7 +33,7 @@ class AttentionPooling(nn.Module):
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
         """(num_slots, D) to (S, D)."""
         q = self.to_q(self.query).view(self.heads, -1)
-        k, v = self.to_kv(tokens).view(len(tokens), 2, self.heads, -1).unbind(1)
+        k, v = self.to_kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
         bins = segment_bins(layout)
         weights = segment_softmax(self.scale * (q * k).sum(-1), bins, layout.num_segments + 1)
         pooled = segment_sum((weights[:, :, None] * v).flatten(1), bins, layout)

@@ -1,0 +1,71 @@
+"""``elastictool export``: a trained model in other formats."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, say
+from elastictool.cli.evaluate import Checkpoint, CheckpointOption, JsonOption, locate_run
+
+
+class Target(str, Enum):
+    """What to export to."""
+
+    onnx = "onnx"
+    hf = "hf"
+    safetensors = "safetensors"
+
+
+def export(
+    run: Annotated[
+        str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="File to write; hf: a folder.")] = Path("model.onnx"),
+    to: Annotated[Target, typer.Option(help="onnx, hf (a folder) or safetensors.")] = Target.onnx,
+    frames: Annotated[
+        int, typer.Option(min=0, help="onnx: fixed input length in frames (0: any length).")
+    ] = 0,
+    which: CheckpointOption = Checkpoint.best,
+    json_output: JsonOption = False,
+) -> None:
+    """Export a trained model: ONNX for single clips, a Hugging Face folder, or one file.
+
+    The ONNX graph takes a normalised log-mel spectrogram and is compared with the model before it
+    is written; labels, filterbank settings, mean and std are in its metadata. The Hugging Face
+    folder (ASTForAudioClassification) needs a standard AST with two prefix tokens. The
+    safetensors file holds weights, configuration and labels, and every command takes it in place
+    of a run.
+
+    Example: elastictool export runs/my-run --to onnx --out model.onnx
+    """
+    from elastictool.training.checkpoint import load_run
+
+    loaded = load_run(locate_run(run), which.value, "split", "cpu")
+    document: dict[str, object] = {"run": str(loaded.path), "out": str(out)}
+    if to is Target.onnx:
+        from elastictool.inference.onnx import export_onnx
+
+        document["largest_difference"] = export_onnx(loaded, out, frames)
+        say(f"logits differ by at most {document['largest_difference']:.1e} from the model's")
+    elif to is Target.hf:
+        from elastictool.pretrained.hf_export import export_hf
+
+        export_hf(out, loaded.model, loaded.config, loaded.label_names, loaded.multi_label)
+    else:
+        from elastictool.training.checkpoint import save_weights
+
+        save_weights(
+            out,
+            loaded.model,
+            loaded.config,
+            loaded.label_names,
+            loaded.multi_label,
+            loaded.metrics,
+        )
+    say(f"wrote {out}")
+    if json_output:
+        print_json(document)
