@@ -14,7 +14,7 @@ def test_generated_pages_are_up_to_date() -> None:
 
 def test_every_figure_that_a_page_shows_is_there() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    for name in ("fsdd-digit",):
+    for name in ("fsdd-digit", "fsdd-speaker", "instruments"):
         assert f"docs/results/{name}.png" in readme
         assert (ROOT / "docs" / "results" / f"{name}.png").stat().st_size > 10_000
 
