@@ -574,6 +574,8 @@ def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
         _assign(changes, assignment)
     if "model" in changes:
         changes["model"] = _expand_model(changes["model"], preset="")
+    if "fbank" in changes:
+        changes["fbank"] = _expand_fbank(changes["fbank"])
     return from_dict(RunConfig, _merged(to_dict(config), changes))
 
 

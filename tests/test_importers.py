@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from elastictool.cli import convert as command
-from elastictool.config import InitConfig
+from elastictool.config import InitConfig, frontend_config
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
@@ -392,11 +392,16 @@ def test_what_hugging_face_says_of_the_front_end_is_taken_over(tmp_path: Path) -
     assert weights.config.data.mean is None and "mean and std unknown" in weights.report.notes[0]
 
 
-def test_epic_sounds_weights_come_with_a_word_about_their_front_end(tmp_path: Path) -> None:
+def test_epic_sounds_weights_select_their_front_end(tmp_path: Path) -> None:
     path = foreign_weights.elasticast(classes=44, columns=192).write(tmp_path)
     weights = load("elasticast", path)
     assert weights.config.model.grid == (8, 192) and weights.config.length.max_frames == 3072
     assert any("EPIC-SOUNDS" in note for note in weights.report.notes)
+    assert weights.config.fbank == frontend_config("epic-librosa")
+    assert (weights.config.data.mean, weights.config.data.std) == (0.0, 0.5)
+    run = load_run(convert("elasticast", str(path), tmp_path / "epic.safetensors").out)
+    assert run.front_end.fbank.frontend == "epic-librosa"
+    assert run.front_end.fbank.sample_rate_hz == 24_000
 
 
 def test_one_key_under_two_names_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from elastictool.config import (
     RunConfig,
     dump_yaml,
     from_dict,
+    frontend_config,
     load_run_config,
     read_yaml,
 )
@@ -290,6 +291,12 @@ def test_a_conversion_that_cannot_be_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=words):
             convert("ast", path, tmp_path / out, sets)
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_front_end_that_is_named_sets_its_own_fields(tmp_path: Path) -> None:
+    path = str(foreign_weights.ast().write(tmp_path))
+    result = convert("ast", path, tmp_path / "a.safetensors", ["fbank.frontend=epic-librosa"])
+    assert result.config.fbank == frontend_config("epic-librosa")
 
 
 def test_class_names_come_from_a_file_where_the_weights_have_none(tmp_path: Path) -> None:

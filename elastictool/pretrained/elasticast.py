@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from elastictool.config import InitConfig, ModelConfig
+from elastictool.config import DataConfig, InitConfig, ModelConfig, frontend_config
 from elastictool.errors import CheckpointError
 from elastictool.pretrained.ast_file import spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
@@ -48,10 +48,18 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         num_classes=classes(tensors, "head.weight"),
     )
     described = spectrogram(model)
-    if model.num_classes != EPIC_SOUNDS_CLASSES:
-        return described
-    note = "44 classes may be EPIC-SOUNDS': those weights saw a filterbank of librosa's STFT"
-    return dataclasses.replace(described, notes=(*described.notes, note))
+    return _epic_sounds(described) if model.num_classes == EPIC_SOUNDS_CLASSES else described
+
+
+def _epic_sounds(described: Described) -> Described:
+    """The front end of EPIC-SOUNDS weights: librosa's STFT at 24 kHz, and no normalisation."""
+    config = dataclasses.replace(
+        described.config,
+        fbank=frontend_config("epic-librosa"),
+        data=DataConfig(mean=0.0, std=0.5),  # (x - 0) / (2 x 0.5) = x
+    )
+    note = "44 classes are taken for EPIC-SOUNDS': the front end epic-librosa, not normalised"
+    return dataclasses.replace(described, config=config, notes=(*described.notes, note))
 
 
 _BLOCK = "blocks.modules_list.{n}"
