@@ -125,6 +125,11 @@ class FbankConfig:
         return -(-self.window_samples // 2) if self.traits.centred else 0
 
     @property
+    def context_frames(self) -> int:
+        """Frames to read before a wanted one: they reach over the beginning of what is read."""
+        return -(-self.lead // max(self.frame_place(1), 1))
+
+    @property
     def whole_steps(self) -> bool:
         """Whether the shift is a whole number of samples."""
         return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
@@ -169,9 +174,8 @@ class FbankConfig:
     def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
         """What to read of a clip of ``native_frames`` for ``num_frames`` frames from ``first``.
 
-        Frames that reach over the beginning of what is read are not the clip's, so reading begins
-        some frames earlier; where frames are not whole samples apart, or are repeated, at the
-        clip's beginning.
+        Reading begins ``context_frames`` earlier; where frames are not whole samples apart, or are
+        repeated, at the clip's beginning.
 
         Returns:
             First sample, sample after the last (it may lie beyond the clip), and how many frames
@@ -179,7 +183,7 @@ class FbankConfig:
         """
         begin = 0
         if self.whole_steps and native_frames > self.traits.min_frames:
-            begin = max(first - -(-self.lead // self.frame_place(1)), 0)
+            begin = max(first - self.context_frames, 0)
         return self.frame_place(begin), self.samples_for(first + num_frames), first - begin
 
 

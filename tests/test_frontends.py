@@ -27,9 +27,10 @@ from elastictool.config import (
     frontend_config,
     load_run_config,
 )
+from elastictool.data import ingest
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
+from elastictool.data.ingest import PrepSettings
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PrepSettings
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.evaluation.durations import num_frames_array
@@ -224,6 +225,22 @@ def test_statistics_are_those_of_the_chosen_front_end(epic_store: PreparedStore)
     assert epic_store.info.fbank_stats() == pytest.approx(expected)
     config, _ = resolve(RunConfig(fbank=EPIC), epic_store)
     assert config.data.mean == pytest.approx(expected[0], abs=2.0)
+
+
+@every_front_end
+@pytest.mark.parametrize("num_samples", [1, 500, 6_000, 23_041, 29_999, 30_000, 48_121])
+def test_statistics_of_pieces_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, name: str, num_samples: int
+) -> None:
+    monkeypatch.setattr(ingest, "_FRAMES_AT_ONCE", 60)
+    config = frontend_config(name)
+    waveform = 0.1 * torch.randn(num_samples)
+    measured = ingest._Measured(config)
+    measured.add_all(part.numpy() for part in waveform.split(7_000))
+    whole = fbank(waveform, config).double()
+    assert measured.frames == len(whole)
+    assert measured.sum == pytest.approx(float(whole.sum()), rel=1e-6)
+    assert measured.sum_of_squares == pytest.approx(float(whole.square().sum()), rel=1e-6)
 
 
 def test_statistics_of_another_front_end_are_refused(epic_store: PreparedStore) -> None:

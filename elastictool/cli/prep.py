@@ -223,7 +223,9 @@ def _print_tables(store: PreparedStore, report: dict[str, Any]) -> None:
     )
     for note in info.notes:
         say(f"note: {note}")
-    say(f"next: elastictool train --dataset {_as_argument(store)}")
+    frontend = info.fbank_config.get("frontend", "kaldi")
+    setting = "" if frontend == "kaldi" else f" --set fbank.frontend={frontend}"
+    say(f"next: elastictool train --dataset {_as_argument(store)}{setting}")
 
 
 def _as_argument(store: PreparedStore) -> str:

@@ -222,7 +222,8 @@ class _Measured:
     """Filterbank sums of a waveform that comes in blocks, in float64.
 
     Frames of one piece do not see where it was cut: a frame needs its own samples only, because
-    the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own.
+    the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own, and
+    pieces overlap where a frame reaches back.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -233,20 +234,21 @@ class _Measured:
 
     def add_all(self, blocks: Iterable[Waveform]) -> None:
         """Measure all blocks, joined."""
-        config = self._config
-        piece, step = config.samples_for(_FRAMES_AT_ONCE), config.frame_start(_FRAMES_AT_ONCE)
+        config, known = self._config, 0
         waiting = np.empty(0, dtype=np.float32)
         for block in blocks:
             self.silent = self.silent and not block.any()
             waiting = np.concatenate((waiting, block)) if len(waiting) else block
-            while len(waiting) > piece:
-                self._add(waiting[:piece])
-                waiting = waiting[step:]
-        if config.num_frames(len(waiting)):
-            self._add(waiting)
+            while len(waiting) > (piece := config.samples_for(known + _FRAMES_AT_ONCE)):
+                self._add(waiting[:piece], known, known + _FRAMES_AT_ONCE)
+                cut = known + _FRAMES_AT_ONCE - config.context_frames
+                waiting, known = waiting[config.frame_place(cut) :], config.context_frames
+        whole = config.num_frames if known == 0 else config.own_frames
+        self._add(waiting, known, whole(len(waiting)))
 
-    def _add(self, waveform: Waveform) -> None:
-        features = fbank(torch.from_numpy(waveform), self._config).double()
+    def _add(self, waveform: Waveform, first: int, stop: int) -> None:
+        """Add frames ``first`` to ``stop`` of a piece."""
+        features = fbank(torch.from_numpy(waveform), self._config)[first:stop].double()
         self.frames += len(features)
         self.sum += float(features.sum())
         self.sum_of_squares += float(features.square().sum())
