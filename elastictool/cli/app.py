@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from elastictool import __version__
-from elastictool.cli import bench, evaluate, prep, sweep, tokens, train
+from elastictool.cli import bench, data, doctor, evaluate, prep, sweep, tokens, train
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError
@@ -33,6 +33,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
 app.command("bench")(bench.bench)
+app.add_typer(data.app)
+app.command("doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:
