@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from elastictool.corpora.base import CorpusOptions
@@ -38,3 +41,13 @@ def toy_store(folder: Path) -> PreparedStore:
     folder.mkdir(parents=True, exist_ok=True)
     listing = write_toy_recordings(folder)
     return prepare("csv", listing, folder / "data", name="toy", options=CorpusOptions())
+
+
+def hide_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a package appear as if it were not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda wanted, package=None: None if wanted == name else find_spec(wanted, package),
+    )
+    monkeypatch.setitem(sys.modules, name, None)

@@ -150,4 +150,5 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
     "au": _au,
     "nist": _nist,
     "ogg": _ogg,
+    "opus": _ogg,
 }

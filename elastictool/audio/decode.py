@@ -52,6 +52,7 @@ RESAMPLER = f"soxr {_QUALITY}"
 """Library and quality that ``resample`` uses; recorded with prepared data."""
 
 _FULL_SCALE = 32_768.0
+_WRITTEN_AT_ONCE = 1 << 18
 _LIBSNDFILE, _AV = "libsndfile", "av"
 
 
@@ -158,8 +159,8 @@ def encode_blocks(
         file, "w", sample_rate_hz, 1, subtype="PCM_16", format=encoding.upper()
     ) as sound:
         for block in blocks:
-            scaled = np.rint(np.multiply(block, _FULL_SCALE, dtype=np.float32))
-            sound.write(np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16))
+            for first in range(0, len(block), _WRITTEN_AT_ONCE):
+                sound.write(_to_integers(block[first : first + _WRITTEN_AT_ONCE]))
             count += len(block)
     return count
 
@@ -180,18 +181,20 @@ def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> Audio
         head = raw.read(HEAD_BYTES)
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
-    kind = sniff(head)
-    decoders = [_AV] if kind and kind.decoder == _AV else [_LIBSNDFILE, _AV]
-    install = DECODERS[_AV].missing()
-    if install and decoders == [_AV] and kind:
-        raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
+    kind, install = sniff(head), DECODERS[_AV].missing()
+    decoders, advice = [_LIBSNDFILE, _AV], ""
+    if kind and kind.decoder == _AV:
+        if install:
+            raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
+        decoders, advice = [_AV], ": damaged or truncated"
+    elif install:
+        decoders, advice = [_LIBSNDFILE], f"; the extra av may read it: {install}" if kind else ""
     reasons = []
-    for decoder in decoders if not install else decoders[:1]:
+    for decoder in decoders:
         try:
             return stack.enter_context(DECODERS[decoder].open(source, name))
         except UnknownContent as error:
             reasons.append(str(error).strip().rstrip("."))
-    advice = f"; the extra av may read it: {install}" if install and kind else ""
     raise AudioError(f"{name}: not readable as audio ({reasons[0]}){advice}")
 
 
@@ -230,6 +233,11 @@ def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:
     if not 0 <= number < count:
         raise AudioError(f"{name}: has no channel {number} ({count} channels, counted from 0)")
     return samples[:, number : number + 1]
+
+
+def _to_integers(waveform: Waveform) -> npt.NDArray[np.int16]:
+    scaled = np.rint(np.multiply(waveform, _FULL_SCALE, dtype=np.float32))
+    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 
 def _to_float(samples: Samples) -> Waveform:

@@ -45,7 +45,8 @@ FORMATS = (
     Format("w64", (".w64", ".wav"), "libsndfile", _begins(rb"riff\x2e\x91\xcf\x11")),
     Format("nist", (".sph", ".nist", ".wav"), "libsndfile", _begins(rb"NIST_1A\n")),
     Format("flac", (".flac",), "libsndfile", _begins(rb"fLaC")),
-    Format("ogg", (".ogg", ".oga", ".opus"), "libsndfile", _begins(rb"OggS")),
+    Format("opus", (".opus", ".ogg", ".oga"), "libsndfile", _begins(rb"OggS.{24}OpusHead")),
+    Format("ogg", (".ogg", ".oga"), "libsndfile", _begins(rb"OggS")),
     # A frame header of layer III: sync, no reserved version; layer bits 01. ADTS has them 00.
     Format("mp3", (".mp3",), "libsndfile", _begins(rb"ID3", rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")),
     Format("aiff", (".aiff", ".aif", ".aifc"), "libsndfile", _begins(rb"FORM....AIF[FC]")),
@@ -58,7 +59,7 @@ FORMATS = (
     Format("wavpack", (".wv",), "av", _begins(rb"wvpk")),
     Format("asf", (".wma", ".wmv", ".asf"), "av", _begins(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),
 )
-"""All formats, told apart by their first bytes."""
+"""All formats, told apart by their first bytes; the first that matches counts."""
 
 AUDIO_SUFFIXES = frozenset(suffix for kind in FORMATS for suffix in kind.suffixes)
 """File endings that count as audio, lower case."""

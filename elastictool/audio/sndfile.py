@@ -30,7 +30,7 @@ from elastictool.errors import AudioError
 
 _SIXTEEN_BIT = "PCM_16"
 _NO_LENGTH = 1 << 62
-"""libsndfile gives the largest number where a flac's header has no length."""
+"""libsndfile gives the largest number where a flac's header has no length, and fails at its end."""
 _UNRECOGNISED, _UNSUPPORTED = 1, 4
 """libsndfile's codes for a format and for an encoding that it does not know."""
 
@@ -42,7 +42,7 @@ class _Reader:
         self._file, self._name = file, name
         self.holds_integers = file.subtype.startswith("PCM")
         self._is_mp3 = file.format == "MP3"
-        self.num_samples = _count(file) if file.frames >= _NO_LENGTH else int(file.frames)
+        self.num_samples = int(file.frames)
         self.sample_rate_hz, self.channels = int(file.samplerate), int(file.channels)
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
@@ -99,10 +99,11 @@ class LibsndfileDecoder:
             counted = mp3.counted(raw, name) if kind is not None and kind.name == "mp3" else None
             raw.seek(0)
             with _sound_file(counted or raw, name) as file:
-                reader = _Reader(file, name)
-                if reader.num_samples == 0:
+                if file.frames == 0:
                     raise AudioError(f"{name}: holds no samples")
-                yield reader
+                if file.frames >= _NO_LENGTH:
+                    raise UnknownContent("its header does not say how long it is")
+                yield _Reader(file, name)
 
 
 def _sound_file(raw: BinaryIO, name: str) -> soundfile.SoundFile:
@@ -117,15 +118,6 @@ def _sound_file(raw: BinaryIO, name: str) -> soundfile.SoundFile:
 def _is_called_raw(raw: BinaryIO) -> bool:
     """soundfile takes a file of this name for samples without a header."""
     return str(getattr(raw, "name", "")).lower().endswith(".raw")
-
-
-def _count(file: soundfile.SoundFile) -> int:
-    """Samples of a file whose header does not say, by decoding it once."""
-    count = 0
-    while len(block := file.read(BLOCK_VALUES // file.channels, dtype="int16")):
-        count += len(block)
-    file.seek(0)
-    return count
 
 
 DECODERS.register("libsndfile")(LibsndfileDecoder())

@@ -16,6 +16,8 @@ from elastictool import __version__
 from elastictool.cli import (
     bench,
     convert,
+    data,
+    doctor,
     embed,
     evaluate,
     export,
@@ -50,6 +52,8 @@ app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.add_typer(runs.app, name="runs")
+app.add_typer(data.app)
+app.command("doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -97,7 +97,7 @@ def prep(
     from elastictool.data.summary import check_rejected
 
     settings = PrepSettings(
-        encoding=_encoding(encoding),
+        encoding=checked_encoding(encoding),
         channel=_channel(channel),
         trim_silence=trim_silence,
         max_seconds=max_seconds,
@@ -118,17 +118,25 @@ def prep(
         progress=progress(),
     )
     _draw(store)
-    report = _report(store)
+    report = facts(store)
     if json_output:
         print_json(report)
     else:
-        _print_tables(store, report)
+        print_facts(store, report)
+        frontend = store.info.fbank_config.get("frontend", "kaldi")
+        setting = "" if frontend == "kaldi" else f" --set fbank.frontend={frontend}"
+        say(f"next: elastictool train --dataset {_as_argument(store)}{setting}")
     check_rejected(store.info, max_rejected)
 
 
-def _encoding(text: str) -> Literal["flac", "wav"]:
+def checked_encoding(text: str, option: str = "--encoding") -> Literal["flac", "wav"]:
+    """``flac`` or ``wav``.
+
+    Raises:
+        UsageError: ``option`` says something else.
+    """
     if text not in ("flac", "wav"):
-        raise UsageError(f"--encoding {text!r} is unknown", "flac or wav")
+        raise UsageError(f"{option} {text!r} is unknown", "flac or wav")
     return cast('Literal["flac", "wav"]', text)
 
 
@@ -163,7 +171,7 @@ def _draw(store: PreparedStore) -> None:
         save_durations(store.path / DURATIONS_NAME, store.info.name, parts)
 
 
-def _report(store: PreparedStore) -> dict[str, Any]:
+def facts(store: PreparedStore) -> dict[str, Any]:
     """What ``--json`` prints: ``dataset.json`` and what follows from it."""
     import numpy as np
 
@@ -190,7 +198,8 @@ def _clips_per_class(store: PreparedStore) -> dict[str, int]:
     return counts
 
 
-def _print_tables(store: PreparedStore, report: dict[str, Any]) -> None:
+def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
+    """The facts as tables, the corpus's notes on stderr."""
     from elastictool.data.prepare import DURATIONS_NAME
     from elastictool.data.summary import REJECTED_NAME
 
@@ -223,9 +232,6 @@ def _print_tables(store: PreparedStore, report: dict[str, Any]) -> None:
     )
     for note in info.notes:
         say(f"note: {note}")
-    frontend = info.fbank_config.get("frontend", "kaldi")
-    setting = "" if frontend == "kaldi" else f" --set fbank.frontend={frontend}"
-    say(f"next: elastictool train --dataset {_as_argument(store)}{setting}")
 
 
 def _as_argument(store: PreparedStore) -> str:

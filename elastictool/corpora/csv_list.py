@@ -2,7 +2,8 @@
 
 The table is checked row by row before anything is decoded, and a message names file, row and
 column, because a table is where a user's mistakes are. Labels are joined by ``|``; their order is
-numerical if all are whole numbers, else alphabetical. Without ``split`` and ``fold`` columns a
+that of a ``labels.txt`` beside the table (one a line), without it numerical if all are whole
+numbers, else alphabetical. Without ``split`` and ``fold`` columns a
 seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
 """
 
@@ -30,6 +31,7 @@ from elastictool.errors import UsageError
 from elastictool.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
+LABELS_NAME = "labels.txt"
 _COLUMNS = ("path", "label", "split", "fold", "start", "stop", "group")
 
 
@@ -49,7 +51,8 @@ class CsvList:
             "  path   of the audio file, relative to the table\n"
             "  label  several are joined by |\n"
             "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop "
-            "(seconds),\n  group (what must not be spread over splits)"
+            "(seconds),\n  group (what must not be spread over splits)\n"
+            f"A {LABELS_NAME} beside it, one label a line, gives the order of the classes."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
@@ -64,7 +67,7 @@ class CsvList:
         if not table.is_file():
             raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
         clips, columns = _read_clips(table)
-        label_names = ordered_labels([label for clip in clips for label in clip.labels])
+        label_names = _label_names(table.parent / LABELS_NAME, clips)
         notes = []
         if "split" not in columns and "fold" not in columns:
             clips = stratified_split(clips, options.seed)
@@ -86,6 +89,25 @@ class CsvList:
 
 def _dataset_name(table: Path) -> str:
     return table.resolve().parent.name if table.name == TABLE_NAME else table.stem
+
+
+def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
+    """Labels in the order of the file at ``path``, if it is there; it may list unused ones."""
+    used = [label for clip in clips for label in clip.labels]
+    if not path.is_file():
+        return ordered_labels(used)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+    names = list(dict.fromkeys(stripped for line in lines if (stripped := line.strip())))
+    known = set(names)
+    for label in used:
+        if label not in known:
+            raise UsageError(
+                f"{path} does not list the label {label!r}", nearest_hint(label, names)
+            )
+    return names
 
 
 def _read_clips(table: Path) -> tuple[list[SourceClip], set[str]]:

@@ -26,13 +26,13 @@ from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
 from elastictool.errors import AudioError
 
-IN_MEMORY_BYTES = 32 << 20
+IN_MEMORY_BYTES = 8 << 20
 """Encoded clips up to this size stay in memory."""
 
 _END_TOLERANCE_S = 0.1
-_FRAMES_AT_ONCE = 20_000
-"""Frames measured together: 200 s at 10 ms. Their start is a whole sample for any shift of a
-multiple of 0.05 ms."""
+_FRAMES_AT_ONCE = 10_000
+"""Frames measured together: 100 s at 10 ms. The next ones start at a whole sample for any shift
+that is a multiple of 0.1 ms."""
 _LARGEST_BYTES = (1 << 31) - 1
 """What a binary column of an Arrow shard can hold."""
 

@@ -103,7 +103,7 @@ def write_shard(task: ShardTask) -> ShardReport:
     """
     report = ShardReport(task.fingerprint)
     sums: dict[tuple[str, int], tuple[int, float, float]] = {}
-    schema = shard_schema(task.settings.fbank.sample_rate_hz)
+    schema = shard_schema(task.settings.fbank.sample_rate_hz, task.fingerprint)
     with _one_thread(), atomic_path(task.path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in _batches(_rows(task, report, sums)):

@@ -27,6 +27,7 @@ DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""
 
 INFO_NAME = "dataset.json"
+_FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 
 
@@ -34,8 +35,8 @@ def _string_value() -> dict[str, str]:
     return {"dtype": "string", "_type": "Value"}
 
 
-def shard_schema(sample_rate_hz: int) -> pa.Schema:
-    """Columns of a shard, with the ``datasets`` feature description in the metadata."""
+def shard_schema(sample_rate_hz: int, fingerprint: str = "") -> pa.Schema:
+    """Columns of a shard; the metadata describe them for ``datasets`` and say whose shard it is."""
     columns: list[tuple[str, pa.DataType, dict[str, Any]]] = [
         ("id", pa.string(), _string_value()),
         (
@@ -56,7 +57,10 @@ def shard_schema(sample_rate_hz: int) -> pa.Schema:
     features = {name: feature for name, _, feature in columns}
     return pa.schema(
         [(name, kind) for name, kind, _ in columns],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        metadata={
+            "huggingface": json.dumps({"info": {"features": features}}),
+            _FINGERPRINT_KEY: fingerprint,
+        },
     )
 
 
@@ -325,6 +329,22 @@ class PreparedStore:
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1."""
         return decode(bytes(self.audio_bytes(index)), start, stop)[0]
+
+    def shard_fingerprints(self) -> list[str]:
+        """Fingerprint of the preparation that wrote each shard; empty where it is not recorded."""
+        key = _FINGERPRINT_KEY.encode()
+        return [
+            (_map_shard(self.path / shard_name(index)).schema.metadata or {}).get(key, b"").decode()
+            for index in range(self.info.num_shards)
+        ]
+
+    def structural_fault(self) -> str:
+        """What is wrong with the shards as Arrow data; empty where nothing is."""
+        try:
+            self._table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            return str(error)
+        return ""
 
     def _row(self, index: int) -> int:
         row = int(index)

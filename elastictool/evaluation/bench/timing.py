@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -109,7 +109,7 @@ def _resident_mb(field: str) -> float:
     return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:"))
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """The processor's name where the system tells it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

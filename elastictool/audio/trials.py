@@ -1,0 +1,160 @@
+"""Which formats can this installation read? Tried, not looked up.
+
+libsndfile and FFmpeg are built with and without codecs, so the answer is to write a short tone
+in every format and to read it back. Tests take their files from here too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from elastictool.audio.decode import Waveform, decode
+from elastictool.audio.formats import FORMATS, Format
+from elastictool.audio.reader import DECODERS
+from elastictool.errors import AudioError
+
+RATE_HZ = 48_000
+"""Of the samples: the one rate that Opus has."""
+
+_DURATION_S = 0.25
+_HERTZ = 440.0
+_TOLERANCE_S = 0.08
+"""Lossy formats fill frames up, or leave what an encoder adds in front."""
+
+_SNDFILE = {
+    "wav": ("WAV", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "nist": ("NIST", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "opus": ("OGG", "OPUS"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+}
+"""libsndfile's container and encoding of each format."""
+
+_AV = {
+    "mp4": ("mp4", "aac"),
+    "webm": ("webm", "libopus"),
+    "aac": ("adts", "aac"),
+    "avi": ("avi", "pcm_s16le"),
+    "wavpack": ("wv", "wavpack"),
+    "asf": ("asf", "wmav2"),
+}
+"""FFmpeg's container and encoder of each format."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of reading one format.
+
+    Attributes:
+        format: The format's name.
+        suffixes: Its endings.
+        decoder: Who reads it.
+        reads: Whether it can be read; None where no sample could be made to try.
+        detail: Why not; empty where it can.
+    """
+
+    format: str
+    suffixes: tuple[str, ...]
+    decoder: str
+    reads: bool | None
+    detail: str
+
+
+def try_formats() -> list[Trial]:
+    """Write and read a short tone in every format of ``FORMATS``."""
+    return [_try(kind) for kind in FORMATS]
+
+
+def tone(duration_s: float = _DURATION_S) -> Waveform:
+    """(n,) a tone at half of full scale, at ``RATE_HZ``."""
+    time_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+    return (0.5 * np.sin(2 * np.pi * _HERTZ * time_s)).astype(np.float32)
+
+
+def sample(kind: str, waveform: Waveform) -> bytes:
+    """``waveform`` as a file of the format called ``kind``.
+
+    Raises:
+        AudioError: This installation cannot write that format.
+    """
+    if kind in _SNDFILE:
+        return _by_libsndfile(waveform, *_SNDFILE[kind])
+    return encode_with_av(waveform, *_AV[kind])
+
+
+def _try(kind: Format) -> Trial:
+    install = DECODERS[kind.decoder].missing()
+    reads: bool | None
+    if install:
+        reads, detail = False, install
+    else:
+        reads, detail = _read_back(kind.name)
+    return Trial(kind.name, kind.suffixes, kind.decoder, reads, detail)
+
+
+def _read_back(kind: str) -> tuple[bool | None, str]:
+    waveform = tone()
+    try:
+        content = sample(kind, waveform)
+    except AudioError as error:
+        return None, error.message
+    try:
+        decoded, rate_hz = decode(content)
+    except AudioError as error:
+        return False, error.message
+    length_off = abs(len(decoded) - len(waveform)) > _TOLERANCE_S * RATE_HZ
+    level = float(np.abs(decoded[len(decoded) // 4 : -len(decoded) // 4]).max())
+    if rate_hz != RATE_HZ or length_off or not 0.4 < level < 0.6:
+        return False, f"read {len(decoded)} samples at {rate_hz} Hz with a peak of {level:.2f}"
+    return True, ""
+
+
+def _by_libsndfile(waveform: Waveform, container: str, encoding: str) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        with soundfile.SoundFile(
+            buffer, "w", RATE_HZ, 1, format=container, subtype=encoding
+        ) as file:
+            for part in _parts(waveform):
+                file.write(part)
+    except (soundfile.LibsndfileError, ValueError) as error:
+        raise AudioError(f"this libsndfile cannot write {container} {encoding}") from error
+    return buffer.getvalue()
+
+
+def _parts(waveform: Waveform) -> Iterator[Waveform]:
+    """Seconds: libsndfile's Vorbis encoder cannot take minutes in one piece."""
+    for first in range(0, len(waveform), RATE_HZ):
+        yield waveform[first : first + RATE_HZ]
+
+
+def encode_with_av(waveform: Waveform, container: str, codec: str) -> bytes:
+    """``waveform`` as FFmpeg writes it.
+
+    Raises:
+        AudioError: PyAV is not installed, or lacks the encoder.
+    """
+    import av
+
+    buffer = io.BytesIO()
+    try:
+        with av.open(buffer, "w", format=container) as file:
+            stream = file.add_stream(codec, rate=RATE_HZ, layout="mono", bit_rate=96_000)
+            frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = RATE_HZ, 0
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                file.mux(packet)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise AudioError(f"this FFmpeg cannot write {codec} into {container}") from error
+    return buffer.getvalue()

@@ -1,0 +1,231 @@
+"""``elastictool data``: look at prepared data, check it, and write it out as plain files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from elastictool.data.store import PreparedStore
+
+Name = Annotated[
+    str, typer.Argument(help="Prepared folder, or its name under data/; default: the latest.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+BAR_WIDTH = 40
+REJECTED_SHOWN = 10
+PICTURED_S = 60.0
+PICTURES_FOLDER = "clips"
+
+app = typer.Typer(
+    name="data",
+    help="Look at prepared data (list, show), check it (verify), write it out (export).",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command("list")
+def list_(json_output: Json = False) -> None:
+    """List the prepared datasets under data/, finished or not.
+
+    Example: elastictool data list
+    """
+    from elastictool.data.inspect import list_datasets
+    from elastictool.data.store import DATA_ROOT
+
+    entries = list_datasets()
+    if json_output:
+        print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    if not entries:
+        say(f"no prepared dataset under {DATA_ROOT}; make one: elastictool prep --dataset synth")
+        return
+    columns = ("name", "corpus", "clips", "classes", "hours", "MB", "state")
+    rows = [
+        (
+            *(entry.name, entry.corpus, entry.clips, entry.classes),
+            *(f"{entry.seconds / 3600:.2f}", f"{entry.num_bytes / 1e6:.1f}", entry.state),
+        )
+        for entry in entries
+    ]
+    print_table(f"prepared data under {DATA_ROOT}", columns, rows)
+
+
+@app.command()
+def show(
+    name: Name = "",
+    clip: Annotated[str, typer.Option(help="Id of one clip: its row and its picture.")] = "",
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="File of the clip's picture (PNG; default: clips/ID.png in the folder)."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Show splits, classes, lengths and rejected clips of a dataset, or one of its clips.
+
+    Example: elastictool data show synth --clip synth-0003
+    """
+    store = _open(name)
+    if clip:
+        _show_clip(store, clip, picture, json_output)
+    else:
+        _show_dataset(store, json_output)
+
+
+@app.command()
+def verify(name: Name = "", json_output: Json = False) -> None:
+    """Decode every clip and hold it against its row; exits 3 if anything is wrong.
+
+    Example: elastictool data verify fsdd-digit
+    """
+    from elastictool.data.verify import verify as find_faults
+    from elastictool.errors import RejectedItemsError
+
+    store = _open(name)
+    faults = find_faults(store, progress())
+    ids = list(dict.fromkeys(fault.clip for fault in faults if fault.clip))
+    if json_output:
+        print_json(
+            {
+                "path": str(store.path),
+                "clips": len(store),
+                "fingerprint": store.info.fingerprint,
+                "sound": not faults,
+                "ids": ids,
+                "faults": [dataclasses.asdict(fault) for fault in faults],
+            }
+        )
+    elif faults:
+        rows = [(fault.clip or "(the dataset)", fault.what) for fault in faults]
+        print_table(f"{store.path}: what is wrong", ("clip", "fault"), rows, left=2)
+    else:
+        say(f"{store.path} is sound: {len(store)} clips decode and fit their rows")
+    if faults:
+        raise RejectedItemsError(
+            f"{store.path} has {len(faults)} faults in {len(ids)} of {len(store)} clips",
+            "prepare the data again with --overwrite (the disk or a copy may be damaged)",
+        )
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    name: Name = "",
+    split: Annotated[str, typer.Option(help="Only this split.")] = "",
+    encoding: Annotated[str, typer.Option("--format", help="flac or wav, 16 bit.")] = "flac",
+    json_output: Json = False,
+) -> None:
+    """Write audio files, clips.csv and labels.txt, which prep --dataset csv reads back.
+
+    Example: elastictool data export synth --out synth-files --split test --format wav
+    """
+    from elastictool.cli.prep import checked_encoding
+    from elastictool.data.export import export as write_files
+
+    chosen = checked_encoding(encoding, "--format")
+    store = _open(name)
+    clips = write_files(store, out, split=split, encoding=chosen, progress=progress())
+    if json_output:
+        print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": chosen})
+        return
+    say(f"wrote {clips} clips to {out}")
+    say(f"read them back: elastictool prep --dataset csv --root {out}")
+
+
+def _open(name: str) -> PreparedStore:
+    from elastictool.data.locate import locate_dataset
+    from elastictool.data.store import PreparedStore
+
+    store = PreparedStore.open(locate_dataset(name))
+    say(f"dataset {store.path}")
+    return store
+
+
+def _show_dataset(store: PreparedStore, json_output: bool) -> None:
+    from elastictool.cli.prep import facts, print_facts
+    from elastictool.data.inspect import (
+        clips_per_class,
+        duration_histogram,
+        durations_s,
+        read_rejected,
+    )
+
+    report = facts(store)
+    histogram = duration_histogram(durations_s(store))
+    classes = clips_per_class(store)
+    rejected = read_rejected(store.path)
+    if json_output:
+        lengths = [{"from_s": low, "to_s": high, "clips": n} for low, high, n in histogram]
+        more = {"duration_histogram": lengths, "classes": classes, "rejected": rejected}
+        print_json({**report, **more})
+        return
+    print_facts(store, report)
+    most = max(count for *_, count in histogram)
+    bars = [
+        (f"{low:g} to {high:g}", "█" * round(BAR_WIDTH * count / most), count)
+        for low, high, count in histogram
+    ]
+    print_table("lengths", ("seconds", "", "clips"), bars, left=2)
+    splits = list(store.info.splits)
+    rows = [(label, *(counts[split] for split in splits)) for label, counts in classes.items()]
+    print_table("clips of each class", ("class", *splits), rows)
+    if rejected:
+        shown = [(row["id"], row["reason"]) for row in rejected[:REJECTED_SHOWN]]
+        print_table(f"left out: {len(rejected)}", ("clip", "reason"), shown, left=2)
+    if len(rejected) > REJECTED_SHOWN:
+        say(f"the first {REJECTED_SHOWN} of {len(rejected)} are shown; all: rejected.csv")
+
+
+def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: bool) -> None:
+    from elastictool.data.export import file_names
+    from elastictool.data.inspect import find_clip
+
+    index = find_clip(store, clip_id)
+    path = picture or store.path / PICTURES_FOLDER / file_names([clip_id], "png")[0]
+    _draw(store, index, path)
+    row: dict[str, Any] = dataclasses.asdict(store.clip(index))
+    row |= {
+        "index": index,
+        "seconds": row["num_samples"] / row["sample_rate_hz"],
+        "classes": list(store.label_indices(index)),
+        "bytes": len(store.audio_bytes(index)),
+        "picture": str(path),
+    }
+    if json:
+        print_json(row)
+        return
+    shown = [(key, _text(value)) for key, value in row.items()]
+    print_table(clip_id, ("what", "value"), shown, left=2)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "–" if value in (None, "") else str(value)
+
+
+def _draw(store: PreparedStore, index: int, path: Path) -> None:
+    """A picture of the clip, of its first minute if it is longer."""
+    import torch
+
+    from elastictool.audio.fbank import fbank
+    from elastictool.config import FbankConfig, from_dict
+    from elastictool.reporting.clip_picture import save_clip
+
+    config = from_dict(FbankConfig, store.info.fbank_config)
+    clip = store.clip(index)
+    waveform = store.waveform(index, 0, round(PICTURED_S * clip.sample_rate_hz))
+    frames = fbank(torch.from_numpy(waveform), config).numpy()
+    seconds = clip.num_samples / clip.sample_rate_hz
+    part = f", its first {PICTURED_S:g} s" if seconds > PICTURED_S else ""
+    title = f"{clip.id} ({seconds:.2f} s{part})\n{', '.join(clip.labels)} · {clip.split}"
+    save_clip(path, title, waveform, frames, config)

@@ -1,0 +1,130 @@
+"""What prepared data is like: which datasets there are, and the facts of one, from metadata."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elastictool.data.shards import PROGRESS_FOLDER
+from elastictool.data.store import DATA_ROOT, INFO_NAME, PreparedStore
+from elastictool.data.summary import REJECTED_NAME
+from elastictool.errors import ElasticToolError, UsageError
+
+_EDGES_S = (
+    *(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),
+    *(3600.0, 2 * 3600.0, 5 * 3600.0, 10 * 3600.0, 24 * 3600.0),
+)
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One folder under the data root.
+
+    Attributes:
+        name: Its name.
+        state: ``ready``, ``unfinished`` or what is wrong with it.
+        corpus: Corpus that listed it; empty unless it is ready, like all that follows.
+        clips: Clips in it.
+        classes: Labels.
+        seconds: Length of all clips.
+        num_bytes: Size on disk.
+        fingerprint: Hash of clip list and settings.
+    """
+
+    name: str
+    state: str
+    corpus: str = ""
+    clips: int = 0
+    classes: int = 0
+    seconds: float = 0.0
+    num_bytes: int = 0
+    fingerprint: str = ""
+
+
+def list_datasets(root: Path = DATA_ROOT) -> list[DatasetEntry]:
+    """All datasets under ``root`` by name, finished or not."""
+    folders = sorted(path for path in root.glob("*") if path.is_dir())
+    return [
+        _entry(folder)
+        for folder in folders
+        if (folder / INFO_NAME).exists() or (folder / PROGRESS_FOLDER).exists()
+    ]
+
+
+def _entry(folder: Path) -> DatasetEntry:
+    size = sum(path.stat().st_size for path in folder.glob("shard-*.arrow"))
+    if not (folder / INFO_NAME).exists():
+        return DatasetEntry(folder.name, "unfinished", num_bytes=size)
+    try:
+        store = PreparedStore.open(folder)
+    except ElasticToolError as error:
+        return DatasetEntry(folder.name, error.message, num_bytes=size)
+    info = store.info
+    return DatasetEntry(
+        name=folder.name,
+        state="ready",
+        corpus=info.corpus,
+        clips=len(store),
+        classes=len(info.label_names),
+        seconds=float(durations_s(store).sum()),
+        num_bytes=size,
+        fingerprint=info.fingerprint,
+    )
+
+
+def durations_s(store: PreparedStore) -> NDArray[np.float64]:
+    """(n,) length of each clip in seconds."""
+    return store.num_samples / store.info.sample_rate_hz
+
+
+def duration_histogram(seconds: NDArray[np.float64]) -> list[tuple[float, float, int]]:
+    """(from, to, clips) at round edges, from the shortest clip's to the longest's."""
+    edges = np.array([*_EDGES_S, np.inf])
+    counts, _ = np.histogram(seconds, edges)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return []
+    return [
+        (float(edges[bin]), float(edges[bin + 1]), int(counts[bin]))
+        for bin in range(filled[0], filled[-1] + 1)
+    ]
+
+
+def clips_per_class(store: PreparedStore) -> dict[str, dict[str, int]]:
+    """Clips of each class in each split, both in the dataset's order."""
+    clips, classes = store.label_pairs()
+    names = store.info.label_names
+    pairs = Counter(zip(classes.tolist(), store.splits[clips].tolist(), strict=True))
+    return {
+        name: {split: pairs[index, split] for split in store.info.splits}
+        for index, name in enumerate(names)
+    }
+
+
+def read_rejected(folder: Path) -> list[dict[str, str]]:
+    """Rows of ``rejected.csv``: id, path, reason; none where the file is gone."""
+    try:
+        with (folder / REJECTED_NAME).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
+
+
+def find_clip(store: PreparedStore, clip_id: str) -> int:
+    """Index of the clip called ``clip_id``.
+
+    Raises:
+        UsageError: There is none; the hint names clips whose id holds the text.
+    """
+    found = np.flatnonzero(store.ids == clip_id)
+    if len(found):
+        return int(found[0])
+    alike = [name for name in store.ids.tolist() if clip_id in name]
+    some = ", ".join((alike or store.ids.tolist())[:5])
+    kind = "ids that hold this text" if alike else "its ids look like this"
+    raise UsageError(f"{store.path} has no clip {clip_id!r}", f"{kind}: {some}")

@@ -1,0 +1,106 @@
+"""Is a prepared dataset what it says? Every clip is decoded and held against its row.
+
+Disks fail and copies stop half-way, and training on what is left gives no error, only worse
+models. Nothing is repaired here: preparing again is the repair.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from elastictool.audio.decode import stream
+from elastictool.config import FbankConfig, from_dict
+from elastictool.data.store import PreparedStore
+from elastictool.errors import AudioError
+from elastictool.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        clip: Id of the clip; empty where it concerns the whole dataset.
+        what: What is wrong.
+    """
+
+    clip: str
+    what: str
+
+
+def verify(store: PreparedStore, progress: Progress = SILENT) -> list[Fault]:
+    """All faults of a dataset; an empty list means that it is sound.
+
+    Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
+    labels are the dataset's. Of the whole: shards belong to this preparation (fingerprint), ids
+    are distinct, and counts and filterbank frames add up to those in ``dataset.json``.
+    """
+    broken = store.structural_fault()
+    if broken:
+        return [Fault("", f"a shard is damaged: {broken}")]
+    faults = [Fault("", what) for what in _of_the_whole(store)]
+    known = set(store.info.label_names)
+    with progress.task("verify", len(store)) as bar:
+        for index in range(len(store)):
+            clip = store.clip(index)
+            faults += [Fault(clip.id, what) for what in _of_labels(clip.labels, known)]
+            fault = _of_audio(store, index)
+            if fault:
+                faults.append(Fault(clip.id, fault))
+            bar.advance()
+    return faults
+
+
+def _of_labels(labels: tuple[str, ...], known: set[str]) -> Iterator[str]:
+    strangers = [label for label in labels if label not in known]
+    if strangers:
+        yield f"has labels that the dataset does not list: {', '.join(strangers)}"
+
+
+def _of_audio(store: PreparedStore, index: int) -> str:
+    clip = store.clip(index)
+    if clip.sample_rate_hz != store.info.sample_rate_hz:
+        return f"its row says {clip.sample_rate_hz} Hz, not {store.info.sample_rate_hz}"
+    try:
+        with stream(bytes(store.audio_bytes(index))) as (rate_hz, blocks):
+            count = sum(len(block) for block in blocks)
+    except AudioError as error:
+        return error.message.split(": ", 1)[-1]
+    if (count, rate_hz) != (clip.num_samples, clip.sample_rate_hz):
+        row = f"{clip.num_samples} at {clip.sample_rate_hz} Hz"
+        return f"decodes to {count} samples at {rate_hz} Hz, its row says {row}"
+    return ""
+
+
+def _of_the_whole(store: PreparedStore) -> Iterator[str]:
+    info = store.info
+    for index, fingerprint in enumerate(store.shard_fingerprints()):
+        if fingerprint and fingerprint != info.fingerprint:
+            yield f"shard {index} is of another preparation (its fingerprint differs)"
+    repeated = [clip for clip, count in Counter(store.ids.tolist()).items() if count > 1]
+    if repeated:
+        yield f"{len(repeated)} ids occur more than once: {', '.join(repeated[:5])}"
+    present = Counter(store.splits.tolist())
+    for split in sorted({*present, *info.splits}):
+        promised = info.splits[split].prepared if split in info.splits else 0
+        if present[split] != promised:
+            yield f"split {split} has {present[split]} clips, dataset.json says {promised}"
+    yield from _of_frames(store)
+
+
+def _of_frames(store: PreparedStore) -> Iterator[str]:
+    """Whether the filterbank statistics were measured on these clips."""
+    config = from_dict(FbankConfig, store.info.fbank_config)
+    distinct, inverse = np.unique(store.num_samples, return_inverse=True)
+    frames = np.array([config.num_frames(int(samples)) for samples in distinct])[inverse]
+    for sums in store.info.fbank_sums:
+        chosen = (store.splits == sums.split) & (store.folds == sums.fold)
+        if int(frames[chosen].sum()) != sums.frames:
+            yield (
+                f"split {sums.split}, fold {sums.fold} has {frames[chosen].sum()} frames, but the "
+                f"mean and deviation were measured on {sums.frames}"
+            )

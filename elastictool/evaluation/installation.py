@@ -1,0 +1,288 @@
+"""What is installed here and what of it works: the facts behind ``elastictool doctor``.
+
+This runs on machines where something is broken, to say what. So nothing heavy is imported at the
+top, and every look at a library is taken through ``attempt``, which turns whatever it throws into
+a sentence: here, and only here, any exception is an answer and not a fault of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from elastictool import __version__
+
+T = TypeVar("T")
+
+PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "pyarrow": "pyarrow",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "matplotlib": "matplotlib",
+    "joblib": "joblib",
+    "PyYAML": "yaml",
+}
+"""Distributions that elastictool cannot do without (torchaudio apart), and how each is imported."""
+
+EXTRAS = {
+    "av": ("av",),
+    "dask": ("dask", "distributed"),
+    "h5py": ("h5py",),
+    "hub": ("huggingface_hub",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "tensorboard": ("tensorboard",),
+    "transformers": ("transformers",),
+}
+"""Extras of ours, and the packages that each brings."""
+
+_GPU_RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one look.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be; None where that does not matter.
+        text: The version, or what is wrong.
+    """
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+def attempt(look: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+    """The result of ``look``, or of ``otherwise`` for a sentence on why it failed."""
+    try:
+        return look()
+    except Exception as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        return otherwise(f"{type(error).__name__}: {message}")
+
+
+def versions() -> list[Answer]:
+    """Python, elastictool and what it cannot do without; each package is imported."""
+    answers = [
+        Answer("python", True, f"{platform.python_version()} on {platform.platform()}"),
+        Answer("elastictool", True, __version__),
+    ]
+    answers += [_package(name, module) for name, module in PACKAGES.items()]
+    answers.append(attempt(_libsndfile, lambda why: Answer("libsndfile", False, why)))
+    answers.append(attempt(_torchaudio, lambda why: Answer("torchaudio", False, why)))
+    return answers
+
+
+def _package(name: str, module: str) -> Answer:
+    def look() -> Answer:
+        importlib.import_module(module)
+        return Answer(name, True, importlib.metadata.version(name))
+
+    return attempt(look, lambda why: Answer(name, False, why))
+
+
+def _libsndfile() -> Answer:
+    soundfile = importlib.import_module("soundfile")
+    return Answer("libsndfile", True, str(soundfile.__libsndfile_version__))
+
+
+def _torchaudio() -> Answer:
+    """Only tests and the comparison with Kaldi's values need it: missing is no fault."""
+    from elastictool.audio.torchaudio_compat import torchaudio_state
+
+    state = torchaudio_state()
+    if state == "missing":
+        return Answer("torchaudio", None, "not installed (needed for comparisons only)")
+    ways = {
+        "native": "imported as it is",
+        "extension disabled": "imported with its extension disabled, which does not load here",
+    }
+    return Answer("torchaudio", True, f"{importlib.metadata.version('torchaudio')}, {ways[state]}")
+
+
+def extras() -> list[Answer]:
+    """Each extra: the versions of its packages, or how to install it."""
+    return [_extra(name, packages) for name, packages in EXTRAS.items()]
+
+
+def _extra(name: str, packages: tuple[str, ...]) -> Answer:
+    def look() -> Answer:
+        found = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ImportError(f"{', '.join(missing)} cannot be found")
+        return Answer(name, True, ", ".join(found))
+
+    return attempt(look, lambda _: Answer(name, None, f'pip install "elastictool[{name}]"'))
+
+
+def devices() -> list[Answer]:
+    """The processor and each CUDA device, with what they can compute."""
+    answers = [attempt(_cpu, lambda why: Answer("cpu", False, why))]
+    return answers + attempt(_cuda, lambda why: [Answer("cuda", False, why)])
+
+
+def _cpu() -> Answer:
+    import torch
+
+    from elastictool.evaluation.bench.timing import cpu_name
+
+    native = attempt(torch.ops.mkldnn._is_mkldnn_bf16_supported, lambda _: False)
+    matrices = attempt(torch.cpu._is_amx_tile_supported, lambda _: False)
+    kind = "with AMX" if native and matrices else "native" if native else "emulated, slow"
+    threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    return Answer("cpu", True, f"{cpu_name()}, {threads}, bf16: {kind}")
+
+
+def _cuda() -> list[Answer]:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built}" if built else "this torch is built without CUDA"
+        return [Answer("cuda", None, f"no CUDA device ({why})")]
+    return [_gpu(index) for index in range(torch.cuda.device_count())]
+
+
+def _gpu(index: int) -> Answer:
+    import torch
+
+    name = f"cuda:{index}"
+
+    def look() -> Answer:
+        facts = torch.cuda.get_device_properties(index)
+        memory = f"{facts.total_memory / 2**30:.0f} GiB"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        capability = f"compute capability {facts.major}.{facts.minor}"
+        return Answer(name, True, f"{facts.name}, {memory}, {capability}, {bf16}")
+
+    return attempt(look, lambda why: Answer(name, False, why))
+
+
+def usable_devices() -> list[str]:
+    """``cpu``, and ``cuda`` where there is such a device."""
+
+    def look() -> list[str]:
+        import torch
+
+        return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+    return attempt(look, lambda _: [])
+
+
+def attention() -> list[dict[str, Any]]:
+    """For each device and type: the backend that ``auto`` takes, and why others decline."""
+    return [
+        attempt(partial(_attention, device, dtype), partial(_no_attention, device, dtype))
+        for device in usable_devices()
+        for dtype in ("float32", "bfloat16")
+    ]
+
+
+def _attention(device: str, dtype: str) -> dict[str, Any]:
+    import torch
+
+    from elastictool.models.attention.base import ATTENTION, choose_attention
+
+    kind = getattr(torch, dtype)
+    reasons = {
+        name: ATTENTION[name].unsupported(torch.device(device), kind, True) for name in ATTENTION
+    }
+    return {
+        "device": device,
+        "dtype": dtype,
+        "chosen": choose_attention("auto", device, kind),
+        "available": [name for name, reason in reasons.items() if not reason and name != "auto"],
+        "declined": {name: reason for name, reason in reasons.items() if reason},
+    }
+
+
+def _no_attention(device: str, dtype: str, why: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "dtype": dtype,
+        "chosen": "",
+        "available": [],
+        "declined": {"all": why},
+    }
+
+
+def cuda_evidence() -> str:
+    """What is known of the CUDA path: the committed result of ``benchmarks/gpu.py``, or none."""
+
+    def look() -> str:
+        document = json.loads(_GPU_RESULTS.read_text(encoding="utf-8"))
+        gpu = document["environment"]["gpu"]
+        failed = [row["attention"] for row in document["agreement"] if not row["agrees"]]
+        if not gpu or failed:
+            raise ValueError("no agreement on a GPU")
+        return f"verified on {gpu} with torch {document['environment']['torch']} ({_GPU_RESULTS})"
+
+    unverified = "unverified: no GPU result is committed with this version"
+    return attempt(look, lambda _: unverified)
+
+
+def decoders() -> list[dict[str, Any]]:
+    """Each audio format: tried, see ``audio/trials``."""
+
+    def look() -> list[dict[str, Any]]:
+        from elastictool.audio.trials import try_formats
+
+        return [
+            {
+                "format": trial.format,
+                "endings": list(trial.suffixes),
+                "decoder": trial.decoder,
+                "reads": trial.reads,
+                "detail": trial.detail,
+            }
+            for trial in try_formats()
+        ]
+
+    return attempt(look, _no_decoder)
+
+
+def _no_decoder(why: str) -> list[dict[str, Any]]:
+    from elastictool.audio.formats import FORMATS
+
+    return [
+        {
+            "format": kind.name,
+            "endings": list(kind.suffixes),
+            "decoder": kind.decoder,
+            "reads": False,
+            "detail": why,
+        }
+        for kind in FORMATS
+    ]
+
+
+def disk(folder: Path) -> Answer:
+    """Free space where data or runs go; of a folder that is yet to come, its parent's."""
+
+    def look() -> Answer:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        usage = shutil.disk_usage(place)
+        free = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
+        writable = os.access(place, os.W_OK)
+        return Answer(str(folder), writable, free if writable else f"{free}, not writable")
+
+    return attempt(look, lambda why: Answer(str(folder), False, why))

@@ -1,0 +1,105 @@
+"""Does this installation compute what it should? Two checks that take two seconds.
+
+Not a replacement for the tests: it finds a library that was built wrongly or a device that
+computes nonsense, on the user's machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from elastictool.evaluation.installation import attempt, usable_devices
+
+FBANK_PEAKS = {
+    0: (13, 2.7142, -13.2874),
+    11: (33, 5.0482, -12.7899),
+    23: (48, 6.0939, -13.0278),
+    35: (60, 6.8367, -13.2912),
+    47: (70, 7.4950, -13.4628),
+}
+"""Of some frames of ``chirp``: the loudest mel bin, its log energy, and the mean over all bins.
+
+Source: ``torchaudio.compliance.kaldi.fbank`` (a test computes them again).
+"""
+
+_FBANK_TOLERANCE = 2e-3
+_LOGIT_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+_FRAMES = (100, 33, 257, 16, 64)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was computed.
+
+    Attributes:
+        name: What.
+        passed: Whether it is right.
+        detail: How far it is off, or what went wrong.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def self_test() -> list[Check]:
+    """The filterbank against stored values; packed against unpacked clips on each device."""
+    checks: list[tuple[str, Callable[[], Check]]] = [("filterbank", _filterbank)]
+    for device in usable_devices() or ["cpu"]:
+        for dtype in ("float32", "bfloat16"):
+            name = f"packed equals unpacked ({device}, {dtype})"
+            checks.append((name, partial(_packed, name, device, dtype)))
+    return [attempt(check, partial(Check, name, False)) for name, check in checks]
+
+
+def _filterbank() -> Check:
+    import numpy as np
+    import torch
+
+    from elastictool.audio.fbank import fbank
+    from elastictool.config import FbankConfig
+
+    time_s = np.arange(8_000) / 16_000
+    chirp = 0.5 * np.sin(2 * np.pi * (200 * time_s + 2_000 * time_s * time_s))
+    frames = fbank(torch.from_numpy(chirp.astype(np.float32)), FbankConfig())
+    found = [(int(frames[k].argmax()), frames[k].max(), frames[k].mean()) for k in FBANK_PEAKS]
+    expected = list(FBANK_PEAKS.values())
+    off = max(
+        float(abs(value - stored))
+        for row, wanted in zip(found, expected, strict=True)
+        for value, stored in zip(row[1:], wanted[1:], strict=True)
+    )
+    same_bins = [row[0] for row in found] == [row[0] for row in expected]
+    passed = same_bins and off < _FBANK_TOLERANCE
+    return Check("filterbank", passed, f"largest difference to stored values {off:.1e}")
+
+
+def _packed(name: str, device: str, dtype: str) -> Check:
+    """A tiny model on clips of several lengths: in one stream, and each alone."""
+    import torch
+
+    from elastictool.config import ModelConfig
+    from elastictool.data.collate import Example, PatchSpec, collate
+    from elastictool.models.transformer import SpectrogramTransformer
+
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        config = ModelConfig(width=64, depth=2, heads=2, grid=(8, 17), num_classes=7)
+        model = SpectrogramTransformer(config).to(device).eval()
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape).to(device))
+        spec = PatchSpec(config.patch_size, config.patch_stride)
+        clips = [
+            Example(torch.randn(frames, config.num_mel_bins), torch.zeros(7), "", 10.0, 0, spec)
+            for frames in _FRAMES
+        ]
+        kind = getattr(torch, dtype)
+        with torch.autocast(device, kind, enabled=kind is not torch.float32):
+            packed = model(collate([clips]).to(device)).float()
+            alone = torch.cat([model(collate([[clip]]).to(device)).float() for clip in clips])
+    off = float((packed - alone).abs().max() / alone.abs().max())
+    differ = bool((alone.std(dim=0) > 1e-3).all())  # equal because constant would prove nothing
+    passed = differ and off < _LOGIT_TOLERANCE[dtype]
+    return Check(name, passed, f"largest relative difference {off:.1e}")

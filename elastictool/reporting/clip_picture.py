@@ -1,0 +1,98 @@
+"""One clip as a picture: its waveform over what the model sees of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from elastictool.config import FbankConfig
+from elastictool.files import atomic_path
+from elastictool.reporting.figures import BLUE, styled
+
+_MEL_BREAK_HZ = 700.0
+_TICKS_HZ = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
+_COLUMNS = 1_200
+"""Points of the waveform's outline."""
+
+
+def draw_clip(
+    title: str,
+    waveform: NDArray[np.float32],
+    frames: NDArray[np.float32],
+    config: FbankConfig,
+) -> Figure:
+    """Waveform and log-mel spectrogram on one time axis.
+
+    Args:
+        title: Title, one line or two.
+        waveform: (n,) samples at ``config.sample_rate_hz``.
+        frames: (T, F) log-mel frames of it.
+        config: How they were made; says which frequencies the bins are.
+    """
+    seconds = len(waveform) / config.sample_rate_hz
+    with styled():
+        figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
+        upper.fill_between(*_outline(waveform, seconds), color=BLUE, linewidth=0.6)
+        upper.set(title=title.replace("$", r"\$"), ylabel="amplitude", xlim=(0, seconds))
+        shift_s = config.shift_ms * 0.001
+        first_s = config.window_ms * 0.0005 - shift_s / 2  # a frame's centre is its window's
+        image = lower.imshow(
+            frames.T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            interpolation="nearest",
+            extent=(first_s, first_s + len(frames) * shift_s, -0.5, config.num_mel_bins - 0.5),
+        )
+        ticks = _ticks(config)
+        lower.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
+        lower.set(xlabel="seconds", ylabel="frequency (Hz, mel scale)")
+        lower.grid(False)
+        figure.colorbar(image, ax=lower, label="log energy", pad=0.01)
+    return figure
+
+
+def save_clip(
+    path: Path,
+    title: str,
+    waveform: NDArray[np.float32],
+    frames: NDArray[np.float32],
+    config: FbankConfig,
+) -> None:
+    """Write ``draw_clip`` as a PNG; the same clip gives the same bytes.
+
+    Raises:
+        ElasticToolError: ``path`` cannot be written.
+    """
+    figure = draw_clip(title, waveform, frames, config)
+    with styled(), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def _outline(
+    waveform: NDArray[np.float32], seconds: float
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+    """(times, lowest, highest) of the waveform in columns that a picture can show."""
+    starts = np.unique(np.linspace(0, len(waveform), _COLUMNS, endpoint=False).astype(np.int64))
+    times = starts / len(waveform) * seconds
+    return times, np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
+
+
+def _ticks(config: FbankConfig) -> list[tuple[float, str]]:
+    """(bin, label) of round frequencies that the filterbank covers."""
+    nyquist = config.sample_rate_hz / 2
+    top_hz = config.high_frequency_hz + (nyquist if config.high_frequency_hz <= 0 else 0)
+    low, high = _mel(config.low_frequency_hz), _mel(top_hz)
+    step = (high - low) / (config.num_mel_bins + 1)
+    places = [((_mel(hertz) - low) / step - 1, f"{hertz:,}") for hertz in _TICKS_HZ]
+    return [(place, label) for place, label in places if 0 <= place <= config.num_mel_bins - 1]
+
+
+def _mel(hertz: float) -> float:
+    return float(np.log1p(hertz / _MEL_BREAK_HZ))

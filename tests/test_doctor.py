@@ -1,0 +1,170 @@
+"""The doctor reports what is missing or broken instead of failing on it, and tests itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from elastictool.audio.torchaudio_compat import load_torchaudio
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation import installation, selftest
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from tests.test_cli import run
+from tests.toy_data import hide_module
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_document_says_everything_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "doctor", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] and all(check["passed"] for check in report["self_test"])
+    versions = {row["name"]: row["text"] for row in report["versions"]}
+    assert versions["torch"] == torch.__version__
+    assert versions["torchaudio"].partition(", ")[2].startswith(("imported", ""))
+    assert {"python", "numpy", "soundfile", "libsndfile", "soxr", "pyarrow"} <= set(versions)
+    assert [row["name"] for row in report["extras"]] == list(installation.EXTRAS)
+    assert "threads" in report["devices"][0]["text"] and "bf16" in report["devices"][0]["text"]
+    chosen = {(row["device"], row["dtype"]): row["chosen"] for row in report["attention"]}
+    assert chosen["cpu", "float32"] == "split"
+    reads = {row["format"]: row["reads"] for row in report["decoders"]}
+    assert reads["wav"] and reads["flac"]
+    assert [row["name"] for row in report["disk"]] == ["data", "runs"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_people_get_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "doctor") == 0
+    shown = capsys.readouterr()
+    for wanted in ("versions", "extras", "devices", "attention", "audio formats", "self test"):
+        assert wanted in shown.out
+    assert "CUDA path" in shown.err
+
+
+def _doctor_without(*modules: str) -> subprocess.CompletedProcess[str]:
+    """The program where these modules cannot be imported."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules!r})); "
+        "sys.argv = ['elastictool', 'doctor', '--json']; "
+        "from elastictool.cli.app import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_it_outlives_whatever_is_missing() -> None:
+    done = _doctor_without("soundfile", "soxr", "pyarrow", "torchaudio", "av", "scipy", "joblib")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    broken = {row["name"] for row in report["versions"] if row["ok"] is False}
+    assert {"soundfile", "libsndfile", "soxr", "pyarrow", "scipy", "joblib"} <= broken
+    assert not any(row["reads"] for row in report["decoders"])
+    assert all("soundfile" in row["detail"] for row in report["decoders"])
+
+
+def test_without_torch_it_says_so_and_leaves_with_code_1() -> None:
+    done = _doctor_without("torch")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "the self test failed" in done.stderr
+    report = json.loads(done.stdout)
+    assert not report["ok"]
+    assert {row["name"]: row["ok"] for row in report["versions"]}["torch"] is False
+
+
+def test_an_extra_that_is_missing_comes_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hide_module(monkeypatch, "av")
+    extras = {answer.name: answer for answer in installation.extras()}
+    assert extras["av"].ok is None
+    assert extras["av"].text == 'pip install "elastictool[av]"'
+    rows = {row["format"]: row for row in installation.decoders()}
+    assert rows["mp4"]["reads"] is False and extras["av"].text in rows["mp4"]["detail"]
+    assert rows["wav"]["reads"] is True
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {
+        name: tuple(line.split(">=")[0].split("[")[0] for line in lines)
+        for name, lines in project["optional-dependencies"].items()
+        if name != "dev"
+    }
+    declared["dask"] = ("dask", "distributed")
+    assert declared == installation.EXTRAS
+
+
+def test_a_wrong_filterbank_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {**selftest.FBANK_PEAKS, 23: (48, 6.0939 + 0.01, -13.0278)}
+    monkeypatch.setattr(selftest, "FBANK_PEAKS", peaks)
+    with pytest.raises(ElasticToolError, match="filterbank") as raised:
+        from elastictool.cli.doctor import doctor
+
+        doctor(json_output=True)
+    assert raised.value.exit_code == 1
+
+
+def test_clips_that_see_each_other_fail_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = SpectrogramTransformer.forward
+
+    def leaking(self: SpectrogramTransformer, batch: PackedBatch) -> Tensor:
+        logits = forward(self, batch)
+        return logits + 0.1 * logits.mean(dim=0)
+
+    monkeypatch.setattr(SpectrogramTransformer, "forward", leaking)
+    checks = {check.name: check.passed for check in selftest.self_test()}
+    assert checks["filterbank"]
+    assert not checks["packed equals unpacked (cpu, float32)"]
+
+
+def test_the_stored_filterbank_values_are_torchaudios() -> None:
+    load_torchaudio()
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
+    time_s = np.arange(8_000) / 16_000
+    chirp = 0.5 * np.sin(2 * np.pi * (200 * time_s + 2_000 * time_s * time_s))
+    frames = kaldi.fbank(
+        torch.from_numpy(chirp)[None], sample_frequency=16_000.0, num_mel_bins=128, dither=0.0,
+        htk_compat=True, use_energy=False, window_type="hanning", frame_shift=10.0,
+    )  # fmt: skip
+    for frame, (peak, highest, mean) in selftest.FBANK_PEAKS.items():
+        assert int(frames[frame].argmax()) == peak
+        assert float(frames[frame, peak]) == pytest.approx(highest, abs=1e-3)
+        assert float(frames[frame].mean()) == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "agrees", "words"),
+    [("Some GPU", True, "verified on Some GPU"), (None, True, "unverified"),
+     ("Some GPU", False, "unverified")],
+)  # fmt: skip
+def test_the_cuda_path_is_verified_by_a_committed_result_only(
+    gpu: str | None, agrees: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = tmp_path / "gpu.json"
+    monkeypatch.setattr(installation, "_GPU_RESULTS", result)
+    assert installation.cuda_evidence().startswith("unverified: no GPU result")
+    rows = [{"attention": "varlen", "agrees": agrees}]
+    result.write_text(
+        json.dumps({"environment": {"gpu": gpu, "torch": "2"}, "agreement": rows}), encoding="utf-8"
+    )
+    assert installation.cuda_evidence().startswith(words)

@@ -1,0 +1,161 @@
+"""Hours of audio pass in blocks: the same result as in one piece, in bounded memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastictool.audio.decode import (
+    Encoding,
+    Waveform,
+    decode,
+    encode,
+    encode_blocks,
+    resample,
+    resample_blocks,
+    stream,
+)
+from elastictool.data import ingest
+from elastictool.data.ingest import PrepSettings
+from elastictool.data.prepare import prepare
+from elastictool.data.store import PreparedStore
+from tests.corpus_trees import write_audio, write_table
+
+
+def noise(num_samples: int) -> Waveform:
+    return (0.2 * np.random.default_rng(1).standard_normal(num_samples)).astype(np.float32)
+
+
+def cut(waveform: Waveform, size: int) -> Iterator[Waveform]:
+    for first in range(0, len(waveform), size):
+        yield waveform[first : first + size]
+
+
+@pytest.mark.parametrize("size", (1, 997, 65_536))
+@pytest.mark.parametrize("from_hz", (8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 16_000))
+def test_resampling_in_blocks_is_resampling_the_whole(from_hz: int, size: int) -> None:
+    for num_samples in (1, 10, 3_001) if size == 1 else (500, 200_003):
+        whole = resample(noise(num_samples), from_hz, 16_000)
+        blocks = list(resample_blocks(cut(noise(num_samples), size), from_hz, 16_000))
+        joined = np.concatenate(blocks)
+        assert joined.shape == whole.shape and joined.dtype == np.float32
+        np.testing.assert_allclose(joined, whole, atol=1e-6)
+
+
+def test_one_block_is_resampled_in_one_piece_and_none_gives_none() -> None:
+    (block,) = resample_blocks([noise(5_000)], 44_100, 16_000)
+    assert np.array_equal(block, resample(noise(5_000), 44_100, 16_000))
+    assert list(resample_blocks([], 44_100, 16_000)) == []
+
+
+@pytest.mark.parametrize("encoding", ("flac", "wav"))
+def test_encoding_in_blocks_gives_the_same_bytes(encoding: Encoding) -> None:
+    buffer = io.BytesIO()
+    assert encode_blocks(cut(noise(50_000), 4_001), 16_000, encoding, buffer) == 50_000
+    assert buffer.getvalue() == encode(noise(50_000), 16_000, encoding)
+
+
+@pytest.mark.parametrize("bounds", [(0, None), (1, 40_000), (12_345, None), (0, 5)])
+@pytest.mark.parametrize("container", ("WAV", "FLAC", "MP3"))
+def test_blocks_joined_are_the_whole(
+    container: str, bounds: tuple[int, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    samples = np.stack([noise(90_000), 0.5 * noise(90_000)], axis=1)
+    soundfile.write(buffer, samples, 44_100, format=container)
+    whole, _ = decode(buffer.getvalue(), *bounds)
+    monkeypatch.setattr("elastictool.audio.sndfile.BLOCK_VALUES", 2 * 7_000)
+    with stream(buffer.getvalue(), *bounds) as (rate_hz, blocks):
+        parts = list(blocks)
+    assert rate_hz == 44_100 and max(map(len, parts)) <= 7_000
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-7)
+
+
+def _prepared(folder: Path, out: str, settings: PrepSettings = PrepSettings()) -> PreparedStore:
+    table = folder / "clips.csv"
+    if not table.exists():
+        rows: list[tuple[object, ...]] = [("path", "label", "start", "stop")]
+        for name, seconds in (("short.wav", 0.3), ("long.flac", 20.0), ("other.wav", 1.0)):
+            write_audio(folder / name, seconds, 44_100, channels=2, seed=int(seconds))
+            rows.append((name, "x", "", ""))
+        rows.append(("long.flac", "x", 2.5, 17.25))
+        write_table(table, rows)
+    return prepare("csv", table, folder / out, settings=settings)
+
+
+def test_a_long_clip_is_prepared_as_a_short_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _prepared(tmp_path, "whole")
+    monkeypatch.setattr("elastictool.audio.sndfile.BLOCK_VALUES", 2 * 30_000)
+    monkeypatch.setattr(ingest, "IN_MEMORY_BYTES", 100_000)
+    monkeypatch.setattr(ingest, "_FRAMES_AT_ONCE", 100)
+    blocks = _prepared(tmp_path, "blocks")
+    assert blocks.ids.tolist() == whole.ids.tolist()
+    assert blocks.num_samples.tolist() == whole.num_samples.tolist()
+    for index in range(len(whole)):
+        assert blocks.clip(index) == whole.clip(index)
+        difference = np.abs(blocks.waveform(index) - whole.waveform(index))
+        assert difference.max() <= 1 / 32_768  # one step of 16 bits, where rounding meets it
+        assert (difference > 0).mean() < 1e-3
+    for sums, expected in zip(blocks.info.fbank_sums, whole.info.fbank_sums, strict=True):
+        assert (sums.split, sums.frames) == (expected.split, expected.frames)
+        assert sums.sum == pytest.approx(expected.sum, rel=1e-5)
+        assert sums.sum_of_squares == pytest.approx(expected.sum_of_squares, rel=1e-5)
+    assert sorted(path.name for path in blocks.path.iterdir()) == sorted(
+        path.name for path in whole.path.iterdir()
+    )
+
+
+def test_a_clip_that_no_shard_can_hold_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_LARGEST_BYTES", 400_000)
+    store = _prepared(tmp_path, "data", PrepSettings("wav"))
+    assert len(store) == 2
+    assert "cut it into slices" in (store.path / "rejected.csv").read_text()
+
+
+_MEASURE = """
+import sys
+from pathlib import Path
+from elastictool.data.prepare import prepare
+
+def peak_mb():
+    (line,) = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+folder = Path(sys.argv[1])
+prepare("csv", folder / "short.csv", folder / "data", name="short")
+before = peak_mb()
+prepare("csv", folder / "long.csv", folder / "data", name="long")
+print(peak_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with /proc")
+def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    """As float32 at 16 kHz, 24 minutes are 92 MB, their filterbank another 74 MB."""
+    for name, minutes in (("short", 4), ("long", 24)):
+        block = np.rint(100 * np.sin(np.arange(8_000 * 60) / 5)).astype(np.int16)
+        with soundfile.SoundFile(tmp_path / f"{name}.flac", "w", 8_000, 1) as file:
+            for _ in range(minutes):
+                file.write(block)
+        write_table(tmp_path / f"{name}.csv", [("path", "label"), (f"{name}.flac", "x")])
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 100

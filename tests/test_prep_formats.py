@@ -1,0 +1,94 @@
+"""``prep`` takes every format that the decoders read, by content, and says why one is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elastictool.audio import trials
+from elastictool.audio.formats import FORMATS
+from elastictool.audio.pyav import INSTALL
+from elastictool.data.inspect import read_rejected
+from elastictool.data.prepare import prepare
+from elastictool.errors import AudioError
+from tests.corpus_trees import epic_tree, write_table
+from tests.toy_data import hide_module
+
+
+def write(path: Path, kind: str) -> Path:
+    """A second of tone in a format; skips where it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(trials.sample(kind, trials.tone(1.0)))
+    except AudioError as error:
+        pytest.skip(error.message)
+    return path
+
+
+def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    for kind in FORMATS:
+        write(
+            tmp_path / "raw" / "train" / "tone" / f"{kind.name}{kind.suffixes[0].upper()}",
+            kind.name,
+        )
+    (tmp_path / "raw" / "train" / "tone" / "notes.txt").write_text("not audio")
+    store = prepare("folder", tmp_path / "raw", tmp_path / "data")
+    assert len(store) == len(FORMATS)
+    assert read_rejected(store.path) == [] and store.info.notes == []
+    for index in range(len(store)):
+        assert abs(len(store.waveform(index)) - 16_000) < 1_600
+        middle = store.waveform(index)[2_000:12_000]
+        assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_a_slice_of_a_video_is_a_clip(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    root = epic_tree(tmp_path / "epic")
+    for path in (root / "audio").iterdir():
+        path.unlink()
+        content = trials.sample("mp4", trials.tone(3.0))
+        path.with_suffix(".mp4").write_bytes(content)
+    store = prepare("epic-sounds", root, tmp_path / "data")
+    assert store.num_samples.tolist() == [8_000, 24_000, 8_000]
+
+
+def test_without_the_extra_such_files_are_rejected_and_the_others_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    for name, kind in (("a.wav", "wav"), ("b.m4a", "mp4"), ("c.webm", "webm")):
+        write(tmp_path / "raw" / "train" / "x" / name, kind)
+    hide_module(monkeypatch, "av")
+    store = prepare("folder", tmp_path / "raw", tmp_path / "data")
+    assert store.ids.tolist() == ["train/x/a.wav"]
+    rows = {row["path"]: row["reason"] for row in read_rejected(store.path)}
+    assert rows == {
+        "train/x/b.m4a": f"reading mp4 needs the extra av: {INSTALL}",
+        "train/x/c.webm": f"reading webm needs the extra av: {INSTALL}",
+    }
+
+
+def test_files_that_are_named_wrongly_are_read_and_noted(tmp_path: Path) -> None:
+    for name, kind in (("a.mp3", "wav"), ("b.wav", "flac"), ("c.wav", "wav")):
+        write(tmp_path / name, kind)
+    slices = [(name, "x", start) for name in ("a.mp3", "b.wav", "c.wav") for start in (0, 0.1)]
+    rows: list[tuple[object, ...]] = [("path", "label", "start"), *slices]
+    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    assert len(store) == 6
+    (*_, note) = store.info.notes
+    assert note == (
+        "2 files hold another format than their ending says: a.mp3 is wav, b.wav is flac"
+    )
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus", "aiff", "au", "w64", "rf64", "caf", "nist", "mp3"])
+def test_a_file_that_was_cut_off_is_rejected(kind: str, tmp_path: Path) -> None:
+    whole = write(tmp_path / f"whole.{kind}", kind).read_bytes()
+    (tmp_path / f"cut.{kind}").write_bytes(whole[: len(whole) * 3 // 4])
+    rows = [("path", "label"), (f"whole.{kind}", "x"), (f"cut.{kind}", "x")]
+    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    (row,) = read_rejected(store.path)
+    assert row["path"] == f"cut.{kind}" and "truncated" in row["reason"]
