@@ -14,7 +14,9 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -45,8 +47,12 @@ def check_compiler(device: str) -> None:
         )
 
 
-def compile_blocks(model: SpectrogramTransformer, backend: str = "inductor") -> None:
+def compile_blocks(
+    model: SpectrogramTransformer, backend: str | Callable[..., Any] = "inductor"
+) -> None:
     """Put compiled code in place of the blocks' own functions; weights and names stay.
+
+    Dropout draws what it would draw without compiling, so that only rounding differs.
 
     Args:
         model: Its blocks are changed.
@@ -54,14 +60,20 @@ def compile_blocks(model: SpectrogramTransformer, backend: str = "inductor") -> 
     """
     # What another run in this process compiled would count towards torch's limit of variants.
     torch.compiler.reset()
+    options: dict[str, Any] | None = None
+    if backend == "inductor":
+        options = {"fallback_random": True}
     for name in ("before_attention", "after_attention"):
-        compiled = torch.compile(getattr(Block, name), dynamic=True, backend=backend)
+        function = getattr(Block, name)
+        compiled = torch.compile(function, dynamic=True, backend=backend, options=options)
         for block in model.blocks:
             setattr(block, name, partial(compiled, block))
 
 
-def warm_up(model: SpectrogramTransformer, batch: PackedBatch, precision: str) -> None:
-    """Compile for training and for validation on ``batch``; changes no weight or random state.
+def warm_up(
+    model: SpectrogramTransformer, batch: PackedBatch, precision: str, validating: bool
+) -> None:
+    """Compile on ``batch`` for training, and for validation; changes no weight or random state.
 
     Raises:
         ElasticToolError: The compiler failed.
@@ -73,11 +85,12 @@ def warm_up(model: SpectrogramTransformer, batch: PackedBatch, precision: str) -
         with torch.random.fork_rng(devices), autocast(device, precision):
             model.train()
             model(batch).sum().backward()
-            model.eval()
-            with torch.inference_mode():
-                model(batch)
+            if validating:
+                model.eval()
+                with torch.inference_mode():
+                    model(batch)
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split("\n")[:2])
         raise ElasticToolError(f"the model could not be compiled: {reason}", _OFF) from error
     model.zero_grad(set_to_none=True)
 

@@ -178,7 +178,7 @@ class Trainer:
         compile_blocks(self.model)
         first = islice(self.sampler.epoch(0), 1)
         for batch in self._load(first):
-            warm_up(self.model, batch, self.config.train.precision)
+            warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
     def _train_epoch(self, num_batches: int, total_steps: int, stop: StopRequest) -> None:
         self.model.train()
