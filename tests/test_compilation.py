@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_traced_blocks_equal_eager_ones_and_one_trace_serves_all_blocks_and_batc
 
 
 def test_warming_up_changes_no_weight_gradient_or_random_state() -> None:
-    model = make_model(MODELS["ast"], torch.float32)
+    config = dataclasses.replace(MODELS["ast"], dropout=0.2)
+    model = make_model(config, torch.float32)
     compile_blocks(model, "aot_eager")
     before = twin(model, model.state_dict()).state_dict()
     random = torch.get_rng_state()
