@@ -35,12 +35,13 @@ def shown(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def logged(path: Path) -> dict[str, list[tuple[int, Any]]]:
-    """The same from metrics.jsonl."""
+    """The same from metrics.jsonl, for what is a number there."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for record in RunDirectory(path).records():
         for name in record.keys() - {"kind", "step"}:
-            pair = (record["step"], pytest.approx(record[name], rel=1e-6))
-            found.setdefault(f"{record['kind']}/{name}", []).append(pair)
+            if isinstance(record[name], (int, float)):
+                pair = (record["step"], pytest.approx(record[name], rel=1e-6))
+                found.setdefault(f"{record['kind']}/{name}", []).append(pair)
     return found
 
 
