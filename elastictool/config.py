@@ -410,6 +410,15 @@ class ScheduleConfig:
 class TrainConfig:
     """The optimiser's side of a run. Betas and weight decay: published scripts.
 
+    ``weight_decay_on``: ``all`` parameters, ``matrices`` (two dimensions or more) or ``kernels``
+    (matrices but positions and prefix tokens); ``auto`` is ``all`` for adam, ``matrices`` for
+    adamw. ``clip_norm`` caps the norm of a step's gradient (0: no cap). The rate of block i of
+    depth d is ``lr * layer_decay ** (d - i)``; embedding and positions lie one below block 0, and
+    all behind the last block has ``lr``. ``head_lr_factor`` multiplies the head's. ``freeze``
+    names module groups that do not learn. ``ema_decay`` above 0 evaluates and saves a moving
+    average of the weights; ``average_epochs`` is (first, last) of the epochs, counted from 1,
+    whose mean becomes the ``averaged`` checkpoint, (0, 0) for none.
+
     ``loader_workers`` 0 loads in the training process; ``cache_mb`` is what each loading process
     may keep of log-mel frames. ``checkpoint_steps`` saves within epochs too (0: at their ends).
     """
@@ -419,17 +428,26 @@ class TrainConfig:
     optimizer: Literal["adam", "adamw"] = "adam"
     betas: tuple[float, float] = (0.95, 0.999)
     weight_decay: float = 5e-7
+    weight_decay_on: Literal["auto", "all", "matrices", "kernels"] = "auto"
+    clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    head_lr_factor: float = 1.0
+    freeze: tuple[str, ...] = ()
+    ema_decay: float = 0.0
+    average_epochs: tuple[int, int] = (0, 0)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: Literal["ce", "bce"] = "ce"
     label_smoothing: float = 0.0
     accumulate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     attention: str = "auto"
+    compile: bool = False
     selection_metric: Literal["auto", "top1", "map"] = "auto"
     validate_every: int = 1
     checkpoint_steps: int = 0
     loader_workers: int = 0
     cache_mb: int = 512
+    tensorboard: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -437,6 +455,15 @@ class TrainConfig:
         _require(self.lr > 0, "train.lr must be above 0")
         _require(all(0 <= beta < 1 for beta in self.betas), "train.betas must be in 0..1")
         _require(self.weight_decay >= 0, "train.weight_decay must not be negative")
+        _require(self.clip_norm >= 0, "train.clip_norm must be 0 (off) or above")
+        _require(0 < self.layer_decay <= 1, "train.layer_decay must be above 0 and at most 1")
+        _require(self.head_lr_factor > 0, "train.head_lr_factor must be above 0")
+        _require(0 <= self.ema_decay < 1, "train.ema_decay must be 0 (off) or above, below 1")
+        first, last = self.average_epochs
+        _require(
+            first == last == 0 or 1 <= first <= last <= self.epochs,
+            f"train.average_epochs = [{first}, {last}] must lie within epochs 1 to {self.epochs}",
+        )
         _require(0 <= self.label_smoothing < 1, "train.label_smoothing must be in 0..1")
         _require(self.accumulate > 0, "train.accumulate must be above 0")
         _require(self.validate_every > 0, "train.validate_every must be above 0")
@@ -696,13 +723,17 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
             )
         return value
     if origin is tuple:
-        return _coerce_pair(arguments, value, path)
+        return _coerce_tuple(arguments, value, path)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_dict(kind, value, path)
     return _coerce_scalar(kind, value, path)
 
 
-def _coerce_pair(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+def _coerce_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    """A list as a tuple; one value stands for each of a pair, and for a list of one."""
+    if kinds[-1] is Ellipsis:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_coerce(kinds[0], item, path) for item in items)
     items = value if isinstance(value, (list, tuple)) else [value] * len(kinds)
     if len(items) != len(kinds):
         raise UsageError(f"{path} = {value!r} must have {len(kinds)} values")

@@ -100,6 +100,22 @@ def test_train_eval_and_sweep_print_one_json_document_each(
     assert page.count("data:image/png;base64,") == 4 and "Sweep of lengths" in page
 
 
+def test_the_mean_of_epochs_is_reported_and_can_be_evaluated(
+    toy_store: PreparedStore,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--dataset", toy_store.path, "--json"]
+    assert run(monkeypatch, "train", *data, *sets("train.average_epochs=[1, 1]")) == 0
+    trained = json.loads(capsys.readouterr().out)
+    validation = ["eval", *data, "--which", "averaged", "--split", "validation"]
+    assert run(monkeypatch, *validation) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["checkpoint"] == "averaged"
+    assert trained["averaged_top1"] == pytest.approx(evaluated["metrics"]["top1"], abs=1e-4)
+
+
 def test_a_dry_run_and_print_config_write_nothing(
     toy_store: PreparedStore,
     place: Path,

@@ -70,7 +70,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
 @pytest.fixture(scope="module")
 def trained(store: PreparedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "mixtures"
-    train_run(settings(), store, path)
+    train_run(settings("train.average_epochs=[23, 24]"), store, path)
     return path
 
 
@@ -108,7 +108,7 @@ def test_the_best_weights_are_those_with_the_highest_map(trained: Path) -> None:
     assert {record["selection_metric"] for record in epochs(trained)} == {"map"}
 
 
-@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("which", ["best", "last", "averaged"])
 def test_the_weights_carry_thresholds_chosen_with_them_on_validation(
     store: PreparedStore, trained: Path, which: Any
 ) -> None:

@@ -19,7 +19,12 @@ from elastictool.config import RunConfig, load_run_config
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
-from elastictool.training.checkpoint import latest_run, load_run
+from elastictool.training.checkpoint import (
+    latest_run,
+    load_run,
+    load_training_state,
+    save_training_state,
+)
 from elastictool.training.objective import clip_losses
 from elastictool.training.resolve import pick_device
 from elastictool.training.run import describe, resume_run, train_run
@@ -87,13 +92,59 @@ class _StopAfter:
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        *((steps, ()) for steps in (1, 3, 5)),
+        (4, ("train.clip_norm=0.1",)),
+        (4, ("train.layer_decay=0.7", "train.head_lr_factor=3")),
+        (4, ("train.optimizer=adamw", "train.weight_decay_on=kernels")),
+        (4, ("train.freeze=[embedding, encoder.0]",)),
+        (2, ("train.ema_decay=0.8",)),
+        (4, ("train.ema_decay=0.8", "train.average_epochs=[1, 2]")),
+        (3, ("train.average_epochs=[1, 2]", "train.accumulate=2")),
+        (4, ("train.tensorboard=true",)),
+    ],
+    ids=str,
+)
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    toy_store: PreparedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    options: tuple[str, ...],
 ) -> None:
-    options = ("model.dropout=0.2", *BATCH_OPTIONS)
+    config = small("model.dropout=0.2", *BATCH_OPTIONS, *options)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_run(small(*options), toy_store, whole)
+    train_run(config, toy_store, whole)
+    with pytest.raises(Interrupted) as caught:
+        train_and_stop(config, toy_store, parts, steps, monkeypatch)
+    assert caught.value.exit_code == 130
+    assert "--resume" in caught.value.hint
+    torch.rand(100)  # a new process would have another generator state
+    resume_run(parts, toy_store)
+    checkpoints = sorted(file.stem for file in (whole / "checkpoints").glob("*.safetensors"))
+    for which in checkpoints:
+        assert same(weights(whole, which), weights(parts, which)), which
+    for kind in ("step", "epoch", "averaged"):
+        kept = [
+            [
+                {key: value for key, value in record.items() if key != "seconds"}
+                for record in records(path, kind)
+            ]
+            for path in (whole, parts)
+        ]
+        assert kept[0] == kept[1]
+
+
+def train_and_stop(
+    config: RunConfig,
+    store: PreparedStore,
+    path: Path,
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Train until the user stops it after so many steps."""
     stop = _StopAfter(steps)
     original = Trainer._step
 
@@ -104,20 +155,43 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", step)
-        with pytest.raises(Interrupted) as caught:
-            train_run(small(*options), toy_store, parts)
-    assert caught.value.exit_code == 130
-    assert "--resume" in caught.value.hint
-    torch.rand(100)  # a new process would have another generator state
+        train_run(config, store, path)
+
+
+def test_a_state_saved_before_these_options_existed_still_resumes(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_run(small(), toy_store, whole)
+    with pytest.raises(Interrupted):
+        train_and_stop(small(), toy_store, parts, 4, monkeypatch)
+    file = RunDirectory(parts).training_state
+    state = load_training_state(file)
+    del state["averages"], state["state"]["lr"], state["state"]["grad_norm"]
+    for group in state["optimizer"]["param_groups"]:
+        del group["lr_factor"]
+    save_training_state(file, state)
     resume_run(parts, toy_store)
     assert same(weights(whole), weights(parts))
-    for kind in ("step", "epoch"):
-        kept = [
-            {key: value for key, value in record.items() if key != "seconds"}
-            for path in (whole, parts)
-            for record in records(path, kind)
-        ]
-        assert kept[: len(kept) // 2] == kept[len(kept) // 2 :]
+
+
+def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_once(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(self: Trainer, *arguments: Any) -> None:
+        raise Killed
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        # The epoch's last step was saved, its line was written, its end was not saved.
+        patched.setattr(Trainer, "_keep_best", killed)
+        train_run(small("train.checkpoint_steps=1"), toy_store, path)
+    assert len(records(path, "epoch")) == 1
+    resume_run(path, toy_store)
+    assert [record["epoch"] for record in records(path, "epoch")] == [1, 2]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(toy_store: PreparedStore, tmp_path: Path) -> None:
@@ -183,6 +257,13 @@ def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> 
         ("train.optimizer=adamw", "train.weight_decay=0.1"),
         ("train.betas=[0.5, 0.9]",),
         ("train.weight_decay=0.1",),
+        ("train.weight_decay=0.1", "train.weight_decay_on=matrices"),
+        ("train.weight_decay=0.1", "train.weight_decay_on=kernels"),
+        ("train.clip_norm=0.01",),
+        ("train.layer_decay=0.5",),
+        ("train.head_lr_factor=3",),
+        ("train.freeze=head",),
+        ("train.ema_decay=0.5",),
         ("train.loss=bce",),
         ("train.label_smoothing=0.1",),
         ("train.precision=bf16",),

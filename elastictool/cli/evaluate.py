@@ -30,6 +30,7 @@ class Checkpoint(str, Enum):
 
     best = "best"
     last = "last"
+    averaged = "averaged"
 
 
 class Precision(str, Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ from elastictool.cli.ranges import parse_lengths
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
-    from elastictool.training.checkpoint import LoadedRun
+    from elastictool.training.checkpoint import LoadedRun, Which
 
 
 class Positions(str, Enum):
@@ -105,7 +105,7 @@ def sweep(
 
 
 def _load(
-    path: Path, which: Literal["best", "last"], attention: str, device: str, positions: Positions
+    path: Path, which: Which, attention: str, device: str, positions: Positions
 ) -> list[LoadedRun]:
     """The run, twice where its positions are to be fitted in both ways."""
     from elastictool.training.checkpoint import load_run

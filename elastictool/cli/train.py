@@ -86,6 +86,7 @@ def train(
             "best_epoch": result.best_epoch,
             "seconds": round(result.seconds, 1),
             **{f"val_{name}": round(value, 4) for name, value in result.validation.items()},
+            **{f"averaged_{name}": round(value, 4) for name, value in result.averaged.items()},
         }
         files = write_report(result.run)
     if json_output:

@@ -23,7 +23,7 @@ def attention_scale(config: ModelConfig) -> float:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with joint q, k, v projections."""
+    """The projections around multi-head self-attention, those to q, k and v joint."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -31,15 +31,24 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.projection = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
-        """(num_slots, D) to (num_slots, D)."""
+    def heads_of(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(num_slots, H, d) queries, keys and values of (num_slots, D) tokens."""
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
-        out: Tensor = self.projection(attend(q, k, v).flatten(1))
+        return q, k, v
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """(num_slots, H, d) to (num_slots, D)."""
+        out: Tensor = self.projection(attended.flatten(1))
         return out
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a residual path."""
+    """Attention and MLP, each behind a LayerNorm and beside a residual path.
+
+    What comes before attention and what comes after are functions of their own: they work on
+    single tokens, so compiled code for them serves batches of any layout
+    (``training/compilation.py``), while attention has kernels of its own.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,6 +63,14 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
         """(num_slots, D) to (num_slots, D)."""
-        tokens = tokens + self.dropout(self.attention(self.norm1(tokens), attend))
+        return self.after_attention(tokens, attend(*self.before_attention(tokens)))
+
+    def before_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(num_slots, D) tokens to (num_slots, H, d) queries, keys and values."""
+        return self.attention.heads_of(self.norm1(tokens))
+
+    def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """(num_slots, D) tokens and what they attended to, (num_slots, H, d), to new tokens."""
+        tokens = tokens + self.dropout(self.attention.merge(attended))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out

@@ -1,8 +1,8 @@
 """Files of a run directory: weights that stand alone, and the state that training continues from.
 
-``checkpoints/{last,best}.safetensors`` hold weights with the configuration and label names in
-their metadata, so one file is a model. ``checkpoints/last.training.pt`` holds weights, optimiser
-and counters together, written in one rename: a killed run never mixes two moments.
+``checkpoints/{last,best,averaged}.safetensors`` hold weights with the configuration and label names
+in their metadata, so one file is a model. ``checkpoints/last.training.pt`` holds weights,
+optimiser and counters together, written in one rename: a killed run never mixes two moments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.source import OWN_FORMAT
 
-Which = Literal["best", "last"]
+Which = Literal["best", "last", "averaged"]
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def load_run(
     file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(
-            f"{path} holds no trained model ({file.name} is missing)",
-            "train one with: elastictool train --dataset DATA",
+            f"{path} holds no trained model ({file.name} is missing)", _how_to_make(file)
         )
     tensors, metadata = _read(file)
     config = _config(file, metadata)
@@ -153,6 +152,17 @@ def load_run(
         metrics=json.loads(metadata["metrics"]),
         thresholds=_thresholds(metadata),
     )
+
+
+def _how_to_make(file: Path) -> str:
+    """How a checkpoint that is missing comes to be, and which others are there."""
+    there = sorted(other.stem for other in file.parent.glob("*.safetensors"))
+    if file.stem == "averaged" and there:
+        return (
+            f"there are: {', '.join(there)}; averaged needs a run with "
+            "--set train.average_epochs=[FIRST,LAST]"
+        )
+    return "train one with: elastictool train --dataset DATA"
 
 
 def front_end_of(config: RunConfig) -> FrontEnd:

@@ -6,13 +6,16 @@ import dataclasses
 
 import torch
 
-from elastictool.config import FbankConfig, RunConfig
+from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.packing.stream import check_planner
 from elastictool.training.checkpoint import complete_model, front_end_of
+from elastictool.training.compilation import check_compiler
+from elastictool.training.parameter_groups import check_freeze
+from elastictool.training.tensorboard import check_tensorboard
 
 
 def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
@@ -34,6 +37,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             f"{store.path} has clips of several labels, which cross-entropy cannot train",
             "--set train.loss=bce",
         )
+    check_machine(config.train)
     data = config.data
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
@@ -44,6 +48,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     config = dataclasses.replace(config, data=data)
     grid = front_end_of(config).longest_grid()
     model = complete_model(config.model, len(store.info.label_names), grid)
+    check_freeze(model, config.train.freeze)
     return dataclasses.replace(config, model=model), splits
 
 
@@ -63,6 +68,18 @@ def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, fl
     clips = splits.train
     used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
     return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
+
+
+def check_machine(config: TrainConfig) -> None:
+    """See that what the run needs beside Python is here, before anything is written.
+
+    Raises:
+        UsageError: A compiler or a package is missing.
+    """
+    if config.compile:
+        check_compiler(pick_device(config.device))
+    if config.tensorboard:
+        check_tensorboard()
 
 
 def pick_device(wanted: str) -> str:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ class RunDirectory:
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.import_report = path / "import_report.json"
+        self.tensorboard = path / "tensorboard"
+        self.mirror: Callable[[Mapping[str, Any]], None] | None = None
         self.last_weights = path / "checkpoints" / "last.safetensors"
         self.best_weights = path / "checkpoints" / "best.safetensors"
+        self.averaged_weights = path / "checkpoints" / "averaged.safetensors"
         self.training_state = path / "checkpoints" / "last.training.pt"
         self.thresholds = path / "results" / "thresholds.csv"
 
@@ -90,19 +93,34 @@ class RunDirectory:
         """Append one line to ``metrics.jsonl``."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self.mirror:
+            self.mirror(record)
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop lines after ``step``: what was logged beyond the saved state happens again."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, without one that a killed process left half-written."""
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text("utf-8").splitlines(keepends=True):
+        for line in self.metrics.read_text("utf-8").splitlines():
             try:
-                record = json.loads(line)
+                yield json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if record.get("step", 0) <= step:
-                kept.append(line)
+
+    def truncate_metrics(self, step: int, epochs: int) -> None:
+        """Drop what was logged beyond the saved state, since it happens again.
+
+        Args:
+            step: Optimiser steps of the saved state.
+            epochs: Epochs that it has finished: at the last step of an epoch, a state may be from
+                before the epoch's own line.
+        """
+        if not self.metrics.exists():
+            return
+        kept = [
+            json.dumps(record) + "\n"
+            for record in self.records()
+            if record.get("step", 0) <= step and record.get("epoch", 0) <= epochs
+        ]
         with atomic_path(self.metrics) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 

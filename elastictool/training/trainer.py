@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,19 +30,23 @@ from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
+from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import (
     front_end_of,
     load_training_state,
     save_training_state,
     save_weights,
 )
+from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.objective import check_finite, clip_losses
-from elastictool.training.optimizer import build_optimizer
+from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
+from elastictool.training.parameter_groups import freeze
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
 from elastictool.training.stopping import StopRequest
+from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
 
 
@@ -50,7 +55,7 @@ class TrainingState:
     """Where a run is; saved with the weights, so that it continues exactly.
 
     ``batch`` counts the batches of ``epoch`` already used, ``loss_sum`` and ``clips`` add up over
-    them for the epoch's mean loss.
+    them for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step.
     """
 
     epoch: int = 0
@@ -62,6 +67,8 @@ class TrainingState:
     slots: int = 0
     cut_frames: int = 0
     seconds: float = 0.0
+    lr: float = 0.0
+    grad_norm: float = 0.0
     best_score: float = -math.inf
     best_epoch: int = -1
 
@@ -75,6 +82,7 @@ class TrainResult:
         epochs: Epochs trained.
         best_epoch: Epoch of the best checkpoint, -1 without validation.
         validation: Last validation metrics; empty without validation clips.
+        averaged: Those of the mean of epochs, if this session finished it.
         seconds: Training time over all sessions of the run, validation excluded.
     """
 
@@ -82,6 +90,7 @@ class TrainResult:
     epochs: int
     best_epoch: int
     validation: dict[str, float] = field(default_factory=dict)
+    averaged: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -108,9 +117,12 @@ class Trainer:
         self.device = torch.device(pick_device(self.config.train.device))
         self.model = SpectrogramTransformer(self.config.model, self.config.train.attention)
         self.model.to(self.device)
+        freeze(self.model, self.config.train.freeze)
+        self.averages = Averages(self.model, self.config.train)
         self.optimizer = build_optimizer(self.model, self.config)
         self.state = TrainingState()
         self.thresholds: ChosenThresholds | None = None
+        self.averaged: dict[str, float] = {}
         self.front_end = front_end_of(self.config)
         cache_mb = self.config.train.cache_mb
         self.train_set = ClipDataset(
@@ -129,7 +141,9 @@ class Trainer:
         batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
         total_steps = sum(-(-count // config.accumulate) for count in batches)
         validation: dict[str, float] = {}
-        with StopRequest() as stop:
+        if config.compile:
+            self._compile()
+        with StopRequest() as stop, mirrored(self.run) if config.tensorboard else nullcontext():
             while self.state.epoch < config.epochs:
                 self._train_epoch(batches[self.state.epoch], total_steps, stop)
                 validation = self._finish_epoch()
@@ -138,6 +152,7 @@ class Trainer:
             epochs=config.epochs,
             best_epoch=self.state.best_epoch,
             validation=validation,
+            averaged=self.averaged,
             seconds=self.state.seconds,
         )
 
@@ -154,7 +169,16 @@ class Trainer:
         torch.set_rng_state(saved["rng"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.run.truncate_metrics(self.state.step)
+        self.averages.load_state_dict(saved.get("averages", self.averages.state_dict()))
+        self.run.truncate_metrics(self.state.step, self.state.epoch)
+
+    def _compile(self) -> None:
+        """Compile on the first batch of the run, wherever the run stands."""
+        self.progress.say("compiling the encoder")
+        compile_blocks(self.model)
+        first = islice(self.sampler.epoch(0), 1)
+        for batch in self._load(first):
+            warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
     def _train_epoch(self, num_batches: int, total_steps: int, stop: StopRequest) -> None:
         self.model.train()
@@ -181,23 +205,21 @@ class Trainer:
                 waiting.append(plan)
                 yield plan
 
-        batches = load_batches(
-            noted(),
-            self.train_set,
-            self.config.model.prefix_tokens,
-            ATTENTION[self.model.attention].padded_rows,
-            config.loader_workers,
-        )
+        batches = self._load(noted(), config.loader_workers)
         while group := list(islice(batches, config.accumulate)):
             taken = [waiting.pop(0) for _ in group]
             yield taken, group
 
+    def _load(self, plans: Iterator[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
+        padded_rows = ATTENTION[self.model.attention].padded_rows
+        prefix_tokens = self.config.model.prefix_tokens
+        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers)
+
     def _step(self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int) -> float:
         """One optimiser step over one or several batches; returns the mean loss of a view."""
         config, state = self.config.train, self.state
-        factor = lr_factor(config.schedule, state.step, total_steps, state.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
+        state.lr = config.lr * lr_factor(config.schedule, state.step, total_steps, state.epoch)
+        set_rates(self.optimizer, state.lr)
         views = sum(plan.num_views for plan in plans)
         loss_sum = 0.0
         self.optimizer.zero_grad(set_to_none=True)
@@ -212,16 +234,19 @@ class Trainer:
             state.tokens += batch.layout.num_tokens
             state.slots += batch.layout.num_slots
             state.cut_frames += batch.cut_frames
+        state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
         self.optimizer.step()
         state.step += 1
+        self.averages.after_step(state.step)
         state.batch += len(plans)
         state.loss_sum += loss_sum
         state.views += views
         return loss_sum / views
 
     def _after_step(self, loss: float, stop: StopRequest) -> None:
-        every = self.config.train.checkpoint_steps
-        self.run.log({"kind": "step", "step": self.state.step, "loss": loss, "lr": self._lr()})
+        state, every = self.state, self.config.train.checkpoint_steps
+        record = {"kind": "step", "step": state.step, "loss": loss, "lr": state.lr}
+        self.run.log(record | {"grad_norm": state.grad_norm})
         if stop.requested:
             self._save()
             raise Interrupted(
@@ -239,13 +264,13 @@ class Trainer:
         if len(self.splits.validation) and (
             last or (state.epoch + 1) % self.config.train.validate_every == 0
         ):
-            validation = self._validate()
+            validation = self._validate(self.averages.evaluated)
         record = {
             "kind": "epoch",
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": state.loss_sum / max(1, state.views),
-            "lr": self._lr(),
+            "lr": state.lr,
             "tokens": state.tokens,
             "padding_share": 1 - state.tokens / max(1, state.slots),
             "cut_frames": state.cut_frames,
@@ -256,6 +281,7 @@ class Trainer:
         self.run.log(record)
         self.progress.say(_epoch_line(record, self.config.train.epochs))
         self._keep_best(validation)
+        self._average_epochs()
         self.state = TrainingState(
             epoch=state.epoch + 1,
             step=state.step,
@@ -276,13 +302,28 @@ class Trainer:
             if score <= state.best_score:
                 return
             state.best_score, state.best_epoch = score, state.epoch + 1
-        self._save_weights(self.run.best_weights, validation)
+        self._save_weights(self.run.best_weights, self.averages.evaluated, validation)
         if self.thresholds is not None:
             self.thresholds.write(self.run.thresholds, self.store.info.label_names)
 
-    def _validate(self) -> dict[str, float]:
+    def _average_epochs(self) -> None:
+        """Write and score the mean of ``train.average_epochs``, after the last of them."""
+        epoch = self.state.epoch + 1
+        model = self.averages.after_epoch(epoch)
+        if model is None:
+            return
+        of_epoch = self.thresholds
+        self.averaged = self._validate(model) if len(self.splits.validation) else {}
+        self._save_weights(self.run.averaged_weights, model, self.averaged)
+        self.thresholds = of_epoch
+        scores = {f"val_{name}": value for name, value in self.averaged.items()}
+        record = {"kind": "averaged", "epoch": epoch, "step": self.state.step, **scores}
+        self.run.log(record)
+        self.progress.say(_averaged_line(record, self.config.train.average_epochs))
+
+    def _validate(self, model: SpectrogramTransformer) -> dict[str, float]:
         scores = score_clips(
-            self.model,
+            model,
             self.eval_set,
             self.splits.validation,
             self.config.train.precision,
@@ -308,25 +349,25 @@ class Trainer:
             return chosen
         return "map" if self.store.info.multi_label else "top1"
 
-    def _lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def _save(self) -> None:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": dataclasses.asdict(self.state),
+            "averages": self.averages.state_dict(),
             "rng": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         save_training_state(self.run.training_state, state)
-        self._save_weights(self.run.last_weights, {})
+        self._save_weights(self.run.last_weights, self.averages.evaluated, {})
 
-    def _save_weights(self, path: Path, validation: dict[str, float]) -> None:
+    def _save_weights(
+        self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
+    ) -> None:
         save_weights(
             path,
-            self.model,
+            model,
             self.config,
             self.store.info.label_names,
             self.store.info.multi_label,
@@ -337,7 +378,18 @@ class Trainer:
 
 def _epoch_line(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}", f"train loss {record['train_loss']:.4f}"]
-    for name, form in (("loss", "loss {:.4f}"), ("top1", "top-1 {:.1%}"), ("map", "mAP {:.3f}")):
-        if f"val_{name}" in record:
-            parts.append("val " + form.format(record[f"val_{name}"]))
-    return ", ".join(parts)
+    return ", ".join([*parts, *_validation_parts(record)])
+
+
+def _averaged_line(record: dict[str, Any], epochs: tuple[int, int]) -> str:
+    head = f"mean of the weights of epochs {epochs[0]} to {epochs[1]}"
+    return ", ".join([head, *_validation_parts(record)])
+
+
+def _validation_parts(record: dict[str, Any]) -> list[str]:
+    forms = {
+        "val_loss": "val loss {:.4f}",
+        "val_top1": "val top-1 {:.1%}",
+        "val_map": "val mAP {:.3f}",
+    }
+    return [form.format(record[name]) for name, form in forms.items() if name in record]

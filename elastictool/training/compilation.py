@@ -1,0 +1,100 @@
+"""Compiled encoder blocks for training.
+
+What is compiled are the two functions of a block around attention. They see tokens and weights
+only, so one piece of code with a symbolic number of tokens serves every batch and every block;
+attention depends on each batch's layout and has kernels of its own, and the rest of the model is
+a few operations per clip. The compiler is first shown the first batch of the run, also when the
+run is resumed: what it makes of a function may depend on the sizes that it meets first, and a
+resumed run has to compute the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from elastictool.errors import ElasticToolError, UsageError
+from elastictool.models.encoder import Block
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.training.scoring import autocast
+
+_OFF = "--set train.compile=false trains without compiling"
+
+
+def check_compiler(device: str) -> None:
+    """Refuse to start where nothing can be compiled.
+
+    Raises:
+        UsageError: No C++ compiler (CPU), or no triton (CUDA).
+    """
+    if device.startswith("cuda"):
+        if importlib.util.find_spec("triton") is None:
+            raise UsageError("train.compile = true needs triton on CUDA", f"install it, or {_OFF}")
+        return
+    compiler = os.environ.get("CXX") or _default_compiler()
+    if shutil.which(compiler) is None:
+        raise UsageError(
+            f"train.compile = true needs a C++ compiler on a CPU, and {compiler!r} is not there",
+            f"install one (g++, or name it in the variable CXX), or {_OFF}",
+        )
+
+
+def compile_blocks(
+    model: SpectrogramTransformer, backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """Put compiled code in place of the blocks' own functions; weights and names stay.
+
+    Dropout draws what it would draw without compiling, so that only rounding differs.
+
+    Args:
+        model: Its blocks are changed.
+        backend: Of ``torch.compile``.
+    """
+    # What another run in this process compiled would count towards torch's limit of variants.
+    torch.compiler.reset()
+    options: dict[str, Any] | None = None
+    if backend == "inductor":
+        options = {"fallback_random": True}
+    for name in ("before_attention", "after_attention"):
+        function = getattr(Block, name)
+        compiled = torch.compile(function, dynamic=True, backend=backend, options=options)
+        for block in model.blocks:
+            setattr(block, name, partial(compiled, block))
+
+
+def warm_up(
+    model: SpectrogramTransformer, batch: PackedBatch, precision: str, validating: bool
+) -> None:
+    """Compile on ``batch`` for training, and for validation; changes no weight or random state.
+
+    Raises:
+        ElasticToolError: The compiler failed.
+    """
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    batch = batch.to(device)
+    try:
+        with torch.random.fork_rng(devices), autocast(device, precision):
+            model.train()
+            model(batch).sum().backward()
+            if validating:
+                model.eval()
+                with torch.inference_mode():
+                    model(batch)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = " ".join(str(error).split("\n")[:2])
+        raise ElasticToolError(f"the model could not be compiled: {reason}", _OFF) from error
+    model.zero_grad(set_to_none=True)
+
+
+def _default_compiler() -> str:
+    """What torch compiles C++ with where the variable CXX is not set."""
+    return {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")

@@ -1,0 +1,143 @@
+"""Which parameters learn, how fast, and which of them decay.
+
+A parameter's name says where in the model it lies: its module group (``embedding``, ``positions``,
+``prefix``, ``encoder.3``, ``norm``, ``pooling``, ``head``). Freezing, layer-wise rates and the
+reach of weight decay all read that one table, so a group means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from elastictool.config import ModelConfig, TrainConfig
+from elastictool.errors import UsageError
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.registry import nearest_hint
+
+_GROUPS = {"prefix_tokens": "prefix", "prefix_positions": "positions", "head_norm": "head"}
+_LOWEST = ("embedding", "positions", "prefix")
+_RANGE = re.compile(r"encoder\.(\d+)(?:-(\d+))?")
+
+
+def module_group(name: str) -> str:
+    """The module group of the parameter called ``name``."""
+    first, *rest = name.split(".")
+    return f"encoder.{rest[0]}" if first == "blocks" else _GROUPS.get(first, first)
+
+
+def freeze(model: SpectrogramTransformer, wanted: Sequence[str]) -> None:
+    """Stop the module groups ``wanted`` from learning: no gradient, no decay, no optimiser state.
+
+    Args:
+        model: Its parameters' ``requires_grad`` is changed.
+        wanted: Module groups; ``encoder`` for all blocks, ``encoder.0-5`` for some of them, both
+            ends included; ``all_but_head``.
+
+    Raises:
+        UsageError: The model has no such group, or nothing is left to train.
+    """
+    groups = {name: module_group(name) for name, _ in model.named_parameters()}
+    known = list(dict.fromkeys(groups.values()))
+    frozen = {group for item in wanted for group in _expand(item, known, model.config.depth)}
+    if frozen.issuperset(known):
+        raise UsageError(
+            f"train.freeze = {', '.join(wanted)} leaves nothing to train",
+            f"take a group out of train.freeze (the model has: {', '.join(_choices(known))})",
+        )
+    for name, parameter in model.named_parameters():
+        if groups[name] in frozen:
+            parameter.requires_grad_(False)
+
+
+def check_freeze(config: ModelConfig, wanted: Sequence[str]) -> None:
+    """Raise what ``freeze`` would raise, without the weights of a model.
+
+    Raises:
+        UsageError: See ``freeze``.
+    """
+    if wanted:
+        with torch.device("meta"):
+            freeze(SpectrogramTransformer(config), wanted)
+
+
+def parameter_groups(model: SpectrogramTransformer, config: TrainConfig) -> list[dict[str, Any]]:
+    """The parameters that learn, in groups of one rate and decay.
+
+    ``lr_factor`` of a group is its part of the run's learning rate; see ``set_rates``.
+    """
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = lr_factor_of(name, model.config.depth, config)
+        decays = _decays(name, parameter, config)
+        fresh = {
+            "params": [],
+            "lr_factor": factor,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        groups.setdefault((factor, decays), fresh)["params"].append(parameter)
+    return list(groups.values())
+
+
+def lr_factor_of(name: str, depth: int, config: TrainConfig) -> float:
+    """What of the learning rate the parameter called ``name`` gets.
+
+    Source: layer-wise decay as in BEiT's fine-tuning, all behind the last block at the full rate;
+        the head's own factor is ``head_lr`` of the SSAST and CAV-MAE fine-tuning scripts.
+    """
+    group = module_group(name)
+    if group in _LOWEST:
+        layer = 0
+    elif group.startswith("encoder."):
+        layer = 1 + int(group.removeprefix("encoder."))
+    else:
+        layer = depth + 1
+    factor = config.layer_decay ** (depth + 1 - layer)
+    return factor * config.head_lr_factor if group == "head" else factor
+
+
+def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
+    reach = config.weight_decay_on
+    if reach == "auto":
+        reach = "all" if config.optimizer == "adam" else "matrices"
+    if reach == "all":
+        return True
+    tables = reach == "kernels" and module_group(name) in ("positions", "prefix")
+    return parameter.ndim >= 2 and not tables
+
+
+def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:
+    """The module groups that one entry of ``train.freeze`` stands for."""
+    if item in known:
+        return [item]
+    if item == "all_but_head":
+        return [group for group in known if group != "head"]
+    if item == "encoder" and depth:
+        return [group for group in known if group.startswith("encoder.")]
+    blocks = _RANGE.fullmatch(item)
+    if blocks is None or not depth:
+        raise UsageError(
+            f"train.freeze: the model has no module group {item!r}",
+            nearest_hint(item, _choices(known)),
+        )
+    first, last = int(blocks[1]), int(blocks[2] or blocks[1])
+    if not first <= last < depth:
+        raise UsageError(
+            f"train.freeze: the model has no blocks {item.removeprefix('encoder.')}",
+            f"its {depth} blocks are encoder.0-{depth - 1}",
+        )
+    return [f"encoder.{block}" for block in range(first, last + 1)]
+
+
+def _choices(known: Sequence[str]) -> list[str]:
+    """What ``train.freeze`` may name, blocks as a range."""
+    blocks = [group for group in known if group.startswith("encoder.")]
+    others = [group for group in known if group not in blocks]
+    encoder = ["encoder", f"encoder.0-{len(blocks) - 1}"] if blocks else []
+    return [*others, *encoder, "all_but_head"]

@@ -1,0 +1,55 @@
+"""TensorBoard as a second view of ``metrics.jsonl``.
+
+The event files are made from that file alone: a resumed run drops them and writes them again from
+what the file holds, so a step never stands there twice and none is lost to a killed process,
+whatever TensorBoard had buffered.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import numbers
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from elastictool.errors import UsageError
+from elastictool.training.rundir import RunDirectory
+
+
+def check_tensorboard() -> None:
+    """Refuse to start a run whose TensorBoard files cannot be written.
+
+    Raises:
+        UsageError: The extra is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError(
+            "train.tensorboard = true needs the package tensorboard, which is not installed",
+            'pip install "elastictool[tensorboard]", or --set train.tensorboard=false',
+        )
+
+
+@contextmanager
+def mirrored(run: RunDirectory) -> Iterator[None]:
+    """While open, all numbers that ``run`` logs go to ``RUN/tensorboard`` too, as KIND/NAME."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in run.tensorboard.glob("events.out.tfevents.*"):
+        old.unlink()
+    # A viewer that is open has read the files just dropped; purge_step makes it forget them.
+    writer = SummaryWriter(str(run.tensorboard), purge_step=0)
+
+    def write(record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if isinstance(value, numbers.Real) and name != "step":
+                writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    for record in run.records():
+        write(record)
+    run.mirror = write
+    try:
+        yield
+    finally:
+        run.mirror = None
+        writer.close()
