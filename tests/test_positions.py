@@ -19,9 +19,8 @@ from elastictool.models.positions import (
     FactorisedPositions,
     GridPositions,
     build_positions,
-    resize_grid,
-    resize_rows,
 )
+from elastictool.models.resize import resize_position_grid, resize_position_rows
 
 WIDTH, BANDS, COLUMNS = 6, 3, 8
 FACTORISED = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS))
@@ -126,8 +125,10 @@ def test_slice_takes_the_first_columns_and_stretches_only_what_is_longer() -> No
     short, single, long, low = look_up(module, [(3, 5), (3, 1), (3, 12), (2, 5)])
     assert torch.equal(short, table[:, :5])
     assert torch.equal(single, table[:, :1])
-    torch.testing.assert_close(long, resize_grid(table, (3, 12)))
-    torch.testing.assert_close(low, resize_grid(table, (2, COLUMNS))[:, :5])
+    torch.testing.assert_close(long, resize_position_grid(table, (3, 12), antialias=False))
+    torch.testing.assert_close(
+        low, resize_position_grid(table, (2, COLUMNS), antialias=False)[:, :5]
+    )
 
 
 @pytest.mark.parametrize("make", [make_factorised, make_grid])
@@ -151,9 +152,9 @@ def test_interpolated_positions_pass_gradients_to_the_table() -> None:
 
 def test_resizing_keeps_constant_and_linear_tables() -> None:
     constant = torch.full((4, 2), 3.0)
-    assert torch.equal(resize_rows(constant, 9), torch.full((9, 2), 3.0))
+    assert torch.equal(resize_position_rows(constant, 9, antialias=False), torch.full((9, 2), 3.0))
     ramp = torch.arange(8.0)[:, None]
-    inner = resize_rows(ramp, 16)[1:-1]
+    inner = resize_position_rows(ramp, 16, antialias=False)[1:-1]
     torch.testing.assert_close(inner.diff(dim=0), torch.full((13, 1), 0.5))
 
 

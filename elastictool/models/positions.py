@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
 from elastictool.errors import UsageError
+from elastictool.models.resize import resize_position_grid, resize_position_rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,8 +59,12 @@ class FactorisedPositions(nn.Module):
         self._check(max(columns for _, columns in shapes))
         heights = [bands for bands, _ in shapes]
         widths = [max(columns, trained) for _, columns in shapes]
-        frequency, first_band = _stack(lambda size: resize_rows(self.frequency, size), heights)
-        time, first_column = _stack(lambda size: resize_rows(self.time, size), widths)
+        frequency, first_band = _stack(
+            lambda size: resize_position_rows(self.frequency, size, antialias=False), heights
+        )
+        time, first_column = _stack(
+            lambda size: resize_position_rows(self.time, size, antialias=False), widths
+        )
         bands = coords[:, 0] + _of_patches(first_band, clips)
         columns = coords[:, 1] + _of_patches(first_column, clips)
         return F.embedding(bands, frequency) + F.embedding(columns, time)
@@ -109,7 +114,8 @@ class GridPositions(nn.Module):
         bands, columns = shape
         # Beyond its end a table cannot be sliced.
         whole = columns if self.position_fit == "interpolate" else max(columns, self.trained[1])
-        table = resize_grid(self.grid.view(*self.trained, -1), (bands, whole))
+        table = self.grid.view(*self.trained, -1)
+        table = resize_position_grid(table, (bands, whole), antialias=False)
         return table[:, :columns].flatten(0, 1)
 
 
@@ -125,20 +131,6 @@ def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:
             "set model.grid=[bands,columns], the largest grid of patches in the data",
         )
     return (FactorisedPositions if config.positions == "factorised" else GridPositions)(config)
-
-
-def resize_grid(table: Tensor, shape: GridShape) -> Tensor:
-    """Resize a (bands, columns, D) table bilinearly to ``shape``, without antialiasing (as AST)."""
-    if tuple(table.shape[:2]) == shape:
-        return table
-    image = table.permute(2, 0, 1)[None]
-    resized = F.interpolate(image, shape, mode="bilinear", align_corners=False, antialias=False)
-    return resized[0].permute(1, 2, 0)
-
-
-def resize_rows(table: Tensor, size: int) -> Tensor:
-    """Resize a (rows, D) table linearly to ``size`` rows."""
-    return resize_grid(table[None], (1, size))[0]
 
 
 def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[int]]:

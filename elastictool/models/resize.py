@@ -1,0 +1,120 @@
+"""Patch kernels and position tables for patches of another size.
+
+A kernel trained on 16x16 patches serves patches of another size once it is resized. Resizing it
+like an image (``bl_resize``) changes its products with the patches; ``pi_resize`` chooses the
+kernel whose products change least. The map of patches from one size to another is bilinear and so
+the same along each axis, and pinv(A x B) = pinv(A) x pinv(B) for Kronecker products: two small
+matrix products are exact and need no p^2 by p^2 matrix.
+
+Three meanings of "resize" are kept apart, as in the published FlexiAST code: PI-resize interpolates
+without antialiasing, bilinear resizing of kernels with it (``bl_resize(antialias=False)``
+switches it off), and positions are resized bilinearly with it where the patch size changes.
+
+The matrices follow from two integers. They are computed in float64, kept per dtype and device,
+and belong to no module, so checkpoints do not hold them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Resize = Literal["pi", "bl", "bl-plain"]
+"""``pi`` PI-resize; ``bl`` bilinear with antialiasing (as published), ``bl-plain`` without."""
+
+Size = tuple[int, int]
+
+
+def resize_kernel(kernel: Tensor, size: Size, how: Resize) -> Tensor:
+    """Resize a (..., pf, pt) kernel to (..., *size); leading axes (D, channels) are kept.
+
+    Args:
+        kernel: Patch kernels, floating point.
+        size: (frequency, time) of the new patches.
+        how: Which of the three ways; see ``Resize``.
+    """
+    if tuple(kernel.shape[-2:]) == tuple(size):
+        return kernel
+    wide = torch.promote_types(kernel.dtype, torch.float32)
+    frequency, time = (
+        _kernel_matrix(old, new, how, wide, kernel.device)
+        for old, new in zip(kernel.shape[-2:], size, strict=True)
+    )
+    # The pseudo-inverse has entries of both signs that cancel: no place for bf16.
+    with torch.autocast(kernel.device.type, enabled=False):
+        return (frequency @ kernel.to(wide) @ time.T).to(kernel.dtype)
+
+
+def pi_resize(kernel: Tensor, size: Size) -> Tensor:
+    """PI-resize (..., pf, pt) kernels: pinv(B^T) vec(w), B the bilinear map of the patches.
+
+    Going up, the resized kernel's product with a resized patch is the original product. Going
+    down, where a patch loses information, it is nearest in the mean over white patches.
+
+    Args:
+        kernel: Patch kernels; axes before the last two (D, channels) are kept.
+        size: (frequency, time) of the new patches.
+
+    Returns:
+        (..., *size), in the kernel's dtype; gradients flow to ``kernel``.
+
+    Source: FlexiAST, Section 2.3, Equations 1 to 3; bilinear, antialias off.
+    """
+    return resize_kernel(kernel, size, "pi")
+
+
+def bl_resize(kernel: Tensor, size: Size, antialias: bool = True) -> Tensor:
+    """Resize (..., pf, pt) kernels bilinearly, like an image.
+
+    Source: FlexiAST, Section 3.4 (BL); antialias on as in the published code.
+    """
+    return resize_kernel(kernel, size, "bl" if antialias else "bl-plain")
+
+
+def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> Tensor:
+    """Resize a (bands, columns, D) table bilinearly to (*shape, D).
+
+    Args:
+        table: Positions of a grid of patches.
+        shape: (frequency, time) patches of the new grid.
+        antialias: On where the patch size changes (published FlexiAST), off where the length
+            does (AST).
+    """
+    if tuple(table.shape[:2]) == tuple(shape):
+        return table
+    image = table.permute(2, 0, 1)[None]
+    resized = F.interpolate(image, shape, mode="bilinear", align_corners=False, antialias=antialias)
+    return resized[0].permute(1, 2, 0)
+
+
+def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Tensor:
+    """Resize a (rows, D) table linearly to (size, D)."""
+    return resize_position_grid(table[None], (1, size), antialias)[0]
+
+
+def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
+    """(new, old) float64: linear interpolation along one axis as a matrix."""
+    if old == 1:
+        # One value is spread over all. (An image of one channel and one pixel across is also
+        # where torch's antialiased interpolation is known to return zeros.)
+        return torch.ones(new, 1, dtype=torch.float64)
+    impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
+    answers = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
+    return answers[0, :, 0].T
+
+
+@lru_cache(maxsize=512)
+def _kernel_matrix(
+    old: int, new: int, how: Resize, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(new, old): what maps a kernel's axis of ``old`` values to ``new`` values."""
+    # A tensor made in inference mode could never serve a training step, and this one is kept.
+    with torch.inference_mode(False), torch.device("cpu"):
+        matrix = interpolation_matrix(old, new, antialias=how == "bl")
+        if how == "pi":
+            matrix = torch.linalg.pinv(matrix.T)
+        return matrix.to(device=device, dtype=dtype).contiguous()
