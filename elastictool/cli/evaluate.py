@@ -114,21 +114,10 @@ def locate_run(text: str) -> Path:
     Raises:
         UsageError: There is no such run.
     """
-    from elastictool.training.checkpoint import latest_run
+    from elastictool.training.checkpoint import find_run, latest_run
     from elastictool.training.run import RUNS_ROOT
 
-    if not text:
-        return latest_run(RUNS_ROOT)
-    for path in (Path(text), RUNS_ROOT / text):
-        if path.exists():
-            return path
-    known = sorted(config.parent.name for config in RUNS_ROOT.glob("*/config.yaml"))
-    raise UsageError(
-        f"{text!r} is neither a run directory nor a name under {RUNS_ROOT}",
-        f"runs there: {', '.join(known)}"
-        if known
-        else "make one: elastictool prep --dataset synth, then elastictool train",
-    )
+    return find_run(text, RUNS_ROOT) if text else latest_run(RUNS_ROOT)
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:

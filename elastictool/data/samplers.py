@@ -1,24 +1,26 @@
 """Which views of which clips form the batches of an epoch: metadata only, no audio.
 
-Everything random about a training batch (clips, order, views, partners) is drawn from the run's
-seed and the epoch by the functions that are put together here, and rows are planned here, so
-batches are known before a byte is read and are the same for any number of loader workers and
-after any interruption.
+Everything random about a training batch (clips, order, views, partners, patch size) is drawn from
+the run's seed and the epoch by the functions that are put together here, and rows are planned
+here, so batches are known before a byte is read and are the same for any number of loader workers,
+on every rank and after any interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.config import AugmentConfig, PackingConfig, RunConfig
+from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
-from elastictool.packing.batching import batch_starts
+from elastictool.packing.batching import batch_stop
+from elastictool.packing.grid import patch_size_along
 from elastictool.packing.planners import PLANNERS
 from elastictool.seeds import clip_rng
 
@@ -33,10 +35,12 @@ class BatchPlan:
     Attributes:
         epoch: The epoch it belongs to (masks depend on it).
         rows: The views of each row.
+        patch_size: (frequency, time) of its patches; None is the front end's own.
     """
 
     epoch: int
     rows: tuple[tuple[ClipView, ...], ...]
+    patch_size: tuple[int, int] | None = None
 
     @property
     def num_views(self) -> int:
@@ -58,6 +62,8 @@ class TrainingSampler:
         seed: The run's seed.
         weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
+        flexi: Patch sizes to draw from.
+        batches_per_step: Batches of one optimiser step, over all ranks; they share a patch size.
     """
 
     clips: npt.NDArray[np.int64]
@@ -69,6 +75,8 @@ class TrainingSampler:
     seed: int
     weights: Weights | None = None
     epoch_clips: int = 0
+    flexi: FlexiConfig = field(default_factory=FlexiConfig)
+    batches_per_step: int = 1
 
     @classmethod
     def of_run(
@@ -90,6 +98,8 @@ class TrainingSampler:
             seed=config.seed,
             weights=clip_weights(dataset.store, clips) if balanced else None,
             epoch_clips=config.data.epoch_clips,
+            flexi=config.flexi,
+            batches_per_step=config.train.accumulate,
         )
 
     @property
@@ -100,10 +110,18 @@ class TrainingSampler:
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """The batches of ``epoch``, in order."""
         views = self._epoch_views(epoch)
-        tokens = np.array([sum(map(self._tokens, group)) for group in views], dtype=np.int64)
-        starts = batch_starts(tokens, self.packing)
-        for start, stop in zip(starts, [*starts[1:], len(views)], strict=True):
-            yield self._plan(epoch, [view for group in views[start:stop] for view in group])
+        totals: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        start = 0
+        for batch in count():
+            if start == len(views):
+                return
+            front_end = self.front_end.at_patch_size(self.patch_size(epoch, batch))
+            size = front_end.patch_size
+            if size not in totals:
+                totals[size] = self._totals(views, front_end)
+            stop = batch_stop(totals[size], start, self.packing)
+            yield self._plan(epoch, [v for group in views[start:stop] for v in group], front_end)
+            start = stop
 
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
@@ -111,13 +129,32 @@ class TrainingSampler:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
-    def _plan(self, epoch: int, views: Sequence[ClipView]) -> BatchPlan:
-        lengths = [self._tokens(view) for view in views]
-        rows = PLANNERS[self.packing.planner](lengths, self.packing.capacity)
-        return BatchPlan(epoch, tuple(tuple(views[index] for index in row) for row in rows))
+    def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
+        """(frequency, time) of the patches of one batch: a function of its place and the seed."""
+        own, flexi = self.front_end.patch_size, self.flexi
+        if not flexi.sizes:
+            return own
+        rng = clip_rng(self.seed, epoch, batch // self.batches_per_step, "patch-size")
+        weights = np.array(flexi.weights or [1.0] * len(flexi.sizes))
+        size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        return patch_size_along(flexi.axes, size, own)
 
-    def _tokens(self, view: ClipView) -> int:
-        return self.front_end.num_patches(view) + self.prefix_tokens
+    def _plan(self, epoch: int, views: Sequence[ClipView], front_end: FrontEnd) -> BatchPlan:
+        lengths = [self._tokens(view, front_end) for view in views]
+        rows = PLANNERS[self.packing.planner](lengths, self.packing.capacity)
+        planned = tuple(tuple(views[index] for index in row) for row in rows)
+        return BatchPlan(epoch, planned, front_end.patch_size)
+
+    def _totals(
+        self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd
+    ) -> npt.NDArray[np.int64]:
+        """Running sum of the clips' tokens; not counted where batches go by clips."""
+        if not self.packing.batch_tokens:
+            return np.zeros(len(views), dtype=np.int64)
+        return np.cumsum([sum(self._tokens(v, front_end) for v in group) for group in views])
+
+    def _tokens(self, view: ClipView, front_end: FrontEnd) -> int:
+        return front_end.num_patches(view) + self.prefix_tokens
 
     def _epoch_views(self, epoch: int) -> list[list[ClipView]]:
         """The views of each clip, in the epoch's order.

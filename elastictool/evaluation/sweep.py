@@ -19,7 +19,6 @@ from torch import Tensor
 
 from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
-from elastictool.data.collate import Example
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
@@ -85,11 +84,8 @@ class _AnalysedClips(ClipDataset):
         super().__init__(store, front_end)
         self._analysed = frames
 
-    def load(self, view: ClipView, epoch: int = 0) -> Example:
-        """Fit the frames in memory to ``view``."""
-        return self.front_end.example(
-            self._analysed[view.clip], view, self.targets(view.clip), self.store.ids[view.clip]
-        )
+    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+        return self._analysed[view.clip], view
 
 
 def sweep_lengths(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import ModelConfig, PositionFit, RunConfig, from_dict, to_dict
+from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig, from_dict, to_dict
 from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path
@@ -108,6 +108,7 @@ def load_run(
     attention: str = "auto",
     device: str = "cpu",
     position_fit: PositionFit | None = None,
+    resize: Resize | None = None,
 ) -> LoadedRun:
     """Load a run directory, or one of our ``.safetensors`` files.
 
@@ -117,6 +118,7 @@ def load_run(
         attention: Attention backend.
         device: Where the model goes.
         position_fit: Overrides how grid positions serve other lengths (``sweep --positions``).
+        resize: Overrides how the kernel serves other patch sizes (``sweep --resize``).
 
     Raises:
         UsageError: There is no such run.
@@ -130,9 +132,12 @@ def load_run(
         )
     tensors, metadata = _read(file)
     config = _config(file, metadata)
-    if position_fit is not None:
-        model_config = dataclasses.replace(config.model, position_fit=position_fit)
-        config = dataclasses.replace(config, model=model_config)
+    model_config = dataclasses.replace(
+        config.model,
+        position_fit=position_fit or config.model.position_fit,
+        resize=resize or config.model.resize,
+    )
+    config = dataclasses.replace(config, model=model_config)
     model = SpectrogramTransformer(config.model, attention)
     _fill(model, tensors, file)
     return LoadedRun(
@@ -144,6 +149,24 @@ def load_run(
         multi_label=json.loads(metadata["multi_label"]),
         front_end=front_end_of(config),
         metrics=json.loads(metadata["metrics"]),
+    )
+
+
+def find_run(text: str, root: Path = Path("runs")) -> Path:
+    """A run directory or checkpoint file as it is, or the name of a run under ``root``.
+
+    Raises:
+        UsageError: There is no such run; the hint names those there are.
+    """
+    for path in (Path(text), root / text):
+        if path.exists():
+            return path
+    known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
+    raise UsageError(
+        f"{text!r} is neither a run directory nor a name under {root}",
+        f"runs there: {', '.join(known)}"
+        if known
+        else "make one: elastictool prep --dataset synth, then elastictool train",
     )
 
 

@@ -10,9 +10,10 @@ from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError
+from elastictool.errors import CheckpointError, UsageError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
+from elastictool.training.distillation import load_teacher, same_place
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer, TrainResult
@@ -41,7 +42,14 @@ def train_run(
     """
     pick_device(config.train.device)
     config = _named(config, store, path)
-    resolve(config, store)  # before the directory is touched: a wrong setting deletes nothing
+    # Before the directory is touched: a wrong setting deletes nothing.
+    resolved, _ = resolve(config, store)
+    load_teacher(resolved, store, "cpu")
+    if same_place(path, config):
+        raise UsageError(
+            f"{path} is the teacher of this run and would be written over",
+            "--run-dir names another directory",
+        )
     run = RunDirectory(path)
     run.create(overwrite)
     trainer = Trainer(config, store, run, progress)
@@ -83,9 +91,11 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     resolved, splits = resolve(config, store)
     front_end = front_end_of(resolved)
     sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)
+    load_teacher(resolved, store, "cpu")
     plans = list(sampler.epoch(0))
     tokens = sum(
-        front_end.num_patches(view) + resolved.model.prefix_tokens
+        front_end.at_patch_size(plan.patch_size or front_end.patch_size).num_patches(view)
+        + resolved.model.prefix_tokens
         for plan in plans
         for row in plan.rows
         for view in row

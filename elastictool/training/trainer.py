@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
@@ -35,6 +36,7 @@ from elastictool.training.checkpoint import (
     save_training_state,
     save_weights,
 )
+from elastictool.training.distillation import load_teacher
 from elastictool.training.objective import check_finite, clip_losses
 from elastictool.training.optimizer import build_optimizer
 from elastictool.training.resolve import pick_device, resolve
@@ -116,6 +118,7 @@ class Trainer:
         )
         self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
         self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
+        self.teacher = load_teacher(self.config, store, str(self.device))
 
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
@@ -184,6 +187,7 @@ class Trainer:
             self.config.model.prefix_tokens,
             ATTENTION[self.model.attention].padded_rows,
             config.loader_workers,
+            self.teacher.cut if self.teacher else None,
         )
         while group := list(islice(batches, config.accumulate)):
             taken = [waiting.pop(0) for _ in group]
@@ -200,9 +204,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             batch = batch.to(self.device, non_blocking=True)
-            with autocast(self.device, config.precision):
-                logits = self.model(batch)
-            loss = clip_losses(logits.float(), batch.targets, self.config).sum()
+            loss = self._clip_losses(batch).sum()
             check_finite(loss, batch.clip_ids)
             (loss / views).backward()  # type: ignore[no-untyped-call]
             loss_sum += float(loss.detach())
@@ -215,6 +217,16 @@ class Trainer:
         state.loss_sum += loss_sum
         state.views += views
         return loss_sum / views
+
+    def _clip_losses(self, batch: PackedBatch) -> Tensor:
+        """(S,) loss of each clip: against its labels, and against the teacher if there is one."""
+        with autocast(self.device, self.config.train.precision):
+            logits = self.model(batch)
+            taught = None if self.teacher is None else self.teacher.logits(batch)
+        losses = clip_losses(logits.float(), batch.targets, self.config)
+        if self.teacher is None or taught is None:
+            return losses
+        return self.teacher.losses(logits.float(), taught.float(), losses)
 
     def _after_step(self, loss: float, stop: StopRequest) -> None:
         every = self.config.train.checkpoint_steps
