@@ -89,4 +89,5 @@ def train(
         return
     print_table(f"train {path}", ["what", "value"], list(report.items()))
     if not dry_run:
-        say(f"next: elastictool eval {path}, elastictool sweep {path} --lengths 256:3072")
+        axis = "--patch-sizes 8:48:8" if config.flexi.sizes else "--lengths 256:3072"
+        say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")
