@@ -21,7 +21,7 @@ from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities, split_clips
 from elastictool.evaluation.points import SweepPoint, model_label, read_points, write_points
 from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
-from elastictool.metrics.classification import top_k_accuracy
+from elastictool.metrics.classification import mean_average_precision, top_k_accuracy
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
 from elastictool.reporting.summary import summary_table
@@ -115,11 +115,12 @@ def test_an_ensemble_averages_probabilities_and_adds_up_cost(
     members = [load_run(folder / name) for name in ("ast-64", "ast-96")]
     alone = [sweep_lengths([run], toy_store, [], "train")[0] for run in members]
     for sweep in (sweep_patch_sizes, sweep_lengths):
-        points = sweep(runs[:1], toy_store, [40], split="train", ensemble=members)
+        points = sweep(runs[:1], toy_store, [40], split="train", metric="map", ensemble=members)
         point = points[-1]
-        both = [answers(run, toy_store, (16, 16)) for run in members]
-        mean = (both[0][0] + both[1][0]) / 2
-        assert point.value == top_k_accuracy(mean, both[0][1], 1)
+        (one, targets), (two, _) = (answers(run, toy_store, (16, 16)) for run in members)
+        assert point.value == mean_average_precision((one + two) / 2, targets)
+        for other in (one, two, np.maximum(one, two), np.sqrt(one * two)):
+            assert point.value != mean_average_precision(other, targets)
         assert (point.model, point.run) == ("Ensemble of 2", "ast-64 + ast-96")
         assert point.tokens == sum(part.tokens for part in alone)
         assert point.gflops == pytest.approx(sum(part.gflops for part in alone))
