@@ -27,7 +27,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "flexible.md"
 BASE = 16
 SIZES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 30, 32, 40, 48, 56, 64)
 SMOOTH_WAVES = 4
-"""A smooth kernel has cosines of up to this many half waves along each axis, all alike strong."""
+"""A smooth kernel is made of this many cosines along each axis, of 0, 1, 2 and 3 half waves."""
 
 
 def smooth_basis() -> Tensor:
