@@ -33,8 +33,41 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
+class FrontendTraits:
+    """What a front end fixes; ``audio/frontends.py`` has the arithmetic.
+
+    ``centred`` frames have zeros beyond the clip's ends, and frame k has its middle k shifts into
+    the clip; others lie wholly within the clip, from its first sample on. Clips of fewer than
+    ``min_frames`` frames repeat their last one. ``fft_size`` 0 is the next power of two.
+    ``defaults`` replace those of ``FbankConfig``.
+    """
+
+    centred: bool = False
+    min_frames: int = 0
+    fft_size: int = 0
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+FRONTENDS: Mapping[str, FrontendTraits] = {
+    "kaldi": FrontendTraits(),
+    "epic-librosa": FrontendTraits(
+        centred=True,
+        min_frames=192,
+        fft_size=2_048,
+        defaults={
+            "sample_rate_hz": 24_000,
+            "window_ms": 10.0,
+            "shift_ms": 5.0,
+            "low_frequency_hz": 0.0,
+            "preemphasis": 0.0,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
 class FbankConfig:
-    """Kaldi-compatible log-mel filterbank.
+    """Log-mel filterbank: ``kaldi``, or ``epic-librosa`` as in the public EPIC-SOUNDS code.
 
     Source: ElasticAST Section 3.2 (25 ms window, 10 ms shift, 128 bins); the rest is Kaldi's.
     ``high_frequency_hz`` at or below zero counts down from the Nyquist frequency, as in Kaldi.
@@ -47,6 +80,7 @@ class FbankConfig:
     low_frequency_hz: float = 20.0
     high_frequency_hz: float = 0.0
     preemphasis: float = 0.97
+    frontend: Literal["kaldi", "epic-librosa"] = "kaldi"
 
     def __post_init__(self) -> None:
         _require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")
@@ -64,31 +98,91 @@ class FbankConfig:
             f"fbank frequencies {self.low_frequency_hz}..{top} Hz do not lie within 0..{nyquist}",
         )
         _require(0 <= self.preemphasis < 1, "fbank.preemphasis must be in 0..1")
+        _require(
+            self.frontend == "kaldi" or self.preemphasis == 0,
+            f"fbank.frontend = {self.frontend} has no fbank.preemphasis: set it to 0",
+        )
+        _require(
+            self.window_samples <= self.fft_size, f"fbank.window_ms exceeds {self.fft_size} samples"
+        )
+
+    @property
+    def traits(self) -> FrontendTraits:
+        """What the front end fixes."""
+        return FRONTENDS[self.frontend]
 
     @property
     def window_samples(self) -> int:
         """Length of the analysis window in samples."""
         return int(self.sample_rate_hz * self.window_ms * 0.001)
 
-    def frame_start(self, frame: int) -> int:
-        """First sample of ``frame``: round(frame x shift x rate), so any real shift is exact."""
+    @property
+    def fft_size(self) -> int:
+        """Length of the Fourier transform in samples; the window is padded to it."""
+        return self.traits.fft_size or 1 << (self.window_samples - 1).bit_length()
+
+    @property
+    def lead(self) -> int:
+        """Samples of a frame before the place that it is counted from: 0, or half a window."""
+        return -(-self.window_samples // 2) if self.traits.centred else 0
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether the shift is a whole number of samples."""
+        return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
+
+    def frame_place(self, frame: int) -> int:
+        """Start or middle of ``frame``: round(frame x shift x rate), so any real shift is exact."""
         return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames that lie wholly within ``num_samples`` (Kaldi's ``snip_edges``)."""
-        last_start = num_samples - self.window_samples
-        if last_start < 0:
+    def frame_start(self, frame: int) -> int:
+        """First sample of ``frame``; below 0 where a centred frame begins before the clip."""
+        return self.frame_place(frame) - self.lead
+
+    @property
+    def reach(self) -> int:
+        """Samples of the clip that a frame needs from its place on.
+
+        Source: Kaldi's ``snip_edges``, or librosa's ``center``.
+        """
+        return 0 if self.traits.centred else self.window_samples
+
+    def own_frames(self, num_samples: int) -> int:
+        """Frames of a clip before its last one is repeated."""
+        last_place = num_samples - self.reach
+        if last_place < 0 or num_samples == 0:
             return 0
-        frames = int((last_start + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
-        while self.frame_start(frames) <= last_start:
+        frames = int((last_place + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
+        while self.frame_place(frames) <= last_place:
             frames += 1
-        while frames > 0 and self.frame_start(frames - 1) > last_start:
+        while frames > 0 and self.frame_place(frames - 1) > last_place:
             frames -= 1
         return frames
 
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip; 0 where it is too short for one."""
+        own = self.own_frames(num_samples)
+        return max(own, self.traits.min_frames) if own else 0
+
     def samples_for(self, num_frames: int) -> int:
-        """Samples that ``num_frames`` frames need, counted from the first frame's start."""
+        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
         return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
+
+    def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
+        """What to read of a clip of ``native_frames`` for ``num_frames`` frames from ``first``.
+
+        Frames that reach over the beginning of what is read are not the clip's, so reading begins
+        some frames earlier; where frames are not whole samples apart, or are repeated, at the
+        clip's beginning.
+
+        Returns:
+            First sample, sample after the last (it may lie beyond the clip), and how many frames
+            of what is read precede the wanted ones.
+        """
+        begin = 0
+        if self.whole_steps and native_frames > self.traits.min_frames:
+            begin = max(first - -(-self.lead // self.frame_place(1)), 0)
+        return self.frame_place(begin), self.samples_for(first + num_frames), first - begin
 
 
 @dataclass(frozen=True)
@@ -177,18 +271,22 @@ class PackingConfig:
     """How clips become batches: ``planner`` fills rows of ``capacity`` tokens.
 
     A batch holds ``batch_clips`` clips, or as many as fit into ``batch_tokens`` if that is above
-    0. Source: ElasticAST Section 2.2 (L' = 2048, first-come) and 3.2 (12 clips).
+    0. Window planners also choose which clips share a batch, among ``window`` shuffled clips
+    (rounded down to whole batches). Source: ElasticAST Section 2.2 (L' = 2048, first-come) and
+    3.2 (12 clips).
     """
 
     planner: str = "first-come"
     capacity: int = 2_048
     batch_clips: int = 12
     batch_tokens: int = 0
+    window: int = 4_096
 
     def __post_init__(self) -> None:
         _require(self.capacity > 0, "packing.capacity must be above 0")
         _require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         _require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
+        _require(self.window > 0, "packing.window must be above 0")
 
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
@@ -398,6 +496,48 @@ class TrainConfig:
         _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
 
 
+Rgb = Literal["sum", "mean"]
+GridFit = Literal["crop", "interpolate"]
+PoolingStart = Literal["mean", "official", "random"]
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Weights that a run starts from; an empty ``source`` (YAML: ``from``) starts from new ones.
+
+    ``path`` is a file, a folder, a run or a Hugging Face id. ``model`` says who decides about
+    patches, positions and pooling: ``config`` (the ``model`` section) or ``weights`` (the file:
+    exactly its model); width, depth, heads and eps are always the file's. ``head`` replace draws
+    a new classifier, as new labels need. ``rgb`` joins colour channels. ``positions`` of another
+    grid are cut out (``crop``: image and AST tables at their centre) or stretched.
+    ``grid_mean`` twice keeps the mean that both factorised tables of one grid hold.
+    ``pooling`` starts attention pooling, where the file has none, from the mean of the encoder's
+    attention, from that ``official`` code's value, a sixth of it, or at random.
+    ``source_stride`` says the file's patch stride where it cannot be inferred. ``compat``
+    official: all of these, and attention without scale, as in the published ElasticAST code.
+    """
+
+    source: str = field(default="", metadata={"key": "from"})
+    path: str = ""
+    model: Literal["config", "weights"] = "config"
+    head: Literal["keep", "replace"] = "keep"
+    rgb: Rgb = "sum"
+    positions: GridFit = "crop"
+    grid_mean: Literal["once", "twice"] = "once"
+    pooling: PoolingStart = "mean"
+    source_stride: tuple[int, int] = (0, 0)
+    compat: Literal["none", "official"] = "none"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.source) == bool(self.path), "set init.from and init.path together")
+        _require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
+        chosen = (self.rgb, self.positions, self.grid_mean, self.pooling)
+        _require(
+            self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),
+            "init.compat = official sets rgb, positions, grid_mean and pooling: leave them out",
+        )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One training run, complete: what ``config.yaml`` in the run directory holds."""
@@ -411,6 +551,7 @@ class RunConfig:
     packing: PackingConfig = field(default_factory=PackingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     flexi: FlexiConfig = field(default_factory=FlexiConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -433,25 +574,33 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
-    hints = typing.get_type_hints(cls)
+    hints, names = typing.get_type_hints(cls), _names_by_key(cls)
     built: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
-        if key not in hints:
+        if key not in names:
             raise UsageError(f"unknown configuration key {path!r}", _key_hint(cls, path, where))
-        built[str(key)] = _coerce(hints[key], value, path)
+        built[names[key]] = _coerce(hints[names[key]], value, path)
     return cls(**built)
+
+
+def _names_by_key(cls: type) -> dict[str, str]:
+    """Field names by their key in YAML: the same, but where the key is a Python keyword."""
+    return {field.metadata.get("key", field.name): field.name for field in dataclasses.fields(cls)}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain values of a configuration, tuples as lists, ready for YAML or JSON."""
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = _names_by_key(type(value))
+            return {key: plain(getattr(value, name)) for key, name in names.items()}
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
         return [plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
 
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+    return typing.cast(dict[str, Any], plain(config))
 
 
 def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
@@ -467,7 +616,31 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
         _assign(values, assignment)
     values["model"] = _expand_model(values.get("model", {}))
     values["flexi"] = _expand_flexi(values["model"], values.get("flexi", {}))
+    values["fbank"] = _expand_fbank(values.get("fbank", {}))
     return from_dict(RunConfig, values)
+
+
+def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
+    """``config`` with each ``section.key=value`` of ``sets``; a preset sets its own fields too.
+
+    Raises:
+        UsageError: A key or value is wrong.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in sets:
+        _assign(changes, assignment)
+    if "model" in changes:
+        changes["model"] = _expand_model(changes["model"], preset="")
+        changes["flexi"] = _expand_flexi(changes["model"], changes.get("flexi", {}))
+    return from_dict(RunConfig, _merged(to_dict(config), changes))
+
+
+def _merged(values: Any, changes: Any) -> Any:
+    if not (isinstance(values, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return dict(values) | {
+        key: _merged(values.get(key, {}), value) for key, value in changes.items()
+    }
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -510,12 +683,28 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 a standard AST whose ``flexi.sizes`` are ``PATCH_SIZES`` where none are given."""
 
 
-def _expand_model(values: Any) -> Any:
+def _expand_fbank(values: Any) -> Any:
+    """Fill in what a front end sets otherwise than ``FbankConfig``."""
+    if not isinstance(values, Mapping) or str(values.get("frontend")) not in FRONTENDS:
+        return values
+    return {**FRONTENDS[str(values["frontend"])].defaults, **values}
+
+
+def frontend_config(name: str) -> FbankConfig:
+    """The filterbank of a front end as it comes.
+
+    Raises:
+        UsageError: There is no such front end.
+    """
+    return from_dict(FbankConfig, _expand_fbank({"frontend": name}), "fbank")
+
+
+def _expand_model(values: Any, preset: str = "elasticast") -> Any:
     """Replace ``preset`` and ``size`` by the fields that they stand for."""
     if not isinstance(values, Mapping):
         return values
     values = dict(values)
-    expanded: dict[str, Any] = dict(PRESETS.get(str(values.get("preset", "elasticast")), {}))
+    expanded: dict[str, Any] = dict(PRESETS.get(str(values.get("preset", preset)), {}))
     size = values.pop("size", None)
     if size is not None:
         if size not in SIZES:
@@ -608,6 +797,5 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _key_hint(cls: type, path: str, where: str) -> str:
-    fields = [f.name for f in dataclasses.fields(cls)]
-    known = [f"{where}.{name}" if where else name for name in fields]
+    known = [f"{where}.{key}" if where else key for key in _names_by_key(cls)]
     return nearest_hint(path, known + (["model.size"] if cls is ModelConfig else []))

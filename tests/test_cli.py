@@ -94,7 +94,10 @@ def test_train_eval_and_sweep_print_one_json_document_each(
     native, longest = swept["points"][0], swept["points"][-1]
     assert native["native"] and native["value"] == evaluated["metrics"]["top1"]
     assert longest["length_frames"] == 998 and longest["value"] == native["value"]
-    assert (place / trained["run"] / "figures" / "sweep.png").stat().st_size > 10_000
+    for name in ("sweep", "learning_curves", "confusions_test", "per_class_test"):
+        assert (place / trained["run"] / "figures" / f"{name}.png").stat().st_size > 10_000
+    page = (place / trained["run"] / "report.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 4 and "Sweep of lengths" in page
 
 
 def test_a_dry_run_and_print_config_write_nothing(

@@ -78,7 +78,7 @@ def test_results_are_valid_json_and_a_per_class_table(
     tmp_path: Path, elastic: LoadedRun, store: PreparedStore
 ) -> None:
     result = evaluate_run(elastic, store, "test", 64)
-    document, table = save_evaluation(tmp_path, result, {"checkpoint": "best"})
+    document, table, _ = save_evaluation(tmp_path, result, {"checkpoint": "best"})
     assert (document.name, table.name) == ("eval_test_64.json", "per_class_test_64.csv")
 
     def refuse(text: str) -> None:

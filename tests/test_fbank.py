@@ -183,7 +183,7 @@ def test_evenly_spaced_and_gathered_frames_agree() -> None:
     config = FbankConfig(sample_rate_hz=8_000, shift_ms=9.0)
     assert not (config.shift_ms * 0.001 * config.sample_rate_hz).is_integer()
     starts = [config.frame_start(k) for k in range(config.num_frames(len(waveform)))]
-    view = module._frames(waveform, config, 3, len(starts))
+    view = module.frames_between(waveform, config, 3, len(starts))
     assert view.data_ptr() == waveform[starts[3] :].data_ptr()
     windows = waveform.unfold(0, config.window_samples, 1)
     assert torch.equal(view, windows[torch.tensor(starts[3:])])

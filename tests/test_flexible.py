@@ -229,7 +229,7 @@ def sampler(
     steps: int = 1,
     seed: int = 3,
     patch: tuple[int, int] = (16, 16),
-    **packing: int,
+    **packing: int | str,
 ) -> TrainingSampler:
     frames = np.random.default_rng(0).integers(20, 400, clips)
     return TrainingSampler(
@@ -299,6 +299,29 @@ def test_a_token_budget_counts_the_tokens_of_the_drawn_size(budget: int) -> None
         seen += [view.clip for view in views]
     assert sorted(seen) == list(range(100))
     assert fullest[max(fullest)] > fullest[min(fullest)]
+
+
+def test_a_window_planner_keeps_every_clip_and_no_row_is_too_long() -> None:
+    planned = sampler(
+        FlexiConfig((8, 32)), planner="best-fit-decreasing", batch_clips=5, capacity=300
+    )
+    seen = []
+    for number, plan in enumerate(planned.epoch(0)):
+        assert plan.patch_size == planned.patch_size(0, number)
+        front = planned.front_end.at_patch_size(plan.patch_size)
+        for row in plan.rows:
+            assert len(row) == 1 or sum(front.num_patches(view) + 1 for view in row) <= 300
+            seen += [view.clip for view in row]
+    assert sorted(seen) == list(range(100))
+
+
+def test_windows_cannot_keep_a_token_budget_of_sizes_not_drawn_yet(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    sets = ["packing.planner=best-fit-decreasing", "packing.batch_tokens=500"]
+    with pytest.raises(UsageError, match="before their patch sizes are drawn"):
+        train_run(load_run_config(None, [*SMALL, *sets]), toy_store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

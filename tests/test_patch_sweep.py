@@ -24,6 +24,7 @@ from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
 from elastictool.metrics.classification import mean_average_precision, top_k_accuracy
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
+from elastictool.reporting.run_report import write_report
 from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.reporting.tables import percent
@@ -207,6 +208,17 @@ def test_the_summary_has_a_row_for_each_way_of_resizing(
     assert columns[1:5] == ["own patch size", "8", "16", "40"]
     assert [row[0] for row in rows] == ["AST-64 (interpolate, pi)", "AST-64 (interpolate, bl)"]
     assert [row[2] for row in rows] == [percent(points[5].value), percent(points[9].value)]
+
+
+def test_the_report_shows_the_sweep_of_patch_sizes(
+    points: list[SweepPoint], toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    path = save_run(tmp_path / "run", toy_store, "ast", fixed_frames=64)
+    write_points(path / "results" / "sweep_patch_sizes.csv", points)
+    page = next(file for file in write_report(path) if file.name == "report.html")
+    text = page.read_text("utf-8")
+    assert "Sweep of patch sizes, test split" in text
+    assert "AST-64 (ast-64), bl" in text and "<td>40</td>" in text
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
 from elastictool.cli import tokens as command
 from elastictool.config import FbankConfig, PackingConfig
 from elastictool.errors import UsageError
-from elastictool.evaluation import tokens as accounting
 from elastictool.evaluation.durations import (
     Durations,
     frames_of,
@@ -37,12 +36,13 @@ from elastictool.evaluation.tokens import (
     TokenUse,
     count_tokens,
     fixed_use,
-    known_planners,
     packed_use,
+    table_planners,
 )
-from elastictool.packing.batching import batch_rows
 from elastictool.packing.grid import grid_shape
-from elastictool.packing.planners import PLANNERS, excess_rows, processed_tokens
+from elastictool.packing.planners import lower_bound, processed_tokens
+from elastictool.packing.stream import batch_rows, known_planners
+from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting import token_table
 
 streams = st.lists(st.integers(1, 60), min_size=1, max_size=80)
@@ -59,40 +59,30 @@ def _uses(report: TokenReport, planner: str) -> list[TokenUse]:
 # Counting
 
 
-@pytest.mark.parametrize("planner", list(PLANNERS))
-@given(stream=streams, clips=st.integers(1, 15), capacity=st.integers(1, 90))
-def test_lockstep_accounting_equals_the_plain_planners(
-    planner: str, stream: list[int], clips: int, capacity: int
+@pytest.mark.parametrize("planner", known_planners())
+@given(
+    stream=streams,
+    clips=st.integers(1, 15),
+    capacity=st.integers(1, 90),
+    window=st.integers(1, 60),
+)
+@settings(deadline=None)
+def test_accounting_on_arrays_equals_counting_the_rows_one_by_one(
+    planner: str, stream: list[int], clips: int, capacity: int, window: int
 ) -> None:
     native = np.array(stream, dtype=np.int64)
-    config = PackingConfig(planner=planner, capacity=capacity, batch_clips=clips)
-    plans = batch_rows(native, config)
-    use = packed_use(native, planner, clips, capacity)
+    plans = batch_rows(native, PackingConfig(planner, capacity, clips, window=window))
+    use = packed_use(native, planner, clips, capacity, window)
     assert use.rows == sum(len(plan) for plan in plans)
     assert use.processed_tokens == sum(processed_tokens(native, plan) for plan in plans)
-    members = [[position for row in plan for position in row] for plan in plans]
-    ranks = [{position: rank for rank, position in enumerate(batch)} for batch in members]
-    assert use.excess_rows == sum(
-        excess_rows(native[batch], [[rank[p] for p in row] for row in plan], capacity)
-        for batch, rank, plan in zip(members, ranks, plans, strict=True)
-    )
-
-
-@given(stream=streams, clips=st.integers(1, 15))
-def test_a_planner_without_an_array_form_is_counted_with_its_plain_one(
-    stream: list[int], clips: int
-) -> None:
-    native = np.array(stream, dtype=np.int64)
-    fast = packed_use(native, "balanced", clips, 70)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(accounting._LOCKSTEP, "balanced")
-        assert packed_use(native, "balanced", clips, 70) == fast
+    bound = [lower_bound([int(native[p]) for row in plan for p in row], capacity) for plan in plans]
+    assert use.excess_rows == use.rows - sum(bound)
 
 
 @given(stream=streams, clips=st.integers(1, 15), capacity=st.integers(1, 90))
 def test_shares_are_consistent(stream: list[int], clips: int, capacity: int) -> None:
     native = np.array(stream, dtype=np.int64)
-    for planner in known_planners():
+    for planner in table_planners():
         use = packed_use(native, planner, clips, capacity)
         assert use.processed_tokens - use.padding_tokens == use.native_tokens == sum(stream)
         assert use.padding_tokens >= 0 == use.cut_tokens
@@ -172,7 +162,7 @@ def test_planners_are_all_taken_by_default_the_paper_s_first() -> None:
         dict.fromkeys(use.planner for use in count_tokens(stand_in(50), TokenSettings()).uses)
     )
     assert planners[:2] == ["", "first-come"]
-    assert set(planners) == {"", *PLANNERS, FLAT}
+    assert set(planners) == {"", *known_planners(), FLAT}
 
 
 def test_an_unknown_planner_is_a_usage_error_that_knows_flat() -> None:
@@ -213,6 +203,21 @@ def test_epic_sounds_annotations_give_the_measured_shares(
     assert first_come == pytest.approx([16.8, 22.9, 20.5], abs=2.5)
     balanced = [use.padding_percent for use in _uses(report, "balanced")]
     assert balanced == pytest.approx([3.9, 0.6, 0.2], abs=0.8)
+
+
+def test_windows_lower_the_padding_to_about_the_measured_shares() -> None:
+    uses = count_tokens(stand_in(), TokenSettings(planners=list(WINDOW_PLANNERS))).uses
+    shares = {planner: [] for planner in WINDOW_PLANNERS}
+    for use in uses[1:]:
+        shares[use.planner].append(use.padding_percent)
+    assert shares["sorted-window"] == pytest.approx([0.5, 1.4, 2.3], abs=0.7)
+    assert max(shares["best-fit-decreasing"] + shares["first-fit-decreasing"]) < 2.2
+
+
+def test_the_window_is_named_where_a_window_planner_is_counted() -> None:
+    for planner, named in (("sorted-window", True), ("balanced", False)):
+        report = count_tokens(stand_in(60), TokenSettings(planners=[planner], window=24))
+        assert ("windows of 24 clips" in token_table.conditions(report)) == named
 
 
 def test_two_million_durations_are_counted_in_under_ten_seconds_of_one_core() -> None:

@@ -211,6 +211,7 @@ def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> 
         ("length.fixed_frames=32", "length.crop=random"),
         ("packing.batch_clips=9",),
         ("packing.batch_tokens=200",),
+        ("packing.planner=best-fit-decreasing", "packing.window=12"),
         ("data.mean=-5", "data.std=4"),
         ("fbank.shift_ms=12.5",),
         ("fbank.preemphasis=0",),

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel filterbank, equal to torchaudio's and faster.
+"""Log-mel frames of a clip, and Kaldi's way to them, equal to torchaudio's and faster.
 
 What depends on the settings alone is built once per setting, dtype and device, and frames pass
 in blocks through a buffer that stays in the processor's cache. Three facts save arithmetic:
@@ -18,6 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind
 from elastictool.config import FbankConfig
 
 EPSILON = 1.1920928955078125e-07
@@ -34,24 +35,20 @@ _BAND_BINS = 16
 def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
     """Log-mel frames of one clip, not normalised.
 
-    Frame k covers ``config.window_samples`` from ``config.frame_start(k)``; frames that do not
-    lie wholly within the clip are left out. The mean of the whole waveform is subtracted first,
-    then each frame's own.
+    Frame k covers ``config.window_samples`` from ``config.frame_start(k)``.
 
     Args:
         waveform: (n,) float32 or float64 samples at ``config.sample_rate_hz``, CPU or CUDA;
             left as they are.
-        config: Window, shift and mel bins.
+        config: Front end, window, shift and mel bins.
 
     Returns:
-        (T, F) natural-log mel energies, at least ``FLOOR``, of the waveform's dtype and device;
-        T is 0 for a clip shorter than the window. No gradient flows back to the waveform.
+        (T, F) natural-log mel energies, at least the front end's ``floor``, of the waveform's
+        dtype and device; T is ``config.num_frames(n)``, 0 for a clip that is too short. No
+        gradient flows back to the waveform.
 
     Raises:
         ValueError: The waveform has another shape or dtype.
-
-    Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
-        with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
     """
     if waveform.dim() != 1 or waveform.dtype not in (torch.float32, torch.float64):
         raise ValueError(
@@ -59,14 +56,23 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         )
     # A tensor born in inference mode is tied to it: neither cache nor result may be.
     with torch.inference_mode(False), torch.no_grad():
-        frames = waveform.new_empty((config.num_frames(len(waveform)), config.num_mel_bins))
-        if len(frames) > 0:
-            _analyse(waveform, config, frames)
-    return frames
+        own = config.own_frames(len(waveform))
+        frames = waveform.new_empty((own, config.num_mel_bins))
+        if own == 0:
+            return frames
+        FRONT_ENDS[config.frontend].analyse(waveform, config, frames)
+        repeated = config.num_frames(len(waveform)) - own
+        return torch.cat((frames, frames[-1:].expand(repeated, -1))) if repeated else frames
 
 
-def _analyse(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
-    """Fill the (T, F) ``out`` block by block."""
+def _kaldi(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
+    """Fill the (T, F) ``out`` block by block.
+
+    The mean of the whole waveform is subtracted first, then each frame's own.
+
+    Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
+        with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
+    """
     constants = _constants(config, waveform.dtype, waveform.device)
     padded = _padded_block(constants)
     centred = waveform - waveform.mean()
@@ -74,16 +80,16 @@ def _analyse(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
     emphasised[1:].sub_(centred[:-1], alpha=config.preemphasis)
     for first in range(0, len(out), BLOCK_FRAMES):
         stop = min(first + BLOCK_FRAMES, len(out))
-        offsets = _frames(centred, config, first, stop).mean(dim=1, keepdim=True)
+        offsets = frames_between(centred, config, first, stop).mean(dim=1, keepdim=True)
         offsets.mul_(1 - config.preemphasis)
         block = padded[: stop - first]
         windowed = block[:, : config.window_samples]
-        torch.sub(_frames(emphasised, config, first, stop), offsets, out=windowed)
+        torch.sub(frames_between(emphasised, config, first, stop), offsets, out=windowed)
         windowed.mul_(constants.window)
         _log_mel(block, constants.bands, out[first:stop])
 
 
-def _log_mel(padded: Tensor, bands: tuple[_Band, ...], out: Tensor) -> None:
+def _log_mel(padded: Tensor, bands: tuple[Band, ...], out: Tensor) -> None:
     """(T, fft) windowed, padded frames to (T, F) log energies."""
     squares = torch.view_as_real(torch.fft.rfft(padded)).flatten(1).square_()
     for band in bands:
@@ -91,21 +97,21 @@ def _log_mel(padded: Tensor, bands: tuple[_Band, ...], out: Tensor) -> None:
     out.clamp_min_(EPSILON).log_()
 
 
-def _frames(samples: Tensor, config: FbankConfig, first: int, stop: int) -> Tensor:
-    """(stop - first, window) samples of these frames: a view where starts are evenly spaced."""
+def frames_between(samples: Tensor, config: FbankConfig, first: int, stop: int) -> Tensor:
+    """(stop - first, window) samples from these frames' places: a view if evenly spaced."""
     windows = samples.unfold(0, config.window_samples, 1)
     step = config.shift_ms * 0.001 * config.sample_rate_hz
     if abs(step - round(step)) < 1e-9:
         return windows[first * round(step) : (stop - 1) * round(step) + 1 : round(step)]
-    # The operations of FbankConfig.frame_start, in its order, so that both round alike.
+    # The operations of FbankConfig.frame_place, in its order, so that both round alike.
     frames = torch.arange(first, stop, dtype=torch.float64, device=samples.device)
     starts = frames * config.shift_ms * 0.001 * config.sample_rate_hz + 0.5
     return windows.index_select(0, starts.floor().long())
 
 
 @dataclass(frozen=True)
-class _Band:
-    """Neighbouring mel bins, and the columns of the squared spectrum that they weigh."""
+class Band:
+    """Neighbouring mel bins, and the columns of the spectrum that they weigh."""
 
     bins: slice
     columns: slice
@@ -115,28 +121,36 @@ class _Band:
 @dataclass(frozen=True)
 class _Constants:
     window: Tensor
-    bands: tuple[_Band, ...]
+    bands: tuple[Band, ...]
     fft_size: int
 
 
 @lru_cache(maxsize=64)
 def _constants(config: FbankConfig, dtype: torch.dtype, device: torch.device) -> _Constants:
-    fft_size = 1 << (config.window_samples - 1).bit_length()
+    fft_size = config.fft_size
     window = torch.hann_window(config.window_samples, periodic=False, dtype=dtype, device=device)
     mel = mel_matrix(config, fft_size)
-    bands = (
-        _band(mel, slice(first, min(first + _BAND_BINS, config.num_mel_bins)), window)
-        for first in range(0, config.num_mel_bins, _BAND_BINS)
+    return _Constants(window, mel_bands(mel, window, repeat=2), fft_size)
+
+
+def mel_bands(mel: Tensor, like: Tensor, repeat: int = 1) -> tuple[Band, ...]:
+    """Cut (columns, F) mel weights into bands without the columns that weigh nothing there.
+
+    ``repeat`` writes each column that often in a row: 2 for real and imaginary squares.
+    """
+    bins = (
+        slice(first, min(first + _BAND_BINS, mel.shape[1]))
+        for first in range(0, mel.shape[1], _BAND_BINS)
     )
-    return _Constants(window, tuple(bands), fft_size)
+    return tuple(_band(mel, part, like, repeat) for part in bins)
 
 
-def _band(mel: Tensor, bins: slice, like: Tensor) -> _Band:
-    """Cut the rows without weight; the rest twice, for the real and the imaginary square."""
+def _band(mel: Tensor, bins: slice, like: Tensor, repeat: int) -> Band:
     weighted = mel[:, bins].any(dim=1).nonzero().flatten().tolist()
     first, stop = (weighted[0], weighted[-1] + 1) if weighted else (0, 0)
     weights = mel[first:stop, bins].to(device=like.device, dtype=like.dtype)
-    return _Band(bins, slice(2 * first, 2 * stop), weights.repeat_interleave(2, dim=0))
+    columns = slice(repeat * first, repeat * stop)
+    return Band(bins, columns, weights.repeat_interleave(repeat, dim=0))
 
 
 def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
@@ -161,6 +175,8 @@ def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
 def _mel_scale(hertz: float) -> float:
     return 1127.0 * math.log(1.0 + hertz / 700.0)
 
+
+FRONT_ENDS.register("kaldi")(FrontEndKind(_kaldi, FLOOR))
 
 _kept = threading.local()
 

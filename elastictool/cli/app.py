@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from elastictool import __version__
-from elastictool.cli import bench, evaluate, prep, sweep, tokens, train
+from elastictool.cli import (
+    bench,
+    convert,
+    embed,
+    evaluate,
+    predict,
+    prep,
+    runs,
+    sweep,
+    tokens,
+    train,
+)
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError
@@ -21,7 +32,7 @@ from elastictool.errors import ElasticToolError
 app = typer.Typer(
     name="elastictool",
     help="Audio spectrogram transformers for clips of any length: prepare data, train, evaluate, "
-    "sweep lengths, count tokens.",
+    "sweep lengths, count tokens, look at runs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -32,7 +43,11 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("sweep", cls=ListCommand)(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
+app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
 app.command("bench")(bench.bench)
+app.command("convert")(convert.convert)
+app.add_typer(runs.app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from elastictool.progress import Progress, Task
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
+if not stdout.is_terminal and "COLUMNS" not in os.environ:
+    stdout.width = 120  # a pipe has no width, and rich would fold tables at 80
 
 
 def say(message: str) -> None:

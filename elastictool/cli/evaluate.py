@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,8 +68,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run: top-1, top-5, mean class accuracy, mAP, mAUC, d', per class.
 
-    Writes results/eval_SPLIT.json and a per-class CSV into the run directory. Intervals are 95 %
-    bootstrap intervals over clips.
+    Multi-label runs also get F1 at thresholds that validation chose, and at 0.5. Writes
+    results/eval_SPLIT.json, CSVs by class and of confusions, their figures and report.html into
+    the run directory. Intervals are 95 % bootstrap intervals over clips.
 
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """
@@ -77,6 +78,7 @@ def evaluate(
     path = locate_run(run)
 
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
+    from elastictool.reporting.run_report import report_evaluation
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
@@ -94,6 +96,7 @@ def evaluate(
         "environment": environment(store.info.fingerprint),
     }
     files = save_evaluation(loaded.path, result, about)
+    files += report_evaluation(loaded.path, result.stem)
     if json_output:
         print_json(result.document() | about | {"files": [str(file) for file in files]})
     else:
@@ -114,10 +117,13 @@ def locate_run(text: str) -> Path:
     Raises:
         UsageError: There is no such run.
     """
-    from elastictool.training.checkpoint import find_run, latest_run
-    from elastictool.training.run import RUNS_ROOT
+    from elastictool.training.rundir import RUNS_ROOT, find_run
 
-    return find_run(text, RUNS_ROOT) if text else latest_run(RUNS_ROOT)
+    if text:
+        return find_run(text)
+    from elastictool.training.checkpoint import latest_run
+
+    return latest_run(RUNS_ROOT)
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
@@ -132,17 +138,9 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
 
 
 def _show(result: Evaluation, files: list[Path]) -> None:
-    from elastictool.metrics.classification import METRIC_LABELS
-    from elastictool.reporting.tables import metric_text
+    from elastictool.reporting.evaluation_text import notes, score_rows
 
     document = result.document()
-    rows: list[list[Any]] = [
-        [
-            label if name == "dprime" else f"{label}, %",
-            metric_text(name, document["metrics"][name], document["intervals"].get(name)),
-        ]
-        for name, label in METRIC_LABELS.items()
-    ]
     length = {"own": "own length", "native": "native lengths"}.get(
         result.length, f"{result.length} frames"
     )
@@ -150,12 +148,9 @@ def _show(result: Evaluation, files: list[Path]) -> None:
         f"{result.model} ({result.run}), {result.split} split, {length}, "
         f"{result.metrics.clips} clips",
         ["metric", "value (95 % interval)"],
-        rows,
+        score_rows(document),
     )
-    for what, count in result.metrics.left_out.items():
-        if count:
-            say(f"left out of the means: {count} {what.replace('_', ' ')}")
-    if document["metrics"]["dprime"] is None:
-        say("d′ is infinite or undefined: mAUC is exactly 0 or 1, or no class could be ranked")
+    for note in notes(document):
+        say(note)
     for file in files:
         say(f"wrote {file}")

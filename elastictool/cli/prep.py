@@ -50,6 +50,12 @@ def prep(
     max_seconds: Annotated[
         float, typer.Option(min=0, help="Keep the first S seconds of each clip (0: all).")
     ] = 0.0,
+    frontend: Annotated[
+        str,
+        typer.Option(
+            help="Log-mel frames to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."
+        ),
+    ] = "kaldi",
     limit: Annotated[
         int,
         typer.Option(
@@ -76,13 +82,14 @@ def prep(
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Decode, check, resample to 16 kHz mono, store and measure a corpus.
+    """Decode, check, resample to mono of one rate, store and measure a corpus.
 
     Killed or interrupted, the same command continues. Clips that cannot be used are listed in
     rejected.csv and left out. Without data, it says what to download and where to put it.
 
     Example: elastictool prep --dataset fsdd --task digit --download
     """
+    from elastictool.config import frontend_config
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.prepare import prepare
     from elastictool.data.shards import PrepSettings
@@ -94,6 +101,7 @@ def prep(
         channel=_channel(channel),
         trim_silence=trim_silence,
         max_seconds=max_seconds,
+        fbank=frontend_config(frontend),
     )
     if download:
         _download(dataset, root)

@@ -112,8 +112,8 @@ def sweep(
     """Evaluate runs at a series of lengths or patch sizes, and each at its own.
 
     ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
-    positions are resized for other patch sizes. Each clip is decoded once. Writes a CSV and a
-    figure (PNG, SVG).
+    positions are resized for other patch sizes. Each clip is decoded once. Writes a CSV, a figure
+    (PNG, SVG) and the first run's report.html.
 
     Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
 
@@ -128,6 +128,7 @@ def sweep(
     members = [locate_run(text) for text in ensemble or []]
 
     from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+    from elastictool.reporting.run_report import write_report
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
@@ -153,6 +154,7 @@ def sweep(
         "environment": environment(store.info.fingerprint),
     }
     files = _write(points, about, out, loaded[0].path, split.value)
+    files += write_report(loaded[0].path) if out is None else []
     if json_output:
         print_json(_document(points) | about | {"files": [str(file) for file in files]})
     else:

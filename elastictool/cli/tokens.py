@@ -46,6 +46,9 @@ def tokens(
         typer.Option(metavar="NAME ...", help="Packing planners, or flat; default all."),
     ] = None,
     capacity: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 2048,
+    window: Annotated[
+        int, typer.Option(min=1, help="Clips among which window planners choose.")
+    ] = 4096,
     max_frames: Annotated[int, typer.Option(min=1, help="Cap on a clip's frames.")] = 3072,
     edge: Annotated[str, typer.Option(help="Incomplete last patch: pad or drop.")] = "pad",
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch (bins and frames).")] = 16,
@@ -59,7 +62,8 @@ def tokens(
     """Count padding and cut tokens of standard ASTs and of each packing planner.
 
     Counts one epoch in a seeded random order. Takes the latest prepared dataset, or the bundled
-    stand-in for VoxCeleb where nothing is prepared, and says which.
+    stand-in for VoxCeleb where nothing is prepared, and says which. Planners that choose which
+    clips share a batch do so within windows of the shuffled clips.
 
     Example: elastictool tokens --batch-size 12 24 48 --durations clips.csv
     """
@@ -71,6 +75,7 @@ def tokens(
         planners=planner or (),
         fixed_frames=parse_numbers(frames, "--frames"),
         capacity=capacity,
+        window=window,
         rule=TokenRule(max_frames, patch, _edge(edge)),
         shift_ms=shift_ms,
         seed=seed,

@@ -48,8 +48,9 @@ def train(
 ) -> None:
     """Train a model on a prepared dataset.
 
-    Defaults < recipe < --set. The run directory holds settings, metrics.jsonl and checkpoints, and
-    is never overwritten unasked. Ctrl-C saves and stops; --resume continues to the same bits.
+    Defaults < recipe < --set. The run directory holds settings, metrics.jsonl, checkpoints,
+    learning curves and report.html, and is never overwritten unasked. Ctrl-C saves and stops;
+    --resume continues to the same bits.
 
     Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
     """
@@ -64,11 +65,13 @@ def train(
 
     from elastictool.data.locate import locate_dataset
     from elastictool.data.store import PreparedStore
+    from elastictool.reporting.run_report import write_report
     from elastictool.training.run import default_run_dir, describe, resume_run, train_run
 
     store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")
+    files: list[Path] = []
     if dry_run:
         report = describe(config, store)
     else:
@@ -84,10 +87,13 @@ def train(
             "seconds": round(result.seconds, 1),
             **{f"val_{name}": round(value, 4) for name, value in result.validation.items()},
         }
+        files = write_report(result.run)
     if json_output:
         print_json(report)
         return
     print_table(f"train {path}", ["what", "value"], list(report.items()))
+    for file in files:
+        say(f"wrote {file}")
     if not dry_run:
         axis = "--patch-sizes 8:48:8" if config.flexi.sizes else "--lengths 256:3072"
         say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")

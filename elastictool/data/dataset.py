@@ -26,7 +26,8 @@ from elastictool.audio.augment import (
     roll_frames,
     spec_augment,
 )
-from elastictool.audio.fbank import FLOOR, fbank
+from elastictool.audio.fbank import fbank
+from elastictool.audio.frontends import FRONT_ENDS
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
 from elastictool.data.collate import Example, PatchSpec
 from elastictool.data.store import PreparedStore
@@ -168,7 +169,7 @@ class FrontEnd:
 
     @property
     def _pad_value(self) -> float:
-        raw = FLOOR if self.length.padding == "floor" else 0.0
+        raw = FRONT_ENDS[self.fbank.frontend].floor if self.length.padding == "floor" else 0.0
         return (raw - self.mean) / (2 * self.std)
 
 
@@ -295,20 +296,15 @@ class ClipDataset:
     def _mixed(self, view: ClipView, mix: Mix) -> tuple[Tensor, ClipView]:
         """Like ``_read``, with the beginning of the other clip mixed in from the view's start."""
         waveform, local = self._waveform(view)
-        begin = self.front_end.fbank.frame_start(local.first_frame)
+        begin = max(self.front_end.fbank.frame_start(local.first_frame), 0)
         other = self.store.waveform(mix.clip, 0, len(waveform) - begin)
         mixed = mix_waveforms(waveform[begin:], other, mix.ratio)
         return self.front_end.features(np.concatenate((waveform[:begin], mixed))), local
 
     def _waveform(self, view: ClipView) -> tuple[Waveform, ClipView]:
         """Samples that hold the view, and the view's place in their frames."""
-        config = self.front_end.fbank
-        begin = config.frame_start(view.first_frame)
-        whole_steps = (config.shift_ms * 0.001 * config.sample_rate_hz).is_integer()
-        if whole_steps:
-            stop = begin + config.samples_for(view.num_frames)
-            waveform = self.store.waveform(view.clip, begin, stop)
-            return waveform, dataclasses.replace(view, first_frame=0)
-        # Frame starts are rounded from the clip's beginning: read from there.
-        stop = config.samples_for(view.first_frame + view.num_frames)
-        return self.store.waveform(view.clip, 0, stop), view
+        begin, stop, before = self.front_end.fbank.excerpt(
+            view.first_frame, view.num_frames, view.native_frames
+        )
+        waveform = self.store.waveform(view.clip, begin, stop)
+        return waveform, dataclasses.replace(view, first_frame=before)

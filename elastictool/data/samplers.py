@@ -19,9 +19,11 @@ from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunCon
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
-from elastictool.packing.batching import batch_stop
+from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
-from elastictool.packing.planners import PLANNERS
+from elastictool.packing.planners import PLANNERS, Rows
+from elastictool.packing.stream import plans_windows
+from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.seeds import clip_rng
 
 REPEATS_PER_DRAW = 2
@@ -110,18 +112,9 @@ class TrainingSampler:
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """The batches of ``epoch``, in order."""
         views = self._epoch_views(epoch)
-        totals: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-        start = 0
-        for batch in count():
-            if start == len(views):
-                return
-            front_end = self.front_end.at_patch_size(self.patch_size(epoch, batch))
-            size = front_end.patch_size
-            if size not in totals:
-                totals[size] = self._totals(views, front_end)
-            stop = batch_stop(totals[size], start, self.packing)
-            yield self._plan(epoch, [v for group in views[start:stop] for v in group], front_end)
-            start = stop
+        for number, batch in enumerate(self._batches(views, epoch)):
+            rows = [[view for place in clips for view in views[place]] for clips in batch]
+            yield self._plan(epoch, rows, self._sized(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
@@ -139,19 +132,73 @@ class TrainingSampler:
         size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return patch_size_along(flexi.axes, size, own)
 
-    def _plan(self, epoch: int, views: Sequence[ClipView], front_end: FrontEnd) -> BatchPlan:
-        lengths = [self._tokens(view, front_end) for view in views]
-        rows = PLANNERS[self.packing.planner](lengths, self.packing.capacity)
-        planned = tuple(tuple(views[index] for index in row) for row in rows)
-        return BatchPlan(epoch, planned, front_end.patch_size)
+    def _sized(self, epoch: int, batch: int) -> FrontEnd:
+        """The front end of one batch."""
+        return self.front_end.at_patch_size(self.patch_size(epoch, batch))
 
-    def _totals(
-        self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd
-    ) -> npt.NDArray[np.int64]:
+    def _batches(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[Rows]:
+        """Places of each batch's clips; lists of clips whose rows are planned together.
+
+        A planner of one batch gets it whole. A window planner has chosen the rows already, at the
+        front end's own patch size; its batches come in its own order, longest clips first, and so
+        are shuffled.
+        """
+        if not plans_windows(self.packing.planner):
+            for start, stop in self._cuts(views, epoch):
+                yield [list(range(start, stop))]
+            return
+        tokens = self._clip_tokens(views, self.front_end)
+        for number, window in enumerate(windows(len(tokens), self.packing)):
+            batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
+            rng = clip_rng(self.seed, epoch, number, "window")
+            for batch in rng.permutation(len(batches)).tolist():
+                yield [[window.start + place for place in row] for row in batches[batch]]
+
+    def _cuts(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[tuple[int, int]]:
+        """First clip of each batch and the one after its last, in arrival order.
+
+        A token budget counts tokens of the batch's own patch size.
+        """
+        totals: dict[tuple[int, int], Counts] = {}
+        start = 0
+        for batch in count():
+            if start == len(views):
+                return
+            front_end = self._sized(epoch, batch)
+            size = front_end.patch_size
+            if size not in totals:
+                totals[size] = self._totals(views, front_end)
+            stop = batch_stop(totals[size], start, self.packing)
+            yield start, stop
+            start = stop
+
+    def _totals(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
         """Running sum of the clips' tokens; not counted where batches go by clips."""
         if not self.packing.batch_tokens:
             return np.zeros(len(views), dtype=np.int64)
-        return np.cumsum([sum(self._tokens(v, front_end) for v in group) for group in views])
+        return np.cumsum(self._clip_tokens(views, front_end))
+
+    def _clip_tokens(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
+        """Tokens of each clip, all its views together."""
+        sums = [sum(self._tokens(view, front_end) for view in group) for group in views]
+        return np.array(sums, dtype=np.int64)
+
+    def _plan(
+        self, epoch: int, together: Sequence[Sequence[ClipView]], front_end: FrontEnd
+    ) -> BatchPlan:
+        """Rows of each list of views; a row of a window planner stays one unless it is too long.
+
+        It is too long where a clip has two views that do not fit into one row, or where the
+        batch's patches are smaller than those that the row was planned with.
+        """
+        windowed = plans_windows(self.packing.planner)
+        planner = PLANNERS["first-come" if windowed else self.packing.planner]
+        rows: list[tuple[ClipView, ...]] = []
+        for views in together:
+            lengths = [self._tokens(view, front_end) for view in views]
+            for row in planner(lengths, self.packing.capacity):
+                rows.append(tuple(views[index] for index in row))
+        return BatchPlan(epoch, tuple(rows), front_end.patch_size)
 
     def _tokens(self, view: ClipView, front_end: FrontEnd) -> int:
         return front_end.num_patches(view) + self.prefix_tokens

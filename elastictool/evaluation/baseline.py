@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.evaluate import finite
+from elastictool.files import finite
 from elastictool.metrics.classification import classification_metrics
 from elastictool.metrics.intervals import bootstrap_intervals
 from elastictool.progress import SILENT, Progress

@@ -112,12 +112,13 @@ def num_frames_array(
     num_samples: npt.NDArray[np.int64], config: FbankConfig
 ) -> npt.NDArray[np.int64]:
     """``FbankConfig.num_frames`` for an array of clips (n,)."""
-    last_start = num_samples - config.window_samples
+    last_place = num_samples - config.reach
     step = config.shift_ms * 0.001 * config.sample_rate_hz
-    frames: npt.NDArray[np.int64] = np.floor((last_start + 0.5) / step).astype(np.int64) + 1
-    frames += _frame_start(frames, config) <= last_start
-    frames -= _frame_start(frames - 1, config) > last_start
-    frames[last_start < 0] = 0
+    frames: npt.NDArray[np.int64] = np.floor((last_place + 0.5) / step).astype(np.int64) + 1
+    frames += _frame_place(frames, config) <= last_place
+    frames -= _frame_place(frames - 1, config) > last_place
+    frames = np.maximum(frames, config.traits.min_frames)
+    frames[(last_place < 0) | (num_samples == 0)] = 0
     return frames
 
 
@@ -132,11 +133,11 @@ def frames_of(durations: Durations, shift_ms: float) -> npt.NDArray[np.int64]:
     return num_frames_array(np.rint(durations.seconds * rate_hz).astype(np.int64), config)
 
 
-def _frame_start(frames: npt.NDArray[np.int64], config: FbankConfig) -> npt.NDArray[np.int64]:
-    starts: npt.NDArray[np.float64] = np.floor(
+def _frame_place(frames: npt.NDArray[np.int64], config: FbankConfig) -> npt.NDArray[np.int64]:
+    places: npt.NDArray[np.float64] = np.floor(
         frames * config.shift_ms * 0.001 * config.sample_rate_hz + 0.5
     )
-    return starts.astype(np.int64)
+    return places.astype(np.int64)
 
 
 _Reader = Iterator[list[str]]

@@ -7,10 +7,7 @@ of the training) is written beside them.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +20,17 @@ from elastictool.data.dataset import ClipDataset, FrontEnd
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
+from elastictool.evaluation.confusions import write_confusions
+from elastictool.evaluation.decisions import Decisions, judge_decisions
 from elastictool.evaluation.points import model_label
-from elastictool.files import write_json, write_text
-from elastictool.metrics.classification import Metrics, classification_metrics
+from elastictool.files import finite as finite
+from elastictool.files import write_json, write_rows
+from elastictool.metrics.classification import (
+    Metrics,
+    classification_metrics,
+    confusion_matrix,
+)
+from elastictool.metrics.classification import class_probabilities as class_probabilities
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import LoadedRun
@@ -53,6 +58,7 @@ class Evaluation:
         intervals: 95 % bootstrap intervals over clips, by metric.
         label_names: Classes (C).
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
+        decisions: F1 at thresholds; multi-label runs only.
     """
 
     run: str
@@ -65,6 +71,12 @@ class Evaluation:
     intervals: dict[str, Interval]
     label_names: tuple[str, ...]
     trained_on_these_data: bool | None
+    decisions: Decisions | None = None
+
+    @property
+    def stem(self) -> str:
+        """What its result files are called: split, and the length where it is not the own."""
+        return self.split if self.length == OWN else f"{self.split}_{self.length}"
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON; a value that is not finite becomes None."""
@@ -83,6 +95,7 @@ class Evaluation:
                 name: [finite(end) for end in ends] for name, ends in self.intervals.items()
             },
             "left_out": self.metrics.left_out,
+            **({"decisions": self.decisions.document()} if self.decisions else {}),
             "trained_on_these_data": self.trained_on_these_data,
             "per_class": self.class_rows(),
         }
@@ -91,30 +104,11 @@ class Evaluation:
         """The per-class table, one mapping a class."""
         table = self.metrics.per_class
         columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+        columns |= self.decisions.class_columns() if self.decisions else {}
         return [
             {"class": name} | {key: finite(values[index]) for key, values in columns.items()}
             for index, name in enumerate(self.label_names)
         ]
-
-
-def finite(value: float | np.generic) -> float | int | None:
-    """A JSON number, or None for NaN and infinities, which JSON does not know."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain if math.isfinite(plain) else None
-
-
-def class_probabilities(logits: npt.NDArray[np.float32], loss: str) -> npt.NDArray[np.float64]:
-    """(S, C) probabilities: softmax for models trained with ``ce``, sigmoid for ``bce``.
-
-    In float64, so that confident scores do not saturate into ties, which would change mAP.
-    """
-    wide = logits.astype(np.float64)
-    if loss == "bce":
-        half = np.exp(-np.logaddexp(0, -wide))
-        return np.asarray(half)
-    shifted = wide - wide.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def front_end_at(front_end: FrontEnd, length: int | str | None) -> FrontEnd:
@@ -209,6 +203,11 @@ def evaluate_run(
     dataset = ClipDataset(store, front_end_at(run.front_end, length))
     scores = score_clips(run.model, dataset, clips, precision, workers=workers, progress=progress)
     values = class_probabilities(scores.logits, run.config.train.loss)
+    decisions = (
+        judge_decisions(run, store, split, values, scores.targets, precision, workers, progress)
+        if run.multi_label
+        else None
+    )
     return Evaluation(
         run=run.name,
         model=model_label(run.config),
@@ -220,11 +219,15 @@ def evaluate_run(
         intervals=bootstrap_intervals(values, scores.targets),
         label_names=tuple(run.label_names),
         trained_on_these_data=same_data(run, store),
+        decisions=decisions,
     )
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``results/eval_<split>[_<length>].json`` and its per-class CSV.
+    """Write ``results/eval_<split>[_<length>].json``, its per-class CSV, and what is confused.
+
+    Multi-label runs have no confusion matrix: which wrong class stands for which right one is
+    not said by the scores.
 
     Args:
         run_dir: The run directory.
@@ -234,15 +237,14 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, A
     Returns:
         The files.
     """
-    suffix = "" if evaluation.length == OWN else f"_{evaluation.length}"
-    stem = f"{evaluation.split}{suffix}"
-    document = run_dir / "results" / f"eval_{stem}.json"
-    table = run_dir / "results" / f"per_class_{stem}.csv"
-    write_json(document, evaluation.document() | dict(about))
-    text = io.StringIO()
+    stem, results = evaluation.stem, run_dir / "results"
+    files = [results / f"eval_{stem}.json", results / f"per_class_{stem}.csv"]
+    write_json(files[0], evaluation.document() | dict(about))
     rows = evaluation.class_rows()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(table, text.getvalue())
-    return [document, table]
+    write_rows(files[1], list(rows[0]), rows)
+    if not evaluation.multi_label:
+        files.append(results / f"confusions_{stem}.csv")
+        scores = evaluation.scores
+        matrix = confusion_matrix(scores.logits, scores.targets)
+        write_confusions(files[2], matrix, evaluation.label_names)
+    return files

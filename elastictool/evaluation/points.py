@@ -24,6 +24,7 @@ class Axis:
     """What a sweep varies, in words.
 
     Attributes:
+        values: What its values are.
         column: Heads the column of its values.
         label: Of the figure's horizontal axis.
         own: What the value is called that a run was trained with.
@@ -32,6 +33,7 @@ class Axis:
         log: Whether the figure's axis is logarithmic; None decides by the span.
     """
 
+    values: str
     column: str
     label: str
     own: str
@@ -42,6 +44,7 @@ class Axis:
 
 AXES = {
     "length": Axis(
+        values="lengths",
         column="frames",
         label="evaluation length (frames)",
         own="own length",
@@ -49,6 +52,7 @@ AXES = {
         stem="sweep",
     ),
     "patch_size": Axis(
+        values="patch sizes",
         column="patch size",
         label="evaluation patch size (mel bins or frames)",
         own="own patch size",

@@ -3,31 +3,27 @@
 Source: ElasticAST Section 3.6, Table 1 left. Padding is the share of processed tokens that are
 padding, cut the share of native tokens (after the cap on length) that the model never sees. An
 incomplete patch counts as a token wherever the edge rule keeps it. Millions of clips take
-seconds, because all batches are planned in lockstep on arrays; a test holds these numbers to the
-plain planners, and a planner without an array form is counted with its plain one.
+seconds, because plans are arrays (``packing/stream.py``); a test holds these numbers to the plain
+planners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from elastictool.config import Edge, PackingConfig
 from elastictool.errors import UsageError
 from elastictool.evaluation.durations import Durations, frames_of
-from elastictool.packing.batching import batch_rows
+from elastictool.packing.batching import Counts
 from elastictool.packing.grid import patches_along
-from elastictool.packing.planners import PLANNERS
-from elastictool.packing.planners import processed_tokens as plan_tokens
+from elastictool.packing.stream import known_planners, plan_stream
 from elastictool.registry import nearest_hint
 
 FLAT = "flat"
 """Our stream without rows: every processed token belongs to a clip."""
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -90,9 +86,9 @@ class TokenUse:
         return 100 * self.cut_tokens / self.native_tokens
 
 
-def known_planners() -> list[str]:
-    """Planners of the token table: the paper's first, then the others, then ``flat``."""
-    return [*sorted(PLANNERS, key=lambda name: (name != "first-come", name)), FLAT]
+def table_planners() -> list[str]:
+    """Planners of the token table: all that there are, then ``flat``."""
+    return [*known_planners(), FLAT]
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,7 @@ class TokenSettings:
         planners: Names of packing planners, or ``flat``; empty takes all.
         fixed_frames: Input lengths of standard ASTs.
         capacity: Tokens of a row (L').
+        window: Clips among which window planners choose.
         rule: How frames become tokens.
         shift_ms: Time between frames.
         seed: Draws the order of the clips; one epoch is counted, shuffled as in training.
@@ -113,14 +110,15 @@ class TokenSettings:
     planners: Sequence[str] = ()
     fixed_frames: Sequence[int] = (1_024,)
     capacity: int = 2_048
+    window: int = PackingConfig.window
     rule: TokenRule = TokenRule()
     shift_ms: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in self.planners:
-            if name not in known_planners():
-                hint = nearest_hint(name, known_planners())
+            if name not in table_planners():
+                hint = nearest_hint(name, table_planners())
                 raise UsageError(f"unknown packing planner {name!r}", hint)
 
 
@@ -167,8 +165,8 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
     rule = settings.rule
     native = rule.tokens(num_frames)
     packed = [
-        packed_use(native, planner, batch_clips, settings.capacity)
-        for planner in settings.planners or known_planners()
+        packed_use(native, planner, batch_clips, settings.capacity, settings.window)
+        for planner in settings.planners or table_planners()
         for batch_clips in (settings.batch_sizes if planner != FLAT else (0,))
     ]
     beyond = int(np.maximum(num_frames - rule.max_frames, 0).sum())
@@ -206,14 +204,21 @@ def fixed_use(native: Counts, fixed_frames: int, rule: TokenRule) -> TokenUse:
     )
 
 
-def packed_use(native: Counts, planner: str, batch_clips: int, capacity: int) -> TokenUse:
-    """ElasticAST: clips packed in arrival order, ``batch_clips`` a batch, nothing cut.
+def packed_use(
+    native: Counts,
+    planner: str,
+    batch_clips: int,
+    capacity: int,
+    window: int = PackingConfig.window,
+) -> TokenUse:
+    """ElasticAST: shuffled clips packed, ``batch_clips`` a batch, nothing cut.
 
     Args:
         native: (n,) native tokens of each clip in arrival order, after the cap.
         planner: Name of a packing planner, or ``flat``.
         batch_clips: Clips of a batch; makes no difference to ``flat``.
         capacity: Tokens of a row (L').
+        window: Clips among which window planners choose.
 
     Raises:
         UsageError: There is no such planner.
@@ -221,11 +226,10 @@ def packed_use(native: Counts, planner: str, batch_clips: int, capacity: int) ->
     total = int(native.sum())
     rows, excess, processed = None, None, total
     if planner != FLAT:
-        grid = _batches(native, batch_clips)
-        count, width = _plan(native, grid, planner, capacity)
-        bound = -(-np.minimum(grid, capacity).sum(axis=0) // capacity)
-        rows, processed = int(count.sum()), int((count * width).sum())
-        excess = rows - int(bound.sum())
+        config = PackingConfig(planner, capacity, batch_clips, window=window)
+        plan = plan_stream(native, config)
+        rows, processed = len(plan.batch_of_rows), plan.processed_tokens(native)
+        excess = rows - plan.fewest_rows(native, capacity)
     return TokenUse(
         model="ElasticAST",
         planner=planner,
@@ -247,76 +251,3 @@ def _time_shares(durations: Durations, fixed_frames: int, settings: TokenSetting
     padding = np.maximum(fixed_s - native, 0).sum() / (fixed_s * len(native))
     cut = np.maximum(native - fixed_s, 0).sum() / native.sum()
     return TimeShares(f"AST-{fixed_frames}", 100 * float(padding), 100 * float(cut))
-
-
-def _batches(native: Counts, batch_clips: int) -> Counts:
-    """Tokens as (clips of a batch, batches); the last batch is filled up with zeros."""
-    grid = np.pad(native, (0, -len(native) % batch_clips))
-    return np.ascontiguousarray(grid.reshape(-1, batch_clips).T)
-
-
-def _plan(native: Counts, grid: Counts, planner: str, capacity: int) -> tuple[Counts, Counts]:
-    """(rows, tokens of the longest row) of each batch."""
-    if planner in _LOCKSTEP:
-        return _LOCKSTEP[planner](grid, capacity)
-    config = PackingConfig(planner=planner, capacity=capacity, batch_clips=len(grid))
-    plans = batch_rows(native, config)
-    rows = np.array([len(plan) for plan in plans], dtype=np.int64)
-    processed = np.array([plan_tokens(native, plan) for plan in plans], dtype=np.int64)
-    return rows, processed // rows
-
-
-def _first_come(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
-    rows = np.zeros(grid.shape[1], dtype=np.int64)
-    load, width = np.zeros_like(rows), np.zeros_like(rows)
-    for tokens in grid:
-        opens = (tokens > 0) & ((load + tokens > capacity) | (rows == 0))
-        rows += opens
-        load = np.where(opens, tokens, load + tokens)
-        np.maximum(width, load, out=width)
-    return rows, width
-
-
-def _balanced(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
-    rows, width = _first_come(grid, capacity)
-    oversized = grid > capacity
-    alone, alone_width = oversized.sum(axis=0), np.where(oversized, grid, 0).max(axis=0)
-    shared = -np.sort(-np.where(oversized, 0, grid), axis=0)
-    count = -(-shared.sum(axis=0) // capacity)
-    open_batches = np.flatnonzero(alone + count <= rows)
-    while len(open_batches):
-        level = _level(shared, count, open_batches)
-        fits = level <= capacity
-        done, fitting = open_batches[fits], np.maximum(level, alone_width[open_batches])[fits]
-        better = (alone + count)[done] * fitting < rows[done] * width[done]
-        rows[done[better]] = (alone + count)[done[better]]
-        width[done[better]] = fitting[better]
-        open_batches = open_batches[~fits]
-        count[open_batches] += 1
-        open_batches = open_batches[(alone + count <= rows)[open_batches]]
-    return rows, width
-
-
-def _level(shared: Counts, count: Counts, batches: Counts) -> Counts:
-    """Tokens of the longest row when sorted clips go to the least loaded of ``count`` rows."""
-    longest = np.zeros(len(batches), dtype=np.int64)
-    for rows in np.unique(count[batches]):
-        members = np.flatnonzero(count[batches] == rows)
-        loads = np.zeros((len(members), max(int(rows), 1)), dtype=np.int64)
-        each = np.arange(len(members))
-        for tokens in shared[:, batches[members]]:
-            loads[each, loads.argmin(axis=1)] += tokens
-        longest[members] = loads.max(axis=1)
-    return longest
-
-
-def _one_per_row(grid: Counts, capacity: int) -> tuple[Counts, Counts]:
-    return (grid > 0).sum(axis=0), grid.max(axis=0)
-
-
-_LOCKSTEP: dict[str, Callable[[Counts, int], tuple[Counts, Counts]]] = {
-    "first-come": _first_come,
-    "balanced": _balanced,
-    "none": _one_per_row,
-}
-"""Planners on all batches at once; (rows, longest row) as the plain planners have them."""

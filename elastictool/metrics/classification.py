@@ -9,7 +9,6 @@ AUC come from scikit-learn, whose treatment of ties is the reference of the fiel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,19 +18,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from elastictool.errors import ElasticToolError
+from elastictool.metrics.names import METRIC_LABELS as METRIC_LABELS
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
-
-METRIC_LABELS: Mapping[str, str] = {
-    "top1": "Top-1 accuracy",
-    "top5": "Top-5 accuracy",
-    "mean_class_accuracy": "Mean class accuracy",
-    "map": "mAP",
-    "mauc": "mAUC",
-    "dprime": "d′",
-}
-"""Names of the metrics for tables and axes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,18 @@ class Metrics:
     per_class: ClassScores
     clips: int
     left_out: dict[str, int]
+
+
+def class_probabilities(logits: npt.ArrayLike, loss: str) -> Array:
+    """(S, C) probabilities: softmax for models trained with ``ce``, sigmoid for ``bce``.
+
+    In float64, so that confident scores do not saturate into ties, which would change mAP.
+    """
+    wide = np.asarray(logits, dtype=np.float64)
+    if loss == "bce":
+        return np.asarray(np.exp(-np.logaddexp(0, -wide)))
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, Labels]:

@@ -1,1 +1,1 @@
-"""Importers of foreign checkpoints, one declarative key map per format."""
+"""Weights that others trained, under our names: one file of declarations per format."""

@@ -8,6 +8,7 @@ Colours: Okabe and Ito (2008).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -120,6 +121,17 @@ def add_seconds_axis(axes: Axes, shift_ms: float) -> None:
         top.minorticks_off()
 
 
+def plain_text(text: str, most: int = 200) -> str:
+    """Text as matplotlib shall show it: no formulas between dollar signs, at most ``most`` long.
+
+    What is too long loses its middle: names of classes often differ at their ends.
+    """
+    if len(text) > most:
+        head = (most - 1) * 2 // 3
+        text = text[:head] + "…" + text[len(text) - (most - 1 - head) :]
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, stem: Path, dpi: int = 160) -> list[Path]:
     """Write ``stem``.png and ``stem``.svg; no dates, no random ids: the same data, same bytes.
 
@@ -127,7 +139,8 @@ def save_figure(figure: Figure, stem: Path, dpi: int = 160) -> list[Path]:
         ElasticToolError: A file cannot be written.
     """
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
         for path in paths:
             kind = path.suffix[1:]
             metadata = {"Date": None} if kind == "svg" else {"Software": None}

@@ -15,8 +15,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elastictool.evaluation.tokens import TokenReport, TokenUse, known_planners
+from elastictool.evaluation.tokens import TokenReport, TokenUse, table_planners
 from elastictool.files import atomic_path
+from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
 
 PUBLISHED: dict[str, tuple[float | None, float | None]] = {
@@ -90,10 +91,12 @@ def is_stand_in(report: TokenReport) -> bool:
 def conditions(report: TokenReport) -> str:
     """Cap, edge rule and row capacity, without which no share of tokens means anything."""
     rule, settings = report.settings.rule, report.settings
+    windowed = any(use.planner in WINDOW_PLANNERS for use in report.uses)
     return (
         f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
         f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
         f"shift {settings.shift_ms:g} ms, {settings.capacity:,} tokens a row"
+        + (f", windows of {settings.window:,} clips" if windowed else "")
     )
 
 
@@ -121,7 +124,7 @@ def document(report: TokenReport) -> dict[str, Any]:
         for use in report.uses
     ]
     plain = asdict(report) | {"uses": uses}
-    plain["settings"]["planners"] = report.settings.planners or known_planners()
+    plain["settings"]["planners"] = report.settings.planners or table_planners()
     if is_stand_in(report):
         plain["published"] = {
             model: {"padding_percent": padding, "cut_percent": cut}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ from torch import Tensor
 from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig, from_dict, to_dict
 from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import atomic_path
+from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.source import OWN_FORMAT
 
 Which = Literal["best", "last"]
-FORMAT = "elastictool-1"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class LoadedRun:
         multi_label: Whether a clip may have several classes.
         front_end: The run's front end, with its mean and std.
         metrics: Numbers recorded with the weights (epoch, validation score).
+        thresholds: Multi-label: the decision threshold of each class, chosen on validation with
+            these weights; NaN where it could not be chosen, empty if nobody chose any.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class LoadedRun:
     multi_label: bool
     front_end: FrontEnd
     metrics: Mapping[str, Any]
+    thresholds: tuple[float, ...] = ()
 
 
 def save_weights(
@@ -62,15 +66,18 @@ def save_weights(
     label_names: Sequence[str],
     multi_label: bool,
     metrics: Mapping[str, Any],
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write a stand-alone checkpoint; ``config`` must be resolved (mean, std, classes, grid)."""
     metadata = {
-        "format": FORMAT,
+        "format": OWN_FORMAT,
         "config": json.dumps(to_dict(config)),
         "label_names": json.dumps(list(label_names)),
         "multi_label": json.dumps(multi_label),
         "metrics": json.dumps(dict(metrics)),
     }
+    if len(thresholds):
+        metadata["thresholds"] = json.dumps([finite(value) for value in thresholds])
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata)
@@ -149,31 +156,17 @@ def load_run(
         multi_label=json.loads(metadata["multi_label"]),
         front_end=front_end_of(config),
         metrics=json.loads(metadata["metrics"]),
-    )
-
-
-def find_run(text: str, root: Path = Path("runs")) -> Path:
-    """A run directory or checkpoint file as it is, or the name of a run under ``root``.
-
-    Raises:
-        UsageError: There is no such run; the hint names those there are.
-    """
-    for path in (Path(text), root / text):
-        if path.exists():
-            return path
-    known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
-    raise UsageError(
-        f"{text!r} is neither a run directory nor a name under {root}",
-        f"runs there: {', '.join(known)}"
-        if known
-        else "make one: elastictool prep --dataset synth, then elastictool train",
+        thresholds=_thresholds(metadata),
     )
 
 
 def front_end_of(config: RunConfig) -> FrontEnd:
     """The front end that a resolved configuration describes."""
     if config.data.mean is None or config.data.std is None:
-        raise CheckpointError("the configuration holds no data.mean and data.std")
+        raise CheckpointError(
+            "the configuration holds no data.mean and data.std",
+            "converted weights: convert them again with --set data.mean=… --set data.std=…",
+        )
     return FrontEnd(
         fbank=config.fbank,
         length=config.length,
@@ -212,7 +205,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{file} is damaged or no safetensors file: {error}",
             "give a run directory or a .safetensors file that elastictool wrote",
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != OWN_FORMAT:
         raise CheckpointError(
             f"{file} was not written by elastictool (format {metadata.get('format')!r})",
             "give a run directory or a .safetensors file that elastictool wrote",
@@ -227,6 +220,11 @@ def _config(file: Path, metadata: Mapping[str, str]) -> RunConfig:
         raise CheckpointError(
             f"{file} holds a configuration that this version cannot read: {error}"
         ) from error
+
+
+def _thresholds(metadata: Mapping[str, str]) -> tuple[float, ...]:
+    values = json.loads(metadata.get("thresholds", "[]"))
+    return tuple(math.nan if value is None else float(value) for value in values)
 
 
 def _fill(model: SpectrogramTransformer, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -19,11 +19,12 @@ from torch import Tensor
 from elastictool.config import DistillConfig, RunConfig, to_dict
 from elastictool.data.loader import Cut
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError
+from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.checkpoint import LoadedRun, find_run, load_run
+from elastictool.training.checkpoint import LoadedRun, load_run
+from elastictool.training.rundir import find_run
 
 
 class Teacher:
@@ -130,9 +131,15 @@ def _shared_settings(config: RunConfig) -> dict[str, object]:
     }
 
 
-def same_place(path: Path, config: RunConfig) -> bool:
-    """Whether a run would be written over its own teacher."""
-    if not config.train.distill.teacher:
-        return False
-    teacher = find_run(config.train.distill.teacher).resolve()
-    return path.resolve() in (teacher, *teacher.parents)
+def require_other_place(path: Path, config: RunConfig) -> None:
+    """A run must not be written over its own teacher.
+
+    Raises:
+        UsageError: The teacher is the run directory ``path``, or lies in it.
+    """
+    wanted = config.train.distill.teacher
+    if wanted and find_run(wanted).resolve().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"{path} is the teacher of this run and would be written over",
+            "--run-dir names another directory",
+        )

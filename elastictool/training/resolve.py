@@ -6,11 +6,12 @@ import dataclasses
 
 import torch
 
-from elastictool.config import RunConfig
+from elastictool.config import FbankConfig, RunConfig
 from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
+from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 
 
@@ -18,8 +19,10 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     """Fill in what only the data knows: splits, mean and std, classes, position grid.
 
     Raises:
-        UsageError: The data do not fit the configuration.
+        UsageError: The data do not fit the configuration, or a planner is unknown.
     """
+    check_planner(config.packing.planner)
+    _check_budget(config)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
         raise UsageError(
@@ -36,12 +39,35 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
     if data.mean is None:
+        _check_front_end(config, store)
         mean, std = training_statistics(store, splits)
         data = dataclasses.replace(data, mean=mean, std=std)
     config = dataclasses.replace(config, data=data)
     grid = front_end_of(config).longest_grid()
     model = complete_model(config.model, len(store.info.label_names), grid)
     return dataclasses.replace(config, model=model), splits
+
+
+def _check_budget(config: RunConfig) -> None:
+    """Refuse a token budget that cannot be kept: windows are planned before sizes are drawn."""
+    packing = config.packing
+    if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
+        raise UsageError(
+            f"packing.planner = {packing.planner} plans windows of clips before their patch sizes "
+            "are drawn, so it cannot keep to packing.batch_tokens",
+            "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
+        )
+
+
+def _check_front_end(config: RunConfig, store: PreparedStore) -> None:
+    """Refuse statistics of another front end: their values have nothing in common."""
+    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
+    if measured != config.fbank.frontend:
+        raise UsageError(
+            f"the mean and deviation of {store.path} were measured with fbank.frontend = "
+            f"{measured}, not {config.fbank.frontend}",
+            f"elastictool prep --frontend {config.fbank.frontend}, or set data.mean and data.std",
+        )
 
 
 def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:

@@ -10,16 +10,16 @@ from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
+from elastictool.errors import CheckpointError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
-from elastictool.training.distillation import load_teacher, same_place
+from elastictool.training.claim import claim
+from elastictool.training.distillation import load_teacher, require_other_place
+from elastictool.training.initial import read_initial, require_elsewhere, start_from
 from elastictool.training.resolve import pick_device, resolve
+from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer, TrainResult
-
-RUNS_ROOT = Path("runs")
-"""Where runs go unless the user says otherwise."""
 
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
@@ -41,20 +41,19 @@ def train_run(
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
     pick_device(config.train.device)
-    config = _named(config, store, path)
+    config, weights = read_initial(_named(config, store, path), store)
     # Before the directory is touched: a wrong setting deletes nothing.
     resolved, _ = resolve(config, store)
     load_teacher(resolved, store, "cpu")
-    if same_place(path, config):
-        raise UsageError(
-            f"{path} is the teacher of this run and would be written over",
-            "--run-dir names another directory",
-        )
+    require_other_place(path, config)
+    require_elsewhere(weights, path)
     run = RunDirectory(path)
     run.create(overwrite)
-    trainer = Trainer(config, store, run, progress)
-    run.write_config(trainer.config, store.info.fingerprint)
-    return trainer.fit()
+    with claim(path):
+        trainer = Trainer(config, store, run, progress)
+        run.write_config(trainer.config, store.info.fingerprint)
+        start_from(weights, trainer.model, config, run, progress)
+        return trainer.fit()
 
 
 def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
@@ -71,10 +70,14 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
             f"{path} was trained on other data than {store.path} (the fingerprints differ)",
             "give the run's own data with --dataset, or start anew with --overwrite",
         )
-    trainer = Trainer(config, store, run, progress)
-    if run.training_state.exists():
-        trainer.resume()
-    return trainer.fit()
+    with claim(path):
+        trainer = Trainer(config, store, run, progress)
+        if run.training_state.exists():
+            trainer.resume()
+        else:  # stopped before its first checkpoint: it starts again, from the same weights
+            _, weights = read_initial(config, store)
+            start_from(weights, trainer.model, config, run, progress)
+        return trainer.fit()
 
 
 def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
@@ -88,6 +91,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     Raises:
         UsageError: Configuration and data do not fit.
     """
+    config, _ = read_initial(config, store)
     resolved, splits = resolve(config, store)
     front_end = front_end_of(resolved)
     sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)

@@ -17,6 +17,31 @@ from elastictool import __version__
 from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, write_json, write_text
+from elastictool.training.claim import is_claimed
+
+RUNS_ROOT = Path("runs")
+"""Where runs go unless the user says otherwise."""
+
+
+def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
+    """A run directory or checkpoint file as it is, or the name of a run under ``root``.
+
+    Raises:
+        UsageError: There is no such run; the hint names those there are.
+    """
+    found = [path for path in (Path(text), root / text) if path.exists()]
+    for path in found:  # a folder that only shares its name with a run comes second
+        if path.is_file() or (path / "config.yaml").exists():
+            return path
+    if found:
+        return found[0]
+    known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
+    raise UsageError(
+        f"{text!r} is neither a run directory nor a name under {root}",
+        f"runs there: {', '.join(known)}"
+        if known
+        else "make one: elastictool prep --dataset synth, then elastictool train",
+    )
 
 
 class RunDirectory:
@@ -27,9 +52,11 @@ class RunDirectory:
         self.config_file = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
+        self.import_report = path / "import_report.json"
         self.last_weights = path / "checkpoints" / "last.safetensors"
         self.best_weights = path / "checkpoints" / "best.safetensors"
         self.training_state = path / "checkpoints" / "last.training.pt"
+        self.thresholds = path / "results" / "thresholds.csv"
 
     def create(self, overwrite: bool) -> None:
         """Make the directory, empty.
@@ -47,6 +74,11 @@ class RunDirectory:
                 raise UsageError(
                     f"{self.path} is not empty and not a run directory: it is left as it is",
                     "--run-dir names another",
+                )
+            if is_claimed(self.path):
+                raise UsageError(
+                    f"{self.path} is being trained by another process: it is left as it is",
+                    "wait for it, stop it, or name another place with --run-dir",
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
 from elastictool.training.stopping import StopRequest
+from elastictool.training.thresholds import ChosenThresholds
 
 
 @dataclass
@@ -111,6 +112,7 @@ class Trainer:
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model, self.config)
         self.state = TrainingState()
+        self.thresholds: ChosenThresholds | None = None
         self.front_end = front_end_of(self.config)
         cache_mb = self.config.train.cache_mb
         self.train_set = ClipDataset(
@@ -159,6 +161,7 @@ class Trainer:
 
     def _train_epoch(self, num_batches: int, total_steps: int, stop: StopRequest) -> None:
         self.model.train()
+        self.thresholds = None  # those of the last validation belong to other weights from here
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
         with self.progress.task(title, num_batches - self.state.batch) as bar:
@@ -259,6 +262,7 @@ class Trainer:
             "padding_share": 1 - state.tokens / max(1, state.slots),
             "cut_frames": state.cut_frames,
             "seconds": round(state.seconds, 3),
+            "selection_metric": self._selection_metric(),
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
@@ -277,12 +281,16 @@ class Trainer:
     def _keep_best(self, validation: dict[str, float]) -> None:
         """Best is chosen by validation only; without it, the last epoch is all there is."""
         state = self.state
-        if validation:
-            score = validation[self._selection_metric()]
+        if not validation and state.best_epoch >= 0:
+            return  # an epoch that was not validated is no better than one that was
+        score = validation.get(self._selection_metric())
+        if score is not None:
             if score <= state.best_score:
                 return
             state.best_score, state.best_epoch = score, state.epoch + 1
         self._save_weights(self.run.best_weights, validation)
+        if self.thresholds is not None:
+            self.thresholds.write(self.run.thresholds, self.store.info.label_names)
 
     def _validate(self) -> dict[str, float]:
         scores = score_clips(
@@ -296,11 +304,15 @@ class Trainer:
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
         )
         metrics = classification_metrics(scores.logits, scores.targets)
-        return {
+        if self.store.info.multi_label:
+            self.thresholds = ChosenThresholds.choose(scores, self.config.train.loss)
+        values = {
             "loss": float(losses.mean()),
             "top1": metrics.values["top1"],
             "map": metrics.values["map"],
         }
+        # Without any labelled clip, or any class to rank, a metric is NaN: there is no such value.
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _selection_metric(self) -> str:
         chosen = self.config.train.selection_metric
@@ -331,12 +343,13 @@ class Trainer:
             self.store.info.label_names,
             self.store.info.multi_label,
             {"epoch": self.state.epoch + 1, "step": self.state.step, **validation},
+            () if self.thresholds is None else self.thresholds.values.tolist(),
         )
 
 
 def _epoch_line(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}", f"train loss {record['train_loss']:.4f}"]
-    if "val_top1" in record:
-        parts += [f"val loss {record['val_loss']:.4f}", f"val top-1 {record['val_top1']:.1%}"]
-        parts += [f"val mAP {record['val_map']:.3f}"]
+    for name, form in (("loss", "loss {:.4f}"), ("top1", "top-1 {:.1%}"), ("map", "mAP {:.3f}")):
+        if f"val_{name}" in record:
+            parts.append("val " + form.format(record[f"val_{name}"]))
     return ", ".join(parts)

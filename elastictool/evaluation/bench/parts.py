@@ -28,8 +28,7 @@ from elastictool.evaluation.bench.workload import Workload
 from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.packing.batching import batch_rows
-from elastictool.packing.planners import PLANNERS, processed_tokens
+from elastictool.packing.stream import batch_rows, known_planners, plan_stream
 from elastictool.training.scoring import autocast
 
 Row = dict[str, Any]
@@ -172,23 +171,22 @@ def measure_planners(workload: Workload) -> list[Row]:
     """Planning time and padding of each planner over the workload's clips."""
     tokens = np.array(workload.tokens, dtype=np.int64)
     rows: list[Row] = []
-    for name in PLANNERS:
+    for name in known_planners():
         packing = PackingConfig(
             planner=name,
             capacity=workload.packing.capacity,
             batch_clips=workload.packing.batch_clips,
         )
         begin = time.perf_counter()
-        batches = batch_rows(tokens, packing)
+        batch_rows(tokens, packing)
         spent = time.perf_counter() - begin
-        lengths = tokens.tolist()
-        processed = sum(processed_tokens(lengths, batch) for batch in batches)
+        processed = plan_stream(tokens, packing).processed_tokens(tokens)
         rows.append(
             {
                 "part": "planners",
                 "contender": name,
                 "clips_per_second": len(tokens) / spent,
-                "padding_share": 1 - sum(lengths) / processed,
+                "padding_share": 1 - int(tokens.sum()) / processed,
             }
         )
     return rows

@@ -6,7 +6,6 @@ durations or from a stated stand-in; values do not matter, so the spectrograms a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +19,8 @@ from elastictool.evaluation.durations import Durations, frames_of
 from elastictool.evaluation.tokens import TokenRule
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.packing.batching import batch_starts
-from elastictool.packing.planners import PLANNERS
+from elastictool.packing.planners import Rows
+from elastictool.packing.stream import batch_rows
 
 LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
 """Mean and deviation of ln(seconds) over the EPIC-SOUNDS validation annotations: the stand-in
@@ -85,14 +84,8 @@ class Workload:
             for rows in self._rows()
         ]
 
-    def _rows(self) -> Iterator[list[list[int]]]:
-        tokens = np.array(self.tokens, dtype=np.int64)
-        starts = batch_starts(tokens, self.packing)
-        for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
-            rows = PLANNERS[self.packing.planner](
-                tokens[start:stop].tolist(), self.packing.capacity
-            )
-            yield [[start + index for index in row] for row in rows]
+    def _rows(self) -> list[Rows]:
+        return batch_rows(np.array(self.tokens, dtype=np.int64), self.packing)
 
 
 def epic_like(num_clips: int) -> Durations:

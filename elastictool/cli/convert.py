@@ -1,0 +1,63 @@
+"""``elastictool convert``: weights of another project as one of our files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, say
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(help="File, folder with config.json, run, or Hugging Face id."),
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="ast, ssast, hf-ast, elasticast, flexiast, timm, hf-vit or run.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="One setting, e.g. model.preset=elasticast or init.rgb=mean; repeatable.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names, one a line, where the file has none.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout.")
+    ] = False,
+) -> None:
+    """Convert weights of another project; says what became of every key in them.
+
+    The model is the file's own unless --set changes its patches, positions or pooling. Nothing in
+    the file is run: a pickle that asks for more than tensors is refused.
+
+    Example: elastictool convert audioset_0.4593.pth --from ast --out ast.safetensors
+    """
+    from elastictool.config import to_dict
+    from elastictool.training.convert import convert as convert_weights
+
+    result = convert_weights(form, source, out, sets or [], labels)
+    if json_output:
+        document = {
+            "out": str(result.out),
+            "report": result.report.document(),
+            "report_file": str(result.report_file),
+            "label_names": list(result.label_names),
+            "model": to_dict(result.config.model),
+        }
+        print_json(document)
+        return
+    print_table(f"convert {source}", ["what", "which"], result.report.lines())
+    say(f"wrote {result.out} and {result.report_file}")

@@ -1,0 +1,175 @@
+"""``elastictool embed``: vectors of recordings, and the nearest recordings to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.evaluate import (
+    AttentionOption,
+    Checkpoint,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    Split,
+    SplitOption,
+    locate_run,
+    open_data,
+)
+from elastictool.cli.predict import (
+    FilesArgument,
+    HopOption,
+    RunOption,
+    WindowOption,
+    prepare,
+    report_failures,
+)
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.inference.model import Windows
+
+
+def embed(
+    files: FilesArgument = None,
+    run: RunOption = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the vectors: .npz, .parquet (with names) or .npy.")
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Search this .npz or .parquet instead of writing one.")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="Recording to look for in the index; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Nearest recordings to name.")] = 5,
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Measure the vectors of a prepared dataset instead."),
+    ] = "",
+    split: SplitOption = Split.test,
+    window: WindowOption = 0.0,
+    hop: HopOption = 0.0,
+    which: CheckpointOption = Checkpoint.best,
+    attention: AttentionOption = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Turn recordings into vectors, or find the nearest recordings by the cosine of theirs.
+
+    With --dataset it says how well vectors find what belongs together: mean average precision of
+    retrieval, and the equal error rate of telling pairs of one class from others (speaker
+    verification).
+
+    Examples: elastictool embed recordings/ --out all.npz;
+    elastictool embed --index all.npz --query new.wav; elastictool embed --dataset fsdd-speaker
+    """
+    if dataset:
+        if files or index is not None or query:
+            raise UsageError("--dataset stands for the recordings", "leave files and --index out")
+        _measure(run, dataset, split, out, which, attention, precision, device, json_output)
+        return
+    _check(files, out, index, query)
+    names = list(query or files or [])
+    model, paths, rule = prepare(names, run, window, hop, which, attention, precision, device)
+    found = list(model.embeddings(paths, rule, progress()))
+    good = [item for item in found if not item.error]
+    if out is not None and good:
+        _write(out, good, json_output)
+    if index is not None and good:
+        _search(index, good, top, json_output)
+    report_failures([(item.name, item.error) for item in found if item.error], len(found))
+
+
+def _measure(
+    run: str,
+    dataset: str,
+    split: Split,
+    out: Path | None,
+    which: Checkpoint,
+    attention: str,
+    precision: Precision,
+    device: str,
+    json_output: bool,
+) -> None:
+    from elastictool.evaluation.evaluate import split_clips
+    from elastictool.evaluation.retrieval import measure_retrieval
+    from elastictool.inference.model import ElasticModel
+    from elastictool.inference.vectors import check_suffix, write_vectors
+    from elastictool.training.checkpoint import load_run
+    from elastictool.training.resolve import pick_device
+
+    if out is not None:
+        check_suffix(out)
+    loaded = load_run(locate_run(run), which.value, attention, pick_device(device))
+    store = open_data(dataset, loaded)
+    say(f"run {loaded.path}, dataset {store.path}, {split.value} split")
+    model = ElasticModel(loaded, precision.value)
+    result = measure_retrieval(model, store, split_clips(loaded, store, split.value), progress())
+    if out is not None:
+        write_vectors(out, result.names, result.vectors)
+        say(f"wrote {out}")
+    if json_output:
+        print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
+        return
+    rows = [
+        ("clips", str(len(result.names))),
+        ("retrieval mAP", f"{result.retrieval_map:.1%}"),
+        ("equal error rate", f"{result.equal_error_rate:.1%}"),
+        ("pairs (of one class)", f"{result.pairs:,} ({result.same_pairs:,})"),
+    ]
+    print_table("embeddings", ("measure", "value"), rows)
+
+
+def _check(
+    files: list[str] | None, out: Path | None, index: Path | None, query: list[str] | None
+) -> None:
+    if (out is None) == (index is None):
+        raise UsageError(
+            "give --out to write vectors, or --index and --query to search", "see embed --help"
+        )
+    if index is not None and (files or not query):
+        raise UsageError("with --index recordings are given by --query", "--query new.wav")
+    if out is not None:
+        from elastictool.inference.vectors import check_suffix
+
+        if query:
+            raise UsageError("--query needs --index", "name the recordings without an option")
+        check_suffix(out)
+
+
+def _write(out: Path, found: list[Windows], json_output: bool) -> None:
+    import numpy as np
+
+    from elastictool.inference.vectors import write_vectors
+
+    vectors = np.stack([item.mean for item in found])
+    write_vectors(out, [item.name for item in found], vectors)
+    say(f"wrote {len(vectors)} vectors of {vectors.shape[1]} values to {out}")
+    if json_output:
+        print_json({"out": str(out), "recordings": len(vectors), "width": vectors.shape[1]})
+
+
+def _search(index: Path, found: list[Windows], top: int, json_output: bool) -> None:
+    import numpy as np
+
+    from elastictool.inference.vectors import read_vectors
+
+    nearest = read_vectors(index).nearest(np.stack([item.mean for item in found]), top)
+    if json_output:
+        print_json(
+            {
+                item.name: [{"recording": name, "cosine": cosine} for name, cosine in places]
+                for item, places in zip(found, nearest, strict=True)
+            }
+        )
+        return
+    for item, places in zip(found, nearest, strict=True):
+        rows = [(name, f"{cosine:.4f}") for name, cosine in places]
+        print_table(f"nearest to {item.name}", ("recording", "cosine"), rows)

@@ -1,0 +1,195 @@
+"""``elastictool predict``: labels for recordings."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.evaluate import (
+    AttentionOption,
+    Checkpoint,
+    CheckpointOption,
+    DeviceOption,
+    Precision,
+    PrecisionOption,
+    locate_run,
+)
+from elastictool.errors import RejectedItemsError
+
+if TYPE_CHECKING:
+    from elastictool.inference.model import ElasticModel, Prediction
+
+
+class Format(str, Enum):
+    """Of the answer."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+FilesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILES ...", help="Files, folders, 'patterns', or - (list on stdin)."),
+]
+RunOption = Annotated[
+    str, typer.Option("--run", "-r", help="Run directory, name under runs/, or weights file.")
+]
+WindowOption = Annotated[
+    float, typer.Option(min=0, help="Cut recordings into windows of S seconds (0: whole).")
+]
+HopOption = Annotated[
+    float, typer.Option(min=0, help="Seconds from window to window (0: side by side).")
+]
+
+
+def predict(
+    files: FilesArgument = None,
+    run: RunOption = "",
+    top: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 5,
+    window: WindowOption = 0.0,
+    hop: HopOption = 0.0,
+    form: Annotated[Format, typer.Option("--format", help="Of the answer.")] = Format.table,
+    json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Folder for a picture of each recording over time.")
+    ] = None,
+    which: CheckpointOption = Checkpoint.best,
+    attention: AttentionOption = "auto",
+    precision: PrecisionOption = Precision.fp32,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say what is in recordings: the likeliest classes with their probabilities.
+
+    A recording goes through whole, up to the longest that the model takes; longer ones, and all
+    with --window, in windows whose probabilities are averaged. One that cannot be read is named
+    at the end (exit code 3) and stops nothing.
+
+    Example: elastictool predict recordings/ --window 10 --hop 5 --timeline pictures
+    """
+    model, paths, rule = prepare(files, run, window, hop, which, attention, precision, device)
+    found = model.predict(paths, top, rule, progress=progress())
+    pictures = _draw(found, model, timeline) if timeline is not None else []
+    _answer(found, model, Format.json if json_output else form, windowed=window > 0)
+    for picture in pictures:
+        say(f"wrote {picture}")
+    report_failures([(item.name, item.error) for item in found if item.error], len(found))
+
+
+def prepare(
+    files: Sequence[str] | None,
+    run: str,
+    window: float,
+    hop: float,
+    which: Checkpoint,
+    attention: str,
+    precision: Precision,
+    device: str,
+) -> tuple[ElasticModel, list[Path], Any]:
+    """The model, the files, and how they are cut; what ``predict`` and ``embed`` share."""
+    from elastictool.inference.model import ElasticModel, WindowRule
+    from elastictool.inference.recordings import expand
+    from elastictool.training.checkpoint import load_run
+    from elastictool.training.resolve import pick_device
+
+    rule = WindowRule(window, hop)
+    paths = expand(files or [], sys.stdin if "-" in (files or []) else ())
+    path = locate_run(run)
+    loaded = load_run(path, which.value, attention, pick_device(device))
+    model = ElasticModel(loaded, precision.value)
+    say(f"model: {path}, up to {model.longest_s:.1f} s in one piece; {len(paths)} recordings")
+    return model, paths, rule
+
+
+def report_failures(failures: Sequence[tuple[str, str]], total: int) -> None:
+    """Name the recordings that could not be read.
+
+    Raises:
+        RejectedItemsError: There are some.
+    """
+    for _, reason in failures:
+        say(f"left out: {reason}")
+    if failures:
+        raise RejectedItemsError(
+            f"{len(failures)} of {total} recordings could not be used; the others are done",
+            "the reasons stand above",
+        )
+
+
+def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> list[Path]:
+    from elastictool.reporting.timeline import save_timeline
+
+    pictures: list[Path] = []
+    for number, item in enumerate(found):
+        if item.error:
+            continue
+        stem = folder / f"{Path(item.name).stem}"
+        if any(path.stem == stem.name for path in pictures):
+            stem = folder / f"{Path(item.name).stem}-{number}"
+        parts = item.windows
+        pictures += save_timeline(
+            stem,
+            Path(item.name).name,
+            parts.starts_s,
+            parts.stops_s,
+            parts.values,
+            model.label_names,
+        )
+    return pictures
+
+
+def _answer(found: Sequence[Prediction], model: ElasticModel, form: Format, windowed: bool) -> None:
+    if form is Format.json:
+        print_json(
+            {"run": str(model.run.path), "predictions": [_document(i, windowed) for i in found]}
+        )
+    elif form is Format.csv:
+        _write_csv(found, sys.stdout)
+    else:
+        rows = [
+            (
+                item.name,
+                f"{item.duration_s:.2f}",
+                ", ".join(f"{label} {share:.1%}" for label, share in item.labels),
+            )
+            for item in found
+            if not item.error
+        ]
+        print_table("predictions", ("recording", "seconds", "likeliest classes"), rows)
+
+
+def _document(item: Prediction, windowed: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {"recording": item.name}
+    if item.error:
+        return document | {"error": item.error}
+    document |= {
+        "duration_s": round(item.duration_s, 3),
+        "labels": [{"label": label, "score": score} for label, score in item.labels],
+    }
+    if windowed:
+        parts = item.windows
+        best = parts.values.argmax(axis=1)
+        document["windows"] = [
+            {"start_s": float(start), "stop_s": float(stop), "class": int(index), "score": float(p)}
+            for start, stop, index, p in zip(
+                parts.starts_s, parts.stops_s, best, parts.values.max(axis=1), strict=True
+            )
+        ]
+    return document
+
+
+def _write_csv(found: Sequence[Prediction], file: TextIO) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("recording", "rank", "label", "score", "error"))
+    for item in found:
+        if item.error:
+            writer.writerow((item.name, "", "", "", item.error))
+        for rank, (label, score) in enumerate(item.labels, start=1):
+            writer.writerow((item.name, rank, label, f"{score:.6f}", ""))

@@ -1,0 +1,205 @@
+"""``elastictool runs``: what was trained, how far it is and how good."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.evaluate import JsonOption, locate_run
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from elastictool.reporting.runs import RunSummary
+
+app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+
+
+class Sort(str, Enum):
+    """Orders of the list."""
+
+    updated = "updated"
+    name = "name"
+    score = "score"
+
+
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder that holds the run directories; default runs.")
+]
+SortOption = Annotated[
+    Sort, typer.Option(help="updated: newest first; score: best test, then validation, score.")
+]
+
+
+@app.callback()
+def runs(
+    context: typer.Context,
+    root: RootOption = None,
+    sort: SortOption = Sort.updated,
+    json_output: JsonOption = False,
+) -> None:
+    """List runs with their state and scores; show or compare some of them.
+
+    Example: elastictool runs --sort score; elastictool runs show synth-elasticast
+    """
+    if context.invoked_subcommand is None:
+        _list(root, sort, json_output)
+    elif json_output or root is not None or sort is not Sort.updated:
+        raise UsageError(
+            f"options of the list stand before {context.invoked_subcommand!r}",
+            f"put them behind it: elastictool runs {context.invoked_subcommand} ... --json",
+        )
+
+
+@app.command("list")
+def list_(
+    root: RootOption = None,
+    sort: SortOption = Sort.updated,
+    json_output: JsonOption = False,
+) -> None:
+    """List runs: data, model, epochs, best validation score, test score, state, age.
+
+    A directory that cannot be read is listed as broken, with the reason.
+
+    Example: elastictool runs list --sort score
+    """
+    _list(root, sort, json_output)
+
+
+def _list(root: Path | None, sort: Sort, json_output: bool) -> None:
+    from elastictool.reporting.runs import list_runs
+    from elastictool.training.rundir import RUNS_ROOT
+
+    root = root or RUNS_ROOT
+    found = list_runs(root, sort.value)
+    if json_output:
+        print_json({"root": str(root), "runs": [run.document() for run in found]})
+        return
+    if not found:
+        say(f"{root} holds no runs; make one: elastictool train")
+        return
+    columns = ["run", "data", "model", "epochs", "best validation", "test", "age"]
+    print_table(f"runs in {root}", columns, [_row(run) for run in found])
+    for run in found:
+        if run.problem:
+            say(f"{run.path}: {run.problem}")
+
+
+def _row(run: RunSummary) -> list[str]:
+    from elastictool.reporting.tables import EMPTY, age
+
+    return [
+        Path(run.path).name,
+        run.dataset or EMPTY,
+        run.model or EMPTY,
+        f"{run.epoch}/{run.epochs} {run.state}" if run.epochs else run.state,
+        _score(run.metric, run.best),
+        _score(run.test.metric, run.test.value) if run.test else EMPTY,
+        age(run.age_s),
+    ]
+
+
+def _score(metric: str, value: float | None) -> str:
+    """``mAP 55.3 %``."""
+    from elastictool.metrics.names import SHORT_LABELS
+    from elastictool.reporting.tables import EMPTY, percent
+
+    return EMPTY if value is None else f"{SHORT_LABELS.get(metric, metric)} {percent(value)} %"
+
+
+@app.command("show")
+def show(
+    run: Annotated[
+        str, typer.Argument(help="Run directory or its name under runs/; default the newest.")
+    ] = "",
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write report.html, one page with everything.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Show one run, finished or not, and draw its learning curves.
+
+    Writes figures/learning_curves.png and .svg into the run directory.
+
+    Example: elastictool runs show synth-elasticast --html
+    """
+    from elastictool.reporting.learning_curves import plot_learning_curves
+    from elastictool.reporting.run_report import curves_title, overview_rows, write_report
+    from elastictool.reporting.runs import changed_settings, read_config, summarise
+
+    path = _directory(run)
+    summary, config = summarise(path), read_config(path)
+    changed = changed_settings(config)
+    files = write_report(path) if html else plot_learning_curves(path, curves_title(summary))
+    if json_output:
+        document = summary.document() | {"settings": changed}
+        print_json(document | {"files": [str(file) for file in files]})
+        return
+    print_table(f"run {path}", ["what", "value"], overview_rows(summary))
+    print_table("settings that are not the defaults", ["setting", "value"], list(changed.items()))
+    if summary.problem:
+        say(f"problem: {summary.problem}")
+    if not files:
+        say("no learning curves: nothing is logged yet")
+    for file in files:
+        say(f"wrote {file}")
+
+
+@app.command("compare")
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Compare runs: scores, and the settings in which they differ.
+
+    Example: elastictool runs compare synth-elasticast synth-ast-128
+    """
+    from elastictool.reporting.run_report import overview_rows
+    from elastictool.reporting.runs import differing_settings, read_config, summarise
+
+    if len(runs) < 2:
+        raise UsageError("one run cannot be compared", "name two or more: elastictool runs list")
+    paths = [_directory(text) for text in runs]
+    summaries = [summarise(path) for path in paths]
+    differing = differing_settings([read_config(path) for path in paths])
+    if json_output:
+        documents = [summary.document() for summary in summaries]
+        print_json({"runs": documents, "differing_settings": differing})
+        return
+    overviews = [{row[0]: row[1] for row in overview_rows(summary)} for summary in summaries]
+    rows: list[list[Any]] = [
+        [what, *(overview.get(what, "") for overview in overviews)]
+        for what in dict.fromkeys(what for overview in overviews for what in overview)
+    ]
+    names = [path.name for path in paths]
+    print_table("scores", ["what", *names], rows)
+    print_table(
+        "settings in which they differ",
+        ["setting", *names],
+        [[key, *values] for key, values in differing.items()],
+    )
+
+
+def _directory(text: str) -> Path:
+    """A run directory as it is, a name under runs/, or the run that was written last.
+
+    Raises:
+        UsageError: There is none, or it is no directory.
+    """
+    from elastictool.reporting.runs import list_runs
+    from elastictool.training.rundir import RUNS_ROOT
+
+    if text:
+        path = locate_run(text)
+    else:
+        found = list_runs(RUNS_ROOT)
+        if not found:
+            raise UsageError(f"{RUNS_ROOT} holds no runs", "make one: elastictool train")
+        path = Path(found[0].path)
+        say(f"run {path}")
+    if not path.is_dir():
+        raise UsageError(f"{path} is a file, not a run directory", "name its directory")
+    return path

@@ -1,0 +1,54 @@
+"""The confusion matrix as a result file: its non-zero cells, so that 527 classes stay small.
+
+Nothing here needs torch: figures and reports read this file and the per-class table beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.files import write_rows
+
+COLUMNS = ("true", "predicted", "clips")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``clips`` clips of class ``true`` whose top class is another, ``predicted``."""
+
+    true: str
+    predicted: str
+    clips: int
+
+
+def write_confusions(path: Path, matrix: npt.NDArray[np.int64], label_names: Sequence[str]) -> None:
+    """Write the (C, C) counts (row = true class), one line a cell that is not zero."""
+    rows, columns = np.nonzero(matrix)
+    write_rows(
+        path,
+        COLUMNS,
+        [
+            dict(zip(COLUMNS, (label_names[i], label_names[j], int(matrix[i, j])), strict=True))
+            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+        ],
+    )
+
+
+def most_confused(
+    matrix: npt.NDArray[np.int64], label_names: Sequence[str], count: int
+) -> list[Confusion]:
+    """The ``count`` largest cells off the diagonal, largest first; ties in order of classes."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    cells = [divmod(place, len(matrix)) for place in order.tolist()]
+    return [
+        Confusion(label_names[i], label_names[j], int(wrong[i, j]))
+        for i, j in cells
+        if wrong[i, j] > 0
+    ]

@@ -1,0 +1,1 @@
+"""A trained model in daily use: labels and embeddings of recordings, nearest clips, export."""

@@ -1,0 +1,360 @@
+"""``elastictool.load``: a trained model that takes recordings and gives labels or embeddings.
+
+    model = elastictool.load("runs/my-run")
+    for result in model.predict(["a.wav", "b.flac"], top=5):
+        print(result.name, result.labels)
+    vectors = model.embed(["a.wav", "b.flac"])
+
+A recording up to the model's longest input goes through whole, at its own length; a longer one, or
+any where ``window_s`` is given, in windows whose probabilities (or embeddings) are averaged by
+their lengths. Windows of many recordings share a batch; packing changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from elastictool.data.collate import Example, collate
+from elastictool.errors import AudioError, UsageError
+from elastictool.inference.recordings import Array, Recording, StoredClip, Window, windows
+from elastictool.models.attention.base import ATTENTION
+from elastictool.packing.batch import PackedBatch
+from elastictool.progress import SILENT, Progress
+from elastictool.training.checkpoint import LoadedRun, load_run
+from elastictool.training.resolve import pick_device
+from elastictool.training.scoring import autocast
+
+Values = npt.NDArray[np.float32]
+MAX_TOKENS = 8_192
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What was computed for the windows of one recording.
+
+    Attributes:
+        name: The recording.
+        starts_s: (W,) start of each window.
+        stops_s: (W,) its end.
+        values: (W, C) probabilities or (W, D) embeddings.
+        error: Why there is nothing; empty if all is well.
+    """
+
+    name: str
+    starts_s: npt.NDArray[np.float64]
+    stops_s: npt.NDArray[np.float64]
+    values: Values
+    error: str = ""
+
+    @property
+    def mean(self) -> Values:
+        """(C,) or (D,): the windows' average, weighted by their lengths."""
+        return np.average(self.values, axis=0, weights=self.stops_s - self.starts_s).astype(
+            np.float32
+        )
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the recording."""
+        return float(self.stops_s[-1]) if len(self.stops_s) else 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one recording.
+
+    Attributes:
+        name: The recording.
+        labels: (name, probability), the likeliest first; empty where there is an error.
+        duration_s: Length of the recording.
+        windows: Probabilities over time.
+        error: Why there are no labels; empty if all is well.
+    """
+
+    name: str
+    labels: tuple[tuple[str, float], ...]
+    duration_s: float
+    windows: Windows
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """Length and distance of windows in seconds; 0 takes recordings whole as far as possible."""
+
+    window_s: float = 0.0
+    hop_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.window_s < 0 or self.hop_s < 0 or self.hop_s > self.window_s:
+            raise UsageError(
+                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart, leave gaps or are none",
+                "for example: --window 10 --hop 5",
+            )
+
+
+class ElasticModel:
+    """A trained model, ready for recordings.
+
+    Args:
+        run: The loaded run.
+        precision: ``fp32`` or ``bf16``.
+
+    Attributes:
+        run: As given.
+        label_names: Class names in the order of the probabilities.
+    """
+
+    def __init__(self, run: LoadedRun, precision: str = "fp32") -> None:
+        self.run = run
+        self.precision = precision
+        self.label_names = run.label_names
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate at which the model listens; recordings are resampled to it."""
+        return self.run.front_end.fbank.sample_rate_hz
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds that the model takes in one piece."""
+        return self._longest_samples / self.sample_rate_hz
+
+    def predict(
+        self,
+        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        top: int = 5,
+        rule: WindowRule = WindowRule(),
+        sample_rate_hz: int = 0,
+        progress: Progress = SILENT,
+    ) -> list[Prediction]:
+        """The ``top`` likeliest classes of each recording.
+
+        Args:
+            recordings: Paths, ``Array``s, or NumPy waveforms (at ``sample_rate_hz``).
+            top: Classes to name.
+            rule: Windows.
+            sample_rate_hz: Of waveforms; 0 is the model's own rate.
+            progress: Where to show how far it is.
+        """
+        listed = self._listed(recordings, sample_rate_hz)
+        return [self._prediction(found, top) for found in self.windows(listed, rule, progress)]
+
+    def embed(
+        self,
+        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        rule: WindowRule = WindowRule(),
+        sample_rate_hz: int = 0,
+        progress: Progress = SILENT,
+    ) -> Values:
+        """(n, D) embeddings: the pooled vectors before the classifier.
+
+        Raises:
+            AudioError: A recording cannot be read (``embeddings`` goes on where one cannot).
+        """
+        listed = self._listed(recordings, sample_rate_hz)
+        rows = []
+        for found in self.embeddings(listed, rule, progress):
+            if found.error:
+                raise AudioError(found.error)
+            rows.append(found.mean)
+        return np.stack(rows)
+
+    def windows(
+        self,
+        recordings: Sequence[Recording],
+        rule: WindowRule = WindowRule(),
+        progress: Progress = SILENT,
+    ) -> Iterator[Windows]:
+        """(W, C) probabilities over time of each recording, in their order."""
+        return self._each(recordings, rule, progress, self._probabilities)
+
+    def embeddings(
+        self,
+        recordings: Sequence[Recording],
+        rule: WindowRule = WindowRule(),
+        progress: Progress = SILENT,
+    ) -> Iterator[Windows]:
+        """(W, D) embeddings over time of each recording, in their order."""
+        return self._each(recordings, rule, progress, self.run.model.embed)
+
+    def _probabilities(self, batch: PackedBatch) -> Tensor:
+        logits: Tensor = self.run.model(batch).float()
+        return logits.sigmoid() if self.run.multi_label else logits.softmax(dim=1)
+
+    def _listed(
+        self,
+        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        sample_rate_hz: int,
+    ) -> list[Recording]:
+        single = isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray))
+        rate_hz = sample_rate_hz or self.sample_rate_hz
+        return [
+            Array(item, rate_hz, f"array {index}") if isinstance(item, np.ndarray) else item
+            for index, item in enumerate([recordings] if single else recordings)  # type: ignore[arg-type]
+        ]
+
+    @property
+    def _longest_samples(self) -> int:
+        length, fbank = self.run.front_end.length, self.run.front_end.fbank
+        return fbank.samples_for(length.fixed_frames or length.max_frames)
+
+    def _sizes(self, rule: WindowRule) -> tuple[int, int]:
+        """(samples of a window, samples between windows)."""
+        if not rule.window_s:
+            return self._longest_samples, self._longest_samples
+        size = round(rule.window_s * self.sample_rate_hz)
+        least = self.run.front_end.fbank.window_samples
+        if not least <= size <= self._longest_samples:
+            raise UsageError(
+                f"a window of {rule.window_s:g} s is outside what the model takes "
+                f"({least / self.sample_rate_hz:g} to {self.longest_s:.2f} s)",
+                "choose another --window, or 0 for as long as possible",
+            )
+        return size, max(1, round((rule.hop_s or rule.window_s) * self.sample_rate_hz))
+
+    def _each(
+        self,
+        recordings: Sequence[Recording],
+        rule: WindowRule,
+        progress: Progress,
+        compute: Callable[[PackedBatch], Tensor],
+    ) -> Iterator[Windows]:
+        """Batches of windows through ``compute``, regrouped by recording."""
+        size, hop = self._sizes(rule)
+        gathered = [_Gathered(_name(recording)) for recording in recordings]
+        ready = 0
+        with progress.task("recordings", len(recordings)) as bar:
+            for batch in self._batches(recordings, gathered, size, hop):
+                self._run(batch, gathered, compute)
+                while ready < len(gathered) and gathered[ready].complete:
+                    yield gathered[ready].result(self.sample_rate_hz)
+                    gathered[ready] = _Gathered("")  # its values are the caller's now
+                    ready += 1
+                    bar.advance()
+        for rest in gathered[ready:]:
+            yield rest.result(self.sample_rate_hz)
+
+    def _batches(
+        self, recordings: Sequence[Recording], gathered: list[_Gathered], size: int, hop: int
+    ) -> Iterator[list[tuple[int, Window, Example]]]:
+        """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
+        batch: list[tuple[int, Window, Example]] = []
+        tokens = 0
+        for index, recording in enumerate(recordings):
+            try:
+                for window in windows(recording, self.sample_rate_hz, size, hop):
+                    example = self._example(window, gathered[index])
+                    if example is None:
+                        continue
+                    needed = example.grid[0] * example.grid[1]
+                    if batch and tokens + needed > MAX_TOKENS:
+                        yield batch
+                        batch, tokens = [], 0
+                    batch.append((index, window, example))
+                    gathered[index].expected += 1
+                    tokens += needed
+            except AudioError as error:
+                gathered[index].error = error.message
+            gathered[index].read = True
+        yield batch
+
+    def _example(self, window: Window, gathered: _Gathered) -> Example | None:
+        """The window as a spectrogram; None where it is shorter than one frame."""
+        front_end = self.run.front_end
+        frames = front_end.fbank.num_frames(len(window.waveform))
+        if not frames:
+            if not gathered.expected and not gathered.values:
+                gathered.error = (
+                    f"{gathered.name}: is shorter than one frame ({front_end.fbank.window_ms:g} ms)"
+                )
+            return None
+        targets = torch.zeros(len(self.label_names))
+        features = front_end.features(window.waveform)
+        return front_end.example(features, front_end.view(0, frames), targets, gathered.name)
+
+    def _run(
+        self,
+        batch: list[tuple[int, Window, Example]],
+        gathered: list[_Gathered],
+        compute: Callable[[PackedBatch], Tensor],
+    ) -> None:
+        if not batch:
+            return
+        model = self.run.model
+        device = next(model.parameters()).device
+        packed = collate(
+            [[example for _, _, example in batch]],
+            model.config.prefix_tokens,
+            ATTENTION[model.attention].padded_rows,
+        )
+        with torch.inference_mode(), autocast(device, self.precision):
+            values = compute(packed.to(device)).float().cpu().numpy()
+        for (index, window, _), row in zip(batch, values, strict=True):
+            gathered[index].add(window, row)
+
+    def _prediction(self, found: Windows, top: int) -> Prediction:
+        labels: tuple[tuple[str, float], ...] = ()
+        if not found.error:
+            mean = found.mean
+            order = np.argsort(-mean, kind="stable")[:top]
+            labels = tuple((self.label_names[index], float(mean[index])) for index in order)
+        return Prediction(found.name, labels, found.duration_s, found, found.error)
+
+
+class _Gathered:
+    """Values of one recording's windows while batches come in."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bounds: list[tuple[int, int]] = []
+        self.values: list[Values] = []
+        self.expected = 0
+        self.read = False
+        self.error = ""
+
+    @property
+    def complete(self) -> bool:
+        """All of it was read and computed."""
+        return self.read and len(self.values) == self.expected
+
+    def add(self, window: Window, row: Values) -> None:
+        """One window's values."""
+        self.bounds.append((window.start, window.stop))
+        self.values.append(row)
+
+    def result(self, rate_hz: int) -> Windows:
+        """All windows; none where the recording has an error."""
+        if not self.error and self.values and not np.isfinite(self.values).all():
+            self.error = f"{self.name}: the model's output is not finite"
+        keep = not self.error
+        bounds = np.array(self.bounds if keep else [], dtype=np.float64).reshape(-1, 2) / rate_hz
+        values = np.array(self.values if keep else [], dtype=np.float32)
+        return Windows(self.name, bounds[:, 0], bounds[:, 1], values, self.error)
+
+
+def _name(recording: Recording) -> str:
+    return recording.name if isinstance(recording, (Array, StoredClip)) else str(recording)
+
+
+def load(
+    path: str | Path,
+    device: str = "auto",
+    precision: str = "fp32",
+    attention: str = "auto",
+) -> ElasticModel:
+    """A trained model from a run directory or from one of our ``.safetensors`` files.
+
+    Raises:
+        UsageError: There is no such run or device.
+        CheckpointError: The file is damaged or not ours.
+    """
+    run = load_run(Path(path), attention=attention, device=pick_device(device))
+    return ElasticModel(run, precision)

@@ -1,0 +1,158 @@
+"""From files, folders, patterns and arrays to windows of audio at the model's rate.
+
+A recording passes in blocks and is cut into windows on the way, so hours need no more memory than
+one window. Whatever is wrong with one recording belongs to that recording: it is noted there, and
+the others go on.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.audio.decode import resample_blocks, stream
+from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.data.store import PreparedStore
+from elastictool.errors import AudioError, UsageError
+
+Waveform = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Array:
+    """A waveform in memory as a recording.
+
+    Attributes:
+        samples: (n,) floats in -1..1.
+        sample_rate_hz: Their rate.
+        name: How it is called in results.
+    """
+
+    samples: npt.NDArray[np.floating]
+    sample_rate_hz: int
+    name: str = "array"
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip of a prepared dataset as a recording; read when its turn comes."""
+
+    store: PreparedStore
+    clip: int
+
+    @property
+    def samples(self) -> Waveform:
+        """(n,) the clip's waveform."""
+        return self.store.waveform(self.clip)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the dataset."""
+        return self.store.info.sample_rate_hz
+
+    @property
+    def name(self) -> str:
+        """The clip's id."""
+        return str(self.store.ids[self.clip])
+
+
+Recording = str | Path | Array | StoredClip
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording.
+
+    Attributes:
+        start: First sample, at the model's rate.
+        waveform: (n,) samples.
+    """
+
+    start: int
+    waveform: Waveform
+
+    @property
+    def stop(self) -> int:
+        """Sample after the last."""
+        return self.start + len(self.waveform)
+
+
+def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator[Window]:
+    """Windows of ``size`` samples, ``hop`` apart; the last may be shorter.
+
+    Every sample is in at least one window, and no window lies wholly within the one before it.
+
+    Raises:
+        AudioError: The recording cannot be read.
+    """
+    if isinstance(recording, (Array, StoredClip)):
+        blocks: Iterable[Waveform] = [_checked(recording)]
+        yield from _cut(resample_blocks(blocks, recording.sample_rate_hz, rate_hz), size, hop)
+        return
+    try:
+        with stream(Path(recording)) as (source_rate_hz, blocks):
+            yield from _cut(resample_blocks(blocks, source_rate_hz, rate_hz), size, hop)
+    except OSError as error:
+        raise AudioError(f"{recording}: {error.strerror or error}") from error
+
+
+def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
+    """Files that the ``items`` name: files, folders (all audio below them), patterns.
+
+    ``-`` stands for the lines of ``listed`` (standard input). A file that does not exist stays in
+    the list: it is reported with the others that cannot be read.
+
+    Raises:
+        UsageError: Nothing is named, or a folder or pattern holds no audio.
+    """
+    paths: list[Path] = []
+    for item in items:
+        if item == "-":
+            paths += [Path(line.strip()) for line in listed if line.strip()]
+        else:
+            paths += _expand(item)
+    if not paths:
+        raise UsageError(
+            "no recordings are named", "give files, folders, patterns, or - for a list on stdin"
+        )
+    return list(dict.fromkeys(paths))
+
+
+def _expand(item: str) -> list[Path]:
+    path = Path(item)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    elif not path.exists() and glob.has_magic(item):
+        found = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
+    else:
+        return [path]
+    if not found:
+        raise UsageError(f"{item} holds no audio files", "check the path")
+    return found
+
+
+def _checked(recording: Array | StoredClip) -> Waveform:
+    samples = np.asarray(recording.samples)
+    if samples.ndim != 1 or not samples.size:
+        raise AudioError(f"{recording.name}: a waveform is (n,), not {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{recording.name}: holds values that are not finite")
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _cut(blocks: Iterable[Waveform], size: int, hop: int) -> Iterator[Window]:
+    waiting = np.empty(0, dtype=np.float32)
+    start = covered = 0
+    for block in blocks:
+        waiting = np.concatenate((waiting, block)) if len(waiting) else block
+        while len(waiting) >= size:
+            yield Window(start, waiting[:size])
+            covered = start + size
+            waiting, start = waiting[hop:], start + hop
+    if start + len(waiting) > covered:
+        yield Window(start, waiting)

@@ -1,0 +1,117 @@
+"""From probabilities to decisions: one threshold a class, and the F1 that they reach.
+
+mAP and AUC rank clips and need no threshold; a user of a multi-label model needs one for each
+class. ``best_thresholds`` chooses them, ``f1_scores`` judges them, and the two are apart because
+they must see different clips: F1 at thresholds that were chosen on the same clips is flattered.
+A class without positives has no best threshold and no F1; it is left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.metrics.classification import Array, Labels, check_scores, macro_mean
+
+DEFAULT_THRESHOLD = 0.5
+"""Of a class whose threshold could not be chosen."""
+
+
+@dataclass(frozen=True)
+class F1Scores:
+    """How good a set of decisions is.
+
+    Attributes:
+        values: ``F1_LABELS`` names to values in 0..1; NaN where nothing could be scored. Micro
+            values count all (clip, class) pairs; macro F1 is the mean over classes with positives.
+        per_class: (C,) F1 of each class; NaN for classes without positives.
+        decided: (C,) clips that were given the class.
+    """
+
+    values: dict[str, float]
+    per_class: Array
+    decided: npt.NDArray[np.int64]
+
+
+def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Array:
+    """(C,) thresholds that maximise each class's F1 on these clips; NaN without positives.
+
+    A threshold lies halfway between the scores that it parts. Of several with the same F1 the
+    one nearest to 0.5 is taken: with few positives many are equal, and there is no reason to go
+    far for nothing.
+
+    Args:
+        probabilities: (S, C) in 0..1.
+        targets: (S, C) multi-hot.
+
+    Raises:
+        ElasticToolError: No clips, or NaN scores.
+    """
+    scores, labels = check_scores(probabilities, targets)
+    return np.array([_best_threshold(s, t) for s, t in zip(scores.T, labels.T, strict=True)])
+
+
+def _best_threshold(scores: Array, labels: Labels) -> float:
+    positives = int(labels.sum())
+    if not positives:
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits = np.cumsum(labels[order])[ends]
+    f1 = 2 * hits / (ends + 1 + positives)
+    cuts = _halfway(ranked[ends], np.append(ranked[ends][1:], 0.0))
+    best = cuts[f1 == f1.max()]  # integers divided once: equal F1 are equal floats
+    return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
+
+
+def _halfway(above: Array, below: Array) -> Array:
+    """Between neighbouring scores, and never on the lower one, where ``>=`` would include it."""
+    middle = (above + below) / 2
+    return np.where(middle > below, middle, above)
+
+
+def filled(thresholds: npt.ArrayLike) -> Array:
+    """``thresholds`` with ``DEFAULT_THRESHOLD`` where none could be chosen (NaN)."""
+    values = np.asarray(thresholds, dtype=np.float64)
+    return np.where(np.isnan(values), DEFAULT_THRESHOLD, values)
+
+
+def decide(probabilities: npt.ArrayLike, thresholds: npt.ArrayLike) -> Labels:
+    """(S, C) decisions: a clip has a class if its probability reaches the class's threshold.
+
+    Args:
+        probabilities: (S, C) in 0..1.
+        thresholds: (C,) or one for all classes; NaN stands for ``DEFAULT_THRESHOLD``.
+    """
+    decisions: Labels = np.asarray(probabilities, dtype=np.float64) >= filled(thresholds)
+    return decisions
+
+
+def f1_scores(decisions: npt.ArrayLike, targets: npt.ArrayLike) -> F1Scores:
+    """Micro and macro F1 of (S, C) decisions against (S, C) multi-hot targets.
+
+    Wrong decisions for a class without positives lower the micro values; the macro mean leaves
+    such a class out, because no decision could score there.
+    """
+    decided, labels = np.asarray(decisions) > 0, np.asarray(targets) > 0
+    hits = (decided & labels).sum(axis=0)
+    taken, positives = decided.sum(axis=0), labels.sum(axis=0)
+    per_class = np.where(positives > 0, 2 * hits / np.maximum(taken + positives, 1), math.nan)
+    return F1Scores(
+        values={
+            "micro_f1": _ratio(2 * hits.sum(), taken.sum() + positives.sum()),
+            "macro_f1": macro_mean(per_class),
+            "micro_precision": _ratio(hits.sum(), taken.sum()),
+            "micro_recall": _ratio(hits.sum(), positives.sum()),
+        },
+        per_class=per_class,
+        decided=taken,
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else math.nan

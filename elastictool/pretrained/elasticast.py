@@ -1,0 +1,84 @@
+"""ElasticAST as its authors publish it.
+
+Its attention has no 1/sqrt(d), in the blocks and in the pooling, so the model keeps
+``attention_scale`` 1. Patches run frequency-major and positions are looked up by index, as ours;
+incomplete patches are dropped, as its loader cuts clips to whole ones.
+
+Source: published ElasticAST code (Feng et al. 2024).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from elastictool.config import InitConfig, ModelConfig
+from elastictool.errors import CheckpointError
+from elastictool.pretrained.ast_file import spectrogram
+from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
+from elastictool.pretrained.names import DATA_PARALLEL, joint, linear
+from elastictool.pretrained.shapes import classes, encoder, need
+from elastictool.pretrained.source import Source
+
+EPIC_SOUNDS_CLASSES = 44
+
+
+def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    frequency, time = need(tensors, "pos_embed_freq"), need(tensors, "pos_embed_time")
+    width, values = need(tensors, "patch_embed.0.weight").shape
+    side = math.isqrt(values)
+    if side * side != values:
+        raise CheckpointError(
+            f"patches of {values} values are not square: their size cannot be inferred",
+            "published ElasticASTs have 16x16 patches, 256 values",
+        )
+    fc1 = "blocks.modules_list.0.mlp.fc1.weight"
+    model = ModelConfig(
+        **encoder(tensors, r"blocks\.modules_list\.(\d+)\.", fc1, width),
+        preset="elasticast",
+        num_mel_bins=len(frequency) * side,
+        patch_size=(side, side),
+        patch_stride=(side, side),
+        positions="factorised",
+        grid=(len(frequency), len(time)),
+        pooling="attention",
+        norm_eps=1e-6,
+        head_norm_eps=1e-6,
+        attention_scale=1.0,
+        num_classes=classes(tensors, "head.weight"),
+    )
+    described = spectrogram(model)
+    if model.num_classes != EPIC_SOUNDS_CLASSES:
+        return described
+    note = "44 classes may be EPIC-SOUNDS': those weights saw a filterbank of librosa's STFT"
+    return dataclasses.replace(described, notes=(*described.notes, note))
+
+
+_BLOCK = "blocks.modules_list.{n}"
+
+FORMATS.register("elasticast")(
+    Format(
+        title="ElasticAST of its authors",
+        signature=(r"attn_pool_queries$", r"pos_embed_freq$", r"pos_embed_time$"),
+        aliases=(DATA_PARALLEL,),
+        keys=(
+            *linear("embedding.kernel", "patch_embed.0"),
+            Key("positions.frequency", ("pos_embed_freq",)),
+            Key("positions.time", ("pos_embed_time",)),
+            *linear("blocks.{n}.norm1", f"{_BLOCK}.norm1"),
+            *joint("blocks.{n}.attention.qkv", f"{_BLOCK}.attn.to_q", f"{_BLOCK}.attn.to_kv"),
+            *linear("blocks.{n}.attention.projection", f"{_BLOCK}.attn.proj"),
+            *linear("blocks.{n}.norm2", f"{_BLOCK}.norm2"),
+            *linear("blocks.{n}.mlp.0", f"{_BLOCK}.mlp.fc1"),
+            *linear("blocks.{n}.mlp.2", f"{_BLOCK}.mlp.fc2"),
+            *linear("norm", "norm"),
+            Key("pooling.query", ("attn_pool_queries",)),
+            *linear("pooling.to_q", "attn_pool.to_q"),
+            *linear("pooling.to_kv", "attn_pool.to_kv"),
+            *linear("pooling.projection", "attn_pool.proj"),
+            *linear("head_norm", "mlp_norm"),
+            *linear("head", "head"),
+        ),
+        describe=_describe,
+    )
+)

@@ -1,0 +1,217 @@
+"""From a file to a model of ours: the one walk through every format's tables.
+
+The import is faithful: what it returns computes what the file's own model computes. Fitting it to
+another model (other patches, positions, pooling, classes) is the business of ``transfer.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elastictool.config import GridFit, InitConfig, ModelConfig, PoolingStart, Rgb, RunConfig
+from elastictool.errors import CheckpointError
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.formats import BLOCK, FORMATS, Context, Format, Key
+from elastictool.pretrained.locate import find_weights
+from elastictool.pretrained.report import ImportReport, require_explained
+from elastictool.pretrained.source import OWN_FORMAT, Source, read_source
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How practice differs, decided: the settings of ``InitConfig`` with ``compat`` applied."""
+
+    rgb: Rgb = "sum"
+    positions: GridFit = "crop"
+    grid_mean_twice: bool = False
+    pooling: PoolingStart = "mean"
+    unscaled_attention: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights under our names, and the model that they are of.
+
+    Attributes:
+        config: Its ``model`` is the file's own; ``data``, ``fbank`` and ``length`` hold what the
+            format knows of the front end.
+        state: All tensors of that model, float32.
+        label_names: Classes in order; empty where the file does not know them.
+        choices: How to fit them to another model.
+        image: The grid is of pictures.
+        report: What became of each key.
+    """
+
+    config: RunConfig
+    state: Mapping[str, Tensor]
+    label_names: tuple[str, ...]
+    choices: Choices
+    image: bool
+    report: ImportReport
+
+    def model(self, attention: str = "auto") -> SpectrogramTransformer:
+        """The file's own model, in evaluation mode; it shares memory with ``state``."""
+        with torch.device("meta"):
+            model = SpectrogramTransformer(self.config.model, attention)
+        model.load_state_dict(dict(self.state), assign=True)
+        return model.eval()
+
+
+def import_weights(init: InitConfig) -> Imported:
+    """Read the weights that ``init`` names.
+
+    Raises:
+        UsageError: There is no such file or format.
+        CheckpointError: The file is unsound, of another format, or has keys that its format does
+            not explain.
+    """
+    form = FORMATS[init.source]
+    source = read_source(init.path, find_weights(init.path))
+    _require_format(init.source, form, source)
+    spelled = _spelled(form, source)
+    tensors = {name: source.tensors[key] for name, key in spelled.items()}
+    described = form.describe(source, tensors, init)
+    report = ImportReport(
+        format=init.source,
+        source=source.given,
+        file=str(source.file),
+        sha256=source.sha256,
+        notes=list(described.notes),
+    )
+    choices = _choices(form, init)
+    state = _convert(form, described.config.model, choices, spelled, source, report)
+    return Imported(
+        described.config, state, described.label_names, choices, form.image, report
+    )  # fmt: skip
+
+
+def looks_like(source: Source) -> list[str]:
+    """Names of the formats whose files look like this one."""
+    if source.metadata.get("format") == OWN_FORMAT:
+        return ["run"]
+    keys = list(source.tensors)
+    return [name for name in FORMATS if not FORMATS[name].own and FORMATS[name].matches(keys)]
+
+
+def _require_format(name: str, form: Format, source: Source) -> None:
+    found = looks_like(source)
+    if name in found:
+        return
+    hint = f"it looks like {' or '.join(found)}: name that format" if found else (
+        f"it looks like none of {', '.join(FORMATS)}; its first keys are "
+        f"{', '.join(list(source.tensors)[:3])}"
+    )  # fmt: skip
+    raise CheckpointError(f"{source.file} is not of the format {name} ({form.title})", hint)
+
+
+def _choices(form: Format, init: InitConfig) -> Choices:
+    if init.compat == "official":
+        official: GridFit = form.official.get("positions", "crop")
+        return Choices("sum", official, True, "official", True)
+    return Choices(init.rgb, init.positions, init.grid_mean == "twice", init.pooling)
+
+
+def _spelled(form: Format, source: Source) -> dict[str, str]:
+    """The file's keys by their one spelling."""
+    spelled: dict[str, str] = {}
+    for key in source.tensors:
+        name = form.spell(key)
+        if name in spelled:
+            raise CheckpointError(f"{source.file} holds {name} twice: {spelled[name]} and {key}")
+        spelled[name] = key
+    return spelled
+
+
+def _convert(
+    form: Format,
+    model: ModelConfig,
+    choices: Choices,
+    spelled: Mapping[str, str],
+    source: Source,
+    report: ImportReport,
+) -> dict[str, Tensor]:
+    """The state of ``model``, key by key; fills in the report."""
+    expected = _expected_shapes(model)
+    context = Context(model, choices.rgb)
+    state: dict[str, Tensor] = {}
+    for entry in _expanded(form.keys or _own_keys(expected), model.depth):
+        names = _present(entry.sources, spelled)
+        if entry.target not in expected or names is None:
+            continue
+        report.loaded[entry.target] = [spelled[name] for name in names]
+        parts = [source.tensors[spelled[name]].float() for name in names]
+        state[entry.target] = _joined(entry, parts, context, report)
+    _require_shapes(state, expected, report)
+    used = {key for keys in report.loaded.values() for key in keys}
+    left = {name: key for name, key in spelled.items() if key not in used}
+    reasons = {key: form.reason_to_ignore(name) for name, key in left.items()}
+    report.ignored |= {key: reason for key, reason in reasons.items() if reason}
+    report.ignored |= dict.fromkeys(source.others, "no tensor")
+    require_explained(
+        report,
+        unexplained=[key for key in left.values() if key not in report.ignored],
+        missing=[name for name in expected if name not in state],
+        hint="it may be of another version of the model; nothing was imported",
+    )
+    return state
+
+
+def _expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's tensors, without making them."""
+    with torch.device("meta"):
+        empty = SpectrogramTransformer(model)
+    return {name: tuple(value.shape) for name, value in empty.state_dict().items()}
+
+
+def _own_keys(expected: Mapping[str, object]) -> tuple[Key, ...]:
+    return tuple(Key(name, (name,)) for name in expected)
+
+
+def _expanded(keys: Sequence[Key], depth: int) -> list[Key]:
+    """The keys with each block's number in place of ``{n}``."""
+    return [
+        Key(key.target.replace(BLOCK, str(n)), tuple(s.replace(BLOCK, str(n)) for s in key.sources),
+            key.join)
+        for key in keys
+        for n in (range(depth) if BLOCK in key.target else range(1))
+    ]  # fmt: skip
+
+
+def _present(sources: Sequence[str], spelled: Mapping[str, str]) -> list[str] | None:
+    """The sources in the file, optional ones only if they are there; None if another is not."""
+    wanted = [(name.removesuffix("?"), name.endswith("?")) for name in sources]
+    if any(name not in spelled and not optional for name, optional in wanted):
+        return None
+    return [name for name, _ in wanted if name in spelled]
+
+
+def _joined(
+    key: Key, parts: Sequence[Tensor], context: Context, report: ImportReport
+) -> Tensor:  # fmt: skip
+    try:
+        return key.join(parts, context).contiguous()
+    except (RuntimeError, IndexError, ValueError) as error:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        raise CheckpointError(
+            f"{report.file}: {', '.join(report.loaded[key.target])} of {shapes} cannot become "
+            f"{key.target}"
+        ) from error
+
+
+def _require_shapes(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], report: ImportReport
+) -> None:
+    wrong = [
+        f"{', '.join(report.loaded[name])} makes {tuple(value.shape)}, not {expected[name]}"
+        for name, value in state.items()
+        if tuple(value.shape) != expected[name]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{report.file} does not fit the model that it seems to hold: {'; '.join(wrong[:3])}",
+            "the file may be damaged, or put together from several",
+        )

@@ -1,0 +1,76 @@
+"""Where the weights are: a file, a folder as Hugging Face writes it, a run, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from elastictool.errors import ElasticToolError, UsageError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names of weights in a Hugging Face folder, the preferred one first."""
+BESIDE = ("config.json", "preprocessor_config.json")
+RUN_WEIGHTS = ("checkpoints/best.safetensors", "checkpoints/last.safetensors")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+def find_weights(given: str) -> Path:
+    """The weights file that ``given`` names.
+
+    Raises:
+        UsageError: There is none.
+        ElasticToolError: The hub cannot be reached, or ``huggingface_hub`` is not installed.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _in_folder(path)
+    if _HUB_ID.fullmatch(given) and not given.endswith(_FILE_ENDINGS):
+        return _from_hub(given)
+    raise UsageError(
+        f"{given} does not exist",
+        "give a weights file, a folder with config.json, a run, or a Hugging Face id (owner/name)",
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (*RUN_WEIGHTS, *WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(
+        f"{folder} holds no weights (looked for {', '.join((*RUN_WEIGHTS, *WEIGHTS))})",
+        "name the file itself; a model in several shards must be merged first",
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """Fetch ``name``, or take it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise ElasticToolError(
+            f"{name} is no file here, and looking it up on the Hugging Face hub needs "
+            "huggingface_hub",
+            'pip install "elastictool[hub]"',
+        ) from error
+    failures: list[Exception] = []
+    for weights in WEIGHTS:
+        try:
+            file = Path(hf_hub_download(name, weights))
+        except (OSError, ValueError, EntryNotFoundError) as error:
+            failures.append(error)
+            continue
+        for beside in BESIDE:
+            with suppress(OSError, ValueError, EntryNotFoundError):
+                hf_hub_download(name, beside)
+        return file
+    reason = str(failures[0]).partition("\n")[0]
+    raise ElasticToolError(
+        f"{name} is neither a file here nor to be had from the Hugging Face hub: {reason}",
+        "check the id and the network; with HF_HUB_OFFLINE=1 only what is cached is found",
+    )

@@ -1,0 +1,145 @@
+"""What the shapes of a file's tensors say about its model, and where they leave doubt.
+
+The published files carry no configuration: width, depth and patch size follow from shapes, the
+number of heads from the width (64 values a head in every published model), and the grid of
+patches from the number of positions. Only the last is ambiguous: 600 positions are 12 x 50 at
+stride 10 or 8 x 75 at stride 16. A guess is made only where exactly one grid belongs to an input
+length of the published models; else the user is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from elastictool.errors import CheckpointError
+from elastictool.packing.grid import covered
+from elastictool.pretrained.formats import Tensors
+
+HEAD_WIDTH = 64
+MEL_BINS = 128
+"""Of every published AST, SSAST, FlexiAST and ElasticAST."""
+STRIDES = (10, 12, 14, 16)
+"""Patch strides of published ASTs."""
+PUBLISHED_FRAMES = (1_024, 512, 128)
+"""Input lengths of published ASTs: AudioSet, ESC-50, Speech Commands."""
+AUDIOSET_CLASSES = 527
+AUDIOSET_STATISTICS = (-4.2677393, 4.5689974)
+"""Mean and std that AST and its kin normalise AudioSet with. Source: published scripts."""
+
+Size = tuple[int, int]
+
+
+class Grid(NamedTuple):
+    """A grid of patches and how it came about; sizes are (frequency, time)."""
+
+    shape: Size
+    stride: Size
+    frames: int
+
+
+def need(tensors: Tensors, key: str) -> Tensor:
+    """The tensor called ``key``.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if key not in tensors:
+        raise CheckpointError(
+            f"the file has no {key}, without which its model is not known",
+            "it may be part of a model, or of another format than named with --from",
+        )
+    return tensors[key]
+
+
+def number_of_blocks(tensors: Tensors, pattern: str) -> int:
+    """One more than the highest block number that ``pattern`` finds."""
+    found = (re.match(pattern, key) for key in tensors)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def conv_patch(tensors: Tensors, key: str) -> Size:
+    """(frequency, time) of the patches of a convolutional embedding (D, channels, pf, pt)."""
+    shape = need(tensors, key).shape
+    if len(shape) != 4:
+        raise CheckpointError(f"{key} is {tuple(shape)} and no (D, channels, pf, pt) kernel")
+    return (shape[2], shape[3])
+
+
+def encoder(tensors: Tensors, blocks: str, fc1: str, width: int) -> dict[str, Any]:
+    """Width, depth, heads and MLP ratio for a ``ModelConfig``.
+
+    Raises:
+        CheckpointError: The number of heads cannot be inferred.
+    """
+    if width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"the model is {width} wide, which is no multiple of {HEAD_WIDTH}: "
+            "its number of heads cannot be inferred",
+            "published models of this format have 64 values a head",
+        )
+    return {
+        "width": width,
+        "depth": number_of_blocks(tensors, blocks),
+        "heads": width // HEAD_WIDTH,
+        "mlp_ratio": need(tensors, fc1).shape[0] / width,
+    }
+
+
+def classes(tensors: Tensors, key: str) -> int:
+    """Rows of the classifier ``key``; 0 where the file has none."""
+    return len(tensors[key]) if key in tensors else 0
+
+
+def square_grid(positions: int) -> Size:
+    """The grid of an image model.
+
+    Raises:
+        CheckpointError: The number of positions is no square.
+    """
+    side = math.isqrt(positions)
+    if side == 0 or side * side != positions:
+        raise CheckpointError(
+            f"{positions} positions of patches are no square: the grid cannot be inferred",
+            "is it an audio model? name its format with --from",
+        )
+    return side, side
+
+
+def audio_grid(positions: int, patch: Size, told: Size = (0, 0)) -> Grid:
+    """The grid of an AST with this many positions of patches.
+
+    Args:
+        positions: Rows of the position table without those of the prefix tokens.
+        patch: (frequency, time) of a patch.
+        told: The stride as the user says it; (0, 0) infers it.
+
+    Raises:
+        CheckpointError: No stride of a published model gives this number, or several do.
+    """
+    strides: Iterable[Size] = [told] if min(told) else [(s, s) for s in {*STRIDES, patch[0]}]
+    fits = [grid for stride in sorted(strides) for grid in _grids(positions, patch, stride)]
+    known = [grid for grid in fits if grid.frames in PUBLISHED_FRAMES]
+    chosen = known if len(known) == 1 else fits
+    if len(chosen) != 1:
+        found = ", ".join(f"{g.shape[0]}x{g.shape[1]} at stride {g.stride[0]}" for g in chosen)
+        raise CheckpointError(
+            f"the grid of {positions} positions cannot be inferred: it may be {found or 'none'} "
+            f"of {MEL_BINS} mel bins",
+            "say the stride of the patches: --set init.source_stride=10",
+        )
+    return chosen[0]
+
+
+def _grids(positions: int, patch: Size, stride: Size) -> list[Grid]:
+    bands = (MEL_BINS - patch[0]) // stride[0] + 1
+    if bands < 1 or positions % bands:
+        return []
+    columns = positions // bands
+    least = covered(columns, patch[1], stride[1])
+    frames = [f for f in PUBLISHED_FRAMES if least <= f < least + stride[1]]
+    return [Grid((bands, columns), stride, frames[0] if frames else least)]

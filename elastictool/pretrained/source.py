@@ -1,0 +1,203 @@
+"""Reading a weights file without running anything that is in it.
+
+A pickle is a program. torch's ``weights_only`` loader runs the few instructions that build
+tensors and refuses the rest; there is no way round it here, only advice on how to convert a file
+whose origin the user trusts. What a file is shows in its first bytes, not in its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.pretrained.report import listed
+
+OWN_FORMAT = "elastictool-1"
+"""What the metadata of our own checkpoints call themselves."""
+
+_WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
+_CONVERT = (
+    "if you trust its origin, convert it where it can do no harm (a container without network): "
+    "python -c \"import torch; from safetensors.torch import save_file; d = torch.load('{name}', "
+    "map_location='cpu', weights_only=False); save_file({{k: v.contiguous() for k, v in "
+    "d.get('state_dict', d).items() if torch.is_tensor(v)}}, '{name}.safetensors')\""
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weights file and what stands beside it.
+
+    Attributes:
+        given: As the user wrote it.
+        file: The weights file.
+        sha256: Of the file.
+        tensors: By the file's own keys.
+        others: Keys of the file that hold no tensor.
+        metadata: Of a safetensors file.
+        config: ``config.json`` beside the file; empty where there is none.
+        preprocessor: ``preprocessor_config.json``, likewise.
+    """
+
+    given: str
+    file: Path
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    others: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_source(given: str, file: Path) -> Source:
+    """Read ``file`` and the JSON files beside it.
+
+    Raises:
+        UsageError: It cannot be opened.
+        CheckpointError: It is damaged, no weights file, would run code, or holds values that are
+            not finite.
+    """
+    try:
+        digest = _sha256(file)
+        with file.open("rb") as opened:
+            start = opened.read(16)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
+    metadata: Mapping[str, str] = {}
+    if start[8:9] == b"{":
+        values, metadata = _read_safetensors(file)
+    elif start[:4] == b"PK\x03\x04" or _is_pickle(start):
+        values = _unwrapped(_read_pickle(file))
+    else:
+        raise CheckpointError(f"{file} is no weights file: {_appearance(start)}", _REFETCH)
+    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+    others = tuple(str(key) for key in values if key not in tensors)
+    _require_sound(file, tensors)
+    return Source(
+        given=given,
+        file=file,
+        sha256=digest,
+        tensors=tensors,
+        others=others,
+        metadata=metadata,
+        config=_read_json(file.with_name("config.json")),
+        preprocessor=_read_json(file.with_name("preprocessor_config.json")),
+    )
+
+
+_REFUSED = re.compile(
+    r"(?:[Uu]nsupported (?:global: )?GLOBAL|reduce for unrecognized function|"
+    r"via `add_safe_globals`,? but got) (.+?)( was not| whose|$)"
+)
+"""What torch's loader says of functions and classes that it does not allow."""
+_REFETCH = "fetch the file again (.safetensors, .pth or .bin), and compare its size"
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            # safe_open has keys() but cannot be iterated over.
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}", _REFETCH) from error
+
+
+def _read_pickle(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = _refused_global(str(error))
+        if reason is None:
+            raise CheckpointError(
+                f"{file} is damaged, or no file of tensors that torch wrote", _REFETCH
+            ) from error
+        raise CheckpointError(
+            f"{file} is refused: reading it would run code ({reason})",
+            _CONVERT.format(name=file.name),
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        first_line = str(error).partition("\n")[0][:200]
+        raise CheckpointError(f"{file} is damaged: {first_line}", _REFETCH) from error
+
+
+def _refused_global(message: str) -> str | None:
+    """The function or class that a refused pickle asks for, where that is why it was refused."""
+    found = _REFUSED.search(message)
+    return found[1] if found else None
+
+
+def _unwrapped(values: Any) -> dict[str, Any]:
+    """The mapping that holds the weights: the file's own, or the one kept under a usual name."""
+    if isinstance(values, Mapping):
+        for name in _WRAPPERS:
+            inner = values.get(name)
+            if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+                beside = {key: None for key in values if key != name}
+                return {**beside, **inner}
+        return {str(key): value for key, value in values.items()}
+    raise CheckpointError(
+        f"the file holds a {type(values).__name__} and no mapping from names to tensors",
+        "save the model's state_dict",
+    )
+
+
+def _is_pickle(start: bytes) -> bool:
+    """The first byte of a pickle, and a protocol that exists."""
+    return len(start) > 1 and start[0] == 0x80 and start[1] <= pickle.HIGHEST_PROTOCOL
+
+
+def _appearance(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https:/"):
+        return "it is a Git LFS pointer, the file itself was not fetched"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page"
+    readable = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
+    return "it is a text file" if readable else "its first bytes are of no format known here"
+
+
+def _require_sound(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    if not tensors:
+        raise CheckpointError(f"{file} holds no tensors", "save the model's state_dict")
+    broken = [
+        name for name, value in tensors.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]  # fmt: skip
+    if broken:
+        raise CheckpointError(
+            f"{file} holds NaN or infinite values in {listed(broken)}",
+            "the training that wrote it diverged, or it is damaged: take an earlier checkpoint",
+        )
+
+
+def _read_json(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return document

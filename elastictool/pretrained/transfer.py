@@ -1,0 +1,238 @@
+"""Imported weights in a model with other patches, positions, pooling or classes.
+
+What both models have is copied; kernels and positions are fitted; what the file does not have
+keeps the new model's own starting values, or is made up as ``InitConfig`` says. Every step is
+written into the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from elastictool.config import InitConfig, ModelConfig, RunConfig
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.geometry import (
+    FREQUENCY,
+    GRID,
+    TIME,
+    fit_kernel,
+    fit_positions,
+    mean_attention,
+    same_area_grid,
+)
+from elastictool.pretrained.importer import Imported
+from elastictool.pretrained.report import ImportReport
+
+BODY = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "attention_scale")
+"""Settings of a model that are always those of its weights."""
+SHAPE = (
+    "preset", "num_mel_bins", "patch_size", "patch_stride", "positions", "grid", "prefix_tokens",
+    "pooling", "head_norm", "head_norm_eps",
+)  # fmt: skip
+"""Settings that are the weights' own where ``init.model`` is ``weights``."""
+_GEOMETRY = ("patch_size", "patch_stride", "grid")
+POSITIONS = {"grid": (GRID,), "factorised": (FREQUENCY, TIME)}
+KERNEL, QUERY = "embedding.kernel.weight", "pooling.query"
+
+
+def model_for(weights: Imported, config: RunConfig) -> RunConfig:
+    """``config`` with what the weights decide: their body, or their whole model.
+
+    An open ``model.grid`` becomes the weights' own grid (the same area), unless clips are brought
+    to one length or the weights are of pictures: then the data decide.
+
+    Raises:
+        UsageError: A setting contradicts the weights.
+    """
+    init, source = config.init, weights.config.model
+    taken = {name: getattr(source, name) for name in BODY}
+    if weights.choices.unscaled_attention and config.model.pooling == "attention":
+        taken |= {"attention_scale": source.attention_scale or 1.0}
+    _require_agreement(taken, config.model)
+    if init.model == "weights":
+        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, config.model)
+        taken |= {name: getattr(source, name) for name in SHAPE}
+        config = _front_end_of(weights, config)
+    if init.compat == "official":
+        taken |= {"initialization": "official"}
+    model = dataclasses.replace(config.model, **taken)
+    if not weights.image and not config.length.fixed_frames:
+        bands, columns = same_area_grid(source, model)
+        model = dataclasses.replace(model, grid=(model.grid[0] or bands, model.grid[1] or columns))
+    _note_differences(weights, config)
+    return dataclasses.replace(config, model=model)
+
+
+def _require_agreement(taken: Mapping[str, object], model: ModelConfig) -> None:
+    defaults = ModelConfig()
+    for name, value in taken.items():
+        told = getattr(model, name)
+        if told not in (getattr(defaults, name), value):
+            raise UsageError(
+                f"model.{name} = {told}, but that of the weights is {value}",
+                f"leave model.{name} out, or take other weights",
+            )
+
+
+def _front_end_of(weights: Imported, config: RunConfig) -> RunConfig:
+    """The weights' own cut into patches; a whole picture cannot be a spectrogram's model."""
+    told = config.fbank.num_mel_bins
+    source = weights.config
+    if source.model.num_mel_bins != told:
+        raise UsageError(
+            f"the weights' own model takes {source.model.num_mel_bins} rows, "
+            f"fbank.num_mel_bins is {told}",
+            "set init.model=config: the grid is then fitted to the spectrogram",
+        )
+    length = dataclasses.replace(config.length, edge=source.length.edge)
+    return dataclasses.replace(config, length=length)
+
+
+def _note_differences(weights: Imported, config: RunConfig) -> None:
+    """The filterbank may change; the report says so."""
+    if weights.image:
+        return
+    for name in (field.name for field in dataclasses.fields(config.fbank)):
+        old, new = (getattr(each.fbank, name) for each in (weights.config, config))
+        if old != new:
+            weights.report.notes.append(f"trained with fbank.{name} = {old}, here it is {new}")
+
+
+def require_labels(weights: Imported, label_names: Sequence[str], init: InitConfig) -> None:
+    """The kept classifier must be one for these labels.
+
+    Raises:
+        CheckpointError: It is for others.
+    """
+    hint = "set init.head=replace to start with a new classifier"
+    count = weights.config.model.num_classes
+    if init.head == "replace" or not count:
+        return
+    if count != len(label_names):
+        raise CheckpointError(
+            f"the classifier of {init.path} has {count} classes, the data have {len(label_names)}",
+            hint,
+        )
+    for old, new in zip(weights.label_names, label_names, strict=False):
+        if old != new:
+            raise CheckpointError(
+                f"the labels of {init.path} are not those of the data: {old!r} is where the data "
+                f"have {new!r}",
+                hint,
+            )
+
+
+def transfer(model: SpectrogramTransformer, weights: Imported, init: InitConfig) -> ImportReport:
+    """Load ``weights`` into ``model``; returns the report of the whole import.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    source, target, report = weights.config.model, model.config, weights.report
+    state = dict(weights.state)
+    own = model.state_dict()
+    _fit_kernel(state, source, target, report)
+    _fit_positions(state, weights, target)
+    _fit_prefix(state, own, report)
+    _start_pooling(state, own, weights)
+    _start_head(state, own, init.head, report)
+    for name in [name for name in state if name not in own]:
+        del state[name]
+        report.leave_out(name, _useless(name))
+    wrong = [name for name, value in state.items() if value.shape != own[name].shape]
+    wrong += [name for name in own if name not in state and name not in report.missing]
+    if wrong:
+        raise CheckpointError(f"{report.file} does not fit the model: {', '.join(wrong)}")
+    model.load_state_dict({**own, **state})
+    return report
+
+
+def _fit_kernel(
+    state: dict[str, Tensor], source: ModelConfig, target: ModelConfig, report: ImportReport
+) -> None:
+    if source.patch_size != target.patch_size:
+        state[KERNEL] = fit_kernel(state[KERNEL], source.patch_size, target.patch_size)
+        report.resized[KERNEL] = (
+            f"patches {_by(source.patch_size)} to {_by(target.patch_size)}, PI-resize"
+        )
+
+
+def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelConfig) -> None:
+    source, choices, report = weights.config.model, weights.choices, weights.report
+    alike = source.positions == target.positions
+    if alike and source.grid == target.grid == same_area_grid(source, target):
+        return
+    tables = {name: state.pop(name) for name in POSITIONS[source.positions]}
+    keys = [key for name in tables for key in report.loaded.pop(name)]
+    twice = choices.grid_mean_twice
+    fitted = fit_positions(tables, source, target, choices.positions, twice)
+    how = [f"{_by(source.grid)} to {_by(target.grid)}"]
+    area = same_area_grid(source, target)
+    how += ["stretched with the patches"] if area != source.grid else []
+    how += [choices.positions] if area != target.grid else []
+    if not alike:
+        how += ["marginal means" if source.positions == "grid" else "sums of both tables"]
+        how += ["the grid's mean in both"] if source.positions == "grid" and twice else []
+    state |= fitted
+    report.loaded |= dict.fromkeys(fitted, keys)
+    report.resized |= dict.fromkeys(fitted, ", ".join(how))
+
+
+def _fit_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor], report: ImportReport) -> None:
+    """The first prefix tokens that both have; further ones of the model start anew."""
+    for name in ("prefix_tokens", "prefix_positions"):
+        if name not in own:
+            continue
+        if name not in state:
+            report.missing[name] = "new: the weights have no prefix tokens"
+            continue
+        old, new = state[name], own[name].clone()
+        kept = min(len(old), len(new))
+        new[:kept] = old[:kept].to(new.device)
+        state[name] = new
+        if len(old) != len(new):
+            report.resized[name] = f"{kept} of {len(old)} kept, {len(new) - kept} new"
+
+
+def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights: Imported) -> None:
+    if QUERY not in own or QUERY in state:
+        return
+    report, how, depth = weights.report, weights.choices.pooling, weights.config.model.depth
+    names = [name for name in own if name.startswith("pooling.")]
+    report.missing |= dict.fromkeys(names, "new: the weights have no attention pooling")
+    if how == "random" or not depth:
+        return
+    # Six tensors a block are counted as layers by the published code, hence its 72 for 12.
+    divisor = 6 * depth if how == "official" else depth
+    start = mean_attention(state, depth, divisor)
+    state |= start
+    what = f"the encoder's attention, its sum over {divisor} ({how})"
+    report.missing |= dict.fromkeys(start, f"{what}: the weights have no attention pooling")
+
+
+def _start_head(
+    state: dict[str, Tensor], own: Mapping[str, Tensor], head: str, report: ImportReport
+) -> None:
+    for name in [name for name in own if name.startswith(("head.", "head_norm."))]:
+        if name not in state:
+            report.missing[name] = "new: the weights have none"
+        elif head == "replace":
+            report.leave_out(name, "init.head = replace")
+            report.missing[name] = "new: init.head = replace"
+            del state[name]
+
+
+def _useless(name: str) -> str:
+    if name.startswith("prefix"):
+        return "the model has no prefix tokens"
+    if name.startswith("pooling"):
+        return "the model does not pool by attention"
+    return "the model has no such part"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,113 @@
+"""What ``eval`` left in a run directory, read back for figures, tables and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.errors import ElasticToolError
+from elastictool.metrics.names import METRIC_LABELS
+from elastictool.reporting.summary import main_metric
+from elastictool.reporting.tables import metric_text, read_csv, read_json
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """One ``results/eval_<stem>.json``.
+
+    Attributes:
+        run_dir: The run directory.
+        stem: Split, and the length where it is not the run's own: ``test``, ``test_128``.
+        document: What the file holds.
+    """
+
+    run_dir: Path
+    stem: str
+    document: Document
+
+    @property
+    def metric(self) -> str:
+        """The metric to show first."""
+        return main_metric(self.document)
+
+    @property
+    def class_names(self) -> list[str]:
+        """All classes, in the order of the model."""
+        return [str(row["class"]) for row in self.document["per_class"]]
+
+    def column(self, name: str) -> npt.NDArray[np.float64]:
+        """(C,) values of the per-class table; NaN where there is none."""
+        values = [row.get(name) for row in self.document["per_class"]]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def score_text(self, metric: str = "") -> str:
+        """A metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
+        name = metric or self.metric
+        text = metric_text(name, self.document["metrics"][name])
+        return f"{METRIC_LABELS[name]} {text}" + ("" if name == "dprime" else " %")
+
+    @property
+    def title(self) -> str:
+        """What was evaluated on what."""
+        length = {"own": "", "native": ", native lengths"}.get(
+            self.document["length"], f", {self.document['length']} frames"
+        )
+        return (
+            f"{self.document['model']} ({self.document['run']}), "
+            f"{self.document['split']} split{length}, {self.document['clips']:,} clips"
+        )
+
+    def confusions(self) -> npt.NDArray[np.int64] | None:
+        """(C, C) clips, row = true class; None where there is no such file (multi-label runs).
+
+        Raises:
+            ElasticToolError: The file is damaged.
+        """
+        path = self.run_dir / "results" / f"confusions_{self.stem}.csv"
+        if not path.is_file():
+            return None
+        place = {name: index for index, name in enumerate(self.class_names)}
+        matrix = np.zeros((len(place), len(place)), dtype=np.int64)
+        try:
+            for row in read_csv(path):
+                matrix[place[row["true"]], place[row["predicted"]]] = int(row["clips"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise ElasticToolError(f"{path} is damaged: {error!r}", _AGAIN) from error
+        return matrix
+
+
+_AGAIN = "make it anew: elastictool eval"
+_NEEDED = ("run", "model", "split", "length", "clips", "metrics", "intervals", "per_class")
+
+
+def read_evaluation(run_dir: Path, stem: str) -> EvaluationFile:
+    """One evaluation of a run.
+
+    Raises:
+        UsageError: There is no such evaluation.
+        ElasticToolError: The file is damaged.
+    """
+    path = run_dir / "results" / f"eval_{stem}.json"
+    document = read_json(path)
+    missing = [name for name in _NEEDED if not isinstance(document, dict) or name not in document]
+    if missing:
+        raise ElasticToolError(f"{path} lacks {', '.join(missing)}", _AGAIN)
+    return EvaluationFile(run_dir, stem, document)
+
+
+def evaluation_stems(run_dir: Path) -> list[str]:
+    """The evaluations of a run: test first, then validation and train, own length first."""
+    order = {"test": 0, "validation": 1, "train": 2}
+    stems = [path.stem.removeprefix("eval_") for path in run_dir.glob("results/eval_*.json")]
+
+    def rank(stem: str) -> tuple[int, int, str]:
+        split, _, length = stem.partition("_")
+        return order.get(split, 3), int(length) if length.isdigit() else 0, length
+
+    return sorted(stems, key=rank)

@@ -1,0 +1,48 @@
+"""Reading ``metrics.jsonl`` of any run: finished, running, or killed in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from elastictool.errors import ElasticToolError
+
+Record = dict[str, Any]
+
+
+def read_log(run_dir: Path, kind: str) -> list[Record]:
+    """The records of one kind (``step``, ``epoch``) in their order; empty without a log.
+
+    A line that is no record is passed over: a killed run may leave half of one.
+
+    Raises:
+        ElasticToolError: The log cannot be read.
+    """
+    path = run_dir / "metrics.jsonl"
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ElasticToolError(f"cannot read {path}: {error.strerror}", "check it") from error
+    # A long run logs hundreds of thousands of steps; a look at the text spares parsing them all.
+    lines = (line for line in text.splitlines() if f'"{kind}"' in line)
+    records = (_parse(line) for line in lines)
+    return [record for record in records if record and record.get("kind") == kind]
+
+
+def _parse(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def number(record: Record, name: str) -> float | None:
+    """A finite number out of a record, or None."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) != float("inf") and value == value else None

@@ -1,0 +1,186 @@
+"""``report.html``: everything a run directory holds, on one page to read or to send.
+
+Made from the result files alone, again after each command that adds to them; what is missing is
+left out, and a damaged result is named on the page instead of preventing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation.points import AXES, read_points
+from elastictool.files import write_text
+from elastictool.metrics.names import METRIC_LABELS
+from elastictool.reporting import html_page as html
+from elastictool.reporting.class_figure import plot_classes
+from elastictool.reporting.confusion_figure import plot_confusions
+from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
+from elastictool.reporting.evaluation_text import class_table, notes, score_rows
+from elastictool.reporting.learning_curves import plot_learning_curves
+from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
+from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
+
+REPORT_NAME = "report.html"
+
+
+def write_report(run_dir: Path) -> list[Path]:
+    """Write ``report.html``, and the learning curves where the log has grown; returns the files.
+
+    A folder without a run (of a lone checkpoint) gets none.
+
+    Raises:
+        ElasticToolError: A file cannot be written.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        return []
+    summary = summarise(run_dir)
+    curves = run_dir / "figures" / "learning_curves.png"
+    stale = _modified(curves) < _modified(run_dir / "metrics.jsonl")
+    files = plot_learning_curves(run_dir, curves_title(summary)) if stale else []
+    path = run_dir / REPORT_NAME
+    write_text(path, _page(run_dir, summary))
+    return [*files, path]
+
+
+def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
+    """Draw the figures of an evaluation and write ``report.html``; returns the files.
+
+    Raises:
+        ElasticToolError: The result is damaged, or a file cannot be written.
+    """
+    evaluation = read_evaluation(run_dir, stem)
+    return [*plot_confusions(evaluation), *plot_classes(evaluation), *write_report(run_dir)]
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else -1
+
+
+def curves_title(summary: RunSummary) -> str:
+    """What the learning curves are of."""
+    about = f"{summary.model} ({summary.name})" if summary.model else summary.name
+    return f"{about} on {summary.dataset}" if summary.dataset else about
+
+
+def overview_rows(summary: RunSummary) -> list[list[str]]:
+    """What a run is and has reached, as name and value."""
+    best = EMPTY
+    if summary.best is not None:
+        metric = METRIC_LABELS.get(summary.metric, summary.metric)
+        best = f"{metric} {metric_text(summary.metric, summary.best)} (epoch {summary.best_epoch})"
+    rows = [
+        ["state", summary.state],
+        ["dataset", summary.dataset or EMPTY],
+        ["model", f"{summary.model or EMPTY}, width x depth {summary.size}"],
+        ["epochs", f"{summary.epoch} of {summary.epochs}"],
+        ["best validation, %", best],
+        ["training time", duration(summary.training_s)],
+        ["last written", summary.updated],
+    ]
+    rows += [[f"{stem}, %", score_text(score)] for stem, score in summary.evaluations.items()]
+    return rows
+
+
+def score_text(score: Score | None) -> str:
+    """``mAP 55.3 (50.1–60.2)``."""
+    if score is None:
+        return EMPTY
+    label = METRIC_LABELS.get(score.metric, score.metric)
+    return f"{label} {metric_text(score.metric, score.value, (score.low, score.high))}"
+
+
+def _page(run_dir: Path, summary: RunSummary) -> str:
+    shown: set[Path] = set()
+    parts = [html.element("h1", summary.name), html.element("p", curves_title(summary), "about")]
+    if summary.problem:
+        parts.append(html.element("p", summary.problem, "problem"))
+    parts.append(html.table((), overview_rows(summary)))
+    curves = run_dir / "figures" / "learning_curves.png"
+    parts += _section("Training", _images([curves], shown))
+    for stem in evaluation_stems(run_dir):
+        parts += _evaluation(run_dir, stem, shown)
+    for path in sorted(run_dir.glob("results/sweep*.csv")):
+        parts += _sweep(run_dir, path, shown)
+    others = [path for path in sorted(run_dir.glob("figures/*.png")) if path not in shown]
+    parts += _section("Further figures", _images(others, shown))
+    parts += _settings(run_dir)
+    return html.page(summary.name, parts)
+
+
+def _section(title: str, parts: list[str]) -> list[str]:
+    """A heading and its parts; nothing where there are none."""
+    return [html.element("h2", title), *parts] if parts else []
+
+
+def _images(paths: Iterable[Path], shown: set[Path]) -> list[str]:
+    found = [path for path in paths if path.is_file()]
+    shown.update(found)
+    return [html.image(path, path.stem.replace("_", " ")) for path in found]
+
+
+def _evaluation(run_dir: Path, stem: str, shown: set[Path]) -> list[str]:
+    try:
+        evaluation = read_evaluation(run_dir, stem)
+        document = evaluation.document
+        scores = html.table(("metric", "value (95 % interval)"), score_rows(document))
+        remarks = [html.element("p", note, "note") for note in notes(document)]
+        classes = html.folded("every class (shares in %)", html.table(*class_table(document)))
+        title = evaluation.title
+    except (ElasticToolError, KeyError, TypeError, ValueError, IndexError) as error:
+        return _section(stem, [html.element("p", f"eval_{stem}.json: {error}", "problem")])
+    if document.get("trained_on_these_data") is False:
+        remarks.append(html.element("p", "not the data that the run was trained on", "problem"))
+    figures = run_dir / "figures"
+    pictures = [figures / f"{kind}_{stem}.png" for kind in ("confusions", "per_class")]
+    return _section(title, [scores, *remarks, *_images(pictures, shown), classes])
+
+
+def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
+    try:
+        read = read_points(path)
+    except ElasticToolError as error:
+        return _section(path.stem, [html.element("p", str(error), "problem")])
+    rows = [
+        [
+            f"{point.model} ({point.run})" + (f", {point.resize}" if point.resize else ""),
+            "own" if point.native else f"{point.x:g}",
+            METRIC_LABELS.get(point.metric, point.metric),
+            metric_text(point.metric, point.value, (point.low, point.high)),
+            f"{point.tokens / point.clips:.0f}",
+        ]
+        for point in read
+    ]
+    axis = AXES[read[0].axis if read else "length"]
+    columns = ("run", axis.column, "metric", "value (95 % interval)", "tokens a clip")
+    pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
+    split = path.stem.removeprefix(axis.stem).strip("_") or "test"
+    points = html.folded("every point", html.table(columns, rows))
+    return _section(f"Sweep of {axis.values}, {split} split", [*pictures, points])
+
+
+def _settings(run_dir: Path) -> list[str]:
+    parts: list[str] = []
+    try:
+        changed = changed_settings(read_config(run_dir)).items()
+        parts.append(html.table(("setting (where not the default)", "value"), list(changed)))
+        text = (run_dir / "config.yaml").read_text(encoding="utf-8")
+        parts.append(html.folded("all settings", html.element("pre", text)))
+    except (ElasticToolError, OSError) as error:
+        parts.append(html.element("p", str(error), "problem"))
+    return _section("Settings", parts) + _section("Environment", _environment(run_dir))
+
+
+def _environment(run_dir: Path) -> list[str]:
+    path = run_dir / "environment.json"
+    if not path.is_file():
+        return []
+    try:
+        document: Any = read_json(path)
+    except ElasticToolError as error:
+        return [html.element("p", str(error), "problem")]
+    rows = document.items() if isinstance(document, dict) else [("content", document)]
+    known = [[name, EMPTY if value is None else value] for name, value in rows]
+    return [html.table(("what", "value"), known)]

@@ -1,0 +1,242 @@
+"""What the run directories say of themselves: settings, state, scores.
+
+Everything is read from the small files of a run (configuration, log, results), never from
+weights, so a hundred runs are listed at once. A directory that cannot be read is a line in the
+list that says why; it never hides the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from elastictool.config import RunConfig, from_dict, read_yaml, to_dict
+from elastictool.errors import ElasticToolError, UsageError
+from elastictool.evaluation.points import model_label
+from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
+from elastictool.reporting.run_log import Record, number, read_log
+from elastictool.reporting.summary import training_seconds
+from elastictool.training.claim import is_claimed
+
+State = Literal["running", "finished", "stopped", "broken"]
+SortKey = Literal["updated", "name", "score"]
+
+FRESH_S = 600.0
+"""Where the system has no locks, a run whose log is younger than this counts as running."""
+_PARTS = ("config.yaml", "metrics.jsonl", "checkpoints", "environment.json")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of an evaluation with its 95 % interval, which may be missing."""
+
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in a few words.
+
+    Attributes:
+        path: The run directory.
+        name: Name of the run.
+        state: ``running`` (a process trains it), ``finished``, ``stopped``, or ``broken``.
+        dataset: Name of the prepared data.
+        model: What the model is.
+        size: Width and depth.
+        epoch: Epochs finished.
+        epochs: Epochs asked for.
+        metric: The metric that chooses the best weights; empty before the first validation.
+        best: Its best value; None without validation.
+        best_epoch: Epoch of that value.
+        evaluations: The main score of each evaluation, by split and length (``test``,
+            ``test_128``).
+        training_s: Training time over all sessions; None if not recorded.
+        updated: When the log was last written, ISO 8601.
+        age_s: Seconds since then.
+        problem: What is wrong with it; empty if nothing is.
+    """
+
+    path: str
+    name: str
+    state: State
+    dataset: str = ""
+    model: str = ""
+    size: str = ""
+    epoch: int = 0
+    epochs: int = 0
+    metric: str = ""
+    best: float | None = None
+    best_epoch: int | None = None
+    evaluations: dict[str, Score] = field(default_factory=dict)
+    training_s: float | None = None
+    updated: str = ""
+    age_s: float = 0.0
+    problem: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def test(self) -> Score | None:
+        """The score on the test split at the run's own length."""
+        return self.evaluations.get("test")
+
+
+def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
+    """All runs directly under ``root``: last written, best, or alphabetically first.
+
+    By score, runs are ordered by test score, those without by validation score below them.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not root.is_dir():
+        raise UsageError(
+            f"there is no folder {root}",
+            "make a run: elastictool prep --dataset synth, then elastictool train",
+        )
+    paths = sorted(path for path in root.iterdir() if path.is_dir() and _is_run(path))
+    runs = [summarise(path) for path in paths]
+    if sort == "name":
+        return runs
+    if sort == "score":
+        return sorted(runs, key=_by_score)
+    return sorted(runs, key=lambda run: run.age_s)
+
+
+def _is_run(path: Path) -> bool:
+    """Has a run's files, or nothing at all (a training that died at once)."""
+    try:
+        return any((path / part).exists() for part in _PARTS) or not any(path.iterdir())
+    except OSError:
+        return True
+
+
+def _by_score(run: RunSummary) -> tuple[bool, float, bool, float, str]:
+    test = run.test.value if run.test else None
+    return (test is None, -(test or 0.0), run.best is None, -(run.best or 0.0), run.name)
+
+
+def summarise(path: Path) -> RunSummary:
+    """A run in a few words; never fails, what is wrong stands in ``problem``."""
+    updated = _last_write(path)
+    about: dict[str, Any] = {
+        "path": str(path),
+        "name": path.name,
+        "updated": datetime.fromtimestamp(updated, timezone.utc).isoformat(timespec="seconds"),
+        "age_s": round(max(0.0, time.time() - updated), 1),
+    }
+    try:
+        config = read_config(path)
+        epochs = read_log(path, "epoch")
+        seconds = training_seconds(path)
+    except (ElasticToolError, OSError) as error:
+        return RunSummary(**about, state="broken", problem=str(error))
+    evaluations, problem = _evaluations(path)
+    epoch = int(number(epochs[-1], "epoch") or 0) if epochs else 0
+    return RunSummary(
+        **about | {"name": config.name or path.name},
+        state=_state(path, epoch, config.train.epochs, about["age_s"]),
+        dataset=Path(config.data.dataset).name,
+        model=model_label(config),
+        size=f"{config.model.width} x {config.model.depth}",
+        epoch=epoch,
+        epochs=config.train.epochs,
+        **_best(config, epochs),
+        evaluations=evaluations,
+        training_s=seconds,
+        problem=problem,
+    )
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        UsageError: There is none, or this version cannot read it.
+    """
+    return from_dict(RunConfig, read_yaml(path / "config.yaml"))
+
+
+def _last_write(path: Path) -> float:
+    for name in ("metrics.jsonl", "config.yaml", ""):
+        try:
+            return (path / name).stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def _state(path: Path, epoch: int, epochs: int, age_s: float) -> State:
+    claimed = is_claimed(path)
+    if claimed or (claimed is None and epoch < epochs and age_s < FRESH_S):
+        return "running"
+    return "finished" if epoch >= epochs else "stopped"
+
+
+def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:
+    """The best validation score; logs of before it was noted tell the metric by the loss."""
+    metric: str = config.train.selection_metric
+    if metric == "auto":
+        metric = "map" if config.train.loss == "bce" else "top1"
+    for record in epochs:
+        metric = str(record.get("selection_metric", metric))
+    scores = [(number(record, f"val_{metric}"), number(record, "epoch")) for record in epochs]
+    known = [(score, epoch) for score, epoch in scores if score is not None and epoch is not None]
+    if not known:
+        return {}
+    best, epoch = max(known, key=lambda pair: pair[0])
+    return {"metric": metric, "best": best, "best_epoch": int(epoch)}
+
+
+def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
+    """The main score of each evaluation, and what is wrong with those that have none."""
+    scores: dict[str, Score] = {}
+    problems = []
+    for stem in evaluation_stems(path):
+        try:
+            evaluation = read_evaluation(path, stem)
+            name, document = evaluation.metric, evaluation.document
+            low, high = document["intervals"].get(name) or (None, None)
+            scores[stem] = Score(name, document["metrics"][name], low, high)
+        except (ElasticToolError, KeyError, TypeError, ValueError) as error:
+            problems.append(f"eval_{stem}.json: {error}")
+    return scores, "; ".join(problems)
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings by dotted name."""
+
+    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            inner = walk(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+            flat.update(inner if inner is not None else {prefix + key: value})
+        return flat
+
+    return walk(to_dict(config), "")
+
+
+def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """The settings in which the runs differ: name to one value a run."""
+    flats = [flat_settings(config) for config in configs]
+    return {
+        key: [flat[key] for flat in flats]
+        for key in flats[0]
+        if any(flat[key] != flats[0][key] for flat in flats)
+    }
+
+
+def changed_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that are not the defaults."""
+    return {key: values[0] for key, values in differing_settings([config, RunConfig()]).items()}

@@ -1,0 +1,56 @@
+"""What is heard when: class probabilities of one recording over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from elastictool.reporting.figures import BLUE, save_figure, styled
+
+MAX_CLASSES = 12
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", BLUE])
+
+
+def save_timeline(
+    stem: Path,
+    title: str,
+    starts_s: npt.NDArray[np.float64],
+    stops_s: npt.NDArray[np.float64],
+    probabilities: npt.NDArray[np.float32],
+    label_names: Sequence[str],
+) -> list[Path]:
+    """Draw the classes that are likeliest anywhere in the recording, one row each.
+
+    Args:
+        stem: Files to write, without ending (png and svg).
+        title: Over the figure.
+        starts_s: (W,) start of each window; overlapping windows are drawn to the next start.
+        stops_s: (W,) its end.
+        probabilities: (W, C).
+        label_names: C names.
+
+    Raises:
+        ElasticToolError: A file cannot be written.
+    """
+    shown = np.argsort(-probabilities.max(axis=0), kind="stable")[:MAX_CLASSES]
+    edges = np.append(starts_s, stops_s[-1])
+    unit, label = (60.0, "minutes") if edges[-1] > 600 else (1.0, "seconds")
+    with styled():
+        figure = Figure(figsize=(9, 1.4 + 0.32 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        rows = np.arange(len(shown) + 1)
+        mesh = axes.pcolormesh(
+            edges / unit, rows, probabilities[:, shown].T, cmap=_SHADES, vmin=0, vmax=1
+        )
+        axes.set_yticks(rows[:-1] + 0.5, [label_names[index] for index in shown])
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_xlabel(label)
+        axes.set_title(title)
+        figure.colorbar(mesh, ax=axes, label="probability")
+    return save_figure(figure, stem)

@@ -1,0 +1,234 @@
+"""A trained model in daily use: results as from eval, for any recording, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import elastictool
+from elastictool.cli.app import app
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.store import PreparedStore
+from elastictool.errors import AudioError, UsageError
+from elastictool.inference.model import ElasticModel, WindowRule
+from elastictool.inference.recordings import Array, expand, windows
+from elastictool.inference.vectors import EmbeddingTable, read_vectors, write_vectors
+from elastictool.packing.batch import PackedBatch
+from elastictool.training.scoring import score_clips
+from tests.corpus_trees import write_audio
+from tests.saved_runs import save_run
+from tests.toy_data import toy_store
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
+    return toy_store(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def run(store: PreparedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("runs") / "elastic", store, max_frames=300)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> ElasticModel:
+    return elastictool.load(run, device="cpu")
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    samples = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE_HZ))
+    return samples.astype(np.float32)
+
+
+@pytest.mark.parametrize("size, hop", [(10, 10), (10, 4), (7, 3), (30, 30), (100, 1)])
+def test_windows_cover_every_sample_and_none_lies_within_the_one_before(
+    size: int, hop: int
+) -> None:
+    for length in range(1, 61):
+        samples = np.arange(1, length + 1, dtype=np.float32)
+        found = list(windows(Array(samples, RATE_HZ), RATE_HZ, size, hop))
+        assert all((w.waveform == samples[w.start : w.stop]).all() for w in found)
+        assert all(len(w.waveform) == size for w in found[:-1])
+        assert set().union(*(range(w.start, w.stop) for w in found)) == set(range(length))
+        stops = [w.stop for w in found]
+        assert stops == sorted(set(stops))
+        assert [w.start for w in found] == [hop * i for i in range(len(found))]
+
+
+def test_predictions_equal_those_of_eval(model: ElasticModel, store: PreparedStore) -> None:
+    clips = list(range(len(store)))
+    scores = score_clips(model.run.model, ClipDataset(store, model.run.front_end), clips)
+    expected = torch.from_numpy(scores.logits).softmax(1).numpy()
+    arrays = [store.waveform(clip) for clip in clips]
+    for row, found in zip(expected, model.predict(arrays, top=3), strict=True):
+        names = [model.label_names[index] for index in np.argsort(-row)[:3]]
+        assert [label for label, _ in found.labels] == names
+        np.testing.assert_allclose([p for _, p in found.labels], sorted(row)[::-1][:3], atol=1e-5)
+
+
+def test_a_long_recording_is_the_average_of_its_windows(model: ElasticModel) -> None:
+    samples = noise(7.0)
+    (found,) = model.predict(samples)
+    size = round(model.longest_s * RATE_HZ)
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+    assert len(found.windows.values) == len(parts) > 2
+    alone = np.stack([model.predict(part)[0].windows.values[0] for part in parts])
+    np.testing.assert_allclose(found.windows.values, alone, atol=1e-5)
+    expected = np.average(alone, axis=0, weights=[len(part) for part in parts])
+    np.testing.assert_allclose(found.windows.mean, expected, atol=1e-5)
+    assert found.duration_s == 7.0
+
+
+def test_recordings_that_share_a_batch_do_not_change_one_another(model: ElasticModel) -> None:
+    arrays = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 2.0, 9.0, 0.5))]
+    together = model.embed(arrays)
+    alone = np.stack([model.embed(array)[0] for array in arrays])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_files_of_any_rate_and_arrays_give_the_same(model: ElasticModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1.0), RATE_HZ, subtype="FLOAT")
+    np.testing.assert_allclose(model.embed(path), model.embed(noise(1.0)), atol=1e-6)
+    tone = np.sin(np.arange(44_100) * 0.05).astype(np.float32)
+    soundfile.write(path, tone, 44_100, subtype="FLOAT")
+    by_array = model.embed(tone, sample_rate_hz=44_100)
+    np.testing.assert_allclose(model.embed(str(path)), by_array, atol=1e-6)
+
+
+def test_one_bad_recording_does_not_stop_the_others(model: ElasticModel, tmp_path: Path) -> None:
+    good = write_audio(tmp_path / "good.wav", 0.5)
+    broken = tmp_path / "broken.wav"
+    broken.write_text("no audio")
+    short = write_audio(tmp_path / "short.wav", 0.01)
+    found = model.predict([broken, good, tmp_path / "gone.wav", short])
+    assert [bool(item.error) for item in found] == [True, False, True, True]
+    assert "gone.wav" in found[2].error and "shorter than one frame" in found[3].error
+    with pytest.raises(AudioError, match=r"broken\.wav"):
+        model.embed([good, broken])
+
+
+def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
+    model: ElasticModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    @contextmanager
+    def hours(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray[Any, Any]]]]:
+        def blocks() -> Iterator[np.ndarray[Any, Any]]:
+            for second in range(60):
+                drawn.append(second)
+                yield noise(1.0, second)
+
+        yield RATE_HZ, blocks()
+
+    monkeypatch.setattr("elastictool.inference.recordings.stream", hours)
+    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    seen: list[tuple[int, int]] = []
+    embed = model.run.model.embed
+
+    def spy(batch: PackedBatch) -> torch.Tensor:
+        seen.append((len(drawn), batch.layout.num_tokens))
+        return embed(batch)
+
+    monkeypatch.setattr(model.run.model, "embed", spy)
+    model.embed("hours.wav", WindowRule(2.0))
+    assert all(tokens <= 200 for _, tokens in seen)
+    # A batch holds two windows of two blocks each; the third window and its next block wait.
+    assert all(blocks <= 4 * (index + 1) + 4 for index, (blocks, _) in enumerate(seen))
+
+
+@pytest.mark.parametrize("rule", [(1.0, 2.0), (-1.0, 0.0)])
+def test_windows_that_leave_gaps_are_refused(rule: tuple[float, float]) -> None:
+    with pytest.raises(UsageError):
+        WindowRule(*rule)
+
+
+def test_a_window_beyond_the_model_is_refused(model: ElasticModel) -> None:
+    with pytest.raises(UsageError, match="outside what the model takes"):
+        model.predict(noise(1.0), rule=WindowRule(60.0))
+
+
+def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
+    paths = [write_audio(tmp_path / "deep" / name) for name in ("a.wav", "b.flac")]
+    (tmp_path / "deep" / "notes.txt").write_text("x")
+    assert expand([str(tmp_path)]) == paths
+    assert expand([f"{tmp_path}/**/*.wav"]) == paths[:1]
+    assert expand(["-", str(paths[0])], [f"{paths[1]}\n", "\n"]) == [paths[1], paths[0]]
+    for nothing in ([], [str(tmp_path / "*.ogg")]):
+        with pytest.raises(UsageError):
+            expand(nothing)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_vectors_come_back_with_their_names(suffix: str, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    path = tmp_path / f"all{suffix}"
+    write_vectors(path, ["a", "b", "ü", "d"], vectors)
+    table = read_vectors(path)
+    assert table.names == ("a", "b", "ü", "d")
+    np.testing.assert_array_equal(table.vectors, vectors)
+
+
+def test_the_nearest_is_by_cosine_and_not_by_length() -> None:
+    table = EmbeddingTable(("long", "near"), np.array([[100.0, 100.0], [1.0, 0.1]], np.float32))
+    ((first, second),) = table.nearest(np.array([[1.0, 0.0]], np.float32), top=5)
+    assert first[0] == "near" and second[0] == "long"
+    assert first[1] == pytest.approx(1 / np.sqrt(1.01), abs=1e-6)
+
+
+def test_predict_prints_a_table_csv_or_one_document(run: Path, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a, b.wav", 2.0)
+    base = ["predict", str(path), "--run", str(run), "--top", "2"]
+    document = json.loads(CliRunner().invoke(app, [*base, "--json", "--window", "1"]).stdout)
+    (item,) = document["predictions"]
+    assert len(item["labels"]) == 2 and len(item["windows"]) == 2
+    rows = list(csv.reader(io.StringIO(CliRunner().invoke(app, [*base, "--format", "csv"]).stdout)))
+    assert [row[:2] for row in rows[1:]] == [[str(path), "1"], [str(path), "2"]]
+    result = CliRunner().invoke(app, [*base, "--timeline", str(tmp_path / "pictures")])
+    assert result.exit_code == 0 and "likeliest" in result.stdout
+    assert (tmp_path / "pictures" / "a, b.png").stat().st_size > 5_000
+
+
+def test_predict_leaves_with_3_when_a_recording_was_left_out(run: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("x")
+    command = [sys.executable, "-m", "elastictool", "predict", str(tmp_path), "-r", str(run)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 3
+    assert "b.wav" in found.stderr and "1 of 2 recordings" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_embed_writes_an_index_and_finds_the_recording_itself(run: Path, tmp_path: Path) -> None:
+    paths = [write_audio(tmp_path / f"{i}.wav", 0.5 + i, seed=i) for i in range(3)]
+    out = tmp_path / "all.npz"
+    made = CliRunner().invoke(app, ["embed", str(tmp_path), "-r", str(run), "--out", str(out)])
+    assert made.exit_code == 0, made.output
+    command = ["embed", "-r", str(run), "--index", str(out), "--query", str(paths[1]), "--json"]
+    ((first, *_),) = json.loads(CliRunner().invoke(app, command).stdout).values()
+    assert first["recording"] == str(paths[1])
+    assert first["cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a.wav"], ["a.wav", "--index", "x.npz"], ["a.wav", "--out", "x.txt"]]
+)
+def test_embed_without_a_purpose_is_a_usage_error(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, ["embed", *arguments])
+    assert isinstance(result.exception, UsageError)
