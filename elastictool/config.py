@@ -23,6 +23,8 @@ from elastictool.registry import nearest_hint
 
 Edge = Literal["pad", "drop"]
 PositionFit = Literal["interpolate", "slice"]
+Resize = Literal["pi", "bl", "bl-plain"]
+PatchAxes = Literal["both", "time", "frequency"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -306,10 +308,12 @@ class ModelConfig:
     distillation). ``head_norm`` puts a LayerNorm before the classifier, as both published models
     have it; attention pooling hardly learns without. ``attention_scale`` 0 means 1/sqrt(d).
     ``position_fit`` says how a grid serves a clip of another length, ``beyond_positions`` what
-    happens past the end of a factorised table.
+    happens past the end of a factorised table. ``resize`` says how the kernel serves patches of
+    another size than ``patch_size``: ``pi`` (PI-resize), ``bl`` (bilinear, antialiased as
+    published) or ``bl-plain`` (without antialiasing).
     """
 
-    preset: Literal["elasticast", "ast"] = "elasticast"
+    preset: Literal["elasticast", "ast", "flexiast"] = "elasticast"
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -321,6 +325,7 @@ class ModelConfig:
     grid: tuple[int, int] = (0, 0)
     position_fit: PositionFit = "interpolate"
     beyond_positions: Literal["interpolate", "error"] = "interpolate"
+    resize: Resize = "pi"
     prefix_tokens: int = 0
     pooling: Literal["attention", "mean", "prefix"] = "attention"
     norm_eps: float = 1e-6
@@ -349,6 +354,37 @@ class ModelConfig:
         _require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
         _require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")
         _require(self.num_classes >= 0, "model.num_classes must not be negative")
+
+
+PATCH_SIZES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
+"""Patch sizes that FlexiAST trains with. Source: FlexiAST Section 2.3."""
+
+
+@dataclass(frozen=True)
+class FlexiConfig:
+    """Patch sizes drawn in training, one for each optimiser step; ``sizes`` empty trains at
+    ``model.patch_size`` only.
+
+    ``weights`` are relative chances of the sizes, all alike where empty. ``axes`` says along
+    which axes a size counts; the other axis keeps its size out of ``model.patch_size``.
+    Source: FlexiAST Section 2.3; time only for speakers, Section 3.3.
+    """
+
+    sizes: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    axes: PatchAxes = "both"
+
+    def __post_init__(self) -> None:
+        _require(all(size > 0 for size in self.sizes), "flexi.sizes must be above 0")
+        _require(len(set(self.sizes)) == len(self.sizes), "flexi.sizes names a size twice")
+        _require(
+            not self.weights or len(self.weights) == len(self.sizes),
+            f"flexi.weights has {len(self.weights)} values for {len(self.sizes)} sizes",
+        )
+        _require(
+            not self.weights or (min(self.weights) >= 0 and sum(self.weights) > 0),
+            "flexi.weights must not be negative, nor all 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -407,6 +443,24 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation: ``(1 - weight) * loss + weight * T^2 * KL(teacher || student)``.
+
+    ``teacher`` is a run, at its own patch size and on the same clips; empty is none. Both sides'
+    logits are divided by ``temperature`` T. Source: FlexiAST Section 3.4 (KL alone: weight 1);
+    T^2 keeps the gradient's size (Hinton et al. 2015).
+    """
+
+    teacher: str = ""
+    temperature: float = 1.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "train.distill.temperature must be above 0")
+        _require(0 < self.weight <= 1, "train.distill.weight must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The optimiser's side of a run. Betas and weight decay: published scripts.
 
@@ -438,6 +492,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: Literal["ce", "bce"] = "ce"
     label_smoothing: float = 0.0
+    distill: DistillConfig = field(default_factory=DistillConfig)
     accumulate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     attention: str = "auto"
@@ -526,6 +581,7 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    flexi: FlexiConfig = field(default_factory=FlexiConfig)
     init: InitConfig = field(default_factory=InitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -590,6 +646,7 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
     for assignment in sets:
         _assign(values, assignment)
     values["model"] = _expand_model(values.get("model", {}))
+    values["flexi"] = _expand_flexi(values["model"], values.get("flexi", {}))
     values["fbank"] = _expand_fbank(values.get("fbank", {}))
     return from_dict(RunConfig, values)
 
@@ -605,6 +662,7 @@ def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
         _assign(changes, assignment)
     if "model" in changes:
         changes["model"] = _expand_model(changes["model"], preset="")
+        changes["flexi"] = _expand_flexi(changes["model"], changes.get("flexi", {}))
     if "fbank" in changes:
         changes["fbank"] = _expand_fbank(changes["fbank"])
     return from_dict(RunConfig, _merged(to_dict(config), changes))
@@ -642,6 +700,8 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
+_AST = {"positions": "grid", "prefix_tokens": 1, "pooling": "prefix", "head_norm_eps": 1e-5}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "elasticast": {
         "positions": "factorised",
@@ -649,14 +709,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "pooling": "attention",
         "head_norm_eps": 1e-6,
     },
-    "ast": {
-        "positions": "grid",
-        "prefix_tokens": 1,
-        "pooling": "prefix",
-        "head_norm_eps": 1e-5,
-    },
+    "ast": _AST,
+    "flexiast": _AST,
 }
-"""What a preset means, field by field; single fields can still be set beside it."""
+"""What a preset means, field by field; single fields can still be set beside it. ``flexiast`` is
+a standard AST whose ``flexi.sizes`` are ``PATCH_SIZES`` where none are given."""
 
 
 def _expand_fbank(values: Any) -> Any:
@@ -689,6 +746,13 @@ def _expand_model(values: Any, preset: str = "elasticast") -> Any:
     if "patch_size" in values:
         expanded["patch_stride"] = values["patch_size"]
     return values | {key: value for key, value in expanded.items() if key not in values}
+
+
+def _expand_flexi(model: Any, values: Any) -> Any:
+    """FlexiAST's patch sizes, where the preset asks for them and no others are given."""
+    if not (isinstance(model, Mapping) and isinstance(values, Mapping)):
+        return values
+    return ({"sizes": PATCH_SIZES} if model.get("preset") == "flexiast" else {}) | dict(values)
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

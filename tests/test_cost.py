@@ -57,6 +57,12 @@ def test_overlapping_patches_and_mean_pooling_are_covered() -> None:
     assert forward_flops(config, patches) == pytest.approx(found, rel=0.02)
 
 
+def test_larger_patches_cost_more_to_embed_and_nothing_else() -> None:
+    config = model_config("ast")
+    larger = forward_flops(config, 10, (32, 48)) - forward_flops(config, 10)
+    assert larger == 2 * 10 * (32 * 48 - 16 * 16) * config.width
+
+
 def test_attention_grows_with_the_square_and_everything_else_in_proportion() -> None:
     config = model_config("elasticast", num_classes=0)
     flops = [forward_flops(config, count) for count in (100, 200, 300)]

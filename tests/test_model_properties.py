@@ -377,12 +377,6 @@ def test_a_model_without_a_grid_is_a_usage_error() -> None:
         SpectrogramTransformer(dataclasses.replace(SMALL, grid=(0, 0)))
 
 
-def test_patches_of_another_size_are_a_usage_error() -> None:
-    batch = make_batch(dataclasses.replace(SMALL, patch_size=(4, 4)), make_rows())
-    with pytest.raises(UsageError, match="4x4 do not fit a model built for 8x4"):
-        make_model(SMALL)(batch)
-
-
 def test_a_batch_for_other_prefix_tokens_is_refused() -> None:
     batch = make_batch(SMALL, make_rows())
     with pytest.raises(ValueError, match="0 prefix tokens a clip, the model 2"):

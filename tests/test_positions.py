@@ -53,11 +53,13 @@ def fill(module: M) -> M:
     return module
 
 
-def look_up(module: nn.Module, shapes: list[tuple[int, int]]) -> list[Tensor]:
+def look_up(
+    module: nn.Module, shapes: list[tuple[int, int]], patch_size: tuple[int, int] = (16, 16)
+) -> list[Tensor]:
     """Each clip's positions as (bands, columns, D)."""
     coords = [torch.cartesian_prod(torch.arange(f), torch.arange(t)) for f, t in shapes]
     clips = torch.arange(len(shapes)).repeat_interleave(torch.tensor([len(c) for c in coords]))
-    found = module(torch.cat(coords), clips, shapes)
+    found = module(torch.cat(coords), clips, shapes, patch_size)
     pieces = found.split([len(c) for c in coords])
     return [piece.view(*shape, -1) for piece, shape in zip(pieces, shapes, strict=True)]
 

@@ -170,3 +170,11 @@ def test_half_precision_kernels_are_resized_in_float32() -> None:
     assert resized.dtype == torch.bfloat16
     expected = pi_resize(kernel.float(), (24, 24)).bfloat16()
     assert torch.equal(resized, expected)
+
+
+def test_the_table_in_the_docs_is_what_its_command_writes() -> None:
+    from benchmarks.report import fill
+    from benchmarks.resize import PAGE, table
+
+    text = PAGE.read_text("utf-8")
+    assert fill(text, "resize", table()) == text

@@ -44,7 +44,7 @@ app = typer.Typer(
 app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
-app.command("sweep")(sweep.sweep)
+app.command("sweep", cls=ListCommand)(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)

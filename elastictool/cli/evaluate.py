@@ -118,25 +118,13 @@ def locate_run(text: str) -> Path:
     Raises:
         UsageError: There is no such run.
     """
-    from elastictool.training.rundir import RUNS_ROOT
+    from elastictool.training.rundir import RUNS_ROOT, find_run
 
-    if not text:
-        from elastictool.training.checkpoint import latest_run
+    if text:
+        return find_run(text)
+    from elastictool.training.checkpoint import latest_run
 
-        return latest_run(RUNS_ROOT)
-    found = [path for path in (Path(text), RUNS_ROOT / text) if path.exists()]
-    for path in found:  # a folder that only shares its name with a run comes second
-        if path.is_file() or (path / "config.yaml").exists():
-            return path
-    if found:
-        return found[0]
-    known = sorted(config.parent.name for config in RUNS_ROOT.glob("*/config.yaml"))
-    raise UsageError(
-        f"{text!r} is neither a run directory nor a name under {RUNS_ROOT}",
-        f"runs there: {', '.join(known)}"
-        if known
-        else "make one: elastictool prep --dataset synth, then elastictool train",
-    )
+    return latest_run(RUNS_ROOT)
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:

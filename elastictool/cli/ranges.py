@@ -21,7 +21,7 @@ LENGTH_STEP = 128
 class ListCommand(TyperCommand):
     """A command whose repeatable options take all values that follow them.
 
-    Only for commands without positional arguments, which would be swallowed.
+    Positional arguments belong before such an option: what follows it is taken as its values.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

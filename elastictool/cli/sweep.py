@@ -1,4 +1,5 @@
-"""``elastictool sweep``: several runs at every length (ElasticAST, Figure 4)."""
+"""``elastictool sweep``: several runs at every length (ElasticAST, Figure 4) or patch size
+(FlexiAST, Table 1)."""
 
 from __future__ import annotations
 
@@ -24,11 +25,17 @@ from elastictool.cli.evaluate import (
     locate_run,
     open_data,
 )
-from elastictool.cli.ranges import parse_lengths
+from elastictool.cli.ranges import parse_lengths, parse_numbers
+from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
     from elastictool.training.checkpoint import LoadedRun, Which
+
+
+DEFAULT_LENGTHS = "256:3072"
+PATCH_STEP = 8
+"""Between the patch sizes of a range that names no step."""
 
 
 class Positions(str, Enum):
@@ -39,20 +46,57 @@ class Positions(str, Enum):
     both = "both"
 
 
+class Resizing(str, Enum):
+    """How kernels serve another patch size."""
+
+    own = "own"
+    pi = "pi"
+    bl = "bl"
+    bl_plain = "bl-plain"
+    both = "both"
+
+
+class Along(str, Enum):
+    """Axes along which a patch size counts."""
+
+    auto = "auto"
+    both = "both"
+    time = "time"
+    frequency = "frequency"
+
+
 def sweep(
     runs: Annotated[
         list[str] | None,
         typer.Argument(help="Run directories or names under runs/; default the latest run."),
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="Frames: start:stop[:step], both ends included, or a comma list.")
-    ] = "256:3072",
+        str,
+        typer.Option(
+            help="Frames: start:stop[:step], both ends included, or a comma list; "
+            "256:3072 where nothing is named."
+        ),
+    ] = "",
+    patch_sizes: Annotated[
+        str, typer.Option(help="Sweep patch sizes instead: a range (step 8) or a comma list.")
+    ] = "",
     more_runs: Annotated[
         list[str] | None, typer.Option("--run", help="A run; repeatable, as the arguments.")
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Runs whose mean answer, each at its own setting, is one more row."),
     ] = None,
     positions: Annotated[
         Positions, typer.Option(help="How fixed-length ASTs serve other lengths.")
     ] = Positions.interpolate,
+    resize: Annotated[
+        Resizing,
+        typer.Option(help="Kernels at other patch sizes; own: as trained; both: pi and bl."),
+    ] = Resizing.own,
+    axes: Annotated[
+        Along, typer.Option(help="Where a patch size counts; auto: as trained, else both.")
+    ] = Along.auto,
     metric: Annotated[str, typer.Option(help="auto: top1, or map for multi-label data.")] = "auto",
     split: SplitOption = Split.test,
     dataset: DatasetOption = "",
@@ -65,30 +109,43 @@ def sweep(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Evaluate runs at a series of lengths, and each at its own length.
+    """Evaluate runs at a series of lengths or patch sizes, and each at its own.
 
-    ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Each clip is
-    decoded once. Writes a CSV, a figure (PNG, SVG) and the first run's report.html.
+    ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
+    positions are resized for other patch sizes. Each clip is decoded once. Writes a CSV, a figure
+    (PNG, SVG) and the first run's report.html.
 
     Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
+
+    Example: elastictool sweep --patch-sizes 8,10,12,16,20,24,30,32,40,48 --resize both
     """
-    frames = parse_lengths(lengths)
+    if lengths and patch_sizes:
+        raise UsageError("--lengths and --patch-sizes are two sweeps", "give one of them")
+    frames = [] if patch_sizes else parse_lengths(lengths or DEFAULT_LENGTHS)
+    sizes = parse_numbers([patch_sizes], "--patch-sizes", PATCH_STEP) if patch_sizes else []
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
+    members = [locate_run(text) for text in ensemble or []]
 
-    from elastictool.evaluation.sweep import sweep_lengths
+    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
     from elastictool.reporting.run_report import write_report
+    from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
     place = pick_device(device)
-    loaded = [
-        run for path in paths for run in _load(path, which.value, attention, place, positions)
-    ]
+    variants = _resizings(resize) if sizes else _fits(positions)
+    loaded = [run for path in paths for run in _load(path, which.value, attention, place, variants)]
+    averaged = [load_run(path, which.value, attention, place) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
-    _warn_of_other_data(loaded, store)
-    points = sweep_lengths(loaded, store, frames, split.value, metric, precision.value, progress())
+    _warn_of_other_data([*loaded, *averaged], store)
+    how = (split.value, metric, precision.value, progress(), averaged)
+    points = (
+        sweep_patch_sizes(loaded, store, sizes, axes.value, *how)
+        if sizes
+        else sweep_lengths(loaded, store, frames, *how)
+    )
     about = {
         "split": split.value,
         "checkpoint": which.value,
@@ -104,18 +161,32 @@ def sweep(
         _show(points, files)
 
 
+def _fits(positions: Positions) -> list[dict[str, Any]]:
+    """Ways of fitting positions to try, as overrides of a run's model."""
+    both = [{"position_fit": "interpolate"}, {"position_fit": "slice"}]
+    return both if positions is Positions.both else [{"position_fit": positions.value}]
+
+
+def _resizings(resize: Resizing) -> list[dict[str, Any]]:
+    """Ways of resizing kernels to try, as overrides of a run's model."""
+    if resize is Resizing.both:
+        return [{"resize": "pi"}, {"resize": "bl"}]
+    return [{}] if resize is Resizing.own else [{"resize": resize.value}]
+
+
 def _load(
-    path: Path, which: Which, attention: str, device: str, positions: Positions
+    path: Path,
+    which: Which,
+    attention: str,
+    device: str,
+    variants: Sequence[dict[str, Any]],
 ) -> list[LoadedRun]:
-    """The run, twice where its positions are to be fitted in both ways."""
+    """The run with each of the overrides; once where they make no difference."""
     from elastictool.training.checkpoint import load_run
 
-    if positions is Positions.interpolate:
-        return [load_run(path, which, attention, device, "interpolate")]
-    sliced = load_run(path, which, attention, device, "slice")
-    if positions is Positions.slice or sliced.config.model.positions != "grid":
-        return [sliced]
-    return [load_run(path, which, attention, device, "interpolate"), sliced]
+    loaded = [load_run(path, which, attention, device, **variant) for variant in variants]
+    no_grid = loaded[0].config.model.positions != "grid"
+    return loaded[:1] if no_grid and "position_fit" in variants[0] else loaded
 
 
 def _warn_of_other_data(runs: Sequence[LoadedRun], store: Any) -> None:
@@ -130,11 +201,11 @@ def _write(
     points: Sequence[SweepPoint], about: dict[str, Any], out: Path | None, run: Path, split: str
 ) -> list[Path]:
     """CSV and JSON beside the other results, the figure beside the other figures."""
-    from elastictool.evaluation.points import write_points
+    from elastictool.evaluation.points import AXES, write_points
     from elastictool.files import write_json
     from elastictool.reporting.sweep_figure import plot_sweep
 
-    stem = "sweep" if split == "test" else f"sweep_{split}"
+    stem = AXES[points[0].axis].stem + ("" if split == "test" else f"_{split}")
     results, figures = (out, out) if out is not None else (run / "results", run / "figures")
     table, document = results / f"{stem}.csv", results / f"{stem}.json"
     write_points(table, points)
@@ -161,26 +232,28 @@ def _document(points: Sequence[SweepPoint]) -> dict[str, Any]:
 
 
 def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
-    """One column a model, one row a length; intervals and cost are in the CSV."""
+    """One column a model, one row a swept value; intervals and cost are in the CSV."""
+    from elastictool.evaluation.points import AXES
     from elastictool.metrics.classification import METRIC_LABELS
     from elastictool.reporting.sweep_figure import series_of
     from elastictool.reporting.tables import EMPTY, metric_text
 
     series = series_of(points)
-    lengths = sorted({point.length_frames for point in points if not point.native})
+    axis = AXES[points[0].axis]
+    values = sorted({point.x for point in points if not point.native})
 
-    def row(title: str, frames: int | None) -> list[str]:
+    def row(title: str, value: float | None) -> list[str]:
         cells = [title]
         for members in series.values():
-            found = [p for p in members if (None if p.native else p.length_frames) == frames]
+            found = [p for p in members if (None if p.native else p.x) == value]
             cells.append(metric_text(found[0].metric, found[0].value) if found else EMPTY)
         return cells
 
     unit = "" if points[0].metric == "dprime" else ", %"
     print_table(
         f"{METRIC_LABELS[points[0].metric]}{unit}, {points[0].clips} clips",
-        ["frames", *series],
-        [row("own length", None), *(row(str(frames), frames) for frames in lengths)],
+        [axis.column, *series],
+        [row(axis.own, None), *(row(f"{value:g}", value) for value in values)],
     )
     for file in files:
         say(f"wrote {file}")

@@ -96,4 +96,5 @@ def train(
     for file in files:
         say(f"wrote {file}")
     if not dry_run:
-        say(f"next: elastictool eval {path}, elastictool sweep {path} --lengths 256:3072")
+        axis = "--patch-sizes 8:48:8" if config.flexi.sizes else "--lengths 256:3072"
+        say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")

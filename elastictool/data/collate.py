@@ -153,4 +153,5 @@ def _patch_group(
         coords=torch.cat([cut[index][1] for index in indices]),
         positions=torch.cat(positions).float(),
         patch_size=size,
+        clips=tuple(indices),
     )

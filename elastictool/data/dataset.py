@@ -31,7 +31,7 @@ from elastictool.audio.frontends import FRONT_ENDS
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
 from elastictool.data.collate import Example, PatchSpec
 from elastictool.data.store import PreparedStore
-from elastictool.packing.grid import grid_shape, kept_patches
+from elastictool.packing.grid import grid_shape, kept_patches, scaled_stride
 from elastictool.seeds import clip_rng
 
 
@@ -94,6 +94,11 @@ class FrontEnd:
     std: float
 
     @property
+    def patch_spec(self) -> PatchSpec:
+        """How its spectrograms become patches."""
+        return PatchSpec(self.patch_size, self.patch_stride, self.length.edge, self._pad_value)
+
+    @property
     def pads(self) -> bool:
         """Whether clips are brought to one fixed length (standard AST)."""
         return self.length.fixed_frames > 0
@@ -110,6 +115,11 @@ class FrontEnd:
             else dataclasses.replace(self.length, max_frames=num_frames)
         )
         return dataclasses.replace(self, length=length)
+
+    def at_patch_size(self, patch_size: tuple[int, int]) -> FrontEnd:
+        """The same front end with patches of another size, overlapping by the same share."""
+        stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
+        return dataclasses.replace(self, patch_size=patch_size, patch_stride=stride)
 
     def view(self, clip: int, native_frames: int) -> ClipView:
         """The evaluation view of a clip: its first frames, up to the length limits."""
@@ -151,7 +161,7 @@ class FrontEnd:
             clip_id=clip_id,
             shift_ms=self.fbank.shift_ms,
             cut_frames=view.native_frames - view.num_frames,
-            patch=PatchSpec(self.patch_size, self.patch_stride, self.length.edge, self._pad_value),
+            patch=self.patch_spec,
         )
 
     def _normalise(self, frames: Tensor) -> Tensor:
@@ -200,10 +210,19 @@ class ClipDataset:
         frames = np.array([count(int(samples)) for samples in distinct], dtype=np.int64)
         return frames[inverse]
 
-    def load(self, view: ClipView, epoch: int = 0) -> Example:
-        """Read, analyse, crop, normalise and (in training) change one view."""
+    def load(
+        self, view: ClipView, epoch: int = 0, patch_size: tuple[int, int] | None = None
+    ) -> Example:
+        """Read, analyse, crop, normalise and (in training) change one view.
+
+        Args:
+            view: What to load.
+            epoch: Decides on everything random.
+            patch_size: How it will be cut into patches, where not as the front end says.
+        """
         frames, local = self._frames(view)
-        example = self.front_end.example(
+        front_end = self.front_end.at_patch_size(patch_size) if patch_size else self.front_end
+        example = front_end.example(
             frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
         if self.augment is not None:

@@ -1,24 +1,26 @@
 """Which views of which clips form the batches of an epoch: metadata only, no audio.
 
-Everything random about a training batch (clips, order, views, partners) is drawn from the run's
-seed and the epoch by the functions that are put together here, and rows are planned here, so
-batches are known before a byte is read and are the same for any number of loader workers and
-after any interruption.
+Everything random about a training batch (clips, order, views, partners, patch size) is drawn from
+the run's seed and the epoch by the functions that are put together here, and rows are planned
+here, so batches are known before a byte is read and are the same for any number of loader workers,
+on every rank and after any interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.config import AugmentConfig, PackingConfig, RunConfig
+from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
-from elastictool.packing.batching import batch_starts, windows
+from elastictool.packing.batching import Counts, batch_stop, windows
+from elastictool.packing.grid import patch_size_along
 from elastictool.packing.planners import PLANNERS, Rows
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
@@ -35,10 +37,12 @@ class BatchPlan:
     Attributes:
         epoch: The epoch it belongs to (masks depend on it).
         rows: The views of each row.
+        patch_size: (frequency, time) of its patches; None is the front end's own.
     """
 
     epoch: int
     rows: tuple[tuple[ClipView, ...], ...]
+    patch_size: tuple[int, int] | None = None
 
     @property
     def num_views(self) -> int:
@@ -60,6 +64,8 @@ class TrainingSampler:
         seed: The run's seed.
         weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
+        flexi: Patch sizes to draw from.
+        batches_per_step: Batches of one optimiser step, over all ranks; they share a patch size.
     """
 
     clips: npt.NDArray[np.int64]
@@ -71,6 +77,8 @@ class TrainingSampler:
     seed: int
     weights: Weights | None = None
     epoch_clips: int = 0
+    flexi: FlexiConfig = field(default_factory=FlexiConfig)
+    batches_per_step: int = 1
 
     @classmethod
     def of_run(
@@ -92,6 +100,8 @@ class TrainingSampler:
             seed=config.seed,
             weights=clip_weights(dataset.store, clips) if balanced else None,
             epoch_clips=config.data.epoch_clips,
+            flexi=config.flexi,
+            batches_per_step=config.train.accumulate,
         )
 
     @property
@@ -102,10 +112,9 @@ class TrainingSampler:
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """The batches of ``epoch``, in order."""
         views = self._epoch_views(epoch)
-        tokens = np.array([sum(map(self._tokens, group)) for group in views], dtype=np.int64)
-        for batch in self._batches(tokens, epoch):
+        for number, batch in enumerate(self._batches(views, epoch)):
             rows = [[view for place in clips for view in views[place]] for clips in batch]
-            yield self._plan(epoch, rows)
+            yield self._plan(epoch, rows, self._sized(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
@@ -113,39 +122,86 @@ class TrainingSampler:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
-    def _batches(self, tokens: npt.NDArray[np.int64], epoch: int) -> Iterator[Rows]:
+    def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
+        """(frequency, time) of the patches of one batch: a function of its place and the seed."""
+        own, flexi = self.front_end.patch_size, self.flexi
+        if not flexi.sizes:
+            return own
+        rng = clip_rng(self.seed, epoch, batch // self.batches_per_step, "patch-size")
+        weights = np.array(flexi.weights or [1.0] * len(flexi.sizes))
+        size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        return patch_size_along(flexi.axes, size, own)
+
+    def _sized(self, epoch: int, batch: int) -> FrontEnd:
+        """The front end of one batch."""
+        return self.front_end.at_patch_size(self.patch_size(epoch, batch))
+
+    def _batches(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.
 
-        A planner of one batch gets it whole. A window planner has chosen the rows already; its
-        batches come in its own order, longest clips first, and so are shuffled.
+        A planner of one batch gets it whole. A window planner has chosen the rows already, at the
+        front end's own patch size; its batches come in its own order, longest clips first, and so
+        are shuffled.
         """
         if not plans_windows(self.packing.planner):
-            starts = batch_starts(tokens, self.packing)
-            for start, stop in zip(starts, [*starts, len(tokens)][1:], strict=True):
+            for start, stop in self._cuts(views, epoch):
                 yield [list(range(start, stop))]
             return
+        tokens = self._clip_tokens(views, self.front_end)
         for number, window in enumerate(windows(len(tokens), self.packing)):
             batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
             rng = clip_rng(self.seed, epoch, number, "window")
             for batch in rng.permutation(len(batches)).tolist():
                 yield [[window.start + place for place in row] for row in batches[batch]]
 
-    def _plan(self, epoch: int, together: Sequence[Sequence[ClipView]]) -> BatchPlan:
+    def _cuts(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[tuple[int, int]]:
+        """First clip of each batch and the one after its last, in arrival order.
+
+        A token budget counts tokens of the batch's own patch size.
+        """
+        totals: dict[tuple[int, int], Counts] = {}
+        start = 0
+        for batch in count():
+            if start == len(views):
+                return
+            front_end = self._sized(epoch, batch)
+            size = front_end.patch_size
+            if size not in totals:
+                totals[size] = self._totals(views, front_end)
+            stop = batch_stop(totals[size], start, self.packing)
+            yield start, stop
+            start = stop
+
+    def _totals(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
+        """Running sum of the clips' tokens; not counted where batches go by clips."""
+        if not self.packing.batch_tokens:
+            return np.zeros(len(views), dtype=np.int64)
+        return np.cumsum(self._clip_tokens(views, front_end))
+
+    def _clip_tokens(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
+        """Tokens of each clip, all its views together."""
+        sums = [sum(self._tokens(view, front_end) for view in group) for group in views]
+        return np.array(sums, dtype=np.int64)
+
+    def _plan(
+        self, epoch: int, together: Sequence[Sequence[ClipView]], front_end: FrontEnd
+    ) -> BatchPlan:
         """Rows of each list of views; a row of a window planner stays one unless it is too long.
 
-        It is too long where a clip has two views that do not fit into one row.
+        It is too long where a clip has two views that do not fit into one row, or where the
+        batch's patches are smaller than those that the row was planned with.
         """
         windowed = plans_windows(self.packing.planner)
         planner = PLANNERS["first-come" if windowed else self.packing.planner]
         rows: list[tuple[ClipView, ...]] = []
         for views in together:
-            lengths = [self._tokens(view) for view in views]
+            lengths = [self._tokens(view, front_end) for view in views]
             for row in planner(lengths, self.packing.capacity):
                 rows.append(tuple(views[index] for index in row))
-        return BatchPlan(epoch, tuple(rows))
+        return BatchPlan(epoch, tuple(rows), front_end.patch_size)
 
-    def _tokens(self, view: ClipView) -> int:
-        return self.front_end.num_patches(view) + self.prefix_tokens
+    def _tokens(self, view: ClipView, front_end: FrontEnd) -> int:
+        return front_end.num_patches(view) + self.prefix_tokens
 
     def _epoch_views(self, epoch: int) -> list[list[ClipView]]:
         """The views of each clip, in the epoch's order.

@@ -13,15 +13,19 @@ import math
 from elastictool.config import ModelConfig
 
 
-def forward_flops(config: ModelConfig, num_patches: int) -> int:
+def forward_flops(
+    config: ModelConfig, num_patches: int, patch_size: tuple[int, int] | None = None
+) -> int:
     """Operations of the forward pass of one clip.
 
     Args:
         config: The model; ``num_classes`` 0 has no classifier.
         num_patches: N of the clip, padding included, prefix tokens not.
+        patch_size: (frequency, time) of the patches, where not the model's own. (Resizing the
+            kernel for them is a cost of the batch, not of the clip.)
     """
     tokens, width = num_patches + config.prefix_tokens, config.width
-    embedding = 2 * num_patches * math.prod(config.patch_size) * width
+    embedding = 2 * num_patches * math.prod(patch_size or config.patch_size) * width
     encoder = config.depth * _block_flops(config, tokens)
     head = 2 * width * config.num_classes
     return embedding + encoder + _pooling_flops(config, tokens) + head

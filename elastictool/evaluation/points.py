@@ -1,4 +1,4 @@
-"""A point of a sweep, its CSV, and what a model is called: nothing here needs torch.
+"""A point of a sweep, its axis, its CSV, and what a model is called: nothing here needs torch.
 
 The figures and tables read these files only, so a result stays drawable on a machine without the
 model, the data or torch. Tokens, seconds and GFLOPs are totals over the clips of a point.
@@ -20,8 +20,52 @@ from elastictool.files import write_text
 
 
 @dataclass(frozen=True)
+class Axis:
+    """What a sweep varies, in words.
+
+    Attributes:
+        values: What its values are.
+        column: Heads the column of its values.
+        label: Of the figure's horizontal axis.
+        own: What the value is called that a run was trained with.
+        dot: The same in the figure's legend.
+        stem: Name of the files, without suffix.
+        log: Whether the figure's axis is logarithmic; None decides by the span.
+    """
+
+    values: str
+    column: str
+    label: str
+    own: str
+    dot: str
+    stem: str
+    log: bool | None = None
+
+
+AXES = {
+    "length": Axis(
+        values="lengths",
+        column="frames",
+        label="evaluation length (frames)",
+        own="own length",
+        dot="native or own length",
+        stem="sweep",
+    ),
+    "patch_size": Axis(
+        values="patch sizes",
+        column="patch size",
+        label="evaluation patch size (mel bins or frames)",
+        own="own patch size",
+        dot="own patch size",
+        stem="sweep_patch_sizes",
+        log=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
 class SweepPoint:
-    """One model at one length.
+    """One model at one value of what is swept.
 
     Attributes:
         model: What the model is, for legends ("ElasticAST", "AST-1024").
@@ -40,6 +84,11 @@ class SweepPoint:
             models that need none.
         native: The run's own setting: native lengths (ElasticAST), or the length that a
             fixed-length model was trained at. The scattered dots of Figure 4.
+        axis: What is swept, out of ``AXES``.
+        setting: Its value; NaN for an ensemble, whose members differ in it; 0 in files older
+            than this column, for which ``length_frames`` stands.
+        resize: How the kernel was resized (``pi``, ``bl``, ``bl-plain``) where patch sizes are
+            swept.
     """
 
     model: str
@@ -56,6 +105,14 @@ class SweepPoint:
     gflops: float
     positions: str
     native: bool
+    axis: str = "length"
+    setting: float = 0.0
+    resize: str = ""
+
+    @property
+    def x(self) -> float:
+        """Its place on the axis."""
+        return self.setting or self.length_frames
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(SweepPoint))
@@ -69,10 +126,19 @@ _READERS: dict[str, Any] = {
 
 def model_label(config: RunConfig) -> str:
     """What a run's model is called in tables and legends."""
-    name = {"elasticast": "ElasticAST", "ast": "AST"}[config.model.preset]
+    model, flexi = config.model, config.flexi
+    name = {"elasticast": "ElasticAST", "ast": "AST", "flexiast": "FlexiAST"}[model.preset]
     if config.length.fixed_frames:
         name += f"-{config.length.fixed_frames}"
-    return name + (", diverse lengths" if config.augment.length_diversity.share else "")
+    if model.patch_size != (16, 16):
+        frequency, time = model.patch_size
+        name += f"/{time}" if frequency == time else f"/{frequency}x{time}"
+    if config.augment.length_diversity.share:
+        name += ", diverse lengths"
+    if flexi.sizes:
+        sizes = "" if flexi.axes == "both" else f", {flexi.axes} only"
+        name += sizes if model.preset == "flexiast" else f", flexible patches{sizes}"
+    return name + (", distilled" if config.train.distill.teacher else "")
 
 
 def write_points(path: Path, points: Iterable[SweepPoint]) -> None:
@@ -110,5 +176,11 @@ def read_points(path: Path) -> list[SweepPoint]:
 
 
 def _point(row: dict[str, str]) -> SweepPoint:
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(SweepPoint)}
+    """Columns with a default may be missing: they were added after the first sweeps were made."""
+    fields = dataclasses.fields(SweepPoint)
+    kinds = {
+        field.name: str(field.type)
+        for field in fields
+        if field.name in row or field.default is dataclasses.MISSING
+    }
     return SweepPoint(**{name: _READERS[kind](row[name]) for name, kind in kinds.items()})

@@ -1,16 +1,22 @@
-"""Every run at every length (ElasticAST, Figure 4), with each clip decoded and analysed once.
+"""Every run at every length or patch size, with each clip decoded and analysed once.
 
 Reading and analysing audio costs as much as a small model's forward pass, and a sweep has dozens
 of points: so clips are taken in chunks of similar length, their log-mel frames are computed once
 per distinct filterbank, and all points are scored from memory. Where a length cuts no clip of a
 chunk, the views equal those of a longer point and their logits are taken from there.
+
+What is swept is a function from a run and a value to a front end (``sweep_lengths``: ElasticAST,
+Figure 4; ``sweep_patch_sizes``: FlexiAST, Table 1); the rest is the same for every axis.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +24,7 @@ import torch
 from torch import Tensor
 
 from elastictool.audio.fbank import fbank
-from elastictool.config import FbankConfig
-from elastictool.data.collate import Example
+from elastictool.config import FbankConfig, PatchAxes
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
@@ -33,6 +38,7 @@ from elastictool.metrics.classification import (
     top_k_accuracy,
 )
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.packing.grid import patch_size_along
 from elastictool.progress import SILENT, Progress, Task
 from elastictool.registry import nearest_hint
 from elastictool.training.checkpoint import LoadedRun
@@ -44,15 +50,19 @@ CHUNK_CLIPS = 32
 
 Views = tuple[ClipView, ...]
 Indices = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float64]
+Targets = npt.NDArray[np.float32]
+At = Callable[[LoadedRun, int], FrontEnd]
+"""A run's front end at a value of what is swept."""
 
 
 @dataclass
 class _Setting:
-    """One run at one length (None: its own) on its clips, and what they have given so far."""
+    """One run at one value of the axis (None: its own) on its clips, and what they gave so far."""
 
     run: LoadedRun
     front_end: FrontEnd
-    length_frames: int | None
+    value: int | None
     clips: Indices
     views: list[ClipView] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
@@ -60,7 +70,12 @@ class _Setting:
     @property
     def label(self) -> str:
         """For the progress bar."""
-        return f"{self.run.name} at {self.length_frames or 'its own length'}"
+        return f"{self.run.name} at {self.value or 'its own setting'}"
+
+    @property
+    def front_end_but_length(self) -> FrontEnd:
+        """With the run's own length: what a length does to a clip is in its view."""
+        return dataclasses.replace(self.front_end, length=self.run.front_end.length)
 
     def views_of(self, chunk: Indices, store: PreparedStore) -> Views:
         """Views of those clips of ``chunk`` that the run is evaluated on."""
@@ -75,6 +90,19 @@ class _Setting:
         self.views.extend(views)
         self.scores.append(scores)
 
+    def answers(self) -> tuple[Probabilities, Targets]:
+        """(S, C) probabilities and targets in the order of the store, as in ``eval``."""
+        order = np.argsort([view.clip for view in self.views])
+        logits = np.concatenate([scores.logits for scores in self.scores])[order]
+        targets = np.concatenate([scores.targets for scores in self.scores])[order]
+        return class_probabilities(logits, self.run.config.train.loss), targets
+
+    def gflops(self) -> float:
+        """For all clips, in 1e9 operations."""
+        model, size = self.run.config.model, self.front_end.patch_size
+        counts = Counter(self.front_end.num_patches(view) for view in self.views)
+        return sum(n * forward_flops(model, count, size) for count, n in counts.items()) / 1e9
+
 
 class _AnalysedClips(ClipDataset):
     """Clips whose log-mel frames are already in memory."""
@@ -85,11 +113,8 @@ class _AnalysedClips(ClipDataset):
         super().__init__(store, front_end)
         self._analysed = frames
 
-    def load(self, view: ClipView, epoch: int = 0) -> Example:
-        """Fit the frames in memory to ``view``."""
-        return self.front_end.example(
-            self._analysed[view.clip], view, self.targets(view.clip), self.store.ids[view.clip]
-        )
+    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+        return self._analysed[view.clip], view
 
 
 def sweep_lengths(
@@ -100,49 +125,110 @@ def sweep_lengths(
     metric: str = "auto",
     precision: str = "fp32",
     progress: Progress = SILENT,
+    ensemble: Sequence[LoadedRun] = (),
 ) -> list[SweepPoint]:
     """Score every run at every length, and at its own.
 
     Native-length models (ElasticAST) trim longer clips and never pad; fixed-length models trim
-    and pad, their positions fitted as each run's ``model.position_fit`` says.
+    and pad, their positions fitted as each run's ``model.position_fit`` says. ``lengths`` are
+    frames; everything else is as in ``sweep``.
+
+    Source: ElasticAST Section 3.3.
+    """
+
+    def at(run: LoadedRun, frames: int) -> FrontEnd:
+        return run.front_end.at_length(frames)
+
+    return sweep("length", at, runs, store, lengths, split, metric, precision, progress, ensemble)
+
+
+def sweep_patch_sizes(
+    runs: Sequence[LoadedRun],
+    store: PreparedStore,
+    sizes: Sequence[int],
+    axes: PatchAxes | Literal["auto"] = "auto",
+    split: str = "test",
+    metric: str = "auto",
+    precision: str = "fp32",
+    progress: Progress = SILENT,
+    ensemble: Sequence[LoadedRun] = (),
+) -> list[SweepPoint]:
+    """Score every run at every patch size, and at its own.
+
+    Kernels are resized as each run's ``model.resize`` says, positions bilinearly; clips have the
+    length that the run was trained at. ``axes`` says along which axes a size counts: ``auto`` is
+    what the run was trained with, both for runs with one patch size. Everything else is as in
+    ``sweep``.
+
+    Source: FlexiAST Section 3.3.
+    """
+
+    def at(run: LoadedRun, size: int) -> FrontEnd:
+        along = run.config.flexi.axes if axes == "auto" else axes
+        own = run.front_end.patch_size
+        return run.front_end.at_patch_size(patch_size_along(along, size, own))
+
+    return sweep("patch_size", at, runs, store, sizes, split, metric, precision, progress, ensemble)
+
+
+def sweep(
+    axis: str,
+    at: At,
+    runs: Sequence[LoadedRun],
+    store: PreparedStore,
+    values: Sequence[int],
+    split: str = "test",
+    metric: str = "auto",
+    precision: str = "fp32",
+    progress: Progress = SILENT,
+    ensemble: Sequence[LoadedRun] = (),
+) -> list[SweepPoint]:
+    """Score every run at every value of an axis, and at its own.
 
     Args:
+        axis: What is swept, out of ``AXES``.
+        at: A run's front end at a value.
         runs: Models; each is scored on the clips that it sets aside itself.
         store: The data; its classes must be the models'.
-        lengths: Frames.
+        values: Where to score, 1 or above.
         split: ``train``, ``validation`` or ``test``.
         metric: Out of ``METRIC_LABELS``; ``auto`` is top-1, or mAP for multi-label data.
         precision: ``fp32`` or ``bf16``.
         progress: Where to show a bar.
+        ensemble: Runs whose probabilities, each at its own setting, are averaged as one more row.
 
     Returns:
-        For each run its own point (``native``), then its points by length.
+        For each run its own point (``native``), then its points by value; the ensemble last.
 
     Raises:
         CheckpointError: A model's classes are not those of the data.
-        UsageError: No run, no such split or metric, or a length below one frame.
+        UsageError: No run, no such split or metric, a value below 1, or an ensemble whose
+            members are evaluated on different clips.
         ElasticToolError: A model's scores are NaN.
-
-    Source: ElasticAST Section 3.3.
     """
-    metric = _checked(runs, lengths, metric, store.info.multi_label)
-    settings = [setting for run in runs for setting in _settings(run, store, lengths, split)]
-    everything = np.unique(np.concatenate([setting.clips for setting in settings]))
+    metric = _checked(axis, runs, values, metric, store.info.multi_label)
+    settings = [s for run in runs for s in _settings(run, store, at, values, split)]
+    members = [_settings(run, store, at, (), split)[0] for run in ensemble]
+    _check_members(members)
+    scored = [*settings, *members]
+    everything = np.unique(np.concatenate([setting.clips for setting in scored]))
     order = everything[np.argsort(store.num_samples[everything], kind="stable")]
-    total = sum(len(setting.clips) for setting in settings)
-    with progress.task(f"sweeping {len(settings)} points", total) as bar:
+    total = sum(len(setting.clips) for setting in scored)
+    with progress.task(f"sweeping {len(scored)} points", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
-            _score_chunk(settings, store, order[first : first + CHUNK_CLIPS], precision, bar)
-    return [_point(setting, metric) for setting in settings]
+            _score_chunk(scored, store, order[first : first + CHUNK_CLIPS], precision, bar)
+    points = [_point(axis, setting, metric) for setting in settings]
+    return points + ([_ensemble_point(axis, members, metric)] if members else [])
 
 
 def _checked(
-    runs: Sequence[LoadedRun], lengths: Sequence[int], metric: str, multi_label: bool
+    axis: str, runs: Sequence[LoadedRun], values: Sequence[int], metric: str, multi_label: bool
 ) -> str:
     if not runs:
         raise UsageError("there is no run to sweep", "train one: elastictool train")
-    if any(length < 1 for length in lengths):
-        raise UsageError(f"a length of {min(lengths)} frames is no length", "use 1 or more")
+    if any(value < 1 for value in values):
+        what = axis.replace("_", " ")
+        raise UsageError(f"a {what} of {min(values)} is no {what}", "use 1 or more")
     if metric == "auto":
         return "map" if multi_label else "top1"
     if metric not in METRIC_LABELS:
@@ -151,14 +237,24 @@ def _checked(
 
 
 def _settings(
-    run: LoadedRun, store: PreparedStore, lengths: Sequence[int], split: str
+    run: LoadedRun, store: PreparedStore, at: At, values: Sequence[int], split: str
 ) -> list[_Setting]:
     clips = split_clips(run, store, split)
-    at_lengths = [
-        _Setting(run, run.front_end.at_length(frames), frames, clips)
-        for frames in sorted(set(lengths))
-    ]
-    return [_Setting(run, run.front_end, None, clips), *at_lengths]
+    swept = [_Setting(run, at(run, value), value, clips) for value in sorted(set(values))]
+    return [_Setting(run, run.front_end, None, clips), *swept]
+
+
+def _check_members(members: Sequence[_Setting]) -> None:
+    if len(members) == 1:
+        raise UsageError("an ensemble of one run is that run", "name two runs or more")
+    for member in members[1:]:
+        if not np.array_equal(member.clips, members[0].clips):
+            raise UsageError(
+                f"{member.run.name} and {members[0].run.name} set other clips aside, so they "
+                "cannot answer together",
+                "an ensemble needs runs with the same data settings and the same seed, or data "
+                "with a split of its own",
+            )
 
 
 def _score_chunk(
@@ -167,11 +263,11 @@ def _score_chunk(
     """Score a chunk of clips at all settings; equal views of one run are scored once."""
     views = [setting.views_of(chunk, store) for setting in settings]
     frames = _analyse(settings, views, store)
-    known: dict[tuple[int, Views], Scores] = {}
+    known: dict[tuple[int, FrontEnd, Views], Scores] = {}
     for setting, wanted in zip(settings, views, strict=True):
         if not wanted:
             continue
-        key = (id(setting.run), wanted)
+        key = (id(setting.run), setting.front_end_but_length, wanted)
         if key not in known:
             clips = _AnalysedClips(store, setting.front_end, frames[setting.front_end.fbank])
             known[key] = score_clips(
@@ -201,17 +297,16 @@ def _analyse(
     return analysed
 
 
-def _point(setting: _Setting, metric: str) -> SweepPoint:
+def _point(axis: str, setting: _Setting, metric: str) -> SweepPoint:
     run, front_end = setting.run, setting.front_end
-    value, interval = _metric(setting, metric)
+    value, interval = _metric(*setting.answers(), metric)
     longest = max(view.total_frames for view in setting.views)
-    length_frames = setting.length_frames or longest
-    patches = [front_end.num_patches(view) for view in setting.views]
+    frames = setting.value if axis == "length" and setting.value else longest
     return SweepPoint(
         model=model_label(run.config),
         run=run.name,
-        length_frames=length_frames,
-        length_s=length_frames * front_end.fbank.shift_ms * 0.001,
+        length_frames=frames,
+        length_s=frames * front_end.fbank.shift_ms * 0.001,
         metric=metric,
         value=value,
         low=interval.low,
@@ -219,18 +314,47 @@ def _point(setting: _Setting, metric: str) -> SweepPoint:
         clips=len(setting.views),
         tokens=sum(scores.tokens for scores in setting.scores),
         seconds=sum(scores.seconds for scores in setting.scores),
-        gflops=sum(forward_flops(run.config.model, count) for count in patches) / 1e9,
+        gflops=setting.gflops(),
         positions=run.config.model.position_fit if run.config.model.positions == "grid" else "",
-        native=setting.length_frames is None,
+        native=setting.value is None,
+        axis=axis,
+        setting=float(_own_value(axis, run, frames) if setting.value is None else setting.value),
+        resize=run.config.model.resize if axis == "patch_size" else "",
     )
 
 
-def _metric(setting: _Setting, metric: str) -> tuple[float, Interval]:
-    """The metric and its interval over the clips, in the order of the store as in ``eval``."""
-    order = np.argsort([view.clip for view in setting.views])
-    logits = np.concatenate([scores.logits for scores in setting.scores])[order]
-    targets = np.concatenate([scores.targets for scores in setting.scores])[order]
-    values = class_probabilities(logits, setting.run.config.train.loss)
+def _own_value(axis: str, run: LoadedRun, frames: int) -> int:
+    """Where a run's own setting lies on the axis."""
+    if axis == "length":
+        return frames
+    frequency, time = run.front_end.patch_size
+    return frequency if run.config.flexi.axes == "frequency" else time
+
+
+def _ensemble_point(axis: str, members: Sequence[_Setting], metric: str) -> SweepPoint:
+    """The mean of the members' probabilities; cost is the sum of theirs."""
+    parts = [_point(axis, member, metric) for member in members]
+    answers = [member.answers() for member in members]
+    mean = np.mean([probabilities for probabilities, _ in answers], axis=0)
+    value, interval = _metric(mean, answers[0][1], metric)
+    return dataclasses.replace(
+        parts[0],
+        model=f"Ensemble of {len(parts)}",
+        run=" + ".join(part.run for part in parts),
+        value=value,
+        low=interval.low,
+        high=interval.high,
+        tokens=sum(part.tokens for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        gflops=sum(part.gflops for part in parts),
+        setting=math.nan,
+        positions="",
+        resize="",
+    )
+
+
+def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, Interval]:
+    """The metric and its bootstrap interval over the clips."""
     if metric in ("top1", "top5"):
         value = top_k_accuracy(values, targets, int(metric[-1]))
     elif metric == "map":

@@ -13,31 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
-from elastictool.errors import UsageError
+from elastictool.models.resize import resize_kernel
 from elastictool.packing.layout import SegmentLayout
 
 
 class PatchEmbedding(nn.Module):
-    """The patch kernel: one matrix on flattened patches."""
+    """The patch kernel: one matrix on flattened patches, resized for patches of other sizes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
+        self.how = config.resize
         self.kernel = nn.Linear(math.prod(config.patch_size), config.width)
 
     def kernel_for(self, patch_size: tuple[int, int]) -> Tensor:
-        """The (D, P) kernel for patches of ``patch_size``.
-
-        Raises:
-            UsageError: The model was not built for that patch size.
-        """
-        if patch_size != self.patch_size:
-            raise UsageError(
-                f"patches of {patch_size[0]}x{patch_size[1]} do not fit a model built for "
-                f"{self.patch_size[0]}x{self.patch_size[1]}",
-                "prepare the batch with the model's own model.patch_size",
-            )
-        return self.kernel.weight
+        """The (D, P) kernel for patches of ``patch_size``, which gradients pass through."""
+        weight = self.kernel.weight
+        if patch_size == self.patch_size:
+            return weight
+        kernel = weight.view(-1, *self.patch_size)
+        return resize_kernel(kernel, patch_size, self.how).flatten(1)
 
     def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
         """Embed (N, P) patches as (N, D) tokens."""

@@ -2,8 +2,9 @@
 
 ElasticAST adds a frequency table and a time table, and a clip shorter than the table uses its
 first rows; a standard AST has one table over its fixed grid, which must be fitted to a clip of
-another length. Tables for clips that need fitting are appended to the trained one, so that a
-batch of mixed lengths remains one look-up.
+another length. Patches of another size make another grid of the same clip, to which the tables
+are resized. Tables for clips that need fitting are appended to the trained one, so that a batch
+of mixed lengths remains one look-up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from elastictool.config import ModelConfig
 from elastictool.errors import UsageError
 from elastictool.models.resize import resize_position_grid, resize_position_rows
+from elastictool.packing.grid import covered, patches_along, scaled_stride
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,7 +28,27 @@ GridShape = tuple[int, int]
 K = TypeVar("K", bound=Hashable)
 
 
-class FactorisedPositions(nn.Module):
+class _Positions(nn.Module):
+    """What both kinds share: the trained patches, and their grid at another patch size."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_size, self.patch_stride = config.patch_size, config.patch_stride
+
+    def _columns(self, trained: int, patch_size: GridShape) -> int:
+        """Columns of ``patch_size`` over the time that ``trained`` columns of our own cover."""
+        if patch_size == self.patch_size:
+            return trained
+        stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
+        frames = covered(trained, self.patch_size[1], self.patch_stride[1])
+        return patches_along(frames, patch_size[1], stride[1], "pad")
+
+    def _antialias(self, patch_size: GridShape) -> bool:
+        """Whether tables are resized with antialiasing: published for patch sizes, not lengths."""
+        return patch_size != self.patch_size
+
+
+class FactorisedPositions(_Positions):
     """A frequency table and a time table, added. Source: ElasticAST, Section 3.2.
 
     Args:
@@ -35,19 +57,22 @@ class FactorisedPositions(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.beyond = config.beyond_positions
         self.frequency = nn.Parameter(torch.zeros(config.grid[0], config.width))
         self.time = nn.Parameter(torch.zeros(config.grid[1], config.width))
         self._warned = False
 
-    def forward(self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape]) -> Tensor:
+    def forward(
+        self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
+    ) -> Tensor:
         """Positions of patches.
 
         Args:
             coords: (N, 2) int64, (frequency, time) of each patch.
             clips: (N,) int64, the clip of each patch.
             shapes: (frequency, time) patches of each clip.
+            patch_size: (frequency, time) of the patches.
 
         Returns:
             (N, D).
@@ -55,22 +80,21 @@ class FactorisedPositions(nn.Module):
         Raises:
             UsageError: A clip is longer than the table and the configuration wants an error.
         """
-        trained = len(self.time)
-        self._check(max(columns for _, columns in shapes))
+        trained, antialias = self._columns(len(self.time), patch_size), self._antialias(patch_size)
+        self._check(max(columns for _, columns in shapes), trained)
         heights = [bands for bands, _ in shapes]
         widths = [max(columns, trained) for _, columns in shapes]
         frequency, first_band = _stack(
-            lambda size: resize_position_rows(self.frequency, size, antialias=False), heights
+            lambda size: resize_position_rows(self.frequency, size, antialias), heights
         )
         time, first_column = _stack(
-            lambda size: resize_position_rows(self.time, size, antialias=False), widths
+            lambda size: resize_position_rows(self.time, size, antialias), widths
         )
         bands = coords[:, 0] + _of_patches(first_band, clips)
         columns = coords[:, 1] + _of_patches(first_column, clips)
         return F.embedding(bands, frequency) + F.embedding(columns, time)
 
-    def _check(self, columns: int) -> None:
-        trained = len(self.time)
+    def _check(self, columns: int, trained: int) -> None:
         if columns <= trained:
             return
         if self.beyond == "error":
@@ -88,7 +112,7 @@ class FactorisedPositions(nn.Module):
             )
 
 
-class GridPositions(nn.Module):
+class GridPositions(_Positions):
     """One table over the whole (frequency, time) grid, as in ViT and AST.
 
     Args:
@@ -97,26 +121,29 @@ class GridPositions(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.trained = config.grid
         self.position_fit = config.position_fit
         self.grid = nn.Parameter(torch.zeros(config.grid[0] * config.grid[1], config.width))
 
-    def forward(self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape]) -> Tensor:
+    def forward(
+        self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
+    ) -> Tensor:
         """Positions of patches; see ``FactorisedPositions.forward``."""
-        table, firsts = _stack(self.fitted, shapes)
+        table, firsts = _stack(lambda shape: self.fitted(shape, patch_size), shapes)
         widths = [columns for _, columns in shapes]
         index = coords[:, 0] * _of_patches(widths, clips) + coords[:, 1]
         return F.embedding(index + _of_patches(firsts, clips), table)
 
-    def fitted(self, shape: GridShape) -> Tensor:
-        """The table for a grid of ``shape``: (frequency x time, D)."""
-        bands, columns = shape
-        # Beyond its end a table cannot be sliced.
-        whole = columns if self.position_fit == "interpolate" else max(columns, self.trained[1])
+    def fitted(self, shape: GridShape, patch_size: GridShape) -> Tensor:
+        """The table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
+        bands, whole = shape
+        if self.position_fit == "slice":
+            # Beyond its end a table cannot be sliced.
+            whole = max(whole, self._columns(self.trained[1], patch_size))
         table = self.grid.view(*self.trained, -1)
-        table = resize_position_grid(table, (bands, whole), antialias=False)
-        return table[:, :columns].flatten(0, 1)
+        table = resize_position_grid(table, (bands, whole), self._antialias(patch_size))
+        return table[:, : shape[1]].flatten(0, 1)
 
 
 def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:

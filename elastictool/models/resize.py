@@ -16,15 +16,14 @@ and belong to no module, so checkpoints do not hold them.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Resize = Literal["pi", "bl", "bl-plain"]
-"""``pi`` PI-resize; ``bl`` bilinear with antialiasing (as published), ``bl-plain`` without."""
+from elastictool.config import Resize
 
 Size = tuple[int, int]
 
@@ -35,7 +34,7 @@ def resize_kernel(kernel: Tensor, size: Size, how: Resize) -> Tensor:
     Args:
         kernel: Patch kernels, floating point.
         size: (frequency, time) of the new patches.
-        how: Which of the three ways; see ``Resize``.
+        how: ``pi``, ``bl`` (bilinear with antialiasing) or ``bl-plain`` (without).
     """
     if tuple(kernel.shape[-2:]) == tuple(size):
         return kernel
@@ -44,8 +43,7 @@ def resize_kernel(kernel: Tensor, size: Size, how: Resize) -> Tensor:
         _kernel_matrix(old, new, how, wide, kernel.device)
         for old, new in zip(kernel.shape[-2:], size, strict=True)
     )
-    # The pseudo-inverse has entries of both signs that cancel: no place for bf16.
-    with torch.autocast(kernel.device.type, enabled=False):
+    with _without_autocast(kernel.device.type):
         return (frequency @ kernel.to(wide) @ time.T).to(kernel.dtype)
 
 
@@ -105,6 +103,13 @@ def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
     impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
     answers = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
     return answers[0, :, 0].T
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """The pseudo-inverse has entries of both signs that cancel: no place for bf16."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 @lru_cache(maxsize=512)

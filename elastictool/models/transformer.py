@@ -100,7 +100,8 @@ class SpectrogramTransformer(nn.Module):
             overflow = _overflow(group.patches)
             broken = broken.index_add(0, clips, overflow.to(broken.dtype))
             patches = group.patches.masked_fill(overflow[:, None], 0.0)
-            positions = self.positions(group.coords, clips, batch.grid_shapes)
+            shapes = batch.group_shapes(group)
+            positions = self.positions(group.coords, clips, shapes, group.patch_size)
             tokens.append(self.embedding(patches, group.patch_size) + positions)
         slots = torch.cat([group.slots for group in batch.patch_groups])
         return place(layout, slots, torch.cat(tokens), self._prefix(layout)), broken > 0

@@ -20,6 +20,7 @@ class PatchGroup:
         coords: (N, 2) int64, (frequency, time) index of each patch in its clip's grid.
         positions: (N, 2) float32, (mel bin, seconds) of each patch's first corner.
         patch_size: (frequency, time).
+        clips: The clips whose patches these are, ascending.
     """
 
     patches: Tensor
@@ -27,6 +28,7 @@ class PatchGroup:
     coords: Tensor
     positions: Tensor
     patch_size: tuple[int, int]
+    clips: tuple[int, ...]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PatchGroup:
         """The same group with its tensors on ``device``."""
@@ -51,6 +53,7 @@ class PackedBatch:
             empty classes axis if unlabelled.
         clip_ids: The clips' ids (S).
         cut_frames: Frames of all clips that were cut off by length limits.
+        companion: The same clips cut and packed for a second model (a distillation teacher).
     """
 
     patch_groups: tuple[PatchGroup, ...]
@@ -59,11 +62,26 @@ class PackedBatch:
     targets: Tensor
     clip_ids: tuple[str, ...]
     cut_frames: int = 0
+    companion: PackedBatch | None = None
 
     @property
     def num_clips(self) -> int:
         """S."""
         return self.layout.num_segments
+
+    def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
+        """``grid_shapes`` as ``group`` sees them: other groups' clips have a shape of its own.
+
+        Grids belong to patch sizes, so what is made for each of a group's shapes must not be made
+        for those of others.
+        """
+        if len(self.patch_groups) == 1:
+            return self.grid_shapes
+        members = frozenset(group.clips)
+        own = self.grid_shapes[group.clips[0]]
+        return tuple(
+            shape if clip in members else own for clip, shape in enumerate(self.grid_shapes)
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         """The same batch with its tensors on ``device``."""
@@ -72,6 +90,7 @@ class PackedBatch:
             patch_groups=tuple(group.to(device, non_blocking) for group in self.patch_groups),
             layout=self.layout.to(device, non_blocking),
             targets=self.targets.to(device, non_blocking=non_blocking),
+            companion=self.companion and self.companion.to(device, non_blocking),
         )
 
     def astype(self, dtype: torch.dtype) -> PackedBatch:

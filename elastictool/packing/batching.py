@@ -83,10 +83,24 @@ def batch_starts(lengths: Counts, config: PackingConfig) -> list[int]:
     start = 0
     while start < len(lengths):
         starts.append(start)
-        before = int(totals[start - 1]) if start else 0
-        stop = int(np.searchsorted(totals, before + config.batch_tokens, side="right"))
-        start = max(stop, start + 1)
+        start = batch_stop(totals, start, config)
     return starts
+
+
+def batch_stop(totals: Counts, start: int, config: PackingConfig) -> int:
+    """Position after the last clip of the batch that begins at ``start``.
+
+    Args:
+        totals: Sums of the lengths up to and with each clip; without a token budget only their
+            number counts.
+        start: Position of the batch's first clip.
+        config: Clips or tokens of a batch.
+    """
+    if not config.batch_tokens:
+        return min(start + config.batch_clips, len(totals))
+    before = int(totals[start - 1]) if start else 0
+    stop = int(np.searchsorted(totals, before + config.batch_tokens, side="right"))
+    return max(stop, start + 1)
 
 
 def plan_each(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from elastictool.config import Edge
+from elastictool.config import Edge, PatchAxes
 
 
 def patches_along(size: int, patch: int, stride: int, edge: Edge) -> int:
@@ -49,3 +49,19 @@ def grid_shape(
         patches_along(num_mel_bins, patch_size[0], stride[0], edge),
         patches_along(num_frames, patch_size[1], stride[1], edge),
     )
+
+
+def scaled_stride(
+    patch_size: tuple[int, int], stride: tuple[int, int], wanted: tuple[int, int]
+) -> tuple[int, int]:
+    """The stride of patches of the ``wanted`` size: patches overlap by the same share as before."""
+    frequency, time = (
+        max(1, round(step * new / old))
+        for old, step, new in zip(patch_size, stride, wanted, strict=True)
+    )
+    return frequency, time
+
+
+def patch_size_along(axes: PatchAxes, size: int, own: tuple[int, int]) -> tuple[int, int]:
+    """(frequency, time) of patches of ``size`` along ``axes`` and of their ``own`` size beside."""
+    return (own[0] if axes == "time" else size, own[1] if axes == "frequency" else size)

@@ -26,10 +26,15 @@ from elastictool.files import atomic_path
 VERMILLION, BLUE, SKY, GREEN = "#D55E00", "#0072B2", "#56B4E9", "#009E73"
 PURPLE, ORANGE, GREY = "#CC79A7", "#E69F00", "#6E6E6E"
 
-FAMILY_COLOURS = {"ElasticAST": VERMILLION, "FlexiAST": GREEN, "Logistic regression": GREY}
+FAMILY_COLOURS = {
+    "ElasticAST": VERMILLION,
+    "FlexiAST": GREEN,
+    "Logistic regression": GREY,
+    "Ensemble": GREY,
+}
 """Colours of model families, by the first word(s) of a model's label."""
 FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
-"""Colours of fixed-length ASTs, shortest first."""
+"""Colours of fixed-length ASTs, shortest first, and at one length smallest patches first."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -71,10 +76,11 @@ def styled() -> AbstractContextManager[None]:
 def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     """A style for each label; labels of one family share a colour and differ in line and marker.
 
-    Fixed-length models ("AST-400") get colours in the order of their lengths.
+    Fixed-length models ("AST-400", "AST-400/8") get colours in the order of their lengths and
+    patch sizes.
     """
     labels = list(dict.fromkeys(labels))
-    lengths = sorted({length for label in labels if (length := _fixed_length(label))})
+    lengths = sorted({size for label in labels if (size := _fixed_size(label))})
     seen: dict[str, int] = {}
     styles = {}
     for label in labels:
@@ -86,18 +92,19 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     return styles
 
 
-def _colour(label: str, lengths: list[int]) -> str:
+def _colour(label: str, lengths: list[tuple[int, int]]) -> str:
     for family, colour in FAMILY_COLOURS.items():
         if label.startswith(family):
             return colour
-    length = _fixed_length(label)
-    place = lengths.index(length) if length else 0
+    size = _fixed_size(label)
+    place = lengths.index(size) if size else 0
     return FIXED_LENGTH_COLOURS[place % len(FIXED_LENGTH_COLOURS)]
 
 
-def _fixed_length(label: str) -> int:
-    found = re.match(r"AST-(\d+)", label)
-    return int(found[1]) if found else 0
+def _fixed_size(label: str) -> tuple[int, int] | None:
+    """(frames, patch size) of a fixed-length AST's label; patches of 16 are not named in it."""
+    found = re.match(r"AST-(\d+)(?:/(?:\d+x)?(\d+))?", label)
+    return (int(found[1]), int(found[2] or 16)) if found else None
 
 
 def add_seconds_axis(axes: Axes, shift_ms: float) -> None:

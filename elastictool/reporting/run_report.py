@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.errors import ElasticToolError
-from elastictool.evaluation.points import read_points
+from elastictool.evaluation.points import AXES, read_points
 from elastictool.files import write_text
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting import html_page as html
@@ -140,23 +140,25 @@ def _evaluation(run_dir: Path, stem: str, shown: set[Path]) -> list[str]:
 
 def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
     try:
-        rows = [
-            [
-                f"{point.model} ({point.run})",
-                "own" if point.native else str(point.length_frames),
-                METRIC_LABELS.get(point.metric, point.metric),
-                metric_text(point.metric, point.value, (point.low, point.high)),
-                f"{point.tokens / point.clips:.0f}",
-            ]
-            for point in read_points(path)
-        ]
+        read = read_points(path)
     except ElasticToolError as error:
         return _section(path.stem, [html.element("p", str(error), "problem")])
-    columns = ("run", "frames", "metric", "value (95 % interval)", "tokens a clip")
+    rows = [
+        [
+            f"{point.model} ({point.run})" + (f", {point.resize}" if point.resize else ""),
+            "own" if point.native else f"{point.x:g}",
+            METRIC_LABELS.get(point.metric, point.metric),
+            metric_text(point.metric, point.value, (point.low, point.high)),
+            f"{point.tokens / point.clips:.0f}",
+        ]
+        for point in read
+    ]
+    axis = AXES[read[0].axis if read else "length"]
+    columns = ("run", axis.column, "metric", "value (95 % interval)", "tokens a clip")
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
-    split = path.stem.removeprefix("sweep").strip("_") or "test"
+    split = path.stem.removeprefix(axis.stem).strip("_") or "test"
     points = html.folded("every point", html.table(columns, rows))
-    return _section(f"Sweep of lengths, {split} split", [*pictures, points])
+    return _section(f"Sweep of {axis.values}, {split} split", [*pictures, points])
 
 
 def _settings(run_dir: Path) -> list[str]:

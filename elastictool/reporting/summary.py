@@ -1,4 +1,4 @@
-"""The table that ends a comparison: each run at its own length and at each swept length.
+"""The table that ends a comparison: each run at its own setting and at each swept value.
 
 Everything comes from the files that training, ``eval`` and ``sweep`` left; a value whose file is
 missing is shown as missing.
@@ -12,49 +12,50 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig, from_dict, read_yaml
-from elastictool.evaluation.points import SweepPoint, model_label, read_points
+from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
 
 
 def summary_table(
     run_dirs: Sequence[Path], sweep_csv: Path | None = None, split: str = "test"
 ) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows, one row a run (one for each fit of positions, where there are two).
+    """Columns and rows, one row a run (one for each way of resizing, where there are two).
 
-    The columns: model; score at its own (native or fixed) length; score at each number of frames;
-    tokens a clip at the own length; training time.
+    The columns: model; score at its own setting (native or fixed length, patch size); score at
+    each swept value (frames, patch size); tokens a clip at the own setting; training time.
 
     Args:
         run_dirs: Run directories.
-        sweep_csv: The sweep that holds them; without it the columns of lengths are missing.
+        sweep_csv: The sweep that holds them; without it the columns of values are missing.
         split: Which evaluation to show.
 
     Raises:
         UsageError: A run directory has no configuration.
     """
     points = read_points(sweep_csv) if sweep_csv is not None else []
-    lengths = sorted({point.length_frames for point in points if not point.native})
-    columns = ["model", "own length", *(str(length) for length in lengths), "tokens", "training"]
-    rows = [row for path in run_dirs for row in _rows(path, points, lengths, split)]
+    values = sorted({point.x for point in points if not point.native})
+    own = AXES[points[0].axis if points else "length"].own
+    columns = ["model", own, *(f"{value:g}" for value in values), "tokens", "training"]
+    rows = [row for path in run_dirs for row in _rows(path, points, values, split)]
     return columns, rows
 
 
 def _rows(
-    path: Path, points: Sequence[SweepPoint], lengths: Sequence[int], split: str
+    path: Path, points: Sequence[SweepPoint], values: Sequence[float], split: str
 ) -> list[list[str]]:
     config = from_dict(RunConfig, read_yaml(path / "config.yaml"))
     name = config.name or path.name
     label = model_label(config)
     mine = [point for point in points if point.run == name and point.model == label]
-    fits = list(dict.fromkeys(point.positions for point in mine)) or [""]
+    ways = list(dict.fromkeys((point.positions, point.resize) for point in mine)) or [("", "")]
     own, tokens = _own(path, split, mine)
     rows = []
-    for fit in fits:
-        at = {p.length_frames: p for p in mine if p.positions == fit and not p.native}
-        suffix = f" ({fit})" if len(fits) > 1 else ""
+    for way in ways:
+        at = {p.x: p for p in mine if (p.positions, p.resize) == way and not p.native}
+        suffix = f" ({', '.join(filter(None, way))})" if len(ways) > 1 else ""
         cells = [
-            metric_text(at[length].metric, at[length].value) if length in at else EMPTY
-            for length in lengths
+            metric_text(at[value].metric, at[value].value) if value in at else EMPTY
+            for value in values
         ]
         rows.append([label + suffix, own, *cells, tokens, duration(training_seconds(path))])
     return rows

@@ -1,12 +1,15 @@
-"""Accuracy against length, as ElasticAST's Figure 4: a line a model, a dot at its own setting.
+"""Accuracy against what was swept, as ElasticAST's Figure 4 (length) and FlexiAST's Figure 3
+(patch size): a line a model, a dot at its own setting.
 
 Dots are what each model was made for: ElasticAST on native lengths (drawn at the longest clip,
-because nothing is cut from there on), a fixed-length AST at the length it was trained at.
+because nothing is cut from there on), a fixed-length AST at the length it was trained at, a
+standard AST at its patch size. An ensemble has no place on the axis and is a level line.
 Percentages on the vertical axis; bands are 95 % bootstrap intervals over clips.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from elastictool.errors import UsageError
-from elastictool.evaluation.points import SweepPoint, read_points
+from elastictool.evaluation.points import AXES, Axis, SweepPoint, read_points
 from elastictool.metrics.classification import METRIC_LABELS
 from elastictool.reporting.figures import (
     SeriesStyle,
@@ -30,6 +33,8 @@ LOG_RATIO = 16
 """Lengths that span more than this factor are drawn on a logarithmic axis."""
 CROWDED = 4
 """With more series than this the bands are drawn fainter."""
+RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialias"}
+"""Ways of resizing kernels, as the paper calls them."""
 UNIT_METRICS = ("dprime",)
 """Metrics that are no shares and are drawn as they are."""
 
@@ -43,10 +48,10 @@ def plot_sweep(
         source: A sweep CSV, or its points.
         stem: Path without suffix.
         title: Above the axes.
-        log_x: Logarithmic lengths; None decides by their span.
+        log_x: Logarithmic horizontal axis; None decides by what is swept and its span.
 
     Raises:
-        UsageError: There is nothing to draw, or several metrics in one sweep.
+        UsageError: There is nothing to draw, or several metrics or axes in one sweep.
         ElasticToolError: The CSV is damaged, or a file cannot be written.
     """
     points = read_points(source) if isinstance(source, Path) else list(source)
@@ -56,17 +61,21 @@ def plot_sweep(
             f"a sweep figure shows one metric, these points have {len(metrics)}",
             "make the sweep with one --metric",
         )
+    if len({point.axis for point in points}) != 1:
+        raise UsageError("a sweep figure shows one axis", "draw each sweep by itself")
     with styled():
         return save_figure(_draw(points, metrics.pop(), title, log_x), stem)
 
 
 def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
-    """Points by legend label; the run's name and the fit of positions enter where they differ."""
+    """Points by legend label; the run's name and ways of resizing enter where they differ."""
     runs: dict[str, set[str]] = {}
     fits: dict[str, set[str]] = {}
+    kernels: dict[str, set[str]] = {}
     for point in points:
         runs.setdefault(point.model, set()).add(point.run)
         fits.setdefault(point.run, set()).add(point.positions)
+        kernels.setdefault(point.run, set()).add(point.resize)
     series: dict[str, list[SweepPoint]] = {}
     for point in points:
         label = point.model
@@ -74,6 +83,8 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
             label += f" ({point.run})"
         if len(fits[point.run]) > 1:
             label += {"slice": ", sliced", "interpolate": ", interpolated"}.get(point.positions, "")
+        if len(kernels[point.run]) > 1:
+            label += f", {RESIZE_LABELS[point.resize]}"
         series.setdefault(label, []).append(point)
     return series
 
@@ -88,14 +99,15 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
     for label, members in series.items():
         _draw_series(axes, label, members, styles[label], factor, alpha)
     axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
-    axes.set_xlabel("evaluation length (frames)")
-    _scale(axes, points, log_x)
+    axis = AXES[points[0].axis]
+    axes.set_xlabel(axis.label)
+    _scale(axes, points, axis.log if log_x is None else log_x)
     shifts = {round(1000 * point.length_s / point.length_frames, 6) for point in points}
-    if len(shifts) == 1:
+    if points[0].axis == "length" and len(shifts) == 1:
         add_seconds_axis(axes, shifts.pop())
     if title:
         axes.set_title(title, pad=8)
-    _legend(axes)
+    _legend(axes, axis)
     return figure
 
 
@@ -107,11 +119,15 @@ def _draw_series(
     factor: float,
     alpha: float,
 ) -> None:
+    level = [p for p in members if math.isnan(p.x)]
+    if level:
+        axes.axhline(factor * level[0].value, color=style.colour, linestyle=style.line, label=label)
+        return
     # The own point lies on the curve: nothing is cut or fitted there.
-    line = sorted({p.length_frames: p for p in members}.values(), key=lambda p: p.length_frames)
-    frames = [p.length_frames for p in line]
+    line = sorted({p.x: p for p in members}.values(), key=lambda p: p.x)
+    places = [p.x for p in line]
     axes.fill_between(
-        frames,
+        places,
         [factor * p.low for p in line],
         [factor * p.high for p in line],
         color=style.colour,
@@ -119,7 +135,7 @@ def _draw_series(
         linewidth=0,
     )
     axes.plot(
-        frames,
+        places,
         [factor * p.value for p in line],
         color=style.colour,
         linestyle=style.line,
@@ -128,7 +144,7 @@ def _draw_series(
     )
     own = [p for p in members if p.native]
     axes.scatter(
-        [p.length_frames for p in own],
+        [p.x for p in own],
         [factor * p.value for p in own],
         s=95,
         color=style.colour,
@@ -140,32 +156,33 @@ def _draw_series(
 
 
 def _scale(axes: Axes, points: Sequence[SweepPoint], log_x: bool | None) -> None:
-    frames = sorted({point.length_frames for point in points if not point.native})
-    frames = frames or sorted({point.length_frames for point in points})
+    placed = [point for point in points if not math.isnan(point.x)]
+    places = sorted({point.x for point in placed if not point.native})
+    places = places or sorted({point.x for point in placed})
     if log_x is None:
-        log_x = frames[-1] / frames[0] > LOG_RATIO
+        log_x = places[-1] / places[0] > LOG_RATIO
     if log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
-    if log_x or len(frames) <= 10:
-        step = max(1, -(-len(frames) // 12))
-        ticks = _spread(frames[::step], log_x)
+    if log_x or len(places) <= 10:
+        step = max(1, -(-len(places) // 12))
+        ticks = _spread(places[::step], log_x)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
 
 
-def _spread(frames: Sequence[int], log_x: bool) -> list[int]:
+def _spread(places: Sequence[float], log_x: bool) -> list[float]:
     """Ticks far enough apart that their labels do not touch."""
-    span = frames[-1] / frames[0] if log_x else frames[-1] - frames[0]
-    kept = [frames[0]]
-    for frame in frames[1:]:
-        gap = frame / kept[-1] if log_x else frame - kept[-1]
+    span = places[-1] / places[0] if log_x else places[-1] - places[0]
+    kept = [places[0]]
+    for place in places[1:]:
+        gap = place / kept[-1] if log_x else place - kept[-1]
         if gap >= (span ** (1 / 14) if log_x else span / 14):
-            kept.append(frame)
+            kept.append(place)
     return kept
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, axis: Axis) -> None:
     """Beside the axes: curves that cross everywhere leave no room inside."""
     handles, labels = axes.get_legend_handles_labels()
     dot = Line2D(
@@ -173,7 +190,7 @@ def _legend(axes: Axes) -> None:
     )
     axes.legend(
         [*handles, dot],
-        [*labels, "native or own length"],
+        [*labels, axis.dot],
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
     )

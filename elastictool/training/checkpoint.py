@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import ModelConfig, PositionFit, RunConfig, from_dict, to_dict
+from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig, from_dict, to_dict
 from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, finite
@@ -115,6 +115,7 @@ def load_run(
     attention: str = "auto",
     device: str = "cpu",
     position_fit: PositionFit | None = None,
+    resize: Resize | None = None,
 ) -> LoadedRun:
     """Load a run directory, or one of our ``.safetensors`` files.
 
@@ -124,6 +125,7 @@ def load_run(
         attention: Attention backend.
         device: Where the model goes.
         position_fit: Overrides how grid positions serve other lengths (``sweep --positions``).
+        resize: Overrides how the kernel serves other patch sizes (``sweep --resize``).
 
     Raises:
         UsageError: There is no such run.
@@ -136,9 +138,12 @@ def load_run(
         )
     tensors, metadata = _read(file)
     config = _config(file, metadata)
-    if position_fit is not None:
-        model_config = dataclasses.replace(config.model, position_fit=position_fit)
-        config = dataclasses.replace(config, model=model_config)
+    model_config = dataclasses.replace(
+        config.model,
+        position_fit=position_fit or config.model.position_fit,
+        resize=resize or config.model.resize,
+    )
+    config = dataclasses.replace(config, model=model_config)
     model = SpectrogramTransformer(config.model, attention)
     _fill(model, tensors, file)
     return LoadedRun(

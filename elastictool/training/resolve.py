@@ -11,7 +11,7 @@ from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
-from elastictool.packing.stream import check_planner
+from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 from elastictool.training.compilation import check_compiler
 from elastictool.training.parameter_groups import check_freeze
@@ -25,6 +25,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         UsageError: The data do not fit the configuration, or a planner is unknown.
     """
     check_planner(config.packing.planner)
+    _check_budget(config)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
         raise UsageError(
@@ -50,6 +51,17 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     model = complete_model(config.model, len(store.info.label_names), grid)
     check_freeze(model, config.train.freeze)
     return dataclasses.replace(config, model=model), splits
+
+
+def _check_budget(config: RunConfig) -> None:
+    """Refuse a token budget that cannot be kept: windows are planned before sizes are drawn."""
+    packing = config.packing
+    if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
+        raise UsageError(
+            f"packing.planner = {packing.planner} plans windows of clips before their patch sizes "
+            "are drawn, so it cannot keep to packing.batch_tokens",
+            "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
+        )
 
 
 def _check_front_end(config: RunConfig, store: PreparedStore) -> None:

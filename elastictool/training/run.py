@@ -14,6 +14,7 @@ from elastictool.errors import CheckpointError
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
+from elastictool.training.distillation import load_teacher, require_other_place
 from elastictool.training.initial import read_initial, require_elsewhere, start_from
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
@@ -41,7 +42,10 @@ def train_run(
     """
     pick_device(config.train.device)
     config, weights = read_initial(_named(config, store, path), store)
-    resolve(config, store)  # before the directory is touched: a wrong setting deletes nothing
+    # Before the directory is touched: a wrong setting deletes nothing.
+    resolved, _ = resolve(config, store)
+    load_teacher(resolved, store, "cpu")
+    require_other_place(path, config)
     require_elsewhere(weights, path)
     run = RunDirectory(path)
     run.create(overwrite)
@@ -91,9 +95,11 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     resolved, splits = resolve(config, store)
     front_end = front_end_of(resolved)
     sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)
+    load_teacher(resolved, store, "cpu")
     plans = list(sampler.epoch(0))
     tokens = sum(
-        front_end.num_patches(view) + resolved.model.prefix_tokens
+        front_end.at_patch_size(plan.patch_size or front_end.patch_size).num_patches(view)
+        + resolved.model.prefix_tokens
         for plan in plans
         for row in plan.rows
         for view in row

@@ -23,6 +23,27 @@ RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""
 
 
+def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
+    """A run directory or checkpoint file as it is, or the name of a run under ``root``.
+
+    Raises:
+        UsageError: There is no such run; the hint names those there are.
+    """
+    found = [path for path in (Path(text), root / text) if path.exists()]
+    for path in found:  # a folder that only shares its name with a run comes second
+        if path.is_file() or (path / "config.yaml").exists():
+            return path
+    if found:
+        return found[0]
+    known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
+    raise UsageError(
+        f"{text!r} is neither a run directory nor a name under {root}",
+        f"runs there: {', '.join(known)}"
+        if known
+        else "make one: elastictool prep --dataset synth, then elastictool train",
+    )
+
+
 class RunDirectory:
     """Paths inside one run directory, and its metrics log."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
@@ -38,6 +39,7 @@ from elastictool.training.checkpoint import (
     save_weights,
 )
 from elastictool.training.compilation import compile_blocks, warm_up
+from elastictool.training.distillation import load_teacher
 from elastictool.training.objective import check_finite, clip_losses
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
@@ -130,6 +132,7 @@ class Trainer:
         )
         self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
         self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
+        self.teacher = load_teacher(self.config, store, str(self.device))
 
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
@@ -213,7 +216,8 @@ class Trainer:
     def _load(self, plans: Iterator[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
         padded_rows = ATTENTION[self.model.attention].padded_rows
         prefix_tokens = self.config.model.prefix_tokens
-        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers)
+        companion = self.teacher.cut if self.teacher else None
+        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers, companion)
 
     def _step(self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int) -> float:
         """One optimiser step over one or several batches; returns the mean loss of a view."""
@@ -225,9 +229,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             batch = batch.to(self.device, non_blocking=True)
-            with autocast(self.device, config.precision):
-                logits = self.model(batch)
-            loss = clip_losses(logits.float(), batch.targets, self.config).sum()
+            loss = self._clip_losses(batch).sum()
             check_finite(loss, batch.clip_ids)
             (loss / views).backward()  # type: ignore[no-untyped-call]
             loss_sum += float(loss.detach())
@@ -242,6 +244,16 @@ class Trainer:
         state.loss_sum += loss_sum
         state.views += views
         return loss_sum / views
+
+    def _clip_losses(self, batch: PackedBatch) -> Tensor:
+        """(S,) loss of each clip: against its labels, and against the teacher if there is one."""
+        with autocast(self.device, self.config.train.precision):
+            logits = self.model(batch)
+            taught = None if self.teacher is None else self.teacher.logits(batch)
+        losses = clip_losses(logits.float(), batch.targets, self.config)
+        if self.teacher is None or taught is None:
+            return losses
+        return self.teacher.losses(logits.float(), taught.float(), losses)
 
     def _after_step(self, loss: float, stop: StopRequest) -> None:
         state, every = self.state, self.config.train.checkpoint_steps

@@ -1,0 +1,145 @@
+"""Knowledge distillation: a trained run teaches another on the same clips.
+
+FlexiAST is taught by the standard AST that it starts from. Both see the same log-mel frames, cut
+and masked alike, and differ in how they cut them into patches; so the loader packs each batch a
+second time for the teacher, and both must agree on what a frame is.
+
+Source: FlexiAST, Section 3.4 (KL divergence). The published code for it is not public.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elastictool.config import DistillConfig, RunConfig, to_dict
+from elastictool.data.loader import Cut
+from elastictool.data.store import PreparedStore
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.models.attention.base import ATTENTION
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.training.checkpoint import LoadedRun, load_run
+from elastictool.training.rundir import find_run
+
+
+class Teacher:
+    """A frozen model and the loss that it adds.
+
+    Args:
+        run: The teacher's run.
+        config: Temperature and weight.
+        loss: ``ce`` compares distributions over classes, ``bce`` each class by itself.
+    """
+
+    def __init__(self, run: LoadedRun, config: DistillConfig, loss: str) -> None:
+        self.config, self.loss = config, loss
+        self.model: SpectrogramTransformer = run.model.eval().requires_grad_(False)
+        self.cut = Cut(
+            run.front_end.patch_spec,
+            run.config.model.prefix_tokens,
+            ATTENTION[run.model.attention].padded_rows,
+        )
+
+    @torch.no_grad()
+    def logits(self, batch: PackedBatch) -> Tensor:
+        """(S, C) logits for the clips of a student's batch, out of its ``companion``."""
+        if batch.companion is None:
+            raise ValueError("the batch was loaded without the teacher's cut")
+        logits: Tensor = self.model(batch.companion)
+        return logits
+
+    def losses(self, student: Tensor, teacher: Tensor, supervised: Tensor) -> Tensor:
+        """(S,) the whole loss of each clip; see ``DistillConfig`` for the formula.
+
+        Args:
+            student: (S, C) logits.
+            teacher: (S, C) logits.
+            supervised: (S,) loss against the labels.
+        """
+        temperature, weight = self.config.temperature, self.config.weight
+        divergence = _DIVERGENCES[self.loss](teacher / temperature, student / temperature)
+        return (1 - weight) * supervised + weight * temperature**2 * divergence
+
+
+def class_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(S,) KL(teacher || student) of the softmax distributions of (S, C) logits."""
+    wanted, found = F.log_softmax(teacher, 1), F.log_softmax(student, 1)
+    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
+
+
+def label_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(S,) mean over classes of KL(teacher || student) of the sigmoids of (S, C) logits."""
+    present = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    absent = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return (present + absent).mean(1)
+
+
+_DIVERGENCES = {"ce": class_divergence, "bce": label_divergence}
+
+
+def load_teacher(config: RunConfig, store: PreparedStore, device: str) -> Teacher | None:
+    """The teacher that a resolved configuration names; None where it names none.
+
+    Raises:
+        UsageError: There is no such run.
+        CheckpointError: The teacher's classes, frames or statistics are not the student's.
+    """
+    wanted = config.train.distill
+    if not wanted.teacher:
+        return None
+    run = load_run(find_run(wanted.teacher), device=device)
+    differences = _differences(run, config, store)
+    if differences:
+        raise CheckpointError(
+            f"the teacher {run.path} cannot teach this run: {'; '.join(differences)}",
+            "train both on the same data with the same fbank, length and train.loss settings",
+        )
+    return Teacher(run, wanted, config.train.loss)
+
+
+def _differences(run: LoadedRun, config: RunConfig, store: PreparedStore) -> list[str]:
+    """What makes a clip another input, or a class another class, for teacher and student."""
+    found = []
+    if list(run.label_names) != list(store.info.label_names):
+        found.append("its classes are not those of the data")
+    ours = _shared_settings(config)
+    for name, theirs in _shared_settings(run.config).items():
+        mine = ours[name]
+        if isinstance(theirs, float) and isinstance(mine, float):
+            same = math.isclose(theirs, mine, rel_tol=1e-6)
+        else:
+            same = theirs == mine
+        if not same:
+            found.append(f"its {name} is {theirs}, this run's {mine}")
+    return found
+
+
+def _shared_settings(config: RunConfig) -> dict[str, object]:
+    """Whatever teacher and student must have in common."""
+    fbank = {f"fbank.{name}": value for name, value in to_dict(config.fbank).items()}
+    return fbank | {
+        "data.mean": config.data.mean,
+        "data.std": config.data.std,
+        "length.fixed_frames": config.length.fixed_frames,
+        "length.padding": config.length.padding,
+        "train.loss": config.train.loss,
+    }
+
+
+def require_other_place(path: Path, config: RunConfig) -> None:
+    """A run must not be written over its own teacher.
+
+    Raises:
+        UsageError: The teacher is the run directory ``path``, or lies in it.
+    """
+    wanted = config.train.distill.teacher
+    if wanted and find_run(wanted).resolve().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"{path} is the teacher of this run and would be written over",
+            "--run-dir names another directory",
+        )
