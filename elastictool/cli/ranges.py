@@ -2,8 +2,8 @@
 
 ``256:3072`` is a range with both ends included, ``256:3072:256`` has its own step, ``12,24,48`` is
 a list. Fractions (``1:4:0.2``) are counted in decimals, hence the seventh is 2.2 and not
-2.2000000000000002. ``ListCommand`` lets every repeatable option take several values after one mention
-(``--batch-size 12 24 48``), which the parser underneath does not know.
+2.2000000000000002. ``ListCommand`` lets every repeatable option take several values after one
+mention (``--batch-size 12 24 48``), which the parser underneath does not know.
 """
 
 from __future__ import annotations
@@ -115,9 +115,11 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
     step = parts[2] if len(parts) == 3 else step
     if stop < start:
         raise UsageError(f"{option} {item!r} runs backwards", f"write {stop}:{start}")
-    numbers = [start + place * step for place in range(int((stop - start) // step) + 1)]
-    # Both ends are included, also where the step does not meet the last.
-    return numbers if numbers[-1] == stop else [*numbers, stop]
+    count = int((stop - start) // step) + 1
+    numbers: list[N] = [start + place * step for place in range(count)]
+    if numbers[-1] != stop:  # both ends are included, also where the step does not meet the last
+        numbers.append(stop)
+    return numbers
 
 
 def _whole(part: str, item: str, option: str) -> int:
