@@ -138,6 +138,11 @@ class SweepPoint:
         """Its place on the axis."""
         return self.setting or self.length_frames
 
+    @property
+    def shift_ms(self) -> float:
+        """Time between its frames."""
+        return 1000 * self.length_s / self.length_frames
+
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(SweepPoint))
 _READERS: dict[str, Any] = {

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, TypedDict
 from elastictool.config import PoolKind
 from elastictool.data.dataset import FrontEnd
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.points import SweepPoint
-from elastictool.evaluation.sweep import Swept, sweep
+from elastictool.evaluation.sweep import Swept, no_run, sweep
 from elastictool.progress import Progress
 from elastictool.training.checkpoint import LoadedRun
 
@@ -39,7 +38,7 @@ def sweep_resolutions(
     runs: Sequence[LoadedRun],
     store: PreparedStore,
     compressions: Sequence[float],
-    base_shift_ms: float | None = None,
+    base_shift_ms: float = 0.0,
     **options: Unpack[SweepOptions],
 ) -> list[SweepPoint]:
     """Score every run at every frame shift ``compression * base_shift_ms``, and at its own.
@@ -48,19 +47,15 @@ def sweep_resolutions(
         runs: Models.
         store: The data.
         compressions: Where to score.
-        base_shift_ms: What compressions are relative to; None is the shortest of the runs' own
-            shifts, so that runs with different ones share an axis.
+        base_shift_ms: What compressions are relative to; 0 takes ``shortest_shift_ms``.
         **options: As ``sweep``.
 
     Raises:
-        UsageError: As ``sweep``, or a base shift that is not above 0.
+        UsageError: As ``sweep``.
 
     Source: ElasticAST Section 3.4.
     """
-    shifts = [run.front_end.fbank.shift_ms for run in runs]
-    base = min(shifts, default=1.0) if base_shift_ms is None else base_shift_ms
-    if not base > 0:
-        raise UsageError(f"a base shift of {base:g} ms is not above 0", "e.g. 10")
+    base = base_shift_ms or shortest_shift_ms(runs)
 
     def at(run: LoadedRun, compression: float) -> FrontEnd:
         return run.front_end.at_compression(compression * base / run.front_end.fbank.shift_ms)
@@ -69,6 +64,17 @@ def sweep_resolutions(
         return run.front_end.fbank.shift_ms / base
 
     return sweep(Swept("resolution", at, own), runs, store, compressions, **options)
+
+
+def shortest_shift_ms(runs: Sequence[LoadedRun]) -> float:
+    """The shortest frame shift of the runs: an axis that runs with different ones can share.
+
+    Raises:
+        UsageError: There is no run.
+    """
+    if not runs:
+        raise no_run()
+    return min(run.front_end.fbank.shift_ms for run in runs)
 
 
 def sweep_pooling(

@@ -240,11 +240,16 @@ def sweep(
     return points + ([_ensemble_point(swept, members, metric)] if members else [])
 
 
+def no_run() -> UsageError:
+    """The error of a sweep without runs."""
+    return UsageError("there is no run to sweep", "train one: elastictool train")
+
+
 def _checked(
     axis: str, runs: Sequence[LoadedRun], values: Sequence[float], metric: str, multi_label: bool
 ) -> str:
     if not runs:
-        raise UsageError("there is no run to sweep", "train one: elastictool train")
+        raise no_run()
     least = AXES[axis].least
     if any(value < least for value in values):
         what = axis.replace("_", " ")
