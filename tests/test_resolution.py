@@ -144,6 +144,9 @@ def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
     frames = analysis.frames(waveform)
     assert len(frames) == analysis.num_frames(samples) == (samples >= 400) * max(len(frames), 1)
     assert analysis.shift_ms == 5.0 * pool
+    needed = analysis.samples_for(first + 1)
+    assert analysis.num_frames(needed) == first + 1
+    assert first == 0 or analysis.num_frames(needed - 1) == first
     if len(frames) > first and samples >= 400 + 80 * (pool - 1):
         begin = analysis.frame_start(first)
         excerpt = waveform[begin : begin + analysis.samples_for(1)] - waveform.mean()
@@ -228,6 +231,21 @@ def test_resolutions_of_1_train_on_the_same_bits_as_none(toy_store: PreparedStor
         assert view == same[view.clip, view.repeat]
         left = ClipDataset(toy_store, end, plain, seed=3).load(view).fbank
         assert torch.equal(left, ClipDataset(toy_store, end, mixed, seed=3).load(view).fbank)
+
+
+def test_shorter_views_keep_their_least_seconds(toy_store: PreparedStore) -> None:
+    diversity = LengthDiversityConfig(share=1.0, mode="replace", min_frames=40)
+    augment = dataclasses.replace(BARE, resolution=MIXED, length_diversity=diversity)
+    plans = sampler(toy_store, augment, front_end())
+    views = [view for epoch in range(20) for view in views_of(plans, epoch)]
+    native = plans.native_frames
+    for lowest in (1.0, 3.0):
+        seconds = [
+            view.num_frames * view.compression * 5e-3
+            for view in views
+            if native[view.clip] > 60 and view.compression >= lowest
+        ]
+        assert 0.2 * 0.95 <= min(seconds) < 0.25, "0.2 s, up to the rounding of frames"
 
 
 def test_resolutions_are_drawn_evenly_anew_each_epoch_and_by_the_seed_alone(

@@ -63,7 +63,7 @@ AXES = {
         log=True,
     ),
     "resolution": Axis(
-        column="compression",
+        column="C",
         label="evaluation compression (frame shift / base shift)",
         own="own resolution",
         dot="own resolution",
