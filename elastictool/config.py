@@ -25,6 +25,8 @@ Edge = Literal["pad", "drop"]
 PositionFit = Literal["interpolate", "slice"]
 Resize = Literal["pi", "bl", "bl-plain"]
 PatchAxes = Literal["both", "time", "frequency"]
+PoolKind = Literal["average", "max"]
+Reduction = Literal["shift", "average", "max"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -237,6 +239,32 @@ class LengthDiversityConfig:
 
 
 @dataclass(frozen=True)
+class ResolutionConfig:
+    """Temporal resolutions drawn in training, one for each clip; none trains at the run's own.
+
+    At compression C the frames of a clip are C times as far apart: by C times ``fbank.shift_ms``
+    (``shift``), or by pooling C frames into one after the filterbank (``average``, ``max``; whole
+    numbers only). Length limits keep their seconds.
+    Source: ElasticAST Section 3.4 (shifts, 1.0, 1.2, ... 4.0) and 3.5 (average pooling, 1, 2, 3,
+        4; the published code pools the maximum).
+    """
+
+    compressions: tuple[float, ...] = ()
+    reduction: Reduction = "shift"
+
+    def __post_init__(self) -> None:
+        name = "augment.resolution.compressions"
+        _require(all(value > 0 for value in self.compressions), f"{name} must be above 0")
+        _require(
+            len(set(self.compressions)) == len(self.compressions), f"{name} names a value twice"
+        )
+        _require(
+            self.reduction == "shift" or all(value == int(value) for value in self.compressions),
+            f"{name} must be whole numbers where frames are pooled",
+        )
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """What happens to training clips, and to no others.
 
@@ -259,6 +287,7 @@ class AugmentConfig:
     mixup_beta: tuple[float, float] = (10.0, 10.0)
     noise: float = 0.0
     roll: int = 0
+    resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
 
     def __post_init__(self) -> None:
         _require(self.frequency_mask >= 0, "augment.frequency_mask must be 0 or above")

@@ -10,7 +10,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastictool.cli.ranges import ListCommand, parse_lengths, parse_numbers
+from elastictool.cli.ranges import ListCommand, parse_fractions, parse_lengths, parse_numbers
 from elastictool.errors import UsageError
 
 
@@ -55,6 +55,45 @@ def test_anything_else_is_a_usage_error_that_names_the_option(text: str) -> None
     with pytest.raises(UsageError) as caught:
         parse_lengths(text)
     assert "--lengths" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_range_of_fractions_has_the_values_that_one_would_write() -> None:
+    found = parse_fractions(["1:4:0.2"], "--resolutions")
+    written = "1 1.2 1.4 1.6 1.8 2 2.2 2.4 2.6 2.8 3 3.2 3.4 3.6 3.8 4"
+    assert [f"{value:g}" for value in found] == written.split()
+    assert found == [float(text) for text in written.split()], "to the last bit"
+    assert parse_fractions(["1:4"], "--resolutions", "0.2") == found
+
+
+@given(start=st.integers(1, 50), size=st.integers(0, 50), step=st.integers(1, 20))
+def test_ranges_of_fractions_are_those_of_whole_numbers_divided(
+    start: int, size: int, step: int
+) -> None:
+    texts = [f"{start / 10}:{(start + size) / 10}:{step / 10}"]
+    whole = parse_lengths(f"{start}:{start + size}:{step}")
+    assert parse_fractions(texts, "--resolutions") == [number / 10 for number in whole]
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (["1,1.5,1.50,2"], [1.0, 1.5, 2.0]),
+        (["0.5"], [0.5]),
+        (["1:1.5:0.2", "4"], [1.0, 1.2, 1.4, 1.5, 4.0]),
+    ],
+)
+def test_fractions_keep_their_order_and_both_ends(texts: list[str], numbers: list[float]) -> None:
+    assert parse_fractions(texts, "--resolutions") == numbers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.0", "-1", "a", "1,", "1:", "5:1", "1:4:0", "1:2:3:4", "1e3", ".5", "nan"]
+)
+def test_other_fractions_are_a_usage_error_that_names_the_option(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_fractions([text], "--resolutions")
+    assert "--resolutions" in caught.value.message
     assert caught.value.hint
 
 

@@ -1,14 +1,17 @@
 """How lists of numbers are written on the command line.
 
 ``256:3072`` is a range with both ends included, ``256:3072:256`` has its own step, ``12,24,48`` is
-a list. ``ListCommand`` lets every repeatable option take several values after one mention
-(``--batch-size 12 24 48``), which the parser underneath does not know.
+a list. Fractions (``1:4:0.2``) are counted in decimals, hence the seventh is 2.2 and not
+2.2000000000000002. ``ListCommand`` lets every repeatable option take several values after one
+mention (``--batch-size 12 24 48``), which the parser underneath does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
@@ -71,13 +74,39 @@ def parse_numbers(texts: Sequence[str], option: str, step: int = 1) -> list[int]
     Raises:
         UsageError: Not numbers above 0, or a range that runs backwards.
     """
+    return _expanded(texts, option, step, _whole)
+
+
+def parse_fractions(texts: Sequence[str], option: str, step: str = "1") -> list[float]:
+    """Numbers above 0 in the order given, each once; fractions are allowed.
+
+    Args:
+        texts: Each a number, a comma list, a range ``start:stop[:step]``, or a mixture.
+        option: The option's name, for messages.
+        step: Step of a range that names none, as it would be written.
+
+    Returns:
+        The floats nearest to what is written: sums are made in decimals.
+
+    Raises:
+        UsageError: Not numbers above 0, or a range that runs backwards.
+    """
+    return [float(number) for number in _expanded(texts, option, Decimal(step), _decimal)]
+
+
+N = TypeVar("N", int, Decimal)
+
+
+def _expanded(
+    texts: Sequence[str], option: str, step: N, read: Callable[[str, str, str], N]
+) -> list[N]:
     items = [item.strip() for text in texts for item in text.split(",")]
-    numbers = [number for item in items for number in _expand(item, option, step)]
+    numbers = [number for item in items for number in _expand(item, option, step, read)]
     return list(dict.fromkeys(numbers))
 
 
-def _expand(item: str, option: str, step: int) -> list[int]:
-    parts = [_whole(part, item, option) for part in item.split(":")]
+def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N]) -> list[N]:
+    parts = [read(part, item, option) for part in item.split(":")]
     if len(parts) == 1:
         return parts
     if len(parts) > 3:
@@ -86,16 +115,31 @@ def _expand(item: str, option: str, step: int) -> list[int]:
     step = parts[2] if len(parts) == 3 else step
     if stop < start:
         raise UsageError(f"{option} {item!r} runs backwards", f"write {stop}:{start}")
-    numbers = list(range(start, stop + 1, step))
-    # Both ends are included, also where the step does not meet the last.
-    return numbers if numbers[-1] == stop else [*numbers, stop]
+    count = int((stop - start) // step) + 1
+    numbers: list[N] = [start + place * step for place in range(count)]
+    if numbers[-1] != stop:  # both ends are included, also where the step does not meet the last
+        numbers.append(stop)
+    return numbers
 
 
 def _whole(part: str, item: str, option: str) -> int:
     if not (part.isascii() and part.isdigit() and int(part) > 0):
-        where = f" in {item!r}" if part != item else ""
         raise UsageError(
-            f"{option}: {part!r}{where} is not a whole number above 0",
+            f"{option}: {part!r}{_within(part, item)} is not a whole number above 0",
             "write start:stop[:step], e.g. 256:3072, or a comma list, e.g. 12,24,48",
         )
     return int(part)
+
+
+def _decimal(part: str, item: str, option: str) -> Decimal:
+    plain = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", part)
+    if not plain or Decimal(part) == 0:
+        raise UsageError(
+            f"{option}: {part!r}{_within(part, item)} is not a number above 0",
+            "write start:stop[:step], e.g. 1:4:0.2, or a comma list, e.g. 1,1.5,2",
+        )
+    return Decimal(part)
+
+
+def _within(part: str, item: str) -> str:
+    return f" in {item!r}" if part != item else ""

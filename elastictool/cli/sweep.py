@@ -1,9 +1,9 @@
-"""``elastictool sweep``: several runs at every length (ElasticAST, Figure 4) or patch size
-(FlexiAST, Table 1)."""
+"""``elastictool sweep``: several runs at every length (ElasticAST, Figure 4), patch size (FlexiAST,
+Table 1), temporal resolution (ElasticAST, Figure 5) or pooling (ElasticAST, Table 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,7 @@ from elastictool.cli.evaluate import (
     locate_run,
     open_data,
 )
-from elastictool.cli.ranges import parse_lengths, parse_numbers
+from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 DEFAULT_LENGTHS = "256:3072"
 PATCH_STEP = 8
 """Between the patch sizes of a range that names no step."""
+RESOLUTION_STEP = "0.2"
+"""Between the compressions of a range that names no step."""
 
 
 class Positions(str, Enum):
@@ -65,6 +67,13 @@ class Along(str, Enum):
     frequency = "frequency"
 
 
+class PoolingKind(str, Enum):
+    """What becomes of the frames that are pooled."""
+
+    average = "average"
+    max = "max"
+
+
 def sweep(
     runs: Annotated[
         list[str] | None,
@@ -80,6 +89,13 @@ def sweep(
     patch_sizes: Annotated[
         str, typer.Option(help="Sweep patch sizes instead: a range (step 8) or a comma list.")
     ] = "",
+    resolutions: Annotated[
+        str,
+        typer.Option(help="Sweep frame shifts instead, as multiples of the base: 1:4:0.2."),
+    ] = "",
+    pooling: Annotated[
+        str, typer.Option(help="Sweep pooling over time instead: frames that become one, 1,2,3,4.")
+    ] = "",
     more_runs: Annotated[
         list[str] | None, typer.Option("--run", help="A run; repeatable, as the arguments.")
     ] = None,
@@ -88,7 +104,7 @@ def sweep(
         typer.Option(help="Runs whose mean answer, each at its own setting, is one more row."),
     ] = None,
     positions: Annotated[
-        Positions, typer.Option(help="How fixed-length ASTs serve other lengths.")
+        Positions, typer.Option(help="How fixed-length ASTs serve other numbers of frames.")
     ] = Positions.interpolate,
     resize: Annotated[
         Resizing,
@@ -97,6 +113,13 @@ def sweep(
     axes: Annotated[
         Along, typer.Option(help="Where a patch size counts; auto: as trained, else both.")
     ] = Along.auto,
+    base_shift: Annotated[
+        float | None,
+        typer.Option(help="Frame shift of compression 1 in ms; default the runs' shortest."),
+    ] = None,
+    pooling_kind: Annotated[
+        PoolingKind | None, typer.Option(help="Default average; the published code's is max.")
+    ] = None,
     metric: Annotated[str, typer.Option(help="auto: top1, or map for multi-label data.")] = "auto",
     split: SplitOption = Split.test,
     dataset: DatasetOption = "",
@@ -109,49 +132,66 @@ def sweep(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Evaluate runs at a series of lengths or patch sizes, and each at its own.
+    """Evaluate runs at a series of lengths, patch sizes or resolutions, and each at its own.
 
     ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
-    positions are resized for other patch sizes. Each clip is decoded once. Writes a CSV, a figure
-    (PNG, SVG) and the first run's report.html.
+    positions are resized for other patch sizes. At another resolution all see as many seconds as
+    in training. Each clip is decoded once. Writes a CSV, a figure (PNG, SVG) and the first run's
+    report.html.
 
     Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
 
     Example: elastictool sweep --patch-sizes 8,10,12,16,20,24,30,32,40,48 --resize both
+
+    Example: elastictool sweep --resolutions 1:4:0.2
     """
-    if lengths and patch_sizes:
-        raise UsageError("--lengths and --patch-sizes are two sweeps", "give one of them")
-    frames = [] if patch_sizes else parse_lengths(lengths or DEFAULT_LENGTHS)
-    sizes = parse_numbers([patch_sizes], "--patch-sizes", PATCH_STEP) if patch_sizes else []
+    asked = {
+        "--lengths": lengths,
+        "--patch-sizes": patch_sizes,
+        "--resolutions": resolutions,
+        "--pooling": pooling,
+    }
+    option, values = _values(asked)
+    _check_companions(option, base_shift, pooling_kind)
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
 
-    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+    from elastictool.evaluation.resolutions import shortest_shift_ms
     from elastictool.reporting.run_report import write_report
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
     place = pick_device(device)
-    variants = _resizings(resize) if sizes else _fits(positions)
+    variants = _resizings(resize) if option == "--patch-sizes" else _fits(positions)
     loaded = [run for path in paths for run in _load(path, which.value, attention, place, variants)]
     averaged = [load_run(path, which.value, attention, place) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     _warn_of_other_data([*loaded, *averaged], store)
-    how = (split.value, metric, precision.value, progress(), averaged)
-    points = (
-        sweep_patch_sizes(loaded, store, sizes, axes.value, *how)
-        if sizes
-        else sweep_lengths(loaded, store, frames, *how)
-    )
+    specials: dict[str, dict[str, Any]] = {
+        "--lengths": {},
+        "--patch-sizes": {"axes": axes.value},
+        "--resolutions": {"base_shift_ms": base_shift or shortest_shift_ms(loaded)},
+        "--pooling": {"kind": (pooling_kind or PoolingKind.average).value},
+    }
+    special = specials[option]
+    how = {
+        "split": split.value,
+        "metric": metric,
+        "precision": precision.value,
+        "progress": progress(),
+        "ensemble": averaged,
+    }
+    points = _function(option)(loaded, store, values, **special, **how)
     about = {
         "split": split.value,
         "checkpoint": which.value,
         "precision": precision.value,
         "dataset": store.info.name,
         "environment": environment(store.info.fingerprint),
+        **special,
     }
     files = _write(points, about, out, loaded[0].path, split.value)
     files += write_report(loaded[0].path) if out is None else []
@@ -159,6 +199,46 @@ def sweep(
         print_json(_document(points) | about | {"files": [str(file) for file in files]})
     else:
         _show(points, files)
+
+
+def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
+    """The one sweep that is asked for, lengths where none is, and its values."""
+    given = [option for option, text in asked.items() if text] or ["--lengths"]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are {len(given)} sweeps", "give one of them")
+    (option,) = given
+    text = asked[option]
+    if option == "--resolutions":
+        return option, parse_fractions([text], option, RESOLUTION_STEP)
+    if option == "--lengths":
+        return option, parse_lengths(text or DEFAULT_LENGTHS)
+    return option, parse_numbers([text], option, PATCH_STEP if option == "--patch-sizes" else 1)
+
+
+def _check_companions(
+    option: str, base_shift: float | None, pooling_kind: PoolingKind | None
+) -> None:
+    """Refuse what would make no difference, and what makes no sense."""
+    if base_shift is not None and option != "--resolutions":
+        raise UsageError("--base-shift goes with --resolutions", "e.g. --resolutions 1:4:0.2")
+    if pooling_kind is not None and option != "--pooling":
+        raise UsageError("--pooling-kind goes with --pooling", "e.g. --pooling 1,2,3,4")
+    if base_shift is not None and not 0.1 <= base_shift <= 1000:
+        raise UsageError(f"--base-shift {base_shift:g} is not within 0.1..1000 ms", "e.g. 10")
+
+
+def _function(option: str) -> Callable[..., list[SweepPoint]]:
+    """What makes the sweep that an option asks for."""
+    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
+    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+
+    functions: dict[str, Callable[..., list[SweepPoint]]] = {
+        "--lengths": sweep_lengths,
+        "--patch-sizes": sweep_patch_sizes,
+        "--resolutions": sweep_resolutions,
+        "--pooling": sweep_pooling,
+    }
+    return functions[option]
 
 
 def _fits(positions: Positions) -> list[dict[str, Any]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from elastictool.config import RunConfig
 
 
 def train(
@@ -96,5 +99,16 @@ def train(
     for file in files:
         say(f"wrote {file}")
     if not dry_run:
-        axis = "--patch-sizes 8:48:8" if config.flexi.sizes else "--lengths 256:3072"
-        say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")
+        say(f"next: elastictool eval {path}, elastictool sweep {path} {_axis(config)}")
+
+
+def _axis(config: RunConfig) -> str:
+    """The sweep that shows what the run was trained for."""
+    resolution = config.augment.resolution
+    if config.flexi.sizes:
+        return "--patch-sizes 8:48:8"
+    if not resolution.compressions:
+        return "--lengths 256:3072"
+    if resolution.reduction == "shift":
+        return "--resolutions 1:4:0.2"
+    return f"--pooling 1,2,3,4 --pooling-kind {resolution.reduction}"

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elastictool.audio.analysis import Analysis
 from elastictool.audio.augment import (
     Waveform,
     add_noise,
@@ -26,9 +27,8 @@ from elastictool.audio.augment import (
     roll_frames,
     spec_augment,
 )
-from elastictool.audio.fbank import fbank
 from elastictool.audio.frontends import FRONT_ENDS
-from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
+from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PoolKind, Reduction
 from elastictool.data.collate import Example, PatchSpec
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import grid_shape, kept_patches, scaled_stride
@@ -62,6 +62,9 @@ class ClipView:
             drawn again; each draws other masks.
         token_dropout: Share of its patch tokens that are dropped.
         mix: What is mixed in.
+        compression: How many times as far apart its frames are as the front end's own, in which
+            all its numbers of frames count.
+        reduction: By what (see ``ResolutionConfig``).
     """
 
     clip: int
@@ -72,6 +75,8 @@ class ClipView:
     repeat: int = 0
     token_dropout: float = 0.0
     mix: Mix | None = None
+    compression: float = 1.0
+    reduction: Reduction = "shift"
 
     @property
     def total_frames(self) -> int:
@@ -84,6 +89,7 @@ class FrontEnd:
     """From waveform to normalised, fitted spectrogram; everything that a run fixes about it.
 
     ``mean`` and ``std`` are of the training split's log-mel values; input = (x - mean) / (2 std).
+    ``pool`` frames of the filterbank become one (1: none), by ``pool_kind``.
     """
 
     fbank: FbankConfig
@@ -92,6 +98,13 @@ class FrontEnd:
     patch_stride: tuple[int, int]
     mean: float
     std: float
+    pool: int = 1
+    pool_kind: PoolKind = "average"
+
+    @property
+    def analysis(self) -> Analysis:
+        """How waveforms become its frames."""
+        return Analysis(self.fbank, self.pool, self.pool_kind)
 
     @property
     def patch_spec(self) -> PatchSpec:
@@ -121,6 +134,28 @@ class FrontEnd:
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return dataclasses.replace(self, patch_size=patch_size, patch_stride=stride)
 
+    def at_compression(self, compression: float, reduction: Reduction = "shift") -> FrontEnd:
+        """The same front end with frames ``compression`` times as far apart, over the same seconds.
+
+        Length limits are rounded down to whole frames.
+
+        Args:
+            compression: Above 0, a whole number where frames are pooled.
+            reduction: Longer frame shifts, or pooling (see ``ResolutionConfig``).
+
+        Source: ElasticAST Sections 3.4 and 3.5. The published code cuts shifts to whole
+            milliseconds; here they are exact, and only their product's last digit is rounded.
+        """
+        shift_ms = round(self.fbank.shift_ms * compression, 9)
+        if shift_ms == round(self.fbank.shift_ms, 9):
+            return self
+        length = _compressed(self.length, compression)
+        if reduction == "shift":
+            fbank = dataclasses.replace(self.fbank, shift_ms=shift_ms)
+            return dataclasses.replace(self, fbank=fbank, length=length)
+        pool = self.pool * int(compression)
+        return dataclasses.replace(self, pool=pool, pool_kind=reduction, length=length)
+
     def view(self, clip: int, native_frames: int) -> ClipView:
         """The evaluation view of a clip: its first frames, up to the length limits."""
         limit = self.length.fixed_frames or self.length.max_frames
@@ -147,7 +182,7 @@ class FrontEnd:
 
     def features(self, waveform: npt.NDArray[np.float32]) -> Tensor:
         """(T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``, not normalised."""
-        return fbank(torch.from_numpy(waveform), self.fbank)
+        return self.analysis.frames(torch.from_numpy(waveform))
 
     def example(self, frames: Tensor, view: ClipView, targets: Tensor, clip_id: str) -> Example:
         """Crop, pad and normalise the (T, F) ``frames`` of a clip as ``view`` says."""
@@ -159,7 +194,7 @@ class FrontEnd:
             fbank=fitted,
             targets=targets,
             clip_id=clip_id,
-            shift_ms=self.fbank.shift_ms,
+            shift_ms=self.analysis.shift_ms,
             cut_frames=view.native_frames - view.num_frames,
             patch=self.patch_spec,
         )
@@ -173,6 +208,24 @@ class FrontEnd:
         return (raw - self.mean) / (2 * self.std)
 
 
+def _compressed(length: LengthConfig, compression: float) -> LengthConfig:
+    """The limits of as many seconds in frames that are ``compression`` times as far apart."""
+
+    def frames(limit: int) -> int:
+        # The small number keeps quotients that are whole but for the last bit (as 96 / 1.2).
+        return max(1, math.floor(limit / compression + 1e-9))
+
+    fixed = frames(length.fixed_frames) if length.fixed_frames else 0
+    return dataclasses.replace(length, max_frames=frames(length.max_frames), fixed_frames=fixed)
+
+
+def frame_counts(num_samples: npt.NDArray[np.int64], analysis: Analysis) -> npt.NDArray[np.int64]:
+    """(n,) frames of clips of ``num_samples`` (n,) samples."""
+    distinct, inverse = np.unique(num_samples, return_inverse=True)
+    frames = [analysis.num_frames(int(samples)) for samples in distinct]
+    return np.array(frames, dtype=np.int64)[inverse]
+
+
 class ClipDataset:
     """Clips of a prepared store, seen through a front end.
 
@@ -184,7 +237,7 @@ class ClipDataset:
         seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
         cache_mb: Log-mel frames kept in memory, per process; 0 keeps none. As many clips are kept
             as fit, and never dropped, so small data are analysed once and large data cost no more
-            than that.
+            than that. Views at another resolution are analysed each time.
     """
 
     def __init__(
@@ -205,10 +258,7 @@ class ClipDataset:
     @property
     def native_frames(self) -> npt.NDArray[np.int64]:
         """Frames of each clip of the store."""
-        count = self.front_end.fbank.num_frames
-        distinct, inverse = np.unique(self.store.num_samples, return_inverse=True)
-        frames = np.array([count(int(samples)) for samples in distinct], dtype=np.int64)
-        return frames[inverse]
+        return frame_counts(self.store.num_samples, self.front_end.analysis)
 
     def load(
         self, view: ClipView, epoch: int = 0, patch_size: tuple[int, int] | None = None
@@ -221,7 +271,8 @@ class ClipDataset:
             patch_size: How it will be cut into patches, where not as the front end says.
         """
         frames, local = self._frames(view)
-        front_end = self.front_end.at_patch_size(patch_size) if patch_size else self.front_end
+        front_end = self._front_end(view)
+        front_end = front_end.at_patch_size(patch_size) if patch_size else front_end
         example = front_end.example(
             frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
@@ -259,6 +310,12 @@ class ClipDataset:
         order = self._rng(view, epoch, "token-dropout").permutation(count)
         return torch.from_numpy(np.sort(order[: kept_patches(count, view.token_dropout)]))
 
+    def _front_end(self, view: ClipView) -> FrontEnd:
+        """At the view's resolution."""
+        if view.compression == 1:
+            return self.front_end
+        return self.front_end.at_compression(view.compression, view.reduction)
+
     def _rng(self, view: ClipView, epoch: int, purpose: str) -> np.random.Generator:
         return clip_rng(self.seed, epoch, view.clip, f"{purpose}-{view.repeat}")
 
@@ -281,6 +338,8 @@ class ClipDataset:
         """Frames that hold the view, and the view's place in them."""
         if view.mix is not None:  # another partner each time: nothing to keep
             return self._mixed(view, view.mix)
+        if view.compression != 1:  # one of many resolutions: kept frames would seldom be used
+            return self._read(view)
         if not self._cacheable[view.clip]:
             return self._read(view)
         if view.clip not in self._cache:
@@ -291,19 +350,21 @@ class ClipDataset:
     def _read(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """The frames of the view, reading no more audio than they need."""
         waveform, local = self._waveform(view)
-        return self.front_end.features(waveform), local
+        return self._front_end(view).features(waveform), local
 
     def _mixed(self, view: ClipView, mix: Mix) -> tuple[Tensor, ClipView]:
         """Like ``_read``, with the beginning of the other clip mixed in from the view's start."""
         waveform, local = self._waveform(view)
-        begin = max(self.front_end.fbank.frame_start(local.first_frame), 0)
+        front_end = self._front_end(view)
+        begin = max(front_end.analysis.frame_start(local.first_frame), 0)
         other = self.store.waveform(mix.clip, 0, len(waveform) - begin)
         mixed = mix_waveforms(waveform[begin:], other, mix.ratio)
-        return self.front_end.features(np.concatenate((waveform[:begin], mixed))), local
+        return front_end.features(np.concatenate((waveform[:begin], mixed))), local
 
     def _waveform(self, view: ClipView) -> tuple[Waveform, ClipView]:
         """Samples that hold the view, and the view's place in their frames."""
-        begin, stop, before = self.front_end.fbank.excerpt(
+        analysis = self._front_end(view).analysis
+        begin, stop, before = analysis.excerpt(
             view.first_frame, view.num_frames, view.native_frames
         )
         waveform = self.store.waveform(view.clip, begin, stop)

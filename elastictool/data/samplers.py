@@ -1,15 +1,16 @@
 """Which views of which clips form the batches of an epoch: metadata only, no audio.
 
-Everything random about a training batch (clips, order, views, partners, patch size) is drawn from
-the run's seed and the epoch by the functions that are put together here, and rows are planned
-here, so batches are known before a byte is read and are the same for any number of loader workers,
-on every rank and after any interruption.
+Everything random about a training batch (clips, order, views, resolutions, partners, patch size) is
+drawn from the run's seed and the epoch by the functions that are put together here, and rows are
+planned here, so batches are known before a byte is read and are the same for any number of loader
+workers, on every rank and after any interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -17,8 +18,8 @@ import numpy.typing as npt
 
 from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
-from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes
+from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix, frame_counts
+from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
 from elastictool.packing.planners import PLANNERS, Rows
@@ -58,7 +59,7 @@ class TrainingSampler:
         clips: Indices of the training clips.
         native_frames: Frames of each clip of the store.
         front_end: Gives the length limits and token counts.
-        augment: Random shorter views, token dropout, mixing.
+        augment: Random shorter views, resolutions, token dropout, mixing.
         packing: Batch size and planner.
         prefix_tokens: Prefix tokens of the model, which take room in a row.
         seed: The run's seed.
@@ -66,6 +67,7 @@ class TrainingSampler:
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
         flexi: Patch sizes to draw from.
         batches_per_step: Batches of one optimiser step, over all ranks; they share a patch size.
+        num_samples: Samples of each clip of the store; only resolutions need them.
     """
 
     clips: npt.NDArray[np.int64]
@@ -79,6 +81,7 @@ class TrainingSampler:
     epoch_clips: int = 0
     flexi: FlexiConfig = field(default_factory=FlexiConfig)
     batches_per_step: int = 1
+    num_samples: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def of_run(
@@ -102,6 +105,7 @@ class TrainingSampler:
             epoch_clips=config.data.epoch_clips,
             flexi=config.flexi,
             batches_per_step=config.train.accumulate,
+            num_samples=dataset.store.num_samples,
         )
 
     @property
@@ -213,13 +217,15 @@ class TrainingSampler:
         order = clip_rng(self.seed, epoch, 0, "order").permutation(len(clips))
         cuts = draw_cuts(len(clips), self.seed, epoch)
         mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
-        maker = ViewMaker(self.front_end, self.augment.length_diversity)
-        return [
-            maker.views(
-                self._whole_view(int(clips[i]), int(repeats[i]), mixes[i]), cuts[i].tolist()
-            )
-            for i in order.tolist()
-        ]
+        which = draw_resolutions(len(clips), self.augment.resolution, self.seed, epoch)
+        frames = self._frames(clips, which)
+        views: list[list[ClipView]] = []
+        for i in order.tolist():
+            maker = self._makers[which[i]]
+            whole = maker.whole(int(clips[i]), int(frames[i]))
+            whole = self._changed(whole, int(repeats[i]), mixes[i])
+            views.append(maker.views(whole, cuts[i].tolist()))
+        return views
 
     def _epoch_clips(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The clips that the epoch draws, and the repeat of each one's first view."""
@@ -228,8 +234,29 @@ class TrainingSampler:
         drawn = draw_clips(self.weights, self.clips_per_epoch, self.seed, epoch)
         return self.clips[drawn], REPEATS_PER_DRAW * occurrences(drawn)
 
-    def _whole_view(self, clip: int, repeat: int, mix: Mix | None) -> ClipView:
-        view = self.front_end.view(clip, int(self.native_frames[clip]))
+    @cached_property
+    def _makers(self) -> list[ViewMaker]:
+        """One for each resolution."""
+        own = ViewMaker(self.front_end, self.augment.length_diversity)
+        drawn = self.augment.resolution
+        return [own.at_compression(c, drawn.reduction) for c in drawn.compressions] or [own]
+
+    def _frames(
+        self, clips: npt.NDArray[np.int64], which: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Frames of each of ``clips`` at its own one of the resolutions."""
+        if not self.augment.resolution.compressions:
+            return self.native_frames[clips]
+        if self.num_samples is None:
+            raise ValueError("frames at other resolutions follow from num_samples")
+        frames = np.empty(len(clips), dtype=np.int64)
+        for place, maker in enumerate(self._makers):
+            members = which == place
+            samples = self.num_samples[clips[members]]
+            frames[members] = frame_counts(samples, maker.front_end.analysis)
+        return frames
+
+    def _changed(self, view: ClipView, repeat: int, mix: Mix | None) -> ClipView:
         dropout = self.augment.token_dropout
         if not (repeat or dropout or mix):
             return view

@@ -1,4 +1,4 @@
-"""What is drawn for each clip of an epoch: whole or shorter, mixed with which other, thinned.
+"""What is drawn for each clip of an epoch: how fine, whole or shorter, mixed with which other.
 
 Metadata only: a view says what is to be done, the dataset does it. Whatever decides how many
 tokens a clip has is settled here, before rows are planned, so planned counts are the real ones.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.config import AugmentConfig, LengthDiversityConfig
+from elastictool.config import AugmentConfig, LengthDiversityConfig, Reduction, ResolutionConfig
 from elastictool.data.dataset import ClipView, FrontEnd, Mix
 from elastictool.seeds import clip_rng
 
@@ -29,10 +29,31 @@ class ViewMaker:
     Attributes:
         front_end: Gives the length limits.
         diversity: Random shorter views.
+        compression: How many times as far apart the front end's frames are as the run's own.
+        reduction: By what.
     """
 
     front_end: FrontEnd
     diversity: LengthDiversityConfig
+    compression: float = 1.0
+    reduction: Reduction = "shift"
+
+    def at_compression(self, compression: float, reduction: Reduction) -> ViewMaker:
+        """For the same views at another resolution: all numbers of frames keep their seconds."""
+        least = max(1, round(self.diversity.min_frames / compression))
+        return ViewMaker(
+            self.front_end.at_compression(compression, reduction),
+            replace(self.diversity, min_frames=least),
+            compression,
+            reduction,
+        )
+
+    def whole(self, clip: int, native_frames: int) -> ClipView:
+        """The evaluation view of a clip at this resolution."""
+        view = self.front_end.view(clip, native_frames)
+        if self.compression == 1:
+            return view
+        return replace(view, compression=self.compression, reduction=self.reduction)
 
     def views(self, whole: ClipView, draws: Sequence[float]) -> list[ClipView]:
         """The views of one clip: itself, a shorter one, or both.
@@ -72,6 +93,19 @@ class ViewMaker:
 def draw_cuts(count: int, seed: int, epoch: int) -> npt.NDArray[np.float64]:
     """(count, CUT_DRAWS) numbers in 0..1, a row for each clip of the epoch."""
     return clip_rng(seed, epoch, 0, "views").random((count, CUT_DRAWS))
+
+
+def draw_resolutions(
+    count: int, config: ResolutionConfig, seed: int, epoch: int
+) -> npt.NDArray[np.int64]:
+    """(count,) place in ``config.compressions`` for each clip of the epoch, all alike.
+
+    Source: published ElasticAST: one for each clip, not for each batch. An added shorter view has
+        its clip's (ours).
+    """
+    if not config.compressions:
+        return np.zeros(count, dtype=np.int64)
+    return clip_rng(seed, epoch, 0, "resolution").integers(len(config.compressions), size=count)
 
 
 def draw_mixes(

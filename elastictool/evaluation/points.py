@@ -31,6 +31,7 @@ class Axis:
         dot: The same in the figure's legend.
         stem: Name of the files, without suffix.
         log: Whether the figure's axis is logarithmic; None decides by the span.
+        least: Smallest value that makes sense.
     """
 
     values: str
@@ -40,6 +41,7 @@ class Axis:
     dot: str
     stem: str
     log: bool | None = None
+    least: float = 1.0
 
 
 AXES = {
@@ -59,6 +61,28 @@ AXES = {
         dot="own patch size",
         stem="sweep_patch_sizes",
         log=True,
+    ),
+    "resolution": Axis(
+        column="C",
+        label="evaluation compression (frame shift / base shift)",
+        own="own resolution",
+        dot="own resolution",
+        stem="sweep_resolutions",
+        least=0.1,
+    ),
+    "average_pooling": Axis(
+        column="pooling",
+        label="evaluation pooling (frames averaged into one)",
+        own="without pooling",
+        dot="without pooling",
+        stem="sweep_average_pooling",
+    ),
+    "max_pooling": Axis(
+        column="pooling",
+        label="evaluation pooling (frames whose maximum is one)",
+        own="without pooling",
+        dot="without pooling",
+        stem="sweep_max_pooling",
     ),
 }
 
@@ -114,6 +138,11 @@ class SweepPoint:
         """Its place on the axis."""
         return self.setting or self.length_frames
 
+    @property
+    def shift_ms(self) -> float:
+        """Time between its frames."""
+        return 1000 * self.length_s / self.length_frames
+
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(SweepPoint))
 _READERS: dict[str, Any] = {
@@ -135,6 +164,10 @@ def model_label(config: RunConfig) -> str:
         name += f"/{time}" if frequency == time else f"/{frequency}x{time}"
     if config.augment.length_diversity.share:
         name += ", diverse lengths"
+    resolution = config.augment.resolution
+    if resolution.compressions:
+        ways = {"shift": "resolutions", "average": "average pooling", "max": "max pooling"}
+        name += f", mixed {ways[resolution.reduction]}"
     if flexi.sizes:
         sizes = "" if flexi.axes == "both" else f", {flexi.axes} only"
         name += sizes if model.preset == "flexiast" else f", flexible patches{sizes}"

@@ -1,12 +1,13 @@
-"""Every run at every length or patch size, with each clip decoded and analysed once.
+"""Every run at every length, patch size or resolution, with each clip decoded once.
 
 Reading and analysing audio costs as much as a small model's forward pass, and a sweep has dozens
 of points: so clips are taken in chunks of similar length, their log-mel frames are computed once
-per distinct filterbank, and all points are scored from memory. Where a length cuts no clip of a
+per distinct analysis, and all points are scored from memory. Where a length cuts no clip of a
 chunk, the views equal those of a longer point and their logits are taken from there.
 
 What is swept is a function from a run and a value to a front end (``sweep_lengths``: ElasticAST,
-Figure 4; ``sweep_patch_sizes``: FlexiAST, Table 1); the rest is the same for every axis.
+Figure 4; ``sweep_patch_sizes``: FlexiAST, Table 1; resolutions are in ``resolutions.py``); the
+rest is the same for every axis.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.audio.fbank import fbank
-from elastictool.config import FbankConfig, PatchAxes
+from elastictool.audio.analysis import Analysis
+from elastictool.config import PatchAxes
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities, split_clips
-from elastictool.evaluation.points import SweepPoint, model_label
+from elastictool.evaluation.points import AXES, SweepPoint, model_label
 from elastictool.metrics.classification import (
     METRIC_LABELS,
     classification_metrics,
@@ -45,15 +46,29 @@ from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.scoring import Scores, score_clips
 
 CHUNK_CLIPS = 32
-"""Clips in memory at once: at most 50 MB of log-mel frames at the cap of 3,072 frames."""
+"""Clips in memory at once: at most 60 MB of samples and 50 MB of log-mel frames at the cap of
+3,072 frames, because one analysis after the other is scored."""
 
 
 Views = tuple[ClipView, ...]
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.float32]
-At = Callable[[LoadedRun, int], FrontEnd]
-"""A run's front end at a value of what is swept."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep varies.
+
+    Attributes:
+        axis: Its name, out of ``AXES``.
+        at: A run's front end at a value.
+        own: Where a run's own setting lies on the axis, given the frames of its longest clip.
+    """
+
+    axis: str
+    at: Callable[[LoadedRun, float], FrontEnd]
+    own: Callable[[LoadedRun, int], float]
 
 
 @dataclass
@@ -62,7 +77,7 @@ class _Setting:
 
     run: LoadedRun
     front_end: FrontEnd
-    value: int | None
+    value: float | None
     clips: Indices
     views: list[ClipView] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
@@ -70,7 +85,7 @@ class _Setting:
     @property
     def label(self) -> str:
         """For the progress bar."""
-        return f"{self.run.name} at {self.value or 'its own setting'}"
+        return f"{self.run.name} at {f'{self.value:g}' if self.value else 'its own setting'}"
 
     @property
     def front_end_but_length(self) -> FrontEnd:
@@ -79,7 +94,7 @@ class _Setting:
 
     def views_of(self, chunk: Indices, store: PreparedStore) -> Views:
         """Views of those clips of ``chunk`` that the run is evaluated on."""
-        count = self.front_end.fbank.num_frames
+        count = self.front_end.analysis.num_frames
         return tuple(
             self.front_end.view(clip, count(int(store.num_samples[clip])))
             for clip in np.intersect1d(chunk, self.clips).tolist()
@@ -136,10 +151,11 @@ def sweep_lengths(
     Source: ElasticAST Section 3.3.
     """
 
-    def at(run: LoadedRun, frames: int) -> FrontEnd:
-        return run.front_end.at_length(frames)
+    def at(run: LoadedRun, frames: float) -> FrontEnd:
+        return run.front_end.at_length(int(frames))
 
-    return sweep("length", at, runs, store, lengths, split, metric, precision, progress, ensemble)
+    swept = Swept("length", at, lambda run, frames: frames)
+    return sweep(swept, runs, store, lengths, split, metric, precision, progress, ensemble)
 
 
 def sweep_patch_sizes(
@@ -163,20 +179,24 @@ def sweep_patch_sizes(
     Source: FlexiAST Section 3.3.
     """
 
-    def at(run: LoadedRun, size: int) -> FrontEnd:
+    def at(run: LoadedRun, size: float) -> FrontEnd:
         along = run.config.flexi.axes if axes == "auto" else axes
         own = run.front_end.patch_size
-        return run.front_end.at_patch_size(patch_size_along(along, size, own))
+        return run.front_end.at_patch_size(patch_size_along(along, int(size), own))
 
-    return sweep("patch_size", at, runs, store, sizes, split, metric, precision, progress, ensemble)
+    def own_size(run: LoadedRun, frames: int) -> float:
+        frequency, time = run.front_end.patch_size
+        return frequency if run.config.flexi.axes == "frequency" else time
+
+    swept = Swept("patch_size", at, own_size)
+    return sweep(swept, runs, store, sizes, split, metric, precision, progress, ensemble)
 
 
 def sweep(
-    axis: str,
-    at: At,
+    swept: Swept,
     runs: Sequence[LoadedRun],
     store: PreparedStore,
-    values: Sequence[int],
+    values: Sequence[float],
     split: str = "test",
     metric: str = "auto",
     precision: str = "fp32",
@@ -186,11 +206,10 @@ def sweep(
     """Score every run at every value of an axis, and at its own.
 
     Args:
-        axis: What is swept, out of ``AXES``.
-        at: A run's front end at a value.
+        swept: What is varied.
         runs: Models; each is scored on the clips that it sets aside itself.
         store: The data; its classes must be the models'.
-        values: Where to score, 1 or above.
+        values: Where to score.
         split: ``train``, ``validation`` or ``test``.
         metric: Out of ``METRIC_LABELS``; ``auto`` is top-1, or mAP for multi-label data.
         precision: ``fp32`` or ``bf16``.
@@ -202,13 +221,13 @@ def sweep(
 
     Raises:
         CheckpointError: A model's classes are not those of the data.
-        UsageError: No run, no such split or metric, a value below 1, or an ensemble whose
-            members are evaluated on different clips.
+        UsageError: No run, no such split or metric, a value below the axis' least, or an
+            ensemble whose members are evaluated on different clips.
         ElasticToolError: A model's scores are NaN.
     """
-    metric = _checked(axis, runs, values, metric, store.info.multi_label)
-    settings = [s for run in runs for s in _settings(run, store, at, values, split)]
-    members = [_settings(run, store, at, (), split)[0] for run in ensemble]
+    metric = _checked(swept.axis, runs, values, metric, store.info.multi_label)
+    settings = [s for run in runs for s in _settings(run, store, swept, values, split)]
+    members = [_settings(run, store, swept, (), split)[0] for run in ensemble]
     _check_members(members)
     scored = [*settings, *members]
     everything = np.unique(np.concatenate([setting.clips for setting in scored]))
@@ -217,18 +236,24 @@ def sweep(
     with progress.task(f"sweeping {len(scored)} points", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
             _score_chunk(scored, store, order[first : first + CHUNK_CLIPS], precision, bar)
-    points = [_point(axis, setting, metric) for setting in settings]
-    return points + ([_ensemble_point(axis, members, metric)] if members else [])
+    points = [_point(swept, setting, metric) for setting in settings]
+    return points + ([_ensemble_point(swept, members, metric)] if members else [])
+
+
+def no_run() -> UsageError:
+    """The error of a sweep without runs."""
+    return UsageError("there is no run to sweep", "train one: elastictool train")
 
 
 def _checked(
-    axis: str, runs: Sequence[LoadedRun], values: Sequence[int], metric: str, multi_label: bool
+    axis: str, runs: Sequence[LoadedRun], values: Sequence[float], metric: str, multi_label: bool
 ) -> str:
     if not runs:
-        raise UsageError("there is no run to sweep", "train one: elastictool train")
-    if any(value < 1 for value in values):
+        raise no_run()
+    least = AXES[axis].least
+    if any(value < least for value in values):
         what = axis.replace("_", " ")
-        raise UsageError(f"a {what} of {min(values)} is no {what}", "use 1 or more")
+        raise UsageError(f"a {what} of {min(values)} is no {what}", f"use {least:g} or more")
     if metric == "auto":
         return "map" if multi_label else "top1"
     if metric not in METRIC_LABELS:
@@ -237,11 +262,11 @@ def _checked(
 
 
 def _settings(
-    run: LoadedRun, store: PreparedStore, at: At, values: Sequence[int], split: str
+    run: LoadedRun, store: PreparedStore, swept: Swept, values: Sequence[float], split: str
 ) -> list[_Setting]:
     clips = split_clips(run, store, split)
-    swept = [_Setting(run, at(run, value), value, clips) for value in sorted(set(values))]
-    return [_Setting(run, run.front_end, None, clips), *swept]
+    others = [_Setting(run, swept.at(run, value), value, clips) for value in sorted(set(values))]
+    return [_Setting(run, run.front_end, None, clips), *others]
 
 
 def _check_members(members: Sequence[_Setting]) -> None:
@@ -262,51 +287,55 @@ def _score_chunk(
 ) -> None:
     """Score a chunk of clips at all settings; equal views of one run are scored once."""
     views = [setting.views_of(chunk, store) for setting in settings]
-    frames = _analyse(settings, views, store)
+    waveforms = _waveforms(settings, views, store)
     known: dict[tuple[int, FrontEnd, Views], Scores] = {}
-    for setting, wanted in zip(settings, views, strict=True):
-        if not wanted:
-            continue
-        key = (id(setting.run), setting.front_end_but_length, wanted)
-        if key not in known:
-            clips = _AnalysedClips(store, setting.front_end, frames[setting.front_end.fbank])
-            known[key] = score_clips(
-                setting.run.model, clips, [view.clip for view in wanted], precision
-            )
-        setting.add(wanted, known[key])
-        bar.advance(len(wanted), setting.label)
+    for analysis, members in _by_analysis(settings, views).items():
+        clips = {view.clip for _, wanted in members for view in wanted}
+        frames = {clip: analysis.frames(waveforms[clip]) for clip in clips}
+        for setting, wanted in members:
+            key = (id(setting.run), setting.front_end_but_length, wanted)
+            if key not in known:
+                analysed = _AnalysedClips(store, setting.front_end, frames)
+                known[key] = score_clips(
+                    setting.run.model, analysed, [view.clip for view in wanted], precision
+                )
+            setting.add(wanted, known[key])
+            bar.advance(len(wanted), setting.label)
 
 
-def _analyse(
+def _waveforms(
     settings: Sequence[_Setting], views: Sequence[Views], store: PreparedStore
-) -> dict[FbankConfig, dict[int, Tensor]]:
-    """Log-mel frames of each clip per distinct filterbank, from one decoding of the clip."""
-    needed: dict[int, dict[FbankConfig, int]] = {}
+) -> dict[int, Tensor]:
+    """The samples of each clip that its views need, decoded once."""
+    stops: dict[int, int] = {}
     for setting, wanted in zip(settings, views, strict=True):
-        config = setting.front_end.fbank
         for view in wanted:
-            frames = needed.setdefault(view.clip, {})
-            frames[config] = max(frames.get(config, 0), view.num_frames)
-    analysed: dict[FbankConfig, dict[int, Tensor]] = {}
-    for clip, configs in needed.items():
-        stop = max(config.samples_for(frames) for config, frames in configs.items())
-        waveform = store.waveform(clip, 0, stop)
-        for config in configs:
-            frames_of_clip = fbank(torch.from_numpy(waveform), config)
-            analysed.setdefault(config, {})[clip] = frames_of_clip
-    return analysed
+            stop = setting.front_end.analysis.samples_for(view.num_frames)
+            stops[view.clip] = max(stops.get(view.clip, 0), stop)
+    return {clip: torch.from_numpy(store.waveform(clip, 0, stop)) for clip, stop in stops.items()}
 
 
-def _point(axis: str, setting: _Setting, metric: str) -> SweepPoint:
-    run, front_end = setting.run, setting.front_end
+def _by_analysis(
+    settings: Sequence[_Setting], views: Sequence[Views]
+) -> dict[Analysis, list[tuple[_Setting, Views]]]:
+    """Settings that share their log-mel frames, each with its views (those that have any)."""
+    groups: dict[Analysis, list[tuple[_Setting, Views]]] = {}
+    for setting, wanted in zip(settings, views, strict=True):
+        if wanted:
+            groups.setdefault(setting.front_end.analysis, []).append((setting, wanted))
+    return groups
+
+
+def _point(swept: Swept, setting: _Setting, metric: str) -> SweepPoint:
+    run, front_end, axis = setting.run, setting.front_end, swept.axis
     value, interval = _metric(*setting.answers(), metric)
     longest = max(view.total_frames for view in setting.views)
-    frames = setting.value if axis == "length" and setting.value else longest
+    frames = int(setting.value) if axis == "length" and setting.value else longest
     return SweepPoint(
         model=model_label(run.config),
         run=run.name,
         length_frames=frames,
-        length_s=frames * front_end.fbank.shift_ms * 0.001,
+        length_s=frames * front_end.analysis.shift_ms * 0.001,
         metric=metric,
         value=value,
         low=interval.low,
@@ -318,22 +347,14 @@ def _point(axis: str, setting: _Setting, metric: str) -> SweepPoint:
         positions=run.config.model.position_fit if run.config.model.positions == "grid" else "",
         native=setting.value is None,
         axis=axis,
-        setting=float(_own_value(axis, run, frames) if setting.value is None else setting.value),
+        setting=float(swept.own(run, frames) if setting.value is None else setting.value),
         resize=run.config.model.resize if axis == "patch_size" else "",
     )
 
 
-def _own_value(axis: str, run: LoadedRun, frames: int) -> int:
-    """Where a run's own setting lies on the axis."""
-    if axis == "length":
-        return frames
-    frequency, time = run.front_end.patch_size
-    return frequency if run.config.flexi.axes == "frequency" else time
-
-
-def _ensemble_point(axis: str, members: Sequence[_Setting], metric: str) -> SweepPoint:
+def _ensemble_point(swept: Swept, members: Sequence[_Setting], metric: str) -> SweepPoint:
     """The mean of the members' probabilities; cost is the sum of theirs."""
-    parts = [_point(axis, member, metric) for member in members]
+    parts = [_point(swept, member, metric) for member in members]
     answers = [member.answers() for member in members]
     mean = np.mean([probabilities for probabilities, _ in answers], axis=0)
     value, interval = _metric(mean, answers[0][1], metric)

@@ -73,7 +73,7 @@ class SingleClip(nn.Module):
         if isinstance(positions, FactorisedPositions):
             table = positions.frequency[:bands, None] + positions.time[None, :columns]
             return table.reshape(bands * columns, -1)
-        return positions.fitted((bands, columns))
+        return positions.fitted((bands, columns), self.model.config.patch_size)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         pooling, config = self.model.pooling, self.model.config

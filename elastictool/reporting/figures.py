@@ -107,13 +107,12 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2] or 16)) if found else None
 
 
-def add_seconds_axis(axes: Axes, shift_ms: float) -> None:
-    """A second axis on top that reads frames as seconds."""
-    factor = shift_ms * 0.001
+def add_top_axis(axes: Axes, factor: float, label: str) -> None:
+    """A second axis on top that reads the places below times ``factor``."""
     top = axes.secondary_xaxis(
         "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
     )
-    top.set_xlabel(f"seconds ({shift_ms:g} ms a frame)", fontsize=9, color=GREY)
+    top.set_xlabel(label, fontsize=9, color=GREY)
     top.tick_params(labelsize=8.5, colors=GREY)
     if axes.get_xscale() == "log":
         ticks = [tick * factor for tick in axes.get_xticks()]

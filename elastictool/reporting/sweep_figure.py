@@ -1,5 +1,5 @@
-"""Accuracy against what was swept, as ElasticAST's Figure 4 (length) and FlexiAST's Figure 3
-(patch size): a line a model, a dot at its own setting.
+"""Accuracy against what was swept, as ElasticAST's Figures 4 and 5 (length, resolution) and
+FlexiAST's Figure 3 (patch size): a line a model, a dot at its own setting.
 
 Dots are what each model was made for: ElasticAST on native lengths (drawn at the longest clip,
 because nothing is cut from there on), a fixed-length AST at the length it was trained at, a
@@ -23,7 +23,7 @@ from elastictool.evaluation.points import AXES, Axis, SweepPoint, read_points
 from elastictool.metrics.classification import METRIC_LABELS
 from elastictool.reporting.figures import (
     SeriesStyle,
-    add_seconds_axis,
+    add_top_axis,
     save_figure,
     series_styles,
     styled,
@@ -68,7 +68,8 @@ def plot_sweep(
 
 
 def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
-    """Points by legend label; the run's name and ways of resizing enter where they differ."""
+    """Points by legend label; the run's name, ways of resizing and (where resolutions are swept)
+    own frame shift enter where they differ."""
     runs: dict[str, set[str]] = {}
     fits: dict[str, set[str]] = {}
     kernels: dict[str, set[str]] = {}
@@ -76,9 +77,13 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
         runs.setdefault(point.model, set()).add(point.run)
         fits.setdefault(point.run, set()).add(point.positions)
         kernels.setdefault(point.run, set()).add(point.resize)
+    shifts = {p.run: round(p.shift_ms, 3) for p in points if p.native and not math.isnan(p.x)}
+    by_shift = points[0].axis == "resolution" and len(set(shifts.values())) > 1
     series: dict[str, list[SweepPoint]] = {}
     for point in points:
         label = point.model
+        if by_shift and point.run in shifts:
+            label += f", {shifts[point.run]:g} ms"
         if len(runs[point.model]) > 1:
             label += f" ({point.run})"
         if len(fits[point.run]) > 1:
@@ -102,13 +107,22 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
     axis = AXES[points[0].axis]
     axes.set_xlabel(axis.label)
     _scale(axes, points, axis.log if log_x is None else log_x)
-    shifts = {round(1000 * point.length_s / point.length_frames, 6) for point in points}
-    if points[0].axis == "length" and len(shifts) == 1:
-        add_seconds_axis(axes, shifts.pop())
+    _second_scale(axes, points)
     if title:
         axes.set_title(title, pad=8)
     _legend(axes, axis)
     return figure
+
+
+def _second_scale(axes: Axes, points: Sequence[SweepPoint]) -> None:
+    """Frames as seconds, compressions as frame shifts, where one number does it."""
+    shifts = {round(point.shift_ms, 6) for point in points}
+    if points[0].axis == "length" and len(shifts) == 1:
+        shift_ms = shifts.pop()
+        add_top_axis(axes, shift_ms * 0.001, f"seconds ({shift_ms:g} ms a frame)")
+    bases = {round(p.shift_ms / p.x, 3) for p in points if not math.isnan(p.x)}
+    if points[0].axis == "resolution" and len(bases) == 1:
+        add_top_axis(axes, bases.pop(), "frame shift (ms)")
 
 
 def _draw_series(

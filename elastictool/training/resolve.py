@@ -47,8 +47,10 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         mean, std = training_statistics(store, splits)
         data = dataclasses.replace(data, mean=mean, std=std)
     config = dataclasses.replace(config, data=data)
-    grid = front_end_of(config).longest_grid()
-    model = complete_model(config.model, len(store.info.label_names), grid)
+    resolution = config.augment.resolution
+    most = min((1.0, *resolution.compressions))
+    finest = front_end_of(config).at_compression(most, resolution.reduction)
+    model = complete_model(config.model, len(store.info.label_names), finest.longest_grid())
     check_freeze(model, config.train.freeze)
     return dataclasses.replace(config, model=model), splits
 
