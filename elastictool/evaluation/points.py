@@ -63,6 +63,7 @@ AXES = {
         log=True,
     ),
     "resolution": Axis(
+        values="resolutions",
         column="C",
         label="evaluation compression (frame shift / base shift)",
         own="own resolution",
@@ -71,6 +72,7 @@ AXES = {
         least=0.1,
     ),
     "average_pooling": Axis(
+        values="average pooling",
         column="pooling",
         label="evaluation pooling (frames averaged into one)",
         own="without pooling",
@@ -78,6 +80,7 @@ AXES = {
         stem="sweep_average_pooling",
     ),
     "max_pooling": Axis(
+        values="max pooling",
         column="pooling",
         label="evaluation pooling (frames whose maximum is one)",
         own="without pooling",
