@@ -18,7 +18,8 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from elastictool.audio.formats import HEAD_BYTES, sniff
+from elastictool.audio.completeness import check_complete
+from elastictool.audio.formats import HEAD_BYTES, Format, sniff
 from elastictool.audio.reader import (
     DECODERS,
     AudioInfo,
@@ -174,28 +175,40 @@ def _open(source: Source) -> Iterator[AudioReader]:
 def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
     """The recording, opened by who reads its kind.
 
-    What has no format's first bytes, or an encoding that libsndfile does not know (Ogg holding
-    FLAC, wav holding AAC), is offered to PyAV.
+    What has no format's first bytes, or an encoding that libsndfile does not know (wav holding
+    AC-3, a flac without a length), is offered to PyAV.
     """
     with opened(source, name) as raw:
-        head = raw.read(HEAD_BYTES)
-    if not head:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    kind, install = sniff(head), DECODERS[_AV].missing()
-    decoders, advice = [_LIBSNDFILE, _AV], ""
+        kind = _known_kind(raw, name)
     if kind and kind.decoder == _AV:
+        install = DECODERS[_AV].missing()
         if install:
             raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
-        decoders, advice = [_AV], ": damaged or truncated"
-    elif install:
-        decoders, advice = [_LIBSNDFILE], f"; the extra av may read it: {install}" if kind else ""
-    reasons = []
-    for decoder in decoders:
         try:
-            return stack.enter_context(DECODERS[decoder].open(source, name))
+            return stack.enter_context(DECODERS[_AV].open(source, name))
         except UnknownContent as error:
-            reasons.append(str(error).strip().rstrip("."))
-    raise AudioError(f"{name}: not readable as audio ({reasons[0]}){advice}")
+            raise AudioError(f"{name}: damaged or truncated ({error})") from error
+    try:
+        return stack.enter_context(DECODERS[_LIBSNDFILE].open(source, name))
+    except UnknownContent as error:
+        unreadable = f"{name}: not readable as audio ({str(error).strip().rstrip('.')})"
+    if install := DECODERS[_AV].missing():
+        raise AudioError(unreadable + (f"; PyAV may read it: {install}" if kind else ""))
+    try:
+        return stack.enter_context(DECODERS[_AV].open(source, name))
+    except UnknownContent:
+        raise AudioError(unreadable) from None
+
+
+def _known_kind(raw: BinaryIO, name: str) -> Format | None:
+    """What the file is by its first bytes; all of it must be there."""
+    head = raw.read(HEAD_BYTES)
+    if not head:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    kind = sniff(head)
+    if kind is not None:
+        check_complete(raw, kind.name, name)
+    return kind
 
 
 def _checked_stop(reader: AudioReader, start: int, stop: int | None, name: str) -> int:
