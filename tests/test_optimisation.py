@@ -339,6 +339,23 @@ def test_averages_do_not_disturb_training(toy_store: PreparedStore, tmp_path: Pa
     assert same(raw_weights(tmp_path / "plain"), raw_weights(tmp_path / "both"))
 
 
+def test_fine_tuning_freezes_and_averages_the_weights_that_it_starts_from(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("seed=5"), toy_store, tmp_path / "old")
+    old = weights(tmp_path / "old", "best")
+    start = ("init.from=run", f"init.path={tmp_path / 'old'}", "train.ema_decay=0.9")
+    frozen = small(*start, "train.freeze=all_but_head")
+    train_run(frozen, toy_store, tmp_path / "frozen")
+    tuned = weights(tmp_path / "frozen")
+    body = [name for name in old if module_group(name) != "head"]
+    assert all(torch.equal(old[name], tuned[name]) for name in body)
+    assert not torch.equal(old["head.weight"], tuned["head.weight"])
+    train_run(small(*start, "train.lr=1e-9"), toy_store, tmp_path / "still")
+    still = weights(tmp_path / "still")
+    assert all(torch.allclose(old[name], still[name], atol=1e-6) for name in old)
+
+
 def test_without_validation_clips_the_mean_is_written_unscored(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:

@@ -39,6 +39,11 @@ class Averages:
         self._sums: dict[str, Tensor] = {}
         self.evaluated = twin(model, model.state_dict()) if self._decay else model
 
+    def start(self) -> None:
+        """Begin the moving average at the weights that training begins with (imported ones too)."""
+        if self._decay:
+            self.evaluated.load_state_dict(self._model.state_dict())
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the average towards the weights that optimiser step ``step`` (from 1) has left."""

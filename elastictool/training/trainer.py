@@ -144,6 +144,8 @@ class Trainer:
         batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
         total_steps = sum(-(-count // config.accumulate) for count in batches)
         validation: dict[str, float] = {}
+        if self.state.step == 0:
+            self.averages.start()
         if config.compile:
             self._compile()
         with StopRequest() as stop, mirrored(self.run) if config.tensorboard else nullcontext():
