@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,7 +30,7 @@ from elastictool.cli import (
 )
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
-from elastictool.errors import ElasticToolError
+from elastictool.errors import ElasticToolError, from_system
 
 app = typer.Typer(
     name="elastictool",
@@ -72,14 +72,29 @@ def _root(
 
 
 def main() -> None:
-    """Run the program; every error of ours leaves with its exit code and without a traceback."""
+    """Run the program; every error of ours leaves with its exit code and without a traceback.
+
+    So does a lack of memory or disk wherever it strikes: no bug of ours either.
+    """
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both clean up and leave
     try:
         app()
     except ElasticToolError as error:
-        show_error(error)
-        sys.exit(error.exit_code)
+        _leave(error)
+    except (MemoryError, OSError, RuntimeError) as error:
+        known = from_system(error)
+        if known is None:
+            raise
+        _leave(known)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _leave(error: ElasticToolError) -> NoReturn:
+    show_error(error)
+    sys.exit(error.exit_code)
