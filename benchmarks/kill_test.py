@@ -258,11 +258,18 @@ def _timeless_lines(content: bytes) -> bytes:
 
 
 def _timeless_state(content: bytes) -> bytes:
+    """What is in a training state: pickle also writes which equal values are one object."""
     state = torch.load(io.BytesIO(content), weights_only=True)
-    state["state"]["seconds"] = 0.0
-    written = io.BytesIO()
-    torch.save(state, written)
-    return written.getvalue()
+    del state["state"]["seconds"]
+    return repr(_plain(state)).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), list(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

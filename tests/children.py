@@ -8,8 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -25,7 +27,8 @@ PRELOADED = [
 class Child:
     """``elastictool`` with ``arguments``, started in ``folder``, in a process group of its own.
 
-    ``before`` is called in the process first: a function that can be pickled.
+    ``before`` is called in the process first: a function that can be pickled. What the process
+    writes to the terminal comes through a pipe, which has no limits as files have.
     """
 
     def __init__(
@@ -33,14 +36,18 @@ class Child:
     ) -> None:
         CONTEXT.set_forkserver_preload(PRELOADED)
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / f"child-{len(list(folder.glob('child-*')))}.txt"
+        reader, writer = CONTEXT.Pipe(duplex=False)
         line = tuple(map(str, arguments))
         self.process: BaseProcess = CONTEXT.Process(
-            target=_run, args=(folder, self.log, line, before)
+            target=_run, args=(folder, writer, line, before)
         )
         self.process.start()
+        writer.close()
+        self._shown: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, args=(reader,), daemon=True)
+        self._reader.start()
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = 300) -> int:
         """The exit code; negative for a signal."""
         self.process.join(timeout_s)
         if self.process.exitcode is None:
@@ -49,8 +56,15 @@ class Child:
         return self.process.exitcode
 
     def shown(self) -> str:
-        """What it has written to the terminal."""
-        return self.log.read_text("utf-8", errors="replace")
+        """What it has written to the terminal, as one line."""
+        if self.process.exitcode is not None:
+            self._reader.join(5)
+        return " ".join(b"".join(self._shown).decode("utf-8", errors="replace").split())
+
+    def _read(self, reader: Connection) -> None:
+        with reader:
+            while content := os.read(reader.fileno(), 65_536):
+                self._shown.append(content)
 
 
 def run(folder: Path, *arguments: object, before: Callable[[], None] | None = None) -> Child:
@@ -61,14 +75,18 @@ def run(folder: Path, *arguments: object, before: Callable[[], None] | None = No
 
 
 def _run(
-    folder: Path, log: Path, arguments: tuple[str, ...], before: Callable[[], None] | None
+    folder: Path,
+    terminal: Connection,
+    arguments: tuple[str, ...],
+    before: Callable[[], None] | None,
 ) -> None:
     from elastictool.cli.app import main
 
     os.setsid()
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+    multiprocessing.set_start_method(None, force=True)  # workers start as they do from a terminal
+    os.dup2(terminal.fileno(), sys.stdout.fileno())
+    os.dup2(terminal.fileno(), sys.stderr.fileno())
+    terminal.close()
     os.chdir(folder)
     sys.argv = ["elastictool", *arguments]
     code = 1
@@ -82,5 +100,4 @@ def _run(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
         os._exit(code)  # else idle workers of joblib would be waited for

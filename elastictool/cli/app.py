@@ -6,6 +6,7 @@ Subcommand modules import typer only; what needs torch is imported inside the co
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -87,12 +88,21 @@ def main() -> None:
         known = from_system(error)
         if known is None:
             raise
+        _drop_unwritten_output()
         _leave(known)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _drop_unwritten_output() -> None:
+    """What stdout does not take now it will not take at exit either, where Python complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(error: ElasticToolError) -> NoReturn:

@@ -32,7 +32,7 @@ from elastictool.data.shards import (
 )
 from elastictool.data.store import DATA_ROOT, INFO_NAME, DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
-from elastictool.errors import ElasticToolError, Interrupted, UsageError, write_error
+from elastictool.errors import ElasticToolError, Interrupted, UsageError, WriteError, write_error
 from elastictool.progress import SILENT, Progress
 from elastictool.stopping import Stopped, StopRequest, end_with_parent, leave_to_parent
 
@@ -153,6 +153,9 @@ def _write_shards(
             f"in {tasks[0].folder}",
             "run the same command again: it continues there",
         ) from None
+    except WriteError as error:
+        error.hint = f"{error.hint}; the same command continues with what is finished"
+        raise
     return [reports[task.index] for task in tasks]
 
 

@@ -15,13 +15,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
 
 from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError
+
+T = TypeVar("T")
 
 _PIDS = re.compile(r"^DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
@@ -39,6 +41,7 @@ class ReadingBoard:
     """Which clip each of ``workers`` loader processes reads; picklable into them."""
 
     def __init__(self, workers: int) -> None:
+        self.workers = workers
         self._pids_and_clips = torch.full((workers, 2), _NOTHING)
         if workers:
             self._pids_and_clips.share_memory_()  # type: ignore[no-untyped-call]
@@ -55,16 +58,32 @@ class ReadingBoard:
         return [clip for pid, clip in rows if pid in pids and clip != _NOTHING]
 
 
-def death_of_worker(
-    error: RuntimeError, board: ReadingBoard, store: PreparedStore
-) -> LoaderError | None:
+def in_order(action: Callable[[], T], board: ReadingBoard, store: PreparedStore) -> T:
+    """What ``action``, which needs the workers, gives.
+
+    Raises:
+        LoaderError: A worker died, or the server that starts them.
+    """
+    try:
+        return action()
+    except (RuntimeError, EOFError, OSError) as error:
+        death = _death(error, board, store)
+        if death is None:
+            raise
+    raise death  # outside the handler: as its cause, torch's error would keep the workers alive
+
+
+def _death(error: Exception, board: ReadingBoard, store: PreparedStore) -> LoaderError | None:
     """What to say where ``error`` is torch's word on a dead worker, else None."""
     found = _PIDS.search(str(error))
     if found is None:
-        return None
+        if isinstance(error, RuntimeError) or not board.workers:
+            return None
+        return LoaderError(f"the loader workers cannot be reached: {error!r}", _UNKNOWN_CAUSE)
     pids = {int(pid) for pid in found[1].split(",")}
     clips = [repr(str(store.ids[clip])) for clip in board.clips_of(pids)]
-    by = _SIGNAL.search(str(error))
+    # Torch may have looked for the reason twice: the signal is in what it found first.
+    by = _SIGNAL.search(f"{error} {error.__cause__}")
     name = by[1].strip() if by else ""
     how = f"was killed (signal: {name})" if name else "ended unexpectedly"
     reading = f"while it was reading clip {', '.join(clips)}" if clips else "between two batches"
@@ -75,32 +94,43 @@ def death_of_worker(
     )
 
 
-class DeathWatch:
-    """Between ``opened`` and its end, torch's handler of dead children acts inside ``listening``.
+_torchs_handler: Callable[[int, FrameType | None], Any] | None = None
+"""What torch does when a child dies. It is put in place once in a process, by the first loader."""
 
-    Outside it, a death is noted and told at the next ``listening``. Other threads than the main
-    one have no handlers; there, and on systems without SIGCHLD, torch looks every few seconds.
+
+class DeathWatch:
+    """While it is open, torch's handler of dead children acts inside ``listening`` only.
+
+    Outside, a death is noted and told at the next ``listening``. To be entered before workers are
+    started. Other threads than the main one have no handlers; there, and on systems without
+    SIGCHLD, torch looks for deaths every few seconds while it waits for a batch.
     """
 
     def __init__(self) -> None:
         self._noted = self._listens = False
-        self._tell: Callable[[int, FrameType | None], Any] | None = None
+        self._before: Any = None
+        self._works = hasattr(signal, "SIGCHLD") and (
+            threading.current_thread() is threading.main_thread()
+        )
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """To be entered when torch's handler is in place: after the workers were started."""
-        if not hasattr(signal, "SIGCHLD") or (
-            threading.current_thread() is not threading.main_thread()
-        ):
-            yield
+    def __enter__(self) -> DeathWatch:
+        if self._works:
+            self._before = signal.getsignal(signal.SIGCHLD)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._works:
+            signal.signal(signal.SIGCHLD, self._before)
+
+    def take_over(self) -> None:
+        """Stand before torch's handler; to be called when the workers have been started."""
+        global _torchs_handler
+        if not self._works:
             return
-        former = signal.getsignal(signal.SIGCHLD)
-        self._tell = former if callable(former) else None
+        now = signal.getsignal(signal.SIGCHLD)
+        if now is not self._before and callable(now):
+            _torchs_handler = now
         signal.signal(signal.SIGCHLD, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGCHLD, former)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -109,17 +139,13 @@ class DeathWatch:
         try:
             if self._noted:
                 self._noted = False
-                self._pass_on(None)
+                self._note(0, None)
             yield
         finally:
             self._listens = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._listens:
-            self._pass_on(frame)
-        else:
+        if not self._listens:
             self._noted = True
-
-    def _pass_on(self, frame: FrameType | None) -> None:
-        if self._tell is not None:
-            self._tell(signal.SIGCHLD, frame)
+        elif _torchs_handler is not None:
+            _torchs_handler(number, frame)

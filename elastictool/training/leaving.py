@@ -23,15 +23,18 @@ from elastictool.errors import (
     is_out_of_memory,
 )
 from elastictool.packing.batch import PackedBatch
-from elastictool.stopping import Stopped
+from elastictool.stopping import Stopped, StopRequest
 
 
 @contextmanager
-def orderly(run_dir: Path, save: Callable[[], None], where: Callable[[], str]) -> Iterator[None]:
+def orderly(
+    run_dir: Path, stop: StopRequest, save: Callable[[], None], where: Callable[[], str]
+) -> Iterator[None]:
     """Turn what ends a run into one error that says what is saved and how to go on.
 
     Args:
         run_dir: The run.
+        stop: What the user has asked for; open.
         save: Saves the state as it is.
         where: Epoch and step that the run has come to.
 
@@ -52,7 +55,7 @@ def orderly(run_dir: Path, save: Callable[[], None], where: Callable[[], str]) -
         ) from None
     except LoaderError as error:
         save()
-        if error.on_request:
+        if error.on_request or stop.requested:  # the signal went to all processes
             raise _interrupted(run_dir, where(), resume) from error
         raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
     except DamagedDataError as error:

@@ -156,7 +156,7 @@ class Trainer:
         if config.compile:
             self._compile()
         mirror = mirrored(self.run) if config.tensorboard else nullcontext()
-        with self.stop, mirror, orderly(self.run.path, self._save, self._where):
+        with self.stop, mirror, orderly(self.run.path, self.stop, self._save, self._where):
             while self.state.epoch < config.epochs:
                 self.stop.check()
                 self._train_epoch(batches[self.state.epoch], total_steps)
