@@ -488,8 +488,8 @@ def test_validation_sees_whole_clips_whatever_training_drops(
     loaded: list[Any] = []
     load = ClipDataset.load
 
-    def noted(self: ClipDataset, view: Any, epoch: int = 0) -> Any:
-        loaded.append((self, view, load(self, view, epoch)))
+    def noted(self: ClipDataset, view: Any, *how: Any) -> Any:
+        loaded.append((self, view, load(self, view, *how)))
         return loaded[-1][2]
 
     monkeypatch.setattr(ClipDataset, "load", noted)
