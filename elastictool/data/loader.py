@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.samplers import BatchPlan
-from elastictool.data.watch import DeathWatch, ReadingBoard, in_order
+from elastictool.data.watch import ReadingBoard, WatchedBatches
 from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
 from elastictool.packing.batch import PackedBatch
 
@@ -121,20 +121,11 @@ def load_batches(
         # find it as an uninterrupted one would.
         generator=torch.Generator(),
     )
-    with DeathWatch() as watch:
-        batches = in_order(lambda: iter(loader), board, dataset.store)
-        watch.take_over()
-        try:
-            while True:
-                with watch.listening():
-                    batch = in_order(lambda: next(batches, None), board, dataset.store)
-                if batch is None:
-                    return
-                if isinstance(batch, _Failure):
-                    raise batch.error
-                yield batch
-        finally:
-            del batches  # ends the workers, here where a death that they die means nothing
+    with WatchedBatches(loader, board, dataset.store) as batches:
+        for batch in batches:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
 
 
 def _leave_signals_to_parent(worker: int) -> None:

@@ -12,10 +12,10 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
@@ -24,6 +24,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _PIDS = re.compile(r"^DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
@@ -58,26 +59,12 @@ class ReadingBoard:
         return [clip for pid, clip in rows if pid in pids and clip != _NOTHING]
 
 
-def in_order(action: Callable[[], T], board: ReadingBoard, store: PreparedStore) -> T:
-    """What ``action``, which needs the workers, gives.
-
-    Raises:
-        LoaderError: A worker died, or the server that starts them.
-    """
-    try:
-        return action()
-    except (RuntimeError, EOFError, OSError) as error:
-        death = _death(error, board, store)
-        if death is None:
-            raise
-    raise death  # outside the handler: as its cause, torch's error would keep the workers alive
-
-
 def _death(error: Exception, board: ReadingBoard, store: PreparedStore) -> LoaderError | None:
     """What to say where ``error`` is torch's word on a dead worker, else None."""
     found = _PIDS.search(str(error))
     if found is None:
-        if isinstance(error, RuntimeError) or not board.workers:
+        ours = "in DataLoader worker process" in str(error)  # with the worker's traceback: a bug
+        if ours or isinstance(error, RuntimeError) or not board.workers:
             return None
         return LoaderError(f"the loader workers cannot be reached: {error!r}", _UNKNOWN_CAUSE)
     pids = {int(pid) for pid in found[1].split(",")}
@@ -94,35 +81,76 @@ def _death(error: Exception, board: ReadingBoard, store: PreparedStore) -> Loade
     )
 
 
+class WatchedBatches(Generic[T]):
+    """The batches of a loader whose workers may die; to be used in a ``with`` block.
+
+    Args:
+        loader: Not started yet.
+        board: Where its workers note what they read.
+        store: Names the clips.
+    """
+
+    def __init__(self, loader: Iterable[T], board: ReadingBoard, store: PreparedStore) -> None:
+        self._loader, self._board, self._store = loader, board, store
+        self._batches: Iterator[T] | None = None
+        self._watch = _DeathWatch()
+
+    def __enter__(self) -> WatchedBatches[T]:
+        try:
+            self._batches = self._in_order(lambda: iter(self._loader))
+        except BaseException:
+            self._watch.close()
+            raise
+        self._watch.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._batches = None  # ends the workers, where a death that they die means nothing
+        self._watch.close()
+
+    def __iter__(self) -> Iterator[T]:
+        """The batches.
+
+        Raises:
+            LoaderError: A worker died, or the server that starts them.
+        """
+        while (batch := self._in_order(self._next)) is not None:
+            yield batch
+
+    def _next(self) -> T | None:
+        with self._watch.listening():
+            return None if self._batches is None else next(self._batches, None)
+
+    def _in_order(self, action: Callable[[], R]) -> R:
+        try:
+            return action()
+        except (RuntimeError, EOFError, OSError) as error:
+            death = _death(error, self._board, self._store)
+            if death is None:
+                raise
+        raise death  # not from torch's error: its traceback would keep the workers alive
+
+
 _torchs_handler: Callable[[int, FrameType | None], Any] | None = None
 """What torch does when a child dies. It is put in place once in a process, by the first loader."""
 
 
-class DeathWatch:
-    """While it is open, torch's handler of dead children acts inside ``listening`` only.
+class _DeathWatch:
+    """From ``open`` to ``close``, torch's handler of dead children acts inside ``listening`` only.
 
-    Outside, a death is noted and told at the next ``listening``. To be entered before workers are
-    started. Other threads than the main one have no handlers; there, and on systems without
-    SIGCHLD, torch looks for deaths every few seconds while it waits for a batch.
+    Outside, a death is noted and told at the next ``listening``. Other threads than the main one
+    have no handlers; there, and on systems without SIGCHLD, torch looks for deaths every few
+    seconds while it waits for a batch.
     """
 
     def __init__(self) -> None:
         self._noted = self._listens = False
-        self._before: Any = None
         self._works = hasattr(signal, "SIGCHLD") and (
             threading.current_thread() is threading.main_thread()
         )
+        self._before = signal.getsignal(signal.SIGCHLD) if self._works else None
 
-    def __enter__(self) -> DeathWatch:
-        if self._works:
-            self._before = signal.getsignal(signal.SIGCHLD)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._works:
-            signal.signal(signal.SIGCHLD, self._before)
-
-    def take_over(self) -> None:
+    def open(self) -> None:
         """Stand before torch's handler; to be called when the workers have been started."""
         global _torchs_handler
         if not self._works:
@@ -131,6 +159,11 @@ class DeathWatch:
         if now is not self._before and callable(now):
             _torchs_handler = now
         signal.signal(signal.SIGCHLD, self._note)
+
+    def close(self) -> None:
+        """Put back what was there before the workers were started."""
+        if self._works:
+            signal.signal(signal.SIGCHLD, self._before)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
