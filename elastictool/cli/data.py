@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Show splits, classes, lengths and rejected clips of a dataset, or one of its clips.
 
-    Example: elastictool data show synth --clip synth-0003
+    Example: elastictool data show synth --clip train-0003
     """
     store = _open(name)
     if clip:
