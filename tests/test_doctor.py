@@ -168,3 +168,10 @@ def test_the_cuda_path_is_verified_by_a_committed_result_only(
         json.dumps({"environment": {"gpu": gpu, "torch": "2"}, "agreement": rows}), encoding="utf-8"
     )
     assert installation.cuda_evidence().startswith(words)
+
+
+def test_the_help_text_has_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "doctor", "--help") == 0
+    assert "elastictool doctor" in capsys.readouterr().out

@@ -248,6 +248,17 @@ def test_wave_extensible_with_fewer_valid_bits_than_it_stores(valid: int, contai
     np.testing.assert_allclose(decode(content)[0], values / 2.0 ** (valid - 1), atol=1e-7)
 
 
+@pytest.mark.parametrize("codec", ["libmp3lame", "ac3"])
+def test_a_wav_of_another_codec_is_read(codec: str) -> None:
+    pytest.importorskip("av")
+    content = trials.encode_with_av(music(), "wav", codec)
+    decoded = decode(content)[0]
+    assert abs(len(decoded) - len(music())) < 0.1 * RATE_HZ
+    assert np.corrcoef(_aligned(decoded), music()[:-8_000])[0, 1] > 0.95
+    with pytest.raises(AudioError, match="truncated"):
+        decode(content[:-5_000])
+
+
 def test_a_name_that_promises_another_format_is_told(tmp_path: Path) -> None:
     for name, kind, told in (
         ("a.mp3", "wav", "wav"), ("a.wav", "wav", ""), ("a.ogg", "opus", ""),

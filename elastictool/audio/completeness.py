@@ -151,4 +151,5 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
     "nist": _nist,
     "ogg": _ogg,
     "opus": _ogg,
+    "ogg-flac": _ogg,
 }

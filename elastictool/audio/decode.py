@@ -18,7 +18,8 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from elastictool.audio.formats import HEAD_BYTES, sniff
+from elastictool.audio.completeness import check_complete
+from elastictool.audio.formats import HEAD_BYTES, Format, sniff
 from elastictool.audio.reader import (
     DECODERS,
     AudioInfo,
@@ -174,14 +175,12 @@ def _open(source: Source) -> Iterator[AudioReader]:
 def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
     """The recording, opened by who reads its kind.
 
-    What has no format's first bytes, or an encoding that libsndfile does not know (Ogg holding
-    FLAC, wav holding AAC), is offered to PyAV.
+    What has no format's first bytes, or an encoding that libsndfile does not know (wav holding
+    AC-3, a flac without a length), is offered to PyAV.
     """
     with opened(source, name) as raw:
-        head = raw.read(HEAD_BYTES)
-    if not head:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    kind, install = sniff(head), DECODERS[_AV].missing()
+        kind = _known_kind(raw, name)
+    install = DECODERS[_AV].missing()
     decoders, advice = [_LIBSNDFILE, _AV], ""
     if kind and kind.decoder == _AV:
         if install:
@@ -196,6 +195,17 @@ def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> Audio
         except UnknownContent as error:
             reasons.append(str(error).strip().rstrip("."))
     raise AudioError(f"{name}: not readable as audio ({reasons[0]}){advice}")
+
+
+def _known_kind(raw: BinaryIO, name: str) -> Format | None:
+    """What the file is by its first bytes; all of it must be there."""
+    head = raw.read(HEAD_BYTES)
+    if not head:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    kind = sniff(head)
+    if kind is not None:
+        check_complete(raw, kind.name, name)
+    return kind
 
 
 def _checked_stop(reader: AudioReader, start: int, stop: int | None, name: str) -> int:

@@ -46,6 +46,7 @@ FORMATS = (
     Format("nist", (".sph", ".nist", ".wav"), "libsndfile", _begins(rb"NIST_1A\n")),
     Format("flac", (".flac",), "libsndfile", _begins(rb"fLaC")),
     Format("opus", (".opus", ".ogg", ".oga"), "libsndfile", _begins(rb"OggS.{24}OpusHead")),
+    Format("ogg-flac", (".oga", ".ogg"), "av", _begins(rb"OggS.{24}\x7fFLAC")),
     Format("ogg", (".ogg", ".oga"), "libsndfile", _begins(rb"OggS")),
     # A frame header of layer III: sync, no reserved version; layer bits 01. ADTS has them 00.
     Format("mp3", (".mp3",), "libsndfile", _begins(rb"ID3", rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")),

@@ -1,8 +1,8 @@
 """Decoding with libsndfile: wav and its kin, flac, ogg, opus, mp3, aiff, au, caf.
 
-No subprocess, and it seeks to any sample. Three things it does not say are found out here: that a
-file was cut off, how long a file is whose header does not know, and that its mp3 decoder needs a
-run-up after a seek.
+No subprocess, and it seeks to any sample. Two things are done for it here: counting an mp3 whose
+header does not say how long it is, and a run-up after a seek in mp3. That a file was cut off it
+does not say either: ``completeness`` finds out before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import BinaryIO
 import soundfile
 
 from elastictool.audio import mp3
-from elastictool.audio.completeness import check_complete
 from elastictool.audio.formats import HEAD_BYTES, sniff
 from elastictool.audio.reader import (
     BLOCK_VALUES,
@@ -31,8 +30,9 @@ from elastictool.errors import AudioError
 _SIXTEEN_BIT = "PCM_16"
 _NO_LENGTH = 1 << 62
 """libsndfile gives the largest number where a flac's header has no length, and fails at its end."""
-_UNRECOGNISED, _UNSUPPORTED = 1, 4
-"""libsndfile's codes for a format and for an encoding that it does not know."""
+_UNKNOWN = (1, 4, 64)
+"""libsndfile's codes for a format and for an encoding that it does not know. The last one is a
+malformed description in a wav: so it calls AC-3 in there."""
 
 
 class _Reader:
@@ -41,7 +41,7 @@ class _Reader:
     def __init__(self, file: soundfile.SoundFile, name: str) -> None:
         self._file, self._name = file, name
         self.holds_integers = file.subtype.startswith("PCM")
-        self._is_mp3 = file.format == "MP3"
+        self._is_mp3 = file.subtype.startswith("MPEG_LAYER")  # also inside a wav
         self.num_samples = int(file.frames)
         self.sample_rate_hz, self.channels = int(file.samplerate), int(file.channels)
 
@@ -94,8 +94,6 @@ class LibsndfileDecoder:
         """As ``Decoder.open``."""
         with opened(source, name) as raw:
             kind = sniff(raw.read(HEAD_BYTES))
-            if kind is not None:
-                check_complete(raw, kind.name, name)
             counted = mp3.counted(raw, name) if kind is not None and kind.name == "mp3" else None
             raw.seek(0)
             with _sound_file(counted or raw, name) as file:
@@ -110,7 +108,7 @@ def _sound_file(raw: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(nameless(raw) if _is_called_raw(raw) else raw)
     except soundfile.LibsndfileError as error:
-        if error.code in (_UNRECOGNISED, _UNSUPPORTED):
+        if error.code in _UNKNOWN:
             raise UnknownContent(error.error_string) from error
         raise AudioError(f"{name}: not readable as audio ({error.error_string})") from error
 

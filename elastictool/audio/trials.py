@@ -44,6 +44,7 @@ _SNDFILE = {
 _AV = {
     "mp4": ("mp4", "aac"),
     "webm": ("webm", "libopus"),
+    "ogg-flac": ("ogg", "flac"),
     "aac": ("adts", "aac"),
     "avi": ("avi", "pcm_s16le"),
     "wavpack": ("wv", "wavpack"),

@@ -41,7 +41,9 @@ def draw_clip(
         upper.fill_between(*_outline(waveform, seconds), color=BLUE, linewidth=0.6)
         upper.set(title=title.replace("$", r"\$"), ylabel="amplitude", xlim=(0, seconds))
         shift_s = config.shift_ms * 0.001
-        first_s = config.window_ms * 0.0005 - shift_s / 2  # a frame's centre is its window's
+        # A frame's centre is its window's.
+        begin_s = config.frame_start(0) / config.sample_rate_hz
+        first_s = begin_s + config.window_ms * 0.0005 - shift_s / 2
         image = lower.imshow(
             frames.T,
             origin="lower",
