@@ -16,6 +16,7 @@ from torch import Tensor
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.errors import ElasticToolError
 from elastictool.evaluation import installation, selftest
+from elastictool.models.resize import bl_resize
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from tests.test_cli import run
@@ -135,6 +136,14 @@ def test_clips_that_see_each_other_fail_the_self_test(monkeypatch: pytest.Monkey
     checks = {check.name: check.passed for check in selftest.self_test()}
     assert checks["filterbank"]
     assert not checks["packed equals unpacked (cpu, float32)"]
+
+
+def test_kernels_that_are_only_interpolated_fail_the_self_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("elastictool.models.resize.pi_resize", bl_resize)
+    checks = {check.name: check.passed for check in selftest.self_test()}
+    assert [name for name, passed in checks.items() if not passed] == ["resized kernels (cpu)"]
 
 
 def test_the_stored_filterbank_values_are_torchaudios() -> None:

@@ -180,21 +180,24 @@ def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> Audio
     """
     with opened(source, name) as raw:
         kind = _known_kind(raw, name)
-    install = DECODERS[_AV].missing()
-    decoders, advice = [_LIBSNDFILE, _AV], ""
     if kind and kind.decoder == _AV:
+        install = DECODERS[_AV].missing()
         if install:
             raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
-        decoders, advice = [_AV], ": damaged or truncated"
-    elif install:
-        decoders, advice = [_LIBSNDFILE], f"; the extra av may read it: {install}" if kind else ""
-    reasons = []
-    for decoder in decoders:
         try:
-            return stack.enter_context(DECODERS[decoder].open(source, name))
+            return stack.enter_context(DECODERS[_AV].open(source, name))
         except UnknownContent as error:
-            reasons.append(str(error).strip().rstrip("."))
-    raise AudioError(f"{name}: not readable as audio ({reasons[0]}){advice}")
+            raise AudioError(f"{name}: damaged or truncated ({error})") from error
+    try:
+        return stack.enter_context(DECODERS[_LIBSNDFILE].open(source, name))
+    except UnknownContent as error:
+        unreadable = f"{name}: not readable as audio ({str(error).strip().rstrip('.')})"
+    if install := DECODERS[_AV].missing():
+        raise AudioError(unreadable + (f"; PyAV may read it: {install}" if kind else ""))
+    try:
+        return stack.enter_context(DECODERS[_AV].open(source, name))
+    except UnknownContent:
+        raise AudioError(unreadable) from None
 
 
 def _known_kind(raw: BinaryIO, name: str) -> Format | None:

@@ -1,4 +1,4 @@
-"""Does this installation compute what it should? Two checks that take two seconds.
+"""Does this installation compute what it should? Three checks that take two seconds.
 
 Not a replacement for the tests: it finds a library that was built wrongly or a device that
 computes nonsense, on the user's machine.
@@ -45,12 +45,14 @@ class Check:
 
 
 def self_test() -> list[Check]:
-    """The filterbank against stored values; packed against unpacked clips on each device."""
+    """The filterbank against stored values; on each device packed clips, and resized kernels."""
     checks: list[tuple[str, Callable[[], Check]]] = [("filterbank", _filterbank)]
     for device in usable_devices() or ["cpu"]:
         for dtype in ("float32", "bfloat16"):
             name = f"packed equals unpacked ({device}, {dtype})"
             checks.append((name, partial(_packed, name, device, dtype)))
+        name = f"resized kernels ({device})"
+        checks.append((name, partial(_resized, name, device)))
     return [attempt(check, partial(Check, name, False)) for name, check in checks]
 
 
@@ -103,3 +105,19 @@ def _packed(name: str, device: str, dtype: str) -> Check:
     differ = bool((alone.std(dim=0) > 1e-3).all())  # equal because constant would prove nothing
     passed = differ and off < _LOGIT_TOLERANCE[dtype]
     return Check(name, passed, f"largest relative difference {off:.1e}")
+
+
+def _resized(name: str, device: str) -> Check:
+    """Enlarged kernels on enlarged patches give the products of the kernels on the patches."""
+    import torch
+    import torch.nn.functional as F
+
+    from elastictool.models.resize import pi_resize
+
+    generator = torch.Generator().manual_seed(0)
+    kernels, patches = (torch.randn(5, 16, 16, generator=generator).to(device) for _ in range(2))
+    larger = F.interpolate(patches[None], size=(24, 40), mode="bilinear", antialias=False)[0]
+    expected = (kernels * patches).sum(dim=(1, 2))
+    found = (pi_resize(kernels, (24, 40)) * larger).sum(dim=(1, 2))
+    off = float((found - expected).abs().max() / expected.abs().max())
+    return Check(name, off < _LOGIT_TOLERANCE["float32"], f"largest relative difference {off:.1e}")
