@@ -143,7 +143,7 @@ class _Reader:
         if not self._container.streams.audio:
             self._container.close()
             raise AudioError(f"{self._name}: holds no audio stream")
-        self._stream = self._container.streams.best("audio")
+        self._stream = self._container.streams.audio[0]
         return self._frames()
 
     def _reopen(self) -> None:
