@@ -153,6 +153,31 @@ def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
         torch.testing.assert_close(analysis.frames(excerpt)[0], frames[first], rtol=1e-6, atol=1e-6)
 
 
+EPIC = {"frontend": "epic-librosa", "window_ms": 10.0, "low_frequency_hz": 0.0, "preemphasis": 0.0}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    pool=st.integers(1, 4),
+    shift_ms=st.sampled_from([5.0, 6.4, 2.51]),
+    own=st.sampled_from([{}, EPIC]),
+)
+def test_an_excerpt_holds_the_frames_that_the_whole_clip_has(
+    seed: int, pool: int, shift_ms: float, own: dict[str, object]
+) -> None:
+    rng = np.random.default_rng(seed)
+    analysis = Analysis(FbankConfig(shift_ms=shift_ms, **own), pool)  # type: ignore[arg-type]
+    clip = noise(int(rng.integers(8_000, 30_000)))
+    clip -= clip.mean()
+    whole = analysis.frames(clip)
+    first = int(rng.integers(0, len(whole)))
+    count = int(rng.integers(1, len(whole) - first + 1))
+    begin, stop, before = analysis.excerpt(first, count, len(whole))
+    found = analysis.frames(clip[begin:stop])[before : before + count]
+    torch.testing.assert_close(found, whole[first : first + count], rtol=1e-6, atol=1e-6)
+
+
 # Training
 
 
