@@ -42,8 +42,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[ClipView, int], bool
     """Put a NaN into the features of each view that ``when`` picks by view and epoch."""
     load = ClipDataset.load
 
-    def poisoned(self: ClipDataset, view: ClipView, epoch: int = 0) -> Any:
-        example = load(self, view, epoch)
+    def poisoned(self: ClipDataset, view: ClipView, epoch: int = 0, *size: Any) -> Any:
+        example = load(self, view, epoch, *size)
         if self.augment is not None and when(view, epoch):
             example.fbank[0, 0] = torch.nan
         return example
