@@ -34,7 +34,7 @@ def test_the_document_says_everything_once(
     assert report["ok"] and all(check["passed"] for check in report["self_test"])
     versions = {row["name"]: row["text"] for row in report["versions"]}
     assert versions["torch"] == torch.__version__
-    assert versions["torchaudio"].partition(", ")[2].startswith(("imported", ""))
+    assert "imported" in versions["torchaudio"] or "not installed" in versions["torchaudio"]
     assert {"python", "numpy", "soundfile", "libsndfile", "soxr", "pyarrow"} <= set(versions)
     assert [row["name"] for row in report["extras"]] == list(installation.EXTRAS)
     assert "threads" in report["devices"][0]["text"] and "bf16" in report["devices"][0]["text"]

@@ -15,7 +15,8 @@ from typing import Any
 
 from elastictool.errors import ElasticToolError
 
-_PACKAGE = "torchaudio"
+PACKAGE = "torchaudio"
+"""Its name; no other module writes it (a test holds that)."""
 _EXTENSION = "torchaudio._extension"
 
 
@@ -25,19 +26,19 @@ def load_torchaudio() -> ModuleType:
     Raises:
         ElasticToolError: torchaudio is not installed.
     """
-    if _PACKAGE in sys.modules:
-        return sys.modules[_PACKAGE]
-    if importlib.util.find_spec(_PACKAGE) is None:
+    if PACKAGE in sys.modules:
+        return sys.modules[PACKAGE]
+    if importlib.util.find_spec(PACKAGE) is None:
         raise ElasticToolError("torchaudio is not installed", "pip install torchaudio")
     try:
-        return importlib.import_module(_PACKAGE)
+        return importlib.import_module(PACKAGE)
     except (OSError, ImportError, RuntimeError):
         # A library that does not load (OSError), a part that is missing (ImportError) or built
         # for another CUDA version than torch (RuntimeError).
-        for name in [name for name in sys.modules if name.split(".")[0] == _PACKAGE]:
+        for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
             del sys.modules[name]
     sys.modules[_EXTENSION] = _Disabled(_EXTENSION)
-    return importlib.import_module(_PACKAGE)
+    return importlib.import_module(PACKAGE)
 
 
 def torchaudio_state() -> str:

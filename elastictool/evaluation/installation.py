@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from elastictool import __version__
+from elastictool.audio import torchaudio_compat
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def versions() -> list[Answer]:
     ]
     answers += [_package(name, module) for name, module in PACKAGES.items()]
     answers.append(attempt(_libsndfile, lambda why: Answer("libsndfile", False, why)))
-    answers.append(attempt(_torchaudio, lambda why: Answer("torchaudio", False, why)))
+    answers.append(attempt(_torchaudio, lambda why: Answer(torchaudio_compat.PACKAGE, False, why)))
     return answers
 
 
@@ -104,16 +105,15 @@ def _libsndfile() -> Answer:
 
 def _torchaudio() -> Answer:
     """Only tests and the comparison with Kaldi's values need it: missing is no fault."""
-    from elastictool.audio.torchaudio_compat import torchaudio_state
-
-    state = torchaudio_state()
+    name = torchaudio_compat.PACKAGE
+    state = torchaudio_compat.torchaudio_state()
     if state == "missing":
-        return Answer("torchaudio", None, "not installed (needed for comparisons only)")
+        return Answer(name, None, "not installed (needed for comparisons only)")
     ways = {
         "native": "imported as it is",
         "extension disabled": "imported with its extension disabled, which does not load here",
     }
-    return Answer("torchaudio", True, f"{importlib.metadata.version('torchaudio')}, {ways[state]}")
+    return Answer(name, True, f"{importlib.metadata.version(name)}, {ways[state]}")
 
 
 def extras() -> list[Answer]:
