@@ -504,6 +504,8 @@ class TrainConfig:
 
     ``loader_workers`` 0 loads in the training process; ``cache_mb`` is what each loading process
     may keep of log-mel frames. ``checkpoint_steps`` saves within epochs too (0: at their ends).
+    A step whose loss or gradient is not finite is left out; after more than ``max_skipped_steps``
+    in a row the run stops.
     """
 
     epochs: int = 10
@@ -529,6 +531,7 @@ class TrainConfig:
     selection_metric: Literal["auto", "top1", "map"] = "auto"
     validate_every: int = 1
     checkpoint_steps: int = 0
+    max_skipped_steps: int = 10
     loader_workers: int = 0
     cache_mb: int = 512
     tensorboard: bool = False
@@ -552,6 +555,7 @@ class TrainConfig:
         _require(self.accumulate > 0, "train.accumulate must be above 0")
         _require(self.validate_every > 0, "train.validate_every must be above 0")
         _require(self.checkpoint_steps >= 0, "train.checkpoint_steps must not be negative")
+        _require(self.max_skipped_steps >= 0, "train.max_skipped_steps must not be negative")
         _require(self.loader_workers >= 0, "train.loader_workers must not be negative")
         _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
 

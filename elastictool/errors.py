@@ -6,6 +6,8 @@ exception is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
 
 class ElasticToolError(Exception):
     """Base class: something outside the program is wrong and the user can mend it.
@@ -47,5 +49,79 @@ class Interrupted(ElasticToolError):
     exit_code = 130
 
 
+class WriteError(ElasticToolError):
+    """A file cannot be written: full disk, quota, limits, rights. What was there before stays."""
+
+
+class RunRemovedError(ElasticToolError):
+    """Somebody took the run directory away under a run that is training."""
+
+
+class DamagedDataError(ElasticToolError):
+    """Prepared data that were sound when they were written cannot be read any more."""
+
+
+class LoaderError(ElasticToolError):
+    """A loader process ended before its work.
+
+    ``on_request``: it was asked to (SIGTERM, which goes to whole groups of processes), so the
+    training process is about to hear the same.
+    """
+
+    def __init__(self, message: str, hint: str = "", on_request: bool = False) -> None:
+        super().__init__(message, hint)
+        self.on_request = on_request
+
+
+class OutOfMemory(ElasticToolError):
+    """Main or GPU memory ran out; the hint says which settings need less."""
+
+
 class AudioError(ElasticToolError):
     """An audio file that cannot be used; ``message`` says why. ``prep`` records it and goes on."""
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+_DISK_HINTS = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "your quota on this disk is used up: make room",
+    errno.EFBIG: "files may not grow that large here (ulimit -f, or the file system): raise it",
+    errno.EROFS: "this disk can only be read: choose another place",
+    errno.EACCES: "you have no right to write there: change it, or choose another place",
+    errno.EPERM: "you have no right to write there: change it, or choose another place",
+}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy, Arrow, torch's allocators or CUDA say that memory ran out.
+
+    Torch has a type for CUDA only; its CPU allocator raises a RuntimeError that only its text
+    tells from others.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def write_error(path: object, error: OSError) -> WriteError:
+    """What to say where ``path`` could not be written."""
+    hint = _DISK_HINTS.get(error.errno or 0, "check the free space and the rights of the folder")
+    return WriteError(f"cannot write {path}: {error.strerror or error}", hint)
+
+
+def from_system(error: Exception) -> ElasticToolError | None:
+    """The user's side of an error of memory or disk that nobody closer by has reported, or None."""
+    if is_out_of_memory(error):
+        return OutOfMemory(
+            f"out of memory: {first_line(error)}",
+            "close other programs, or give the job less to hold at once (fewer --workers, "
+            "shorter clips, smaller batches)",
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_HINTS:
+        return write_error(error.filename or "the output", error)
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

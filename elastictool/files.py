@@ -12,29 +12,67 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import ElasticToolError
+from elastictool.errors import write_error
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``; renamed to it when the block ends well, else removed.
 
+    The file is on the disk before it gets its name: some file systems report a full disk or a
+    used-up quota only then, and a power cut must not leave an empty file under a good name.
+
     Raises:
-        ElasticToolError: The place cannot be written (missing rights, full disk).
+        WriteError: The place cannot be written (missing rights, full disk).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ElasticToolError(
-            f"cannot write {path}: {error.strerror or error}",
-            "check the free space and the rights of the folder",
-        ) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what ``atomic_path`` of killed processes left in ``folder``.
+
+    Only where nobody else writes: a temporary file may also belong to a process at work.
+    """
+    for path in folder.glob(".*.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append ``line`` to ``path``, whole or not at all.
+
+    Raises:
+        WriteError: The place cannot be written.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            _append(file, line.encode("utf-8") + b"\n")
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _append(file: int, content: bytes) -> None:
+    """Write all of ``content``; where the disk has room for a part only, take that back."""
+    size = os.fstat(file).st_size
+    try:
+        while content:
+            content = content[os.write(file, content) :]
+    except OSError:
+        os.ftruncate(file, size)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

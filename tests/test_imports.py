@@ -27,7 +27,7 @@ ROOMS = (
     "corpora",
     "audio",
 )
-FOUNDATION = ("config", "errors", "registry", "progress", "files", "seeds")
+FOUNDATION = ("config", "errors", "registry", "progress", "files", "seeds", "stopping")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -72,7 +72,7 @@ def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("stop", "workers"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1")], ids=["ctrl-c", "sigterm"]
+    ("stop", "workers"), [(signal.SIGINT, "2"), (signal.SIGTERM, "2")], ids=["ctrl-c", "sigterm"]
 )
 def test_a_stopped_run_says_how_to_continue_and_keeps_its_shards(
     stop: signal.Signals, workers: str, whole: dict[str, bytes], tmp_path: Path

@@ -6,9 +6,10 @@ Subcommand modules import typer only; what needs torch is imported inside the co
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,7 +31,7 @@ from elastictool.cli import (
 )
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
-from elastictool.errors import ElasticToolError
+from elastictool.errors import ElasticToolError, from_system
 
 app = typer.Typer(
     name="elastictool",
@@ -72,14 +73,38 @@ def _root(
 
 
 def main() -> None:
-    """Run the program; every error of ours leaves with its exit code and without a traceback."""
+    """Run the program; every error of ours leaves with its exit code and without a traceback.
+
+    So does a lack of memory or disk wherever it strikes: no bug of ours either.
+    """
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both clean up and leave
     try:
         app()
     except ElasticToolError as error:
-        show_error(error)
-        sys.exit(error.exit_code)
+        _leave(error)
+    except (MemoryError, OSError, RuntimeError) as error:
+        known = from_system(error)
+        if known is None:
+            raise
+        _drop_unwritten_output()
+        _leave(known)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _drop_unwritten_output() -> None:
+    """What stdout does not take now it will not take at exit either, where Python complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave(error: ElasticToolError) -> NoReturn:
+    show_error(error)
+    sys.exit(error.exit_code)

@@ -46,6 +46,7 @@ def show_error(error: ElasticToolError) -> None:
 def print_json(document: Any) -> None:
     """Exactly one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()  # where a full disk is an error that can still be told
 
 
 def print_table(

@@ -70,7 +70,10 @@ def train(
     from elastictool.data.store import PreparedStore
     from elastictool.reporting.run_report import write_report
     from elastictool.training.run import default_run_dir, describe, resume_run, train_run
+    from elastictool.training.rundir import RunDirectory
 
+    if resume and run_dir is not None and not dataset:
+        dataset = RunDirectory(run_dir).read_config().data.dataset
     store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")

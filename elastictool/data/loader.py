@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from elastictool.data.collate import PatchSpec, collate
-from elastictool.data.dataset import ClipDataset
+from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.samplers import BatchPlan
+from elastictool.data.watch import ReadingBoard, WatchedBatches
+from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
 from elastictool.packing.batch import PackedBatch
 
 
@@ -24,7 +26,14 @@ class Cut:
     padded_rows: bool
 
 
-class _PlannedBatches(Dataset[PackedBatch]):
+@dataclass(frozen=True)
+class _Failure:
+    """An error of a worker on its way home: torch would put a traceback into its message."""
+
+    error: ElasticToolError
+
+
+class _PlannedBatches(Dataset[PackedBatch | _Failure]):
     """Turns a ``BatchPlan`` (as the "index") into the batch that it describes."""
 
     def __init__(
@@ -33,17 +42,27 @@ class _PlannedBatches(Dataset[PackedBatch]):
         prefix_tokens: int,
         padded_rows: bool,
         companion: Cut | None,
+        board: ReadingBoard,
     ) -> None:
         self._dataset = dataset
+        self._board = board
         self._prefix_tokens = prefix_tokens
         self._padded_rows = padded_rows
         self._companion = companion
 
-    def __getitem__(self, plan: BatchPlan) -> PackedBatch:
-        rows = [
-            [self._dataset.load(view, plan.epoch, plan.patch_size) for view in row]
-            for row in plan.rows
-        ]
+    def __getitem__(self, plan: BatchPlan) -> PackedBatch | _Failure:
+        try:
+            return self._batch(plan)
+        except ElasticToolError as error:
+            return _Failure(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return _Failure(self._out_of_memory(plan, error))
+
+    def _batch(self, plan: BatchPlan) -> PackedBatch:
+        rows = [[self._load(view, plan) for view in row] for row in plan.rows]
+        self._board.note()
         batch = collate(rows, self._prefix_tokens, self._padded_rows)
         second = self._companion
         if second is None:
@@ -51,6 +70,23 @@ class _PlannedBatches(Dataset[PackedBatch]):
         # The second model sees all of its patches: it is not the one that learns from dropping.
         rows = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
         return replace(batch, companion=collate(rows, second.prefix_tokens, second.padded_rows))
+
+    def _load(self, view: ClipView, plan: BatchPlan) -> Example:
+        self._board.note(view.clip)
+        return self._dataset.load(view, plan.epoch, plan.patch_size)
+
+    def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
+        front_end = self._dataset.front_end
+        views = [view for row in plan.rows for view in row]
+        if plan.patch_size:
+            front_end = front_end.at_patch_size(plan.patch_size)
+        tokens = sum(front_end.num_patches(view) + self._prefix_tokens for view in views)
+        return OutOfMemory(
+            f"out of memory while loading a batch of {len(views)} clips, {tokens:,} tokens "
+            f"({first_line(error)})",
+            "lower train.cache_mb, which each loading process may fill, train.loader_workers, "
+            "packing.batch_clips or packing.batch_tokens, or length.max_frames, and start anew",
+        )
 
 
 def load_batches(
@@ -70,9 +106,15 @@ def load_batches(
         padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
         companion: How a second model wants the same clips; each batch then carries them.
+
+    Raises:
+        DamagedDataError: A clip cannot be read any more.
+        LoaderError: A worker died.
+        OutOfMemory: There is no room for a batch.
     """
-    loader: DataLoader[PackedBatch] = DataLoader(
-        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion),
+    board = ReadingBoard(workers)
+    loader: DataLoader[PackedBatch | _Failure] = DataLoader(
+        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion, board),
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
         num_workers=workers,
@@ -81,7 +123,11 @@ def load_batches(
         # find it as an uninterrupted one would.
         generator=torch.Generator(),
     )
-    yield from loader
+    with WatchedBatches(loader, board, dataset.store) as batches:
+        for batch in batches:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
 
 
 def _leave_signals_to_parent(worker: int) -> None:

@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.plan import (
@@ -36,9 +31,10 @@ from elastictool.data.shards import (
     write_shard,
 )
 from elastictool.data.store import DATA_ROOT, INFO_NAME, DatasetInfo, PreparedStore
-from elastictool.data.summary import REJECTED_NAME, finish
-from elastictool.errors import ElasticToolError, Interrupted, UsageError
+from elastictool.data.summary import REJECTED_NAME, clean, finish
+from elastictool.errors import ElasticToolError, Interrupted, UsageError, WriteError, write_error
 from elastictool.progress import SILENT, Progress
+from elastictool.stopping import Stopped, StopRequest, end_with_parent, leave_to_parent
 
 DURATIONS_NAME = "durations.png"
 
@@ -82,6 +78,7 @@ def prepare(
     folder = out / checked_name(name or file_name(listing.name))
     fingerprint = clip_list_fingerprint(corpus, listing, settings)
     if _is_finished(folder, fingerprint, overwrite):
+        clean(folder)
         progress.say(f"{folder} is prepared already (--overwrite prepares it again)")
         return PreparedStore.open(folder)
     tasks = plan_shards(listing, folder, fingerprint, corpus.name, settings)
@@ -122,11 +119,16 @@ def _other_dataset(folder: Path, what: str) -> UsageError:
 
 
 def _remove_dataset(folder: Path) -> None:
-    """Delete what ``prepare`` writes, and nothing else."""
-    for pattern in (INFO_NAME, REJECTED_NAME, DURATIONS_NAME, "shard-*.arrow", ".*.tmp"):
+    """Delete what ``prepare`` writes, and nothing else.
+
+    ``dataset.json`` goes first, so that nobody reads the rest, and what marks the folder as ours
+    goes last, so that this may be killed half-way.
+    """
+    for pattern in (INFO_NAME, DURATIONS_NAME, "shard-*.arrow"):
         for path in folder.glob(pattern):
             path.unlink()
-    shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
+    clean(folder)
+    (folder / REJECTED_NAME).unlink(missing_ok=True)
 
 
 def _write_shards(
@@ -135,29 +137,43 @@ def _write_shards(
     """All reports in shard order; finished shards are taken over."""
     reports = {task.index: report for task in tasks if (report := finished(task))}
     pending = [task for task in tasks if task.index not in reports]
+    _mark_as_ours(tasks[0].folder)
     if reports:
         progress.say(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
-        with _StopSignals() as stop, progress.task("prepare", sum(map(_size, tasks))) as bar:
+        with StopRequest() as stop, progress.task("prepare", sum(map(_size, tasks))) as bar:
             bar.advance(sum(_size(tasks[index]) for index in reports))
-            for index, report in _run(pending, workers):
+            for index, report in _run(pending, workers, stop):
                 reports[index] = report
                 bar.advance(_size(tasks[index]))
                 stop.check()
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         raise Interrupted(
             f"prep was interrupted; {len(reports)} of {len(tasks)} shards are finished and saved "
             f"in {tasks[0].folder}",
             "run the same command again: it continues there",
         ) from None
+    except WriteError as error:
+        error.hint = f"{error.hint}; the same command continues with what is finished"
+        raise
     return [reports[task.index] for task in tasks]
+
+
+def _mark_as_ours(folder: Path) -> None:
+    """Before the first shard: a run that is killed within it must find its folder again."""
+    try:
+        (folder / PROGRESS_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def _size(task: ShardTask) -> int:
     return len(task.clips)
 
 
-def _run(tasks: Sequence[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
+def _run(
+    tasks: Sequence[ShardTask], workers: int, stop: StopRequest
+) -> Iterator[tuple[int, ShardReport]]:
     """Write shards in this process or in workers; reports come as they are done."""
     if workers == 1 or len(tasks) < 2:
         for task in tasks:
@@ -173,6 +189,7 @@ def _run(tasks: Sequence[ShardTask], workers: int) -> Iterator[tuple[int, ShardR
     try:
         yield from parallel(joblib.delayed(_work)(task, os.getpid()) for task in tasks)
     except TerminatedWorkerError as error:
+        stop.check()  # a signal to the whole group also ends workers that are just starting
         raise ElasticToolError(
             "a worker process was killed, most likely for lack of memory",
             "run the same command again with fewer --workers: it continues",
@@ -183,40 +200,8 @@ def _run(tasks: Sequence[ShardTask], workers: int) -> Iterator[tuple[int, ShardR
 
 
 def _work(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
-    """One shard in a worker, which leaves Ctrl-C to the parent."""
+    """One shard, here or in a worker."""
     if in_other_process(parent_pid):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        leave_to_parent()
+        end_with_parent(parent_pid)
     return task.index, write_shard(task)
-
-
-class _StopSignals:
-    """SIGINT and SIGTERM stop after the shards in hand; a second Ctrl-C stops at once.
-
-    The first signal is only noted: an exception that is raised while a C library calls back into
-    Python (as libsndfile does when it writes to memory) is printed and lost there. Only the main
-    thread may catch signals.
-    """
-
-    def __init__(self) -> None:
-        self._requested = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._interrupt)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._requested = True
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
-        if self._requested:
-            raise KeyboardInterrupt

@@ -235,12 +235,6 @@ def _add_one(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what killed workers left behind."""
-    for path in folder.glob(".shard-*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def in_other_process(parent_pid: int) -> bool:
     """Whether this code runs in a worker instead of in the process that planned the work."""
     return os.getpid() != parent_pid

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from elastictool.audio.decode import decode
-from elastictool.errors import ElasticToolError, UsageError
+from elastictool.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""
@@ -302,7 +302,10 @@ class PreparedStore:
     def label_indices(self, index: int) -> tuple[int, ...]:
         """Classes of clip ``index``."""
         labels = self._table.column("labels")[self._row(index)].as_py()
-        return tuple(self._class_of[label] for label in labels)
+        try:
+            return tuple(self._class_of[label] for label in labels)
+        except KeyError as error:
+            raise self._damaged(index, f"its label {error} is none of the classes") from error
 
     def label_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(pairs,) clips and (pairs,) classes: a pair for each label of each clip, clips ascending.
@@ -327,8 +330,37 @@ class PreparedStore:
         return memoryview(self._audio[self._row(index)]["bytes"].as_buffer())
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1."""
-        return decode(bytes(self.audio_bytes(index)), start, stop)[0]
+        """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1.
+
+        Raises:
+            DamagedDataError: The bytes are no longer those that ``prep`` has decoded.
+        """
+        whole = int(self.num_samples[self._row(index)])
+        expected = (whole if stop is None else min(stop, whole)) - start
+        try:
+            waveform = decode(bytes(self.audio_bytes(index)), start, stop)[0]
+        except AudioError as error:
+            raise self._damaged(index, error.message) from error
+        if len(waveform) != expected:
+            raise self._damaged(index, f"{len(waveform)} samples instead of {expected}")
+        return waveform
+
+    def _damaged(self, index: int, what: str) -> DamagedDataError:
+        rows, shard = index, 0
+        while rows >= (count := len(_map_shard(self.path / shard_name(shard)))):
+            rows, shard = rows - count, shard + 1
+        return DamagedDataError(
+            f"clip {self.ids[index]!r} in {self.path / shard_name(shard)} is damaged: {what}",
+            f"prep had read it without a fault, so look at the disk; then {self._prepare_again}",
+        )
+
+    @property
+    def _prepare_again(self) -> str:
+        """The ``prep`` that writes the same data: its options but the corpus are not recorded."""
+        return (
+            "prepare the data again, with the options of the first time: elastictool prep "
+            f"--dataset {self.info.corpus} --name {self.info.name} --overwrite"
+        )
 
     def shard_fingerprints(self) -> list[str]:
         """Fingerprint of the preparation that wrote each shard; empty where it is not recorded."""
@@ -367,12 +399,23 @@ def _map_shard(path: Path) -> pa.Table:
     """
     try:
         with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_stream(file).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+            table = pa.ipc.open_stream(file).read_all()
+            table.validate(full=True)  # offsets and texts; damaged ones would crash the process
+            _check_columns(table)
+            return table
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ElasticToolError(
             f"shard {path} is missing or damaged: {error}",
             "prepare the data again with --overwrite",
         ) from error
+
+
+def _check_columns(table: pa.Table) -> None:
+    """Raise ValueError where a column of ours is missing or of another type."""
+    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    for wanted in shard_schema(0):
+        if found.get(wanted.name) != wanted.type:
+            raise ValueError(f"its column {wanted.name!r} is {found.get(wanted.name, 'missing')}")
 
 
 def latest_dataset(root: Path = DATA_ROOT) -> Path:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Corpus, Listing
-from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport, remove_temporaries
+from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport
 from elastictool.data.store import INFO_NAME, DatasetInfo, FbankSums, SplitCounts
 from elastictool.errors import ElasticToolError, RejectedItemsError
-from elastictool.files import atomic_path, write_json
+from elastictool.files import atomic_path, remove_temporaries, write_json
 
 REJECTED_NAME = "rejected.csv"
 
@@ -35,7 +35,6 @@ def finish(
     Raises:
         ElasticToolError: No clip could be used, or the target cannot be written.
     """
-    remove_temporaries(folder)
     _write_rejected(folder / REJECTED_NAME, listing, reports)
     rows = sum(report.rows for report in reports)
     if not rows:
@@ -64,7 +63,13 @@ def finish(
         notes=[*listing.notes, *_notes(listing, settings), *_misnamed(reports)],
     )
     write_json(folder / INFO_NAME, info.to_json())
-    shutil.rmtree(folder / PROGRESS_FOLDER)
+    clean(folder)
+
+
+def clean(folder: Path) -> None:
+    """Delete what only an unfinished dataset needs, and what killed processes left behind."""
+    remove_temporaries(folder)
+    shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
 
 
 def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
@@ -89,7 +94,7 @@ def _remove_shards(folder: Path) -> None:
     """Forget shards without rows, so that the next run tries again."""
     for path in folder.glob("shard-*.arrow"):
         path.unlink()
-    shutil.rmtree(folder / PROGRESS_FOLDER)
+    clean(folder)
 
 
 def _write_rejected(path: Path, listing: Listing, reports: Sequence[ShardReport]) -> None:

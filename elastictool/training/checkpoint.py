@@ -10,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -79,14 +82,46 @@ def save_weights(
     if len(thresholds):
         metadata["thresholds"] = json.dumps([finite(value) for value in thresholds])
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, _disk_errors():
         save_file(tensors, str(temporary), metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put the metadata in order: safetensors writes it in another one in every process.
+
+    The same weights are so the same bytes. The header keeps its length.
+    """
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            opened.seek(8)
+            opened.write(text.ljust(size))
 
 
 def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write what training continues from; tensors and plain values only."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    with atomic_path(path) as temporary, _disk_errors(), temporary.open("wb") as file:
+        torch.save(dict(state), file)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Inside, what torch and safetensors make of a full disk is the OSError that it was."""
+    try:
+        yield
+    except RuntimeError as error:  # torch: "unexpected pos", raised while the OSError is handled
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise error.__context__ from error
+    except SafetensorError as error:  # "I/O error: File too large (os error 27)"
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
+_held: set[int] = set()
+"""Files of the locks that this process holds."""
 _TRIES, _PAUSE_S = 5, 0.05
 
 
@@ -48,9 +50,21 @@ def claim(run_dir: Path) -> Iterator[None]:
                 f"{run_dir} is being trained by another process",
                 "wait for it, stop it, or name another place with --run-dir",
             )
+        _held.add(file)
         yield
     finally:
+        _held.discard(file)
         os.close(file)
+
+
+def _leave_locks_to_parent() -> None:
+    """Loader workers are forked with the lock in hand, and may outlive a killed trainer."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def is_claimed(run_dir: Path) -> bool | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.config import RunConfig
-from elastictool.errors import ElasticToolError
 
 
 def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
@@ -23,16 +21,3 @@ def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
         return F.cross_entropy(logits, shares, reduction="none", label_smoothing=smoothing)
     smooth = targets * (1 - smoothing) + 0.5 * smoothing
     return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
-
-
-def check_finite(loss: Tensor, clip_ids: tuple[str, ...]) -> None:
-    """Stop before a step would spoil the weights.
-
-    Raises:
-        ElasticToolError: The loss is not a number; the message names the batch's clips.
-    """
-    if not torch.isfinite(loss):
-        raise ElasticToolError(
-            f"the loss became {loss.item()} on the batch of clips {', '.join(clip_ids)}",
-            "lower train.lr, or look at these clips; the last saved state is untouched",
-        )

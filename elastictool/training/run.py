@@ -72,9 +72,11 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
         )
     with claim(path):
         trainer = Trainer(config, store, run, progress)
+        run.write_environment(store.info.fingerprint)
         if run.training_state.exists():
             trainer.resume()
         else:  # stopped before its first checkpoint: it starts again, from the same weights
+            run.clean_up(step=0, epochs=0)
             _, weights = read_initial(config, store)
             start_from(weights, trainer.model, config, run, progress)
         return trainer.fit()

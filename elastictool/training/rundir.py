@@ -15,9 +15,9 @@ from typing import Any
 
 from elastictool import __version__
 from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
-from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import atomic_path, write_json, write_text
-from elastictool.training.claim import is_claimed
+from elastictool.errors import CheckpointError, RunRemovedError, UsageError, write_error
+from elastictool.files import append_line, remove_temporaries, write_json, write_text
+from elastictool.training.claim import LOCK_NAME, is_claimed
 
 RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""
@@ -55,11 +55,13 @@ class RunDirectory:
         self.import_report = path / "import_report.json"
         self.tensorboard = path / "tensorboard"
         self.mirror: Callable[[Mapping[str, Any]], None] | None = None
+        self.skipped_steps = path / "skipped_steps.jsonl"
         self.last_weights = path / "checkpoints" / "last.safetensors"
         self.best_weights = path / "checkpoints" / "best.safetensors"
         self.averaged_weights = path / "checkpoints" / "averaged.safetensors"
         self.training_state = path / "checkpoints" / "last.training.pt"
         self.thresholds = path / "results" / "thresholds.csv"
+        self._known: tuple[int, int] | None = None
 
     def create(self, overwrite: bool) -> None:
         """Make the directory, empty.
@@ -67,7 +69,7 @@ class RunDirectory:
         Raises:
             UsageError: It has content and ``overwrite`` is off, or it is no run directory.
         """
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._has_content():
             if not overwrite:
                 raise UsageError(
                     f"{self.path} is not empty",
@@ -83,13 +85,37 @@ class RunDirectory:
                     f"{self.path} is being trained by another process: it is left as it is",
                     "wait for it, stop it, or name another place with --run-dir",
                 )
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+            self._remove_content()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def _has_content(self) -> bool:
+        """Whether there is more than a process leaves that was killed before it began."""
+        if not self.path.exists():
+            return False
+        names = [path.name for path in self.path.iterdir()]
+        return any(name != LOCK_NAME and not name.endswith(".tmp") for name in names)
+
+    def _remove_content(self) -> None:
+        """Delete everything, and last what shows that it is ours: this may be killed half-way."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self.config_file:
+                path.unlink()
+        self.config_file.unlink()
 
     def write_config(self, config: RunConfig, fingerprint: str) -> None:
         """Record the resolved configuration and where it ran."""
         write_text(self.config_file, dump_yaml(config))
-        write_json(self.environment, environment(fingerprint))
+        self.write_environment(fingerprint)
+
+    def write_environment(self, fingerprint: str) -> None:
+        """Record where the run was started, unless that is known."""
+        if not self.environment.exists():
+            write_json(self.environment, environment(fingerprint))
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was started with.
@@ -111,39 +137,75 @@ class RunDirectory:
             return ""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one line to ``metrics.jsonl``.
+
+        Raises:
+            RunRemovedError: The directory is gone; nothing is written to where it was.
+            WriteError: The disk is full, or the like.
+        """
+        self._check_still_there()
+        append_line(self.metrics, json.dumps(record))
         if self.mirror:
             self.mirror(record)
 
+    def log_skipped(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``skipped_steps.jsonl``; raises what ``log`` does."""
+        self._check_still_there()
+        append_line(self.skipped_steps, json.dumps(record))
+
     def records(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``, without one that a killed process left half-written."""
-        if not self.metrics.exists():
-            return
-        for line in self.metrics.read_text("utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        yield from _records(self.metrics)
 
-    def truncate_metrics(self, step: int, epochs: int) -> None:
-        """Drop what was logged beyond the saved state, since it happens again.
+    def clean_up(self, step: int, epochs: int) -> None:
+        """Take back what a killed process left beyond its saved state, since it happens again.
 
         Args:
             step: Optimiser steps of the saved state.
             epochs: Epochs that it has finished: at the last step of an epoch, a state may be from
-                before the epoch's own line.
+                before the epoch's own lines.
         """
-        if not self.metrics.exists():
-            return
-        kept = [
-            json.dumps(record) + "\n"
-            for record in self.records()
-            if record.get("step", 0) <= step and record.get("epoch", 0) <= epochs
-        ]
-        with atomic_path(self.metrics) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_temporaries(folder)
+        for log in (self.metrics, self.skipped_steps):
+            kept = [record for record in _records(log) if _is_before(record, step, epochs)]
+            if log.exists():
+                write_text(log, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def _check_still_there(self) -> None:
+        """Whoever removes the directory of a run at work means it: do not put it back."""
+        now = _identity(self.path)
+        self._known = self._known or now
+        if now is None or now != self._known:
+            raise RunRemovedError(
+                f"{self.path} was {'removed' if now is None else 'replaced'} while the run was "
+                "training: nothing more of it is saved",
+                "start it anew, without --resume",
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What stays of a directory when it is renamed, and is new when it is made again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def _is_before(record: Mapping[str, Any], step: int, epochs: int) -> bool:
+    of_an_epoch = record.get("kind") in ("epoch", "averaged")
+    return record.get("step", 0) <= step and not (of_an_epoch and record["epoch"] > epochs)
 
 
 def environment(fingerprint: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -18,6 +18,12 @@ from elastictool.data.samplers import BatchPlan
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.progress import SILENT, Progress
+from elastictool.training.leaving import memory_told
+
+_MEMORY_HINT = (
+    "batches are small here, so only shorter clips need less: lower length.max_frames in "
+    "training, --lengths in a sweep; or close other programs"
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,26 @@ def score_clips(
     max_tokens: int = 8_192,
     workers: int = 0,
     progress: Progress = SILENT,
+    between: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Logits of ``clips``, in their order.
 
     Clips are batched by length, shortest first, up to ``max_tokens`` a batch; packing changes no
     clip's result (a property that the tests hold), so this is only a matter of speed.
 
+    Args:
+        model: On its device.
+        dataset: The clips, seen through the run's front end.
+        clips: Indices in the store.
+        precision: ``fp32`` or ``bf16``.
+        max_tokens: Of a batch.
+        workers: Loader processes.
+        progress: Where to show a bar.
+        between: Called before each batch; may raise to stop.
+
     Raises:
         ValueError: ``clips`` is empty.
+        OutOfMemory: A batch does not fit.
     """
     if len(clips) == 0:
         raise ValueError("no clips to score")
@@ -82,7 +100,8 @@ def score_clips(
     started = time.perf_counter()
     with _evaluating(model), progress.task("scoring clips", len(views)) as bar:
         for batch in batches:
-            with autocast(device, precision):
+            between()
+            with memory_told((batch,), _MEMORY_HINT), autocast(device, precision):
                 logits.append(model(batch.to(device)).float().cpu())
             targets.append(batch.targets)
             clip_ids.extend(batch.clip_ids)

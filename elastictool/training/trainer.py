@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,12 +25,12 @@ from elastictool.data.dataset import ClipDataset
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted
 from elastictool.metrics.classification import classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
+from elastictool.stopping import StopRequest
 from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import (
     front_end_of,
@@ -40,14 +40,15 @@ from elastictool.training.checkpoint import (
 )
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
-from elastictool.training.objective import check_finite, clip_losses
+from elastictool.training.faults import StepFault, check_weights, find_fault, too_many
+from elastictool.training.leaving import memory_hint, memory_told, orderly
+from elastictool.training.objective import clip_losses
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
-from elastictool.training.stopping import StopRequest
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
 
@@ -58,6 +59,8 @@ class TrainingState:
 
     ``batch`` counts the batches of ``epoch`` already used, ``loss_sum`` and ``clips`` add up over
     them for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step.
+    ``skipped`` counts the epoch's steps that could not be taken, ``skipped_in_a_row`` those since
+    the last one that could.
     """
 
     epoch: int = 0
@@ -71,6 +74,8 @@ class TrainingState:
     seconds: float = 0.0
     lr: float = 0.0
     grad_norm: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     best_score: float = -math.inf
     best_epoch: int = -1
 
@@ -123,6 +128,7 @@ class Trainer:
         self.averages = Averages(self.model, self.config.train)
         self.optimizer = build_optimizer(self.model, self.config)
         self.state = TrainingState()
+        self.stop = StopRequest()
         self.thresholds: ChosenThresholds | None = None
         self.averaged: dict[str, float] = {}
         self.front_end = front_end_of(self.config)
@@ -139,6 +145,7 @@ class Trainer:
 
         Raises:
             Interrupted: The user stopped it; the state is saved and ``--resume`` goes on.
+            ElasticToolError: Training cannot go on; the message says what is saved.
         """
         config = self.config.train
         batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
@@ -146,9 +153,11 @@ class Trainer:
         validation: dict[str, float] = {}
         if config.compile:
             self._compile()
-        with StopRequest() as stop, mirrored(self.run) if config.tensorboard else nullcontext():
+        mirror = mirrored(self.run) if config.tensorboard else nullcontext()
+        with self.stop, mirror, orderly(self.run.path, self.stop, self._save, self._where):
             while self.state.epoch < config.epochs:
-                self._train_epoch(batches[self.state.epoch], total_steps, stop)
+                self.stop.check()
+                self._train_epoch(batches[self.state.epoch], total_steps)
                 validation = self._finish_epoch()
         return TrainResult(
             run=self.run.path,
@@ -173,7 +182,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
         self.averages.load_state_dict(saved.get("averages", self.averages.state_dict()))
-        self.run.truncate_metrics(self.state.step, self.state.epoch)
+        self.run.clean_up(self.state.step, self.state.epoch)
 
     def _compile(self) -> None:
         """Compile on the first batch of the run, wherever the run stands."""
@@ -183,7 +192,10 @@ class Trainer:
         for batch in self._load(first):
             warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
-    def _train_epoch(self, num_batches: int, total_steps: int, stop: StopRequest) -> None:
+    def _where(self) -> str:
+        return f"epoch {self.state.epoch + 1}, step {self.state.step}"
+
+    def _train_epoch(self, num_batches: int, total_steps: int) -> None:
         self.model.train()
         self.thresholds = None  # those of the last validation belong to other weights from here
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
@@ -191,10 +203,12 @@ class Trainer:
         with self.progress.task(title, num_batches - self.state.batch) as bar:
             for micro_plans, batches in self._steps(plans):
                 started = time.perf_counter()
-                loss = self._step(micro_plans, batches, total_steps)
+                with memory_told(batches, memory_hint(self.config)):
+                    loss = self._step(micro_plans, batches, total_steps)
                 self.state.seconds += time.perf_counter() - started
-                bar.advance(len(micro_plans), f"loss {loss:.3f}")
-                self._after_step(loss, stop)
+                note = "skipped" if loss is None else f"loss {loss:.3f}"
+                bar.advance(len(micro_plans), note)
+                self._after_step(loss)
 
     def _steps(
         self, plans: Iterator[BatchPlan]
@@ -219,30 +233,37 @@ class Trainer:
         companion = self.teacher.cut if self.teacher else None
         return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers, companion)
 
-    def _step(self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int) -> float:
-        """One optimiser step over one or several batches; returns the mean loss of a view."""
+    def _step(
+        self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int
+    ) -> float | None:
+        """One optimiser step over one or several batches.
+
+        Returns:
+            The mean loss of a view; None if the step could not be taken and was left out.
+        """
         config, state = self.config.train, self.state
         state.lr = config.lr * lr_factor(config.schedule, state.step, total_steps, state.epoch)
         set_rates(self.optimizer, state.lr)
         views = sum(plan.num_views for plan in plans)
-        loss_sum = 0.0
         self.optimizer.zero_grad(set_to_none=True)
+        losses, loss_sum = [], 0.0
         for batch in batches:
             batch = batch.to(self.device, non_blocking=True)
-            loss = self._clip_losses(batch).sum()
-            check_finite(loss, batch.clip_ids)
+            clips = self._clip_losses(batch)
+            loss = clips.sum()
             (loss / views).backward()  # type: ignore[no-untyped-call]
+            losses.append(clips.detach())
             loss_sum += float(loss.detach())
-            state.tokens += batch.layout.num_tokens
-            state.slots += batch.layout.num_slots
-            state.cut_frames += batch.cut_frames
         state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
-        self.optimizer.step()
         state.step += 1
-        self.averages.after_step(state.step)
         state.batch += len(plans)
-        state.loss_sum += loss_sum
-        state.views += views
+        if fault := find_fault(self.model, batches, losses, state.grad_norm, self.config):
+            self._skip(fault)
+            return None
+        self.optimizer.step()
+        self.averages.after_step(state.step)
+        state.skipped_in_a_row = 0
+        self._count(batches, loss_sum, views)
         return loss_sum / views
 
     def _clip_losses(self, batch: PackedBatch) -> Tensor:
@@ -255,37 +276,59 @@ class Trainer:
             return losses
         return self.teacher.losses(logits.float(), taught.float(), losses)
 
-    def _after_step(self, loss: float, stop: StopRequest) -> None:
-        state, every = self.state, self.config.train.checkpoint_steps
-        record = {"kind": "step", "step": state.step, "loss": loss, "lr": state.lr}
-        self.run.log(record | {"grad_norm": state.grad_norm})
-        if stop.requested:
+    def _count(self, batches: list[PackedBatch], loss_sum: float, views: int) -> None:
+        """Add a step to what the epoch's line says."""
+        state = self.state
+        state.loss_sum += loss_sum
+        state.views += views
+        state.tokens += sum(batch.layout.num_tokens for batch in batches)
+        state.slots += sum(batch.layout.num_slots for batch in batches)
+        state.cut_frames += sum(batch.cut_frames for batch in batches)
+
+    def _skip(self, fault: StepFault) -> None:
+        """Leave a step out, and stop where that leads nowhere.
+
+        Raises:
+            ElasticToolError: The weights are broken, or it is one step too many.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.skipped += 1
+        self.state.skipped_in_a_row += 1
+        self.run.log_skipped(fault.record(self.state.epoch + 1, self.state.step))
+        self.progress.say(f"{self._where()} skipped: {fault.what} ({self.run.skipped_steps})")
+        check_weights(self.model, self.config.train.lr)
+        if self.state.skipped_in_a_row > self.config.train.max_skipped_steps:
             self._save()
-            raise Interrupted(
-                f"stopped at epoch {self.state.epoch + 1}, step {self.state.step}; "
-                f"everything is saved in {self.run.path}",
-                f"continue with: elastictool train --resume --run-dir {self.run.path}",
-            )
+            raise too_many(fault, self.state.skipped_in_a_row, self.state.step)
+
+    def _after_step(self, loss: float | None) -> None:
+        state, every = self.state, self.config.train.checkpoint_steps
+        if loss is not None:
+            record = {"kind": "step", "step": state.step, "loss": loss, "lr": state.lr}
+            self.run.log(record | {"grad_norm": state.grad_norm})
+        self.stop.check()
         if every and self.state.step % every == 0:
             self._save()
 
     def _finish_epoch(self) -> dict[str, float]:
         """Validate, log, keep the best, and move to the next epoch."""
+        check_weights(self.model, self.config.train.lr)
         state, last = self.state, self.state.epoch + 1 == self.config.train.epochs
         validation: dict[str, float] = {}
         if len(self.splits.validation) and (
             last or (state.epoch + 1) % self.config.train.validate_every == 0
         ):
-            validation = self._validate(self.averages.evaluated)
+            validation = self._validate(self.averages.evaluated, self.stop.check)
         record = {
             "kind": "epoch",
             "epoch": state.epoch + 1,
             "step": state.step,
-            "train_loss": state.loss_sum / max(1, state.views),
+            "train_loss": state.loss_sum / state.views if state.views else None,
             "lr": state.lr,
             "tokens": state.tokens,
             "padding_share": 1 - state.tokens / max(1, state.slots),
             "cut_frames": state.cut_frames,
+            "skipped_steps": state.skipped,
             "seconds": round(state.seconds, 3),
             "selection_metric": self._selection_metric(),
             **{f"val_{name}": value for name, value in validation.items()},
@@ -298,6 +341,7 @@ class Trainer:
             epoch=state.epoch + 1,
             step=state.step,
             seconds=state.seconds,
+            skipped_in_a_row=state.skipped_in_a_row,
             best_score=state.best_score,
             best_epoch=state.best_epoch,
         )
@@ -333,13 +377,17 @@ class Trainer:
         self.run.log(record)
         self.progress.say(_averaged_line(record, self.config.train.average_epochs))
 
-    def _validate(self, model: SpectrogramTransformer) -> dict[str, float]:
+    def _validate(
+        self, model: SpectrogramTransformer, between: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Metrics of ``model`` on the validation clips; ``between`` may stop it."""
         scores = score_clips(
             model,
             self.eval_set,
             self.splits.validation,
             self.config.train.precision,
             workers=self.config.train.loader_workers,
+            between=between,
         )
         losses = clip_losses(
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
@@ -362,6 +410,13 @@ class Trainer:
         return "map" if self.store.info.multi_label else "top1"
 
     def _save(self) -> None:
+        """Write the weights, and the state last: what it says is written, is.
+
+        Raises:
+            ElasticToolError: The weights are broken; what was saved before stays.
+        """
+        check_weights(self.model, self.config.train.lr)
+        self._save_weights(self.run.last_weights, self.averages.evaluated, {})
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -372,7 +427,6 @@ class Trainer:
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         save_training_state(self.run.training_state, state)
-        self._save_weights(self.run.last_weights, self.averages.evaluated, {})
 
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
@@ -389,7 +443,11 @@ class Trainer:
 
 
 def _epoch_line(record: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {record['epoch']}/{epochs}", f"train loss {record['train_loss']:.4f}"]
+    parts = [f"epoch {record['epoch']}/{epochs}"]
+    if record["train_loss"] is not None:
+        parts.append(f"train loss {record['train_loss']:.4f}")
+    if record["skipped_steps"]:
+        parts.append(f"{record['skipped_steps']} steps skipped")
     return ", ".join([*parts, *_validation_parts(record)])
 
 

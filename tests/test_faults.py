@@ -1,0 +1,535 @@
+"""Faults inside training: what is skipped, what is saved, what is said; each really happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.store import PreparedStore
+from elastictool.errors import (
+    DamagedDataError,
+    ElasticToolError,
+    Interrupted,
+    LoaderError,
+    OutOfMemory,
+    RunRemovedError,
+    UsageError,
+)
+from elastictool.training.run import resume_run, train_run
+from elastictool.training.trainer import Trainer
+from tests.test_training import records, same, small, trainer, weights
+
+Step = Callable[..., float | None]
+
+
+def skipped(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "skipped_steps.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[ClipView, int], bool]) -> None:
+    """Put a NaN into the features of each view that ``when`` picks by view and epoch."""
+    load = ClipDataset.load
+
+    def poisoned(self: ClipDataset, view: ClipView, epoch: int = 0, *arguments: Any) -> Any:
+        example = load(self, view, epoch, *arguments)
+        if self.augment is not None and when(view, epoch):
+            example.fbank[0, 0] = torch.nan
+        return example
+
+    monkeypatch.setattr(ClipDataset, "load", poisoned)
+
+
+def around_step(monkeypatch: pytest.MonkeyPatch, after: Callable[[Trainer], None]) -> None:
+    """Call ``after`` when a step is done, before it is logged."""
+    step: Step = Trainer._step
+
+    def stepped(self: Trainer, *arguments: Any) -> float | None:
+        loss = step(self, *arguments)
+        after(self)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", stepped)
+
+
+class Says:
+    """A progress that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+    def task(self, what: str, total: float | None) -> Any:
+        from elastictool.progress import SILENT
+
+        return SILENT.task(what, total)
+
+
+def some_clip(store: PreparedStore) -> int:
+    return int((store.splits == "train").nonzero()[0][3])
+
+
+# Losses and gradients that are not finite
+
+
+def test_a_clip_with_nan_is_skipped_logged_and_the_run_goes_on(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = some_clip(toy_store)
+    poison(monkeypatch, lambda view, epoch: view.clip == bad and epoch == 0)
+    says = Says()
+    train_run(small(), toy_store, tmp_path / "run", progress=says)
+    (line,) = skipped(tmp_path / "run")
+    assert line["where"] == "inputs" and line["epoch"] == 1
+    name = str(toy_store.ids[bad])
+    assert {clip["id"]: clip["loss"] for clip in line["clips"]}[name] == "nan"
+    finite = [clip["loss"] for clip in line["clips"] if clip["id"] != name]
+    assert finite and all(isinstance(loss, float) for loss in finite)
+    assert any("skipped" in said and name in said for said in says.lines)
+    first, second = records(tmp_path / "run", "epoch")
+    assert (first["skipped_steps"], second["skipped_steps"]) == (1, 0)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    steps = [record["step"] for record in records(tmp_path / "run", "step")]
+    assert line["step"] not in steps and len(steps) == max(steps) - 1
+
+
+def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_draws(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    def after_two_steps(name: str, spoil: bool) -> tuple[dict[str, Any], Any, Trainer]:
+        sets = ("train.accumulate=2", "model.dropout=0.3", "packing.batch_clips=4")
+        run = trainer(toy_store, tmp_path / name, *sets)
+        run.model.train()
+        steps = run._steps(run.sampler.epoch(0))
+        assert run._step(*next(steps), 10) is not None
+        kept = {key: value.clone() for key, value in run.model.state_dict().items()}
+        moments = [
+            {key: value.clone() for key, value in state.items()}
+            for state in run.optimizer.state.values()
+        ]
+        plans, batches = next(steps)
+        if spoil:  # the last batch: the gradient of the first has been added up by then
+            batches[-1].patch_groups[0].patches[5] = torch.inf
+        loss = run._step(plans, batches, 10)
+        assert (loss is None) == spoil
+        return kept, moments, run
+
+    kept, moments, run = after_two_steps("spoilt", spoil=True)
+    rng = torch.get_rng_state()
+    assert same(kept, run.model.state_dict())
+    for before, after in zip(moments, run.optimizer.state.values(), strict=True):
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(value.grad is None for value in run.model.parameters())
+    assert (run.state.step, run.state.batch, run.state.skipped) == (2, 4, 1)
+    views = run.state.views
+    _, _, usual = after_two_steps("usual", spoil=False)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert (usual.state.step, usual.state.batch) == (2, 4) and usual.state.views > views
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_a_run_with_skipped_steps_resumes_to_the_same_bits(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    bad = some_clip(toy_store)
+    poison(monkeypatch, lambda view, epoch: view.clip == bad)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_run(small("model.dropout=0.2"), toy_store, whole)
+    with monkeypatch.context() as patched:
+        around_step(
+            patched,
+            lambda run: run.state.step == stop_after and signal.raise_signal(signal.SIGTERM),
+        )
+        with pytest.raises(Interrupted):
+            train_run(small("model.dropout=0.2"), toy_store, parts)
+    resume_run(parts, toy_store)
+    assert same(weights(whole), weights(parts))
+    assert skipped(whole) == skipped(parts) and len(skipped(whole)) == 2
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run_saved(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    too_small = ("data.mean=-15.9", "data.std=1e-38")
+    config = small(*too_small, "train.max_skipped_steps=2", "packing.batch_clips=3")
+    with pytest.raises(ElasticToolError, match="last 3 steps could not be taken") as caught:
+        train_run(config, toy_store, tmp_path / "run")
+    assert caught.value.exit_code == 1
+    assert "features" in caught.value.message and "data.std = 1e-38" in caught.value.hint
+    assert [line["step"] for line in skipped(tmp_path / "run")] == [1, 2, 3]
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    with pytest.raises(ElasticToolError, match="last 4 steps"):  # it does not begin to count anew
+        resume_run(tmp_path / "run", toy_store)
+
+
+def test_steps_skipped_now_and_then_do_not_stop_a_run(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = some_clip(toy_store)
+    poison(monkeypatch, lambda view, epoch: view.clip == bad)
+    config = small("train.epochs=4", "train.max_skipped_steps=2")
+    train_run(config, toy_store, tmp_path / "run")
+    assert len(skipped(tmp_path / "run")) == 4
+
+
+def test_weights_that_are_not_finite_stop_at_once_and_are_not_saved(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    run = trainer(toy_store, tmp_path / "run")
+    with torch.no_grad():
+        run.model.head.bias[0] = torch.nan
+    with pytest.raises(ElasticToolError, match=r"weights hold NaN.*head\.bias") as caught:
+        run.fit()
+    assert "train.lr" in caught.value.hint
+    assert len(skipped(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("rate", ["1e20", "3e38"], ids=["overflow", "infinite weights"])
+def test_a_learning_rate_too_high_is_named_and_sound_checkpoints_stay(
+    toy_store: PreparedStore, tmp_path: Path, rate: str
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    sets = (f"train.lr={rate}", "train.schedule.warmup_steps=0", "train.max_skipped_steps=1")
+    with pytest.raises(ElasticToolError) as caught:
+        train_run(small(*sets), toy_store, tmp_path / "run", overwrite=True)
+    assert "lower learning rate" in caught.value.hint and "train.lr is" in caught.value.hint
+
+
+def test_bf16_is_named_where_fp32_would_have_done(toy_store: PreparedStore, tmp_path: Path) -> None:
+    run = trainer(toy_store, tmp_path / "run", "train.precision=bf16", "train.max_skipped_steps=0")
+    with torch.no_grad():
+        run.model.head.bias[0] = 3.4e38  # the largest bf16 number is 3.39e38
+    with pytest.raises(ElasticToolError, match="in bf16, though") as caught:
+        run.fit()
+    assert "train.precision=fp32" in caught.value.hint
+
+
+def test_a_gradient_that_overflows_is_skipped_too(toy_store: PreparedStore, tmp_path: Path) -> None:
+    run = trainer(toy_store, tmp_path / "run", "train.epochs=1")
+    overflows = [True, False, False, False, False]
+    run.model.head.weight.register_hook(lambda grad: grad * torch.inf if overflows.pop(0) else grad)
+    run.fit()
+    (line,) = skipped(tmp_path / "run")
+    assert line["where"] == "gradient"
+    assert all(isinstance(clip["loss"], float) for clip in line["clips"])
+
+
+# Loading
+
+
+@pytest.fixture
+def damaged(toy_store: PreparedStore, tmp_path: Path) -> tuple[PreparedStore, str, str]:
+    """A copy of the toy data with damaged audio in one training clip; its id and its shard."""
+    folder = tmp_path / "toy"
+    shutil.copytree(toy_store.path, folder)
+    clip = some_clip(toy_store)
+    audio = bytes(toy_store.audio_bytes(clip))
+    (shard,) = [path for path in folder.glob("*.arrow") if audio in path.read_bytes()]
+    place = shard.read_bytes().index(audio) + len(audio) // 2
+    with shard.open("r+b") as file:
+        file.seek(place)
+        file.write(b"damaged" * 8)
+    return PreparedStore.open(folder), str(toy_store.ids[clip]), shard.name
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_clip_is_named_with_its_shard_and_the_run_continues_on_mended_data(
+    damaged: tuple[PreparedStore, str, str], toy_store: PreparedStore, tmp_path: Path, workers: int
+) -> None:
+    store, clip, shard = damaged
+    config = small(f"train.loader_workers={workers}")
+    with pytest.raises(DamagedDataError) as caught:
+        train_run(config, store, tmp_path / "run")
+    assert repr(clip) in caught.value.message and shard in caught.value.message
+    assert "\n" not in caught.value.message and "Traceback" not in caught.value.message
+    for part in ("prep --dataset csv --name toy --overwrite", "--resume"):
+        assert part in caught.value.hint
+    shutil.copy(toy_store.path / shard, store.path / shard)
+    resume_run(tmp_path / "run", PreparedStore.open(store.path))
+    train_run(config, toy_store, tmp_path / "whole")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def in_worker(
+    monkeypatch: pytest.MonkeyPatch, store: PreparedStore, clip: int, act: Callable[[], Any]
+) -> None:
+    """Let ``act`` happen to the loader process that reads ``clip``."""
+    here, waveform = os.getpid(), PreparedStore.waveform
+
+    def read(self: PreparedStore, index: int, *arguments: Any) -> Any:
+        if index == clip and os.getpid() != here:
+            act()
+        return waveform(self, index, *arguments)
+
+    monkeypatch.setattr(PreparedStore, "waveform", read)
+
+
+def test_a_killed_loader_worker_is_told_with_its_clip_and_the_run_resumes_exactly(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("train.loader_workers=2", "model.dropout=0.2")
+    train_run(config, toy_store, tmp_path / "whole")
+    clip = some_clip(toy_store)
+    with monkeypatch.context() as patched:
+        in_worker(patched, toy_store, clip, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(LoaderError) as caught:
+            train_run(config, toy_store, tmp_path / "run")
+    assert f"reading clip {str(toy_store.ids[clip])!r}" in caught.value.message
+    assert "Killed" in caught.value.message
+    assert "train.loader_workers" in caught.value.hint and "--resume" in caught.value.hint
+    resume_run(tmp_path / "run", toy_store)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_loader_worker_ended_by_sigterm_means_stop(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_worker(
+        monkeypatch,
+        toy_store,
+        some_clip(toy_store),
+        lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    with pytest.raises(Interrupted, match="everything is saved"):
+        train_run(small("train.loader_workers=1"), toy_store, tmp_path / "run")
+
+
+def test_the_death_of_a_worker_never_breaks_into_a_step(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch would raise it in the middle of the optimiser."""
+    pid_file, finished = tmp_path / "pid", []
+    in_worker(
+        monkeypatch,
+        toy_store,
+        some_clip(toy_store),
+        lambda: (pid_file.write_text(str(os.getpid())), time.sleep(60)),
+    )
+    fused = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, closure: Any = None) -> Any:
+        if pid_file.exists() and not finished:
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:  # the signal handler runs between two of these
+                pass
+            finished.append(True)
+        return fused(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    config = small("train.loader_workers=2", "train.epochs=3", "train.cache_mb=0")
+    with pytest.raises(LoaderError, match="reading clip"):
+        train_run(config, toy_store, tmp_path / "run")
+    assert finished
+
+
+# Memory
+
+
+def test_the_memory_of_a_step_is_told_with_its_tokens_and_the_settings(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(toy_store, tmp_path / "run", "train.accumulate=2", "train.loader_workers=1")
+    first, second = next(run._steps(run.sampler.epoch(0)))[1]
+    tokens = max(first.layout.num_tokens, second.layout.num_tokens)
+    monkeypatch.setattr(
+        type(run.model), "forward", lambda self, batch: torch.empty(1 << 50)
+    )  # the real allocator says no
+    with pytest.raises(OutOfMemory) as caught:
+        run.fit()
+    assert f"12 clips at once: {tokens:,} tokens" in caught.value.message
+    assert "allocate" in caught.value.message
+    for setting in (
+        "packing.batch_clips (6)",
+        "train.accumulate (2)",
+        "length.max_frames (128)",
+        "train.cache_mb (512 in each of 1 workers)",
+    ):
+        assert setting in caught.value.hint
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_other_kinds_of_out_of_memory_are_told_too(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    run = trainer(toy_store, tmp_path / "run", "packing.batch_tokens=300")
+    monkeypatch.setattr(type(run.model), "forward", fail)
+    with pytest.raises(OutOfMemory, match="tokens in the largest batch") as caught:
+        run.fit()
+    assert "packing.batch_tokens (300)" in caught.value.hint
+
+
+def test_another_runtime_error_is_no_lack_of_memory(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("a bug of ours")
+
+    run = trainer(toy_store, tmp_path / "run")
+    monkeypatch.setattr(type(run.model), "forward", fail)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        run.fit()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_memory_of_a_loader_is_told_with_the_batch(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(PreparedStore, "waveform", lambda *arguments: bytearray(1 << 60))
+    with pytest.raises(OutOfMemory, match=r"loading a batch of 6 clips, \d+ tokens") as caught:
+        train_run(small(f"train.loader_workers={workers}"), toy_store, tmp_path / "run")
+    assert "train.cache_mb" in caught.value.hint
+
+
+# Signals
+
+
+def test_sigterm_while_validating_saves_and_resumes_to_the_same_bits(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("train.epochs=3", "model.dropout=0.2", "train.loader_workers=1")
+    train_run(config, toy_store, tmp_path / "whole")
+    validations = []
+
+    def validate(self: Trainer, *arguments: Any) -> Any:
+        validations.append(self.state.epoch)
+        if len(validations) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *arguments)
+
+    original = Trainer._validate
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_validate", validate)
+        with pytest.raises(Interrupted, match="epoch 2") as caught:
+            train_run(config, toy_store, tmp_path / "run")
+    assert caught.value.exit_code == 130
+    assert len(records(tmp_path / "run", "epoch")) == 1
+    resume_run(tmp_path / "run", toy_store)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "run", "best"))
+    assert len(records(tmp_path / "run", "epoch")) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_without_harm(
+    toy_store: PreparedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    train_run(small(), toy_store, tmp_path / "whole")
+    save = Trainer._save
+
+    def slow_save(self: Trainer) -> None:
+        if self.state.step == 4:
+            signal.raise_signal(number)  # the second: saving takes too long for the user
+        save(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", slow_save)
+        around_step(patched, lambda run: run.state.step == 4 and signal.raise_signal(number))
+        with pytest.raises((Interrupted, KeyboardInterrupt)):
+            train_run(small(), toy_store, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    resume_run(tmp_path / "run", toy_store)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+# The run directory
+
+
+def test_a_second_trainer_in_the_same_run_directory_is_refused(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, refused = tmp_path / "run", []
+
+    def start_again(run: Trainer) -> None:
+        if run.state.step == 2 and not refused:
+            with pytest.raises(UsageError, match="trained by another process"):
+                resume_run(place, toy_store)
+            with pytest.raises(UsageError, match="trained by another process"):
+                train_run(small(), toy_store, place, overwrite=True)
+            refused.append(run)
+
+    train_run(small(), toy_store, tmp_path / "alone")
+    with monkeypatch.context() as patched:
+        around_step(patched, start_again)
+        train_run(small(), toy_store, place)
+    assert refused
+    assert same(weights(tmp_path / "alone"), weights(place))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_directory_that_is_taken_away_is_not_put_back(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    place = tmp_path / "run"
+
+    def remove(run: Trainer) -> None:
+        if run.state.step == 4:
+            place.rename(tmp_path / "elsewhere")
+            if replaced:
+                place.mkdir()
+
+    around_step(monkeypatch, remove)
+    with pytest.raises(RunRemovedError, match="replaced" if replaced else "removed") as caught:
+        train_run(small(), toy_store, place)
+    assert caught.value.exit_code == 1
+    assert list(place.iterdir()) == [] if replaced else not place.exists()
+
+
+def test_a_state_of_an_epochs_last_step_does_not_double_the_epochs_line(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill leaves it between the line and the state that goes with it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_keep_best", lambda self, validation: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_run(small("train.checkpoint_steps=1"), toy_store, tmp_path / "run")
+    assert len(records(tmp_path / "run", "epoch")) == 1
+    resume_run(tmp_path / "run", toy_store)
+    assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [1, 2]
+
+
+def test_a_run_killed_before_its_first_save_resumes_without_old_lines(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_finish_epoch", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_run(small(), toy_store, tmp_path / "run")
+    (tmp_path / "run" / "environment.json").unlink()
+    half = tmp_path / "run" / ".config.yaml.77.tmp"
+    half.write_text("half a file of a killed process")
+    resume_run(tmp_path / "run", toy_store)
+    steps = [record["step"] for record in records(tmp_path / "run", "step")]
+    assert steps == sorted(set(steps))
+    assert (tmp_path / "run" / "environment.json").exists() and not half.exists()
+
+
+def test_a_directory_of_a_run_killed_before_it_began_can_be_used(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / ".lock").touch()
+    (place / ".config.yaml.77.tmp").touch()
+    config = dataclasses.replace(small("train.epochs=1"), name="x")
+    assert train_run(config, toy_store, place).epochs == 1

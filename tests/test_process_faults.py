@@ -1,0 +1,237 @@
+"""Faults that strike whole processes: full disks, no memory, signals to groups, kill -9."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kill_test import kill, prep_job, train_job
+from elastictool.data.prepare import prepare
+from elastictool.data.store import PreparedStore
+from elastictool.errors import LoaderError, WriteError, from_system, write_error
+from elastictool.files import append_line, atomic_path
+from elastictool.training.checkpoint import load_training_state
+from elastictool.training.run import resume_run, train_run
+from elastictool.training.trainer import Trainer
+from tests.children import Child, run
+from tests.saved_runs import save_run
+from tests.test_prep import content
+from tests.test_training import SMALL, same, small, weights
+
+
+def sets(*more: str) -> list[str]:
+    return [part for text in (*SMALL, *more) for part in ("--set", text)]
+
+
+def limit_files(size: int) -> None:
+    """From here on no file may become larger: writing fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+# Full disks
+
+
+def no_room_after_the_first_epoch() -> None:
+    finish = Trainer._finish_epoch
+
+    def finish_and_fill(self: Trainer) -> dict[str, float]:
+        validation = finish(self)
+        limit_files(10_000)
+        return validation
+
+    Trainer._finish_epoch = finish_and_fill  # type: ignore[method-assign]
+
+
+def test_a_full_disk_in_training_leaves_the_last_state_and_resumes_when_there_is_room(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    options = ("--dataset", toy_store.path, "--run-dir", "run", *sets())
+    child = run(tmp_path, "train", *options, before=no_room_after_the_first_epoch)
+    assert child.process.exitcode == 1
+    shown = child.shown()
+    assert "cannot write run/checkpoints/last.safetensors: File too large" in shown
+    assert "ulimit -f" in shown and "--resume --run-dir run" in shown
+    assert "Traceback" not in shown
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    state = load_training_state(tmp_path / "run" / "checkpoints" / "last.training.pt")
+    assert state["state"]["epoch"] == 1
+    train_run(small(), toy_store, tmp_path / "whole")
+    resume_run(tmp_path / "run", toy_store)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def hardly_any_room() -> None:
+    limit_files(100)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_in_the_way(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    options = ("train", "--dataset", toy_store.path, "--run-dir", "run", *sets("train.epochs=1"))
+    child = run(tmp_path, *options, before=hardly_any_room)
+    assert child.process.exitcode == 1 and "cannot write run/config.yaml" in child.shown()
+    assert run(tmp_path, *options).process.exitcode == 0
+
+
+def room_for_no_shard() -> None:
+    limit_files(300_000)
+
+
+def test_a_full_disk_in_prep_keeps_finished_shards_and_continues_to_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    options = ("prep", "--out", "out", "--limit", 60, "--workers", 1)
+    child = run(tmp_path / "a", *options, before=room_for_no_shard)
+    shown = child.shown()
+    assert child.process.exitcode == 1 and "Traceback" not in shown
+    assert "cannot write out/synth/shard-0000" in shown and "File too large" in shown
+    assert "the same command continues" in shown
+    assert not list((tmp_path / "a").rglob("*.tmp"))
+    again = prepare("synth", out=tmp_path / "a" / "out", limit=60)
+    assert content(again.path) == content(prepare("synth", out=tmp_path / "b", limit=60).path)
+
+
+@pytest.mark.parametrize("command", ["eval", "sweep"])
+def test_a_full_disk_leaves_earlier_results_as_they_were(
+    toy_store: PreparedStore, tmp_path: Path, command: str
+) -> None:
+    save_run(tmp_path / "run", toy_store)
+    options = [command, "run", "--dataset", toy_store.path]
+    options += ["--lengths", "64"] if command == "sweep" else []
+    assert run(tmp_path, *options).process.exitcode == 0
+    before = content(tmp_path / "run")
+    child = run(tmp_path, *options, before=hardly_any_room)
+    assert child.process.exitcode == 1 and "Traceback" not in child.shown()
+    assert "cannot write" in child.shown() and "File too large" in child.shown()
+    assert content(tmp_path / "run") == before
+
+
+def full_output() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def test_output_into_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    child = run(tmp_path, "tokens", "--json", before=full_output)
+    assert child.process.exitcode == 1
+    assert "the disk is full" in child.shown() and "Traceback" not in child.shown()
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "ulimit"),
+        (errno.EROFS, "only be read"),
+        (errno.EACCES, "no right"),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_each_fault_of_a_disk_is_told_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match=os.strerror(number)) as caught, atomic_path(path) as new:
+        new.write_text("new")
+    assert hint in caught.value.hint and str(path) in caught.value.message
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+    told = from_system(OSError(number, os.strerror(number), "out.json"))
+    assert told is not None and "out.json" in told.message and told.exit_code == 1
+
+
+def test_an_error_of_ours_is_no_fault_of_the_system() -> None:
+    assert from_system(FileNotFoundError(errno.ENOENT, "x")) is None
+    assert from_system(RuntimeError("shapes do not fit")) is None
+
+
+def append_until_full(path: Path) -> None:
+    limit_files(250)
+    while True:
+        append_line(path, "x" * 99)
+
+
+def test_a_line_that_does_not_fit_is_taken_back_whole(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = os.fork()
+    if process == 0:
+        try:
+            append_until_full(log)
+        except WriteError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+    assert log.read_text() == ("x" * 99 + "\n") * 2
+
+
+def test_errors_survive_the_way_out_of_a_worker() -> None:
+    died = pickle.loads(pickle.dumps(LoaderError("what", "hint", on_request=True)))
+    assert (died.message, died.hint, died.on_request) == ("what", "hint", True)
+    full = pickle.loads(pickle.dumps(write_error("x", OSError(errno.ENOSPC, "No space"))))
+    assert "No space" in full.message and full.hint
+
+
+# Memory
+
+
+def little_memory() -> None:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20), resource.RLIM_INFINITY))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_no_memory_for_a_step_names_the_settings(toy_store: PreparedStore, tmp_path: Path) -> None:
+    wide = sets("model.mlp_ratio=8000", "packing.batch_clips=18")
+    options = ("--dataset", toy_store.path, "--run-dir", "run", *wide)
+    child = run(tmp_path, "train", *options, before=little_memory)
+    shown = child.shown()
+    assert child.process.exitcode == 1 and "Traceback" not in shown
+    assert "out of memory with 18 clips at once" in shown
+    assert "lower packing.batch_clips (18)" in shown
+
+
+# Signals
+
+
+def test_sigterm_to_the_whole_group_saves_while_loader_workers_run(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    many = sets("train.epochs=2000", "train.loader_workers=2")
+    child = Child(tmp_path, "train", "--dataset", toy_store.path, "--run-dir", "run", *many)
+    state = tmp_path / "run" / "checkpoints" / "last.training.pt"
+    while not state.exists() and child.process.is_alive():
+        time.sleep(0.02)
+    assert child.process.pid is not None
+    os.killpg(child.process.pid, signal.SIGTERM)
+    assert child.wait() == 130, child.shown()
+    assert "everything is saved" in child.shown() and "Traceback" not in child.shown()
+    assert load_training_state(state)["state"]["step"] > 0
+
+
+# Kill -9; many more kills: python -m benchmarks.kill_test
+
+
+def test_prep_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    trials = kill(prep_job(clips=40), tmp_path, kills=3, seed=1)
+    assert all(trial.killed for trial in trials[:2])
+    assert not [trial for trial in trials if trial.differences]
+
+
+def test_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    job = train_job(tmp_path, clips=40, sets=("train.epochs=2", "packing.batch_clips=12"))
+    trials = kill(job, tmp_path, kills=3, seed=1)
+    assert all(trial.killed for trial in trials[:2])
+    assert not [trial for trial in trials if trial.differences]
