@@ -52,9 +52,7 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
 
     def __getitem__(self, plan: BatchPlan) -> PackedBatch | _Failure:
         try:
-            rows = [[self._load(view, plan) for view in row] for row in plan.rows]
-            self._board.note()
-            return self._packed(rows)
+            return self._batch(plan)
         except ElasticToolError as error:
             return _Failure(error)
         except (MemoryError, RuntimeError) as error:
@@ -62,11 +60,9 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
                 raise
             return _Failure(self._out_of_memory(plan, error))
 
-    def _load(self, view: ClipView, plan: BatchPlan) -> Example:
-        self._board.note(view.clip)
-        return self._dataset.load(view, plan.epoch, plan.patch_size)
-
-    def _packed(self, rows: list[list[Example]]) -> PackedBatch:
+    def _batch(self, plan: BatchPlan) -> PackedBatch:
+        rows = [[self._load(view, plan) for view in row] for row in plan.rows]
+        self._board.note()
         batch = collate(rows, self._prefix_tokens, self._padded_rows)
         second = self._companion
         if second is None:
@@ -75,9 +71,15 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
         rows = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
         return replace(batch, companion=collate(rows, second.prefix_tokens, second.padded_rows))
 
+    def _load(self, view: ClipView, plan: BatchPlan) -> Example:
+        self._board.note(view.clip)
+        return self._dataset.load(view, plan.epoch, plan.patch_size)
+
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
         front_end = self._dataset.front_end
         views = [view for row in plan.rows for view in row]
+        if plan.patch_size:
+            front_end = front_end.at_patch_size(plan.patch_size)
         tokens = sum(front_end.num_patches(view) + self._prefix_tokens for view in views)
         return OutOfMemory(
             f"out of memory while loading a batch of {len(views)} clips, {tokens:,} tokens "
