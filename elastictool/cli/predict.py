@@ -162,7 +162,8 @@ def _answer(found: Sequence[Prediction], model: ElasticModel, form: Format, wind
             for item in found
             if not item.error
         ]
-        print_table("predictions", ("recording", "seconds", "likeliest classes"), rows)
+        if rows:
+            print_table("predictions", ("recording", "seconds", "likeliest classes"), rows)
 
 
 def _document(item: Prediction, windowed: bool) -> dict[str, Any]:

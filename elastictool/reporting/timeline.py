@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from elastictool.reporting.figures import BLUE, save_figure, styled
 
 MAX_CLASSES = 12
+LEAST_SHOWN = 0.02
+"""Classes that are nowhere likelier than this are left out (the three likeliest stay)."""
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", BLUE])
 
 
@@ -37,7 +39,9 @@ def save_timeline(
     Raises:
         ElasticToolError: A file cannot be written.
     """
-    shown = np.argsort(-probabilities.max(axis=0), kind="stable")[:MAX_CLASSES]
+    highest = probabilities.max(axis=0)
+    shown = np.argsort(-highest, kind="stable")[:MAX_CLASSES]
+    shown = shown[: max(3, int((highest[shown] >= LEAST_SHOWN).sum()))]
     edges = np.append(starts_s, stops_s[-1])
     unit, label = (60.0, "minutes") if edges[-1] > 600 else (1.0, "seconds")
     with styled():
