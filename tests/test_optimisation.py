@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from elastictool.config import TrainConfig
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import LoaderError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import load_run, load_training_state
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze, lr_factor_of, module_group
-from elastictool.training.run import train_run
+from elastictool.training.run import resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
 from tests.test_training import records, same, small, trainer, weights
@@ -329,6 +330,30 @@ def test_averaged_is_the_mean_of_what_the_epochs_saved(
     }
     assert result.averaged == again and averaged.metrics["loss"] == again["loss"]
     assert averaged.metrics["epoch"] == 3
+
+
+def test_a_run_that_stops_while_the_mean_is_scored_resumes_to_the_same_mean(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("train.epochs=3", "train.average_epochs=[1, 2]")
+    train_run(config, toy_store, tmp_path / "whole")
+    validate = Trainer._validate
+
+    def dies(self: Trainer, model: SpectrogramTransformer, *between: Any) -> dict[str, float]:
+        if model is not self.model:
+            raise LoaderError("a loader worker died")
+        return validate(self, model, *between)
+
+    with monkeypatch.context() as patched, pytest.raises(LoaderError, match="worker died"):
+        patched.setattr(Trainer, "_validate", dies)
+        train_run(config, toy_store, tmp_path / "parts")
+    resume_run(tmp_path / "parts", toy_store)
+    for which in ("averaged", "last"):
+        assert same(weights(tmp_path / "whole", which), weights(tmp_path / "parts", which))
+    logged = [records(tmp_path / name, "averaged") for name in ("whole", "parts")]
+    assert logged[0] == logged[1] and len(logged[0]) == 1
+    state = load_training_state(RunDirectory(tmp_path / "parts").training_state)
+    assert state["averages"]["sums"] == {}, "what is written is not kept twice"
 
 
 def test_averages_do_not_disturb_training(toy_store: PreparedStore, tmp_path: Path) -> None:

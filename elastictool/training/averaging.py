@@ -37,6 +37,7 @@ class Averages:
         self._decay = config.ema_decay
         self._first, self._last = config.average_epochs
         self._sums: dict[str, Tensor] = {}
+        self._counted = 0
         self.evaluated = twin(model, model.state_dict()) if self._decay else model
 
     def start(self) -> None:
@@ -55,7 +56,10 @@ class Averages:
             moving[name].lerp_(value, 1 - decay)
 
     def after_epoch(self, epoch: int) -> SpectrogramTransformer | None:
-        """Count ``epoch`` (from 1) in; at the last epoch of the mean, a model that has it.
+        """Count ``epoch`` (from 1) in, once; at the last epoch of the mean, a model that has it.
+
+        A run that is stopped while the mean is being scored asks for it again: the sums stay until
+        ``drop_sums``.
 
         Source: ``validate_wa`` of the AST code, which sums the saved epochs in float32; float64
             keeps a weight that never changes (frozen) to its last bit.
@@ -63,26 +67,31 @@ class Averages:
         if not self._first <= epoch <= self._last:
             return None
         weights = self.evaluated.state_dict()
-        for name, value in weights.items():
-            value = value.detach().to("cpu", torch.float64, copy=True)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if epoch > self._counted:
+            self._counted = epoch
+            for name, value in weights.items():
+                value = value.detach().to("cpu", torch.float64, copy=True)
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
         if epoch < self._last:
             return None
         count = self._last - self._first + 1
         means = {name: (self._sums[name] / count).to(value) for name, value in weights.items()}
-        self._sums = {}
         return twin(self._model, means)
+
+    def drop_sums(self) -> None:
+        """Forget what the mean was made of, once it is written."""
+        self._sums = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the weights."""
         moving = self.evaluated.state_dict() if self._decay else {}
-        return {"moving": moving, "sums": self._sums}
+        return {"moving": moving, "sums": self._sums, "counted": self._counted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state_dict`` gave."""
         if self._decay:
             self.evaluated.load_state_dict(state["moving"])
-        self._sums = dict(state["sums"])
+        self._sums, self._counted = dict(state["sums"]), state.get("counted", 0)
 
 
 def twin(model: SpectrogramTransformer, weights: Mapping[str, Tensor]) -> SpectrogramTransformer:

@@ -19,7 +19,8 @@ from elastictool.training.initial import read_initial, require_elsewhere, start_
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.trainer import Trainer, TrainResult
+from elastictool.training.state import TrainResult
+from elastictool.training.trainer import Trainer
 
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
 from elastictool.training.faults import StepFault, check_weights, find_fault, too_many
 from elastictool.training.leaving import memory_hint, memory_told, orderly
+from elastictool.training.messages import averaged_line, epoch_line
 from elastictool.training.objective import clip_losses
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
@@ -49,56 +49,9 @@ from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
+from elastictool.training.state import TrainingState, TrainResult
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
-
-
-@dataclass
-class TrainingState:
-    """Where a run is; saved with the weights, so that it continues exactly.
-
-    ``batch`` counts the batches of ``epoch`` already used, ``loss_sum`` and ``clips`` add up over
-    them for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step.
-    ``skipped`` counts the epoch's steps that could not be taken, ``skipped_in_a_row`` those since
-    the last one that could.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    views: int = 0
-    tokens: int = 0
-    slots: int = 0
-    cut_frames: int = 0
-    seconds: float = 0.0
-    lr: float = 0.0
-    grad_norm: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best_score: float = -math.inf
-    best_epoch: int = -1
-
-
-@dataclass
-class TrainResult:
-    """What a finished run has to say.
-
-    Attributes:
-        run: The run directory.
-        epochs: Epochs trained.
-        best_epoch: Epoch of the best checkpoint, -1 without validation.
-        validation: Last validation metrics; empty without validation clips.
-        averaged: Those of the mean of epochs, if this session finished it.
-        seconds: Training time over all sessions of the run, validation excluded.
-    """
-
-    run: Path
-    epochs: int
-    best_epoch: int
-    validation: dict[str, float] = field(default_factory=dict)
-    averaged: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -336,17 +289,10 @@ class Trainer:
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
-        self.progress.say(_epoch_line(record, self.config.train.epochs))
+        self.progress.say(epoch_line(record, self.config.train.epochs))
         self._keep_best(validation)
         self._average_epochs()
-        self.state = TrainingState(
-            epoch=state.epoch + 1,
-            step=state.step,
-            seconds=state.seconds,
-            skipped_in_a_row=state.skipped_in_a_row,
-            best_score=state.best_score,
-            best_epoch=state.best_epoch,
-        )
+        self.state = state.next_epoch()
         self._save()
         return validation
 
@@ -374,10 +320,11 @@ class Trainer:
         self.averaged = self._validate(model) if len(self.splits.validation) else {}
         self._save_weights(self.run.averaged_weights, model, self.averaged)
         self.thresholds = of_epoch
+        self.averages.drop_sums()
         scores = {f"val_{name}": value for name, value in self.averaged.items()}
         record = {"kind": "averaged", "epoch": epoch, "step": self.state.step, **scores}
         self.run.log(record)
-        self.progress.say(_averaged_line(record, self.config.train.average_epochs))
+        self.progress.say(averaged_line(record, self.config.train.average_epochs))
 
     def _validate(
         self, model: SpectrogramTransformer, between: Callable[[], None] = lambda: None
@@ -442,26 +389,3 @@ class Trainer:
             {"epoch": self.state.epoch + 1, "step": self.state.step, **validation},
             () if self.thresholds is None else self.thresholds.values.tolist(),
         )
-
-
-def _epoch_line(record: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {record['epoch']}/{epochs}"]
-    if record["train_loss"] is not None:
-        parts.append(f"train loss {record['train_loss']:.4f}")
-    if record["skipped_steps"]:
-        parts.append(f"{record['skipped_steps']} steps skipped")
-    return ", ".join(parts + _validation_parts(record))
-
-
-def _averaged_line(record: dict[str, Any], epochs: tuple[int, int]) -> str:
-    head = f"mean of the weights of epochs {epochs[0]} to {epochs[1]}"
-    return ", ".join([head, *_validation_parts(record)])
-
-
-def _validation_parts(record: dict[str, Any]) -> list[str]:
-    forms = (("loss", "loss {:.4f}"), ("top1", "top-1 {:.1%}"), ("map", "mAP {:.3f}"))
-    return [
-        "val " + form.format(record[f"val_{name}"])
-        for name, form in forms
-        if f"val_{name}" in record
-    ]
