@@ -157,17 +157,11 @@ def test_a_distilled_run_resumes_to_the_same_bits_with_any_number_of_workers(
     config = settings(teacher, "train.epochs=2", "train.loader_workers=1")
     parts = make_trainer(config, toy_store, tmp_path / "parts")
     parts.run.write_config(parts.config, toy_store.info.fingerprint)
-    parts._train_epoch(parts.sampler.num_batches(0), 6, _Never())  # type: ignore[arg-type]
+    parts._train_epoch(parts.sampler.num_batches(0), 6)
     parts._finish_epoch()
     resume_run(tmp_path / "parts", toy_store)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-class _Never:
-    """A user who does not interrupt."""
-
-    requested = False
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import pytest
 from elastictool.config import RunConfig, dump_yaml, load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
-from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.runs import (
     changed_settings,
@@ -138,7 +137,7 @@ def test_the_best_score_is_the_one_that_chose_the_weights(
 def test_an_epoch_that_was_not_validated_does_not_replace_the_best_weights(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse_and_worse(self: Trainer, model: SpectrogramTransformer) -> dict[str, float]:
+    def worse_and_worse(self: Trainer, *judged: object) -> dict[str, float]:
         return {"top1": 1 / (1 + self.state.epoch)}
 
     monkeypatch.setattr(Trainer, "_validate", worse_and_worse)
