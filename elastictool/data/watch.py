@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +30,7 @@ R = TypeVar("R")
 _PIDS = re.compile(r"^DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
 _NOTHING = -1
+_LOOKS, _LOOK_PAUSE_S = 20, 0.05
 _CAUSES = {
     "Killed": "the system kills the largest process when memory runs out: lower "
     "train.loader_workers, or train.cache_mb, which each worker may fill",
@@ -81,6 +83,17 @@ def _death(error: Exception, board: ReadingBoard, store: PreparedStore) -> Loade
     )
 
 
+def _reason(error: Exception) -> Exception:
+    """Torch's word on a dead worker, where its broken pipe was noticed before its death."""
+    for _ in range(_LOOKS):
+        try:
+            torch._C._error_if_any_worker_fails()
+        except RuntimeError as reason:
+            return reason
+        time.sleep(_LOOK_PAUSE_S)
+    return error
+
+
 class WatchedBatches(Generic[T]):
     """The batches of a loader whose workers may die; to be used in a ``with`` block.
 
@@ -125,7 +138,9 @@ class WatchedBatches(Generic[T]):
         try:
             return action()
         except (RuntimeError, EOFError, OSError) as error:
-            death = _death(error, self._board, self._store)
+            broken_pipe = self._board.workers and not isinstance(error, RuntimeError)
+            reason = _reason(error) if broken_pipe else error
+            death = _death(reason, self._board, self._store)
             if death is None:
                 raise
         raise death  # not from torch's error: its traceback would keep the workers alive
