@@ -310,3 +310,43 @@ def test_slices_are_cut_by_time_at_any_rate(tmp_path: Path) -> None:
     )
     store = prepare("csv", table, tmp_path / "data")
     assert store.num_samples.tolist() == [24_000, 8_000]
+
+
+def test_a_run_killed_within_its_first_shard_finds_its_folder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("elastictool.data.prepare.write_shard", lambda task: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare("synth", out=tmp_path, limit=20)
+    (tmp_path / "synth" / ".shard-00000.arrow.7.tmp").write_bytes(b"half a shard")
+    assert len(prepare("synth", out=tmp_path, limit=20)) == 20
+
+
+def test_what_a_kill_leaves_beside_a_finished_dataset_is_cleaned_up(tmp_path: Path) -> None:
+    folder = prepare("synth", out=tmp_path, limit=20).path
+    before = content(folder)
+    (folder / PROGRESS_FOLDER).mkdir()
+    (folder / PROGRESS_FOLDER / "shard-00000.json").write_text("{}")
+    (folder / ".dataset.json.7.tmp").write_text("half")
+    prepare("synth", out=tmp_path, limit=20)
+    assert content(folder) == before
+
+
+def test_an_overwrite_killed_half_way_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("synth", out=tmp_path, limit=20)
+    unlink, left = Path.unlink, [2]
+
+    def killed(self: Path, *arguments: bool, **options: bool) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ZeroDivisionError
+        unlink(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(ZeroDivisionError):
+            prepare("synth", out=tmp_path, limit=30, overwrite=True)
+    assert len(prepare("synth", out=tmp_path, limit=30, overwrite=True)) == 30
