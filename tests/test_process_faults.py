@@ -5,19 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import random
 import resource
+import shutil
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.kill_test import kill, prep_job, train_job
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import LoaderError, WriteError, from_system, write_error
+from elastictool.errors import ElasticToolError, LoaderError, WriteError, from_system, write_error
 from elastictool.files import append_line, atomic_path
-from elastictool.training.checkpoint import load_training_state
+from elastictool.training.checkpoint import load_training_state, save_training_state
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.trainer import Trainer
 from tests.children import Child, run
@@ -163,17 +168,64 @@ def append_until_full(path: Path) -> None:
         append_line(path, "x" * 99)
 
 
-def test_a_line_that_does_not_fit_is_taken_back_whole(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def save_a_state(path: Path) -> None:
+    limit_files(10_000)
+    save_training_state(path, {"weights": torch.zeros(10_000)})
+
+
+def write_error_in_fork(write: Callable[[Path], None], path: Path) -> bool:
+    """Whether ``write`` ends with our error, in a process of its own because of the limit."""
     process = os.fork()
     if process == 0:
         try:
-            append_until_full(log)
+            write(path)
         except WriteError:
             os._exit(7)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
-    assert log.read_text() == ("x" * 99 + "\n") * 2
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+
+
+def test_a_line_that_does_not_fit_is_taken_back_whole(tmp_path: Path) -> None:
+    assert write_error_in_fork(append_until_full, tmp_path / "log")
+    assert (tmp_path / "log").read_text() == ("x" * 99 + "\n") * 2
+
+
+def test_a_training_state_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("old")
+    assert write_error_in_fork(save_a_state, tmp_path / "state")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def read_damaged(folder: Path, whole: bytes) -> None:
+    """Read a store again and again, each time with other bytes at the ends of its shard damaged."""
+    shard = folder / "shard-00000.arrow"
+    for seed in range(60):
+        draw = random.Random(seed)
+        damaged = bytearray(whole)
+        place = draw.randrange(3_000) if seed % 2 else len(whole) - 6_000 + draw.randrange(5_990)
+        damaged[place : place + 4] = draw.randbytes(4)
+        shard.write_bytes(damaged)
+        with suppress(ElasticToolError):
+            store = PreparedStore.open(folder)
+            for clip in range(len(store)):
+                store.targets(clip)
+                store.clip(clip)
+                if seed % 10 == 0:
+                    store.waveform(clip)
+
+
+def test_damaged_shards_never_crash_the_process(toy_store: PreparedStore, tmp_path: Path) -> None:
+    shutil.copytree(toy_store.path, tmp_path / "toy")
+    whole = (toy_store.path / "shard-00000.arrow").read_bytes()
+    process = os.fork()
+    if process == 0:
+        try:
+            read_damaged(tmp_path / "toy", whole)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
 def test_errors_survive_the_way_out_of_a_worker() -> None:
