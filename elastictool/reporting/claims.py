@@ -1,0 +1,160 @@
+"""Whether a result has the shape that a paper claims, judged by thresholds and said in words.
+
+A figure alone lets a reader see what they hope to see. A recipe therefore names its claims with
+their thresholds before anything is run, and a curve that violates one prints "does not hold".
+All thresholds are in percentage points; columns are lengths, patch sizes or compressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from elastictool.errors import UsageError
+
+Curves = Mapping[str, Mapping[float, float]]
+"""Name of a curve -> its score (0 to 1) by column."""
+
+ClaimKind = Literal["flat", "collapse", "above"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that a figure or table is said to show.
+
+    Attributes:
+        kind: ``flat``: best and worst column differ by at most ``points``. ``collapse``: from
+            column ``at`` to the worst other column the score falls by at least ``points``.
+            ``above``: at every shared column but ``at`` the score is at least that of ``other``
+            plus ``points`` (negative ``points`` allow it to be that much below).
+        curve: Name of the curve that the claim is about.
+        points: Threshold in percentage points.
+        other: For ``above``: the curve that it is compared with.
+        at: The model's own column: where it starts to fall, or what is not compared.
+        start: First column that counts.
+        stop: Last column that counts.
+        source: Where it is claimed: paper and section, or "ours".
+    """
+
+    kind: ClaimKind
+    curve: str
+    points: float
+    other: str = ""
+    at: float | None = None
+    start: float = float("-inf")
+    stop: float = float("inf")
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a claim that says nothing.
+
+        Raises:
+            UsageError: The kind is unknown, or it lacks what it compares with.
+        """
+        if self.kind not in ("flat", "collapse", "above"):
+            raise UsageError(f"unknown claim {self.kind!r}", "use flat, collapse or above")
+        if self.kind == "above" and not self.other:
+            raise UsageError(f"the claim about {self.curve!r} compares with nothing", "set other")
+        if self.kind == "collapse" and self.at is None:
+            raise UsageError(f"the claim about {self.curve!r} starts nowhere", "set at")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        claim: The claim.
+        holds: Whether the thresholds are kept; None where a curve was not run.
+        words: A sentence for people, with the figures that decided.
+    """
+
+    claim: Claim
+    holds: bool | None
+    words: str
+
+
+def judge(claim: Claim, curves: Curves) -> Verdict:
+    """Compare a claim with measured curves.
+
+    Args:
+        claim: What is said.
+        curves: What was measured, scores from 0 to 1.
+
+    Returns:
+        The verdict; ``holds`` is None where a curve, or all its columns that count, are missing.
+    """
+    wanted = [claim.curve, *([claim.other] if claim.kind == "above" else [])]
+    missing = [name for name in wanted if not curves.get(name)]
+    if missing:
+        return Verdict(claim, None, f"{_statement(claim)}: not run ({', '.join(missing)})")
+    decide = {"flat": _flat, "collapse": _collapse, "above": _above}[claim.kind]
+    found = decide(claim, curves)
+    if found is None:
+        return Verdict(claim, None, f"{_statement(claim)}: not run at these columns")
+    holds, figures = found
+    return Verdict(claim, holds, f"{_statement(claim)}: {_answer(holds)} ({figures})")
+
+
+def _answer(holds: bool) -> str:
+    return "holds" if holds else "does not hold"
+
+
+def _statement(claim: Claim) -> str:
+    """The claim itself, in words."""
+    if claim.kind == "flat":
+        return f"{claim.curve} is flat within {claim.points:g} points{_span(claim)}"
+    if claim.kind == "collapse":
+        return f"{claim.curve} falls by {claim.points:g} points or more away from {claim.at:g}"
+    margin = f" by {claim.points:g} points or more" if claim.points > 0 else ""
+    slack = f" or at most {-claim.points:g} points below" if claim.points < 0 else ""
+    elsewhere = "" if claim.at is None else f" other than {claim.at:g}"
+    where = f"at all columns{elsewhere}{_span(claim)}"
+    return f"{claim.curve} is above {claim.other}{margin}{slack} {where}"
+
+
+def _span(claim: Claim) -> str:
+    first, last = claim.start > float("-inf"), claim.stop < float("inf")
+    if first and last:
+        return f" from {claim.start:g} to {claim.stop:g}"
+    return f" from {claim.start:g} on" if first else f" up to {claim.stop:g}" if last else ""
+
+
+def _counted(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
+    """Score in percent by column, of the columns that count."""
+    return {x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop}
+
+
+def _flat(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
+    scores = _counted(claim, curves[claim.curve])
+    if len(scores) < 2:
+        return None
+    worst, best = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
+    span = round(scores[best] - scores[worst], 6)
+    words = f"{scores[worst]:.1f} at {worst:g} to {scores[best]:.1f} at {best:g}: {span:.1f}"
+    return span <= claim.points, words
+
+
+def _collapse(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
+    scores = _counted(claim, curves[claim.curve])
+    others = {x: y for x, y in scores.items() if x != claim.at}
+    if claim.at not in scores or not others:
+        return None
+    worst = min(others, key=others.__getitem__)
+    fall = scores[claim.at] - others[worst]
+    words = (
+        f"{scores[claim.at]:.1f} at {claim.at:g} to {others[worst]:.1f} at {worst:g}: {fall:.1f}"
+    )
+    return fall >= claim.points, words
+
+
+def _above(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
+    ours, theirs = (_counted(claim, curves[name]) for name in (claim.curve, claim.other))
+    gaps = {x: round(ours[x] - theirs[x], 6) for x in ours if x in theirs and x != claim.at}
+    if not gaps:
+        return None
+    least = min(gaps, key=gaps.__getitem__)
+    kept = sum(gap >= claim.points for gap in gaps.values())
+    words = f"{kept} of {len(gaps)} columns; least difference {gaps[least]:+.1f} at {least:g}"
+    return kept == len(gaps), words
