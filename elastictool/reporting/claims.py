@@ -123,7 +123,9 @@ def _span(claim: Claim) -> str:
 
 def _counted(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
     """Score in percent by column, of the columns that count."""
-    return {x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop}
+    return {
+        x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop
+    }
 
 
 def _flat(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
