@@ -1,13 +1,17 @@
-"""What the studies on real recordings compare: recipes, their variations, seeds, folds, lengths.
+"""What the studies on real recordings compare: recipes, their variations, seeds, folds, columns.
 
 A study is a table; ``benchmarks/study.py`` runs it. Every entry is a committed recipe plus the few
 settings that vary within the study, so that each number can be had by ``elastictool train`` too.
+What a study is meant to show is written here as claims with thresholds, before it is run.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from elastictool.config import PatchAxes, Resize
+from elastictool.reporting.claims import Claim
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -21,12 +25,22 @@ class Entry:
         recipe: File name in ``recipes/``.
         sets: Settings beside the recipe.
         evaluate_natively: Evaluate at native lengths a model that was trained on a fixed one.
+        start: Label of the entry whose run of the same seed and fold the weights come from.
+        taught: Whether that run is the teacher, too.
+        axis: What is swept, out of ``AXES``; empty for the study's.
+        resizings: Kernel resizings to evaluate patch sizes with, each a curve of its own.
+        along: Axes along which patch sizes are evaluated, each a curve of its own.
     """
 
     label: str
     recipe: str
     sets: tuple[str, ...] = ()
     evaluate_natively: bool = False
+    start: str = ""
+    taught: bool = False
+    axis: str = ""
+    resizings: tuple[Resize, ...] = ()
+    along: tuple[PatchAxes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,14 @@ class Study:
         root: Folder or file of the data below the shared data folder.
         dataset: Name of the prepared dataset.
         entries: The models.
-        lengths: Frames at which each is evaluated.
+        columns: Where each is evaluated: frames, patch sizes or compressions.
+        axis: What they are, out of ``AXES``.
+        base_shift_ms: Frame shift of compression 1, where resolutions are swept.
         seeds: Runs of each entry, per fold.
         folds: Test folds; 0 is the data's own test split.
+        paired: Seed by seed another fold, instead of every seed on every fold.
         marks: (column, least value) pairs that the project has set itself, with the entry.
+        claims: What the papers say that such a study shows.
     """
 
     title: str
@@ -51,11 +69,21 @@ class Study:
     root: str
     dataset: str
     entries: tuple[Entry, ...]
-    lengths: tuple[int, ...]
+    columns: tuple[float, ...]
+    axis: str = "length"
+    base_shift_ms: float = 0.0
     task: str = ""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     folds: tuple[int, ...] = (0,)
+    paired: bool = False
     marks: dict[str, float] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Seed and fold of every run of an entry."""
+        if self.paired:
+            return list(zip(self.seeds, self.folds, strict=True))
+        return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
 
 def _fsdd(task: str, marks: dict[str, float]) -> Study:
@@ -74,8 +102,102 @@ def _fsdd(task: str, marks: dict[str, float]) -> Study:
                 for n in (48, 80, 160)
             ),
         ),
-        lengths=(32, 48, 64, 80, 96, 128, 160, 192, 256),
+        columns=(32, 48, 64, 80, 96, 128, 160, 192, 256),
         marks=marks,
+    )
+
+
+PATCH_SIZES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
+COMPRESSIONS = tuple(round(1 + 0.2 * k, 1) for k in range(16))
+BOTH_RESIZINGS: tuple[Resize, ...] = ("pi", "bl")
+START = "AST, patch 16"
+
+
+def _flexi_entries(stem: str) -> tuple[Entry, ...]:
+    """The standard AST and what FlexiAST makes of it: Table 1, Figures 3, 4 (b) and 5."""
+    return (
+        Entry(START, f"{stem}_ast.yaml", resizings=BOTH_RESIZINGS),
+        Entry("FlexiAST", f"{stem}.yaml", start=START),
+        Entry("FlexiAST, distilled", f"{stem}_distilled.yaml", start=START, taught=True),
+        Entry("FlexiAST, from new weights", f"{stem}_scratch.yaml"),
+        Entry("FlexiAST, BL throughout", f"{stem}.yaml", ("model.resize=bl",), start=START),
+    )
+
+
+FLEXI_CLAIMS = (
+    Claim("collapse", f"{START} (BL)", 20, at=16, source="FlexiAST Section 3.3, Table 1"),
+    Claim("collapse", f"{START} (PI)", 10, at=16, source="FlexiAST Section 3.4, finding 3"),
+    Claim(
+        "above",
+        f"{START} (PI)",
+        0,
+        other=f"{START} (BL)",
+        at=16,
+        source="FlexiAST Section 3.4, finding 3",
+    ),
+    Claim("flat", "FlexiAST", 10, source="FlexiAST Section 3.3, Table 1"),
+    Claim("above", "FlexiAST", 5, other=f"{START} (PI)", at=16, source="FlexiAST Section 3.3"),
+    Claim(
+        "above",
+        "FlexiAST, distilled",
+        -3,
+        other="FlexiAST",
+        source="FlexiAST Section 3.4, finding 1",
+    ),
+    Claim(
+        "above",
+        "FlexiAST",
+        0,
+        other="FlexiAST, BL throughout",
+        source="FlexiAST Section 3.4, finding 2",
+    ),
+    Claim(
+        "above",
+        "FlexiAST",
+        0,
+        other="FlexiAST, from new weights",
+        source="FlexiAST Section 3.4, finding 4 (there against ViT weights)",
+    ),
+)
+
+
+def _resolution_entries(
+    stem: str, shifts_ms: tuple[int, ...], frames: tuple[int, ...]
+) -> tuple[Entry, ...]:
+    """Mixed resolutions, one AST per frame shift, and pooling: Figure 5, Table 1 right."""
+    pooled, average = f"{stem}_elasticast_pooling.yaml", "augment.resolution.reduction=average"
+    return (
+        Entry("ElasticAST, mixed resolutions", f"{stem}_elasticast.yaml"),
+        *(
+            Entry(
+                f"AST at {shift} ms",
+                f"{stem}_ast.yaml",
+                (f"fbank.shift_ms={shift}", f"length.fixed_frames={count}"),
+            )
+            for shift, count in zip(shifts_ms, frames, strict=True)
+        ),
+        Entry("ElasticAST, average pooling", pooled, (average,), axis="average_pooling"),
+        Entry(
+            "ElasticAST, max pooling",
+            pooled,
+            ("augment.resolution.reduction=max",),
+            axis="max_pooling",
+        ),
+    )
+
+
+def _resolution_claims(shifts_ms: tuple[int, ...]) -> tuple[Claim, ...]:
+    elastic = "ElasticAST, mixed resolutions"
+    first, last = (f"AST at {shift} ms" for shift in (shifts_ms[0], shifts_ms[-1]))
+    figure = "ElasticAST Section 3.4, Figure 5"
+    return (
+        Claim("flat", elastic, 8, source=figure),
+        Claim("collapse", first, 10, at=1.0, source=figure),
+        Claim("collapse", last, 10, at=4.0, source=figure),
+        Claim("above", elastic, -2, other=first, source=figure),
+        Claim("above", elastic, -2, other=last, source=figure),
+        Claim("flat", "ElasticAST, average pooling", 8, source="ElasticAST Section 3.5, Table 1"),
+        Claim("flat", "ElasticAST, max pooling", 8, source="published code of ElasticAST"),
     )
 
 
@@ -101,9 +223,102 @@ STUDIES: dict[str, Study] = {
                 evaluate_natively=True,
             ),
         ),
-        lengths=(32, 64, 128, 256, 512, 1024, 1536),
+        columns=(32, 64, 128, 256, 512, 1024, 1536),
         seeds=(0,),
         folds=(1, 2, 3, 4, 5),
         marks={"native": 0.75, "128": 0.70},
+    ),
+    "flexi-digit": Study(
+        title="Patch sizes, spoken digits (FSDD)",
+        corpus="fsdd",
+        task="digit",
+        root="fsdd",
+        dataset="fsdd-digit",
+        entries=_flexi_entries("flexi_digit"),
+        columns=PATCH_SIZES,
+        axis="patch_size",
+        seeds=(0, 1),
+        claims=FLEXI_CLAIMS,
+    ),
+    "flexi-speaker": Study(
+        title="Patch sizes, six speakers (FSDD)",
+        corpus="fsdd",
+        task="speaker",
+        root="fsdd",
+        dataset="fsdd-speaker",
+        entries=(
+            Entry(
+                START,
+                "flexi_digit_ast.yaml",
+                resizings=("pi",),
+                along=("both", "time", "frequency"),
+            ),
+            Entry("FlexiAST, both axes", "flexi_digit.yaml", start=START),
+            Entry("FlexiAST, time only", "flexi_digit_time.yaml", start=START),
+            Entry("FlexiAST, frequency only", "flexi_digit_frequency.yaml", start=START),
+        ),
+        columns=PATCH_SIZES,
+        axis="patch_size",
+        seeds=(0, 1),
+        claims=(
+            Claim("flat", "FlexiAST, time only", 10, source="FlexiAST Section 3.3, Figure 4 (a)"),
+            Claim(
+                "above",
+                "FlexiAST, time only",
+                5,
+                other="FlexiAST, both axes",
+                at=16,
+                source="FlexiAST Section 3.3, Figure 4 (a)",
+            ),
+            Claim(
+                "collapse",
+                "FlexiAST, frequency only",
+                20,
+                at=16,
+                source="FlexiAST Section 3.3, Figure 4 (a)",
+            ),
+        ),
+    ),
+    "flexi-instruments": Study(
+        title="Patch sizes, ten instruments (FSDKaggle2018)",
+        corpus="csv",
+        root="instruments/clips.csv",
+        dataset="instruments",
+        entries=_flexi_entries("flexi_instruments"),
+        columns=PATCH_SIZES,
+        axis="patch_size",
+        seeds=(0, 1),
+        folds=(1, 2),
+        paired=True,
+        claims=FLEXI_CLAIMS,
+    ),
+    "resolution-digit": Study(
+        title="Temporal resolution, spoken digits (FSDD)",
+        corpus="fsdd",
+        task="digit",
+        root="fsdd",
+        dataset="fsdd-digit",
+        entries=_resolution_entries("resolution_digit", (5, 10, 15, 20), (96, 48, 32, 24)),
+        columns=COMPRESSIONS,
+        axis="resolution",
+        base_shift_ms=5.0,
+        seeds=(0, 1),
+        claims=_resolution_claims((5, 10, 15, 20)),
+    ),
+    "resolution-instruments": Study(
+        title="Temporal resolution, ten instruments (FSDKaggle2018)",
+        corpus="csv",
+        root="instruments/clips.csv",
+        dataset="instruments",
+        entries=_resolution_entries(
+            "resolution_instruments", (10, 20, 30, 40), (384, 192, 128, 96)
+        ),
+        columns=COMPRESSIONS,
+        axis="resolution",
+        base_shift_ms=10.0,
+        seeds=(0, 1),
+        folds=(1, 2),
+        paired=True,
+        claims=_resolution_claims((10, 20, 30, 40)),
     ),
 }

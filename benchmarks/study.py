@@ -23,10 +23,18 @@ from argparse import ArgumentParser, Namespace
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
-from elastictool.config import RunConfig, load_run_config, to_dict
+from elastictool.config import (
+    PatchAxes,
+    PoolKind,
+    PositionFit,
+    Resize,
+    RunConfig,
+    load_run_config,
+    to_dict,
+)
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json
@@ -46,10 +54,17 @@ class Cell:
     dataset: Path
     validation: bool
     sets: tuple[str, ...]
+    start: Path | None = None
 
     def config(self) -> RunConfig:
-        """The settings of the run."""
+        """The settings of the run, as published: without this machine's paths."""
         return load_run_config(RECIPES / self.entry.recipe, self.sets)
+
+    def own_config(self) -> RunConfig:
+        """The same, with the place of the run that it starts from."""
+        places = [f"init.path={self.start}"] if self.start else []
+        places += [f"train.distill.teacher={self.start}"] if self.entry.taught else []
+        return load_run_config(RECIPES / self.entry.recipe, [*self.sets, *places])
 
     def finished(self) -> dict[str, Any] | None:
         """The numbers of this cell, if they are there and belong to its settings."""
@@ -68,7 +83,7 @@ def _agrees(recorded: Any, wanted: Any) -> bool:
 
 def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespace) -> Cell:
     """Name the places and settings of one run."""
-    slug = re.sub("[^a-z0-9]+", "-", f"{entry.label}-seed{seed}-fold{fold}".lower())
+    slug = _slug(entry.label, seed, fold)
     sets = [*entry.sets, *arguments.set, f"seed={seed}", f"data.test_fold={fold}"]
     folder = name
     if arguments.validation:
@@ -86,7 +101,12 @@ def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespac
         dataset=arguments.runs / "data" / STUDIES[name].dataset,
         validation=arguments.validation,
         sets=tuple(sets),
+        start=arguments.runs / folder / _slug(entry.start, seed, fold) if entry.start else None,
     )
+
+
+def _slug(label: str, seed: int, fold: int) -> str:
+    return re.sub("[^a-z0-9]+", "-", f"{label}-seed{seed}-fold{fold}".lower())
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -100,7 +120,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     if _resumable(cell):
         result = resume_run(cell.run, store)
     else:
-        result = train_run(cell.config(), store, cell.run, overwrite=True)
+        result = train_run(cell.own_config(), store, cell.run, overwrite=True)
     numbers = {
         "model": cell.entry.label,
         "seed": cell.seed,
@@ -115,6 +135,16 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     }
     write_json(cell.result, numbers)
     return numbers
+
+
+def _trained(run: Path) -> bool:
+    """Whether a run that others start from was trained to its end on this machine."""
+    directory = RunDirectory(run)
+    if not directory.last_weights.exists():
+        return False
+    lines = directory.metrics.read_text("utf-8").splitlines()
+    epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
+    return len(epochs) >= directory.read_config().train.epochs
 
 
 def _resumable(cell: Cell) -> bool:
@@ -133,22 +163,54 @@ def _tokens(path: Path) -> int:
 
 
 def _points(cell: Cell, store: PreparedStore) -> list[dict[str, Any]]:
-    """Own point and all lengths; grid positions both interpolated and sliced."""
-    from elastictool.evaluation.sweep import sweep_lengths
+    """Own point and all columns, each way of evaluating the run a curve of its own."""
+    return [point for way in _ways(cell) for point in _swept(cell, store, way)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of evaluating a run: how positions and kernels are fitted, along which axes."""
+
+    positions: PositionFit | None = None
+    resize: Resize | None = None
+    along: PatchAxes | Literal["auto"] = "auto"
+
+
+def _ways(cell: Cell) -> list[Way]:
+    """Grid positions are interpolated and sliced, except where patch sizes decide their grid."""
+    entry, model = cell.entry, cell.config().model
+    if STUDIES[cell.study].axis == "patch_size":
+        resizings = entry.resizings or (model.resize,)
+        return [Way(None, r, axes) for r in resizings for axes in entry.along or ("auto",)]
+    return [Way(), Way("slice")] if model.positions == "grid" else [Way()]
+
+
+def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
+    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
+    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
     from elastictool.training.checkpoint import load_run
 
-    lengths = STUDIES[cell.study].lengths
-    split = "validation" if cell.validation else "test"
-    run = load_run(cell.run, "last")
+    study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
+    run = load_run(cell.run, "last", position_fit=way.positions, resize=way.resize)
     if cell.entry.evaluate_natively:
         native = dataclasses.replace(run.front_end.length, fixed_frames=0)
         run = dataclasses.replace(run, front_end=dataclasses.replace(run.front_end, length=native))
-    points = sweep_lengths([run], store, lengths, split)
-    if run.config.model.positions == "grid":
-        sliced = load_run(cell.run, "last", position_fit="slice")
-        points += sweep_lengths([sliced], store, lengths, split)
+    axis, whole = cell.entry.axis or study.axis, [int(x) for x in study.columns if x == int(x)]
+    if axis == "length":
+        points = sweep_lengths([run], store, whole, split)
+    elif axis == "patch_size":
+        points = sweep_patch_sizes([run], store, whole, way.along, split)
+    elif axis == "resolution":
+        points = sweep_resolutions([run], store, study.columns, study.base_shift_ms, split=split)
+    else:
+        kind: PoolKind = "max" if axis == "max_pooling" else "average"
+        points = sweep_pooling([run], store, whole, kind, split=split)
+    keep: tuple[str, ...]
     keep = ("length_frames", "value", "low", "high", "positions", "native", "tokens", "gflops")
-    return [{key: getattr(point, key) for key in keep} for point in points]
+    if axis == "length":
+        return [{key: getattr(point, key) for key in keep} for point in points]
+    along = {"along": "" if way.along == "auto" else way.along}
+    return [{key: getattr(p, key) for key in (*keep, "setting", "resize")} | along for p in points]
 
 
 def prepared(study: Study, data: Path, folder: Path) -> None:
@@ -187,12 +249,17 @@ def main() -> None:
     prepared(study, arguments.data, arguments.runs / "data")
     cells = [
         make_cell(name, entry, seed, fold, arguments)
-        for seed in arguments.seeds or study.seeds
-        for fold in arguments.folds or study.folds
+        for seed, fold in study.runs()
         for entry in study.entries
-        if not arguments.only or entry.label in arguments.only
+        if seed in (arguments.seeds or study.seeds)
+        and fold in (arguments.folds or study.folds)
+        and (not arguments.only or entry.label in arguments.only)
     ]
-    run_cells([cell for cell in cells if not cell.finished()], arguments.jobs)
+    wanted = [cell for cell in cells if not cell.finished()]
+    starts = {cell.start for cell in wanted if cell.start and not _trained(cell.start)}
+    first = [cell for cell in cells if cell.run in starts]
+    run_cells(first, arguments.jobs)
+    run_cells([cell for cell in wanted if cell not in first], arguments.jobs)
     if not arguments.validation:
         collect(name, study, arguments)
 
@@ -208,12 +275,16 @@ def run_cells(cells: list[Cell], jobs: int) -> None:
 
 def _line(numbers: dict[str, Any]) -> str:
     shown = " ".join(
-        f"{'own' if p['native'] else p['length_frames']}:{100 * p['value']:.1f}"
-        for p in numbers["points"]
-        if p["positions"] != "slice"
+        f"{_column(point)}:{100 * point['value']:.1f}"
+        for point in numbers["points"]
+        if point["positions"] != "slice"
     )
     head = f"{numbers['model']} seed {numbers['seed']} fold {numbers['fold']}"
     return f"{head}, {numbers['train_seconds']:.0f} s: {shown}"
+
+
+def _column(point: dict[str, Any]) -> str:
+    return "own" if point["native"] else f"{point.get('setting', point['length_frames']):g}"
 
 
 def collect(name: str, study: Study, arguments: Namespace) -> None:
@@ -221,8 +292,7 @@ def collect(name: str, study: Study, arguments: Namespace) -> None:
     cells = [
         make_cell(name, entry, seed, fold, arguments)
         for entry in study.entries
-        for seed in study.seeds
-        for fold in study.folds
+        for seed, fold in study.runs()
     ]
     found = [numbers for cell in cells if (numbers := cell.finished())]
     print(f"{name}: {len(found)} of {len(cells)} runs are there", file=sys.stderr)
@@ -237,8 +307,10 @@ def collect(name: str, study: Study, arguments: Namespace) -> None:
             "command": f"python -m benchmarks.study {name} --data DIR",
             "planned_runs": len(cells),
             "marks": study.marks,
-            "lengths": list(study.lengths),
-            "baselines": _baselines(study, cells[0].dataset),
+            "axis": study.axis,
+            "columns": list(study.columns),
+            "claims": [dataclasses.asdict(claim) for claim in study.claims],
+            "baselines": _baselines(study, cells[0].dataset) if study.axis == "length" else [],
             "runs": [{k: v for k, v in numbers.items() if k not in hidden} for numbers in found],
         },
     )
@@ -255,7 +327,8 @@ def _baselines(study: Study, dataset: Path) -> list[dict[str, Any]]:
     rows = []
     for fold in study.folds:
         splits = select_clips(store, DataConfig(test_fold=fold), 0)
-        answer = logistic_baseline(store, splits.train, splits.test, fbank, study.lengths)
+        lengths = [int(frames) for frames in study.columns]
+        answer = logistic_baseline(store, splits.train, splits.test, fbank, lengths)
         rows.append({"fold": fold, **answer})
     return rows
 
