@@ -1,18 +1,21 @@
 # make demo   set up, then prepare, train, evaluate, sweep and count tokens on embedded data
-# make test   set up, then run all tests
-# Both set up once; a second call does not install anything.
+# make test   set up, then run all tests but those marked slow, which make test-slow runs
+# They set up once; a second call does not install anything.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test test-slow lint types setup clean
 
 demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup
 	$(BIN)/python -m pytest -n 2
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: setup
 	$(BIN)/ruff check .

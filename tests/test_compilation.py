@@ -111,6 +111,7 @@ def test_a_compiler_in_the_variable_cxx_is_found(monkeypatch: pytest.MonkeyPatch
     check_compiler("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_run_learns_what_an_eager_one_learns_and_resumes_to_the_last_bit(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

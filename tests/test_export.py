@@ -49,6 +49,7 @@ def test_a_single_clip_without_packing_is_the_same_function(
         torch.testing.assert_close(SingleClip(model)(fbank), packed, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_graph_takes_any_length_and_tells_what_it_needs(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

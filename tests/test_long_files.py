@@ -141,6 +141,7 @@ print(peak_mb() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with /proc")
 def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     """As float32 at 16 kHz, 24 minutes are 92 MB, their filterbank another 74 MB."""

@@ -76,6 +76,7 @@ def hardly_any_room() -> None:
     limit_files(100)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_from_the_start_leaves_nothing_in_the_way(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
@@ -282,6 +283,7 @@ def test_prep_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert not [trial for trial in trials if trial.differences]
 
 
+@pytest.mark.slow
 def test_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     job = train_job(tmp_path, clips=40, sets=("train.epochs=2", "packing.batch_clips=12"))
     trials = kill(job, tmp_path, kills=3, seed=1)

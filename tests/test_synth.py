@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -84,6 +85,7 @@ def test_a_clip_is_rendered_in_milliseconds() -> None:
     assert (time.process_time() - started) / 100 < 0.010
 
 
+@pytest.mark.slow
 def test_a_linear_probe_on_the_mean_spectrum_stays_below_60_percent() -> None:
     """...but far above chance: the family is audible in it. Chance is 7 %."""
     spectra = np.stack([_mean_spectrum(render(0, index)) for index in range(NUM_CLIPS)])
