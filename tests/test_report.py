@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report import ROOT, cell, fill, mean_and_half_width, pages
+from benchmarks.report import ROOT, fill, pages
+from benchmarks.study_tables import cell, claim_lines, curves, main_table, mean_and_half_width
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -33,3 +34,33 @@ def test_text_goes_between_its_markers_only() -> None:
     assert fill(text, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
     with pytest.raises(ValueError, match="no markers for y"):
         fill(text, "y", "")
+
+
+def _run(model: str, seed: int, ways: list[dict[str, object]]) -> dict[str, object]:
+    points = [
+        {"native": native, "length_frames": 96, "positions": "interpolate"} | way
+        for way in ways
+        for native in (True, False)
+    ]
+    return {"model": model, "seed": seed, "fold": 0, "train_seconds": 1.0, "points": points}
+
+
+def test_ways_of_evaluating_a_model_are_curves_and_a_violated_claim_says_so() -> None:
+    both = [
+        {"setting": 16.0, "resize": "pi", "along": "", "value": 0.5},
+        {"setting": 16.0, "resize": "bl", "along": "", "value": 0.25},
+    ]
+    one = [{"setting": 16.0, "resize": "pi", "along": "", "value": 0.375}]
+    claim = {"kind": "above", "curve": "AST (PI)", "points": 0, "source": "here"}
+    study = {
+        "axis": "patch_size",
+        "columns": [16],
+        "baselines": [],
+        "runs": [_run("AST", 0, both), _run("Flexi", 0, one), _run("Flexi", 1, one)],
+        "claims": [claim | {"other": "AST (BL)"}, claim | {"other": "Flexi", "points": 13}],
+    }
+    assert [curve.label for curve in curves(study)] == ["AST (PI)", "AST (BL)", "Flexi"]
+    assert "| Flexi | 37.5 | 37.5 |" in main_table(study)
+    held, violated = claim_lines(study).splitlines()
+    assert "holds" in held and "does not" not in held
+    assert "**does not hold**" in violated
