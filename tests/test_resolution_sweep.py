@@ -220,6 +220,9 @@ def test_the_sweep_command_takes_pooling(folder: Path, tmp_path: Path) -> None:
         (["--pooling", "1.5"], "whole number"),
         (["--pooling-kind", "max"], "goes with --pooling"),
         (["--base-shift", "10"], "goes with --resolutions"),
+        (["--resize", "bl"], "goes with --patch-sizes"),
+        (["--axes", "time", "--resolutions", "1:2"], "goes with --patch-sizes"),
+        (["--patch-sizes", "8,16", "--positions", "slice"], "does not go with --patch-sizes"),
         (["--resolutions", "1", "--base-shift", "0"], "--base-shift 0"),
     ],
 )

@@ -14,11 +14,12 @@ from elastictool.cli.evaluate import (
     CheckpointOption,
     DeviceOption,
     JsonOption,
+    PatchSizeOption,
     Precision,
     PrecisionOption,
+    ResolutionOption,
     Split,
     SplitOption,
-    locate_run,
     open_data,
 )
 from elastictool.cli.predict import (
@@ -26,13 +27,14 @@ from elastictool.cli.predict import (
     HopOption,
     RunOption,
     WindowOption,
-    prepare,
+    load_model,
+    recordings,
     report_failures,
 )
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
-    from elastictool.inference.model import Windows
+    from elastictool.inference.model import ElasticModel, Windows
 
 
 def embed(
@@ -55,6 +57,8 @@ def embed(
     split: SplitOption = Split.test,
     window: WindowOption = 0.0,
     hop: HopOption = 0.0,
+    patch_size: PatchSizeOption = None,
+    resolution: ResolutionOption = None,
     which: CheckpointOption = Checkpoint.best,
     attention: AttentionOption = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -73,11 +77,14 @@ def embed(
     if dataset:
         if files or index is not None or query:
             raise UsageError("--dataset stands for the recordings", "leave files and --index out")
-        _measure(run, dataset, split, out, which, attention, precision, device, json_output)
+        model = load_model(run, which, attention, precision, device, patch_size, resolution)
+        _measure(model, dataset, split, out, json_output)
         return
     _check(files, out, index, query)
     names = list(query or files or [])
-    model, paths, rule = prepare(names, run, window, hop, which, attention, precision, device)
+    paths, rule = recordings(names, window, hop)
+    model = load_model(run, which, attention, precision, device, patch_size, resolution)
+    say(f"{len(paths)} recordings")
     found = list(model.embeddings(paths, rule, progress()))
     good = [item for item in found if not item.error]
     if out is not None and good:
@@ -88,29 +95,21 @@ def embed(
 
 
 def _measure(
-    run: str,
+    model: ElasticModel,
     dataset: str,
     split: Split,
     out: Path | None,
-    which: Checkpoint,
-    attention: str,
-    precision: Precision,
-    device: str,
     json_output: bool,
 ) -> None:
     from elastictool.evaluation.evaluate import split_clips
     from elastictool.evaluation.retrieval import measure_retrieval
-    from elastictool.inference.model import ElasticModel
     from elastictool.inference.vectors import check_suffix, write_vectors
-    from elastictool.training.checkpoint import load_run
-    from elastictool.training.resolve import pick_device
 
     if out is not None:
         check_suffix(out)
-    loaded = load_run(locate_run(run), which.value, attention, pick_device(device))
+    loaded = model.run
     store = open_data(dataset, loaded)
-    say(f"run {loaded.path}, dataset {store.path}, {split.value} split")
-    model = ElasticModel(loaded, precision.value)
+    say(f"dataset {store.path}, {split.value} split")
     result = measure_retrieval(model, store, split_clips(loaded, store, split.value), progress())
     if out is not None:
         write_vectors(out, result.names, result.vectors)

@@ -48,6 +48,14 @@ CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoin
 AttentionOption = Annotated[str, typer.Option(help="Attention backend: auto, split, reference.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+PatchSizeOption = Annotated[
+    int | None,
+    typer.Option(help="Patches of this size (mel bins, frames): larger is faster; as trained."),
+]
+ResolutionOption = Annotated[
+    float | None,
+    typer.Option(help="Frames so many times as far apart: 2 halves the tokens; as trained."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -60,6 +68,8 @@ def evaluate(
         str,
         typer.Option(help="Frames, or native; by default what the run was trained at."),
     ] = "",
+    patch_size: PatchSizeOption = None,
+    resolution: ResolutionOption = None,
     dataset: DatasetOption = "",
     which: CheckpointOption = Checkpoint.best,
     attention: AttentionOption = "auto",
@@ -85,6 +95,7 @@ def evaluate(
     from elastictool.training.rundir import environment
 
     loaded = load_run(path, which.value, attention, pick_device(device))
+    loaded = loaded.at_budget(patch_size, resolution)
     store = open_data(dataset, loaded)
     say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
     result = evaluate_run(loaded, store, split.value, frames, precision.value, progress=progress())
@@ -145,8 +156,9 @@ def _show(result: Evaluation, files: list[Path]) -> None:
     length = {"own": "own length", "native": "native lengths"}.get(
         result.length, f"{result.length} frames"
     )
+    budget = f", {result.budget.replace('_', ' ')}" if result.budget else ""
     print_table(
-        f"{result.model} ({result.run}), {result.split} split, {length}, "
+        f"{result.model} ({result.run}), {result.split} split, {length}{budget}, "
         f"{result.metrics.clips} clips",
         ["metric", "value (95 % interval)"],
         score_rows(document),

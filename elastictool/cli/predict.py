@@ -17,14 +17,16 @@ from elastictool.cli.evaluate import (
     Checkpoint,
     CheckpointOption,
     DeviceOption,
+    PatchSizeOption,
     Precision,
     PrecisionOption,
+    ResolutionOption,
     locate_run,
 )
 from elastictool.errors import RejectedItemsError
 
 if TYPE_CHECKING:
-    from elastictool.inference.model import ElasticModel, Prediction
+    from elastictool.inference.model import ElasticModel, Prediction, WindowRule
 
 
 class Format(str, Enum):
@@ -61,6 +63,8 @@ def predict(
     timeline: Annotated[
         Path | None, typer.Option(help="Folder for a picture of each recording over time.")
     ] = None,
+    patch_size: PatchSizeOption = None,
+    resolution: ResolutionOption = None,
     which: CheckpointOption = Checkpoint.best,
     attention: AttentionOption = "auto",
     precision: PrecisionOption = Precision.fp32,
@@ -74,7 +78,9 @@ def predict(
 
     Example: elastictool predict recordings/ --window 10 --hop 5 --timeline pictures
     """
-    model, paths, rule = prepare(files, run, window, hop, which, attention, precision, device)
+    paths, rule = recordings(files, window, hop)
+    model = load_model(run, which, attention, precision, device, patch_size, resolution)
+    say(f"{len(paths)} recordings")
     found = model.predict(paths, top, rule, progress=progress())
     pictures = _draw(found, model, timeline) if timeline is not None else []
     _answer(found, model, Format.json if json_output else form, windowed=window > 0)
@@ -83,29 +89,36 @@ def predict(
     report_failures([(item.name, item.error) for item in found if item.error], len(found))
 
 
-def prepare(
-    files: Sequence[str] | None,
+def load_model(
     run: str,
-    window: float,
-    hop: float,
     which: Checkpoint,
     attention: str,
     precision: Precision,
     device: str,
-) -> tuple[ElasticModel, list[Path], Any]:
-    """The model, the files, and how they are cut; what ``predict`` and ``embed`` share."""
-    from elastictool.inference.model import ElasticModel, WindowRule
-    from elastictool.inference.recordings import expand
+    patch_size: int | None,
+    resolution: float | None,
+) -> ElasticModel:
+    """The model that a command's options name."""
+    from elastictool.inference.model import ElasticModel
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
 
-    rule = WindowRule(window, hop)
-    paths = expand(files or [], sys.stdin if "-" in (files or []) else ())
     path = locate_run(run)
     loaded = load_run(path, which.value, attention, pick_device(device))
-    model = ElasticModel(loaded, precision.value)
-    say(f"model: {path}, up to {model.longest_s:.1f} s in one piece; {len(paths)} recordings")
-    return model, paths, rule
+    model = ElasticModel(loaded.at_budget(patch_size, resolution), precision.value)
+    say(f"model: {path}, up to {model.longest_s:.1f} s in one piece")
+    return model
+
+
+def recordings(
+    files: Sequence[str] | None, window: float, hop: float
+) -> tuple[list[Path], WindowRule]:
+    """The files, and how they are cut; what ``predict`` and ``embed`` share."""
+    from elastictool.inference.model import WindowRule
+    from elastictool.inference.recordings import expand
+
+    rule = WindowRule(window, hop)
+    return expand(files or [], sys.stdin if "-" in (files or []) else ()), rule
 
 
 def report_failures(failures: Sequence[tuple[str, str]], total: int) -> None:

@@ -153,6 +153,7 @@ def sweep(
     }
     option, values = _values(asked)
     _check_companions(option, base_shift, pooling_kind)
+    _check_ways(option, positions, resize, axes)
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
@@ -225,6 +226,23 @@ def _check_companions(
         raise UsageError("--pooling-kind goes with --pooling", "e.g. --pooling 1,2,3,4")
     if base_shift is not None and not 0.1 <= base_shift <= 1000:
         raise UsageError(f"--base-shift {base_shift:g} is not within 0.1..1000 ms", "e.g. 10")
+
+
+def _check_ways(option: str, positions: Positions, resize: Resizing, axes: Along) -> None:
+    """Refuse ways of resizing that the sweep does not resize by."""
+    example = "e.g. --patch-sizes 8,10,12,16,20,24,30,32,40,48"
+    if option != "--patch-sizes":
+        for name, differs in (
+            ("--resize", resize is not Resizing.own),
+            ("--axes", axes is not Along.auto),
+        ):
+            if differs:
+                raise UsageError(f"{name} goes with --patch-sizes", example)
+    elif positions is not Positions.interpolate:
+        raise UsageError(
+            "--positions does not go with --patch-sizes",
+            "positions are resized bilinearly there, as in FlexiAST",
+        )
 
 
 def _function(option: str) -> Callable[..., list[SweepPoint]]:

@@ -59,6 +59,7 @@ class Evaluation:
         label_names: Classes (C).
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
         decisions: F1 at thresholds; multi-label runs only.
+        budget: The run's, see ``LoadedRun.at_budget``.
     """
 
     run: str
@@ -72,11 +73,13 @@ class Evaluation:
     label_names: tuple[str, ...]
     trained_on_these_data: bool | None
     decisions: Decisions | None = None
+    budget: str = ""
 
     @property
     def stem(self) -> str:
-        """What its result files are called: split, and the length where it is not the own."""
-        return self.split if self.length == OWN else f"{self.split}_{self.length}"
+        """What its result files are called: split, and what is not the run's own."""
+        length = "" if self.length == OWN else self.length
+        return "_".join(part for part in (self.split, length, self.budget) if part)
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON; a value that is not finite becomes None."""
@@ -86,6 +89,7 @@ class Evaluation:
             "split": self.split,
             "multi_label": self.multi_label,
             "length": self.length,
+            "budget": self.budget,
             "clips": self.metrics.clips,
             "tokens": self.scores.tokens,
             "cut_frames": self.scores.cut_frames,
@@ -220,11 +224,12 @@ def evaluate_run(
         label_names=tuple(run.label_names),
         trained_on_these_data=same_data(run, store),
         decisions=decisions,
+        budget=run.budget,
     )
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``results/eval_<split>[_<length>].json``, its per-class CSV, and what is confused.
+    """Write ``results/eval_<split>[_<length>][_<budget>].json``, a per-class CSV, the confusions.
 
     Multi-label runs have no confusion matrix: which wrong class stands for which right one is
     not said by the scores.

@@ -349,12 +349,22 @@ def load(
     device: str = "auto",
     precision: str = "fp32",
     attention: str = "auto",
+    patch_size: int | None = None,
+    resolution: float | None = None,
 ) -> ElasticModel:
     """A trained model from a run directory or from one of our ``.safetensors`` files.
 
+    Args:
+        path: The run or file.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        attention: Backend.
+        patch_size: See ``LoadedRun.at_budget``: larger patches are fewer tokens.
+        resolution: The same for frames: 2 takes them twice as far apart.
+
     Raises:
-        UsageError: There is no such run or device.
+        UsageError: There is no such run or device, or a budget makes no sense.
         CheckpointError: The file is damaged or not ours.
     """
     run = load_run(Path(path), attention=attention, device=pick_device(device))
-    return ElasticModel(run, precision)
+    return ElasticModel(run.at_budget(patch_size, resolution), precision)

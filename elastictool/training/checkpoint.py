@@ -29,6 +29,7 @@ from elastictool.data.dataset import FrontEnd
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.source import OWN_FORMAT
 
 Which = Literal["best", "last", "averaged"]
@@ -49,6 +50,7 @@ class LoadedRun:
         metrics: Numbers recorded with the weights (epoch, validation score).
         thresholds: Multi-label: the decision threshold of each class, chosen on validation with
             these weights; NaN where it could not be chosen, empty if nobody chose any.
+        budget: What ``at_budget`` changed, for file names and titles; empty for the run's own.
     """
 
     path: Path
@@ -60,6 +62,41 @@ class LoadedRun:
     front_end: FrontEnd
     metrics: Mapping[str, Any]
     thresholds: tuple[float, ...] = ()
+    budget: str = ""
+
+    def at_budget(
+        self, patch_size: int | None = None, compression: float | None = None
+    ) -> LoadedRun:
+        """The same model with other patches or frames: more or fewer tokens for the same seconds.
+
+        Args:
+            patch_size: In mel bins and frames, along the axes that the run was trained to vary
+                (both, for runs with one patch size); None leaves it.
+            compression: Frame shift as a multiple of the run's own; None leaves it.
+
+        Raises:
+            UsageError: A patch is larger than the spectrogram is high or smaller than a value, or
+                frames are closer than a tenth of the run's shift.
+
+        Source: FlexiAST Section 3.3, ElasticAST Section 3.4.
+        """
+        front_end, words = self.front_end, []
+        if patch_size is not None:
+            bins = front_end.fbank.num_mel_bins
+            if not 1 <= patch_size <= bins:
+                raise UsageError(
+                    f"a patch size of {patch_size} is not within 1..{bins} (mel bins)", "e.g. 32"
+                )
+            along = self.config.flexi.axes
+            size = patch_size_along(along, patch_size, front_end.patch_size)
+            front_end = front_end.at_patch_size(size)
+            words.append(f"patch_{patch_size}")
+        if compression is not None:
+            if not compression >= 0.1:
+                raise UsageError(f"a resolution of {compression:g} is below 0.1", "e.g. 2")
+            front_end = front_end.at_compression(compression)
+            words.append(f"resolution_{compression:g}")
+        return dataclasses.replace(self, front_end=front_end, budget="_".join(words))
 
 
 def save_weights(
