@@ -204,6 +204,29 @@ def _resolution_claims(shifts_ms: tuple[int, ...]) -> tuple[Claim, ...]:
 STUDIES: dict[str, Study] = {
     "fsdd-digit": _fsdd("digit", {"native": 0.95, "48": 0.85}),
     "fsdd-speaker": _fsdd("speaker", {"native": 0.99}),
+    "precision-digit": Study(
+        title="bf16 against fp32, spoken digits (FSDD)",
+        corpus="fsdd",
+        task="digit",
+        root="fsdd",
+        dataset="fsdd-digit",
+        entries=tuple(
+            Entry(f"ElasticAST, {name}", "fsdd_digit_elasticast.yaml", (f"train.precision={name}",))
+            for name in ("bf16", "fp32")
+        ),
+        columns=(32, 48, 64, 80, 96, 128, 160, 192, 256),
+        seeds=(0, 1),
+        claims=(
+            Claim(
+                "above",
+                "ElasticAST, bf16",
+                -2,
+                other="ElasticAST, fp32",
+                start=96,
+                source="ours: bf16 must not cost accuracy",
+            ),
+        ),
+    ),
     "instruments": Study(
         title="Ten instruments (FSDKaggle2018), five folds",
         corpus="csv",

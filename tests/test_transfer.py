@@ -385,6 +385,19 @@ def test_training_from_weights_of_base_width(toy_store: PreparedStore, tmp_path:
     assert load_run(tmp_path / "run").config.model.width == 768
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "preset"), PRESETS.items())
+def test_training_from_base_size_weights_of_every_format(
+    name: str, preset: str, toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    path = SAMPLES[name](width=768, depth=12).write(tmp_path / "weights")
+    fixed = "length.fixed_frames=48" if preset == "ast" else "length.max_frames=48"
+    sets = (f"model.preset={preset}", "init.head=replace", "packing.batch_clips=18", fixed)
+    train_run(settings(name, path, *sets), toy_store, tmp_path / "run")
+    model = load_run(tmp_path / "run").config.model
+    assert (model.width, model.depth, model.heads) == (768, 12, 12)
+
+
 def test_the_weights_own_model_is_kept_on_request(toy_store: PreparedStore, tmp_path: Path) -> None:
     path = foreign_weights.hf_ast().write(tmp_path / "weights")
     sets = ("init.model=weights", "init.head=replace", "length.fixed_frames=128")
