@@ -167,8 +167,13 @@ def mark_lines(study: dict[str, Any]) -> str:
 
 
 def draw(study: dict[str, Any]) -> Figure:
-    """Accuracy by column, mean over runs with its interval; the own point's in the legend."""
-    shown = [curve for curve in curves(study) if curve.at]
+    """Accuracy by column, mean over runs with its interval; the own point's in the legend.
+
+    Of resolutions only interpolated positions are drawn: eight lines of ASTs are no picture. The
+    tables have the sliced ones.
+    """
+    hidden = WAYS["positions"]["slice"] if study["axis"] == "resolution" else None
+    shown = [c for c in curves(study) if c.at and not (hidden and hidden in c.label)]
     styles = series_styles(curve.label for curve in shown)
     axis = AXES[study["axis"]]
     with styled():
