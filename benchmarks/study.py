@@ -117,7 +117,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     store = PreparedStore.open(cell.dataset)
-    if _resumable(cell):
+    if _resumable(cell, store):
         result = resume_run(cell.run, store)
     else:
         result = train_run(cell.own_config(), store, cell.run, overwrite=True)
@@ -147,10 +147,10 @@ def _trained(run: Path) -> bool:
     return len(epochs) >= directory.read_config().train.epochs
 
 
-def _resumable(cell: Cell) -> bool:
-    """Whether an unfinished run of the same settings stands there."""
+def _resumable(cell: Cell, store: PreparedStore) -> bool:
+    """Whether an unfinished run of the same settings on the same data stands there."""
     run = RunDirectory(cell.run)
-    if not run.training_state.exists():
+    if not run.training_state.exists() or run.read_fingerprint() != store.info.fingerprint:
         return False
     wanted = to_dict(cell.config())
     found = to_dict(run.read_config())
