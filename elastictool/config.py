@@ -678,6 +678,16 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
         values = read_yaml(recipe)
     for assignment in sets:
         _assign(values, assignment)
+    return run_config(values)
+
+
+def run_config(values: Mapping[str, Any]) -> RunConfig:
+    """The run that nested ``values`` over the defaults describe; presets and sizes are expanded.
+
+    Raises:
+        UsageError: A key or value is wrong.
+    """
+    values = dict(values)
     values["model"] = _expand_model(values.get("model", {}))
     values["flexi"] = _expand_flexi(values["model"], values.get("flexi", {}))
     values["fbank"] = _expand_fbank(values.get("fbank", {}))
@@ -698,14 +708,15 @@ def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
         changes["flexi"] = _expand_flexi(changes["model"], changes.get("flexi", {}))
     if "fbank" in changes:
         changes["fbank"] = _expand_fbank(changes["fbank"])
-    return from_dict(RunConfig, _merged(to_dict(config), changes))
+    return from_dict(RunConfig, merged(to_dict(config), changes))
 
 
-def _merged(values: Any, changes: Any) -> Any:
+def merged(values: Any, changes: Any) -> Any:
+    """``changes`` over ``values``, mappings key by key."""
     if not (isinstance(values, Mapping) and isinstance(changes, Mapping)):
         return changes
     return dict(values) | {
-        key: _merged(values.get(key, {}), value) for key, value in changes.items()
+        key: merged(values.get(key, {}), value) for key, value in changes.items()
     }
 
 
@@ -807,6 +818,12 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
 
 def _coerce(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{path} must be a mapping, not {value!r}")
+        return {str(k): _coerce(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

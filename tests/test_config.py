@@ -109,7 +109,7 @@ def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
 
 
 def test_every_recipe_of_the_project_loads() -> None:
-    recipes = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+    recipes = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     assert recipes
     for recipe in recipes:
         assert load_run_config(recipe).name, recipe

@@ -15,6 +15,7 @@ import elastictool
 PACKAGE = Path(elastictool.__file__).parent
 ROOMS = (
     "cli",
+    "recipes",
     "reporting",
     "evaluation",
     "inference",

@@ -24,6 +24,7 @@ from elastictool.cli import (
     export,
     predict,
     prep,
+    recipe,
     runs,
     sweep,
     tokens,
@@ -54,6 +55,7 @@ app.command("bench")(bench.bench)
 app.command("convert")(convert.convert)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app)
+app.add_typer(recipe.app)
 app.command("doctor")(doctor.doctor)
 
 

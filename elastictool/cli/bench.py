@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.cli.ranges import parse_numbers
+from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def bench(
     with progress().task("measuring", len(chosen)) as bar:
         for part in chosen:
             if part == "loader":
-                rows += _loader(dataset, workload, parse_numbers_or_zero(workers))
+                rows += _loader(dataset, workload, parse_numbers_or_zero(workers, "--workers"))
             elif part == "planners":
                 rows += _planners(durations, batch_clips)
             else:
@@ -89,16 +89,6 @@ def bench(
         return
     for part in chosen:
         print_table(part, *_table([row for row in rows if row["part"] == part]))
-
-
-def parse_numbers_or_zero(text: str) -> list[int]:
-    """Numbers of workers: like ``parse_numbers``, with 0 allowed.
-
-    Raises:
-        UsageError: Not numbers of 0 or above.
-    """
-    items = [item.strip() for item in text.split(",")]
-    return [0 if item == "0" else parse_numbers([item], "--workers")[0] for item in items]
 
 
 def _known_parts(parts: list[str] | None) -> list[str]:

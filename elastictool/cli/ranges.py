@@ -77,6 +77,16 @@ def parse_numbers(texts: Sequence[str], option: str, step: int = 1) -> list[int]
     return _expanded(texts, option, step, _whole)
 
 
+def parse_numbers_or_zero(text: str, option: str) -> list[int]:
+    """A comma list of whole numbers in the order given; like ``parse_numbers``, with 0 allowed.
+
+    Raises:
+        UsageError: Not numbers of 0 or above.
+    """
+    items = [item.strip() for item in text.split(",")]
+    return [0 if item == "0" else parse_numbers([item], option)[0] for item in items]
+
+
 def parse_fractions(texts: Sequence[str], option: str, step: str = "1") -> list[float]:
     """Numbers above 0 in the order given, each once; fractions are allowed.
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 VOXCELEB_TRAIN_CLIPS = 138_361
 """Clips of VoxCeleb1's identification training list."""
+
+AST_SECONDS = 10.24
+"""1,024 frames of 10 ms, the usual input of a standard AST."""
+NUM_BINS = 48
 
 Seconds = npt.NDArray[np.float64]
 
@@ -106,6 +110,22 @@ def read_durations(path: Path) -> Durations:
     if len(seconds) == 0:
         raise UsageError(f"{path} holds no durations", "give at least one row below the header")
     return Durations(seconds, "file", f"{path.name}, {len(seconds):,} clips")
+
+
+def histogram(seconds: Seconds) -> dict[str, Any]:
+    """Counts of clips on a logarithmic axis, and what a standard AST of 10.24 s does to them."""
+    low, high = float(seconds.min()), float(seconds.max())
+    edges = np.geomspace(low * 0.98, max(high, low * 1.05) * 1.02, NUM_BINS + 1)
+    shares = (0, 10, 50, 90, 99, 100)
+    return {
+        "clips": len(seconds),
+        "hours": float(seconds.sum()) / 3600,
+        "edges": [round(float(edge), 4) for edge in edges],
+        "counts": np.histogram(seconds, edges)[0].tolist(),
+        "percentiles": {str(share): float(np.percentile(seconds, share)) for share in shares},
+        "shorter_than_ast": float(np.mean(seconds < AST_SECONDS)),
+        "longer_than_ast": float(np.mean(seconds > AST_SECONDS)),
+    }
 
 
 def num_frames_array(

@@ -88,20 +88,20 @@ def judge(claim: Claim, curves: Curves) -> Verdict:
     wanted = [claim.curve, *([claim.other] if claim.kind == "above" else [])]
     missing = [name for name in wanted if not curves.get(name)]
     if missing:
-        return Verdict(claim, None, f"{_statement(claim)}: not run ({', '.join(missing)})")
+        return Verdict(claim, None, f"{statement(claim)}: not run ({', '.join(missing)})")
     decide = {"flat": _flat, "collapse": _collapse, "above": _above}[claim.kind]
     found = decide(claim, curves)
     if found is None:
-        return Verdict(claim, None, f"{_statement(claim)}: not run at these columns")
+        return Verdict(claim, None, f"{statement(claim)}: not run at these columns")
     holds, figures = found
-    return Verdict(claim, holds, f"{_statement(claim)}: {_answer(holds)} ({figures})")
+    return Verdict(claim, holds, f"{statement(claim)}: {_answer(holds)} ({figures})")
 
 
 def _answer(holds: bool) -> str:
     return "holds" if holds else "does not hold"
 
 
-def _statement(claim: Claim) -> str:
+def statement(claim: Claim) -> str:
     """The claim itself, in words."""
     if claim.kind == "flat":
         return f"{claim.curve} is flat within {claim.points:g} points{_span(claim)}"

@@ -31,8 +31,15 @@ FAMILY_COLOURS = {
     "FlexiAST": GREEN,
     "Logistic regression": GREY,
     "Ensemble": GREY,
+    "first-come": VERMILLION,
+    "balanced": GREEN,
+    "best-fit": ORANGE,
+    "first-fit": SKY,
+    "sorted-window": BLUE,
+    "none": GREY,
+    "flat": "black",
 }
-"""Colours of model families, by the first word(s) of a model's label."""
+"""Colours of model families and packing planners, by the first word(s) of a label."""
 FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
 """Colours of fixed-length ASTs, shortest first, and at one length smallest patches first."""
 LINES = ("-", "--", ":", "-.")
@@ -102,8 +109,12 @@ def _colour(label: str, lengths: list[tuple[int, int]]) -> str:
 
 
 def _fixed_size(label: str) -> tuple[int, int] | None:
-    """(frames, patch size) of a fixed-length AST's label; patches of 16 are not named in it."""
-    found = re.match(r"AST-(\d+)(?:/(?:\d+x)?(\d+))?", label)
+    """(frames, patch size) of a fixed-length AST's label; patches of 16 are not named in it.
+
+    Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms"), that
+    takes the place of the frames.
+    """
+    found = re.match(r"AST(?:-B/|[-/])(\d+)(?:/(?:\d+x)?(\d+))?", label)
     return (int(found[1]), int(found[2] or 16)) if found else None
 
 

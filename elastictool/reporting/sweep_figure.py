@@ -180,18 +180,18 @@ def _scale(axes: Axes, points: Sequence[SweepPoint], log_x: bool | None) -> None
         axes.xaxis.set_minor_locator(NullLocator())
     if log_x or len(places) <= 10:
         step = max(1, -(-len(places) // 12))
-        ticks = _spread(places[::step], log_x)
+        ticks = spread(places[::step], log_x)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
 
 
-def _spread(places: Sequence[float], log_x: bool) -> list[float]:
-    """Ticks far enough apart that their labels do not touch."""
+def spread(places: Sequence[float], log_x: bool, most: int = 14) -> list[float]:
+    """Ticks far enough apart that their labels do not touch: about ``most`` at the most."""
     span = places[-1] / places[0] if log_x else places[-1] - places[0]
     kept = [places[0]]
     for place in places[1:]:
         gap = place / kept[-1] if log_x else place - kept[-1]
-        if gap >= (span ** (1 / 14) if log_x else span / 14):
+        if gap >= (span ** (1 / most) if log_x else span / most):
             kept.append(place)
     return kept
 

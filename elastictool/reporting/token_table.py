@@ -19,15 +19,11 @@ from elastictool.evaluation.tokens import TokenReport, TokenUse, table_planners
 from elastictool.files import atomic_path
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
+from elastictool.reporting.published import FIGURE_ONLY as FIGURE_ONLY
+from elastictool.reporting.published import published_tokens
 
-PUBLISHED: dict[str, tuple[float | None, float | None]] = {
-    "AST-1024": (31.1, 15.2),
-    "ElasticAST": (None, 0.0),
-}
-"""Padding and cut in percent on VoxCeleb; None is published as a picture only.
-Source: ElasticAST Section 3.6 and Table 1."""
-
-FIGURE_ONLY = "figure only"
+PUBLISHED = published_tokens("VoxCeleb")
+"""Padding and cut in percent on VoxCeleb; None is published as a picture only."""
 
 COLUMNS = ("model", "batch", "pad %", "cut %", "rows", "excess", "tokens")
 

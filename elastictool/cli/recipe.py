@@ -1,0 +1,293 @@
+"""``elastictool recipe``: the papers' figures and tables, each by one command."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.evaluate import JsonOption
+from elastictool.cli.ranges import parse_numbers_or_zero
+from elastictool.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from elastictool.recipes.cost import Cost
+    from elastictool.recipes.plan import Plan
+    from elastictool.recipes.spec import Recipe
+
+OUT = Path("runs/recipes")
+DATA = Path("data/raw")
+
+app = typer.Typer(
+    name="recipe",
+    help="Make the papers' figures and tables beside the published numbers (list, show, run).",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class ScaleChoice(str, Enum):
+    """How much is done."""
+
+    paper = "paper"
+    small = "small"
+    smoke = "smoke"
+
+
+NameArgument = Annotated[
+    str, typer.Argument(help="Recipe, e.g. elasticast/fig4_voxceleb; the file alone if clear.")
+]
+ScaleOption = Annotated[
+    ScaleChoice,
+    typer.Option(
+        help="paper: the paper's data and model; small: small real data, narrow model; smoke: "
+        "rendered clips, seconds."
+    ),
+]
+DataOption = Annotated[
+    Path, typer.Option(help="Folder that the recipe's data and weights lie in (see show).")
+]
+OutOption = Annotated[
+    Path, typer.Option(help="Folder for prepared data, runs and results, a folder a scale.")
+]
+SeedsOption = Annotated[
+    str, typer.Option(help="Train every run with these seeds, e.g. 0,1,2; default the recipe's.")
+]
+
+
+@app.command("list")
+def list_(json_output: JsonOption = False) -> None:
+    """List the recipes: which figure or table, and whether its numbers are published.
+
+    Example: elastictool recipe list
+    """
+    from elastictool.recipes.library import load_recipe, recipe_names
+    from elastictool.reporting.published import FIGURE_ONLY
+
+    recipes = [load_recipe(name) for name in recipe_names()]
+    if json_output:
+        print_json(
+            [
+                {
+                    "name": recipe.name,
+                    "title": recipe.title,
+                    "published": recipe.published.table if recipe.published else None,
+                }
+                for recipe in recipes
+            ]
+        )
+        return
+    rows = [
+        (recipe.name, recipe.title, "numbers" if recipe.published else FIGURE_ONLY)
+        for recipe in recipes
+    ]
+    print_table("recipes", ("name", "figure or table", "published"), rows, left=3)
+    say("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
+
+
+@app.command("show")
+def show(
+    name: NameArgument,
+    scale: ScaleOption = ScaleChoice.paper,
+    data: DataOption = DATA,
+    out: OutOption = OUT,
+    seeds: SeedsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Show a recipe: what it claims, its settings with their sources, its steps, what it needs.
+
+    Example: elastictool recipe show elasticast/fig5_vggsound --scale paper
+    """
+    plan = _plan(name, scale, data, out, seeds)
+    recipe = plan.recipe
+    if json_output:
+        print_json(_document(plan) | {"sources": dict(recipe.sources), "takes": recipe.takes})
+        return
+    from elastictool.recipes.library import recipe_file
+    from elastictool.reporting.claims import statement
+
+    say(f"{recipe.title} ({recipe_file(recipe.name)})")
+    say(f"shows: {recipe.shows}")
+    say(f"{scale.value}: {plan.scale.says}")
+    for claim in plan.scale.claims:
+        say(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
+    if scale is ScaleChoice.paper:
+        rows = [(key, value, source) for key, value, source in _settings(recipe)]
+        print_table("settings of the paper's runs", ("setting", "value", "source"), rows, left=3)
+        for line in recipe.takes:
+            say(f"paper and published code differ: {line}")
+    steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
+    print_table("steps", ("step", "kind", "state", "folder"), steps, left=4)
+    for title, path, hint in plan.missing:
+        say(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
+
+
+@app.command("run")
+def run(
+    name: NameArgument,
+    scale: ScaleOption = ScaleChoice.smoke,
+    data: DataOption = DATA,
+    out: OutOption = OUT,
+    seeds: SeedsOption = "",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Steps at the same time; one GPU each where there are some.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the steps with estimated cost, and stop.")
+    ] = False,
+    throughput: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With --dry-run: GFLOP/s of another machine's training; 0 measures this one's.",
+        ),
+    ] = 0.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a figure or table: prepare, train, evaluate, sweep, draw, judge the paper's claims.
+
+    Finished steps are skipped, stopped ones continue. Writes the figure (PNG, SVG), a table with
+    the published numbers, and result.json.
+
+    Example: elastictool recipe run elasticast/fig4_voxceleb --scale smoke
+
+    Example: elastictool recipe run flexiast/table1_vggsound --scale small --data shared/data
+
+    Example: elastictool recipe run elasticast/fig5_audioset --scale paper --dry-run
+    """
+    if throughput and not dry_run:
+        raise UsageError("--throughput goes with --dry-run", "leave it out")
+    plan = _plan(name, scale, data, out, seeds)
+    if dry_run:
+        _show_costs(plan, throughput, json_output)
+        return
+    from elastictool.recipes.run import run_plan
+    from elastictool.reporting.tables import read_json
+
+    finished = run_plan(lambda: _plan(name, scale, data, out, seeds), jobs, progress())
+    result = read_json(finished.result / "result.json")
+    files = [str(path) for path in sorted(finished.result.iterdir()) if path.name != "step.json"]
+    if json_output:
+        print_json(result | {"files": files})
+        return
+    _show_result(result)
+    for file in files:
+        say(f"wrote {file}")
+
+
+def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str) -> Plan:
+    from elastictool.recipes.library import full_name, load_recipe
+    from elastictool.recipes.plan import Places, make_plan
+
+    wanted = parse_numbers_or_zero(seeds, "--seeds") if seeds else []
+    return make_plan(load_recipe(full_name(name)), scale.value, Places(data, out), wanted)
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    return {
+        "recipe": plan.recipe.name,
+        "title": plan.recipe.title,
+        "scale": plan.scale_name,
+        "says": plan.scale.says,
+        "steps": [
+            {
+                "name": step.name,
+                "kind": step.kind,
+                "state": step.state,
+                "inputs": sorted(set(step.inputs.values())),
+                "folder": str(step.path),
+            }
+            for step in plan.steps
+        ],
+        "missing": [
+            {"what": title, "path": str(path), "hint": hint} for title, path, hint in plan.missing
+        ],
+    }
+
+
+def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """(setting, value or values, source) of scale ``paper``."""
+    from elastictool.recipes.library import own_settings
+
+    return [
+        (key, "; ".join(values), recipe.sources.get(key, ""))
+        for key, values in own_settings(recipe.name).items()
+    ]
+
+
+def _show_costs(plan: Plan, throughput: float, json_output: bool) -> None:
+    from elastictool.recipes.cost import (
+        Cost,
+        finished_throughput,
+        measured_throughput,
+        plan_costs,
+    )
+
+    costs = plan_costs(plan)
+    source = "as given"
+    if not throughput:
+        found, source = finished_throughput(plan, costs), "measured on finished trainings"
+        if found is None:
+            found, source = measured_throughput(plan), "measured on training steps, here and now"
+        throughput = found or 0.0
+    waiting = [step for step in plan.steps if step.state != "done"]
+    total = sum((costs[step.name] for step in waiting), Cost())
+    if json_output:
+        print_json(
+            _document(plan)
+            | {
+                "costs": {
+                    name: {**vars(cost), "hours": _hours(cost, throughput)}
+                    for name, cost in costs.items()
+                },
+                "total": {**vars(total), "hours": _hours(total, throughput)},
+                "gflops_per_second": throughput or None,
+                "throughput_source": source if throughput else None,
+            }
+        )
+        return
+    rows = [_cost_row(step.name, step.state, costs[step.name], throughput) for step in plan.steps]
+    rows.append(_cost_row("all that is to do", "", total, throughput))
+    columns = ("step", "state", "clips", "tokens", "TFLOP", "hours")
+    print_table(f"{plan.recipe.title}: {plan.scale_name}", columns, rows, left=2)
+    if throughput:
+        say(f"hours at {throughput:,.1f} GFLOP/s ({source}); decoding, filterbanks, validation: no")
+    for title, path, _ in plan.missing:
+        say(f"needs: {title}: {path} is not there")
+
+
+def _hours(cost: Cost, throughput: float) -> float | None:
+    return round(cost.gflops / throughput / 3600, 4) if throughput else None
+
+
+def _cost_row(name: str, state: str, cost: Cost, throughput: float) -> list[str]:
+    from elastictool.reporting.tables import EMPTY
+
+    hours = _hours(cost, throughput)
+    return [
+        name,
+        state,
+        f"{cost.clips:,}" if cost.clips else EMPTY,
+        f"{cost.tokens:,}" if cost.tokens else EMPTY,
+        f"{cost.gflops / 1000:,.2f}" if cost.gflops else EMPTY,
+        f"{hours:,.2f}" if hours and cost.gflops else EMPTY,
+    ]
+
+
+def _show_result(result: Mapping[str, Any]) -> None:
+    """The tables, then what became of each claim."""
+    from elastictool.reporting.recipe_table import histogram_cells, panel_cells
+
+    if "histograms" in result:
+        print_table(result["title"], *histogram_cells(result))
+    for panel in result.get("panels", []):
+        print_table(
+            f"{panel['y']}, %, {panel['title']}", *panel_cells(panel, result, intervals=False)
+        )
+    for verdict in result["verdicts"]:
+        say(f"claim: {verdict['words']}")

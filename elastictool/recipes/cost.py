@@ -1,0 +1,259 @@
+"""What a plan costs before it is run: clips, tokens, operations, and hours on this machine.
+
+Operations follow from settings and clip lengths by the closed formula of ``evaluation/cost.py``;
+hours are operations divided by a throughput that was measured, on the trainings that are finished
+here or on a few training steps of the model itself. Lengths are those of the prepared data, or,
+before there are any, the complete corpus's number of clips at their mean length. Not counted:
+decoding, filterbanks (a few milliseconds per 10 s of audio) and validation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.config import ModelConfig, RunConfig
+from elastictool.evaluation.cost import forward_flops
+from elastictool.evaluation.durations import num_frames_array
+from elastictool.packing.grid import grid_shape, patch_size_along, scaled_stride
+from elastictool.recipes.plan import Plan, Step
+
+TRAINING_PASSES = 3
+"""Forward and backward in units of a forward pass."""
+MEASURED_FRAMES = 256
+MEASURED_CLIPS = (4, 96)
+"""On a CPU, on a GPU: 128 tokens each."""
+
+Frames = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a step: clips and tokens that pass a model (prep: clips that are read), operations."""
+
+    clips: int = 0
+    tokens: int = 0
+    gflops: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.clips + other.clips, self.tokens + other.tokens, self.gflops + other.gflops
+        )
+
+
+def plan_costs(plan: Plan) -> dict[str, Cost]:
+    """The cost of each step by its name."""
+    lengths = _Lengths(plan)
+    return {step.name: _cost(step, plan, lengths) for step in plan.steps}
+
+
+def _cost(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
+    if step.kind == "prep":
+        return Cost(clips=lengths.total(step))
+    if step.kind == "train":
+        return _training(step, plan, lengths)
+    if step.kind == "eval":
+        run = _named(plan, step.inputs["run"])
+        return _forward(_config(run), lengths.frames(run, "test"))
+    if step.kind == "sweep":
+        return _sweep(step, plan, lengths)
+    return Cost()
+
+
+def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
+    """All epochs; the mean over patch sizes and resolutions that are drawn."""
+    config, frames = _config(step), lengths.frames(step, "train")
+    if config.data.epoch_clips:
+        frames = np.resize(frames, config.data.epoch_clips)
+    sizes = config.flexi.sizes or (0,)
+    compressions = config.augment.resolution.compressions or (1.0,)
+    parts = [_forward(config, frames, size, c) for size in sizes for c in compressions]
+    diversity = config.augment.length_diversity
+    mean = _scaled(sum(parts, Cost()), 1 / len(parts))
+    if diversity.share and diversity.mode == "add":
+        views = np.maximum(_mean_view(frames, diversity.min_frames), 1)
+        mean += _scaled(_forward(config, views), diversity.share)
+    taught = Cost()
+    if "teacher" in step.inputs:
+        teacher = _config(_named(plan, step.inputs["teacher"]))
+        taught = dataclasses.replace(_forward(teacher, frames), clips=0, tokens=0)
+    epochs = config.train.epochs
+    whole = Cost(mean.clips, mean.tokens, TRAINING_PASSES * mean.gflops) + taught
+    return _scaled(whole, epochs)
+
+
+def _mean_view(frames: Frames, least: int) -> Frames:
+    """Mean length of views that are log-uniform between ``least`` and the clip's own."""
+    long = np.maximum(frames, least + 1).astype(np.float64)
+    return np.rint((long - least) / np.log(long / least)).astype(np.int64)
+
+
+def _sweep(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
+    total = Cost()
+    variants = max(1, len(step.settings["resize"]))
+    for role, name in step.inputs.items():
+        if not role.startswith("run:"):
+            continue
+        run = _named(plan, name)
+        config, frames = _config(run), lengths.frames(run, "test")
+        parts = [_forward(config, frames)]
+        parts += [_at(step.settings, config, frames, value) for value in step.settings["values"]]
+        total += _scaled(sum(parts, Cost()), variants)
+    return total
+
+
+def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: float) -> Cost:
+    """A forward pass over the clips at one value of a sweep."""
+    axis = settings["axis"]
+    if axis == "patch_size":
+        return _forward(config, frames, int(value), axes=settings["axes"])
+    if axis == "length":
+        frames_at = int(value)
+        length = (
+            dataclasses.replace(config.length, fixed_frames=frames_at)
+            if config.length.fixed_frames
+            else dataclasses.replace(config.length, max_frames=frames_at)
+        )
+        return _forward(dataclasses.replace(config, length=length), frames)
+    base = settings["base_shift_ms"] or config.fbank.shift_ms
+    own = config.fbank.shift_ms if axis == "resolution" else base
+    return _forward(config, frames, compression=value * base / own)
+
+
+def _forward(
+    config: RunConfig, frames: Frames, size: int = 0, compression: float = 1.0, axes: str = "auto"
+) -> Cost:
+    """One forward pass over clips of ``frames`` (n,) native frames.
+
+    Args:
+        config: The run.
+        frames: Before limits.
+        size: Patch size; 0 is the run's own.
+        compression: How many times as far apart frames are than the run's.
+        axes: Where the size counts; ``auto`` as the run was trained.
+    """
+    length, model = config.length, config.model
+    limit = length.fixed_frames or length.max_frames
+    seen = np.full_like(frames, limit) if length.fixed_frames else np.minimum(frames, limit)
+    seen = np.maximum((seen / compression).astype(np.int64), 1)
+    patch = model.patch_size
+    if size:
+        along: Any = config.flexi.axes if axes == "auto" else axes
+        patch = patch_size_along(along, size, model.patch_size)
+    stride = scaled_stride(model.patch_size, model.patch_stride, patch)
+    tokens = flops = 0
+    for count, clips in zip(*np.unique(seen, return_counts=True), strict=True):
+        grid = grid_shape(int(count), model.num_mel_bins, patch, stride, length.edge)
+        tokens += int(clips) * math.prod(grid)
+        flops += int(clips) * forward_flops(model, math.prod(grid), patch)
+    return Cost(len(frames), tokens, flops / 1e9)
+
+
+def _scaled(cost: Cost, factor: float) -> Cost:
+    return Cost(round(cost.clips * factor), round(cost.tokens * factor), cost.gflops * factor)
+
+
+def _config(step: Step) -> RunConfig:
+    if step.config is None:
+        raise ValueError(f"{step.name} trains nothing")
+    return step.config
+
+
+def _named(plan: Plan, name: str) -> Step:
+    return next(step for step in plan.steps if step.name == name)
+
+
+class _Lengths:
+    """How long the clips of a run are."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._stores: dict[str, Any] = {}
+
+    def total(self, prep: Step) -> int:
+        """Clips to prepare; 0 where nobody knows."""
+        if self._store(prep) is not None:
+            return len(self._store(prep))
+        counts = self._plan.scale.data[prep.name.partition(" ")[2]].counts
+        return counts.train + counts.test
+
+    def frames(self, run: Step, split: str) -> Frames:
+        """(n,) frames of each clip, before limits."""
+        config = _config(run)
+        prep = _named(self._plan, run.inputs["dataset"])
+        store = self._store(prep)
+        if store is None:
+            counts = self._plan.scale.data[prep.name.partition(" ")[2]].counts
+            clips = counts.train if split == "train" else counts.test
+            samples = np.full(clips, round(counts.seconds * config.fbank.sample_rate_hz))
+            return num_frames_array(samples.astype(np.int64), config.fbank)
+        from elastictool.data.splits import select_clips
+
+        chosen = select_clips(store, config.data, config.seed)[split]
+        return num_frames_array(store.num_samples[chosen], config.fbank)
+
+    def _store(self, prep: Step) -> Any:
+        if prep.name not in self._stores:
+            from elastictool.data.store import PreparedStore
+
+            done = prep.state == "done"
+            self._stores[prep.name] = PreparedStore.open(prep.path) if done else None
+        return self._stores[prep.name]
+
+
+def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
+    """GFLOP/s over all trainings of the plan that are finished; None where there is none."""
+    pairs = [
+        (costs[step.name].gflops, marker["seconds"])
+        for step in plan.steps
+        if step.kind == "train" and (marker := step.marker()) and marker.get("seconds")
+    ]
+    return sum(g for g, _ in pairs) / sum(s for _, s in pairs) if pairs else None
+
+
+def measured_throughput(plan: Plan) -> float | None:
+    """GFLOP/s of training steps of the plan's largest model on this machine.
+
+    Random spectrograms: a few clips on a CPU, as many as fill it on a GPU. None where nothing is
+    trained.
+    """
+    import torch
+
+    from elastictool.evaluation.bench.parts import Bench, run_model
+    from elastictool.evaluation.bench.timing import interleaved
+    from elastictool.evaluation.bench.workload import Workload
+    from elastictool.models.attention.base import ATTENTION
+    from elastictool.training.resolve import pick_device
+
+    configs = [_config(step) for step in plan.steps if step.kind == "train"]
+    if not configs:
+        return None
+    config = max(configs, key=lambda c: c.model.width * c.model.depth)
+    bench = Bench(torch.device(pick_device(config.train.device)), config.train.precision)
+    frames = (MEASURED_FRAMES,) * MEASURED_CLIPS[bench.device.type == "cuda"]
+    work = Workload(frames, _elastic(config.model), config.packing, "random")
+    model = work.build_model().to(bench.device)
+    backend = model.attention
+    batches = [b.to(bench.device) for b in work.batches(ATTENTION[backend].padded_rows)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    call = {"step": lambda: run_model(bench, model, backend, batches, optimizer)}
+    seconds = interleaved(call, rounds=3, warmup_rounds=1)["step"]
+    return TRAINING_PASSES * work.flops / 1e9 / seconds
+
+
+def _elastic(model: ModelConfig) -> ModelConfig:
+    """A model of the same body that takes the measurement's clips."""
+    return ModelConfig(
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        grid=(8, MEASURED_FRAMES // 16),
+        num_classes=100,
+    )

@@ -1,0 +1,285 @@
+"""The result of a recipe as one document: measured curves, published ones, verdicts, conditions.
+
+Figure, table and ``docs/reproducing.md`` are made from this file alone. Scores are shares (0 to
+1). Where a run was trained several times (seeds, folds) a point is the mean with its 95 % t
+interval; where it was trained once, the interval is the bootstrap's over the clips.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from elastictool import __version__
+from elastictool.config import from_dict
+from elastictool.evaluation.points import AXES, SweepPoint, read_points
+from elastictool.files import finite
+from elastictool.metrics.names import METRIC_LABELS
+from elastictool.recipes.plan import MARKER, Step
+from elastictool.recipes.steps import DURATIONS, EVALUATION, POINTS, TOKENS
+from elastictool.reporting.claims import Claim, Curves, judge
+from elastictool.reporting.published import (
+    FIGURE_ONLY,
+    SOURCES,
+    own_score,
+    published_curves,
+    published_tokens,
+)
+from elastictool.reporting.sweep_figure import RESIZE_LABELS
+from elastictool.reporting.tables import read_json
+
+Document = dict[str, Any]
+OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")
+
+
+def make_result(plot: Step) -> Document:
+    """The document of a plot step whose inputs are finished."""
+    settings = plot.settings
+    parts = _panels(plot)
+    curves = _curves(parts.get("panels", []))
+    published = _published(settings["published"])
+    theirs = _published_claims(published) if settings["scale"] == "paper" else {}
+    claims = [from_dict(Claim, claim) for claim in settings["claims"]]
+    return {
+        **{key: settings[key] for key in ("recipe", "scale", "title", "shows", "says", "data")},
+        **parts,
+        "published": published,
+        "verdicts": [_verdict(claim, curves, theirs) for claim in claims],
+        "evaluations": _evaluations(plot),
+        "made": _made(plot),
+    }
+
+
+def _verdict(claim: Claim, curves: Curves, published: Curves) -> Document:
+    """What became of a claim, here and (where the same curves are published) in the paper."""
+    ours, theirs = judge(claim, curves), judge(claim, published)
+    return {
+        "holds": ours.holds,
+        "words": ours.words,
+        "source": claim.source,
+        "published_holds": theirs.holds,
+        "published_words": theirs.words if theirs.holds is not None else "",
+    }
+
+
+def _published_claims(published: Document) -> Curves:
+    """Published curves as claims name them, own settings too."""
+    curves = {name: dict(points) for name, points in published["curves"].items()}
+    own = {name: own_score(name, points) for name, points in published["curves"].items()}
+    return curves | {f"{name}, own": {0.0: y} for name, y in own.items() if y is not None}
+
+
+def _panels(plot: Step) -> Document:
+    """What is drawn: curves of sweeps, curves of padding, or histograms."""
+    roles = plot.reads
+    if "durations" in roles:
+        return read_json(roles["durations"] / DURATIONS)  # type: ignore[no-any-return]
+    tokens = {role: path for role, path in roles.items() if role.startswith("tokens:")}
+    if tokens:
+        return {
+            "panels": [
+                _token_panel(role.partition(":")[2], read_json(path / TOKENS))
+                for role, path in tokens.items()
+            ]
+        }
+    return {"panels": [_sweep_panel(plot)]}
+
+
+def _sweep_panel(plot: Step) -> Document:
+    points: dict[str, list[SweepPoint]] = {}
+    published: dict[str, str] = {}
+    for role, path in plot.reads.items():
+        if role.startswith("sweep:"):
+            found = read_points(path / POINTS)
+            variants = {(point.run, point.resize) for point in found}
+            for point in found:
+                several = sum(run == point.run for run, _ in variants) > 1
+                name, theirs = _label(point, plot.settings["labels"], several)
+                points.setdefault(name, []).append(point)
+                published[name] = theirs
+    first = next(iter(points.values()))[0]
+    axis = AXES[first.axis]
+    return {
+        "name": "",
+        "title": next(iter(plot.settings["data"].values())),
+        "axis": first.axis,
+        "x": axis.label,
+        "column": axis.column,
+        "own": axis.own,
+        "metric": first.metric,
+        "y": METRIC_LABELS[first.metric],
+        "clips": sum(p.clips for p in next(iter(points.values())) if p.native),
+        "shift_ms": _common(p.shift_ms for some in points.values() for p in some),
+        "curves": [_curve(name, published[name], some) for name, some in points.items()],
+    }
+
+
+def _label(
+    point: SweepPoint, labels: Mapping[str, Mapping[str, str]], several: bool
+) -> tuple[str, str]:
+    """The curve that a point belongs to, and the published one."""
+    name = _run_name(point.run)
+    suffix = f", {RESIZE_LABELS[point.resize]}" if several else ""
+    return labels[name]["label"] + suffix, labels[name]["published"] + suffix
+
+
+def _common(shifts: Iterable[float]) -> float | None:
+    """The one frame shift of all points, if there is one."""
+    distinct = {round(shift, 6) for shift in shifts}
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def _run_name(text: str) -> str:
+    """A run's name in the recipe, without seed and fold."""
+    return re.sub(r"(-seed\d+)?(-fold\d+)?$", "", text)
+
+
+def _curve(label: str, published: str, points: Sequence[SweepPoint]) -> Document:
+    own = [point for point in points if point.native]
+    by_x: dict[float, list[SweepPoint]] = {}
+    for point in points:
+        if not point.native:
+            by_x.setdefault(point.x, []).append(point)
+    return {
+        "label": label,
+        "published_label": published,
+        "points": [_mean(x, by_x[x]) for x in sorted(by_x)],
+        "own": _mean(own[0].x, own),
+    }
+
+
+def _mean(x: float, points: Sequence[SweepPoint]) -> Document:
+    """One point of a curve over its repetitions."""
+    values = [point.value for point in points]
+    mean = math.fsum(values) / len(values)
+    low, high = points[0].low, points[0].high
+    if len(values) > 1:
+        half = _t_half_width(values)
+        low, high = mean - half, mean + half
+    return {
+        "x": x,
+        "value": round(mean, 6),
+        "low": finite(round(low, 6)),
+        "high": finite(round(high, 6)),
+        "runs": len(values),
+        "gflops": round(sum(p.gflops / p.clips for p in points) / len(points), 4),
+    }
+
+
+def _t_half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % t interval of a mean."""
+    import numpy as np
+    from scipy.stats import t as student_t
+
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(student_t.ppf(0.975, len(values) - 1)) * error
+
+
+def _token_panel(name: str, report: Document) -> Document:
+    """Padding against clips a batch; standard ASTs do not depend on it and are level lines."""
+    sizes = sorted(report["settings"]["batch_sizes"])
+    curves: dict[str, Document] = {}
+    for use in report["uses"]:
+        label = use["planner"] or use["model"]
+        curve = curves.setdefault(
+            label,
+            {
+                "label": label,
+                "published_label": "ElasticAST" if use["planner"] == "first-come" else label,
+                "cut": round(use["cut_percent"] / 100, 6),
+                "points": [],
+                "own": None,
+            },
+        )
+        for size in [use["batch_clips"]] if use["batch_clips"] else sizes:
+            value = round(use["padding_percent"] / 100, 6)
+            curve["points"].append(
+                {"x": size, "value": value, "low": None, "high": None, "runs": 1}
+            )
+    rule = report["settings"]["rule"]
+    return {
+        "name": name,
+        "title": report["source"],
+        "axis": "batch_clips",
+        "x": "clips a batch",
+        "column": "clips a batch",
+        "own": "",
+        "metric": "padding",
+        "y": "padding of processed tokens",
+        "clips": report["clips"],
+        "shift_ms": None,
+        "conditions": f"cap {rule['max_frames']:,} frames, last patch: {rule['edge']}, "
+        f"{report['settings']['capacity']:,} tokens a row",
+        "curves": list(curves.values()),
+    }
+
+
+def _curves(panels: Iterable[Document]) -> Curves:
+    """Curves as claims name them: by label, behind the panel's name where there are several."""
+    panels = list(panels)
+    curves: dict[str, dict[float, float]] = {}
+    for panel in panels:
+        prefix = f"{panel['name']}: " if len(panels) > 1 else ""
+        for curve in panel["curves"]:
+            label = prefix + curve["label"]
+            curves[label] = {p["x"]: p["value"] for p in curve["points"]}
+            if curve["own"]:
+                curves[f"{label}, own"] = {0.0: curve["own"]["value"]}
+    return curves
+
+
+def _published(spec: Mapping[str, str] | None) -> Document:
+    if spec is None:
+        return {"note": FIGURE_ONLY, "source": "", "curves": {}, "tokens": {}}
+    table, about = spec["table"], {"note": spec["title"], "source": SOURCES[spec["table"]]}
+    if table.endswith("token_usage"):
+        shares = published_tokens(spec["dataset"])
+        tokens = {model: list(pair) for model, pair in shares.items()}
+        return about | {"curves": {}, "tokens": tokens}
+    curves = published_curves(table, spec["dataset"])
+    points = {m: [[x, y] for x, y in sorted(c.items())] for m, c in curves.items()}
+    return about | {"curves": points, "tokens": {}}
+
+
+def _evaluations(plot: Step) -> dict[str, Document]:
+    """Means of all metrics at the own setting, by label."""
+    values: dict[str, dict[str, list[float]]] = {}
+    labels = plot.settings["labels"]
+    for role, path in plot.reads.items():
+        if not role.startswith("eval:"):
+            continue
+        document = read_json(path / EVALUATION)
+        row = values.setdefault(labels[_run_name(document["run"])]["label"], {})
+        for metric in OWN_METRICS:
+            value = document["metrics"].get(metric)
+            if value is not None:
+                row.setdefault(metric, []).append(value)
+    return {
+        label: {metric: round(math.fsum(v) / len(v), 6) for metric, v in row.items()}
+        for label, row in values.items()
+    }
+
+
+def _made(plot: Step) -> Document:
+    """When, with what, and at what cost."""
+    markers = [read_json(path / MARKER) for path in plot.reads.values()]
+    trained = [marker for marker in markers if marker["kind"] == "train"]
+    machine: Document = next(
+        (m["environment"] for m in [*trained, *markers] if "environment" in m), {}
+    )
+    scale = plot.settings["scale"]
+    return {
+        "command": f"elastictool recipe run {plot.settings['recipe']} --scale {scale}",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "elastictool": __version__,
+        "python": sys.version.split()[0],
+        "torch": machine.get("torch"),
+        "cpu": machine.get("cpu"),
+        "gpu": machine.get("gpu"),
+        "trainings": len(trained),
+        "train_seconds": round(sum(m.get("seconds", 0.0) for m in trained), 1),
+    }

@@ -1,0 +1,255 @@
+"""Doing one step: the same functions that ``prep``, ``train``, ``eval``, ``sweep`` and ``tokens``
+call, with the paths that the plan has worked out.
+
+A step writes what it makes into its folder and, last of all, the marker that says that it is
+finished and what it took. A step that is stopped before that is begun again, a training continues
+where it was saved, and prep takes over finished shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from elastictool.errors import UsageError
+from elastictool.files import write_json
+from elastictool.progress import SILENT, Progress
+from elastictool.recipes.plan import MARKER, Kind, Step
+from elastictool.reporting.tables import read_json
+
+POINTS, EVALUATION, TOKENS, DURATIONS = "points.csv", "eval.json", "tokens.json", "durations.json"
+
+
+def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
+    """Do a step whose inputs are finished, and mark it.
+
+    Returns:
+        The marker.
+
+    Raises:
+        ElasticToolError: As the command of that kind.
+        Interrupted: Stopped by the user; the same step continues.
+    """
+    begin = time.monotonic()
+    facts = _EXECUTORS[step.kind](step, progress)
+    marker = {
+        "name": step.name,
+        "kind": step.kind,
+        "fingerprint": step.fingerprint,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "wall_seconds": round(time.monotonic() - begin, 2),
+        **facts,
+    }
+    write_json(step.path / MARKER, marker)
+    return marker
+
+
+def _prep(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.config import frontend_config
+    from elastictool.corpora.base import CorpusOptions
+    from elastictool.data.prepare import prepare
+    from elastictool.data.shards import PrepSettings
+
+    settings = step.settings
+    try:
+        store = prepare(
+            settings["corpus"],
+            step.reads.get("root"),
+            step.path.parent,
+            name=step.path.name,
+            options=CorpusOptions(task=settings["task"], subset=settings["subset"]),
+            settings=PrepSettings(fbank=frontend_config(settings["frontend"])),
+            limit=settings["limit"],
+            workers=1 if settings["limit"] else 0,  # a few clips are not worth processes
+            progress=progress,
+        )
+    except UsageError as error:
+        if not step.path.is_dir():
+            raise
+        raise UsageError(
+            f"{error.message}: the data have changed since they were prepared",
+            f"delete {step.path}, or name another place with --out",
+        ) from error
+    return {"output": store.info.fingerprint, "clips": len(store)}
+
+
+def _train(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.bench.timing import environment
+    from elastictool.reporting.run_report import write_report
+    from elastictool.training.run import resume_run, train_run
+
+    store = PreparedStore.open(step.reads["dataset"])
+    if (step.path / "config.yaml").is_file():
+        result = resume_run(step.path, store, progress)
+    else:
+        result = train_run(_placed(step), store, step.path, progress=progress)
+    write_report(step.path)
+    return {
+        "seconds": round(result.seconds, 1),
+        "epochs": result.epochs,
+        "environment": environment(),
+    }
+
+
+def _placed(step: Step) -> Any:
+    """The configuration of a training with the paths of what it starts from and learns from."""
+    config = step.config
+    if config is None:
+        raise ValueError(f"{step.name} has no configuration")
+    if "start" in step.reads:
+        init = dataclasses.replace(config.init, source="run", path=str(step.reads["start"]))
+        config = dataclasses.replace(config, init=init)
+    if "weights" in step.reads:
+        init = dataclasses.replace(config.init, path=str(step.reads["weights"]))
+        config = dataclasses.replace(config, init=init)
+    if "teacher" in step.reads:
+        distill = dataclasses.replace(config.train.distill, teacher=str(step.reads["teacher"]))
+        train = dataclasses.replace(config.train, distill=distill)
+        config = dataclasses.replace(config, train=train)
+    return config
+
+
+def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
+    from elastictool.reporting.run_report import report_evaluation
+    from elastictool.training.checkpoint import load_run
+    from elastictool.training.resolve import pick_device
+
+    store = PreparedStore.open(step.reads["dataset"])
+    how = {key: step.settings[key] for key in ("checkpoint", "precision")}
+    run = load_run(step.reads["run"], how["checkpoint"], device=pick_device("auto"))
+    result = evaluate_run(run, store, precision=how["precision"], progress=progress)
+    save_evaluation(run.path, result, how)
+    report_evaluation(run.path, result.stem)
+    hidden = ("per_class", "decisions")
+    document = {key: value for key, value in result.document().items() if key not in hidden}
+    write_json(step.path / EVALUATION, document)
+    return {}
+
+
+def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.bench.timing import environment
+    from elastictool.evaluation.points import write_points
+    from elastictool.training.checkpoint import load_run
+    from elastictool.training.resolve import pick_device
+
+    settings, device = step.settings, pick_device("auto")
+    store = PreparedStore.open(step.reads["dataset"])
+    loaded = [
+        load_run(
+            path,
+            settings["checkpoint"],
+            device=device,
+            position_fit=settings["positions"],
+            resize=resize,
+        )
+        for role, path in step.reads.items()
+        if role.startswith("run:")
+        for resize in settings["resize"] or (None,)
+    ]
+    function, options = _swept(settings)
+    points = function(
+        loaded,
+        store,
+        settings["values"],
+        precision=settings["precision"],
+        progress=progress,
+        **options,
+    )
+    write_points(step.path / POINTS, points)
+    return {"clips": points[0].clips, "environment": environment()}
+
+
+def _swept(settings: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that sweeps an axis, and what it takes beside the values."""
+    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
+    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+
+    axis = settings["axis"]
+    if axis == "length":
+        return sweep_lengths, {}
+    if axis == "patch_size":
+        return sweep_patch_sizes, {"axes": settings["axes"]}
+    if axis == "resolution":
+        return sweep_resolutions, {"base_shift_ms": settings["base_shift_ms"]}
+    return sweep_pooling, {"kind": axis.removesuffix("_pooling")}
+
+
+def _tokens(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.evaluation.tokens import TokenRule, TokenSettings, count_tokens
+    from elastictool.reporting.token_table import document
+
+    settings = step.settings
+    rule = TokenRule(settings["max_frames"], edge=settings["edge"])
+    wanted = TokenSettings(
+        batch_sizes=settings["batch_sizes"],
+        planners=settings["planners"],
+        fixed_frames=settings["frames"],
+        rule=rule,
+    )
+    source = durations_of(step.reads, settings, split=settings["split"])
+    write_json(step.path / TOKENS, document(count_tokens(source, wanted)))
+    return {"clips": len(source.seconds)}
+
+
+def _durations(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.evaluation.durations import histogram
+
+    found = []
+    for name, settings in step.settings["data"].items():
+        reads = {
+            role.removeprefix(f"{name}:"): path
+            for role, path in step.reads.items()
+            if role.startswith(f"{name}:")
+        }
+        source = durations_of(reads, settings)
+        found.append(
+            {"name": name, "title": settings["title"], "source": source.label}
+            | histogram(source.seconds)
+        )
+    write_json(step.path / DURATIONS, {"histograms": found})
+    return {}
+
+
+def durations_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: str = "") -> Any:
+    """Durations of a prepared dataset, of a table, or of the stand-in."""
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation import durations
+
+    if "dataset" in reads:
+        return durations.prepared_durations(PreparedStore.open(reads["dataset"]), split)
+    if "durations" in reads:
+        return durations.read_durations(reads["durations"])
+    return durations.stand_in(settings["stand_in"])
+
+
+def _plot(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.recipes.result import make_result
+    from elastictool.reporting.figures import save_figure
+    from elastictool.reporting.recipe_figure import draw
+    from elastictool.reporting.recipe_table import write_table
+
+    result = make_result(step)
+    name = step.path.name
+    write_json(step.path / "result.json", result)
+    files = [*save_figure(draw(read_json(step.path / "result.json")), step.path / name)]
+    files.append(write_table(result, step.path / f"{name}.md"))
+    return {"files": [str(path) for path in files]}
+
+
+_EXECUTORS: Mapping[Kind, Callable[[Step, Progress], dict[str, Any]]] = {
+    "prep": _prep,
+    "train": _train,
+    "eval": _evaluate,
+    "sweep": _sweep,
+    "tokens": _tokens,
+    "durations": _durations,
+    "plot": _plot,
+}

@@ -1,0 +1,89 @@
+"""The papers' published numbers, as data: what our results are drawn and listed beside.
+
+Source: the authors' evaluation notebooks (ElasticAST, Figures 4 and 5) and the papers' text
+(FlexiAST, Table 1; ElasticAST, Table 1, left). Everything else is published as a picture only: an
+empty cell, or no table at all, is shown as "figure only" and never estimated.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+from elastictool.errors import UsageError
+
+FIGURE_ONLY = "figure only"
+SOURCES = {
+    "elasticast_fig4_voxceleb": "authors' evaluation notebook, ElasticAST Figure 4",
+    "elasticast_fig4_epic_sounds": "authors' evaluation notebook, ElasticAST Figure 4",
+    "elasticast_fig5_audioset": "authors' evaluation notebook, ElasticAST Figure 5",
+    "elasticast_fig5_vggsound": "authors' evaluation notebook, ElasticAST Figure 5",
+    "elasticast_table1_token_usage": "ElasticAST Section 3.6 and Table 1, left",
+    "flexiast_table1": "FlexiAST Table 1",
+}
+"""Where each table is from."""
+OWN_COLUMNS: Mapping[str, float] = {
+    **{f"AST-{n}": n for n in (400, 1_024, 1_600)},
+    **{f"AST-{10 * n}ms": n for n in (1, 2, 3, 4)},
+    **{f"AST-B/{n}": n for n in (8, 16, 32)},
+}
+"""Where published models were trained: frames, compression, patch size."""
+_NATIVE, _CAP_FRAMES = "ElasticAST", 3_072
+_COLUMNS = ("length_frames", "compression", "patch_size")
+_SCORES = ("top1", "mAP", "score")
+
+
+@cache
+def _rows(table: str) -> list[dict[str, str]]:
+    if table not in SOURCES:
+        raise UsageError(f"there are no published numbers {table!r}", f"of: {', '.join(SOURCES)}")
+    file = resources.files("elastictool.reporting") / "published" / f"{table}.csv"
+    return list(csv.DictReader(file.read_text("utf-8").splitlines()))
+
+
+def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, float]]:
+    """Score (0 to 1) by model and column (frames, compression or patch size).
+
+    Args:
+        table: Out of ``SOURCES``.
+        dataset: Which rows, where a table holds several data sets.
+
+    Raises:
+        UsageError: There is no such table, or nothing of that data set in it.
+    """
+    curves: dict[str, dict[float, float]] = {}
+    for row in _rows(table):
+        column = next(row[name] for name in _COLUMNS if name in row)
+        score = next(row[name] for name in _SCORES if name in row)
+        if score and (not dataset or row["dataset"] == dataset):
+            curves.setdefault(row["model"], {})[float(column)] = float(score)
+    if not curves:
+        raise UsageError(f"{table} has nothing published for {dataset!r}")
+    return curves
+
+
+def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
+    """A published model's score at its own setting, out of its (column, score) pairs.
+
+    That is a column of its own; for ElasticAST's native lengths the longest one, the cap, from
+    which on nothing is cut.
+    """
+    wanted = OWN_COLUMNS.get(model)
+    if model == _NATIVE and points and points[-1][0] == _CAP_FRAMES:
+        wanted = _CAP_FRAMES
+    return next((y for x, y in points if x == wanted), None)
+
+
+def published_tokens(dataset: str = "VoxCeleb") -> dict[str, tuple[float | None, float | None]]:
+    """Padding and cut in percent by model; None is published as a picture only."""
+    return {
+        row["model"]: (_number(row["padding_percent"]), _number(row["cut_percent"]))
+        for row in _rows("elasticast_table1_token_usage")
+        if row["dataset"] == dataset
+    }
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,194 @@
+"""The table of a recipe from its result document: ours, published, difference, verdicts.
+
+A published column stands beside every model; where the paper gives a picture alone it says so,
+and nothing is read off pictures. Differences are in percentage points, and only where the same
+column (length, patch size, compression) was published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elastictool.files import write_text
+from elastictool.metrics.names import METRIC_LABELS
+from elastictool.reporting.published import FIGURE_ONLY, own_score
+from elastictool.reporting.tables import EMPTY, duration, markdown_table, percent
+
+Document = Mapping[str, Any]
+SAME_DATA = "paper"
+
+
+def write_table(result: Document, path: Path) -> Path:
+    """Write the result as Markdown; returns ``path``."""
+    write_text(path, page(result))
+    return path
+
+
+def page(result: Document) -> str:
+    """Heading, picture, conditions, tables and verdicts as Markdown."""
+    name = result["recipe"].partition("/")[2]
+    parts = [
+        f"# {result['title']}\n\n![{result['title']}]({name}.svg)\n",
+        f"{result['shows']}\n",
+        f"**On what.** {result['says']} Data: {'; '.join(result['data'].values())}.\n",
+        f"**Claims.**\n\n{verdict_lines(result)}",
+        *tables(result),
+        provenance(result),
+    ]
+    return "\n".join(parts)
+
+
+def tables(result: Document) -> list[str]:
+    """All tables of the result."""
+    if "histograms" in result:
+        return [histogram_table(result)]
+    found = [panel_table(panel, result) for panel in result["panels"]]
+    if result["evaluations"]:
+        found.append(evaluation_table(result))
+    return found
+
+
+def panel_table(panel: Document, result: Document) -> str:
+    """A row a column of the figure, and for each model ours, published and the difference."""
+    columns, rows = panel_cells(panel, result)
+    note = "" if result["scale"] == SAME_DATA else _other_data(result)
+    conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
+    head = f"{panel['y']}, %, {panel['title']}, {panel['clips']:,} clips{conditions}.{note}\n\n"
+    return head + markdown_table(columns, rows)
+
+
+def _other_data(result: Document) -> str:
+    return (
+        " Published numbers are of other data and a larger model: compare shapes, not values."
+        if result["published"]["curves"] or result["published"]["tokens"]
+        else ""
+    )
+
+
+def panel_cells(
+    panel: Document, result: Document, intervals: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells of a panel; frames of other data are no columns of the paper's."""
+    published = result["published"]
+    same_columns = panel["axis"] != "length" or result["scale"] == SAME_DATA
+    columns = [panel["column"]]
+    for curve in panel["curves"]:
+        columns += [curve["label"], "published", "difference"]
+        columns += ["cut", "published cut"] if "cut" in curve else []
+    places = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
+    rows = []
+    if any(curve["own"] for curve in panel["curves"]):
+        own = [panel["own"]]
+        for curve in panel["curves"]:
+            name = curve["published_label"]
+            theirs = own_score(name, published["curves"].get(name, []))
+            own += _cells(curve["own"], theirs, bool(published["curves"]), intervals)
+        rows.append(own)
+    for x in places:
+        row = [f"{x:g}"]
+        for curve in panel["curves"]:
+            mine = next((p for p in curve["points"] if p["x"] == x), None)
+            row += _cells(mine, *_published_at(curve, x, published, same_columns), intervals)
+            if "cut" in curve:
+                row += [percent(curve["cut"]), _token_share(curve, published, 1)[0]]
+        rows.append(row)
+    return columns, rows
+
+
+def _cells(
+    mine: Document | None, theirs: float | None, numbers: bool, intervals: bool
+) -> list[str]:
+    """Ours with its interval, published, difference."""
+    if mine is None:
+        return [EMPTY, EMPTY, EMPTY]
+    ours = percent(mine["value"], (mine["low"], mine["high"]) if intervals else None)
+    if theirs is None:
+        return [ours, EMPTY if numbers else FIGURE_ONLY, EMPTY]
+    return [ours, percent(theirs), f"{100 * (mine['value'] - theirs):+.1f}"]
+
+
+def _published_at(
+    curve: Document, x: float, published: Document, same_columns: bool
+) -> tuple[float | None, bool]:
+    """The published value of a curve at ``x``, and whether there are numbers of that curve."""
+    if published["tokens"]:
+        text, value = _token_share(curve, published, 0)
+        return value, text != FIGURE_ONLY
+    points = published["curves"].get(curve["published_label"], []) if same_columns else []
+    found = next((y for place, y in points if abs(place - x) < 1e-9), None)
+    return found, bool(published["curves"])
+
+
+def _token_share(curve: Document, published: Document, place: int) -> tuple[str, float | None]:
+    """Published padding (0) or cut (1) of a model as text and share."""
+    if curve["published_label"] not in published["tokens"]:
+        return EMPTY, None
+    share = published["tokens"][curve["published_label"]][place]
+    return (FIGURE_ONLY, None) if share is None else (f"{share:.1f}", share / 100)
+
+
+def evaluation_table(result: Document) -> str:
+    """All metrics at the own setting."""
+    names = [n for n in METRIC_LABELS if any(n in row for row in result["evaluations"].values())]
+    rows = [
+        [label, *(percent(row.get(name)) for name in names)]
+        for label, row in result["evaluations"].items()
+    ]
+    head = "At the own setting, %, means over repetitions:\n\n"
+    return head + markdown_table(["model", *(METRIC_LABELS[n] for n in names)], rows)
+
+
+def histogram_table(result: Document) -> str:
+    """Lengths of clips in numbers."""
+    return markdown_table(*histogram_cells(result))
+
+
+def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells, a row a data set."""
+    columns = ["data", "clips", "hours", "shortest", "median", "90 %", "99 %", "longest"]
+    columns += ["shorter than 10.24 s", "longer", "published"]
+    rows = [
+        [
+            f"{one['title']} ({one['source']})",
+            f"{one['clips']:,}",
+            f"{one['hours']:.1f}",
+            *(f"{one['percentiles'][key]:.2f} s" for key in ("0", "50", "90", "99", "100")),
+            f"{100 * one['shorter_than_ast']:.1f} %",
+            f"{100 * one['longer_than_ast']:.1f} %",
+            FIGURE_ONLY,
+        ]
+        for one in result["histograms"]
+    ]
+    return columns, rows
+
+
+def verdict_lines(result: Document) -> str:
+    """A bullet a claim."""
+    if not result["verdicts"]:
+        return "- none is judged: the picture shows lengths alone\n"
+    return "".join(f"- {_verdict_words(v)}\n" for v in result["verdicts"])
+
+
+def _verdict_words(verdict: Document) -> str:
+    source = f" [{verdict['source']}]" if verdict["source"] else ""
+    theirs = verdict["published_words"].partition(": ")[2]
+    return f"{verdict['words']}{source}" + (f"; published: {theirs}" if theirs else "")
+
+
+def provenance(result: Document) -> str:
+    """Command, date, versions, machine and time."""
+    made = result["made"]
+    machine = made["gpu"] or made["cpu"]
+    versions = [f"elastictool {made['elastictool']}", f"Python {made['python']}"]
+    versions += [f"torch {made['torch']}"] if made["torch"] else []
+    trained = (
+        f" {made['trainings']} trainings, {duration(made['train_seconds'])} together."
+        if made["trainings"]
+        else ""
+    )
+    return (
+        f"`{made['command']}`, {made['date']}, {', '.join(versions)}"
+        f"{f', {machine}' if machine else ''}.{trained}\n"
+    )
