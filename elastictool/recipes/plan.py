@@ -223,6 +223,9 @@ class _Graph:
         spec = self.scale.runs[name]
         if replicate.fold not in (self.scale.data[spec.data].folds or (0,)):
             replicate = dataclasses.replace(replicate, fold=0)
+        label = f"train {name}{replicate.suffix()}"
+        if label in self.steps:
+            return self.steps[label]
         inputs = {"dataset": self.prep(spec.data)}
         inputs |= {
             role: self.train(other, replicate)
@@ -232,7 +235,6 @@ class _Graph:
         files = {"weights": self._weights(spec.weights)} if spec.weights else {}
         config = self._config(name, spec, replicate)
         settings = {"config": changed_settings(config)}
-        label = f"train {name}{replicate.suffix()}"
         return self._add(label, "train", settings, inputs, files, config)
 
     def evaluation(self, name: str, replicate: Replicate) -> Step:

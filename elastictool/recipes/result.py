@@ -210,7 +210,7 @@ def _token_panel(name: str, report: Document) -> Document:
         "own": "",
         "metric": "padding",
         "y": "padding of processed tokens",
-        "clips": report["clips"],
+        "clips": 0,  # the source says it
         "shift_ms": None,
         "conditions": f"cap {rule['max_frames']:,} frames, last patch: {rule['edge']}, "
         f"{report['settings']['capacity']:,} tokens a row",

@@ -34,12 +34,18 @@ FAMILY_COLOURS = {
     "first-come": VERMILLION,
     "balanced": GREEN,
     "best-fit": ORANGE,
-    "first-fit": SKY,
-    "sorted-window": BLUE,
+    "first-fit": ORANGE,
+    "sorted-window": PURPLE,
     "none": GREY,
     "flat": "black",
 }
 """Colours of model families and packing planners, by the first word(s) of a label."""
+ROLE_COLOURS = {
+    **dict(zip(("AST-400", "AST-1024", "AST-1600"), (BLUE, SKY, PURPLE), strict=True)),
+    **dict(zip(("AST-B/8", "AST-B/16", "AST-B/32"), (BLUE, SKY, PURPLE), strict=True)),
+    **{f"AST-{10 * n}ms": c for n, c in enumerate((BLUE, SKY, PURPLE, ORANGE), 1)},
+}
+"""Colours of the papers' fixed ASTs, in figures that do not show all of them too."""
 FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
 """Colours of fixed-length ASTs, shortest first, and at one length smallest patches first."""
 LINES = ("-", "--", ":", "-.")
@@ -100,6 +106,8 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
 
 
 def _colour(label: str, lengths: list[tuple[int, int]]) -> str:
+    if label.partition(",")[0] in ROLE_COLOURS:
+        return ROLE_COLOURS[label.partition(",")[0]]
     for family, colour in FAMILY_COLOURS.items():
         if label.startswith(family):
             return colour

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from elastictool.evaluation.points import AXES
 from elastictool.reporting.figures import (
@@ -29,9 +30,13 @@ from elastictool.reporting.figures import (
 from elastictool.reporting.sweep_figure import spread
 
 Document = Mapping[str, Any]
+NOTHING: Document = {"curves": {}, "tokens": {}}
 LOG_AXES = ("patch_size", "batch_clips")
 WRAP = 118
 TICKS = 9
+LABEL_SHARE = 0.035
+"""Of the axis' height: what a line of small print needs."""
+SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def draw(result: Document) -> Figure:
@@ -51,13 +56,14 @@ def _curves(result: Document) -> Figure:
     all_axes = list(figure.subplots(1, columns, squeeze=False)[0])
     styles = _styles(result)
     for axes, panel in zip(all_axes, panels, strict=False):
-        overlay = {} if beside else result["published"]["curves"]
+        overlay = NOTHING if beside else result["published"]
         _draw_panel(axes, panel, overlay, styles)
         axes.set_title(f"{'ours: ' if beside else ''}{plain_text(panel['title'])}", fontsize=10)
     if beside:
         _draw_published(all_axes[-1], panels[0], result["published"], styles)
     figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
-    _legend(figure, all_axes, panels[0], bool(result["published"]["curves"]))
+    thin = bool(result["published"]["curves"] or result["published"]["tokens"])
+    _legend(figure, all_axes, panels[0], thin)
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
@@ -67,14 +73,13 @@ def _published_beside(result: Document) -> bool:
 
 
 def _styles(result: Document) -> dict[str, SeriesStyle]:
-    """A style for each curve; a published one looks like the curve that is shown beside it."""
-    labels = [c["label"] for panel in result["panels"] for c in panel["curves"]]
-    styles = series_styles(labels)
-    for panel in result["panels"]:
-        for curve in panel["curves"]:
-            styles.setdefault(curve["published_label"], styles[curve["label"]])
-    rest = [name for name in result["published"]["curves"] if name not in styles]
-    return styles | series_styles(rest)
+    """A style for each curve: that of the published curve which it is shown beside."""
+    roles = {c["label"]: c["published_label"] for p in result["panels"] for c in p["curves"]}
+    known = [
+        role if role in result["published"]["curves"] else name for name, role in roles.items()
+    ]
+    styles = series_styles([*known, *result["published"]["curves"]])
+    return styles | {name: styles[style] for name, style in zip(roles, known, strict=True)}
 
 
 def _draw_panel(
@@ -105,7 +110,8 @@ def _draw_panel(
                 marker=style.marker,
                 zorder=5,
             )
-    _thin(axes, published, styles)
+    _thin(axes, published["curves"], styles)
+    _level(axes, published, styles)
     _finish(axes, panel, [p["x"] for curve in panel["curves"] for p in curve["points"]])
 
 
@@ -120,16 +126,36 @@ def _thin(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) ->
         )
 
 
+def _level(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) -> None:
+    """Published shares of padding, which the paper gives without a batch size."""
+    for name, (padding, _) in published["tokens"].items():
+        if padding is None:
+            continue
+        colour = styles[name].colour if name in styles else GREY
+        axes.axhline(padding, color=colour, linewidth=0.8)
+        axes.annotate(
+            f"published: {name}, {published['note']}",
+            (0.99, padding),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7.5,
+            color=colour,
+        )
+
+
 def _draw_published(
     axes: Axes, panel: Document, published: Document, styles: Mapping[str, SeriesStyle]
 ) -> None:
     """The paper's own curves, thin, on its own data."""
     _thin(axes, published["curves"], styles)
-    for name, points in published["curves"].items():
-        x, y = points[-1]
+    ends = {name: points[-1] for name, points in published["curves"].items()}
+    places = _apart([100 * y for _, y in ends.values()], axes.get_ylim())
+    for (name, (x, _)), place in zip(ends.items(), places, strict=True):
         axes.annotate(
             plain_text(name),
-            (x, 100 * y),
+            (x, place),
             xytext=(4, 0),
             textcoords="offset points",
             fontsize=7.5,
@@ -138,8 +164,18 @@ def _draw_published(
             annotation_clip=False,
         )
     axes.set_title(f"published: {plain_text(published['note'])}", fontsize=10)
-    places = [x for points in published["curves"].values() for x, _ in points]
-    _finish(axes, {**panel, "shift_ms": None}, places)
+    columns = [x for points in published["curves"].values() for x, _ in points]
+    _finish(axes, {**panel, "shift_ms": None}, columns)
+
+
+def _apart(heights: Sequence[float], limits: tuple[float, float]) -> list[float]:
+    """Heights moved up as far as their labels need so as not to lie on one another."""
+    gap = LABEL_SHARE * (limits[1] - limits[0])
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    placed = list(heights)
+    for below, above in pairwise(order):
+        placed[above] = max(placed[above], placed[below] + gap)
+    return placed
 
 
 def _finish(axes: Axes, panel: Document, places: Sequence[float]) -> None:
@@ -154,6 +190,7 @@ def _finish(axes: Axes, panel: Document, places: Sequence[float]) -> None:
     ticks = spread(ticks, log, TICKS)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.spines["top"].set_visible(False)
     if panel["axis"] == "length" and panel["shift_ms"]:
         add_top_axis(axes, panel["shift_ms"] * 0.001, f"seconds ({panel['shift_ms']:g} ms a frame)")
 
@@ -193,21 +230,19 @@ def _histograms(result: Document) -> Figure:
     for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         axes.stairs(one["counts"], one["edges"], fill=True, color=BLUE, alpha=0.85)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        low, high = min(one["edges"][0], 10), max(one["edges"][-1], 10.5)
+        ticks = [second for second in SECONDS if low <= second <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.axvline(10.24, color="black", linestyle="--", linewidth=1.2)
-        axes.text(
-            0.98,
-            0.95,
-            f"{one['clips']:,} clips\nmedian {one['percentiles']['50']:.1f} s\n"
-            f"90 % below {one['percentiles']['90']:.1f} s\n"
-            f"{100 * one['shorter_than_ast']:.0f} % padded, "
-            f"{100 * one['longer_than_ast']:.0f} % cut\nat 10.24 s (dashed)",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8,
+        axes.spines["top"].set_visible(False)
+        facts = (
+            f"{one['clips']:,} clips, median {one['percentiles']['50']:.1f} s\n"
+            f"an input of 10.24 s (dashed) pads {100 * one['shorter_than_ast']:.0f} %, "
+            f"cuts {100 * one['longer_than_ast']:.0f} % of them"
         )
-        axes.set_title(plain_text(one["title"], 60), fontsize=10)
+        axes.text(0, 1.02, facts, transform=axes.transAxes, fontsize=8, color=GREY)
+        axes.set_title(plain_text(one["title"], 60), fontsize=10, pad=28)
         axes.set(xlabel="length (s)", ylabel="clips")
     figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=GREY)

@@ -7,7 +7,7 @@ column (length, patch size, compression) was published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from elastictool.reporting.tables import EMPTY, duration, markdown_table, percen
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"
+TOKEN_AXIS = "batch_clips"
 
 
 def write_table(result: Document, path: Path) -> Path:
@@ -55,28 +56,31 @@ def panel_table(panel: Document, result: Document) -> str:
     columns, rows = panel_cells(panel, result)
     note = "" if result["scale"] == SAME_DATA else _other_data(result)
     conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
-    head = f"{panel['y']}, %, {panel['title']}, {panel['clips']:,} clips{conditions}.{note}\n\n"
+    clips = f", {panel['clips']:,} clips" if panel["clips"] else ""
+    head = f"{panel['y']}, %, {panel['title']}{clips}{conditions}.{note}\n\n"
     return head + markdown_table(columns, rows)
 
 
 def _other_data(result: Document) -> str:
-    return (
-        " Published numbers are of other data and a larger model: compare shapes, not values."
-        if result["published"]["curves"] or result["published"]["tokens"]
-        else ""
-    )
+    published = result["published"]
+    if published["tokens"]:
+        return f" Published: {published['note']}."
+    if published["curves"]:
+        return " Published numbers are of other data and larger models: compare shapes, not values."
+    return ""
 
 
 def panel_cells(
     panel: Document, result: Document, intervals: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """Column names and cells of a panel; frames of other data are no columns of the paper's."""
+    if panel["axis"] == TOKEN_AXIS:
+        return token_cells(panel, result["published"])
     published = result["published"]
     same_columns = panel["axis"] != "length" or result["scale"] == SAME_DATA
     columns = [panel["column"]]
     for curve in panel["curves"]:
         columns += [curve["label"], "published", "difference"]
-        columns += ["cut", "published cut"] if "cut" in curve else []
     places = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
     rows = []
     if any(curve["own"] for curve in panel["curves"]):
@@ -91,8 +95,6 @@ def panel_cells(
         for curve in panel["curves"]:
             mine = next((p for p in curve["points"] if p["x"] == x), None)
             row += _cells(mine, *_published_at(curve, x, published, same_columns), intervals)
-            if "cut" in curve:
-                row += [percent(curve["cut"]), _token_share(curve, published, 1)[0]]
         rows.append(row)
     return columns, rows
 
@@ -113,20 +115,44 @@ def _published_at(
     curve: Document, x: float, published: Document, same_columns: bool
 ) -> tuple[float | None, bool]:
     """The published value of a curve at ``x``, and whether there are numbers of that curve."""
-    if published["tokens"]:
-        text, value = _token_share(curve, published, 0)
-        return value, text != FIGURE_ONLY
     points = published["curves"].get(curve["published_label"], []) if same_columns else []
     found = next((y for place, y in points if abs(place - x) < 1e-9), None)
     return found, bool(published["curves"])
 
 
-def _token_share(curve: Document, published: Document, place: int) -> tuple[str, float | None]:
-    """Published padding (0) or cut (1) of a model as text and share."""
-    if curve["published_label"] not in published["tokens"]:
-        return EMPTY, None
-    share = published["tokens"][curve["published_label"]][place]
-    return (FIGURE_ONLY, None) if share is None else (f"{share:.1f}", share / 100)
+def token_cells(panel: Document, published: Document) -> tuple[list[str], list[list[str]]]:
+    """A row a model: padding at each batch size, cut, and what is published of both."""
+    sizes = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
+    columns = ["model", *(f"padding, {size:g} clips" for size in sizes)]
+    columns += ["published", "difference", "cut", "published cut", "difference"]
+    rows = []
+    for curve in panel["curves"]:
+        values = {p["x"]: p["value"] for p in curve["points"]}
+        shares = published["tokens"].get(curve["published_label"])
+        padding = [percent(values.get(size)) for size in sizes]
+        rows.append(
+            [
+                curve["label"],
+                *padding,
+                *_share_cells(list(values.values()), shares, 0),
+                percent(curve["cut"]),
+                *_share_cells([curve["cut"]], shares, 1),
+            ]
+        )
+    return columns, rows
+
+
+def _share_cells(
+    ours: Sequence[float], shares: Sequence[float | None] | None, place: int
+) -> list[str]:
+    """Published padding (0) or cut (1), and the difference of ours where that is one number."""
+    if shares is None:
+        return [EMPTY, EMPTY]
+    theirs = shares[place]
+    if theirs is None:
+        return [FIGURE_ONLY, EMPTY]
+    one = len(set(ours)) == 1
+    return [f"{theirs:.1f}", f"{100 * ours[0] - theirs:+.1f}" if one else EMPTY]
 
 
 def evaluation_table(result: Document) -> str:
