@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import elastictool
 from elastictool.cli import app as program
+from elastictool.config import load_run_config
 from elastictool.errors import UsageError
 from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
@@ -22,6 +24,9 @@ from elastictool.recipes.run import run_plan, visible_gpus
 from elastictool.recipes.spec import SCALES, Recipe, Scale
 from elastictool.reporting.claims import Claim, judge
 from elastictool.reporting.published import own_score, published_curves
+from elastictool.reporting.recipe_figure import draw
+from elastictool.reporting.recipe_table import panel_cells
+from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
 
 CHEAP = (
@@ -127,6 +132,22 @@ def test_published_curves_are_those_of_runs_and_keep_the_papers_claims(name: str
     for claim in paper.claims:
         verdict = judge(claim, shown)
         assert verdict.holds is ((name, claim.curve) not in PARTLY_PUBLISHED), verdict.words
+
+
+def test_options_that_the_docs_name_exist() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reproducing.md").read_text("utf-8")
+    rows = text.partition("## Where papers and published code differ")[2]
+    cells = [line.rsplit("|", 2)[-2] for line in rows.splitlines() if line.startswith("| ")][2:]
+    section, sets = "", []
+    for setting in re.findall(r"`([a-z_]*\.[a-z_.]+)(?:=([\w.-]+))?`", " ".join(cells)):
+        key, value = setting
+        key = section + key if key.startswith(".") else key
+        section = key.rpartition(".")[0]
+        sets.append((key, value))
+    assert len(sets) > 15
+    for key, value in sets:
+        config = load_run_config(None, [f"{key}={value}"] if value else [])
+        assert key in flat_settings(config)
 
 
 def write_recipe(folder: Path, name: str, text: str) -> None:
@@ -270,6 +291,82 @@ def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> Non
     for text in (page, svg):
         assert "does not hold" in text
         assert "not run (nobody)" in text
+
+
+def paper_result() -> dict[str, Any]:
+    """A result on the paper's data: the published curves, a point lower everywhere."""
+    curves = published_curves("flexiast_table1", "ESC-50")
+    points = {m: sorted(c.items()) for m, c in curves.items()}
+
+    def point(x: float, y: float) -> dict[str, Any]:
+        return {"x": x, "value": y - 0.01, "low": y - 0.02, "high": y, "runs": 5}
+
+    return {
+        "recipe": "flexiast/table1_esc50",
+        "scale": "paper",
+        "title": "FlexiAST",
+        "shows": "",
+        "says": "",
+        "data": {"esc50": "ESC-50"},
+        "panels": [
+            {
+                "name": "",
+                "title": "ESC-50",
+                "axis": "patch_size",
+                "x": "patch size",
+                "y": "Top-1 accuracy",
+                "column": "patch size",
+                "own": "own patch size",
+                "clips": 400,
+                "shift_ms": 10.0,
+                "curves": [
+                    {
+                        "label": model,
+                        "published_label": model,
+                        "points": [point(x, y) for x, y in pairs],
+                        "own": point(16.0, dict(pairs)[16.0]),
+                    }
+                    for model, pairs in points.items()
+                ],
+            }
+        ],
+        "published": {
+            "note": "ESC-50",
+            "source": "FlexiAST Table 1",
+            "curves": {m: [list(pair) for pair in pairs] for m, pairs in points.items()},
+            "tokens": {},
+        },
+        "verdicts": [],
+        "evaluations": {},
+    }
+
+
+def test_every_model_has_its_published_column_and_the_difference() -> None:
+    result = paper_result()
+    columns, rows = panel_cells(result["panels"][0], result, intervals=False)
+    names = columns[1::3]
+    assert columns[2::3] == ["published"] * 5
+    assert columns[3::3] == ["difference"] * 5
+    at_48 = dict(zip(names, rows[-1][1::3], strict=True))
+    assert rows[-1][0] == "48"
+    assert at_48["AST-B/8"] == "1.0"
+    assert rows[-1][2::3][names.index("AST-B/8")] == "2.0"
+    assert set(rows[-1][3::3]) == {"-1.0"}
+    result["published"] = {"note": "figure only", "source": "", "curves": {}, "tokens": {}}
+    _, rows = panel_cells(result["panels"][0], result)
+    assert {cell for row in rows for cell in row[2::3]} == {"figure only"}
+
+
+def test_published_curves_are_thin_lines_in_the_colour_of_their_model() -> None:
+    result = paper_result()
+    (axes,) = draw(result).axes
+    thin = [line for line in axes.lines if line.get_linewidth() == 0.8]
+    full = [line for line in axes.lines if line.get_linewidth() > 1]
+    assert len(thin) == len(full) == 5
+    assert [line.get_color() for line in thin] == [line.get_color() for line in full]
+    ours, theirs = draw({**result, "scale": "small"}).axes
+    assert not [line for line in ours.lines if line.get_linewidth() == 0.8]
+    assert len([line for line in theirs.lines if line.get_linewidth() == 0.8]) == 5
 
 
 def test_costs_are_those_of_the_training_sampler(smoke: Path) -> None:

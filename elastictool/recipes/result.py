@@ -82,8 +82,9 @@ def _panels(plot: Step) -> Document:
     if tokens:
         return {
             "panels": [
-                _token_panel(role.partition(":")[2], read_json(path / TOKENS))
+                _token_panel(name, plot.settings["data"][name], read_json(path / TOKENS))
                 for role, path in tokens.items()
+                for name in [role.partition(":")[2]]
             ]
         }
     return {"panels": [_sweep_panel(plot)]}
@@ -179,7 +180,7 @@ def _t_half_width(values: Sequence[float]) -> float:
     return float(student_t.ppf(0.975, len(values) - 1)) * error
 
 
-def _token_panel(name: str, report: Document) -> Document:
+def _token_panel(name: str, title: str, report: Document) -> Document:
     """Padding against clips a batch; standard ASTs do not depend on it and are level lines."""
     sizes = sorted(report["settings"]["batch_sizes"])
     curves: dict[str, Document] = {}
@@ -203,14 +204,14 @@ def _token_panel(name: str, report: Document) -> Document:
     rule = report["settings"]["rule"]
     return {
         "name": name,
-        "title": report["source"],
+        "title": title,
         "axis": "batch_clips",
         "x": "clips a batch",
         "column": "clips a batch",
         "own": "",
         "metric": "padding",
         "y": "padding of processed tokens",
-        "clips": 0,  # the source says it
+        "clips": report["clips"],
         "shift_ms": None,
         "conditions": f"cap {rule['max_frames']:,} frames, last patch: {rule['edge']}, "
         f"{report['settings']['capacity']:,} tokens a row",

@@ -32,7 +32,8 @@ from elastictool.reporting.sweep_figure import spread
 Document = Mapping[str, Any]
 NOTHING: Document = {"curves": {}, "tokens": {}}
 LOG_AXES = ("patch_size", "batch_clips")
-WRAP = 118
+LETTERS = 14
+"""Of small print in an inch."""
 TICKS = 9
 LABEL_SHARE = 0.035
 """Of the axis' height: what a line of small print needs."""
@@ -49,10 +50,11 @@ def draw(result: Document) -> Figure:
 
 def _curves(result: Document) -> Figure:
     panels, beside = result["panels"], _published_beside(result)
-    caption = _caption(result)
     columns = len(panels) + bool(beside)
+    width = 4.6 + 4.4 * columns
+    caption = _caption(result, width)
     height = 4.3 + 0.16 * caption.count("\n")
-    figure = Figure(figsize=(4.6 + 4.4 * columns, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     all_axes = list(figure.subplots(1, columns, squeeze=False)[0])
     styles = _styles(result)
     for axes, panel in zip(all_axes, panels, strict=False):
@@ -206,14 +208,16 @@ def _legend(figure: Figure, all_axes: Sequence[Axes], panel: Document, published
     figure.legend(handles, labels, loc="outside right center")
 
 
-def _caption(result: Document) -> str:
+def _caption(result: Document, width: float) -> str:
     """On what, what is published, and what became of the claims."""
     published = result["published"]
     source = published["source"]
     known = f"Published: {published['note']}" + (f" ({source})." if source else ".")
     lines = [result["says"], known]
     lines += [f"{_mark(v['holds'])} {v['words']}" for v in result["verdicts"]]
-    return plain_text("\n".join("\n".join(textwrap.wrap(line, WRAP)) for line in lines), 4_000)
+    return plain_text(
+        "\n".join("\n".join(textwrap.wrap(line, int(LETTERS * width))) for line in lines), 4_000
+    )
 
 
 def _mark(holds: bool | None) -> str:
@@ -223,10 +227,9 @@ def _mark(holds: bool | None) -> str:
 def _histograms(result: Document) -> Figure:
     """Clips by length, a panel a data set; the line is what a standard AST takes in."""
     found = result["histograms"]
-    caption = _caption(result)
-    figure = Figure(
-        figsize=(4.4 * len(found) + 0.6, 3.7 + 0.16 * caption.count("\n")), layout="constrained"
-    )
+    width = 4.4 * len(found) + 0.6
+    caption = _caption(result, width)
+    figure = Figure(figsize=(width, 3.7 + 0.16 * caption.count("\n")), layout="constrained")
     for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         axes.stairs(one["counts"], one["edges"], fill=True, color=BLUE, alpha=0.85)
         axes.set_xscale("log")

@@ -56,8 +56,8 @@ def panel_table(panel: Document, result: Document) -> str:
     columns, rows = panel_cells(panel, result)
     note = "" if result["scale"] == SAME_DATA else _other_data(result)
     conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
-    clips = f", {panel['clips']:,} clips" if panel["clips"] else ""
-    head = f"{panel['y']}, %, {panel['title']}{clips}{conditions}.{note}\n\n"
+    clips = f"{panel['clips']:,} clips{conditions}"
+    head = f"{panel['y']}, %, {panel['title']}, {clips}.{note}\n\n"
     return head + markdown_table(columns, rows)
 
 
