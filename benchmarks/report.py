@@ -106,6 +106,14 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def token_section() -> str:
+    """Figure and table of token usage on real annotations, as its recipe wrote them."""
+    name = "recipes/small/elasticast/table1_token_usage"
+    page = (RESULTS / f"{name}.md").read_text("utf-8")
+    table = page[page.index("padding of processed tokens") :]
+    return f"![Token usage on EPIC-SOUNDS](docs/results/{name}.png)\n\n{table}"
+
+
 def _measured(document: dict[str, Any]) -> str:
     env = document["environment"]
     return (
@@ -155,6 +163,7 @@ def pages() -> dict[Path, str]:
     files = {name: RESULTS / f"{name}.json" for name in ("attention", "fbank")}
     speed = {n: json.loads(f.read_text("utf-8")) for n, f in files.items() if f.exists()}
     readme = fill(readme, "speed", speed_section(speed))
+    readme = fill(readme, "token-usage", token_section())
     return {ROOT / "README.md": readme, ROOT / "docs" / "results.md": results_page(studies)}
 
 

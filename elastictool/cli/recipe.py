@@ -117,8 +117,9 @@ def show(
     for claim in plan.scale.claims:
         say(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
     if scale is ScaleChoice.paper:
-        rows = [(key, value, source) for key, value, source in _settings(recipe)]
-        print_table("settings of the paper's runs", ("setting", "value", "source"), rows, left=3)
+        if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
+            title = "settings of the paper's runs"
+            print_table(title, ("setting", "value", "source"), rows, left=3)
         for line in recipe.takes:
             say(f"paper and published code differ: {line}")
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
