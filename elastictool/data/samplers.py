@@ -8,10 +8,10 @@ workers, on every rank and after any interruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix, frame
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
-from elastictool.packing.planners import PLANNERS, Rows
+from elastictool.packing.planners import PLANNERS, Rows, share_out
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.seeds import clip_rng
@@ -50,6 +50,26 @@ class BatchPlan:
         """Views in the batch: its clips, and added shorter views."""
         return sum(len(row) for row in self.rows)
 
+    @property
+    def views(self) -> list[ClipView]:
+        """All views, in the order of the batch."""
+        return [view for row in self.rows for view in row]
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """What one process has to do with an optimiser step.
+
+    Attributes:
+        plans: Its own batches; none where others have all clips.
+        num_batches: Batches of the step, before they are shared.
+        num_views: Views of the step, over all processes.
+    """
+
+    plans: tuple[BatchPlan, ...]
+    num_batches: int
+    num_views: int
+
 
 @dataclass(frozen=True)
 class TrainingSampler:
@@ -66,7 +86,7 @@ class TrainingSampler:
         weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
         flexi: Patch sizes to draw from.
-        batches_per_step: Batches of one optimiser step, over all ranks; they share a patch size.
+        batches_per_step: Batches of one optimiser step; they share a patch size.
         num_samples: Samples of each clip of the store; only resolutions need them.
     """
 
@@ -125,6 +145,36 @@ class TrainingSampler:
         if not self.packing.batch_tokens:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
+
+    def steps(
+        self, plans: Iterable[BatchPlan], process: int = 0, processes: int = 1
+    ) -> Iterator[StepShare]:
+        """The optimiser steps that ``plans`` make up, as one of several processes sees them."""
+        plans = iter(plans)
+        while step := list(islice(plans, self.batches_per_step)):
+            own = tuple(self.shares(step, processes)[process])
+            yield StepShare(own, len(step), sum(plan.num_views for plan in step))
+
+    def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
+        """What each of so many processes computes of the batches of one optimiser step.
+
+        Clips are dealt out batch by batch, longest first, each to the process with the fewest
+        tokens of the step so far; rows are planned anew. A process may get none of a batch.
+        """
+        if processes == 1:
+            return [list(plans)]
+        shares: list[list[BatchPlan]] = [[] for _ in range(processes)]
+        loads = [0] * processes
+        for plan in plans:
+            front_end = self.front_end.at_patch_size(plan.patch_size or self.front_end.patch_size)
+            views = plan.views
+            tokens = [self._tokens(view, front_end) for view in views]
+            for process, places in enumerate(share_out(tokens, loads)):
+                loads[process] += sum(tokens[place] for place in places)
+                if places:
+                    own = [views[place] for place in places]
+                    shares[process].append(self._plan(plan.epoch, [own], front_end))
+        return shares
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""

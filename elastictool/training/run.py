@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
 from elastictool.training.distillation import load_teacher, require_other_place
+from elastictool.training.distributed import Ranks, joined
 from elastictool.training.initial import read_initial, require_elsewhere, start_from
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
@@ -41,20 +43,20 @@ def train_run(
         UsageError: The directory is not empty, or configuration and data do not fit.
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
-    pick_device(config.train.device)
-    config, weights = read_initial(_named(config, store, path), store)
-    # Before the directory is touched: a wrong setting deletes nothing.
-    resolved, _ = resolve(config, store)
-    load_teacher(resolved, store, "cpu")
-    require_other_place(path, config)
-    require_elsewhere(weights, path)
-    run = RunDirectory(path)
-    run.create(overwrite)
-    with claim(path):
-        trainer = Trainer(config, store, run, progress)
-        run.write_config(trainer.config, store.info.fingerprint)
-        start_from(weights, trainer.model, config, run, progress)
-        return trainer.fit()
+    with joined(pick_device(config.train.device)) as ranks:
+        config, weights = read_initial(_named(config, store, path), store)
+        # Before the directory is touched: a wrong setting deletes nothing.
+        resolved, _ = resolve(config, store)
+        load_teacher(resolved, store, "cpu")
+        require_other_place(path, config)
+        require_elsewhere(weights, path)
+        run, progress = _of_first(path, progress, ranks)
+        run.create(overwrite)
+        with _claimed(run):
+            trainer = Trainer(config, store, run, progress, ranks)
+            run.write_config(trainer.config, store.info.fingerprint)
+            start_from(weights, trainer.model, config, run, progress)
+            return trainer.fit()
 
 
 def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
@@ -63,24 +65,38 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
     Raises:
         CheckpointError: There is no run, or the data are not those of the run.
     """
-    run = RunDirectory(path)
-    config = run.read_config()
+    config = RunDirectory(path).read_config()
+    with joined(pick_device(config.train.device)) as ranks:
+        run, progress = _of_first(path, progress, ranks)
+        _require_same_data(run, store)
+        with _claimed(run):
+            trainer = Trainer(config, store, run, progress, ranks)
+            run.write_environment(store.info.fingerprint)
+            if run.training_state.exists():
+                trainer.resume()
+            else:  # stopped before its first checkpoint: it starts again, from the same weights
+                run.clean_up(step=0, epochs=0)
+                _, weights = read_initial(config, store)
+                start_from(weights, trainer.model, config, run, progress)
+            return trainer.fit()
+
+
+def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
+    """Of several processes, the first one writes and shows bars."""
+    return RunDirectory(path, writes=ranks.first), progress if ranks.first else SILENT
+
+
+def _claimed(run: RunDirectory) -> AbstractContextManager[None]:
+    return claim(run.path) if run.writes else nullcontext()
+
+
+def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:
     known = run.read_fingerprint()
     if known and known != store.info.fingerprint:
         raise CheckpointError(
-            f"{path} was trained on other data than {store.path} (the fingerprints differ)",
+            f"{run.path} was trained on other data than {store.path} (the fingerprints differ)",
             "give the run's own data with --dataset, or start anew with --overwrite",
         )
-    with claim(path):
-        trainer = Trainer(config, store, run, progress)
-        run.write_environment(store.info.fingerprint)
-        if run.training_state.exists():
-            trainer.resume()
-        else:  # stopped before its first checkpoint: it starts again, from the same weights
-            run.clean_up(step=0, epochs=0)
-            _, weights = read_initial(config, store)
-            start_from(weights, trainer.model, config, run, progress)
-        return trainer.fit()
 
 
 def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
