@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
 
 from tests.children import Child
 
+Before = Callable[[], None]
 
-def take_place(
-    rank: int, world: int, port: int, more: Callable[[], None] | None, dtype: torch.dtype
-) -> None:
+
+class Several:
+    """``world`` processes with the same command line, and the store that torchrun has for them.
+
+    ``before`` is called first in the processes that it names: functions that can be pickled.
+    """
+
+    def __init__(
+        self, folder: Path, world: int, *line: object, before: Mapping[int, Before] | None = None
+    ) -> None:
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.children = [
+            Child(folder, *line, before=partial(_take_place, rank, world, self._store.port, more))
+            for rank in range(world)
+            for more in [(before or {}).get(rank)]
+        ]
+
+    def end(self, timeout_s: float = 300) -> list[int]:
+        """Their exit codes; whoever hangs is killed."""
+        try:
+            return [child.wait(timeout_s) for child in self.children]
+        finally:
+            for child in self.children:
+                child.process.kill()
+
+    def shown(self) -> str:
+        """What all of them have written to the terminal."""
+        return " ".join(child.shown() for child in self.children)
+
+
+def _take_place(rank: int, world: int, port: int, more: Before | None) -> None:
     """In a process: what torchrun puts into the environment, then ``more``."""
     place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
-    torch.set_default_dtype(dtype)
     if more:
         more()
-
-
-def start(
-    folder: Path,
-    world: int,
-    *arguments: object,
-    before: Mapping[int, Callable[[], None]] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> list[Child]:
-    """``world`` processes with the same command line; ``before`` is called in those it names."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    extra = before or {}
-    return [
-        Child(
-            folder,
-            *arguments,
-            before=partial(take_place, rank, world, port, extra.get(rank), dtype),
-        )
-        for rank in range(world)
-    ]
-
-
-def ended(children: list[Child], timeout_s: float = 120) -> list[int]:
-    """Their exit codes; whoever hangs is ended."""
-    try:
-        return [child.wait(timeout_s) for child in children]
-    finally:
-        for child in children:
-            child.process.kill()

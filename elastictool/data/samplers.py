@@ -166,15 +166,18 @@ class TrainingSampler:
         shares: list[list[BatchPlan]] = [[] for _ in range(processes)]
         loads = [0] * processes
         for plan in plans:
-            front_end = self.front_end.at_patch_size(plan.patch_size or self.front_end.patch_size)
-            views = plan.views
-            tokens = [self._tokens(view, front_end) for view in views]
+            views, tokens = plan.views, self.tokens_of(plan)
             for process, places in enumerate(share_out(tokens, loads)):
                 loads[process] += sum(tokens[place] for place in places)
                 if places:
                     own = [views[place] for place in places]
-                    shares[process].append(self._plan(plan.epoch, [own], front_end))
+                    shares[process].append(self._plan(plan.epoch, [own], self._sized_as(plan)))
         return shares
+
+    def tokens_of(self, plan: BatchPlan) -> list[int]:
+        """Tokens of each view of a batch."""
+        front_end = self._sized_as(plan)
+        return [self._tokens(view, front_end) for view in plan.views]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""
@@ -189,6 +192,9 @@ class TrainingSampler:
     def _sized(self, epoch: int, batch: int) -> FrontEnd:
         """The front end of one batch."""
         return self.front_end.at_patch_size(self.patch_size(epoch, batch))
+
+    def _sized_as(self, plan: BatchPlan) -> FrontEnd:
+        return self.front_end.at_patch_size(plan.patch_size or self.front_end.patch_size)
 
     def _batches(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.

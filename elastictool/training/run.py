@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.samplers import TrainingSampler
+from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError
+from elastictool.launch import launched
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
@@ -107,22 +109,18 @@ def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
 def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     """What a run would do, without doing it: clips, tokens, steps.
 
+    Under torchrun, also ``token_imbalance``: how much longer an epoch is than it would be if all
+    processes had the same tokens in each step.
+
     Raises:
         UsageError: Configuration and data do not fit.
     """
     config, _ = read_initial(config, store)
     resolved, splits = resolve(config, store)
-    front_end = front_end_of(resolved)
-    sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)
+    dataset = ClipDataset(store, front_end_of(resolved))
+    sampler = TrainingSampler.of_run(resolved, dataset, splits.train)
     load_teacher(resolved, store, "cpu")
     plans = list(sampler.epoch(0))
-    tokens = sum(
-        front_end.at_patch_size(plan.patch_size or front_end.patch_size).num_patches(view)
-        + resolved.model.prefix_tokens
-        for plan in plans
-        for row in plan.rows
-        for view in row
-    )
     return {
         "dataset": str(store.path),
         "train_clips": len(splits.train),
@@ -130,7 +128,21 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "test_clips": len(splits.test),
         "classes": resolved.model.num_classes,
         "batches_per_epoch": len(plans),
-        "tokens_per_epoch": tokens,
+        "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
         "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
+        **_among(launched().world, sampler, plans),
     }
+
+
+def _among(processes: int, sampler: TrainingSampler, plans: Sequence[BatchPlan]) -> dict[str, Any]:
+    """How evenly several processes share the steps made of ``plans``."""
+    if processes == 1:
+        return {}
+    slowest = total = 0
+    for start in range(0, len(plans), sampler.batches_per_step):
+        step = plans[start : start + sampler.batches_per_step]
+        shares = sampler.shares(step, processes)
+        loads = [sum(sum(sampler.tokens_of(plan)) for plan in share) for share in shares]
+        slowest, total = slowest + max(loads), total + sum(loads)
+    return {"processes": processes, "token_imbalance": round(slowest * processes / total - 1, 4)}

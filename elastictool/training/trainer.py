@@ -200,7 +200,15 @@ class Trainer:
         padded_rows = ATTENTION[self.model.attention].padded_rows
         prefix_tokens = self.config.model.prefix_tokens
         companion = self.teacher.cut if self.teacher else None
-        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers, companion)
+        return load_batches(
+            plans,
+            self.train_set,
+            prefix_tokens,
+            padded_rows,
+            workers,
+            companion,
+            self.config.token_multiple,
+        )
 
     def _step(self, share: StepShare, batches: list[PackedBatch], total_steps: int) -> float | None:
         """One optimiser step over one or several batches, or this process's share of them.
