@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from elastictool.cli import app
 from elastictool.config import AugmentConfig, LengthDiversityConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.shares import step_shares, twice
 from elastictool.data.store import PreparedStore
 from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
@@ -143,7 +145,7 @@ def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> No
         if processes == 1:
             assert shares == [step]
     for process in range(processes):
-        found = list(planned.steps(planned.epoch(0), process, processes))
+        found = list(step_shares(planned, planned.epoch(0), process, processes))
         assert [step.num_batches for step in found] == [3, 3, 2]
         assert [list(step.plans) for step in found] == [
             planned.shares(step, processes)[process] for step in steps_of(planned)
@@ -168,6 +170,13 @@ def test_a_dry_run_under_torchrun_tells_how_evenly_the_tokens_are_shared(
     shared = describe(config, toy_store)
     assert (shared.pop("processes"), shared.pop("token_imbalance")) == (2, 1.0)
     assert shared == alone
+
+
+def test_two_threads_read_the_same_steps_whichever_is_ahead() -> None:
+    left, right = twice(iter(range(1, 2_000)))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(list, (left, right)))
+    assert found[0] == found[1] == list(range(1, 2_000))
 
 
 # What a process knows of the others
@@ -481,13 +490,13 @@ def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
     told: str,
 ) -> None:
     line = ("train", "--run-dir", "run", *options(toy_store, "train.checkpoint_steps=2"))
-    processes = Several(tmp_path, 2, *line, before={rank: partial(die_at, 3, how)})
-    assert processes.end(60) == codes, processes.shown()
+    processes = Several(tmp_path, 2, *line, before={rank: partial(die_at, 5, how)})
+    assert processes.end() == codes, processes.shown()
     shown = processes.shown()
     assert shown.count("error:") == 1 and told in shown and "Traceback" not in shown
     assert "--resume" in shown
     saved = load_training_state(tmp_path / "run" / STATE)["state"]["step"]
-    assert saved == (3 if rank == 1 else 2)  # the first saves the last whole step where it can
+    assert saved == (5 if rank == 1 else 4)  # the first saves the last whole step where it can
     train_run(small(), toy_store, tmp_path / "whole")
     resume_run(tmp_path / "run", toy_store)
     assert close(tmp_path / "whole", tmp_path / "run")
@@ -500,7 +509,7 @@ def test_a_refusal_is_told_once_and_at_once(toy_store: PreparedStore, tmp_path: 
     for wrong, told in (("train.epochs=0", "above 0"), ("train.epochs=1", "is not empty")):
         line = ("train", "--run-dir", "run", *options(toy_store, wrong))
         processes = Several(tmp_path, 2, *line)
-        assert processes.end(60)[0] == 2
+        assert processes.end()[0] == 2
         assert processes.shown().count("error:") == 1 and told in processes.shown()
 
 

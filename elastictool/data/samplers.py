@@ -8,10 +8,10 @@ workers, on every rank and after any interruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -54,21 +54,6 @@ class BatchPlan:
     def views(self) -> list[ClipView]:
         """All views, in the order of the batch."""
         return [view for row in self.rows for view in row]
-
-
-@dataclass(frozen=True)
-class StepShare:
-    """What one process has to do with an optimiser step.
-
-    Attributes:
-        plans: Its own batches; none where others have all clips.
-        num_batches: Batches of the step, before they are shared.
-        num_views: Views of the step, over all processes.
-    """
-
-    plans: tuple[BatchPlan, ...]
-    num_batches: int
-    num_views: int
 
 
 @dataclass(frozen=True)
@@ -145,15 +130,6 @@ class TrainingSampler:
         if not self.packing.batch_tokens:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
-
-    def steps(
-        self, plans: Iterable[BatchPlan], process: int = 0, processes: int = 1
-    ) -> Iterator[StepShare]:
-        """The optimiser steps that ``plans`` make up, as one of several processes sees them."""
-        plans = iter(plans)
-        while step := list(islice(plans, self.batches_per_step)):
-            own = tuple(self.shares(step, processes)[process])
-            yield StepShare(own, len(step), sum(plan.num_views for plan in step))
 
     def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
         """What each of so many processes computes of the batches of one optimiser step.

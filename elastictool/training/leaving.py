@@ -69,7 +69,8 @@ def orderly(
         raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
     except ProcessLostError as error:
         save()
-        raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
+        saved = f"saved at {where()}, continue with" if ranks.first else "then continue with"
+        raise _with_resume(error, f"{saved}: {resume}") from error
     except DamagedDataError as error:
         save()
         raise _with_resume(error, f"then continue with: {resume}") from error

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from itertools import chain, islice, tee
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.loader import load_batches
-from elastictool.data.samplers import BatchPlan, StepShare, TrainingSampler
+from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.shares import StepShare, step_shares, twice
 from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError
 from elastictool.metrics.classification import classification_metrics
@@ -180,7 +181,8 @@ class Trainer:
 
     def _steps(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[StepShare, list[PackedBatch]]]:
         """What this process has to do in each step, and the batches for it."""
-        steps, loading = tee(self.sampler.steps(plans, self.ranks.rank, self.ranks.world))
+        shares = step_shares(self.sampler, plans, self.ranks.rank, self.ranks.world)
+        steps, loading = twice(shares)
         wanted = chain.from_iterable(step.plans for step in loading)
         batches = self._load(wanted, self.config.train.loader_workers)
         for step in steps:
