@@ -517,7 +517,7 @@ def test_a_refusal_is_told_once_and_at_once(toy_store: PreparedStore, tmp_path: 
 def test_torchrun_starts_and_stops_a_run(toy_store: PreparedStore, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     line = ["-m", "elastictool", "train", "--run-dir", "run"]
-    sets = options(toy_store, "train.epochs=400")
+    sets = options(toy_store, "train.epochs=400", "train.loader_workers=1")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
         [*torchrun, *line, *map(str, sets)], cwd=tmp_path, stderr=subprocess.PIPE, env=environment
