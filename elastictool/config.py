@@ -299,14 +299,20 @@ class AugmentConfig:
         _require(self.roll >= 0, "augment.roll must be 0 (off) or above")
 
 
+COMPILED_MULTIPLE = 128
+"""Slots that streams are filled up to a multiple of where code is compiled."""
+
+
 @dataclass(frozen=True)
 class PackingConfig:
     """How clips become batches: ``planner`` fills rows of ``capacity`` tokens.
 
     A batch holds ``batch_clips`` clips, or as many as fit into ``batch_tokens`` if that is above
     0. Window planners also choose which clips share a batch, among ``window`` shuffled clips
-    (rounded down to whole batches). Source: ElasticAST Section 2.2 (L' = 2048, first-come) and
-    3.2 (12 clips).
+    (rounded down to whole batches). Training fills each stream of tokens up to a multiple of
+    ``token_multiple`` slots, so that batches come in few sizes; 0 is ``COMPILED_MULTIPLE`` with
+    ``train.compile``, else 1 (no filler). Source: ElasticAST Section 2.2 (L' = 2048, first-come)
+    and 3.2 (12 clips).
     """
 
     planner: str = "first-come"
@@ -314,8 +320,10 @@ class PackingConfig:
     batch_clips: int = 12
     batch_tokens: int = 0
     window: int = 4_096
+    token_multiple: int = 0
 
     def __post_init__(self) -> None:
+        _require(self.token_multiple >= 0, "packing.token_multiple must be 0 (auto) or above")
         _require(self.capacity > 0, "packing.capacity must be above 0")
         _require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         _require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
@@ -625,6 +633,11 @@ class RunConfig:
             f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "
             f"({self.fbank.num_mel_bins}) must be equal",
         )
+
+    @property
+    def token_multiple(self) -> int:
+        """``packing.token_multiple``, or what it stands for."""
+        return self.packing.token_multiple or (COMPILED_MULTIPLE if self.train.compile else 1)
 
 
 C = TypeVar("C")

@@ -73,6 +73,10 @@ class LoaderError(ElasticToolError):
         self.on_request = on_request
 
 
+class ProcessLostError(ElasticToolError):
+    """Another process of the same run has ended or no longer answers."""
+
+
 class OutOfMemory(ElasticToolError):
     """Main or GPU memory ran out; the hint says which settings need less."""
 

@@ -16,6 +16,8 @@ from functools import cache
 from types import FrameType, TracebackType
 from typing import Any
 
+from elastictool.launch import launched
+
 _PARENT_CHECK_S = 0.2
 
 
@@ -26,6 +28,7 @@ class Stopped(Exception):
 class StopRequest:
     """Catches SIGINT and SIGTERM while it is open; the second one raises KeyboardInterrupt.
 
+    Under torchrun a second one changes nothing: it ends processes that take too long itself.
     Outside the main thread, where Python allows no signal handlers, nothing is caught.
     """
 
@@ -58,7 +61,7 @@ class StopRequest:
             raise Stopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and launched().alone:  # torchrun may pass on what has come already
             raise KeyboardInterrupt
         self.requested = True
 

@@ -21,6 +21,8 @@ PRELOADED = [
     "elastictool.data.prepare",
     "elastictool.evaluation.sweep",
     "elastictool.training.run",
+    "elastictool.reporting.run_report",
+    "torch._dynamo",  # torch imports it at an optimiser's first step
 ]
 
 

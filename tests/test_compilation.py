@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.training.averaging import twin
 from elastictool.training.compilation import check_compiler, compile_blocks, warm_up
 from elastictool.training.run import resume_run, train_run
+from elastictool.training.scoring import autocast
 from tests.test_model_properties import MODELS, make_batch, make_fbanks, make_model
 from tests.test_training import records, same, small, train_and_stop, weights
 
@@ -81,6 +83,44 @@ def test_after_warming_up_neither_training_nor_validation_compiles_again() -> No
         with torch.inference_mode():
             model(batch)
     assert not counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fifty_random_batches_are_compiled_for_once(precision: str) -> None:
+    """Once before attention and once after it, however many clips and tokens a batch has."""
+    model = make_model(MODELS["elasticast"], torch.float32)
+    compile_blocks(model, "eager")
+    draw = np.random.default_rng(0)
+    counters.clear()
+    sizes = set()
+    for number in range(50):
+        lengths = draw.integers(4, 48, size=draw.integers(1, 9)).tolist()
+        rows = [make_fbanks(lengths, number)]
+        batch = make_batch(model.config, rows, multiple=16).astype(torch.float32)
+        sizes.add(batch.layout.num_slots)
+        with autocast(torch.device("cpu"), precision):
+            outcome(model, batch)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert len(sizes) > 5 and not any(size % 16 for size in sizes)
+
+
+def test_streams_are_filled_up_where_code_is_compiled() -> None:
+    assert small().token_multiple == 1
+    assert small("train.compile=true").token_multiple == 128
+    assert small("train.compile=true", "packing.token_multiple=1").token_multiple == 1
+    assert small("packing.token_multiple=8").token_multiple == 8
+
+
+def test_filling_streams_up_changes_nothing_that_is_learnt(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    for multiple in (1, 64):
+        sets = f"packing.token_multiple={multiple}"
+        train_run(small(sets), toy_store, tmp_path / str(multiple))
+    plain, filled = (weights(tmp_path / name) for name in ("1", "64"))
+    assert all(torch.allclose(plain[name], filled[name], rtol=0, atol=1e-5) for name in plain)
+    shares = [records(tmp_path / name, "epoch")[0]["padding_share"] for name in ("1", "64")]
+    assert shares[0] == 0 < shares[1]
 
 
 def test_a_compiler_that_fails_is_a_clear_error() -> None:

@@ -28,7 +28,7 @@ ROOMS = (
     "corpora",
     "audio",
 )
-FOUNDATION = ("config", "errors", "registry", "progress", "files", "seeds", "stopping")
+FOUNDATION = ("config", "errors", "launch", "registry", "progress", "files", "seeds", "stopping")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

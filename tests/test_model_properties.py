@@ -59,13 +59,16 @@ def make_fbanks(frames: Sequence[int], seed: int = 1) -> list[Tensor]:
 
 
 def make_batch(
-    config: ModelConfig, rows: Sequence[Sequence[Tensor]], backend: str = "split"
+    config: ModelConfig,
+    rows: Sequence[Sequence[Tensor]],
+    backend: str = "split",
+    multiple: int = 1,
 ) -> PackedBatch:
     """Pack rows of spectrograms as the backend wants them, in float64."""
     spec = PatchSpec(config.patch_size, config.patch_stride)
     examples = [[Example(x, torch.zeros(5), "", 10.0, 0, spec) for x in row] for row in rows]
     padded_rows = ATTENTION[backend].padded_rows
-    return collate(examples, config.prefix_tokens, padded_rows).astype(torch.float64)
+    return collate(examples, config.prefix_tokens, padded_rows, multiple).astype(torch.float64)
 
 
 def make_rows(seed: int = 1) -> list[list[Tensor]]:
@@ -93,6 +96,25 @@ def test_packed_output_equals_unpacked_output(config: ModelConfig, backend: str)
     alone = [model(make_batch(config, [[clip]], backend)) for row in rows for clip in row]
     torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-12)
     assert packed.std(dim=0).min() > 1e-3
+
+
+@each_backend
+@each_model
+def test_a_stream_filled_up_to_a_multiple_gives_the_same_logits_and_gradients(
+    config: ModelConfig, backend: str
+) -> None:
+    model = make_model(config)
+    model.attention = backend
+    outcomes = []
+    for multiple in (1, 64):
+        batch = make_batch(config, make_rows(), backend, multiple)
+        logits = model(batch)
+        (logits * torch.arange(1.0, logits.shape[1] + 1)).sum().backward()
+        outcomes.append({"logits": logits.detach(), **parameter_grads(model)})
+    # Padded rows are as long as their longest: the multiple is for flat streams only.
+    flat = not ATTENTION[backend].padded_rows
+    assert (batch.layout.num_slots % 64 == 0) == flat
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=0, atol=1e-10)
 
 
 @each_backend

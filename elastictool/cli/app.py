@@ -32,7 +32,8 @@ from elastictool.cli import (
 )
 from elastictool.cli.console import say, show_error
 from elastictool.cli.ranges import ListCommand
-from elastictool.errors import ElasticToolError, from_system
+from elastictool.errors import ElasticToolError, UsageError, from_system
+from elastictool.launch import first_to_tell, launched
 
 app = typer.Typer(
     name="elastictool",
@@ -67,17 +68,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    pass
+    if not launched().alone and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"elastictool {context.invoked_subcommand} works in one process only",
+            "start it without torchrun",
+        )
 
 
 def main() -> None:
     """Run the program; every error of ours leaves with its exit code and without a traceback.
 
-    So does a lack of memory or disk wherever it strikes: no bug of ours either.
+    So does a lack of memory or disk wherever it strikes: no bug of ours either. torchrun asks all
+    processes to end when one has; what ends already is not disturbed by that.
     """
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -96,7 +103,7 @@ def main() -> None:
         say("interrupted")
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, former if launched().alone else signal.SIG_IGN)
 
 
 def _drop_unwritten_output() -> None:
@@ -108,5 +115,8 @@ def _drop_unwritten_output() -> None:
 
 
 def _leave(error: ElasticToolError) -> NoReturn:
-    show_error(error)
+    if not launched().alone:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if first_to_tell():
+        show_error(error)
     sys.exit(error.exit_code)

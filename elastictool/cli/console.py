@@ -23,6 +23,7 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 
 from elastictool.errors import ElasticToolError
+from elastictool.launch import launched
 from elastictool.progress import Progress, Task
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -32,8 +33,9 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
 
 
 def say(message: str) -> None:
-    """One line for the reader, on stderr."""
-    stderr.print(escape(message))
+    """One line for the reader, on stderr; of several processes, the first one speaks."""
+    if launched().first:
+        stderr.print(escape(message))
 
 
 def show_error(error: ElasticToolError) -> None:

@@ -53,15 +53,19 @@ def train(
 
     Defaults < recipe < --set. The run directory holds settings, metrics.jsonl, checkpoints,
     learning curves and report.html, and is never overwritten unasked. Ctrl-C saves and stops;
-    --resume continues to the same bits.
+    --resume continues to the same bits. Several processes share a run under torchrun:
+    torchrun --nproc-per-node 2 -m elastictool train …
 
     Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
     """
     from elastictool.config import dump_yaml, load_run_config
+    from elastictool.launch import launched
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     config = load_run_config(recipe, [*(sets or []), *flags])
+    if (print_config or dry_run) and not launched().first:
+        return
     if print_config:
         typer.echo(dump_yaml(config), nl=False)
         return
@@ -94,6 +98,8 @@ def train(
             **{f"val_{name}": round(value, 4) for name, value in result.validation.items()},
             **{f"averaged_{name}": round(value, 4) for name, value in result.averaged.items()},
         }
+        if not launched().first:
+            return
         files = write_report(result.run)
     if json_output:
         print_json(report)

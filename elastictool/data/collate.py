@@ -97,7 +97,10 @@ def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
 
 
 def collate(
-    rows: Sequence[Sequence[Example]], prefix_tokens: int = 0, padded_rows: bool = False
+    rows: Sequence[Sequence[Example]],
+    prefix_tokens: int = 0,
+    padded_rows: bool = False,
+    multiple: int = 1,
 ) -> PackedBatch:
     """Pack planned rows of examples into one batch.
 
@@ -105,11 +108,13 @@ def collate(
         rows: The examples of each row, as planned by the sampler.
         prefix_tokens: Prefix tokens that the model puts before each clip.
         padded_rows: Lay the stream out as padded rows (the dense-mask reference) instead of flat.
+        multiple: Fill a flat stream up to a multiple of so many slots.
     """
     examples = [example for row in rows for example in row]
     cut = [example.patches() for example in examples]
     counts = iter([len(patches) + prefix_tokens for patches, _ in cut])
-    layout = build_layout([[next(counts) for _ in row] for row in rows], prefix_tokens, padded_rows)
+    lengths = [[next(counts) for _ in row] for row in rows]
+    layout = build_layout(lengths, prefix_tokens, padded_rows, multiple)
     return PackedBatch(
         patch_groups=_patch_groups(examples, cut, layout),
         layout=layout,

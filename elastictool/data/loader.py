@@ -43,12 +43,14 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
         padded_rows: bool,
         companion: Cut | None,
         board: ReadingBoard,
+        multiple: int,
     ) -> None:
         self._dataset = dataset
         self._board = board
         self._prefix_tokens = prefix_tokens
         self._padded_rows = padded_rows
         self._companion = companion
+        self._multiple = multiple
 
     def __getitem__(self, plan: BatchPlan) -> PackedBatch | _Failure:
         try:
@@ -63,13 +65,14 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
     def _batch(self, plan: BatchPlan) -> PackedBatch:
         rows = [[self._load(view, plan) for view in row] for row in plan.rows]
         self._board.note()
-        batch = collate(rows, self._prefix_tokens, self._padded_rows)
+        batch = collate(rows, self._prefix_tokens, self._padded_rows, self._multiple)
         second = self._companion
         if second is None:
             return batch
         # The second model sees all of its patches: it is not the one that learns from dropping.
         rows = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
-        return replace(batch, companion=collate(rows, second.prefix_tokens, second.padded_rows))
+        taught = collate(rows, second.prefix_tokens, second.padded_rows, self._multiple)
+        return replace(batch, companion=taught)
 
     def _load(self, view: ClipView, plan: BatchPlan) -> Example:
         self._board.note(view.clip)
@@ -96,6 +99,7 @@ def load_batches(
     padded_rows: bool,
     workers: int = 0,
     companion: Cut | None = None,
+    multiple: int = 1,
 ) -> Iterator[PackedBatch]:
     """The batches of ``plans``, in order.
 
@@ -106,6 +110,7 @@ def load_batches(
         padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
         companion: How a second model wants the same clips; each batch then carries them.
+        multiple: Flat streams are filled up to a multiple of so many slots.
 
     Raises:
         DamagedDataError: A clip cannot be read any more.
@@ -114,7 +119,7 @@ def load_batches(
     """
     board = ReadingBoard(workers)
     loader: DataLoader[PackedBatch | _Failure] = DataLoader(
-        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion, board),
+        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion, board, multiple),
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
         num_workers=workers,

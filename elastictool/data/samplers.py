@@ -22,7 +22,7 @@ from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix, frame
 from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
-from elastictool.packing.planners import PLANNERS, Rows
+from elastictool.packing.planners import PLANNERS, Rows, share_out
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.seeds import clip_rng
@@ -50,6 +50,11 @@ class BatchPlan:
         """Views in the batch: its clips, and added shorter views."""
         return sum(len(row) for row in self.rows)
 
+    @property
+    def views(self) -> list[ClipView]:
+        """All views, in the order of the batch."""
+        return [view for row in self.rows for view in row]
+
 
 @dataclass(frozen=True)
 class TrainingSampler:
@@ -66,7 +71,7 @@ class TrainingSampler:
         weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
         flexi: Patch sizes to draw from.
-        batches_per_step: Batches of one optimiser step, over all ranks; they share a patch size.
+        batches_per_step: Batches of one optimiser step; they share a patch size.
         num_samples: Samples of each clip of the store; only resolutions need them.
     """
 
@@ -126,6 +131,30 @@ class TrainingSampler:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
+    def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
+        """What each of so many processes computes of the batches of one optimiser step.
+
+        Clips are dealt out batch by batch, longest first, each to the process with the fewest
+        tokens of the step so far; rows are planned anew. A process may get none of a batch.
+        """
+        if processes == 1:
+            return [list(plans)]
+        shares: list[list[BatchPlan]] = [[] for _ in range(processes)]
+        loads = [0] * processes
+        for plan in plans:
+            views, tokens = plan.views, self.tokens_of(plan)
+            for process, places in enumerate(share_out(tokens, loads)):
+                loads[process] += sum(tokens[place] for place in places)
+                if places:
+                    own = [views[place] for place in places]
+                    shares[process].append(self._plan(plan.epoch, [own], self._sized_as(plan)))
+        return shares
+
+    def tokens_of(self, plan: BatchPlan) -> list[int]:
+        """Tokens of each view of a batch."""
+        front_end = self._sized_as(plan)
+        return [self._tokens(view, front_end) for view in plan.views]
+
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""
         own, flexi = self.front_end.patch_size, self.flexi
@@ -139,6 +168,9 @@ class TrainingSampler:
     def _sized(self, epoch: int, batch: int) -> FrontEnd:
         """The front end of one batch."""
         return self.front_end.at_patch_size(self.patch_size(epoch, batch))
+
+    def _sized_as(self, plan: BatchPlan) -> FrontEnd:
+        return self.front_end.at_patch_size(plan.patch_size or self.front_end.patch_size)
 
     def _batches(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.

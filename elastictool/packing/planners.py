@@ -59,7 +59,7 @@ def balanced(lengths: Lengths, capacity: int) -> Rows:
     shared.sort(key=lambda index: -int(lengths[index]))
     fewest = -(-sum(int(lengths[index]) for index in shared) // capacity)
     for count in range(fewest, len(published) - len(alone) + 1):
-        rows = _level(shared, lengths, count)
+        rows = [row for row in deal(shared, lengths, [0] * count) if row]
         if max(row_loads(lengths, rows), default=0) <= capacity:
             plan = sorted(sorted(row) for row in alone + rows)
             better = processed_tokens(lengths, plan) < processed_tokens(lengths, published)
@@ -96,12 +96,25 @@ def excess_rows(lengths: Lengths, rows: Rows, capacity: int) -> int:
     return len(rows) - lower_bound(lengths, capacity)
 
 
-def _level(order: Sequence[int], lengths: Lengths, count: int) -> Rows:
-    """Deal clips in the given order onto ``count`` rows, each onto the least loaded."""
-    rows: Rows = [[] for _ in range(count)]
-    loads = [(0, row) for row in range(count)]
+def share_out(lengths: Lengths, loads: Sequence[int]) -> Rows:
+    """Give clips to processes that carry ``loads`` already, so that all end with nearly as much.
+
+    Longest clip first, each to the least loaded (LPT: at most 4/3 of the best possible).
+
+    Returns:
+        Indices into the lengths for each process, ascending; empty where there is none for it.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -int(lengths[index]))
+    return [sorted(share) for share in deal(order, lengths, loads)]
+
+
+def deal(order: Sequence[int], lengths: Lengths, loads: Sequence[int]) -> Rows:
+    """Deal clips in the given order onto rows that carry ``loads``, each onto the least loaded."""
+    rows: Rows = [[] for _ in loads]
+    waiting = [(load, row) for row, load in enumerate(loads)]
+    heapq.heapify(waiting)
     for index in order:
-        load, row = loads[0]
+        load, row = waiting[0]
         rows[row].append(index)
-        heapq.heapreplace(loads, (load + int(lengths[index]), row))
-    return [row for row in rows if row]
+        heapq.heapreplace(waiting, (load + int(lengths[index]), row))
+    return rows

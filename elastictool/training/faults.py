@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch, PatchGroup
 
 Where = Literal["weights", "inputs", "loss", "gradient"]
+_PLACES = get_args(Where)
 _NAMED = 4
 """Clips and tensors that a message names; the file has all clips."""
 
@@ -59,24 +60,28 @@ class StepFault:
         }
 
 
-def find_fault(
+def count_broken(losses: Tensor) -> int:
+    """How many of (S,) losses are not finite."""
+    return int((~torch.isfinite(losses)).sum())
+
+
+def explain_fault(
     model: SpectrogramTransformer,
     batches: Sequence[PackedBatch],
     losses: Sequence[Tensor],
-    grad_norm: float,
     config: RunConfig,
-) -> StepFault | None:
-    """What stands against a step whose gradient lies ready in ``model``; None if nothing does.
+) -> StepFault:
+    """What stands against a step, as far as the ``batches`` of this process tell.
+
+    To be asked where a loss is not finite, or the norm of the whole gradient: where that
+    overflows, so do Adam's squares.
 
     Args:
         model: After the backward passes of all batches.
         batches: The step's batches.
         losses: (S,) loss of each clip, for each batch.
-        grad_norm: Norm of the whole gradient; where it overflows, so do Adam's squares.
         config: The run.
     """
-    if math.isfinite(grad_norm) and all(map(_is_finite, losses)):
-        return None
     by_clip = tuple(
         (clip, value)
         for batch, loss in zip(batches, losses, strict=True)
@@ -84,6 +89,12 @@ def find_fault(
     )
     where, what, remedy = _explain(model, batches, by_clip, config)
     return StepFault(where, what, remedy, by_clip)
+
+
+def worst_fault(faults: Sequence[StepFault]) -> StepFault:
+    """What several processes found about one step: the first place, and the clips of all."""
+    worst = min(faults, key=lambda fault: _PLACES.index(fault.where))
+    return replace(worst, losses=tuple(loss for fault in faults for loss in fault.losses))
 
 
 def broken_weights(model: SpectrogramTransformer) -> list[str]:

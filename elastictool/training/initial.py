@@ -59,4 +59,5 @@ def start_from(
     report = transfer(model, weights, config.init)
     for what, text in report.lines():
         progress.say(f"{what}: {text}")
-    write_json(run.import_report, report.document())
+    if run.writes:
+        write_json(run.import_report, report.document())

@@ -18,17 +18,24 @@ from elastictool.errors import (
     Interrupted,
     LoaderError,
     OutOfMemory,
+    ProcessLostError,
     WriteError,
     first_line,
     is_out_of_memory,
 )
+from elastictool.launch import command
 from elastictool.packing.batch import PackedBatch
 from elastictool.stopping import Stopped, StopRequest
+from elastictool.training.distributed import ALONE, Ranks
 
 
 @contextmanager
 def orderly(
-    run_dir: Path, stop: StopRequest, save: Callable[[], None], where: Callable[[], str]
+    run_dir: Path,
+    stop: StopRequest,
+    save: Callable[[], None],
+    where: Callable[[], str],
+    ranks: Ranks = ALONE,
 ) -> Iterator[None]:
     """Turn what ends a run into one error that says what is saved and how to go on.
 
@@ -37,16 +44,18 @@ def orderly(
         stop: What the user has asked for; open.
         save: Saves the state as it is.
         where: Epoch and step that the run has come to.
+        ranks: The processes of the run; when they stop, they stop together.
 
     Raises:
         Interrupted: The user stopped it.
         ElasticToolError: What else came, with the command to continue in its hint.
     """
-    resume = f"elastictool train --resume --run-dir {run_dir}"
+    resume = f"{command()} train --resume --run-dir {run_dir}"
     try:
         yield
     except Stopped:
         save()
+        ranks.wait()  # whoever tells that all is saved, it is
         raise _interrupted(run_dir, where(), resume) from None
     except KeyboardInterrupt:
         raise Interrupted(
@@ -58,6 +67,10 @@ def orderly(
         if error.on_request or stop.requested:  # the signal went to all processes
             raise _interrupted(run_dir, where(), resume) from error
         raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
+    except ProcessLostError as error:
+        save()
+        saved = f"saved at {where()}, continue with" if ranks.first else "then continue with"
+        raise _with_resume(error, f"{saved}: {resume}") from error
     except DamagedDataError as error:
         save()
         raise _with_resume(error, f"then continue with: {resume}") from error
@@ -92,8 +105,8 @@ def memory_told(batches: Sequence[PackedBatch], hint: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         clips = sum(batch.num_clips for batch in batches)
-        tokens = max(batch.layout.num_tokens for batch in batches)
-        longest = max(batch.layout.max_seqlen for batch in batches)
+        tokens = max((batch.layout.num_tokens for batch in batches), default=0)
+        longest = max((batch.layout.max_seqlen for batch in batches), default=0)
         raise OutOfMemory(
             f"out of memory with {clips} clips at once: {tokens:,} tokens in the largest batch, "
             f"{longest:,} in the longest clip ({first_line(error)})",

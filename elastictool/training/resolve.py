@@ -11,6 +11,7 @@ from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
+from elastictool.launch import Launch, launched
 from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 from elastictool.training.compilation import check_compiler
@@ -96,14 +97,31 @@ def check_machine(config: TrainConfig) -> None:
         check_tensorboard()
 
 
+def _own_gpu(wanted: str, here: Launch) -> str:
+    """The GPU of one process of several."""
+    if wanted != "cuda":
+        raise UsageError(
+            f"train.device = {wanted!r} is one device for {here.world} processes",
+            "use auto: each process takes a GPU of its own",
+        )
+    if here.local_world > torch.cuda.device_count():
+        raise UsageError(
+            f"{here.local_world} processes share {torch.cuda.device_count()} GPUs",
+            f"--nproc-per-node {torch.cuda.device_count()}, or --set train.device=cpu",
+        )
+    return f"cuda:{here.local_rank}"
+
+
 def pick_device(wanted: str) -> str:
-    """``auto`` is CUDA where there is one.
+    """``auto`` is CUDA where there is one; of several processes, each has a GPU of its own.
 
     Raises:
-        UsageError: No such device here.
+        UsageError: No such device here, or not one for each process.
     """
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not launched().alone:
+        wanted = _own_gpu(wanted, launched())
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:

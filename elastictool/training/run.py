@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.samplers import TrainingSampler
+from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError
+from elastictool.launch import launched
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
 from elastictool.training.distillation import load_teacher, require_other_place
+from elastictool.training.distributed import Ranks, joined
 from elastictool.training.initial import read_initial, require_elsewhere, start_from
 from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
@@ -41,20 +45,20 @@ def train_run(
         UsageError: The directory is not empty, or configuration and data do not fit.
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
-    pick_device(config.train.device)
-    config, weights = read_initial(_named(config, store, path), store)
-    # Before the directory is touched: a wrong setting deletes nothing.
-    resolved, _ = resolve(config, store)
-    load_teacher(resolved, store, "cpu")
-    require_other_place(path, config)
-    require_elsewhere(weights, path)
-    run = RunDirectory(path)
-    run.create(overwrite)
-    with claim(path):
-        trainer = Trainer(config, store, run, progress)
-        run.write_config(trainer.config, store.info.fingerprint)
-        start_from(weights, trainer.model, config, run, progress)
-        return trainer.fit()
+    with joined(pick_device(config.train.device)) as ranks:
+        config, weights = read_initial(_named(config, store, path), store)
+        # Before the directory is touched: a wrong setting deletes nothing.
+        resolved, _ = resolve(config, store)
+        load_teacher(resolved, store, "cpu")
+        require_other_place(path, config)
+        require_elsewhere(weights, path)
+        run, progress = _of_first(path, progress, ranks)
+        run.create(overwrite)
+        with _claimed(run):
+            trainer = Trainer(config, store, run, progress, ranks)
+            run.write_config(trainer.config, store.info.fingerprint)
+            start_from(weights, trainer.model, config, run, progress)
+            return trainer.fit()
 
 
 def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
@@ -63,24 +67,38 @@ def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) ->
     Raises:
         CheckpointError: There is no run, or the data are not those of the run.
     """
-    run = RunDirectory(path)
-    config = run.read_config()
+    config = RunDirectory(path).read_config()
+    with joined(pick_device(config.train.device)) as ranks:
+        run, progress = _of_first(path, progress, ranks)
+        _require_same_data(run, store)
+        with _claimed(run):
+            trainer = Trainer(config, store, run, progress, ranks)
+            run.write_environment(store.info.fingerprint)
+            if run.training_state.exists():
+                trainer.resume()
+            else:  # stopped before its first checkpoint: it starts again, from the same weights
+                run.clean_up(step=0, epochs=0)
+                _, weights = read_initial(config, store)
+                start_from(weights, trainer.model, config, run, progress)
+            return trainer.fit()
+
+
+def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
+    """Of several processes, the first one writes and shows bars."""
+    return RunDirectory(path, writes=ranks.first), progress if ranks.first else SILENT
+
+
+def _claimed(run: RunDirectory) -> AbstractContextManager[None]:
+    return claim(run.path) if run.writes else nullcontext()
+
+
+def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:
     known = run.read_fingerprint()
     if known and known != store.info.fingerprint:
         raise CheckpointError(
-            f"{path} was trained on other data than {store.path} (the fingerprints differ)",
+            f"{run.path} was trained on other data than {store.path} (the fingerprints differ)",
             "give the run's own data with --dataset, or start anew with --overwrite",
         )
-    with claim(path):
-        trainer = Trainer(config, store, run, progress)
-        run.write_environment(store.info.fingerprint)
-        if run.training_state.exists():
-            trainer.resume()
-        else:  # stopped before its first checkpoint: it starts again, from the same weights
-            run.clean_up(step=0, epochs=0)
-            _, weights = read_initial(config, store)
-            start_from(weights, trainer.model, config, run, progress)
-        return trainer.fit()
 
 
 def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
@@ -91,22 +109,18 @@ def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
 def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     """What a run would do, without doing it: clips, tokens, steps.
 
+    Under torchrun, also ``token_imbalance``: how much longer an epoch is than it would be if all
+    processes had the same tokens in each step.
+
     Raises:
         UsageError: Configuration and data do not fit.
     """
     config, _ = read_initial(config, store)
     resolved, splits = resolve(config, store)
-    front_end = front_end_of(resolved)
-    sampler = TrainingSampler.of_run(resolved, ClipDataset(store, front_end), splits.train)
+    dataset = ClipDataset(store, front_end_of(resolved))
+    sampler = TrainingSampler.of_run(resolved, dataset, splits.train)
     load_teacher(resolved, store, "cpu")
     plans = list(sampler.epoch(0))
-    tokens = sum(
-        front_end.at_patch_size(plan.patch_size or front_end.patch_size).num_patches(view)
-        + resolved.model.prefix_tokens
-        for plan in plans
-        for row in plan.rows
-        for view in row
-    )
     return {
         "dataset": str(store.path),
         "train_clips": len(splits.train),
@@ -114,7 +128,21 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "test_clips": len(splits.test),
         "classes": resolved.model.num_classes,
         "batches_per_epoch": len(plans),
-        "tokens_per_epoch": tokens,
+        "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
         "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
+        **_among(launched().world, sampler, plans),
     }
+
+
+def _among(processes: int, sampler: TrainingSampler, plans: Sequence[BatchPlan]) -> dict[str, Any]:
+    """How evenly several processes share the steps made of ``plans``."""
+    if processes == 1:
+        return {}
+    slowest = total = 0
+    for start in range(0, len(plans), sampler.batches_per_step):
+        step = plans[start : start + sampler.batches_per_step]
+        shares = sampler.shares(step, processes)
+        loads = [sum(sum(sampler.tokens_of(plan)) for plan in share) for share in shares]
+        slowest, total = slowest + max(loads), total + sum(loads)
+    return {"processes": processes, "token_imbalance": round(slowest * processes / total - 1, 4)}

@@ -17,6 +17,7 @@ from elastictool import __version__
 from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
 from elastictool.errors import CheckpointError, RunRemovedError, UsageError, write_error
 from elastictool.files import append_line, remove_temporaries, write_json, write_text
+from elastictool.launch import launched
 from elastictool.training.claim import LOCK_NAME, is_claimed
 
 RUNS_ROOT = Path("runs")
@@ -45,10 +46,15 @@ def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
 
 
 class RunDirectory:
-    """Paths inside one run directory, and its metrics log."""
+    """Paths inside one run directory, and its metrics log.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: Where it is.
+        writes: Off where another process of the run writes: nothing is changed then.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.config_file = path / "config.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
@@ -69,6 +75,8 @@ class RunDirectory:
         Raises:
             UsageError: It has content and ``overwrite`` is off, or it is no run directory.
         """
+        if not self.writes:
+            return
         if self._has_content():
             if not overwrite:
                 raise UsageError(
@@ -109,12 +117,14 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig, fingerprint: str) -> None:
         """Record the resolved configuration and where it ran."""
+        if not self.writes:
+            return
         write_text(self.config_file, dump_yaml(config))
         self.write_environment(fingerprint)
 
     def write_environment(self, fingerprint: str) -> None:
         """Record where the run was started, unless that is known."""
-        if not self.environment.exists():
+        if self.writes and not self.environment.exists():
             write_json(self.environment, environment(fingerprint))
 
     def read_config(self) -> RunConfig:
@@ -143,15 +153,18 @@ class RunDirectory:
             RunRemovedError: The directory is gone; nothing is written to where it was.
             WriteError: The disk is full, or the like.
         """
-        self._check_still_there()
-        append_line(self.metrics, json.dumps(record))
+        self._append(self.metrics, record)
         if self.mirror:
             self.mirror(record)
 
     def log_skipped(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``skipped_steps.jsonl``; raises what ``log`` does."""
-        self._check_still_there()
-        append_line(self.skipped_steps, json.dumps(record))
+        self._append(self.skipped_steps, record)
+
+    def _append(self, path: Path, record: Mapping[str, Any]) -> None:
+        if self.writes:
+            self._check_still_there()
+            append_line(path, json.dumps(record))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``, without one that a killed process left half-written."""
@@ -165,6 +178,8 @@ class RunDirectory:
             epochs: Epochs that it has finished: at the last step of an epoch, a state may be from
                 before the epoch's own lines.
         """
+        if not self.writes:
+            return
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)
         for log in (self.metrics, self.skipped_steps):
@@ -223,6 +238,7 @@ def environment(fingerprint: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": launched().world,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git_revision": _git_revision(),
         "data_fingerprint": fingerprint,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
+from elastictool.errors import LoaderError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.progress import SILENT, Progress
+from elastictool.packing.batch import PackedBatch
+from elastictool.packing.planners import share_out
+from elastictool.progress import SILENT, Progress, Task
+from elastictool.stopping import Stopped
+from elastictool.training.distributed import ALONE, Ranks
 from elastictool.training.leaving import memory_told
 
 _MEMORY_HINT = (
@@ -56,11 +61,13 @@ def score_clips(
     workers: int = 0,
     progress: Progress = SILENT,
     between: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Logits of ``clips``, in their order.
 
     Clips are batched by length, shortest first, up to ``max_tokens`` a batch; packing changes no
-    clip's result (a property that the tests hold), so this is only a matter of speed.
+    clip's result (a property that the tests hold), so this is only a matter of speed. Several
+    processes share the batches, which are the same for any number of them: so are the results.
 
     Args:
         model: On its device.
@@ -70,53 +77,87 @@ def score_clips(
         max_tokens: Of a batch.
         workers: Loader processes.
         progress: Where to show a bar.
-        between: Called before each batch; may raise to stop.
+        between: Called before each batch; may raise ``Stopped``.
+        ranks: The processes that share the work; each gets all scores.
 
     Raises:
         ValueError: ``clips`` is empty.
         OutOfMemory: A batch does not fit.
+        Stopped: ``between`` raised it, in any of the processes.
     """
     if len(clips) == 0:
         raise ValueError("no clips to score")
-    device = next(model.parameters()).device
+    started = time.perf_counter()
+    prefix_tokens = model.config.prefix_tokens
     frames = dataset.native_frames
     views = [dataset.front_end.view(int(clip), int(frames[clip])) for clip in clips]
-    order = sorted(range(len(views)), key=lambda place: views[place].total_frames)
+    batches = _by_budget(views, dataset, prefix_tokens, max_tokens)
+    shares = share_out([tokens for tokens, _ in batches], [0] * ranks.world)
     plans = [
-        BatchPlan(0, (tuple(views[place] for place in places),))
-        for places in _by_budget(order, views, dataset, model.config.prefix_tokens, max_tokens)
+        BatchPlan(0, (tuple(views[place] for place in batches[number][1]),))
+        for number in shares[ranks.rank]
     ]
-    batches = load_batches(
-        plans,
-        dataset,
-        model.config.prefix_tokens,
-        ATTENTION[model.attention].padded_rows,
-        workers,
+    padded_rows = ATTENTION[model.attention].padded_rows
+    loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers)
+    with progress.task("scoring clips", sum(plan.num_views for plan in plans)) as bar:
+        own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
+    found = ranks.gather(own)
+    scored: dict[int, _Scored] = {}
+    for share, part in zip(shares, found, strict=True):
+        if part is None:
+            raise Stopped
+        scored.update(zip(share, part, strict=True))
+    parts = [scored[number] for number in range(len(batches))]
+    back = np.argsort([place for _, places in batches for place in places])
+    clip_ids = [clip for part in parts for clip in part.clip_ids]
+    return Scores(
+        logits=np.concatenate([part.logits for part in parts])[back],
+        targets=np.concatenate([part.targets for part in parts])[back],
+        clip_ids=tuple(clip_ids[place] for place in back.tolist()),
+        tokens=sum(part.tokens for part in parts),
+        cut_frames=sum(part.cut_frames for part in parts),
+        seconds=time.perf_counter() - started,
     )
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    clip_ids: list[str] = []
-    tokens = cut_frames = 0
-    started = time.perf_counter()
-    with _evaluating(model), progress.task("scoring clips", len(views)) as bar:
+
+
+class _Scored(NamedTuple):
+    """What becomes of one batch; the fields are those of ``Scores``."""
+
+    logits: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
+    clip_ids: tuple[str, ...]
+    tokens: int
+    cut_frames: int
+
+
+def _scored(
+    model: SpectrogramTransformer,
+    batches: Iterable[PackedBatch],
+    precision: str,
+    bar: Task,
+    between: Callable[[], None],
+) -> Iterator[_Scored]:
+    device = next(model.parameters()).device
+    with _evaluating(model):
         for batch in batches:
             between()
             with memory_told((batch,), _MEMORY_HINT), autocast(device, precision):
-                logits.append(model(batch.to(device)).float().cpu())
-            targets.append(batch.targets)
-            clip_ids.extend(batch.clip_ids)
-            tokens += batch.layout.num_tokens
-            cut_frames += batch.cut_frames
+                logits = model(batch.to(device)).float().cpu().numpy()
+            tokens = batch.layout.num_tokens
+            yield _Scored(logits, batch.targets.numpy(), batch.clip_ids, tokens, batch.cut_frames)
             bar.advance(batch.num_clips)
-    back = np.argsort(np.array(order))
-    return Scores(
-        logits=torch.cat(logits).numpy()[back],
-        targets=torch.cat(targets).numpy()[back],
-        clip_ids=tuple(clip_ids[place] for place in back.tolist()),
-        tokens=tokens,
-        cut_frames=cut_frames,
-        seconds=time.perf_counter() - started,
-    )
+
+
+def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | None:
+    """All of it; None where this process was asked to stop, which the others are then told."""
+    try:
+        return list(scored)
+    except Stopped:
+        return None
+    except LoaderError as error:
+        if ranks.alone or not error.on_request:
+            raise
+        return None
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -141,20 +182,16 @@ class _evaluating:
 
 
 def _by_budget(
-    order: Sequence[int],
-    views: Sequence[ClipView],
-    dataset: ClipDataset,
-    prefix_tokens: int,
-    max_tokens: int,
-) -> Iterator[list[int]]:
-    """Cut ``order`` into runs of at most ``max_tokens`` tokens, at least one clip each."""
-    batch: list[int] = []
-    total = 0
-    for place in order:
+    views: Sequence[ClipView], dataset: ClipDataset, prefix_tokens: int, max_tokens: int
+) -> list[tuple[int, list[int]]]:
+    """Batches of at most ``max_tokens`` tokens, but one clip: their tokens and their places."""
+    batches: list[tuple[int, list[int]]] = []
+    for place in sorted(range(len(views)), key=lambda place: views[place].total_frames):
         tokens = dataset.front_end.num_patches(views[place]) + prefix_tokens
-        if batch and total + tokens > max_tokens:
-            yield batch
-            batch, total = [], 0
-        batch.append(place)
-        total += tokens
-    yield batch
+        if batches and batches[-1][0] + tokens <= max_tokens:
+            total, places = batches[-1]
+            places.append(place)
+            batches[-1] = (total + tokens, places)
+        else:
+            batches.append((tokens, [place]))
+    return batches

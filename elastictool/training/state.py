@@ -45,6 +45,22 @@ class TrainingState:
         )
 
 
+@dataclass(frozen=True)
+class StepSums:
+    """What is counted of a step, over its batches and over all processes.
+
+    ``broken`` counts the clips whose loss is not finite, ``stops`` the processes that were asked
+    to stop.
+    """
+
+    loss: float
+    tokens: float
+    slots: float
+    cut_frames: float
+    broken: float
+    stops: float
+
+
 @dataclass
 class TrainResult:
     """What a finished run has to say.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.shares import StepShare, step_shares, twice
 from elastictool.data.store import PreparedStore
+from elastictool.errors import LoaderError
 from elastictool.metrics.classification import classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
-from elastictool.stopping import StopRequest
+from elastictool.stopping import Stopped, StopRequest
 from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import (
     front_end_of,
@@ -39,7 +41,15 @@ from elastictool.training.checkpoint import (
 )
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
-from elastictool.training.faults import StepFault, check_weights, find_fault, too_many
+from elastictool.training.distributed import ALONE, Ranks
+from elastictool.training.faults import (
+    StepFault,
+    check_weights,
+    count_broken,
+    explain_fault,
+    too_many,
+    worst_fault,
+)
 from elastictool.training.leaving import memory_hint, memory_told, orderly
 from elastictool.training.messages import averaged_line, epoch_line
 from elastictool.training.objective import clip_losses
@@ -49,7 +59,7 @@ from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
-from elastictool.training.state import TrainingState, TrainResult
+from elastictool.training.state import StepSums, TrainingState, TrainResult
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
 
@@ -62,6 +72,7 @@ class Trainer:
         store: The prepared clips.
         run: An open run directory.
         progress: Where to show bars.
+        ranks: The processes that share the run.
     """
 
     def __init__(
@@ -70,9 +81,10 @@ class Trainer:
         store: PreparedStore,
         run: RunDirectory,
         progress: Progress = SILENT,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.splits = resolve(config, store)
-        self.store, self.run, self.progress = store, run, progress
+        self.store, self.run, self.progress, self.ranks = store, run, progress, ranks
         torch.manual_seed(self.config.seed)
         self.device = torch.device(pick_device(self.config.train.device))
         self.model = SpectrogramTransformer(self.config.model, self.config.train.attention)
@@ -104,14 +116,16 @@ class Trainer:
         batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
         total_steps = sum(-(-count // config.accumulate) for count in batches)
         validation: dict[str, float] = {}
+        self.ranks.same_start(self.model)
         if self.state.step == 0:
             self.averages.start()
         if config.compile:
             self._compile()
-        mirror = mirrored(self.run) if config.tensorboard else nullcontext()
-        with self.stop, mirror, orderly(self.run.path, self.stop, self._save, self._where):
+        mirror = mirrored(self.run) if config.tensorboard and self.run.writes else nullcontext()
+        ways_out = orderly(self.run.path, self.stop, self._save, self._where, self.ranks)
+        with self.stop, mirror, ways_out:
             while self.state.epoch < config.epochs:
-                self.stop.check()
+                self._check_stop()
                 self._train_epoch(batches[self.state.epoch], total_steps)
                 validation = self._finish_epoch()
         return TrainResult(
@@ -143,7 +157,7 @@ class Trainer:
         """Compile on the first batch of the run, wherever the run stands."""
         self.progress.say("compiling the encoder")
         compile_blocks(self.model)
-        first = islice(self.sampler.epoch(0), 1)
+        first = self.sampler.shares(list(islice(self.sampler.epoch(0), 1)), self.ranks.world)[0]
         for batch in self._load(first):
             warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
@@ -156,69 +170,102 @@ class Trainer:
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
         with self.progress.task(title, num_batches - self.state.batch) as bar:
-            for micro_plans, batches in self._steps(plans):
+            for share, batches in self._steps(plans):
                 started = time.perf_counter()
                 with memory_told(batches, memory_hint(self.config)):
-                    loss = self._step(micro_plans, batches, total_steps)
+                    loss = self._step(share, batches, total_steps)
                 self.state.seconds += time.perf_counter() - started
                 note = "skipped" if loss is None else f"loss {loss:.3f}"
-                bar.advance(len(micro_plans), note)
+                bar.advance(share.num_batches, note)
                 self._after_step(loss)
 
-    def _steps(
-        self, plans: Iterator[BatchPlan]
-    ) -> Iterator[tuple[list[BatchPlan], list[PackedBatch]]]:
-        """Batches in groups of ``accumulate``, with their plans."""
-        config = self.config.train
-        waiting: list[BatchPlan] = []
+    def _steps(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[StepShare, list[PackedBatch]]]:
+        """What this process has to do in each step, and the batches for it."""
+        shares = step_shares(self.sampler, plans, self.ranks.rank, self.ranks.world)
+        steps, loading = twice(shares)
+        wanted = chain.from_iterable(step.plans for step in loading)
+        batches = self._load(wanted, self.config.train.loader_workers)
+        for step in steps:
+            yield step, self._taken(batches, len(step.plans))
 
-        def noted() -> Iterator[BatchPlan]:
-            for plan in plans:
-                waiting.append(plan)
-                yield plan
+    def _taken(self, batches: Iterator[PackedBatch], count: int) -> list[PackedBatch]:
+        """The next ``count`` batches; none where the loader was told to stop, as all will hear."""
+        try:
+            return list(islice(batches, count))
+        except LoaderError as error:
+            if self.ranks.alone or not error.on_request:
+                raise
+            self.stop.requested = True
+            return []
 
-        batches = self._load(noted(), config.loader_workers)
-        while group := list(islice(batches, config.accumulate)):
-            taken = [waiting.pop(0) for _ in group]
-            yield taken, group
-
-    def _load(self, plans: Iterator[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
+    def _load(self, plans: Iterable[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
         padded_rows = ATTENTION[self.model.attention].padded_rows
         prefix_tokens = self.config.model.prefix_tokens
         companion = self.teacher.cut if self.teacher else None
-        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers, companion)
+        return load_batches(
+            plans,
+            self.train_set,
+            prefix_tokens,
+            padded_rows,
+            workers,
+            companion,
+            self.config.token_multiple,
+        )
 
-    def _step(
-        self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int
-    ) -> float | None:
-        """One optimiser step over one or several batches.
+    def _step(self, share: StepShare, batches: list[PackedBatch], total_steps: int) -> float | None:
+        """One optimiser step over one or several batches, or this process's share of them.
 
         Returns:
             The mean loss of a view; None if the step could not be taken and was left out.
+
+        Raises:
+            Stopped: One of several processes was asked to stop; the step is not taken.
         """
         config, state = self.config.train, self.state
         state.lr = config.lr * lr_factor(config.schedule, state.step, total_steps, state.epoch)
         set_rates(self.optimizer, state.lr)
-        views = sum(plan.num_views for plan in plans)
         self.optimizer.zero_grad(set_to_none=True)
+        self.ranks.seed_step(self.config.seed, state.step)
         losses, loss_sum = [], 0.0
         for batch in batches:
             clips = self._clip_losses(batch)
             loss = clips.sum()
-            (loss / views).backward()  # type: ignore[no-untyped-call]
+            (loss / share.num_views).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
             loss_sum += float(loss.detach())
+        sums = self._add_up(batches, losses, loss_sum)
         state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
         state.step += 1
-        state.batch += len(plans)
-        if fault := find_fault(self.model, batches, losses, state.grad_norm, self.config):
-            self._skip(fault)
+        state.batch += share.num_batches
+        if sums.broken or not math.isfinite(state.grad_norm):
+            fault = explain_fault(self.model, batches, losses, self.config)
+            self._skip(worst_fault(self.ranks.gather(fault)))
             return None
         self.optimizer.step()
         self.averages.after_step(state.step)
         state.skipped_in_a_row = 0
-        self._count(batches, loss_sum, views)
-        return loss_sum / views
+        self._count(sums, share.num_views)
+        return sums.loss / share.num_views
+
+    def _add_up(
+        self, batches: list[PackedBatch], losses: list[Tensor], loss_sum: float
+    ) -> StepSums:
+        """Sum the step over all processes: its gradient, in the model, and what is counted."""
+        own = StepSums(
+            loss=loss_sum,
+            tokens=sum(batch.layout.num_tokens for batch in batches),
+            slots=sum(batch.layout.num_slots for batch in batches),
+            cut_frames=sum(batch.cut_frames for batch in batches),
+            broken=sum(map(count_broken, losses)),
+            stops=int(self.stop.requested),
+        )
+        if self.ranks.alone:
+            return own
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sums = StepSums(*self.ranks.add_up(learning, dataclasses.astuple(own)))
+        if sums.stops:
+            raise Stopped
+        return sums
 
     def _clip_losses(self, batch: PackedBatch) -> Tensor:
         """(S,) loss of each clip: against its labels, and against the teacher if there is one."""
@@ -231,14 +278,14 @@ class Trainer:
             return losses
         return self.teacher.losses(logits.float(), taught.float(), losses)
 
-    def _count(self, batches: list[PackedBatch], loss_sum: float, views: int) -> None:
+    def _count(self, sums: StepSums, views: int) -> None:
         """Add a step to what the epoch's line says."""
         state = self.state
-        state.loss_sum += loss_sum
+        state.loss_sum += sums.loss
         state.views += views
-        state.tokens += sum(batch.layout.num_tokens for batch in batches)
-        state.slots += sum(batch.layout.num_slots for batch in batches)
-        state.cut_frames += sum(batch.cut_frames for batch in batches)
+        state.tokens += int(sums.tokens)
+        state.slots += int(sums.slots)
+        state.cut_frames += int(sums.cut_frames)
 
     def _skip(self, fault: StepFault) -> None:
         """Leave a step out, and stop where that leads nowhere.
@@ -261,9 +308,14 @@ class Trainer:
         if loss is not None:
             record = {"kind": "step", "step": state.step, "loss": loss, "lr": state.lr}
             self.run.log(record | {"grad_norm": state.grad_norm})
-        self.stop.check()
+        self._check_stop()
         if every and self.state.step % every == 0:
             self._save()
+
+    def _check_stop(self) -> None:
+        """A place to stop at; several processes stop within a step, where all hear of it."""
+        if self.ranks.alone:
+            self.stop.check()
 
     def _finish_epoch(self) -> dict[str, float]:
         """Validate, log, keep the best, and move to the next epoch."""
@@ -307,7 +359,7 @@ class Trainer:
                 return
             state.best_score, state.best_epoch = score, state.epoch + 1
         self._save_weights(self.run.best_weights, self.averages.evaluated, validation)
-        if self.thresholds is not None:
+        if self.thresholds is not None and self.run.writes:
             self.thresholds.write(self.run.thresholds, self.store.info.label_names)
 
     def _average_epochs(self) -> None:
@@ -337,6 +389,7 @@ class Trainer:
             self.config.train.precision,
             workers=self.config.train.loader_workers,
             between=between,
+            ranks=self.ranks,
         )
         losses = clip_losses(
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
@@ -365,6 +418,8 @@ class Trainer:
             ElasticToolError: The weights are broken; what was saved before stays.
         """
         check_weights(self.model, self.config.train.lr)
+        if not self.run.writes:
+            return
         self._save_weights(self.run.last_weights, self.averages.evaluated, {})
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
@@ -380,6 +435,8 @@ class Trainer:
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
     ) -> None:
+        if not self.run.writes:
+            return
         save_weights(
             path,
             model,

@@ -1,0 +1,207 @@
+"""One run in the processes that torchrun started: the same steps, shared.
+
+A batch is the run's, not a process's: all processes plan the same steps, and each computes its
+share of the clips of every step (``TrainingSampler.shares``). Losses are divided by the views of
+the whole step, so the sum of all gradients is the gradient that one process would have, and every
+process takes the same optimiser step with it. So a run may go on with another number of
+processes, and nothing that is saved knows how many there were.
+
+Gradients are summed here, in buckets, after all passes of a step, and not by torch's
+``DistributedDataParallel``: that sums inside ``backward``, before a process can know whether the
+others will get through theirs, averages where we sum, and needs a forward pass from a process
+whose share is empty. What its overlap would save is one pass over the weights' gradients a step,
+little beside a step of many thousand tokens.
+
+Before the gradients, a few numbers are summed: what goes into the epoch's line, and whether a loss
+is not finite or a process was asked to stop. So all processes leave a step out, or stop, at the
+same step. A process that fails simply ends: the others notice at the next sum, because its
+connections close, and end as well, the first one saving the last whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from elastictool.errors import ElasticToolError, ProcessLostError
+from elastictool.launch import launched
+from elastictool.seeds import clip_rng
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for others that live: the slowest may compile, load or write."""
+
+BUCKET_BYTES = 32 << 20
+"""Gradients that are sent together: few messages, and copying goes on beside sending."""
+
+
+class Ranks:
+    """This process among those of a run; alone, all that it does is hand through what it is given.
+
+    Args:
+        rank: Number of this process.
+        world: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The ``value`` of every process, in their order.
+
+        Raises:
+            ProcessLostError: One of them is gone.
+        """
+        if self.alone:
+            return [value]
+        values: list[Any] = [None] * self.world
+        with _together():
+            dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Go on when all have come here; raises what ``gather`` does."""
+        self.gather(None)
+
+    def same_start(self, model: nn.Module) -> None:
+        """Give all the first one's weights: other machines may have drawn theirs otherwise."""
+        if self.alone:
+            return
+        with torch.no_grad(), _together():
+            for value in model.state_dict().values():
+                dist.broadcast(value, 0)
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Let each process draw its own random numbers for the dropout of ``step``.
+
+        They are a function of the step, so there is nothing to save of them. Alone, the generator
+        runs on.
+        """
+        if not self.alone:
+            torch.manual_seed(int(clip_rng(seed, step, self.rank, "rank").integers(1 << 62)))
+
+    def add_up(self, parameters: Sequence[nn.Parameter], totals: Sequence[float]) -> list[float]:
+        """Sum gradients and ``totals`` of a step over all processes, to the same bits in each.
+
+        A parameter that no process used keeps no gradient, as in a single process.
+
+        Args:
+            parameters: In the same order everywhere; a process without clips has no gradients.
+            totals: Any numbers.
+
+        Returns:
+            The sums of ``totals``.
+
+        Raises:
+            ProcessLostError: A process is gone; no gradient has been changed by then.
+        """
+        if self.alone:
+            return list(totals)
+        used = [float(parameter.grad is not None) for parameter in parameters]
+        sums = torch.tensor([*totals, *used], dtype=torch.float64)
+        with _together():
+            dist.all_reduce(sums)
+        counts = sums[len(totals) :].tolist()
+        _sum_gradients([p for p, n in zip(parameters, counts, strict=True) if n])
+        return sums[: len(totals)].tolist()
+
+
+ALONE = Ranks()
+"""A process without others."""
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Inside, this process is one of those that torchrun started; without torchrun, ``ALONE``.
+
+    Args:
+        device: Of this process; gradients on CUDA are summed by nccl, all else by gloo.
+
+    Raises:
+        ElasticToolError: The processes do not find one another.
+    """
+    here = launched()
+    if here.alone:
+        yield ALONE
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    ours = not dist.is_initialized()
+    if ours:
+        _join("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    yield Ranks(here.rank, here.world)
+    if ours:  # after an error the others may be gone: the end of the process does it then
+        dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ElasticToolError(
+            f"the processes of the run do not find one another: {str(error).splitlines()[0]}",
+            "see that all were started by one torchrun; GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME "
+            "on CUDA) name the network interface, lo for one machine",
+        ) from error
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Inside, what torch says of connections that are closed becomes our error."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(
+            f"another process of this run has ended, or did not answer within {TIMEOUT}",
+            "what it or torchrun says tells why",
+        ) from error
+
+
+def _sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over all processes; none counts as zero."""
+    sent = []
+    for bucket in _buckets(parameters):
+        flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
+        with _together():
+            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in sent:
+        with _together():
+            work.wait()
+        parts = torch.split(flat, [parameter.numel() for parameter in bucket])
+        for parameter, part in zip(bucket, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Neighbours of one type, of ``BUCKET_BYTES`` or a little more together."""
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        if bucket and (size >= BUCKET_BYTES or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    if bucket:
+        yield bucket
