@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.feed import HOST, Feed
+from elastictool.data.prefetch import prefetched
 from elastictool.data.samplers import BatchPlan
+from elastictool.data.sounds import Sound, SoundBatch, gather
 from elastictool.data.watch import ReadingBoard, WatchedBatches
 from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
 from elastictool.packing.batch import PackedBatch
@@ -33,7 +37,10 @@ class _Failure:
     error: ElasticToolError
 
 
-class _PlannedBatches(Dataset[PackedBatch | _Failure]):
+Loaded = PackedBatch | SoundBatch
+
+
+class _PlannedBatches(Dataset[Loaded | _Failure]):
     """Turns a ``BatchPlan`` (as the "index") into the batch that it describes."""
 
     def __init__(
@@ -43,14 +50,16 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
         padded_rows: bool,
         companion: Cut | None,
         board: ReadingBoard,
+        on_device: bool,
     ) -> None:
         self._dataset = dataset
         self._board = board
         self._prefix_tokens = prefix_tokens
         self._padded_rows = padded_rows
         self._companion = companion
+        self._on_device = on_device
 
-    def __getitem__(self, plan: BatchPlan) -> PackedBatch | _Failure:
+    def __getitem__(self, plan: BatchPlan) -> Loaded | _Failure:
         try:
             return self._batch(plan)
         except ElasticToolError as error:
@@ -60,20 +69,31 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
                 raise
             return _Failure(self._out_of_memory(plan, error))
 
-    def _batch(self, plan: BatchPlan) -> PackedBatch:
-        rows = [[self._load(view, plan) for view in row] for row in plan.rows]
+    def _batch(self, plan: BatchPlan) -> Loaded:
+        if not self._on_device:
+            return self._packed([[self._load(view, plan) for view in row] for row in plan.rows])
+        sounds = [[self._sound(view, plan) for view in row] for row in plan.rows]
+        in_order = [sound for row in sounds for sound in row]
+        second = None if self._companion is None else self._companion.patch
+        return gather(in_order, self._packed(sounds), second)
+
+    def _packed(self, rows: Sequence[Sequence[Example]] | Sequence[Sequence[Sound]]) -> PackedBatch:
         self._board.note()
         batch = collate(rows, self._prefix_tokens, self._padded_rows)
         second = self._companion
         if second is None:
             return batch
         # The second model sees all of its patches: it is not the one that learns from dropping.
-        rows = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
-        return replace(batch, companion=collate(rows, second.prefix_tokens, second.padded_rows))
+        again = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
+        return replace(batch, companion=collate(again, second.prefix_tokens, second.padded_rows))
 
     def _load(self, view: ClipView, plan: BatchPlan) -> Example:
         self._board.note(view.clip)
         return self._dataset.load(view, plan.epoch, plan.patch_size)
+
+    def _sound(self, view: ClipView, plan: BatchPlan) -> Sound:
+        self._board.note(view.clip)
+        return self._dataset.sound(view, plan.epoch, plan.patch_size)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
         front_end = self._dataset.front_end
@@ -96,8 +116,9 @@ def load_batches(
     padded_rows: bool,
     workers: int = 0,
     companion: Cut | None = None,
+    feed: Feed = HOST,
 ) -> Iterator[PackedBatch]:
-    """The batches of ``plans``, in order.
+    """The batches of ``plans``, in order, where ``feed`` takes them.
 
     Args:
         plans: What to load.
@@ -106,6 +127,7 @@ def load_batches(
         padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
         companion: How a second model wants the same clips; each batch then carries them.
+        feed: Where the batches are wanted, where features are computed, what is loaded ahead.
 
     Raises:
         DamagedDataError: A clip cannot be read any more.
@@ -113,12 +135,32 @@ def load_batches(
         OutOfMemory: There is no room for a batch.
     """
     board = ReadingBoard(workers)
-    loader: DataLoader[PackedBatch | _Failure] = DataLoader(
-        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion, board),
+    planned = _PlannedBatches(
+        dataset, prefix_tokens, padded_rows, companion, board, feed.fbank_on_device
+    )
+    loaded = _loaded(plans, planned, dataset, board, feed)
+    if feed.prefetch and not workers:  # workers are ahead anyway
+        loaded = prefetched(loaded, feed.prefetch)
+    with closing(loaded):
+        for batch in loaded:
+            yield feed.deliver(batch)
+
+
+def _loaded(
+    plans: Iterable[BatchPlan],
+    planned: _PlannedBatches,
+    dataset: ClipDataset,
+    board: ReadingBoard,
+    feed: Feed,
+) -> Generator[Loaded, None, None]:
+    """The batches as they come from the loader."""
+    loader: DataLoader[Loaded | _Failure] = DataLoader(
+        planned,
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
-        num_workers=workers,
+        num_workers=board.workers,
         worker_init_fn=_leave_signals_to_parent,
+        pin_memory=feed.pins,
         # Its own generator: torch's global one belongs to the model, and a resumed run must
         # find it as an uninterrupted one would.
         generator=torch.Generator(),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.feed import HOST, Feed
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
 from elastictool.models.attention.base import ATTENTION
@@ -56,6 +57,7 @@ def score_clips(
     workers: int = 0,
     progress: Progress = SILENT,
     between: Callable[[], None] = lambda: None,
+    feed: Feed = HOST,
 ) -> Scores:
     """Logits of ``clips``, in their order.
 
@@ -71,6 +73,7 @@ def score_clips(
         workers: Loader processes.
         progress: Where to show a bar.
         between: Called before each batch; may raise to stop.
+        feed: How batches reach the model.
 
     Raises:
         ValueError: ``clips`` is empty.
@@ -92,6 +95,7 @@ def score_clips(
         model.config.prefix_tokens,
         ATTENTION[model.attention].padded_rows,
         workers,
+        feed=feed,
     )
     logits: list[Tensor] = []
     targets: list[Tensor] = []
@@ -103,7 +107,7 @@ def score_clips(
             between()
             with memory_told((batch,), _MEMORY_HINT), autocast(device, precision):
                 logits.append(model(batch.to(device)).float().cpu())
-            targets.append(batch.targets)
+            targets.append(batch.targets.cpu())
             clip_ids.extend(batch.clip_ids)
             tokens += batch.layout.num_tokens
             cut_frames += batch.cut_frames

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.feed import Feed
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -92,6 +93,8 @@ class Trainer:
         self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
         self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
         self.teacher = load_teacher(self.config, store, str(self.device))
+        train = self.config.train
+        self.feed = Feed.choose(self.device, train.fbank_on, train.prefetch)
 
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
@@ -186,7 +189,9 @@ class Trainer:
         padded_rows = ATTENTION[self.model.attention].padded_rows
         prefix_tokens = self.config.model.prefix_tokens
         companion = self.teacher.cut if self.teacher else None
-        return load_batches(plans, self.train_set, prefix_tokens, padded_rows, workers, companion)
+        return load_batches(
+            plans, self.train_set, prefix_tokens, padded_rows, workers, companion, self.feed
+        )
 
     def _step(
         self, plans: list[BatchPlan], batches: list[PackedBatch], total_steps: int
@@ -201,13 +206,14 @@ class Trainer:
         set_rates(self.optimizer, state.lr)
         views = sum(plan.num_views for plan in plans)
         self.optimizer.zero_grad(set_to_none=True)
-        losses, loss_sum = [], 0.0
+        losses = []
         for batch in batches:
             clips = self._clip_losses(batch)
             loss = clips.sum()
             (loss / views).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
-            loss_sum += float(loss.detach())
+        # The device is asked for values once all of its work is queued, not between batches.
+        loss_sum = sum(float(clips.sum()) for clips in losses)
         state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
         state.step += 1
         state.batch += len(plans)
@@ -337,6 +343,7 @@ class Trainer:
             self.config.train.precision,
             workers=self.config.train.loader_workers,
             between=between,
+            feed=self.feed,
         )
         losses = clip_losses(
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
