@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -117,7 +117,7 @@ def load_batches(
     workers: int = 0,
     companion: Cut | None = None,
     feed: Feed = HOST,
-) -> Iterator[PackedBatch]:
+) -> Generator[PackedBatch, None, None]:
     """The batches of ``plans``, in order, where ``feed`` takes them.
 
     Args:
@@ -134,11 +134,7 @@ def load_batches(
         LoaderError: A worker died.
         OutOfMemory: There is no room for a batch.
     """
-    board = ReadingBoard(workers)
-    planned = _PlannedBatches(
-        dataset, prefix_tokens, padded_rows, companion, board, feed.fbank_on_device
-    )
-    loaded = _loaded(plans, planned, dataset, board, feed)
+    loaded = load_undelivered(plans, dataset, prefix_tokens, padded_rows, workers, companion, feed)
     if feed.prefetch and not workers:  # workers are ahead anyway
         loaded = prefetched(loaded, feed.prefetch)
     with closing(loaded):
@@ -146,19 +142,25 @@ def load_batches(
             yield feed.deliver(batch)
 
 
-def _loaded(
+def load_undelivered(
     plans: Iterable[BatchPlan],
-    planned: _PlannedBatches,
     dataset: ClipDataset,
-    board: ReadingBoard,
-    feed: Feed,
+    prefix_tokens: int,
+    padded_rows: bool,
+    workers: int = 0,
+    companion: Cut | None = None,
+    feed: Feed = HOST,
 ) -> Generator[Loaded, None, None]:
-    """The batches as they come from the loader."""
+    """Like ``load_batches``, as they leave the loader: in main memory, perhaps without features."""
+    board = ReadingBoard(workers)
+    planned = _PlannedBatches(
+        dataset, prefix_tokens, padded_rows, companion, board, feed.fbank_on_device
+    )
     loader: DataLoader[Loaded | _Failure] = DataLoader(
         planned,
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
-        num_workers=board.workers,
+        num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,
         pin_memory=feed.pins,
         # Its own generator: torch's global one belongs to the model, and a resumed run must
