@@ -277,12 +277,10 @@ EPIC = FbankConfig(
 def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> SoundBatch:
     """A batch of noise of those lengths, for the device to analyse; masked as in training."""
     end = _front_end(config)
-    sounds = [
-        end.sound(waveform, _view(number, count), torch.zeros(1), str(number)).changed(
-            AugmentConfig(), lambda purpose, clip=number: clip_rng(0, 0, clip, purpose)
-        )
-        for number, (waveform, count) in enumerate(_noises(frames, config))
-    ]
+    sounds = []
+    for number, (waveform, count) in enumerate(_noises(frames, config)):
+        sound = end.sound(waveform, _view(number, count), torch.zeros(1), str(number))
+        sounds.append(sound.changed(AugmentConfig(), partial(clip_rng, 0, 0, number)))
     return gather(sounds, collate([sounds]))
 
 
