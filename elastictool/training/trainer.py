@@ -206,14 +206,13 @@ class Trainer:
         set_rates(self.optimizer, state.lr)
         views = sum(plan.num_views for plan in plans)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, loss_sum = [], 0.0
         for batch in batches:
             clips = self._clip_losses(batch)
             loss = clips.sum()
             (loss / views).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
-        # The device is asked for values once all of its work is queued, not between batches.
-        loss_sum = sum(float(clips.sum()) for clips in losses)
+            loss_sum += float(loss.detach())
         state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
         state.step += 1
         state.batch += len(plans)
