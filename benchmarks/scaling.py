@@ -78,9 +78,8 @@ STEPS = 200
 def main() -> None:
     """Measure the parts that are asked for and write each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "parts", nargs="+", choices=("spread", "memory", "epochs", "ranks", "input")
-    )
+    known = ("spread", "memory", "epochs", "ranks", "input")
+    parser.add_argument("parts", nargs="+", choices=known)
     parser.add_argument("--epic", type=Path, help="EPIC_Sounds_validation.csv, for ranks")
     parser.add_argument("--dataset", type=Path, help="a prepared dataset, for input")
     parser.add_argument("--rounds", type=int, default=3)
@@ -141,7 +140,7 @@ def lognormal(sigma: float, num_clips: int) -> Durations:
     """Lengths of one mean and the deviation ``sigma`` of their logarithm, in random order."""
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.exp(sigma * ndtri(quantiles))
-    return Durations(MEAN_SECONDS * seconds / seconds.mean(), "drawn", "lognormal").shuffled(0)
+    return Durations(MEAN_SECONDS * seconds / seconds.mean(), "stand-in", "lognormal").shuffled(0)
 
 
 def _small(durations: Durations, planner: str) -> Workload:
@@ -162,17 +161,17 @@ def _steps(workload: Workload, attention: str) -> Callable[[], object]:
 
 def memory() -> dict[str, Any]:
     """Bytes that a step keeps for its backward pass, against tokens."""
+    some = epic_like(48).seconds[:6]
+    sizes = {f"{6 * n} clips": np.tile(some, n) for n in (1, 2, 4, 8)}
+    sizes |= {"one clip": np.array([15.0]), "one clip, twice as long": np.array([30.0])}
     rows: Rows = []
-    for clips in (6, 12, 24, 48):
-        durations = epic_like(48)
-        durations = replace(durations, seconds=np.tile(durations.seconds[:6], clips // 6))
+    for what, seconds in sizes.items():
         for attention in ("split", "reference"):
-            workload = _small(durations, "balanced")
-            kept = kept_bytes(workload, attention)
-            tokens = sum(workload.tokens)
+            workload = _small(Durations(seconds, "stand-in", what), "balanced")
+            kept, tokens = kept_bytes(workload, attention), sum(workload.tokens)
             rows.append(
                 {
-                    "clips": clips,
+                    "clips": what,
                     "tokens": tokens,
                     "attention": attention,
                     "kept_mb": kept / 1e6,
@@ -248,7 +247,7 @@ def front_end() -> FrontEnd:
 
 
 def ranks(epic: Path | None) -> dict[str, Any]:
-    """Simulated: how unevenly the tokens of global batches fall on ranks, by how they are shared."""
+    """Simulated: how unevenly the tokens of global batches fall on ranks that share them."""
     durations = epic_like(20_000) if epic is None else read_durations(epic)
     tokens = TokenRule().tokens(frames_of(durations, 10.0))
     rows: Rows = []
@@ -368,7 +367,11 @@ def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
         for _ in load_batches(plans, data, 0, False):
             pass
 
-    calls = {"when asked for": partial(steps, 0), "ahead": partial(steps, 2), "loading alone": load}
+    calls: dict[str, Callable[[], object]] = {
+        "when asked for": partial(steps, 0),
+        "ahead": partial(steps, 2),
+        "loading alone": load,
+    }
     seconds = interleaved(calls, rounds, warmup_rounds=1)
     return [{"batches": name, "seconds": spent} for name, spent in seconds.items()]
 
