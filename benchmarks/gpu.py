@@ -1,9 +1,9 @@
 """What only a GPU can show: that the CUDA paths agree with ``reference``, and how fast they are.
 
-    python -m benchmarks.gpu --json docs/results/gpu.json [--minutes 7.5] [--quick]
+    python -m benchmarks.gpu --json docs/results/gpu.json [--minutes 7] [--quick]
 
-One command, under eight minutes on one GPU, jobs in the order of what must not be missing: first
-agreement (logits, gradients, segments that never mix, features computed on the device), then the
+One command, meant for eight minutes of one GPU; jobs in the order of what must not be missing:
+first agreement (logits, gradients, segments that never mix, features computed on the device), then the
 base model in training (bf16, compiled, long streams) against a measured matrix-product peak, the
 dense mask beside it, the input's share of a step, memory against tokens, attention alone, a short
 run of the trainer. A job that fails or comes too late is noted under ``errors`` and the next one
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--durations", type=Path, help="CSV of clips' durations")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=7.5, help="begin no job after these")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin no job after these")
     parser.add_argument("--quick", action="store_true", help="tiny model, few clips")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
