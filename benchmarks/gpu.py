@@ -3,7 +3,7 @@
     python -m benchmarks.gpu --json docs/results/gpu.json [--minutes 7] [--quick]
 
 One command, meant for eight minutes of one GPU; jobs in the order of what must not be missing:
-first agreement (logits, gradients, segments that never mix, features computed on the device), then the
+first agreement (logits, gradients, segments that never mix, features of the device), then the
 base model in training (bf16, compiled, long streams) against a measured matrix-product peak, the
 dense mask beside it, the input's share of a step, memory against tokens, attention alone, a short
 run of the trainer. A job that fails or comes too late is noted under ``errors`` and the next one
