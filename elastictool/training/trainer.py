@@ -190,7 +190,7 @@ class Trainer:
         prefix_tokens = self.config.model.prefix_tokens
         companion = self.teacher.cut if self.teacher else None
         return load_batches(
-            plans, self.train_set, prefix_tokens, padded_rows, workers, companion, self.feed
+            plans, self.train_set, prefix_tokens, padded_rows, workers, companion, feed=self.feed
         )
 
     def _step(
