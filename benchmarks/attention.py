@@ -5,7 +5,8 @@
 ``split`` runs over the flat stream, ``reference`` over the paper's padded rows with a dense mask.
 A third contender, those rows through the fused kernel with the same mask, shows how much of the
 difference is the layout and how much the kernel. One thread, processor time; a batch holds
-12 clips and rows of up to 2,048 tokens (ElasticAST, Sections 2.2 and 3.2).
+12 clips and rows of up to 2,048 tokens (ElasticAST, Sections 2.2 and 3.2). All contenders in both
+precisions take turns in one run, so bf16 can be held against float32 as well.
 """
 
 from __future__ import annotations
@@ -46,13 +47,19 @@ class RowsWithFusedKernel:
     padded_rows = True
 
     def __init__(self) -> None:
-        self.masks: dict[int, Tensor] = {}
+        self._masks: dict[int, tuple[SegmentLayout, Tensor]] = {}
+
+    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+        """Works everywhere; see ``AttentionBackend``."""
+        return ""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
-        """See ``AttentionBackend``; the batches outlive it, so masks are kept by identity."""
-        mask = self.masks.setdefault(id(layout), same_segment_mask(layout)[:, None])
+        """See ``AttentionBackend``; a layout that is kept cannot lend its identity to another."""
+        if id(layout) not in self._masks:
+            self._masks[id(layout)] = (layout, same_segment_mask(layout)[:, None])
+        _, mask = self._masks[id(layout)]
         shape = (*(layout.rows_shape or (1, layout.num_slots)), *q.shape[1:])
         q, k, v = (stream.reshape(shape).transpose(1, 2) for stream in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -128,12 +135,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     tokens = sum(batch.layout.num_tokens for batch in batches["split"])
     results = []
     for train in (True, False):
-        for bf16 in (False, True):
-            calls: dict[str, Callable[[], list[Tensor]]] = {
-                name: partial(run_batches, model, name, batches[name], bf16, train)
-                for name in CONTENDERS
-            }
-            results += _rows(calls, tokens, args.rounds, train=train, bf16=bf16)
+        calls: dict[tuple[str, str], Callable[[], list[Tensor]]] = {
+            (precision, name): partial(
+                run_batches, model, name, batches[name], precision == "bf16", train
+            )
+            for precision in ("fp32", "bf16")
+            for name in CONTENDERS
+        }
+        results += _rows(calls, tokens, args.rounds, train)
     return {
         "environment": environment(),
         "command": _command(args),
@@ -149,22 +158,33 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rows(
-    calls: dict[str, Callable[[], list[Tensor]]], tokens: int, rounds: int, train: bool, bf16: bool
+    calls: dict[tuple[str, str], Callable[[], list[Tensor]]], tokens: int, rounds: int, train: bool
 ) -> list[dict[str, Any]]:
-    logits = {name: torch.cat(call()) for name, call in calls.items()}
-    seconds = interleaved(calls, rounds, warmup_rounds=0, clock=time.process_time)
+    logits = {key: torch.cat(call()) for key, call in calls.items()}
+    named = {" ".join(key): call for key, call in calls.items()}
+    spent = interleaved(named, rounds, warmup_rounds=0, clock=time.process_time)
+    seconds = {key: spent[" ".join(key)] for key in calls}
     return [
         {
             "mode": "training step" if train else "inference",
-            "precision": "bf16" if bf16 else "fp32",
+            "precision": precision,
             "attention": name,
-            "seconds": seconds[name],
-            "tokens_per_second": tokens / seconds[name],
-            "speed_against_reference": seconds["reference"] / seconds[name],
-            "logits_difference": (logits[name] - logits["reference"]).abs().max().item(),
+            "seconds": seconds[precision, name],
+            "tokens_per_second": tokens / seconds[precision, name],
+            "speed_against_reference": seconds[precision, "reference"] / seconds[precision, name],
+            "speed_against_fp32": {
+                other: seconds["fp32", other] / seconds[precision, name]
+                for other in CONTENDERS
+                if other != "split"
+            },
+            "logits_difference": _most(logits[precision, name], logits[precision, "reference"]),
         }
-        for name in calls
+        for precision, name in calls
     ]
+
+
+def _most(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -193,6 +213,7 @@ def main() -> None:
         print(
             f"{row['mode']:<13}  {row['precision']}  {row['attention']:<10}"
             f"{row['tokens_per_second']:>9,.0f} tokens/s{row['speed_against_reference']:>7.2f} x"
+            f"{row['speed_against_fp32']['reference']:>7.2f} x reference in fp32"
         )
     if args.json is not None:
         write_json(args.json, document)

@@ -1,52 +1,95 @@
 """What only a GPU can show: that the CUDA paths agree with ``reference``, and how fast they are.
 
-    python -m benchmarks.gpu --json docs/results/gpu.json [--quick]
+    python -m benchmarks.gpu --json docs/results/gpu.json [--minutes 7] [--quick]
 
-One command, under eight minutes on one GPU. First agreement (logits, gradients, segments that
-never mix), then speed: attention backends at several stream lengths, training of the base model
-against a measured matrix-product peak, memory against tokens, the filterbank's share of a step.
-The document says which device and versions it was made with; ``docs/performance.md`` is made from
-it. ``--device cpu --quick`` runs the same code without a GPU, to see that the script works.
+One command, meant for eight minutes of one GPU; jobs in the order of what must not be missing:
+first agreement (logits, gradients, segments that never mix, features of the device), then the
+base model in training (bf16, compiled, long streams) against a measured matrix-product peak, the
+dense mask beside it, the input's share of a step, memory against tokens, attention alone, a short
+run of the trainer. A job that fails or comes too late is noted under ``errors`` and the next one
+runs; the document is written after each. It says which device and versions it was made with, and
+``docs/performance.md`` is made from it. ``--device cpu --quick`` runs the same jobs without a GPU,
+to see that the script works.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import time
+import traceback
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from elastictool.audio.fbank import fbank
-from elastictool.config import FbankConfig, PackingConfig
-from elastictool.evaluation.bench.parts import (
-    TRAINING_PASSES,
-    Bench,
-    attention_backends,
-    measure_attention,
-    run_model,
-)
-from elastictool.evaluation.bench.timing import (
-    environment,
-    interleaved,
-    matrix_product_peak,
-    peak_memory_mb,
-)
-from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like, sample
-from elastictool.evaluation.durations import Durations, read_durations
+from benchmarks.gpu_jobs import Job, Rows, Setup, all_jobs
+from elastictool.evaluation.bench.timing import environment
+from elastictool.evaluation.bench.workload import epic_like
+from elastictool.evaluation.durations import read_durations
 from elastictool.files import write_json
-from elastictool.models.attention.base import ATTENTION
-from elastictool.packing.batch import PackedBatch
-from elastictool.training.scoring import autocast
 
-AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}
-"""Largest relative difference from ``reference`` in float32 that counts as agreement."""
+PARTS = (
+    "agreement", "features", "training", "dense_mask", "input", "memory", "attention", "trainer",
+)  # fmt: skip
 
-Rows = list[dict[str, Any]]
+
+@dataclass
+class Session:
+    """Runs jobs and keeps what they find.
+
+    Attributes:
+        document: What is written.
+        path: Where to; None is nowhere.
+        limit_s: No job begins after so many seconds.
+    """
+
+    document: dict[str, Any]
+    path: Path | None
+    limit_s: float
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self.started
+
+    def run(self, job: Job) -> None:
+        """One job; whatever becomes of it, the next can run."""
+        if self.seconds > self.limit_s:
+            self._fail(job, "left out: the time is up")
+        else:
+            self._try(job)
+        self.document["seconds"] = round(self.seconds, 1)
+        if self.path is not None:
+            write_json(self.path, self.document)
+
+    def _try(self, job: Job) -> None:
+        begin = self.seconds
+        try:
+            rows: Rows = job.measure()
+        # Anything may go wrong in code that has never met this device, and there may be no
+        # second chance: what the other jobs find must not be lost.
+        except Exception as error:
+            traceback.print_exc()
+            self._fail(job, f"{type(error).__name__}: {str(error)[:500]}")
+        else:
+            self.document[job.part] += rows
+            print(f"[{self.seconds:5.0f} s] {job.part}, {job.label}: {self.seconds - begin:.1f} s")
+            print(*rows, sep="\n", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _fail(self, job: Job, why: str) -> None:
+        self.document["errors"].append({"part": job.part, "job": job.label, "error": why})
+        if job.part == "agreement":  # what could not be compared does not agree
+            self.document["agreement"].append(
+                {"attention": job.label, "agrees": False, "error": why}
+            )
+        print(f"[{self.seconds:5.0f} s] {job.part}, {job.label}: {why}", flush=True)
 
 
 def main() -> None:
@@ -55,186 +98,44 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--durations", type=Path, help="CSV of clips' durations")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin no job after these")
     parser.add_argument("--quick", action="store_true", help="tiny model, few clips")
     args = parser.parse_args()
-    device = torch.device(args.device)
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     durations = read_durations(args.durations) if args.durations else epic_like(4_096)
-    size, depth = ("tiny", 2) if args.quick else ("base", 12)
-    targets = [2_048] if args.quick else [16_384, 32_768, 65_536, 131_072]
-    document = {
-        "command": "python -m benchmarks.gpu" + (" --quick" if args.quick else ""),
-        "environment": environment(),
-        "clips": durations.label,
-        "model": {"size": size, "depth": depth},
-        "agreement": agreement(device, durations),
-        "attention": attention(device, durations, size, targets[0]),
-        "training": training(device, durations, size, depth, targets),
-        "filterbank": filterbank(device, durations, size, depth, targets[-1]),
-    }
-    failed = [row for row in document["agreement"] if not row["agrees"]]
-    for part in ("agreement", "attention", "training", "filterbank"):
-        print(part, *document[part], sep="\n  ")
-    if args.json is not None:
-        write_json(args.json, document)
+    setup = Setup(torch.device(args.device), durations, args.quick)
+    session = Session(document(setup, args), args.json, 60 * args.minutes)
+    for job in all_jobs(setup):
+        session.run(job)
+    failed = [row for row in session.document["agreement"] if not row["agrees"]]
+    errors = session.document["errors"]
+    print(
+        f"{session.seconds:.0f} s, {len(failed)} disagreements, {len(errors)} jobs without result"
+    )
     if failed:
         raise SystemExit(f"{len(failed)} disagreements with reference")
 
 
-def agreement(device: torch.device, durations: Durations) -> Rows:
-    """Each backend and precision against ``reference`` in float32, on a small model."""
-    workload = build_workload(sample(durations, 9), "tiny", 3, PackingConfig(batch_clips=9))
-    expected = _outputs(workload, device, "reference", "fp32")
-    rows: Rows = []
-    for precision in ("fp32", "bf16"):
-        for name in attention_backends(Bench(device, precision)):
-            found = _outputs(workload, device, name, precision)
-            differences = {
-                what: float((found[what] - expected[what]).norm() / expected[what].norm())
-                for what in expected
-            }
-            rows.append(
-                {
-                    "attention": name,
-                    "precision": precision,
-                    **differences,
-                    "others_unchanged": _others_unchanged(workload, device, name, precision),
-                }
-            )
-            rows[-1]["agrees"] = rows[-1]["others_unchanged"] and all(
-                difference <= AGREEMENT[precision] for difference in differences.values()
-            )
-    return rows
-
-
-def _outputs(
-    workload: Workload, device: torch.device, attention: str, precision: str
-) -> dict[str, Tensor]:
-    """Logits, and the gradient of all weights as one vector."""
-    model = workload.build_model(attention).to(device)
-    (batch,) = _batches(workload, device, attention)
-    with autocast(device, precision):
-        logits = model(batch).float()
-    torch.autograd.backward((logits * torch.linspace(-1, 1, logits.shape[1], device=device)).sum())
-    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return {"logits": logits.detach(), "gradients": torch.cat(gradients)}
-
-
-def _others_unchanged(
-    workload: Workload, device: torch.device, attention: str, precision: str
-) -> bool:
-    """Whether other clips' logits keep every bit when the first clip's values change."""
-    model = workload.build_model(attention).to(device)
-    (batch,) = _batches(workload, device, attention)
-    with torch.no_grad(), autocast(device, precision):
-        before = model(batch)
-        group = batch.patch_groups[0]
-        first = batch.layout.segment_ids[group.slots] == 0
-        group.patches[first] *= -3
-        after = model(batch)
-    return bool(torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0]))
-
-
-def _batches(workload: Workload, device: torch.device, attention: str) -> list[PackedBatch]:
-    return [batch.to(device) for batch in workload.batches(ATTENTION[attention].padded_rows)]
-
-
-def attention(device: torch.device, durations: Durations, size: str, tokens: int) -> Rows:
-    """Attention alone, forward and backward, in both precisions."""
-    workload = _workload_of(durations, size, 1, tokens)
-    return [
-        row | {"precision": precision}
-        for precision in ("fp32", "bf16")
-        for row in measure_attention(Bench(device, precision, rounds=5), workload)
-    ]
-
-
-def training(
-    device: torch.device, durations: Durations, size: str, depth: int, targets: list[int]
-) -> Rows:
-    """A bf16 training step by backend and stream length, eager and compiled."""
-    bench = Bench(device, "bf16", rounds=5)
-    peak = matrix_product_peak(device, bench.dtype)
-    rows: Rows = []
-    for tokens in targets:
-        workload = _workload_of(durations, size, depth, tokens)
-        names = attention_backends(bench)
-        if tokens > targets[0]:  # the dense mask is measured once, at the shortest stream
-            names = names[:1]
-        calls, memory = {}, {}
-        for name in names:
-            for compiled in (False, True):
-                label = f"{name}, compiled" if compiled else name
-                calls[label] = _step(bench, workload, name, compiled)
-                calls[label]()
-                memory[label] = peak_memory_mb(calls[label], device)
-        seconds = interleaved(calls, bench.rounds, warmup_rounds=1)
-        rows += [
-            {
-                "tokens": sum(workload.tokens),
-                "attention": label,
-                "tokens_per_second": sum(workload.tokens) / spent,
-                "model_flops_utilisation": TRAINING_PASSES * workload.flops / spent / peak,
-                "peak_memory_mb": memory[label],
-            }
-            for label, spent in seconds.items()
-        ]
-    return rows
-
-
-def _step(bench: Bench, workload: Workload, attention: str, compiled: bool) -> Callable[[], object]:
-    model = workload.build_model(attention).to(bench.device)
-    if compiled:
-        for block in model.blocks:
-            block.compile(dynamic=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=bench.device.type == "cuda")
-    return partial(
-        run_model,
-        bench,
-        model,
-        attention,
-        _batches(workload, bench.device, attention),
-        optimizer,
-    )
-
-
-def _workload_of(durations: Durations, size: str, depth: int, tokens: int) -> Workload:
-    """One batch with about so many tokens."""
-    probe = build_workload(sample(durations, 256), size, depth)
-    clips = max(2, round(256 * tokens / sum(probe.tokens)))
-    return build_workload(
-        sample(durations, clips), size, depth, PackingConfig(planner="balanced", batch_clips=clips)
-    )
-
-
-def filterbank(
-    device: torch.device, durations: Durations, size: str, depth: int, tokens: int
-) -> Rows:
-    """Filterbanks of a step's clips, computed on the device, against the step itself."""
-    bench = Bench(device, "bf16")
-    workload = _workload_of(durations, size, depth, tokens)
-    config = FbankConfig()
-    waveforms = [
-        torch.randn(config.samples_for(frames), device=device) for frames in workload.frames
-    ]
-
-    def analyse() -> None:
-        for waveform in waveforms:
-            fbank(waveform, config)
-
-    step = _step(bench, workload, attention_backends(bench)[0], compiled=False)
-    seconds = interleaved({"filterbank": analyse, "step": step}, rounds=3, warmup_rounds=1)
-    return [
-        {
-            "tokens": sum(workload.tokens),
-            "filterbank_seconds": seconds["filterbank"],
-            "step_seconds": seconds["step"],
-            "share_of_step": seconds["filterbank"] / seconds["step"],
-        }
-    ]
+def document(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+    """The document before the first job."""
+    facts: dict[str, Callable[[], Any]] = {
+        "name": torch.cuda.get_device_name,
+        "capability": torch.cuda.get_device_capability,
+        "memory_gb": lambda: torch.cuda.get_device_properties(0).total_memory / 1e9,
+    }
+    there = setup.device.type == "cuda"
+    return {
+        "command": "python -m benchmarks.gpu" + (" --quick" if args.quick else ""),
+        "environment": environment() | {"cuda": torch.version.cuda},
+        "gpu": {name: look() for name, look in facts.items()} if there else None,
+        "device": setup.device.type,
+        "clips": setup.durations.label,
+        "model": {"size": setup.size, "depth": setup.depth},
+        "errors": [],
+        **{part: [] for part in PARTS},
+    }
 
 
 if __name__ == "__main__":
-    started = time.perf_counter()
     main()
-    print(f"{time.perf_counter() - started:.0f} s")

@@ -511,9 +511,11 @@ class TrainConfig:
     whose mean becomes the ``averaged`` checkpoint, (0, 0) for none.
 
     ``loader_workers`` 0 loads in the training process; ``cache_mb`` is what each loading process
-    may keep of log-mel frames. ``checkpoint_steps`` saves within epochs too (0: at their ends).
-    A step whose loss or gradient is not finite is left out; after more than ``max_skipped_steps``
-    in a row the run stops.
+    may keep of log-mel frames. ``fbank_on`` says where features are computed: ``auto`` is the
+    ``device`` on CUDA, the ``host`` on a CPU; ``prefetch`` batches are loaded ahead in the
+    background without workers (-1: 2 on CUDA, none on a CPU). ``checkpoint_steps`` saves within
+    epochs too (0: at their ends). A step whose loss or gradient is not finite is left out; after
+    more than ``max_skipped_steps`` in a row the run stops.
     """
 
     epochs: int = 10
@@ -542,6 +544,8 @@ class TrainConfig:
     max_skipped_steps: int = 10
     loader_workers: int = 0
     cache_mb: int = 512
+    fbank_on: Literal["auto", "host", "device"] = "auto"
+    prefetch: int = -1
     tensorboard: bool = False
     device: str = "auto"
 
@@ -566,6 +570,7 @@ class TrainConfig:
         _require(self.max_skipped_steps >= 0, "train.max_skipped_steps must not be negative")
         _require(self.loader_workers >= 0, "train.loader_workers must not be negative")
         _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
+        _require(self.prefetch >= -1, "train.prefetch must be -1 (automatic), 0 (off) or above")
 
 
 Rgb = Literal["sum", "mean"]

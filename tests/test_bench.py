@@ -101,10 +101,22 @@ def test_the_command_prints_one_document(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == rows
 
 
-def test_the_loader_delivers_every_clip_with_any_number_of_workers(tmp_path: Path) -> None:
+def test_the_loader_is_held_against_what_a_model_consumes_in_the_same_run(tmp_path: Path) -> None:
     store = toy_store(tmp_path)
     rows = run("loader", "-d", str(store.path), "--workers", "0,1", *SMALL)
-    assert [row["contender"] for row in rows] == ["in the training process", "1 workers"]
+    assert [row["contender"] for row in rows] == [
+        "a model 192 wide, 1 deep, in training",
+        "complete, in the training process",
+        "complete, 1 workers",
+        "samples, in the training process",
+        "samples, 1 workers",
+    ]
+    consumer, *ways = rows
+    assert consumer["times_consumed"] is None
+    for row in ways:
+        ratio = row["tokens_per_second"] / consumer["tokens_per_second"]  # type: ignore[operator]
+        assert row["times_consumed"] == pytest.approx(ratio)
+        assert row["enough"] == (ratio >= 3)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 Plain functions of tensors and a generator: the caller keys the generator by (run, epoch, clip)
 and by what it is for, hence nothing depends on the order in which workers happen to ask.
 SpecAugment always draws all four of its numbers, so that switching one mask off leaves the other
-where it was. Clips differ in length and each has its own generator, so clips are treated one by
-one; a clip's own cells are treated at once.
+where it was. What is drawn is kept apart from what is done with it: a batch that is analysed on
+the device (``data/sounds.py``) takes the same numbers for all of its clips at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ REFERENCE_FRAMES = 1_024
 """Frames that ``AugmentConfig.time_mask`` refers to."""
 
 Waveform = npt.NDArray[np.float32]
+Span = tuple[int, int]
+"""First and past-the-last index."""
 
 
 def spec_augment(
@@ -43,13 +45,22 @@ def spec_augment(
         the clip is ours, because a constant one would blank most of a short clip.
     """
     num_frames, num_bins = fbank.shape
-    bands, frames = rng.random((2, 2)).tolist()
+    bins, frames = draw_masks(num_frames, num_bins, config, rng)
     masked = fbank.clone()
-    first, stop = _span(num_bins, min(config.frequency_mask, num_bins), bands)
-    masked[:, first:stop] = fill
-    first, stop = _span(num_frames, config.time_mask * num_frames / REFERENCE_FRAMES, frames)
-    masked[first:stop] = fill
+    masked[:, slice(*bins)] = fill
+    masked[slice(*frames)] = fill
     return masked
+
+
+def draw_masks(
+    num_frames: int, num_bins: int, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[Span, Span]:
+    """The bins and the frames that ``spec_augment`` blanks in a clip of that size."""
+    bands, frames = rng.random((2, 2)).tolist()
+    return (
+        _span(num_bins, min(config.frequency_mask, num_bins), bands),
+        _span(num_frames, config.time_mask * num_frames / REFERENCE_FRAMES, frames),
+    )
 
 
 def add_noise(fbank: Tensor, highest: float, rng: np.random.Generator) -> Tensor:
@@ -62,9 +73,13 @@ def add_noise(fbank: Tensor, highest: float, rng: np.random.Generator) -> Tensor
 
     Source: AST's ``noise`` (highest 0.1).
     """
+    return fbank + draw_noise(tuple(fbank.shape), highest, rng)
+
+
+def draw_noise(shape: tuple[int, ...], highest: float, rng: np.random.Generator) -> Tensor:
+    """What ``add_noise`` adds to frames of that shape."""
     amplitude = float(rng.random()) * highest
-    noise = torch.from_numpy(rng.random(tuple(fbank.shape), dtype=np.float32))
-    return fbank + amplitude * noise
+    return amplitude * torch.from_numpy(rng.random(shape, dtype=np.float32))
 
 
 def roll_frames(fbank: Tensor, most: int, rng: np.random.Generator) -> Tensor:
@@ -72,7 +87,12 @@ def roll_frames(fbank: Tensor, most: int, rng: np.random.Generator) -> Tensor:
 
     Source: part of AST's ``noise`` (most 10; its upper end is never drawn).
     """
-    return fbank.roll(int(rng.integers(-most, most, endpoint=True)), 0)
+    return fbank.roll(draw_roll(most, rng), 0)
+
+
+def draw_roll(most: int, rng: np.random.Generator) -> int:
+    """By how many frames ``roll_frames`` rotates."""
+    return int(rng.integers(-most, most, endpoint=True))
 
 
 def mix_waveforms(first: Waveform, second: Waveform, ratio: float) -> Waveform:
@@ -97,7 +117,7 @@ def mix_waveforms(first: Waveform, second: Waveform, ratio: float) -> Waveform:
     return centred
 
 
-def _span(size: int, widest: float, draws: list[float]) -> tuple[int, int]:
+def _span(size: int, widest: float, draws: list[float]) -> Span:
     """First and past-the-last index of a mask of up to ``widest`` out of ``size``."""
     width = draws[0] * widest
     first = int(draws[1] * (size - width))

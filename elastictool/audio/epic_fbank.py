@@ -17,19 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.audio.fbank import Band, frames_between, mel_bands
-from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind
+from elastictool.audio.fbank import Band, mel_bands
+from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind, TakeFrames
 from elastictool.config import FbankConfig
 
 BLOCK_FRAMES = 64
-"""Frames that are computed together; measured best between 64 and 512."""
+"""Frames that are computed together on a CPU; measured best between 64 and 512."""
+DEVICE_BLOCK_FRAMES = 4_096
+"""Elsewhere; see ``fbank.DEVICE_BLOCK_FRAMES``."""
 EPSILON = 1e-6
 """Added to each mel magnitude before the logarithm."""
 FLOOR = math.log(EPSILON)
 """Log-mel value of silence."""
 
 
-def _epic(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
+def _surround(waveform: Tensor, config: FbankConfig) -> Tensor:
+    """Zeros where frames reach beyond the clip."""
+    return F.pad(waveform, (config.lead, config.window_samples))
+
+
+def _epic(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
     """Fill the (T, F) ``out``: ln(mel magnitude + EPSILON), centred frames.
 
     Source: the loaders of the public auditory SlowFast and ElasticAST code: ``librosa.stft`` with
@@ -37,11 +44,11 @@ def _epic(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
         number of frames up to the next multiple of 16 by repeating the last frame; here an
         incomplete last patch is ``length.edge``'s and ``length.padding``'s matter.
     """
-    window, bands = _constants(config, waveform.device)
-    padded = F.pad(waveform.double(), (config.lead, config.window_samples))
-    for first in range(0, len(out), BLOCK_FRAMES):
-        stop = min(first + BLOCK_FRAMES, len(out))
-        frames = frames_between(padded, config, first, stop) * window
+    window, bands = _constants(config, samples.device)
+    size = BLOCK_FRAMES if samples.device.type == "cpu" else DEVICE_BLOCK_FRAMES
+    for first in range(0, len(out), size):
+        stop = min(first + size, len(out))
+        frames = take(samples, first, stop).double() * window
         magnitudes = torch.fft.rfft(frames, config.fft_size).abs()
         for band in bands:
             mel = magnitudes[:, band.columns] @ band.weights
@@ -68,4 +75,4 @@ def mel_matrix(config: FbankConfig) -> Tensor:
     return slopes.clamp_min(0).float()
 
 
-FRONT_ENDS.register("epic-librosa")(FrontEndKind(_epic, FLOOR))
+FRONT_ENDS.register("epic-librosa")(FrontEndKind(_surround, _epic, FLOOR))

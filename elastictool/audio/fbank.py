@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind
+from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind, TakeFrames
 from elastictool.config import FbankConfig
 
 EPSILON = 1.1920928955078125e-07
@@ -27,7 +27,9 @@ FLOOR = math.log(EPSILON)
 """Log-mel value of silence."""
 
 BLOCK_FRAMES = 512
-"""Frames that are computed together; measured best between 256 and 1,024."""
+"""Frames that are computed together on a CPU; measured best between 256 and 1,024."""
+DEVICE_BLOCK_FRAMES = 16_384
+"""Elsewhere: few calls for a whole batch of clips, and about 100 MB of work space."""
 _BAND_BINS = 16
 """Mel bins of one product; fewer make the products too thin, more make them too empty."""
 
@@ -60,31 +62,39 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         frames = waveform.new_empty((own, config.num_mel_bins))
         if own == 0:
             return frames
-        FRONT_ENDS[config.frontend].analyse(waveform, config, frames)
+        kind = FRONT_ENDS[config.frontend]
+        kind.analyse(kind.prepare(waveform, config), _evenly_from(config), config, frames)
         repeated = config.num_frames(len(waveform)) - own
         return torch.cat((frames, frames[-1:].expand(repeated, -1))) if repeated else frames
 
 
-def _kaldi(waveform: Tensor, config: FbankConfig, out: Tensor) -> None:
-    """Fill the (T, F) ``out`` block by block.
+def _evenly_from(config: FbankConfig) -> TakeFrames:
+    """Frames of one clip."""
+    return lambda samples, first, stop: frames_between(samples, config, first, stop)
 
-    The mean of the whole waveform is subtracted first, then each frame's own.
+
+def _centre(waveform: Tensor, config: FbankConfig) -> Tensor:
+    """The mean of the whole waveform is subtracted first, each frame's own afterwards."""
+    return waveform - waveform.mean()
+
+
+def _kaldi(centred: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
+    """Fill the (T, F) ``out`` block by block.
 
     Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
         with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
     """
-    constants = _constants(config, waveform.dtype, waveform.device)
-    padded = _padded_block(constants)
-    centred = waveform - waveform.mean()
+    constants = _constants(config, centred.dtype, centred.device)
+    padded = _padded_block(constants, len(out))
     emphasised = centred.clone()
     emphasised[1:].sub_(centred[:-1], alpha=config.preemphasis)
-    for first in range(0, len(out), BLOCK_FRAMES):
-        stop = min(first + BLOCK_FRAMES, len(out))
-        offsets = frames_between(centred, config, first, stop).mean(dim=1, keepdim=True)
+    for first in range(0, len(out), len(padded)):
+        stop = min(first + len(padded), len(out))
+        offsets = take(centred, first, stop).mean(dim=1, keepdim=True)
         offsets.mul_(1 - config.preemphasis)
         block = padded[: stop - first]
         windowed = block[:, : config.window_samples]
-        torch.sub(frames_between(emphasised, config, first, stop), offsets, out=windowed)
+        torch.sub(take(emphasised, first, stop), offsets, out=windowed)
         windowed.mul_(constants.window)
         _log_mel(block, constants.bands, out[first:stop])
 
@@ -176,23 +186,22 @@ def _mel_scale(hertz: float) -> float:
     return 1127.0 * math.log(1.0 + hertz / 700.0)
 
 
-FRONT_ENDS.register("kaldi")(FrontEndKind(_kaldi, FLOOR))
+FRONT_ENDS.register("kaldi")(FrontEndKind(_centre, _kaldi, FLOOR))
 
 _kept = threading.local()
 
 
-def _padded_block(constants: _Constants) -> Tensor:
-    """(BLOCK_FRAMES, fft) buffer with zeros right of the window.
+def _padded_block(constants: _Constants, num_frames: int) -> Tensor:
+    """(frames of a block, fft) buffer with zeros right of the window.
 
     On a CPU each thread keeps its last one, because writing to fresh memory is slow; CUDA's
     allocator keeps memory itself and knows which stream uses it.
     """
     window, width = constants.window, constants.fft_size
+    if window.device.type != "cpu":
+        return window.new_zeros((min(num_frames, DEVICE_BLOCK_FRAMES), width))
     key = (window.numel(), width, window.dtype)
-    if window.device.type == "cpu" and getattr(_kept, "key", None) == key:
-        kept: Tensor = _kept.block
-        return kept
-    block = window.new_zeros((BLOCK_FRAMES, width))
-    if window.device.type == "cpu":
-        _kept.key, _kept.block = key, block
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.block = key, window.new_zeros((BLOCK_FRAMES, width))
+    block: Tensor = _kept.block
     return block

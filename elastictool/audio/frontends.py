@@ -1,7 +1,9 @@
 """The ways from a waveform to log-mel frames: one file each, chosen by ``fbank.frontend``.
 
 A front end differs in its arithmetic and in what silence becomes; where its frames lie is plain
-counting, which planning needs without torch, and stands in ``config.FRONTENDS``.
+counting, which planning needs without torch, and stands in ``config.FRONTENDS``. The arithmetic is
+in two parts, because a clip may be analysed alone or among others (``audio/streams.py``): what
+is done to a clip as a whole, and what is done to frames wherever they were cut out.
 """
 
 from __future__ import annotations
@@ -14,18 +16,26 @@ from torch import Tensor
 from elastictool.config import FbankConfig
 from elastictool.registry import Registry
 
+TakeFrames = Callable[[Tensor, int, int], Tensor]
+"""(samples, first, stop) to the (stop - first, window) samples of these frames."""
+
 
 @dataclass(frozen=True)
 class FrontEndKind:
     """One way to compute log-mel frames.
 
     Attributes:
-        analyse: ``(waveform (n,), config, out (T, F))`` fills ``out`` with the clip's own frames;
-            called without gradients, T is at least 1.
+        prepare: ``(waveform (n,), config)`` to samples in which frame k begins at
+            ``config.frame_place(k)``.
+        analyse: ``(samples, take, config, out (T, F))`` fills ``out`` with T frames, at least
+            one. The samples are of one clip, or of several with a zero before each.
         floor: Value of silence, and the smallest there is.
+
+    Both are called without gradients.
     """
 
-    analyse: Callable[[Tensor, FbankConfig, Tensor], None]
+    prepare: Callable[[Tensor, FbankConfig], Tensor]
+    analyse: Callable[[Tensor, TakeFrames, FbankConfig, Tensor], None]
     floor: float
 
 

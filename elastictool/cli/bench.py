@@ -23,7 +23,12 @@ def bench(
     parts: Annotated[
         list[str] | None, typer.Argument(metavar="[PART ...]", help=f"Of: {', '.join(PARTS)}.")
     ] = None,
-    size: Annotated[str, typer.Option(help="Model size: tiny, small or base.")] = "small",
+    size: Annotated[
+        str,
+        typer.Option(
+            help="Model size: tiny, small or base; unsaid, base for the loader, else small."
+        ),
+    ] = "",
     depth: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 12,
     clips: Annotated[int, typer.Option(min=1, help="Clips of a measurement.")] = 24,
     batch_clips: Annotated[int, typer.Option(min=1, help="Clips of a batch.")] = 12,
@@ -48,6 +53,9 @@ def bench(
 
     Contenders take turns within one run, so their ratios can be trusted on a busy machine too.
 
+    The loader should deliver 3 times what the model consumes; give it a prepared dataset of some
+    hundred clips.
+
     Example: elastictool bench train inference --size base --compare hf
     """
     import torch
@@ -61,13 +69,14 @@ def bench(
     if precision not in ("fp32", "bf16") or compare not in ("", "hf"):
         raise UsageError("--precision is fp32 or bf16, --compare is hf", "see bench --help")
     how = Bench(torch.device(pick_device(device)), precision, rounds)
-    workload = _workload(durations, size, depth, clips, batch_clips)
+    workload = _workload(durations, size or "small", depth, clips, batch_clips)
     say(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
     rows: list[Row] = []
     with progress().task("measuring", len(chosen)) as bar:
         for part in chosen:
             if part == "loader":
-                rows += _loader(dataset, workload, parse_numbers_or_zero(workers, "--workers"))
+                consumer = _workload(durations, size or "base", depth, clips, batch_clips)
+                rows += _loader(dataset, how, consumer, parse_numbers_or_zero(workers, "--workers"))
             elif part == "planners":
                 rows += _planners(durations, batch_clips)
             else:
@@ -76,7 +85,7 @@ def bench(
     document: dict[str, Any] = {
         "environment": environment(),
         "clips": workload.label,
-        "model": {"size": size, "depth": depth},
+        "model": {"size": size or "small", "depth": depth},
         "device": str(how.device),
         "precision": precision,
         "rounds": rounds,
@@ -128,13 +137,13 @@ def _measure(part: str, how: Bench, workload: Workload, compare: str) -> list[Ro
     return parts.measure_model(how, workload, training, others)
 
 
-def _loader(dataset: str, workload: Workload, workers: list[int]) -> list[Row]:
-    from elastictool.config import FbankConfig, LengthConfig
+def _loader(dataset: str, how: Bench, workload: Workload, workers: list[int]) -> list[Row]:
+    from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
     from elastictool.data.dataset import ClipDataset, FrontEnd
     from elastictool.data.locate import locate_dataset
     from elastictool.data.samplers import BatchPlan
     from elastictool.data.store import PreparedStore
-    from elastictool.evaluation.bench.parts import measure_loader
+    from elastictool.evaluation.bench.loading import measure_loader
 
     store = PreparedStore.open(locate_dataset(dataset))
     say(f"loading {store.path}, {len(store)} clips")
@@ -142,17 +151,18 @@ def _loader(dataset: str, workload: Workload, workers: list[int]) -> list[Row]:
     front_end = FrontEnd(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
     )
-    data = ClipDataset(store, front_end)
+    data = ClipDataset(store, front_end, AugmentConfig(), cache_mb=0)
     frames = data.native_frames
     views = [front_end.view(clip, int(frames[clip])) for clip in range(len(store))]
     size = workload.packing.batch_clips
     plans = [BatchPlan(0, (tuple(views[i : i + size]),)) for i in range(0, len(views), size)]
-    return measure_loader(data, plans, model.prefix_tokens, workers)
+    return measure_loader(how, data, plans, model, workers)
 
 
 FORMATS = {
     "clips_per_second": ("clips/s", "{:,.1f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "times_consumed": ("x consumed", "{:.1f}"),
     "milliseconds": ("ms per 10 s", "{:.2f}"),
     "speed_against_reference": ("x reference", "{:.2f}"),
     "speed_against_torchaudio": ("x torchaudio", "{:.2f}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,44 @@ class PatchSpec:
     stride: tuple[int, int]
     edge: Edge = "pad"
     pad_value: float = 0.0
+
+
+class Packable(Protocol):
+    """What can be packed: an ``Example``, or a ``Sound`` whose patches are filled in later."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(C,) float."""
+        ...
+
+    @property
+    def clip_id(self) -> str:
+        """The clip's id."""
+        ...
+
+    @property
+    def shift_ms(self) -> float:
+        """Time between frames."""
+        ...
+
+    @property
+    def cut_frames(self) -> int:
+        """Frames of the clip that the view leaves out against its native length."""
+        ...
+
+    @property
+    def patch(self) -> PatchSpec:
+        """How to cut it into patches."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(frequency, time) patches, dropped ones included."""
+        ...
+
+    def patches(self) -> tuple[Tensor, Tensor]:
+        """(N, P) patches and (N, 2) coordinates."""
+        ...
 
 
 class Example(NamedTuple):
@@ -86,18 +124,22 @@ def patchify(fbank: Tensor, patch: PatchSpec) -> tuple[Tensor, Tensor]:
         image = F.pad(image, (0, short[1], 0, short[0]), value=patch.pad_value)
     grid = image.unfold(0, patch.size[0], patch.stride[0]).unfold(1, patch.size[1], patch.stride[1])
     patches = grid[:bands, :columns].reshape(bands * columns, math.prod(patch.size))
-    coords = torch.stack(
+    return patches, patch_coords(bands, columns)
+
+
+def patch_coords(bands: int, columns: int) -> Tensor:
+    """(N, 2) int64 (frequency, time) of the patches of a grid, frequency-major."""
+    return torch.stack(
         (
             torch.arange(bands).repeat_interleave(columns),
             torch.arange(columns).repeat(bands),
         ),
         dim=1,
     )
-    return patches, coords
 
 
 def collate(
-    rows: Sequence[Sequence[Example]],
+    rows: Sequence[Sequence[Packable]],
     prefix_tokens: int = 0,
     padded_rows: bool = False,
     multiple: int = 1,
@@ -126,7 +168,7 @@ def collate(
 
 
 def _patch_groups(
-    examples: Sequence[Example],
+    examples: Sequence[Packable],
     cut: Sequence[tuple[Tensor, Tensor]],
     layout: SegmentLayout,
 ) -> tuple[PatchGroup, ...]:
@@ -141,7 +183,7 @@ def _patch_groups(
 def _patch_group(
     size: tuple[int, int],
     indices: Sequence[int],
-    examples: Sequence[Example],
+    examples: Sequence[Packable],
     cut: Sequence[tuple[Tensor, Tensor]],
     layout: SegmentLayout,
 ) -> PatchGroup:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -28,11 +29,16 @@ from elastictool.audio.augment import (
     spec_augment,
 )
 from elastictool.audio.frontends import FRONT_ENDS
+from elastictool.audio.streams import prepare_clip
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PoolKind, Reduction
-from elastictool.data.collate import Example, PatchSpec
+from elastictool.data.collate import Example, Packable, PatchSpec
+from elastictool.data.sounds import PADDING, Scale, Sound, needed_frames
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import grid_shape, kept_patches, scaled_stride
 from elastictool.seeds import clip_rng
+
+ReadAudio = Callable[[int, int, int], Waveform]
+"""(clip, start, stop) to its samples."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +205,27 @@ class FrontEnd:
             patch=self.patch_spec,
         )
 
+    def sound(self, waveform: Waveform, view: ClipView, targets: Tensor, clip_id: str) -> Sound:
+        """What ``example`` makes of the waveform's frames, still to be computed on the device."""
+        analysis = self.analysis
+        starts, pools = needed_frames(analysis, len(waveform), view.first_frame, view.num_frames)
+        rows = np.full(max(len(pools), view.pad_to), PADDING, dtype=np.int64)
+        rows[: len(pools)] = np.arange(len(pools))
+        return Sound(
+            samples=prepare_clip(torch.from_numpy(waveform), self.fbank),
+            frame_starts=starts,
+            pools=pools,
+            rows=rows,
+            bins=(0, 0),
+            noise=None,
+            scale=Scale(self.mean, 2 * self.std, self._pad_value),
+            analysis=analysis,
+            targets=targets,
+            clip_id=clip_id,
+            cut_frames=view.native_frames - view.num_frames,
+            patch=self.patch_spec,
+        )
+
     def _normalise(self, frames: Tensor) -> Tensor:
         return (frames - self.mean) / (2 * self.std)
 
@@ -237,7 +264,8 @@ class ClipDataset:
         seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
         cache_mb: Log-mel frames kept in memory, per process; 0 keeps none. As many clips are kept
             as fit, and never dropped, so small data are analysed once and large data cost no more
-            than that. Views at another resolution are analysed each time.
+            than that. Views at another resolution are analysed each time. Where features are
+            computed on the device, it is decoded audio that is kept.
     """
 
     def __init__(
@@ -253,6 +281,7 @@ class ClipDataset:
         self.augment = augment
         self.seed = seed
         self._cache: dict[int, Tensor] = {}
+        self._audio: dict[int, Waveform] = {}
         self._cache_room = cache_mb * 1_000_000
 
     @property
@@ -271,8 +300,7 @@ class ClipDataset:
             patch_size: How it will be cut into patches, where not as the front end says.
         """
         frames, local = self._frames(view)
-        front_end = self._front_end(view)
-        front_end = front_end.at_patch_size(patch_size) if patch_size else front_end
+        front_end = self._front_end(view, patch_size)
         example = front_end.example(
             frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
@@ -280,6 +308,17 @@ class ClipDataset:
             fbank = self._augmented(example.fbank, self.augment, view, epoch)
             example = example._replace(fbank=fbank)
         return example._replace(kept=self._kept(example, view, epoch))
+
+    def sound(
+        self, view: ClipView, epoch: int = 0, patch_size: tuple[int, int] | None = None
+    ) -> Sound:
+        """What ``load`` gives, with the features still to be computed (``data/sounds.py``)."""
+        waveform, local = self._waveform(view, self._kept_audio)
+        front_end = self._front_end(view, patch_size)
+        sound = front_end.sound(waveform, local, self.view_targets(view), self.store.ids[view.clip])
+        if self.augment is not None:
+            sound = sound.changed(self.augment, partial(self._rng, view, epoch))
+        return sound._replace(kept=self._kept(sound, view, epoch))
 
     def targets(self, clip: int) -> Tensor:
         """(C,) float, 1 for each class of the clip."""
@@ -302,7 +341,7 @@ class ClipDataset:
             fbank = add_noise(fbank, config.noise, rng("noise"))
         return roll_frames(fbank, config.roll, rng("roll")) if config.roll else fbank
 
-    def _kept(self, example: Example, view: ClipView, epoch: int) -> Tensor | None:
+    def _kept(self, example: Packable, view: ClipView, epoch: int) -> Tensor | None:
         """(K,) int64, the patches that token dropout leaves: as many as were planned."""
         if not view.token_dropout:
             return None
@@ -310,11 +349,12 @@ class ClipDataset:
         order = self._rng(view, epoch, "token-dropout").permutation(count)
         return torch.from_numpy(np.sort(order[: kept_patches(count, view.token_dropout)]))
 
-    def _front_end(self, view: ClipView) -> FrontEnd:
-        """At the view's resolution."""
-        if view.compression == 1:
-            return self.front_end
-        return self.front_end.at_compression(view.compression, view.reduction)
+    def _front_end(self, view: ClipView, patch_size: tuple[int, int] | None = None) -> FrontEnd:
+        """At the view's resolution, and with the patches of its batch."""
+        front_end = self.front_end
+        if view.compression != 1:
+            front_end = front_end.at_compression(view.compression, view.reduction)
+        return front_end.at_patch_size(patch_size) if patch_size else front_end
 
     def _rng(self, view: ClipView, epoch: int, purpose: str) -> np.random.Generator:
         return clip_rng(self.seed, epoch, view.clip, f"{purpose}-{view.repeat}")
@@ -336,11 +376,9 @@ class ClipDataset:
 
     def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """Frames that hold the view, and the view's place in them."""
-        if view.mix is not None:  # another partner each time: nothing to keep
-            return self._mixed(view, view.mix)
-        if view.compression != 1:  # one of many resolutions: kept frames would seldom be used
-            return self._read(view)
-        if not self._cacheable[view.clip]:
+        # With another partner each time, or at one of many resolutions, kept frames would seldom
+        # be used.
+        if view.mix is not None or view.compression != 1 or not self._cacheable[view.clip]:
             return self._read(view)
         if view.clip not in self._cache:
             whole = dataclasses.replace(view, first_frame=0, num_frames=view.native_frames)
@@ -349,23 +387,37 @@ class ClipDataset:
 
     def _read(self, view: ClipView) -> tuple[Tensor, ClipView]:
         """The frames of the view, reading no more audio than they need."""
-        waveform, local = self._waveform(view)
+        waveform, local = self._waveform(view, self.store.waveform)
         return self._front_end(view).features(waveform), local
 
-    def _mixed(self, view: ClipView, mix: Mix) -> tuple[Tensor, ClipView]:
-        """Like ``_read``, with the beginning of the other clip mixed in from the view's start."""
-        waveform, local = self._waveform(view)
-        front_end = self._front_end(view)
-        begin = max(front_end.analysis.frame_start(local.first_frame), 0)
-        other = self.store.waveform(mix.clip, 0, len(waveform) - begin)
-        mixed = mix_waveforms(waveform[begin:], other, mix.ratio)
-        return front_end.features(np.concatenate((waveform[:begin], mixed))), local
+    def _waveform(self, view: ClipView, read: ReadAudio) -> tuple[Waveform, ClipView]:
+        """Samples that hold the view, and the view's place in their frames.
 
-    def _waveform(self, view: ClipView) -> tuple[Waveform, ClipView]:
-        """Samples that hold the view, and the view's place in their frames."""
+        From the view's start on, the beginning of another clip may be mixed in.
+        """
         analysis = self._front_end(view).analysis
         begin, stop, before = analysis.excerpt(
             view.first_frame, view.num_frames, view.native_frames
         )
-        waveform = self.store.waveform(view.clip, begin, stop)
-        return waveform, dataclasses.replace(view, first_frame=before)
+        waveform = read(view.clip, begin, stop)
+        local = dataclasses.replace(view, first_frame=before)
+        if view.mix is None:
+            return waveform, local
+        begin = max(analysis.frame_start(before), 0)
+        other = read(view.mix.clip, 0, len(waveform) - begin)
+        mixed = mix_waveforms(waveform[begin:], other, view.mix.ratio)
+        return np.concatenate((waveform[:begin], mixed)), local
+
+    def _kept_audio(self, clip: int, start: int, stop: int) -> Waveform:
+        """Samples of a clip, out of the cache where it is there or fits.
+
+        A part of a whole decoded clip is what decoding the part gives, so what is kept may depend
+        on what was asked for.
+        """
+        size = 4 * int(self.store.num_samples[clip])
+        if clip not in self._audio and size <= self._cache_room:
+            self._cache_room -= size
+            self._audio[clip] = self.store.waveform(clip)
+        if clip in self._audio:
+            return self._audio[clip][start:stop]
+        return self.store.waveform(clip, start, stop)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.feed import HOST, Feed
+from elastictool.data.prefetch import prefetched
 from elastictool.data.samplers import BatchPlan
+from elastictool.data.sounds import Sound, SoundBatch, gather
 from elastictool.data.watch import ReadingBoard, WatchedBatches
 from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
 from elastictool.packing.batch import PackedBatch
@@ -33,7 +37,10 @@ class _Failure:
     error: ElasticToolError
 
 
-class _PlannedBatches(Dataset[PackedBatch | _Failure]):
+Loaded = PackedBatch | SoundBatch
+
+
+class _PlannedBatches(Dataset[Loaded | _Failure]):
     """Turns a ``BatchPlan`` (as the "index") into the batch that it describes."""
 
     def __init__(
@@ -44,6 +51,7 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
         companion: Cut | None,
         board: ReadingBoard,
         multiple: int,
+        on_device: bool,
     ) -> None:
         self._dataset = dataset
         self._board = board
@@ -51,8 +59,9 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
         self._padded_rows = padded_rows
         self._companion = companion
         self._multiple = multiple
+        self._on_device = on_device
 
-    def __getitem__(self, plan: BatchPlan) -> PackedBatch | _Failure:
+    def __getitem__(self, plan: BatchPlan) -> Loaded | _Failure:
         try:
             return self._batch(plan)
         except ElasticToolError as error:
@@ -62,21 +71,32 @@ class _PlannedBatches(Dataset[PackedBatch | _Failure]):
                 raise
             return _Failure(self._out_of_memory(plan, error))
 
-    def _batch(self, plan: BatchPlan) -> PackedBatch:
-        rows = [[self._load(view, plan) for view in row] for row in plan.rows]
+    def _batch(self, plan: BatchPlan) -> Loaded:
+        if not self._on_device:
+            return self._packed([[self._load(view, plan) for view in row] for row in plan.rows])
+        sounds = [[self._sound(view, plan) for view in row] for row in plan.rows]
+        in_order = [sound for row in sounds for sound in row]
+        second = None if self._companion is None else self._companion.patch
+        return gather(in_order, self._packed(sounds), second)
+
+    def _packed(self, rows: Sequence[Sequence[Example]] | Sequence[Sequence[Sound]]) -> PackedBatch:
         self._board.note()
         batch = collate(rows, self._prefix_tokens, self._padded_rows, self._multiple)
         second = self._companion
         if second is None:
             return batch
         # The second model sees all of its patches: it is not the one that learns from dropping.
-        rows = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
-        taught = collate(rows, second.prefix_tokens, second.padded_rows, self._multiple)
+        again = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
+        taught = collate(again, second.prefix_tokens, second.padded_rows, self._multiple)
         return replace(batch, companion=taught)
 
     def _load(self, view: ClipView, plan: BatchPlan) -> Example:
         self._board.note(view.clip)
         return self._dataset.load(view, plan.epoch, plan.patch_size)
+
+    def _sound(self, view: ClipView, plan: BatchPlan) -> Sound:
+        self._board.note(view.clip)
+        return self._dataset.sound(view, plan.epoch, plan.patch_size)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
         front_end = self._dataset.front_end
@@ -100,8 +120,9 @@ def load_batches(
     workers: int = 0,
     companion: Cut | None = None,
     multiple: int = 1,
-) -> Iterator[PackedBatch]:
-    """The batches of ``plans``, in order.
+    feed: Feed = HOST,
+) -> Generator[PackedBatch, None, None]:
+    """The batches of ``plans``, in order, where ``feed`` takes them.
 
     Args:
         plans: What to load.
@@ -111,19 +132,45 @@ def load_batches(
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
         companion: How a second model wants the same clips; each batch then carries them.
         multiple: Flat streams are filled up to a multiple of so many slots.
+        feed: Where the batches are wanted, where features are computed, what is loaded ahead.
 
     Raises:
         DamagedDataError: A clip cannot be read any more.
         LoaderError: A worker died.
         OutOfMemory: There is no room for a batch.
     """
+    loaded = load_undelivered(
+        plans, dataset, prefix_tokens, padded_rows, workers, companion, multiple, feed
+    )
+    if feed.prefetch and not workers:  # workers are ahead anyway
+        loaded = prefetched(loaded, feed.prefetch)
+    with closing(loaded):
+        for batch in loaded:
+            yield feed.deliver(batch)
+
+
+def load_undelivered(
+    plans: Iterable[BatchPlan],
+    dataset: ClipDataset,
+    prefix_tokens: int,
+    padded_rows: bool,
+    workers: int = 0,
+    companion: Cut | None = None,
+    multiple: int = 1,
+    feed: Feed = HOST,
+) -> Generator[Loaded, None, None]:
+    """Like ``load_batches``, as they leave the loader: in main memory, perhaps without features."""
     board = ReadingBoard(workers)
-    loader: DataLoader[PackedBatch | _Failure] = DataLoader(
-        _PlannedBatches(dataset, prefix_tokens, padded_rows, companion, board, multiple),
+    planned = _PlannedBatches(
+        dataset, prefix_tokens, padded_rows, companion, board, multiple, feed.fbank_on_device
+    )
+    loader: DataLoader[Loaded | _Failure] = DataLoader(
+        planned,
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_parent,
+        pin_memory=feed.pins,
         # Its own generator: torch's global one belongs to the model, and a resumed run must
         # find it as an uninterrupted one would.
         generator=torch.Generator(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from elastictool.packing.layout import SegmentLayout
+from elastictool.packing.layout import SegmentLayout, map_tensors
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,6 @@ class PatchGroup:
     positions: Tensor
     patch_size: tuple[int, int]
     clips: tuple[int, ...]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PatchGroup:
-        """The same group with its tensors on ``device``."""
-        return replace(
-            self,
-            patches=self.patches.to(device, non_blocking=non_blocking),
-            slots=self.slots.to(device, non_blocking=non_blocking),
-            coords=self.coords.to(device, non_blocking=non_blocking),
-            positions=self.positions.to(device, non_blocking=non_blocking),
-        )
 
 
 @dataclass(frozen=True)
@@ -85,13 +75,11 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         """The same batch with its tensors on ``device``."""
-        return replace(
-            self,
-            patch_groups=tuple(group.to(device, non_blocking) for group in self.patch_groups),
-            layout=self.layout.to(device, non_blocking),
-            targets=self.targets.to(device, non_blocking=non_blocking),
-            companion=self.companion and self.companion.to(device, non_blocking),
-        )
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """In memory that CUDA copies from while the host goes on; torch's loader calls it."""
+        return map_tensors(self, Tensor.pin_memory)
 
     def astype(self, dtype: torch.dtype) -> PackedBatch:
         """The same batch with patches and targets in ``dtype`` (float64 for exact tests)."""

@@ -10,14 +10,17 @@ for a size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 FILLER = -1
 """Segment id of slots that hold no clip's token."""
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,28 @@ class SegmentLayout:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SegmentLayout:
         """The same layout with its tensors on ``device``."""
-        return replace(
-            self,
-            segment_ids=self.segment_ids.to(device, non_blocking=non_blocking),
-            cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
-            cu_pieces=self.cu_pieces.to(device, non_blocking=non_blocking),
-            token_slots=self.token_slots.to(device, non_blocking=non_blocking),
-        )
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def map_tensors(record: R, change: Callable[[Tensor], Tensor]) -> R:
+    """A dataclass with each of its tensors changed, also those in dataclasses and tuples of it."""
+    changed: dict[str, Any] = {}
+    for field in fields(record):  # type: ignore[arg-type]
+        old = getattr(record, field.name)
+        new = _mapped(old, change)
+        if new is not old:
+            changed[field.name] = new
+    return replace(record, **changed) if changed else record  # type: ignore[type-var]
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if is_dataclass(value):
+        return map_tensors(value, change)
+    # Long tuples of integers and ids are passed over: they hold nothing else.
+    holds = isinstance(value, tuple) and value and not isinstance(value[0], int | str)
+    return tuple(_mapped(item, change) for item in value) if holds else value
 
 
 def build_layout(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.feed import HOST, Feed
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
 from elastictool.errors import LoaderError
@@ -62,6 +63,7 @@ def score_clips(
     progress: Progress = SILENT,
     between: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
+    feed: Feed = HOST,
 ) -> Scores:
     """Logits of ``clips``, in their order.
 
@@ -79,6 +81,7 @@ def score_clips(
         progress: Where to show a bar.
         between: Called before each batch; may raise ``Stopped``.
         ranks: The processes that share the work; each gets all scores.
+        feed: How batches reach the model.
 
     Raises:
         ValueError: ``clips`` is empty.
@@ -98,7 +101,7 @@ def score_clips(
         for number in shares[ranks.rank]
     ]
     padded_rows = ATTENTION[model.attention].padded_rows
-    loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers)
+    loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers, feed=feed)
     with progress.task("scoring clips", sum(plan.num_views for plan in plans)) as bar:
         own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
     found = ranks.gather(own)
@@ -144,7 +147,9 @@ def _scored(
             with memory_told((batch,), _MEMORY_HINT), autocast(device, precision):
                 logits = model(batch.to(device)).float().cpu().numpy()
             tokens = batch.layout.num_tokens
-            yield _Scored(logits, batch.targets.numpy(), batch.clip_ids, tokens, batch.cut_frames)
+            yield _Scored(
+                logits, batch.targets.cpu().numpy(), batch.clip_ids, tokens, batch.cut_frames
+            )
             bar.advance(batch.num_clips)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.feed import Feed
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.shares import StepShare, step_shares, twice
@@ -104,6 +105,8 @@ class Trainer:
         self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
         self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
         self.teacher = load_teacher(self.config, store, str(self.device))
+        train = self.config.train
+        self.feed = Feed.choose(self.device, train.fbank_on, train.prefetch)
 
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
@@ -210,6 +213,7 @@ class Trainer:
             workers,
             companion,
             self.config.token_multiple,
+            self.feed,
         )
 
     def _step(self, share: StepShare, batches: list[PackedBatch], total_steps: int) -> float | None:
@@ -390,6 +394,7 @@ class Trainer:
             workers=self.config.train.loader_workers,
             between=between,
             ranks=self.ranks,
+            feed=self.feed,
         )
         losses = clip_losses(
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config

@@ -19,10 +19,6 @@ from torch import Tensor
 from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig, PackingConfig
-from elastictool.data.dataset import ClipDataset
-from elastictool.data.loader import load_batches
-from elastictool.data.samplers import BatchPlan
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation.bench.timing import interleaved, matrix_product_peak, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload
 from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST
@@ -229,32 +225,3 @@ def _torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         frame_shift=config.shift_ms,
     )
     return frames
-
-
-def measure_loader(
-    dataset: ClipDataset, plans: list[BatchPlan], prefix_tokens: int, workers: list[int]
-) -> list[Row]:
-    """What the loader alone delivers from a prepared dataset, by number of workers.
-
-    Raises:
-        ElasticToolError: There is nothing to load.
-    """
-    if not plans:
-        raise ElasticToolError("the dataset has no clips to load", "choose another with --dataset")
-    rows: list[Row] = []
-    for count in workers:
-        begin = time.perf_counter()
-        clips = tokens = 0
-        for batch in load_batches(plans, dataset, prefix_tokens, False, count):
-            clips += batch.num_clips
-            tokens += batch.layout.num_tokens
-        spent = time.perf_counter() - begin
-        rows.append(
-            {
-                "part": "loader",
-                "contender": f"{count} workers" if count else "in the training process",
-                "clips_per_second": clips / spent,
-                "tokens_per_second": tokens / spent,
-            }
-        )
-    return rows

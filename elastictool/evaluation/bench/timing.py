@@ -42,7 +42,7 @@ def interleaved(
         for name in names[first:] + names[:first]:
             begin = clock()
             contenders[name]()
-            _wait_for_device()
+            wait_for_device()
             elapsed = clock() - begin
             if turn >= 0:
                 seconds[name].append(elapsed)
@@ -77,10 +77,10 @@ def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = math.inf
     for _ in range(6):
-        _wait_for_device()
+        wait_for_device()
         begin = time.perf_counter()
         a @ b
-        _wait_for_device()
+        wait_for_device()
         best = min(best, time.perf_counter() - begin)
     return float(2 * size**3 / best)
 
@@ -99,7 +99,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
+    """Until all that CUDA has been given is done; nothing on a CPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -1,0 +1,396 @@
+"""How cost grows: with the spread of lengths, tokens, clips, and simulated ranks; and of loading.
+
+    python -m benchmarks.scaling spread memory epochs ranks [--epic EPIC_Sounds_validation.csv]
+    python -m benchmarks.scaling input --dataset DIR
+
+Each part writes ``docs/results/performance/PART.json``, from which ``docs/performance.md`` is made.
+Times are processor times of one thread but for loading ahead, which is about wall time: contenders
+take turns, so ratios hold on a busy machine. Memory is counted in bytes kept for the backward pass,
+which no other program can disturb. Ranks are simulated: their clips are shared out, nothing runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from benchmarks.attention import RowsWithFusedKernel
+from benchmarks.report import RESULTS
+from elastictool.audio.augment import spec_augment
+from elastictool.config import (
+    SIZES,
+    AugmentConfig,
+    FbankConfig,
+    LengthConfig,
+    ModelConfig,
+    PackingConfig,
+    load_run_config,
+)
+from elastictool.data.collate import collate
+from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
+from elastictool.data.feed import Feed
+from elastictool.data.loader import load_batches
+from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.sounds import gather
+from elastictool.data.store import PreparedStore
+from elastictool.evaluation.bench.parts import Bench, run_model
+from elastictool.evaluation.bench.timing import environment, interleaved, peak_memory_mb
+from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like
+from elastictool.evaluation.durations import Durations, frames_of, read_durations
+from elastictool.evaluation.tokens import TokenRule
+from elastictool.files import write_json
+from elastictool.models.attention.base import ATTENTION
+from elastictool.packing.batching import Counts
+from elastictool.seeds import clip_rng
+
+FOLDER = RESULTS / "performance"
+CPU = torch.device("cpu")
+Rows = list[dict[str, Any]]
+
+MEAN_SECONDS = 3.0
+SPREADS = (0.0, 0.4, 0.8, 1.2)
+SPREAD_CLIPS = 12
+PATHS = {
+    "padded": ("rows-sdpa", "none"),
+    "dense mask": ("reference", "first-come"),
+    "dense mask, fused kernel": ("rows-sdpa", "first-come"),
+    "segments": ("split", "first-come"),
+}
+"""Attention and planner of each way to batch clips of different lengths."""
+EPOCH_CLIPS = (1_000, 10_000, 100_000, 2_000_000)
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+CLIPS_PER_RANK = (12, 48, 192)
+STEPS = 200
+
+
+def main() -> None:
+    """Measure the parts that are asked for and write each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    known = ("spread", "memory", "epochs", "ranks", "input")
+    parser.add_argument("parts", nargs="+", choices=known)
+    parser.add_argument("--epic", type=Path, help="EPIC_Sounds_validation.csv, for ranks")
+    parser.add_argument("--dataset", type=Path, help="a prepared dataset, for input")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if "input" in args.parts and args.dataset is None:
+        parser.error("input needs a prepared dataset: --dataset DIR")
+    torch.set_num_threads(1)
+    ATTENTION.register("rows-sdpa")(RowsWithFusedKernel())
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "spread": partial(spread, args.rounds),
+        "memory": memory,
+        "epochs": epochs,
+        "ranks": partial(ranks, args.epic),
+        "input": partial(loading, args.dataset, args.rounds),
+    }
+    for name in args.parts:
+        found = parts[name]()
+        print(name, *found["rows"], sep="\n")
+        command = f"python -m benchmarks.scaling {name}"
+        write_json(
+            FOLDER / f"{name}.json", {"command": command, "environment": environment()} | found
+        )
+
+
+# Spread of lengths
+
+
+def spread(rounds: int) -> dict[str, Any]:
+    """Tokens a second in training against the spread of lengths, for each way to batch."""
+    rows: Rows = []
+    for sigma in SPREADS:
+        durations = lognormal(sigma, SPREAD_CLIPS)
+        calls, workloads = {}, {}
+        for path, (attention, planner) in PATHS.items():
+            workloads[path] = _small(durations, planner)
+            calls[path] = _steps(workloads[path], attention)
+        seconds = interleaved(calls, rounds, warmup_rounds=1, clock=time.process_time)
+        for path, spent in seconds.items():
+            tokens = sum(workloads[path].tokens)
+            batches = workloads[path].batches(ATTENTION[PATHS[path][0]].padded_rows)
+            slots = sum(batch.layout.num_slots for batch in batches)
+            rows.append(
+                {
+                    "spread": sigma,
+                    "path": path,
+                    "tokens": tokens,
+                    "longest": max(workloads[path].tokens),
+                    "padding_share": 1 - tokens / slots,
+                    "tokens_per_second": tokens / spent,
+                    "speed_against_padded": seconds["padded"] / spent,
+                }
+            )
+        print(f"spread {sigma}: done", flush=True)
+    return {"clips": SPREAD_CLIPS, "mean_seconds": MEAN_SECONDS, "rounds": rounds, "rows": rows}
+
+
+def lognormal(sigma: float, num_clips: int) -> Durations:
+    """Lengths of one mean and the deviation ``sigma`` of their logarithm, in random order."""
+    quantiles = (np.arange(num_clips) + 0.5) / num_clips
+    seconds = np.exp(sigma * ndtri(quantiles))
+    return Durations(MEAN_SECONDS * seconds / seconds.mean(), "stand-in", "lognormal").shuffled(0)
+
+
+def _small(durations: Durations, planner: str) -> Workload:
+    """A model of width 192 and two blocks, all clips in one batch."""
+    packing = PackingConfig(planner=planner, batch_clips=len(durations.seconds))
+    return build_workload(durations, "tiny", 2, packing)
+
+
+def _steps(workload: Workload, attention: str) -> Callable[[], object]:
+    model = workload.build_model(attention)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    batches = workload.batches(ATTENTION[attention].padded_rows)
+    return partial(run_model, Bench(CPU, "fp32"), model, attention, batches, optimizer)
+
+
+# Memory
+
+
+def memory() -> dict[str, Any]:
+    """Bytes that a step keeps for its backward pass, against tokens."""
+    some = epic_like(48).seconds[:6]
+    sizes = {f"{6 * n} clips": np.tile(some, n) for n in (1, 2, 4, 8)}
+    sizes |= {"one clip": np.array([15.0]), "one clip, twice as long": np.array([30.0])}
+    rows: Rows = []
+    for what, seconds in sizes.items():
+        for attention in ("split", "reference"):
+            workload = _small(Durations(seconds, "stand-in", what), "balanced")
+            kept, tokens = kept_bytes(workload, attention), sum(workload.tokens)
+            rows.append(
+                {
+                    "clips": what,
+                    "tokens": tokens,
+                    "attention": attention,
+                    "kept_mb": kept / 1e6,
+                    "kept_kb_per_token": kept / 1e3 / tokens,
+                }
+            )
+    return {"model": {"size": "tiny", "depth": 2}, "rows": rows}
+
+
+def kept_bytes(workload: Workload, attention: str) -> int:
+    """Size of all tensors that autograd keeps of one forward pass; weights are not counted."""
+    model = workload.build_model(attention)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}  # a tensor that lives cannot lend its address
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = [model(batch) for batch in workload.batches(ATTENTION[attention].padded_rows)]
+    del outputs
+    return sum(size for size, _ in kept.values())
+
+
+# Clips of an epoch
+
+
+def epochs() -> dict[str, Any]:
+    """Time and memory to plan an epoch, by its number of clips."""
+    rows: Rows = []
+    for clips in EPOCH_CLIPS:
+        sampler = sampler_of(clips)
+        times: dict[str, float] = {}
+        peak = peak_memory_mb(partial(_plan_all, sampler, times), CPU)
+        rows.append({"clips": clips, **times, "peak_memory_mb": peak})
+        print(rows[-1], flush=True)
+    return {"batch_clips": 48, "rows": rows}
+
+
+def sampler_of(clips: int) -> TrainingSampler:
+    """A run's sampler over so many clips with EPIC-SOUNDS-like lengths."""
+    frames = np.clip(frames_of(epic_like(clips), FbankConfig().shift_ms), 1, None)
+    return TrainingSampler(
+        clips=np.arange(clips),
+        native_frames=frames,
+        front_end=front_end(),
+        augment=AugmentConfig(),
+        packing=PackingConfig(planner="balanced", batch_clips=48),
+        prefix_tokens=0,
+        seed=0,
+    )
+
+
+def _plan_all(sampler: TrainingSampler, times: dict[str, float]) -> None:
+    begin = time.process_time()
+    plans = sampler.epoch(0)
+    next(plans)
+    times["first_batch_s"] = time.process_time() - begin
+    for _ in plans:
+        pass
+    times["all_batches_s"] = time.process_time() - begin
+
+
+def front_end() -> FrontEnd:
+    """The default one, with any statistics."""
+    return FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
+
+
+# Ranks
+
+
+def ranks(epic: Path | None) -> dict[str, Any]:
+    """Simulated: how unevenly the tokens of global batches fall on ranks that share them."""
+    durations = epic_like(20_000) if epic is None else read_durations(epic)
+    tokens = TokenRule().tokens(frames_of(durations, 10.0))
+    rows: Rows = []
+    for per_rank in CLIPS_PER_RANK:
+        for count in RANKS:
+            batches = list(islice(_global_batches(tokens, per_rank * count), STEPS))
+            for way, share in (("in turn", in_turn), ("balanced", balanced)):
+                loads = np.array([share(batch, count) for batch in batches], dtype=np.float64)
+                over = loads.max(axis=1) / loads.mean(axis=1) - 1
+                rows.append(
+                    {
+                        "ranks": count,
+                        "clips_per_rank": per_rank,
+                        "shared": way,
+                        "mean_imbalance": float(over.mean()),
+                        "worst_imbalance": float(over.max()),
+                    }
+                )
+    return {"simulated": True, "clips": durations.label, "steps": STEPS, "rows": rows}
+
+
+def _global_batches(tokens: Counts, size: int) -> Iterator[Counts]:
+    rng = np.random.default_rng(0)
+    while True:
+        yield tokens[rng.integers(len(tokens), size=size)]
+
+
+def in_turn(batch: Counts, count: int) -> list[int]:
+    """Tokens of each rank when clips are dealt in their order."""
+    return [int(batch[rank::count].sum()) for rank in range(count)]
+
+
+def balanced(batch: Counts, count: int) -> list[int]:
+    """Tokens of each rank when the longest clip left goes to the rank with the fewest tokens."""
+    loads = [0] * count
+    for length in np.sort(batch)[::-1].tolist():
+        loads[loads.index(min(loads))] += length
+    return loads
+
+
+# Loading
+
+
+def loading(dataset: Path, rounds: int) -> dict[str, Any]:
+    """Where the loader's time goes, and whether loading ahead gains anything on a CPU."""
+    store = PreparedStore.open(dataset)
+    return {
+        "dataset": store.info.name,
+        "clips": len(store),
+        "rows": stages(store, rounds),
+        "ahead": ahead(store, rounds),
+        "sides": sides(store),
+    }
+
+
+def stages(store: PreparedStore, rounds: int, most: int = 96) -> Rows:
+    """Processor time of each stage for 10 s of audio."""
+    data = ClipDataset(store, front_end(), AugmentConfig(), cache_mb=0)
+    spent: dict[str, float] = {}
+
+    def timed(stage: str, call: Callable[[], Any]) -> Any:
+        begin = time.process_time()
+        result = call()
+        spent[stage] = spent.get(stage, 0.0) + time.process_time() - begin
+        return result
+
+    frames = 0
+    for _ in range(rounds):
+        examples, sounds = [], []
+        for view in _views(data)[:most]:
+            frames += view.num_frames
+            _stages_of_clip(data, view, timed)
+            examples.append(timed("host: whole clip", partial(data.load, view)))
+            sounds.append(timed("device: whole clip", partial(data.sound, view)))
+        for first in range(0, len(examples), 12):
+            timed("host: packing", partial(collate, [examples[first : first + 12]]))
+            timed("device: packing", partial(_gathered, sounds[first : first + 12]))
+    seconds = frames * data.front_end.fbank.shift_ms * 1e-3
+    return [{"stage": stage, "ms_per_10_s": 1e4 * s / seconds} for stage, s in spent.items()]
+
+
+def _gathered(sounds: list[Any]) -> Any:
+    return gather(sounds, collate([sounds]))
+
+
+def _stages_of_clip(data: ClipDataset, view: ClipView, timed: Callable[..., Any]) -> None:
+    end = data.front_end
+    stop = end.fbank.samples_for(view.num_frames)
+    waveform = timed("reading and decoding", partial(data.store.waveform, view.clip, 0, stop))
+    found = timed("filterbank", partial(end.features, waveform))
+    example = end.example(found, view, data.targets(view.clip), "")
+    rng = timed("SpecAugment: generator", partial(clip_rng, 0, 0, view.clip, "spec-augment-0"))
+    timed("SpecAugment: masks", partial(spec_augment, example.fbank, AugmentConfig(), rng, 0.0))
+
+
+def _views(data: ClipDataset) -> list[ClipView]:
+    frames = data.native_frames
+    return [data.front_end.view(clip, int(frames[clip])) for clip in range(len(frames))]
+
+
+def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
+    """Wall time of training steps of a small model, loading when asked for and ahead."""
+    width, heads = SIZES["tiny"]
+    config = ModelConfig(width=width, heads=heads, depth=2, grid=(8, 192), num_classes=10)
+    workload = replace(_small(epic_like(6), "balanced"), model=config)
+    model = workload.build_model("split")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    data = ClipDataset(store, front_end(), AugmentConfig(), cache_mb=0)
+    views = _views(data)[: 12 * batches]
+    plans = [BatchPlan(0, (tuple(views[i : i + 12]),)) for i in range(0, len(views), 12)]
+
+    def steps(prefetch: int) -> None:
+        for batch in load_batches(plans, data, 0, False, feed=Feed(CPU, prefetch=prefetch)):
+            run_model(Bench(CPU, "fp32"), model, "split", [batch], optimizer)
+
+    def load() -> None:
+        for _ in load_batches(plans, data, 0, False):
+            pass
+
+    calls: dict[str, Callable[[], object]] = {
+        "when asked for": partial(steps, 0),
+        "ahead": partial(steps, 2),
+        "loading alone": load,
+    }
+    seconds = interleaved(calls, rounds, warmup_rounds=1)
+    return [{"batches": name, "seconds": spent} for name, spent in seconds.items()]
+
+
+def sides(store: PreparedStore) -> Rows:
+    """Validation loss after a short run with features from the host and from the device."""
+    from elastictool.training.run import train_run
+
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for side in ("host", "device"):
+            sets = [
+                "model.width=64", "model.heads=2", "model.depth=1", "train.epochs=1",
+                "length.max_frames=64", f"train.fbank_on={side}", "data.validation_fraction=0.1",
+            ]  # fmt: skip
+            result = train_run(load_run_config(None, sets), store, Path(folder) / side)
+            rows.append({"fbank_on": side, "validation_loss": result.validation["loss"]})
+    return rows
+
+
+if __name__ == "__main__":
+    main()

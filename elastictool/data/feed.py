@@ -1,0 +1,71 @@
+"""Where batches are wanted, and how they get there.
+
+On CUDA the features are computed by the device, which is otherwise idle while it waits for them,
+copies come out of pinned memory, and the next batches are loaded while a step runs. On a CPU
+none of it pays: filterbank and model would share the same cores (``docs/performance.md``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from elastictool.data.sounds import SoundBatch
+from elastictool.errors import OutOfMemory, first_line, is_out_of_memory
+from elastictool.packing.batch import PackedBatch
+
+PREFETCHED = 2
+"""Batches loaded ahead on CUDA: one is being copied, one is ready."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How batches reach a model.
+
+    Attributes:
+        device: Where the model is.
+        fbank_on_device: Whether features are computed there, from samples.
+        prefetch: Batches to load ahead in the background where there are no loader workers, which
+            do so anyway; 0 loads each when it is asked for.
+    """
+
+    device: torch.device
+    fbank_on_device: bool = False
+    prefetch: int = 0
+
+    @classmethod
+    def choose(cls, device: torch.device, fbank_on: str = "auto", prefetch: int = -1) -> Feed:
+        """What the settings ``train.fbank_on`` and ``train.prefetch`` mean for ``device``."""
+        cuda = device.type == "cuda"
+        on_device = cuda if fbank_on == "auto" else fbank_on == "device"
+        ahead = (PREFETCHED if cuda else 0) if prefetch < 0 else prefetch
+        return cls(device, on_device, ahead)
+
+    @property
+    def pins(self) -> bool:
+        """Whether batches pass through pinned memory."""
+        return self.device.type == "cuda"
+
+    def deliver(self, batch: PackedBatch | SoundBatch) -> PackedBatch:
+        """The batch on the device, complete.
+
+        Raises:
+            OutOfMemory: The device has no room for it.
+        """
+        try:
+            return batch.to(self.device, non_blocking=self.pins)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            layout = batch.batch.layout if isinstance(batch, SoundBatch) else batch.layout
+            raise OutOfMemory(
+                f"out of memory on {self.device} while a batch of {layout.num_segments} clips, "
+                f"{layout.num_tokens:,} tokens, was brought there ({first_line(error)})",
+                "lower packing.batch_clips or packing.batch_tokens, or length.max_frames, and "
+                "start anew",
+            ) from error
+
+
+HOST = Feed(torch.device("cpu"))
+"""Everything when it is asked for, in main memory."""

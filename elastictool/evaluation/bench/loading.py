@@ -1,0 +1,174 @@
+"""What the loader alone delivers, against what a model in training consumes on the same machine.
+
+A loader that is no faster than the model leaves it waiting whenever the machine has a bad moment,
+so it should deliver several times what is consumed. Both are measured in turns within one run,
+over batches of the same prepared clips: passes of the loader without a model, and training steps
+of the model on batches that lie ready.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from elastictool.config import ModelConfig
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feed import Feed
+from elastictool.data.loader import Loaded, load_batches, load_undelivered
+from elastictool.data.samplers import BatchPlan
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation.bench.parts import Bench, Row, run_model
+from elastictool.evaluation.bench.timing import wait_for_device
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+
+WANTED_RATIO = 3.0
+"""The loader should deliver so many times what the model consumes."""
+_PASS_S = 3.0
+_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to load.
+
+    Attributes:
+        workers: Loader processes.
+        on_device: Samples are loaded for a device that computes the features; else batches are
+            loaded complete.
+    """
+
+    workers: int
+    on_device: bool
+
+    @property
+    def label(self) -> str:
+        """For the table."""
+        who = f"{self.workers} workers" if self.workers else "in the training process"
+        return f"{'samples' if self.on_device else 'complete'}, {who}"
+
+
+def measure_loader(
+    bench: Bench,
+    dataset: ClipDataset,
+    plans: Sequence[BatchPlan],
+    config: ModelConfig,
+    workers: Sequence[int],
+) -> list[Row]:
+    """A row for the model, and one for each way to load.
+
+    Args:
+        bench: How to measure.
+        dataset: What to load from; best without a cache.
+        plans: Batches of it.
+        config: The model that consumes them.
+        workers: Numbers of loader processes to try.
+
+    Raises:
+        ElasticToolError: There is nothing to load.
+    """
+    if not plans:
+        raise ElasticToolError("the dataset has no clips to load", "choose another with --dataset")
+    ways = [Way(count, on_device) for on_device in (False, True) for count in workers]
+    rates: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
+    consumer = _Consumer(bench, dataset, plans, config)
+    consumer.step()
+    steps = []
+    for _ in range(bench.rounds):
+        steps.append(consumer.step())
+        for way in ways:
+            rates[way].append(_pass(way, bench, dataset, plans, config.prefix_tokens))
+    spent = statistics.median(steps)
+    consumed = consumer.tokens / spent
+    rows: list[Row] = [
+        _row(consumer.label, consumer.clips / spent, consumed, None),
+        *(_row(way.label, *_medians(rates[way]), consumed) for way in ways),
+    ]
+    return rows
+
+
+class _Consumer:
+    """Training steps on batches that are there already."""
+
+    def __init__(
+        self, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], config: ModelConfig
+    ) -> None:
+        feed = Feed.choose(bench.device)
+        wanted = islice(plans, _STEPS)
+        self.bench = bench
+        self.batches = list(load_batches(wanted, dataset, config.prefix_tokens, False, feed=feed))
+        self.model = SpectrogramTransformer(config).to(bench.device)
+        fused = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
+        self.optimizer: torch.optim.Optimizer = fused
+        self.label = f"a model {config.width} wide, {config.depth} deep, in training"
+
+    @property
+    def clips(self) -> int:
+        """Clips of the batches."""
+        return sum(batch.num_clips for batch in self.batches)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batches."""
+        return sum(batch.layout.num_tokens for batch in self.batches)
+
+    def step(self) -> float:
+        """Seconds of a step on each of the batches."""
+        wait_for_device()
+        begin = time.perf_counter()
+        run_model(self.bench, self.model, "auto", self.batches, self.optimizer)
+        wait_for_device()
+        return time.perf_counter() - begin
+
+
+def _pass(
+    way: Way, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], prefix_tokens: int
+) -> tuple[float, float]:
+    """(clips, tokens) a second over the plans once, or a few seconds of them.
+
+    From the first batch on: starting workers takes time once, not for each batch.
+    """
+    feed = Feed(bench.device, way.on_device)
+    loaded = load_undelivered(plans, dataset, prefix_tokens, False, way.workers, feed=feed)
+    begin = time.perf_counter()
+    clips = tokens = 0
+    try:
+        for number, batch in enumerate(loaded):
+            if number == 0 and len(plans) > 1:
+                begin = time.perf_counter()
+                continue
+            layout = _layout_of(batch)
+            clips, tokens = clips + layout.num_segments, tokens + layout.num_tokens
+            if time.perf_counter() - begin > _PASS_S:
+                break
+        spent = time.perf_counter() - begin
+    finally:
+        loaded.close()
+    return clips / spent, tokens / spent
+
+
+def _layout_of(batch: Loaded) -> Any:
+    return (batch if isinstance(batch, PackedBatch) else batch.batch).layout
+
+
+def _medians(rates: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    clips, tokens = (statistics.median(values) for values in zip(*rates, strict=True))
+    return clips, tokens
+
+
+def _row(contender: str, clips: float, tokens: float, consumed: float | None) -> Row:
+    ratio = None if consumed is None else tokens / consumed
+    return {
+        "part": "loader",
+        "contender": contender,
+        "clips_per_second": clips,
+        "tokens_per_second": tokens,
+        "times_consumed": ratio,
+        "enough": None if ratio is None else ratio >= WANTED_RATIO,
+    }

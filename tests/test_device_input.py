@@ -1,0 +1,373 @@
+"""Features computed on the device are the host's, and the way there changes nothing else.
+
+``device`` is forced on a CPU: the code is the same on CUDA, but for the size of a block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from elastictool.audio import fbank as kaldi
+from elastictool.audio.fbank import FLOOR, fbank
+from elastictool.audio.streams import join_clips, prepare_clip, stream_fbank
+from elastictool.config import (
+    AugmentConfig,
+    FbankConfig,
+    LengthConfig,
+    PackingConfig,
+    ResolutionConfig,
+)
+from elastictool.data.collate import PatchSpec
+from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
+from elastictool.data.feed import HOST, Feed
+from elastictool.data.loader import Cut, load_batches
+from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.sounds import BLANK, SoundBatch, needed_frames
+from elastictool.data.store import PreparedStore
+from elastictool.errors import DamagedDataError, Interrupted, OutOfMemory
+from elastictool.packing.batch import PackedBatch
+from elastictool.training.run import resume_run, train_run
+from tests.test_batches import EVERYTHING, PLAIN
+from tests.test_training import _StopAfter, records, same, small, weights
+
+CPU = torch.device("cpu")
+ON_DEVICE = Feed(CPU, fbank_on_device=True)
+TOLERANCE = 1e-4
+"""Of normalised values; the filterbank's rounding in float32, away from silence, is far below."""
+EPIC = FbankConfig(frontend="epic-librosa", window_ms=10.0, shift_ms=5.0, preemphasis=0.0)
+
+
+def front_end(fbank: FbankConfig | None = None, **changes: Any) -> FrontEnd:
+    length = LengthConfig(max_frames=64)
+    plain = FrontEnd(fbank or FbankConfig(), length, (16, 16), (16, 16), -6.0, 4.0)
+    return dataclasses.replace(plain, **changes)
+
+
+def plans_of(store: PreparedStore, end: FrontEnd, augment: AugmentConfig) -> list[BatchPlan]:
+    sampler = TrainingSampler(
+        clips=np.arange(len(store)),
+        native_frames=ClipDataset(store, end).native_frames,
+        front_end=end,
+        augment=augment,
+        packing=PackingConfig(batch_clips=5),
+        prefix_tokens=1,
+        seed=3,
+        num_samples=store.num_samples,
+    )
+    return list(sampler.epoch(1))[:4]
+
+
+def both(
+    store: PreparedStore, end: FrontEnd, augment: AugmentConfig, second: Cut | None = None
+) -> list[tuple[PackedBatch, PackedBatch]]:
+    """Batches analysed on the host and on the device."""
+    plans = plans_of(store, end, augment)
+    found = [
+        list(
+            load_batches(plans, ClipDataset(store, end, augment, 3), 1, False, 0, second, feed=feed)
+        )
+        for feed in (HOST, ON_DEVICE)
+    ]
+    return list(zip(*found, strict=True))
+
+
+def assert_alike(host: PackedBatch, device: PackedBatch) -> None:
+    """All but the patches' values to the last bit, and these closely; blanks in the same cells."""
+    assert host.clip_ids == device.clip_ids and host.grid_shapes == device.grid_shapes
+    assert host.layout.lengths == device.layout.lengths
+    assert host.cut_frames == device.cut_frames and torch.equal(host.targets, device.targets)
+    for left, right in zip(host.patch_groups, device.patch_groups, strict=True):
+        for name in ("slots", "coords", "positions"):
+            assert torch.equal(getattr(left, name), getattr(right, name))
+        assert torch.equal(left.patches == 0, right.patches == 0)
+        torch.testing.assert_close(left.patches, right.patches, rtol=0, atol=TOLERANCE)
+    if host.companion is not None and device.companion is not None:
+        assert_alike(host.companion, device.companion)
+    assert (host.companion is None) == (device.companion is None)
+
+
+@pytest.mark.parametrize(
+    ("end", "augment"),
+    [
+        (front_end(), PLAIN),
+        (front_end(), EVERYTHING),
+        (front_end(EPIC), EVERYTHING),
+        (front_end(FbankConfig(shift_ms=7.3)), EVERYTHING),
+        (front_end(patch_stride=(10, 10)), PLAIN),
+        (front_end(patch_size=(24, 24), patch_stride=(24, 24)), PLAIN),
+        (front_end(length=LengthConfig(max_frames=64, edge="drop")), PLAIN),
+        (front_end(length=LengthConfig(fixed_frames=100)), EVERYTHING),
+        (front_end(length=LengthConfig(fixed_frames=100, padding="zero")), PLAIN),
+        (front_end(pool=2), PLAIN),
+        (front_end(length=LengthConfig(max_frames=40, crop="random")), PLAIN),
+    ],
+    ids=str,
+)
+def test_batches_equal_the_hosts(
+    toy_store: PreparedStore, end: FrontEnd, augment: AugmentConfig
+) -> None:
+    for host, device in both(toy_store, end, augment):
+        assert_alike(host, device)
+
+
+@pytest.mark.parametrize("reduction", ["shift", "average", "max"])
+def test_clips_of_many_resolutions_share_a_batch(toy_store: PreparedStore, reduction: Any) -> None:
+    resolution = ResolutionConfig(compressions=(1.0, 2.0, 5.0), reduction=reduction)
+    augment = dataclasses.replace(EVERYTHING, noise=0.0, resolution=resolution)
+    for host, device in both(toy_store, front_end(), augment):
+        assert_alike(host, device)
+
+
+def test_a_companion_is_cut_from_the_same_sounds(toy_store: PreparedStore) -> None:
+    second = Cut(PatchSpec((128, 4), (128, 3)), 2, False)
+    for host, device in both(toy_store, front_end(), EVERYTHING, second):
+        assert device.companion is not None
+        assert_alike(host, device)
+
+
+def test_masks_are_the_hosts_to_the_last_cell(toy_store: PreparedStore) -> None:
+    """The cells of each clip, not only those of its patches."""
+    augment = AugmentConfig(roll=5)
+    for clip in range(len(toy_store)):
+        dataset = ClipDataset(toy_store, front_end(), augment, seed=3)
+        view = dataset.front_end.view(clip, int(dataset.native_frames[clip]))
+        host, sound = dataset.load(view, 2), dataset.sound(view, 2)
+        blank = torch.from_numpy(sound.rows == BLANK)[:, None].expand_as(host.fbank).clone()
+        blank[:, slice(*sound.bins)] = True
+        assert torch.equal(host.fbank == 0, blank)
+
+
+# The filterbank of a stream
+
+
+def clips(*sizes: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(size, generator=generator) + 0.05 for size in sizes]
+
+
+def analysed(waveforms: list[Tensor], config: FbankConfig) -> list[Tensor]:
+    stream, starts = join_clips([prepare_clip(waveform, config) for waveform in waveforms])
+    counts = [config.num_frames(len(waveform)) for waveform in waveforms]
+    places = [
+        start + config.frame_place(min(frame, config.own_frames(len(waveform)) - 1))
+        for start, count, waveform in zip(starts, counts, waveforms, strict=True)
+        for frame in range(count)
+    ]
+    out = torch.empty(len(places), config.num_mel_bins)
+    stream_fbank(stream, torch.tensor(places), config, out)
+    return list(out.split(counts))
+
+
+@pytest.mark.parametrize("config", [FbankConfig(), FbankConfig(shift_ms=7.3), EPIC], ids=str)
+def test_clips_in_a_stream_are_analysed_as_each_alone(config: FbankConfig) -> None:
+    waveforms = clips(16_000, 400, 9_999, 12_345)
+    for waveform, found in zip(waveforms, analysed(waveforms, config), strict=True):
+        torch.testing.assert_close(found, fbank(waveform, config), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_clip_leaves_its_neighbours_as_they_are(value: float) -> None:
+    waveforms = clips(4_000, 4_000, 4_000)
+    sound = analysed(waveforms, FbankConfig())
+    waveforms[1] = torch.full((4_000,), value)
+    broken = analysed(waveforms, FbankConfig())
+    assert torch.equal(sound[0], broken[0]) and torch.equal(sound[2], broken[2])
+    assert broken[1].isnan().all()
+
+
+def test_blocks_bound_the_room_and_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    waveforms = clips(30_000, 20_000)
+    whole = analysed(waveforms, FbankConfig())
+    sizes: list[int] = []
+    log_mel = kaldi._log_mel
+
+    def noted(padded: Tensor, *rest: Any) -> None:
+        sizes.append(len(padded))
+        log_mel(padded, *rest)
+
+    monkeypatch.setattr(kaldi, "_log_mel", noted)
+    monkeypatch.setattr(kaldi, "BLOCK_FRAMES", 100)
+    monkeypatch.setattr(kaldi, "_kept", type("", (), {})())
+    for left, right in zip(whole, analysed(waveforms, FbankConfig()), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+    assert sizes == [100, 100, 100, 9]
+
+
+def test_needed_frames_are_those_that_are_cut_out() -> None:
+    config = FbankConfig(shift_ms=7.3)
+    analysis = front_end(config).analysis
+    places, pools = needed_frames(analysis, 16_000, 20, 30)
+    assert places.tolist() == [config.frame_place(frame) for frame in range(20, 50)]
+    assert pools.tolist() == [1] * 30
+    last = config.num_frames(16_000)
+    assert len(needed_frames(analysis, 16_000, last - 3, 30)[0]) == 3
+    assert len(needed_frames(analysis, 100, 0, 30)[0]) == 0  # too short for a frame
+
+
+def test_the_device_is_never_asked_for_a_value(toy_store: PreparedStore) -> None:
+    """Tensors without values get through: no size, no branch and no copy depends on one."""
+    plan = plans_of(toy_store, front_end(), EVERYTHING)[0]
+    (group,) = sound_batch(toy_store, plan).to("meta").patch_groups
+    assert group.patches.is_meta and group.patches.shape == (len(group.slots), 256)
+
+
+def sound_batch(store: PreparedStore, plan: BatchPlan) -> SoundBatch:
+    dataset = ClipDataset(store, front_end(), EVERYTHING, 3)
+    taken: list[SoundBatch] = []
+
+    class Taker(Feed):
+        def deliver(self, batch: Any) -> PackedBatch:
+            taken.append(batch)
+            return super().deliver(batch)
+
+    list(load_batches([plan], dataset, 1, False, feed=Taker(CPU, True)))
+    return taken[0]
+
+
+def test_every_tensor_of_a_batch_is_pinned(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: set[int] = set()
+
+    def pin(tensor: Tensor) -> Tensor:
+        copy = tensor.clone()
+        pinned.add(id(copy))
+        return copy
+
+    batch = sound_batch(toy_store, plans_of(toy_store, front_end(), EVERYTHING)[0])
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    copied = batch.pin_memory()
+    (group,) = copied.batch.patch_groups
+    layout = copied.batch.layout
+    expected = [
+        copied.samples, copied.frame_starts, copied.sheets[0].rows, copied.sheets[0].bins,
+        copied.sheets[0].noise, copied.sheets[0].places, group.patches, group.slots,
+        group.coords, group.positions,
+        copied.batch.targets, layout.segment_ids, layout.cu_seqlens, layout.cu_pieces,
+        layout.token_slots,
+    ]  # fmt: skip
+    assert {id(tensor) for tensor in expected} == pinned
+    assert torch.equal(copied.samples, batch.samples)
+
+
+def test_features_on_the_device_can_be_trained_on_wherever_they_were_loaded(
+    toy_store: PreparedStore,
+) -> None:
+    plans = plans_of(toy_store, front_end(), PLAIN)
+    dataset = ClipDataset(toy_store, front_end(), PLAIN, 3)
+    with torch.inference_mode():
+        batch = next(iter(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
+    patches = batch.patch_groups[0].patches
+    weight = torch.ones(256, requires_grad=True)
+    (patches @ weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_audio_is_kept_while_there_is_room_and_changes_nothing(toy_store: PreparedStore) -> None:
+    plans = plans_of(toy_store, front_end(), EVERYTHING)
+    batches, held = [], []
+    for cache_mb in (0, 1, 512):
+        dataset = ClipDataset(toy_store, front_end(), EVERYTHING, 3, cache_mb)
+        for _ in range(2):
+            batches.append(list(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
+        held.append(sum(audio.nbytes for audio in dataset._audio.values()))
+        assert not dataset._cache
+    assert held[0] == 0 < held[1] <= 1e6 and held[1] <= held[2]
+    for again in batches[1:]:
+        for left, right in zip(batches[0], again, strict=True):
+            assert torch.equal(left.patch_groups[0].patches, right.patch_groups[0].patches)
+
+
+def test_a_device_without_room_is_told_with_the_batch(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> PackedBatch:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(SoundBatch, "to", full)
+    plans = plans_of(toy_store, front_end(), PLAIN)
+    with pytest.raises(OutOfMemory, match=r"a batch of \d+ clips, \d+ tokens"):
+        list(load_batches(plans, ClipDataset(toy_store, front_end()), 1, False, feed=ON_DEVICE))
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        ("cuda", ("auto", -1), (True, 2)),
+        ("cuda", ("host", 0), (False, 0)),
+        ("cpu", ("auto", -1), (False, 0)),
+        ("cpu", ("device", 3), (True, 3)),
+    ],
+)
+def test_settings_mean_what_they_say(
+    device: str, settings: tuple[str, int], expected: tuple[bool, int]
+) -> None:
+    feed = Feed.choose(torch.device(device), *settings)
+    assert (feed.fbank_on_device, feed.prefetch) == expected
+    assert feed.pins == (device == "cuda")
+
+
+def test_training_on_either_side_gives_the_same_losses(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    for where in ("host", "device"):
+        train_run(small(f"train.fbank_on={where}"), toy_store, tmp_path / where)
+    lines = [records(tmp_path / where, "epoch") for where in ("host", "device")]
+    for host, device in zip(*lines, strict=True):
+        assert host["train_loss"] == pytest.approx(device["train_loss"], abs=1e-4)
+        assert host["val_loss"] == pytest.approx(device["val_loss"], abs=1e-4)
+        assert host["tokens"] == device["tokens"]
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_prefetch_and_interruption_change_no_bit(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    sets = (f"train.fbank_on={where}", "augment.mixup=0.5", "model.dropout=0.2")
+    train_run(small(*sets), toy_store, tmp_path / "plain")
+    ahead = small(*sets, "train.prefetch=3")
+    from elastictool.training.trainer import Trainer
+
+    stop, after = _StopAfter(4), Trainer._after_step
+
+    def stopping(self: Trainer, loss: float | None) -> None:
+        stop()
+        after(self, loss)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Trainer, "_after_step", stopping)
+        train_run(ahead, toy_store, tmp_path / "ahead")
+    resume_run(tmp_path / "ahead", toy_store)
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "ahead"))
+
+
+def test_an_error_while_loading_ahead_reaches_the_trainer(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ClipDataset.load
+
+    def damaged(self: ClipDataset, view: ClipView, *rest: Any) -> Any:
+        if self.augment is not None and view.clip == 16:
+            raise DamagedDataError("clip 16 is damaged", "look at the disk")
+        return read(self, view, *rest)
+
+    monkeypatch.setattr(ClipDataset, "load", damaged)
+    with pytest.raises(DamagedDataError, match="clip 16 is damaged") as caught:
+        train_run(small("train.prefetch=2"), toy_store, tmp_path / "run")
+    assert "continue with" in caught.value.hint
+    assert (tmp_path / "run" / "checkpoints" / "last.training.pt").exists()
+
+
+def test_silence_stays_the_floor() -> None:
+    (found,) = analysed([torch.zeros(8_000)], FbankConfig())
+    assert torch.equal(found, torch.full_like(found, FLOOR))

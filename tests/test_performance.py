@@ -1,0 +1,112 @@
+"""The performance page is what the committed measurements say, and claims nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import performance
+from benchmarks.gpu import PARTS, Session
+from benchmarks.gpu_jobs import Job
+from benchmarks.scaling import balanced, in_turn, kept_bytes, lognormal
+from elastictool.config import PackingConfig
+from elastictool.evaluation.bench.workload import build_workload
+from elastictool.evaluation.durations import Durations
+
+
+def test_the_page_is_up_to_date() -> None:
+    text = performance.PAGE.read_text("utf-8")
+    assert text == performance.page(), "run: python -m benchmarks.performance"
+
+
+def test_without_a_gpu_every_target_says_so() -> None:
+    text = performance.gpu_section(None)
+    assert text.count(performance.NO_GPU) == len(performance.GPU_TARGETS) == 4
+    assert "reached" not in text and "missed" not in text
+
+
+def gpu_document(**parts: Any) -> dict[str, Any]:
+    environment = {
+        "date": "2026-01-01", "torch": "2", "gpu": "G", "cpu": "C", "load_average": 1, "cores": 2,
+    }  # fmt: skip
+    empty = {part: [] for part in PARTS}
+    return {"command": "c", "environment": environment, "errors": [], **empty} | parts
+
+
+def test_targets_are_held_against_a_gpus_document() -> None:
+    step = {"attention": "varlen", "tokens_per_second": 1.0}
+    document = gpu_document(
+        training=[
+            step | {"tokens": 65_536, "model_flops_utilisation": 0.5},
+            step | {"tokens": 16_384, "model_flops_utilisation": 0.9},
+        ],
+        dense_mask=[
+            step | {"tokens": 8, "model_flops_utilisation": 0.1, "speed_against_reference": 4.0}
+        ],
+        input=[{"share_of_step": 0.02}],
+        memory=[{"tokens": 1, "peak_memory_mb": 1.0}, {"tokens": 2, "peak_memory_mb": 3.0}],
+        errors=[{"part": "trainer", "job": "a short run", "error": "no soundfile"}],
+        agreement=[{"agrees": True}, {"agrees": False}],
+    )
+    values = [target.found(document) for target in performance.GPU_TARGETS]
+    assert values == [0.5, 4.0, 0.02, 1.5]
+    text = performance.gpu_section(document)
+    assert (text.count("| reached"), text.count("**missed**")) == (2, 2)
+    assert "1 of 2 backends" in text and "no soundfile" in text
+
+
+def test_a_part_without_result_is_not_measured() -> None:
+    assert performance.gpu_section(gpu_document()).count("not measured") == 4
+
+
+def test_what_one_job_breaks_the_others_survive(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    session = Session(gpu_document(), path, limit_s=60)
+
+    def fail() -> list[dict[str, Any]]:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    session.run(Job("agreement", "varlen, bf16", fail))
+    session.run(Job("training", "1 tokens", lambda: [{"tokens": 1}]))
+    written = json.loads(path.read_text("utf-8"))
+    assert written["training"] == [{"tokens": 1}]
+    assert written["agreement"][0]["agrees"] is False  # what failed does not agree
+    assert "misaligned" in written["errors"][0]["error"]
+    session.limit_s = 0
+    session.run(Job("memory", "late", fail))
+    assert "time is up" in json.loads(path.read_text("utf-8"))["errors"][1]["error"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_shares_of_ranks_hold_all_tokens_and_balanced_ones_nearly_as_many(count: int) -> None:
+    batch = np.random.default_rng(0).integers(8, 1_536, size=48 * count)
+    for share in (in_turn, balanced):
+        loads = share(batch, count)
+        assert len(loads) == count and sum(loads) == batch.sum()
+    assert max(balanced(batch, count)) <= 1.02 * batch.sum() / count
+
+
+def test_memory_kept_for_training_is_linear_in_tokens() -> None:
+    def kept(seconds: list[float], attention: str) -> tuple[int, int]:
+        durations = Durations(np.array(seconds), "stand-in", "")
+        packing = PackingConfig(batch_clips=len(seconds))
+        workload = build_workload(durations, "tiny", 1, packing)
+        return kept_bytes(workload, attention), sum(workload.tokens)
+
+    few, tokens = kept([1.0, 2.5, 4.0], "split")
+    many, more_tokens = kept([1.0, 2.5, 4.0] * 4, "split")
+    assert more_tokens == 4 * tokens and many == pytest.approx(4 * few, rel=0.01)
+    dense, _ = kept([1.0, 2.5, 4.0], "reference")
+    more_dense, _ = kept([1.0, 2.5, 4.0] * 4, "reference")
+    assert more_dense > 6 * dense
+
+
+def test_lengths_of_any_spread_have_one_mean() -> None:
+    for sigma in (0.0, 0.4, 1.2):
+        seconds = lognormal(sigma, 12).seconds
+        assert seconds.mean() == pytest.approx(3.0)
+        assert (seconds.std() > 0) == (sigma > 0)
