@@ -29,17 +29,20 @@ from elastictool.audio.reader import (
     UnknownContent,
     describe,
     opened,
+    place_of,
 )
 from elastictool.errors import AudioError, UsageError
 
 __all__ = [
     "RESAMPLER",
     "AudioInfo",
+    "Recording",
     "Waveform",
     "decode",
     "encode",
     "encode_blocks",
     "probe",
+    "recording",
     "resample",
     "resample_blocks",
     "stream",
@@ -64,8 +67,8 @@ def probe(source: Source) -> AudioInfo:
         AudioError: Unreadable, not audio, empty, cut off, or of a kind whose decoder is not
             installed.
     """
-    with _open(source) as reader:
-        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+    with recording(source) as found:
+        return found.info
 
 
 def decode(
@@ -100,11 +103,46 @@ def stream(
 
     Errors that only show while decoding are raised by the blocks.
     """
-    name = describe(source)
-    with _open(source) as reader:
+    with recording(source) as found:
+        yield found.sample_rate_hz, found.blocks(start, stop, channel)
+
+
+class Recording:
+    """An opened recording: its header, and its samples as ``stream`` gives them."""
+
+    def __init__(self, reader: AudioReader, name: str) -> None:
+        self._reader, self._name = reader, name
+        self.sample_rate_hz = reader.sample_rate_hz
+
+    @property
+    def info(self) -> AudioInfo:
+        """What its header says; see ``probe``."""
+        reader = self._reader
+        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, channel: str | int = "mean"
+    ) -> Iterator[Waveform]:
+        """Samples ``start`` to ``stop`` of one channel, in blocks; asked once.
+
+        Raises:
+            AudioError: Nothing lies between ``start`` and ``stop``.
+        """
         if start or stop is not None:
-            stop = _checked_stop(reader, start, stop, name)
-        yield reader.sample_rate_hz, _waveforms(reader, start, stop, channel, name)
+            stop = _checked_stop(self._reader, start, stop, self._name)
+        return _waveforms(self._reader, start, stop, channel, self._name)
+
+
+@contextmanager
+def recording(source: Source) -> Iterator[Recording]:
+    """Open ``source`` once, to look at its header and then read what one wants of it.
+
+    Raises:
+        AudioError: As ``probe``.
+    """
+    name = describe(source)
+    with ExitStack() as stack:
+        yield Recording(_opened_by_its_decoder(stack, source, name), name)
 
 
 def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
@@ -166,26 +204,23 @@ def encode_blocks(
     return count
 
 
-@contextmanager
-def _open(source: Source) -> Iterator[AudioReader]:
-    with ExitStack() as stack:
-        yield _opened_by_its_decoder(stack, source, describe(source))
-
-
 def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
     """The recording, opened by who reads its kind.
 
     What has no format's first bytes, or an encoding that libsndfile does not know (wav holding
     AC-3, a flac without a length), is offered to PyAV.
     """
-    with opened(source, name) as raw:
+    place, member = place_of(source)
+    with opened(place, name) as raw:
         kind = _known_kind(raw, name)
-    if kind and kind.decoder == _AV:
-        install = DECODERS[_AV].missing()
+    if member and not (kind and kind.members):
+        raise AudioError(f"{name}: cannot be read (a file is no folder)")
+    if kind and kind.decoder != _LIBSNDFILE:
+        install = DECODERS[kind.decoder].missing()
         if install:
-            raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
+            raise AudioError(f"{name}: reading {kind.name} needs the extra {kind.decoder}: {install}")
         try:
-            return stack.enter_context(DECODERS[_AV].open(source, name))
+            return stack.enter_context(DECODERS[kind.decoder].open(source, name))
         except UnknownContent as error:
             raise AudioError(f"{name}: damaged or truncated ({error})") from error
     try:
