@@ -236,7 +236,9 @@ def test_statistics_of_pieces_are_those_of_the_whole(
     config = frontend_config(name)
     waveform = 0.1 * torch.randn(num_samples)
     measured = ingest._Measured(config)
-    measured.add_all(part.numpy() for part in waveform.split(7_000))
+    for part in waveform.split(7_000):
+        measured.add(part.numpy())
+    measured.finish()
     whole = fbank(waveform, config).double()
     assert measured.frames == len(whole)
     assert measured.sum == pytest.approx(float(whole.sum()), rel=1e-6)

@@ -28,7 +28,7 @@ ROOMS = (
     "corpora",
     "audio",
 )
-FOUNDATION = ("config", "errors", "registry", "progress", "files", "seeds", "stopping")
+FOUNDATION = ("config", "errors", "registry", "progress", "files", "locks", "seeds", "stopping")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

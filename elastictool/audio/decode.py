@@ -9,8 +9,9 @@ sentences into ``rejected.csv`` and goes on. Long recordings pass in blocks (``s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ RESAMPLER = f"soxr {_QUALITY}"
 """Library and quality that ``resample`` uses; recorded with prepared data."""
 
 _FULL_SCALE = 32_768.0
-_WRITTEN_AT_ONCE = 1 << 18
+_AT_ONCE = 1 << 18
 _LIBSNDFILE, _AV = "libsndfile", "av"
 
 
@@ -162,17 +163,24 @@ def resample_blocks(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Ite
         yield from blocks
         return
     remaining = iter(blocks)
-    block, following = next(remaining, None), next(remaining, None)
-    if block is None:
+    first, second = next(remaining, None), next(remaining, None)
+    if first is None:
         return
-    if following is None:
-        yield resample(block, from_hz, to_hz)
+    if second is None:
+        yield resample(first, from_hz, to_hz)
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
-    while following is not None:
-        yield resampler.resample_chunk(block)
-        block, following = following, next(remaining, None)
-    yield resampler.resample_chunk(block, last=True)
+    # The pieces make no difference to soxr, but to the memory that it takes at once.
+    for piece in _pieces(chain((first, second), remaining)):
+        yield resampler.resample_chunk(piece)
+    yield resampler.resample_chunk(first[:0], last=True)
+
+
+def _pieces(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """The same samples in pieces of bounded size."""
+    for block in blocks:
+        for begin in range(0, len(block), _AT_ONCE):
+            yield block[begin : begin + _AT_ONCE]
 
 
 def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes:
@@ -186,9 +194,21 @@ def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes
 
 
 def encode_blocks(
-    blocks: Iterable[Waveform], sample_rate_hz: int, encoding: Encoding, file: BinaryIO
+    blocks: Iterable[Waveform],
+    sample_rate_hz: int,
+    encoding: Encoding,
+    file: BinaryIO,
+    stored: Callable[[Waveform], None] = lambda waveform: None,
 ) -> int:
     """As ``encode`` on all ``blocks`` joined, into a file open for writing; the same bytes.
+
+    Args:
+        blocks: (n,) samples.
+        sample_rate_hz: Their rate.
+        encoding: Of the file.
+        file: Where it goes.
+        stored: Told, piece by piece, exactly what decoding the file will give, so that nobody has
+            to decode it to know.
 
     Returns:
         Samples written.
@@ -197,10 +217,11 @@ def encode_blocks(
     with soundfile.SoundFile(
         file, "w", sample_rate_hz, 1, subtype="PCM_16", format=encoding.upper()
     ) as sound:
-        for block in blocks:
-            for first in range(0, len(block), _WRITTEN_AT_ONCE):
-                sound.write(_to_integers(block[first : first + _WRITTEN_AT_ONCE]))
-            count += len(block)
+        for piece in _pieces(blocks):
+            integers = _to_integers(piece)
+            sound.write(integers)
+            stored(_to_float(integers[:, None]))
+            count += len(piece)
     return count
 
 
