@@ -52,6 +52,7 @@ class PrepSettings:
         trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
         max_seconds: Keep so many seconds from the start; 0 keeps all.
         fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
+        stats_clips: Measure so many training clips, drawn with a seed; 0 measures all clips.
     """
 
     encoding: Literal["flac", "wav"] = "flac"
@@ -59,6 +60,7 @@ class PrepSettings:
     trim_silence: bool = False
     max_seconds: float = 0.0
     fbank: FbankConfig = field(default_factory=FbankConfig)
+    stats_clips: int = 0
 
 
 @dataclass(frozen=True)
