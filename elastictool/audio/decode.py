@@ -239,7 +239,9 @@ def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> Audio
     if kind and kind.decoder != _LIBSNDFILE:
         install = DECODERS[kind.decoder].missing()
         if install:
-            raise AudioError(f"{name}: reading {kind.name} needs the extra {kind.decoder}: {install}")
+            raise AudioError(
+                f"{name}: reading {kind.name} needs the extra {kind.decoder}: {install}"
+            )
         try:
             return stack.enter_context(DECODERS[kind.decoder].open(source, name))
         except UnknownContent as error:

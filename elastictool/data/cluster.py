@@ -40,7 +40,8 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
         waiting = iter(tasks)
         submit = _Submit(client)
         places = 2 * max(1, sum(client.nthreads().values()))
-        under_way = distributed.as_completed([submit(task) for task in islice(waiting, places)])
+        first = [submit(task) for task in islice(waiting, places)]
+        under_way = distributed.as_completed(first, loop=client.loop)
         for future in under_way:
             index, report = _result(distributed, future)
             _see(tasks, index)
