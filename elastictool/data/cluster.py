@@ -9,6 +9,7 @@ machines need the recordings and the target folder at the same paths.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
         ElasticToolError: The cluster broke down, or writes where we do not see it.
     """
     try:
-        import distributed
+        distributed: Any = importlib.import_module("distributed")
     except ImportError:
         raise UsageError("--scheduler needs the extra dask", INSTALL) from None
 

@@ -282,7 +282,7 @@ class _Measured:
         """Add the frames of a piece up to ``stop`` that are not known yet."""
         frames = fbank(torch.from_numpy(waveform), self._config)[self._known : stop]
         self.frames += len(frames)
-        for part in frames.split(_FRAMES_SUMMED):
+        for part in torch.split(frames, _FRAMES_SUMMED):
             exact = part.double()
             self.sum += float(exact.sum())
             self.sum_of_squares += float(exact.square_().sum())

@@ -115,7 +115,8 @@ def write_shard(task: ShardTask) -> ShardReport:
     sums: dict[tuple[str, int], tuple[int, float, float]] = {}
     schema = shard_schema(task.settings.fbank.sample_rate_hz, task.fingerprint)
     with _one_thread(), atomic_path(task.path) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        place = os.fsencode(temporary)  # Arrow takes a name that is not text as bytes only
+        with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in _batches(_rows(task, report, sums)):
                 writer.write_batch(_record_batch(batch, schema))
         report.num_bytes = temporary.stat().st_size

@@ -404,7 +404,7 @@ def _map_shard(path: Path) -> pa.Table:
     each of thousands of shards.
     """
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:
             table = pa.ipc.open_stream(file).read_all()
             table.validate(full=True)  # offsets and texts; damaged ones would crash the process
             _check_columns(table)
