@@ -37,6 +37,7 @@ from elastictool.errors import AudioError, UsageError
 __all__ = [
     "RESAMPLER",
     "AudioInfo",
+    "Integers",
     "Recording",
     "Waveform",
     "decode",
@@ -47,9 +48,11 @@ __all__ = [
     "resample",
     "resample_blocks",
     "stream",
+    "waveform_of",
 ]
 
 Waveform = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int16]
 Encoding = Literal["flac", "wav"]
 
 _QUALITY = "HQ"
@@ -198,7 +201,7 @@ def encode_blocks(
     sample_rate_hz: int,
     encoding: Encoding,
     file: BinaryIO,
-    stored: Callable[[Waveform], None] = lambda waveform: None,
+    stored: Callable[[Integers], None] = lambda integers: None,
 ) -> int:
     """As ``encode`` on all ``blocks`` joined, into a file open for writing; the same bytes.
 
@@ -207,8 +210,8 @@ def encode_blocks(
         sample_rate_hz: Their rate.
         encoding: Of the file.
         file: Where it goes.
-        stored: Told, piece by piece, exactly what decoding the file will give, so that nobody has
-            to decode it to know.
+        stored: Told, piece by piece, the samples that the file holds (``waveform_of`` makes of
+            them what decoding gives), so that nobody has to decode it to know.
 
     Returns:
         Samples written.
@@ -220,7 +223,7 @@ def encode_blocks(
         for piece in _pieces(blocks):
             integers = _to_integers(piece)
             sound.write(integers)
-            stored(_to_float(integers[:, None]))
+            stored(integers)
             count += len(piece)
     return count
 
@@ -306,9 +309,16 @@ def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:
     return samples[:, number : number + 1]
 
 
-def _to_integers(waveform: Waveform) -> npt.NDArray[np.int16]:
-    scaled = np.rint(np.multiply(waveform, _FULL_SCALE, dtype=np.float32))
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+def waveform_of(integers: Integers) -> Waveform:
+    """(n,) float32 in -1..1, as decoding a 16-bit file gives them."""
+    return _to_float(integers[:, None])
+
+
+def _to_integers(waveform: Waveform) -> Integers:
+    scaled = np.multiply(waveform, _FULL_SCALE, dtype=np.float32)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1, out=scaled)
+    return scaled.astype(np.int16)
 
 
 def _to_float(samples: Samples) -> Waveform:

@@ -20,7 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elastictool.audio.decode import AudioInfo, encode_blocks, recording, resample_blocks
+from elastictool.audio.decode import (
+    AudioInfo,
+    Integers,
+    encode_blocks,
+    recording,
+    resample_blocks,
+    waveform_of,
+)
 from elastictool.audio.fbank import fbank
 from elastictool.audio.reader import place_of
 from elastictool.config import FbankConfig
@@ -258,11 +265,12 @@ class _Measured:
         self.frames = 0
         self.sum = self.sum_of_squares = 0.0
 
-    def add(self, block: Waveform) -> None:
+    def add(self, integers: Integers) -> None:
         """Take the next block; whole pieces are measured, the rest waits."""
-        self.silent = self.silent and not block.any()
+        self.silent = self.silent and not integers.any()
         if not self._wanted:
             return
+        block = waveform_of(integers)
         config, waiting = self._config, self._waiting
         waiting = np.concatenate((waiting, block)) if len(waiting) else block
         while len(waiting) > (piece := config.samples_for(self._known + _FRAMES_AT_ONCE)):
