@@ -76,7 +76,7 @@ def _client(distributed: Any, address: str) -> Any:
         client.close()
         raise ElasticToolError(
             f"the scheduler at {address} has had no worker for {_WORKERS_S} s",
-            f"start some: dask worker {address} --nthreads 1 --nworkers auto",
+            f"start some: dask worker {address} --nthreads 1 --nworkers 4",
         ) from error
     return client
 
