@@ -7,12 +7,22 @@ import io
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from elastictool.errors import write_error
+
+
+def readable(text: str) -> str:
+    """``text`` with each byte that is not UTF-8 (of a file's name) written as ``\\xe9``."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character of a JSON list, which no file name can be
+        content = text.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -25,7 +35,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: The place cannot be written (missing rights, full disk).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two machines may have one number, and write one shard at once.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -118,6 +118,24 @@ def epic_tree(folder: Path) -> Path:
     return folder
 
 
+def epic_hdf5_tree(folder: Path) -> Path:
+    """The same annotations and sounds, with one HDF5 file and the table of the test part."""
+    import h5py
+
+    epic_tree(folder)
+    with h5py.File(folder / "EPIC_audio.hdf5", "w") as file:
+        for path in sorted((folder / "audio").iterdir()):
+            sound, _ = soundfile.read(path, dtype="float32")
+            file.create_dataset(path.stem, data=sound)
+            path.unlink()
+    (folder / "audio").rmdir()
+    segments = [("P02_01_9", "P02", "P02_01", "00:00:01.000", "00:00:01.750", 24000, 42000)]
+    write_table(
+        folder / "EPIC_Sounds_recognition_test_timestamps.csv", [EPIC_HEADER[:7], *segments]
+    )
+    return folder
+
+
 def json_tree(folder: Path) -> Path:
     """Lists of an AST repository for two splits, with the class table; one file is gone."""
     write_classes(folder)

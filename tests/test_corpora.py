@@ -209,8 +209,9 @@ def test_epic_sounds_reads_slices_by_video_and_reports_wrong_sample_columns(
         ("P02_01_0", "val", "P02_01"),
     ]
     assert [clip.id for clip in listing.missing] == ["P09_01_0"]
-    (note,) = listing.notes
-    assert "1 segments" in note and "P02_01_0" in note
+    agreement, mistake = listing.notes
+    assert "agree in 3 of 4 segments (75.0%)" in agreement
+    assert "1 segments disagree, with seconds in the sample columns: P02_01_0" in mistake
     store = prepare("epic-sounds", tmp_path, tmp_path / "data")
     assert (store.num_samples / 16_000).tolist() == pytest.approx([0.5, 1.5, 0.5])
 
@@ -223,6 +224,8 @@ def test_epic_sounds_reads_the_published_validation_table(
     listing = list_clips("epic-sounds", tmp_path)
     assert len(listing.missing) == listing.expected["val"]
     assert len(listing.label_names) == 44
+    (note,) = listing.notes
+    assert "agree in 8,035 of 8,035 segments (100.0%)" in note
 
 
 def test_timestamps_are_hours_minutes_seconds() -> None:

@@ -19,7 +19,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
 from elastictool.errors import UsageError
-from tests.corpus_trees import csv_tree, write_audio, write_table
+from tests.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
 from tests.test_cli import run
 
 COUNT = 40
@@ -278,3 +278,40 @@ def test_each_help_text_has_an_example(
 ) -> None:
     assert run(monkeypatch, "data", command, "--help") == 0
     assert f"elastictool data {command}" in capsys.readouterr().out
+
+
+def test_lists_of_the_ast_repositories_come_back_as_the_same_clips(tmp_path: Path) -> None:
+    first = prepare("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data")
+    export(first, tmp_path / "out", encoding="wav", lists=True)
+    back = prepare("json", tmp_path / "out", tmp_path / "data", name="back")
+    assert back.info.label_names == first.info.label_names
+    assert back.info.multi_label and back.info.missing == 0
+    clips = {name: index for index, name in enumerate(first.ids.tolist())}
+    rows = list(csv.DictReader((tmp_path / "out" / "clips.csv").open(encoding="utf-8")))
+    for row in rows:
+        old, new = clips[row["id"]], back.ids.tolist().index(row["path"])
+        assert np.array_equal(back.waveform(new), first.waveform(old))
+        assert (back.clip(new).labels, back.clip(new).split) == (
+            first.clip(old).labels,
+            first.clip(old).split,
+        )
+    assert len(rows) == len(back) == len(first)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with pytest.raises(UsageError, match="files are missing"):
+        prepare("json", tmp_path / "moved", tmp_path / "data")
+
+
+def test_lists_are_written_in_the_form_that_the_ast_repositories_read(tmp_path: Path) -> None:
+    store = prepare("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data")
+    export(store, tmp_path / "out", encoding="wav", lists=True)
+    assert (tmp_path / "out" / "class_labels_indices.csv").read_text().splitlines() == [
+        "index,mid,display_name",
+        "0,class_0000,Speech",
+        '1,class_0001,"Male speech, man speaking"',
+        "2,class_0002,Dog",
+    ]
+    document = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert list(document) == ["data"] and list(document["data"][0]) == ["wav", "labels"]
+    assert document["data"][0]["labels"] == "class_0000,class_0002"
+    assert all(Path(entry["wav"]).is_file() for entry in document["data"])
+    assert len(json.loads((tmp_path / "out" / "test.json").read_text())["data"]) == 1

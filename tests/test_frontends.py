@@ -234,9 +234,12 @@ def test_statistics_of_pieces_are_those_of_the_whole(
 ) -> None:
     monkeypatch.setattr(ingest, "_FRAMES_AT_ONCE", 60)
     config = frontend_config(name)
-    waveform = 0.1 * torch.randn(num_samples)
+    integers = (3_000 * torch.randn(num_samples)).to(torch.int16)
+    waveform = integers / 32_768
     measured = ingest._Measured(config)
-    measured.add_all(part.numpy() for part in waveform.split(7_000))
+    for part in integers.split(7_000):
+        measured.add(part.numpy())
+    measured.finish()
     whole = fbank(waveform, config).double()
     assert measured.frames == len(whole)
     assert measured.sum == pytest.approx(float(whole.sum()), rel=1e-6)

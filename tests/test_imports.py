@@ -28,7 +28,9 @@ ROOMS = (
     "corpora",
     "audio",
 )
-FOUNDATION = ("config", "errors", "launch", "registry", "progress", "files", "seeds", "stopping")
+FOUNDATION = (
+    "config", "errors", "launch", "registry", "progress", "files", "locks", "seeds", "stopping"
+)  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

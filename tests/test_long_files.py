@@ -15,6 +15,7 @@ import soundfile
 
 from elastictool.audio.decode import (
     Encoding,
+    Integers,
     Waveform,
     decode,
     encode,
@@ -22,6 +23,7 @@ from elastictool.audio.decode import (
     resample,
     resample_blocks,
     stream,
+    waveform_of,
 )
 from elastictool.data import ingest
 from elastictool.data.ingest import PrepSettings
@@ -61,6 +63,15 @@ def test_encoding_in_blocks_gives_the_same_bytes(encoding: Encoding) -> None:
     buffer = io.BytesIO()
     assert encode_blocks(cut(noise(50_000), 4_001), 16_000, encoding, buffer) == 50_000
     assert buffer.getvalue() == encode(noise(50_000), 16_000, encoding)
+
+
+@pytest.mark.parametrize("encoding", ("flac", "wav"))
+def test_what_is_told_to_be_stored_is_what_decoding_gives(encoding: Encoding) -> None:
+    told: list[Integers] = []
+    buffer = io.BytesIO()
+    loud = 4 * noise(300_000)
+    encode_blocks(cut(loud, 4_001), 16_000, encoding, buffer, told.append)
+    assert np.array_equal(waveform_of(np.concatenate(told)), decode(buffer.getvalue())[0])
 
 
 @pytest.mark.parametrize("bounds", [(0, None), (1, 40_000), (12_345, None), (0, 5)])

@@ -316,7 +316,7 @@ def test_a_run_killed_within_its_first_shard_finds_its_folder_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("elastictool.data.prepare.write_shard", lambda task: 1 / 0)
+        patched.setattr("elastictool.data.workforce.write_shard", lambda task: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare("synth", out=tmp_path, limit=20)
     (tmp_path / "synth" / ".shard-00000.arrow.7.tmp").write_bytes(b"half a shard")

@@ -29,14 +29,15 @@ def write(path: Path, kind: str) -> Path:
 
 def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    for kind in FORMATS:
+    kinds = [kind for kind in FORMATS if not kind.members]
+    for kind in kinds:
         write(
             tmp_path / "raw" / "train" / "tone" / f"{kind.name}{kind.suffixes[0].upper()}",
             kind.name,
         )
     (tmp_path / "raw" / "train" / "tone" / "notes.txt").write_text("not audio")
     store = prepare("folder", tmp_path / "raw", tmp_path / "data")
-    assert len(store) == len(FORMATS)
+    assert len(store) == len(kinds)
     assert read_rejected(store.path) == [] and store.info.notes == []
     for index in range(len(store)):
         assert abs(len(store.waveform(index)) - 16_000) < 1_600

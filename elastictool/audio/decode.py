@@ -9,8 +9,9 @@ sentences into ``rejected.csv`` and goes on. Long recordings pass in blocks (``s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -29,23 +30,29 @@ from elastictool.audio.reader import (
     UnknownContent,
     describe,
     opened,
+    place_of,
 )
 from elastictool.errors import AudioError, UsageError
 
 __all__ = [
     "RESAMPLER",
     "AudioInfo",
+    "Integers",
+    "Recording",
     "Waveform",
     "decode",
     "encode",
     "encode_blocks",
     "probe",
+    "recording",
     "resample",
     "resample_blocks",
     "stream",
+    "waveform_of",
 ]
 
 Waveform = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int16]
 Encoding = Literal["flac", "wav"]
 
 _QUALITY = "HQ"
@@ -53,7 +60,7 @@ RESAMPLER = f"soxr {_QUALITY}"
 """Library and quality that ``resample`` uses; recorded with prepared data."""
 
 _FULL_SCALE = 32_768.0
-_WRITTEN_AT_ONCE = 1 << 18
+_AT_ONCE = 1 << 18
 _LIBSNDFILE, _AV = "libsndfile", "av"
 
 
@@ -64,8 +71,8 @@ def probe(source: Source) -> AudioInfo:
         AudioError: Unreadable, not audio, empty, cut off, or of a kind whose decoder is not
             installed.
     """
-    with _open(source) as reader:
-        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+    with recording(source) as found:
+        return found.info
 
 
 def decode(
@@ -100,11 +107,46 @@ def stream(
 
     Errors that only show while decoding are raised by the blocks.
     """
-    name = describe(source)
-    with _open(source) as reader:
+    with recording(source) as found:
+        yield found.sample_rate_hz, found.blocks(start, stop, channel)
+
+
+class Recording:
+    """An opened recording: its header, and its samples as ``stream`` gives them."""
+
+    def __init__(self, reader: AudioReader, name: str) -> None:
+        self._reader, self._name = reader, name
+        self.sample_rate_hz = reader.sample_rate_hz
+
+    @property
+    def info(self) -> AudioInfo:
+        """What its header says; see ``probe``."""
+        reader = self._reader
+        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, channel: str | int = "mean"
+    ) -> Iterator[Waveform]:
+        """Samples ``start`` to ``stop`` of one channel, in blocks; asked once.
+
+        Raises:
+            AudioError: Nothing lies between ``start`` and ``stop``.
+        """
         if start or stop is not None:
-            stop = _checked_stop(reader, start, stop, name)
-        yield reader.sample_rate_hz, _waveforms(reader, start, stop, channel, name)
+            stop = _checked_stop(self._reader, start, stop, self._name)
+        return _waveforms(self._reader, start, stop, channel, self._name)
+
+
+@contextmanager
+def recording(source: Source) -> Iterator[Recording]:
+    """Open ``source`` once, to look at its header and then read what one wants of it.
+
+    Raises:
+        AudioError: As ``probe``.
+    """
+    name = describe(source)
+    with ExitStack() as stack:
+        yield Recording(_opened_by_its_decoder(stack, source, name), name)
 
 
 def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
@@ -124,17 +166,24 @@ def resample_blocks(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Ite
         yield from blocks
         return
     remaining = iter(blocks)
-    block, following = next(remaining, None), next(remaining, None)
-    if block is None:
+    first, second = next(remaining, None), next(remaining, None)
+    if first is None:
         return
-    if following is None:
-        yield resample(block, from_hz, to_hz)
+    if second is None:
+        yield resample(first, from_hz, to_hz)
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
-    while following is not None:
-        yield resampler.resample_chunk(block)
-        block, following = following, next(remaining, None)
-    yield resampler.resample_chunk(block, last=True)
+    # The pieces make no difference to soxr, but to the memory that it takes at once.
+    for piece in _pieces(chain((first, second), remaining)):
+        yield resampler.resample_chunk(piece)
+    yield resampler.resample_chunk(first[:0], last=True)
+
+
+def _pieces(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """The same samples in pieces of bounded size."""
+    for block in blocks:
+        for begin in range(0, len(block), _AT_ONCE):
+            yield block[begin : begin + _AT_ONCE]
 
 
 def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes:
@@ -148,9 +197,21 @@ def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes
 
 
 def encode_blocks(
-    blocks: Iterable[Waveform], sample_rate_hz: int, encoding: Encoding, file: BinaryIO
+    blocks: Iterable[Waveform],
+    sample_rate_hz: int,
+    encoding: Encoding,
+    file: BinaryIO,
+    stored: Callable[[Integers], None] = lambda integers: None,
 ) -> int:
     """As ``encode`` on all ``blocks`` joined, into a file open for writing; the same bytes.
+
+    Args:
+        blocks: (n,) samples.
+        sample_rate_hz: Their rate.
+        encoding: Of the file.
+        file: Where it goes.
+        stored: Told, piece by piece, the samples that the file holds (``waveform_of`` makes of
+            them what decoding gives), so that nobody has to decode it to know.
 
     Returns:
         Samples written.
@@ -159,17 +220,12 @@ def encode_blocks(
     with soundfile.SoundFile(
         file, "w", sample_rate_hz, 1, subtype="PCM_16", format=encoding.upper()
     ) as sound:
-        for block in blocks:
-            for first in range(0, len(block), _WRITTEN_AT_ONCE):
-                sound.write(_to_integers(block[first : first + _WRITTEN_AT_ONCE]))
-            count += len(block)
+        for piece in _pieces(blocks):
+            integers = _to_integers(piece)
+            sound.write(integers)
+            stored(integers)
+            count += len(piece)
     return count
-
-
-@contextmanager
-def _open(source: Source) -> Iterator[AudioReader]:
-    with ExitStack() as stack:
-        yield _opened_by_its_decoder(stack, source, describe(source))
 
 
 def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
@@ -178,14 +234,19 @@ def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> Audio
     What has no format's first bytes, or an encoding that libsndfile does not know (wav holding
     AC-3, a flac without a length), is offered to PyAV.
     """
-    with opened(source, name) as raw:
+    place, member = place_of(source)
+    with opened(place, name) as raw:
         kind = _known_kind(raw, name)
-    if kind and kind.decoder == _AV:
-        install = DECODERS[_AV].missing()
+    if member and not (kind and kind.members):
+        raise AudioError(f"{name}: cannot be read (a file is no folder)")
+    if kind and kind.decoder != _LIBSNDFILE:
+        install = DECODERS[kind.decoder].missing()
         if install:
-            raise AudioError(f"{name}: reading {kind.name} needs the extra av: {install}")
+            raise AudioError(
+                f"{name}: reading {kind.name} needs the extra {kind.decoder}: {install}"
+            )
         try:
-            return stack.enter_context(DECODERS[_AV].open(source, name))
+            return stack.enter_context(DECODERS[kind.decoder].open(source, name))
         except UnknownContent as error:
             raise AudioError(f"{name}: damaged or truncated ({error})") from error
     try:
@@ -248,9 +309,16 @@ def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:
     return samples[:, number : number + 1]
 
 
-def _to_integers(waveform: Waveform) -> npt.NDArray[np.int16]:
-    scaled = np.rint(np.multiply(waveform, _FULL_SCALE, dtype=np.float32))
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+def waveform_of(integers: Integers) -> Waveform:
+    """(n,) float32 in -1..1, as decoding a 16-bit file gives them."""
+    return _to_float(integers[:, None])
+
+
+def _to_integers(waveform: Waveform) -> Integers:
+    scaled = np.multiply(waveform, _FULL_SCALE, dtype=np.float32)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1, out=scaled)
+    return scaled.astype(np.int16)
 
 
 def _to_float(samples: Samples) -> Waveform:

@@ -25,12 +25,15 @@ class Format:
         suffixes: Endings in use, lower case; the usual one first.
         decoder: Its entry in the decoder registry.
         matches: Whether a file that begins with these bytes is one.
+        members: It holds recordings by name (``FILE/NAME``), which only a corpus can list, so its
+            ending makes no audio file of it.
     """
 
     name: str
     suffixes: tuple[str, ...]
     decoder: str
     matches: Callable[[bytes], bool]
+    members: bool = False
 
 
 def _begins(*patterns: bytes) -> Callable[[bytes], bool]:
@@ -59,10 +62,13 @@ FORMATS = (
     Format("avi", (".avi",), "av", _begins(rb"RIFF....AVI ")),
     Format("wavpack", (".wv",), "av", _begins(rb"wvpk")),
     Format("asf", (".wma", ".wmv", ".asf"), "av", _begins(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),
+    Format("hdf5", (".hdf5", ".h5"), "h5py", _begins(rb"\x89HDF\r\n\x1a\n"), members=True),
 )
 """All formats, told apart by their first bytes; the first that matches counts."""
 
-AUDIO_SUFFIXES = frozenset(suffix for kind in FORMATS for suffix in kind.suffixes)
+AUDIO_SUFFIXES = frozenset(
+    suffix for kind in FORMATS if not kind.members for suffix in kind.suffixes
+)
 """File endings that count as audio, lower case."""
 
 

@@ -26,6 +26,7 @@ from elastictool.audio.reader import (
     Samples,
     Source,
     UnknownContent,
+    in_range,
     nameless,
     opened,
 )
@@ -196,17 +197,9 @@ class _Reader:
 
 
 def _values(frame: Any) -> Samples:
-    """(n, channels) of one frame: int16 as it is, everything else float32 in -1..1."""
+    """(n, channels) of one frame."""
     array = frame.to_ndarray()
-    samples: npt.NDArray[Any] = (
-        array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
-    )
-    if samples.dtype == np.int16 or samples.dtype.kind == "f":
-        return samples if samples.dtype == np.int16 else samples.astype(np.float32)
-    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    centre = half if samples.dtype.kind == "u" else 0.0
-    scaled: Samples = ((samples - centre) / half).astype(np.float32)
-    return scaled
+    return in_range(array.T if frame.format.is_planar else array.reshape(frame.samples, -1))
 
 
 def _without_filling(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:

@@ -1,6 +1,6 @@
 """What a decoder is: something that opens a recording and gives its samples in blocks.
 
-Two decoders stand side by side (libsndfile and PyAV), and everything above them (channels,
+Decoders stand side by side (libsndfile, PyAV, h5py), and everything above them (channels,
 checks, resampling) is written once in ``decode``. Samples come in blocks of bounded size, so that
 three hours of audio need no more memory than three minutes.
 """
@@ -23,7 +23,7 @@ from elastictool.registry import Registry
 
 Samples = npt.NDArray[np.float32] | npt.NDArray[np.int16]
 Source = Path | bytes | BinaryIO
-"""A file, its bytes, or a file that is open for reading (and stays open)."""
+"""A file, a recording in one (``FILE/NAME``), bytes, or a file that is open (and stays open)."""
 
 BLOCK_VALUES = 1 << 21
 """Samples x channels of a block: 8 MB of float32; 48 s of mono at 44.1 kHz."""
@@ -93,7 +93,8 @@ class UnknownContent(Exception):
 
 
 DECODERS: Registry[Decoder] = Registry(
-    "decoder", ("elastictool.audio.sndfile", "elastictool.audio.pyav")
+    "decoder",
+    ("elastictool.audio.sndfile", "elastictool.audio.pyav", "elastictool.audio.hdf5"),
 )
 
 
@@ -102,6 +103,15 @@ def describe(source: Source) -> str:
     if isinstance(source, Path):
         return str(source)
     return f"<{len(source)} bytes in memory>" if isinstance(source, bytes) else "<an open file>"
+
+
+def place_of(source: Source) -> tuple[Source, str]:
+    """The file that ``source`` lies in and its name there; the name is empty for a plain file."""
+    if isinstance(source, Path) and not source.exists():
+        for folder in source.parents:
+            if folder.is_file():
+                return folder, source.relative_to(folder).as_posix()
+    return source, ""
 
 
 @contextmanager
@@ -123,6 +133,18 @@ def opened(source: Source, name: str) -> Iterator[BinaryIO]:
     else:
         source.seek(0)
         yield source
+
+
+def in_range(samples: npt.NDArray[Any]) -> Samples:
+    """int16 as it is, everything else as float32 in -1..1."""
+    if samples.dtype == np.int16:
+        return samples
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    centre = half if samples.dtype.kind == "u" else 0.0
+    scaled: Samples = ((samples - centre) / half).astype(np.float32)
+    return scaled
 
 
 def prefixed(prefix: bytes, raw: BinaryIO, start: int, stop: int) -> BinaryIO:

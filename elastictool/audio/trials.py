@@ -15,6 +15,7 @@ import soundfile
 
 from elastictool.audio.decode import Waveform, decode
 from elastictool.audio.formats import FORMATS, Format
+from elastictool.audio.hdf5 import RATE_ATTRIBUTE
 from elastictool.audio.reader import DECODERS
 from elastictool.errors import AudioError
 
@@ -91,6 +92,8 @@ def sample(kind: str, waveform: Waveform) -> bytes:
     """
     if kind in _SNDFILE:
         return _by_libsndfile(waveform, *_SNDFILE[kind])
+    if kind == "hdf5":
+        return _as_hdf5(waveform)
     return encode_with_av(waveform, *_AV[kind])
 
 
@@ -138,6 +141,16 @@ def _parts(waveform: Waveform) -> Iterator[Waveform]:
     """Seconds: libsndfile's Vorbis encoder cannot take minutes in one piece."""
     for first in range(0, len(waveform), RATE_HZ):
         yield waveform[first : first + RATE_HZ]
+
+
+def _as_hdf5(waveform: Waveform) -> bytes:
+    """An HDF5 file that holds this one recording."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("tone", data=waveform).attrs[RATE_ATTRIBUTE] = RATE_HZ
+    return buffer.getvalue()
 
 
 def encode_with_av(waveform: Waveform, container: str, codec: str) -> bytes:

@@ -23,6 +23,7 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 
 from elastictool.errors import ElasticToolError
+from elastictool.files import readable
 from elastictool.launch import launched
 from elastictool.progress import Progress, Task
 
@@ -35,19 +36,22 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
 def say(message: str) -> None:
     """One line for the reader, on stderr; of several processes, the first one speaks."""
     if launched().first:
-        stderr.print(escape(message))
+        stderr.print(escape(readable(message)))
 
 
 def show_error(error: ElasticToolError) -> None:
     """What and where, then what to do; never a traceback."""
-    stderr.print(f"[bold red]error:[/] {escape(error.message)}")
+    stderr.print(f"[bold red]error:[/] {escape(readable(error.message))}")
     if error.hint:
-        stderr.print(f"[bold]hint:[/]  {escape(error.hint)}")
+        stderr.print(f"[bold]hint:[/]  {escape(readable(error.hint))}")
 
 
 def print_json(document: Any) -> None:
     """Exactly one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    if readable(text) != text:  # a path that is not text; JSON has an escape for it
+        text = json.dumps(document, indent=2)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()  # where a full disk is an error that can still be told
 
 
@@ -59,7 +63,7 @@ def print_table(
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(readable(str(cell))) for cell in row))
     stdout.print(table)
 
 

@@ -120,6 +120,10 @@ def export(
     name: Name = "",
     split: Annotated[str, typer.Option(help="Only this split.")] = "",
     encoding: Annotated[str, typer.Option("--format", help="flac or wav, 16 bit.")] = "flac",
+    lists: Annotated[
+        bool,
+        typer.Option("--lists", help="Also the JSON lists of the AST repositories, by split."),
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Write audio files, clips.csv and labels.txt, which prep --dataset csv reads back.
@@ -131,12 +135,15 @@ def export(
 
     chosen = checked_encoding(encoding, "--format")
     store = _open(name)
-    clips = write_files(store, out, split=split, encoding=chosen, progress=progress())
+    bar = progress()
+    clips = write_files(store, out, split=split, encoding=chosen, lists=lists, progress=bar)
     if json_output:
         print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": chosen})
         return
     say(f"wrote {clips} clips to {out}")
     say(f"read them back: elastictool prep --dataset csv --root {out}")
+    if lists:
+        say(f"or from the lists: elastictool prep --dataset json --root {out}")
 
 
 def _open(name: str) -> PreparedStore:

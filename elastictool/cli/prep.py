@@ -11,8 +11,14 @@ from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from elastictool.data.parts import Part
+    from elastictool.data.prepare import Plan
+    from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
 
+CORPUS, STORED, RESULT, WORK = "What to prepare", "What to store", "Result", "Who does the work"
 PERCENTILES = (0, 10, 50, 90, 99, 100)
 
 
@@ -25,62 +31,153 @@ def prep(
             help="synth (rendered, nothing to download), folder, csv, json (lists of the AST "
             "repositories), audioset, vggsound, voxceleb, epic-sounds, esc50, speech-commands "
             "or fsdd.",
+            rich_help_panel=CORPUS,
         ),
     ] = "synth",
     root: Annotated[
-        Path | None, typer.Option(help="Where the corpus lies: a folder, or the table of csv.")
+        Path | None,
+        typer.Option(
+            help="Where the corpus lies: a folder, or the table of csv.", rich_help_panel=CORPUS
+        ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of all prepared datasets (default: data).")
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the prepared dataset.")] = "",
-    task: Annotated[str, typer.Option(help="What to classify. fsdd: digit or speaker.")] = "",
-    subset: Annotated[
-        str, typer.Option(help="Part of a corpus. audioset: full, balanced; esc50: esc10.")
-    ] = "",
-    channel: Annotated[
-        str, typer.Option(help="Of files with several channels: mean, first, or 0, 1, ...")
-    ] = "mean",
-    encoding: Annotated[
-        str, typer.Option(help="flac (half the size) or wav (faster to read), 16 bit.")
-    ] = "flac",
-    trim_silence: Annotated[
-        bool, typer.Option("--trim-silence", help="Cut digital silence off both ends (ESC-50).")
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch it first (fsdd, esc50, speech-commands).",
+            rich_help_panel=CORPUS,
+        ),
     ] = False,
-    max_seconds: Annotated[
-        float, typer.Option(min=0, help="Keep the first S seconds of each clip (0: all).")
-    ] = 0.0,
-    frontend: Annotated[
+    task: Annotated[
+        str,
+        typer.Option(help="What to classify. fsdd: digit or speaker.", rich_help_panel=CORPUS),
+    ] = "",
+    subset: Annotated[
         str,
         typer.Option(
-            help="Log-mel frames to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."
+            help="Part of a corpus. audioset: full, balanced; esc50: esc10.",
+            rich_help_panel=CORPUS,
         ),
-    ] = "kaldi",
+    ] = "",
     limit: Annotated[
         int,
         typer.Option(
             min=0,
             help="Only N clips: shared among splits in proportion, taken by turns of class "
             "(0: all).",
+            rich_help_panel=CORPUS,
         ),
     ] = 0,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes (0: one per core). Any number, same bytes.")
-    ] = 0,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of splits that are drawn and of synth's clips.")
+        int,
+        typer.Option(
+            min=0,
+            help="Of splits that are drawn, of synth's clips and of --stats-clips.",
+            rich_help_panel=CORPUS,
+        ),
     ] = 0,
-    max_rejected: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable clips above which to exit 3.")
-    ] = 0.01,
-    download: Annotated[
+    channel: Annotated[
+        str,
+        typer.Option(
+            help="Of files with several channels: mean, first, or 0, 1, ...",
+            rich_help_panel=STORED,
+        ),
+    ] = "mean",
+    trim_silence: Annotated[
         bool,
-        typer.Option("--download", help="Fetch it first (fsdd, esc50, speech-commands)."),
+        typer.Option(
+            "--trim-silence",
+            help="Cut digital silence off both ends (ESC-50).",
+            rich_help_panel=STORED,
+        ),
     ] = False,
+    max_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Keep the first S seconds of each clip (0: all).", rich_help_panel=STORED
+        ),
+    ] = 0.0,
+    frontend: Annotated[
+        str,
+        typer.Option(
+            help="Log-mel frames to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz).",
+            rich_help_panel=STORED,
+        ),
+    ] = "kaldi",
+    encoding: Annotated[
+        str,
+        typer.Option(
+            help="flac (half the size) or wav (faster to write and read), 16 bit.",
+            rich_help_panel=STORED,
+        ),
+    ] = "flac",
+    stats_clips: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Measure log-mel mean and deviation on N drawn training clips (0: exact, on all).",
+            rich_help_panel=STORED,
+        ),
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of all prepared datasets (default: data).", rich_help_panel=RESULT
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the prepared dataset.", rich_help_panel=RESULT)
+    ] = "",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the prepared dataset of this name.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the prepared dataset of this name.",
+            rich_help_panel=RESULT,
+        ),
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    max_rejected: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of unusable clips above which to exit 3.",
+            rich_help_panel=RESULT,
+        ),
+    ] = 0.01,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", rich_help_panel=RESULT)
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes (0: one per core). Any number, same bytes.",
+            rich_help_panel=WORK,
+        ),
+    ] = 0,
+    scheduler: Annotated[
+        str,
+        typer.Option(
+            help="Let the workers of a Dask cluster do it: tcp://HOST:8786 (extra dask).",
+            rich_help_panel=WORK,
+        ),
+    ] = "",
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Only the I-th of N parts, for a batch queue: 3/16. Afterwards --merge.",
+            rich_help_panel=WORK,
+        ),
+    ] = "",
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="Make the dataset of all parts; same options otherwise.",
+            rich_help_panel=WORK,
+        ),
+    ] = False,
 ) -> None:
     """Decode, check, resample to mono of one rate, store and measure a corpus.
 
@@ -91,21 +188,27 @@ def prep(
     """
     from elastictool.config import frontend_config
     from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.prepare import prepare
+    from elastictool.data.parts import Part
+    from elastictool.data.prepare import carry_out, plan, prepare_part
+    from elastictool.data.prepare import merge as merge_parts
     from elastictool.data.shards import PrepSettings
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
+    from elastictool.data.workforce import Workforce
 
+    wanted = Part.parse(part) if part else None
+    _check_way(bool(part), merge, overwrite, scheduler)
     settings = PrepSettings(
         encoding=checked_encoding(encoding),
         channel=_channel(channel),
         trim_silence=trim_silence,
         max_seconds=max_seconds,
         fbank=frontend_config(frontend),
+        stats_clips=stats_clips,
     )
     if download:
         _download(dataset, root)
-    store = prepare(
+    planned = plan(
         dataset,
         root,
         out or DATA_ROOT,
@@ -113,10 +216,17 @@ def prep(
         options=CorpusOptions(task=task, subset=subset, seed=seed),
         settings=settings,
         limit=limit,
-        workers=workers,
-        overwrite=overwrite,
-        progress=progress(),
     )
+    workforce = Workforce(workers, scheduler)
+    if wanted:
+        _tell_part(
+            wanted, planned, prepare_part(planned, wanted, workforce, progress()), json_output
+        )
+        return
+    if merge:
+        store = merge_parts(planned, progress())
+    else:
+        store = carry_out(planned, workforce, overwrite, progress())
     _draw(store)
     report = facts(store)
     if json_output:
@@ -127,6 +237,35 @@ def prep(
         setting = "" if frontend == "kaldi" else f" --set fbank.frontend={frontend}"
         say(f"next: elastictool train --dataset {_as_argument(store)}{setting}")
     check_rejected(store.info, max_rejected)
+
+
+def _check_way(part: bool, merge: bool, overwrite: bool, scheduler: str) -> None:
+    """Raise UsageError for ways of working that exclude each other."""
+    if part and merge:
+        raise UsageError("--part and --merge exclude each other", "first all parts, then --merge")
+    if overwrite and (part or merge):
+        raise UsageError(
+            "--overwrite would delete what other parts have done",
+            "delete the folder before the first part, or choose another --name",
+        )
+    if merge and scheduler:
+        raise UsageError("--merge only sums up, there is nothing to schedule", "leave one out")
+
+
+def _tell_part(part: Part, plan: Plan, reports: Sequence[ShardReport], as_json: bool) -> None:
+    """What one part has done; the dataset's own report comes with ``--merge``."""
+    rejected = sum(len(report.rejected) for report in reports)
+    clips = sum(report.rows for report in reports) + rejected
+    if as_json:
+        shards = {"shards": len(reports), "of": len(plan.tasks)}
+        counts = {"clips": clips, "rejected": rejected}
+        print_json({"path": str(plan.folder), "part": str(part), **shards, **counts})
+        return
+    say(
+        f"part {part} of {plan.folder}: {len(reports)} of {len(plan.tasks)} shards, {clips} clips, "
+        f"{rejected} of them rejected"
+    )
+    say("when all parts are done: the same command with --merge instead of --part")
 
 
 def checked_encoding(text: str, option: str = "--encoding") -> Literal["flac", "wav"]:

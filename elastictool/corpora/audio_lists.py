@@ -47,7 +47,8 @@ class AudioLists:
             "  that holds train, val, dev, test or eval says which (else: train)\n"
             f"  {CLASS_TABLE} (index,mid,display_name) beside them; without it labels are taken\n"
             "  as they are, in alphabetical order\n"
-            "Relative paths start at the folder of the list."
+            "Relative paths start at the folder of the list. Such lists are also written by\n"
+            "elastictool data export --lists."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
@@ -72,7 +73,8 @@ class AudioLists:
             multi_label=any(len(mids) > 1 for _, (_, mids) in entries),
         )
         seen: set[str] = set()
-        for path, (wav, mids) in entries:
+        for path, (named, mids) in entries:
+            wav = _relative(named, folder)
             clip_id = wav if wav not in seen else f"{wav}@{path.stem}{len(seen)}"
             seen.add(clip_id)
             labels = tuple(classes.name(mid, path) for mid in mids)
@@ -155,6 +157,14 @@ def _entries(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             f'{path} is not of the form {{"data": [{{"wav": …, "labels": …}}]}}: {error!r}',
             "see elastictool prep --dataset json",
         ) from error
+
+
+def _relative(wav: str, folder: Path) -> str:
+    """A path below the list's folder from there on, so that where it lies changes nothing."""
+    path = Path(wav)
+    if path.is_absolute() and path.is_relative_to(folder.absolute()):
+        return path.relative_to(folder.absolute()).as_posix()
+    return wav
 
 
 def _split(path: Path) -> str:

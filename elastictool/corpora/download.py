@@ -1,27 +1,20 @@
-"""Fetching an archive so that nothing is lost or overwritten by accident.
+"""Fetching a file so that nothing is lost or overwritten by accident.
 
 The bytes gather in ``FILE.part``; a dropped connection is taken up where it broke (HTTP Range,
-guarded by the ETag so that two versions are never joined), at once and after a restart. An
-archive is unpacked member by member, and one that tries to leave its folder is refused whole.
+guarded by the ETag so that two versions are never joined), at once and after a restart.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import http.client
 import os
-import shutil
-import tarfile
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from elastictool.errors import ElasticToolError
-from elastictool.files import atomic_path
 from elastictool.progress import SILENT, Progress, Task
 
 _BLOCK_BYTES = 1 << 18
@@ -33,14 +26,14 @@ class _Dropped(Exception):
     """The connection ended before the file did."""
 
 
-def download(url: str, target: Path, progress: Progress = SILENT, sha256: str = "") -> None:
+def download(url: str, target: Path, progress: Progress = SILENT, checksum: str = "") -> None:
     """Fetch ``url`` to ``target``; continues from ``target.part``.
 
     Args:
         url: http(s) address.
         target: Where the file goes; already there, nothing is fetched.
         progress: Shows megabytes and ETA.
-        sha256: Expected checksum in hex; empty is unchecked.
+        checksum: ``sha256:HEX`` or ``md5:HEX`` that is expected; empty is unchecked.
 
     Raises:
         ElasticToolError: Not reachable, dropped again and again without progress, or the
@@ -52,7 +45,7 @@ def download(url: str, target: Path, progress: Progress = SILENT, sha256: str = 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch_persistently(url, part, progress)
-        _check_sha256(url, part, sha256)
+        _verify(url, part, checksum)
         os.replace(part, target)
     except OSError as error:
         raise ElasticToolError(
@@ -62,15 +55,15 @@ def download(url: str, target: Path, progress: Progress = SILENT, sha256: str = 
 
 
 def _fetch_persistently(url: str, part: Path, progress: Progress) -> None:
-    """Try again while bytes arrive; give up after some attempts without any."""
-    failures = 0
+    """Try again while bytes arrive that never arrived before; else give up after some attempts."""
+    failures, most = 0, _size(part)
     while True:
-        before = _size(part)
         try:
             _fetch(url, part, progress)
             return
         except _Dropped as drop:
-            failures = 0 if _size(part) > before else failures + 1
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
             if failures >= _ATTEMPTS:
                 raise ElasticToolError(
                     f"download of {url} broke off at {_size(part):,} bytes: {drop}",
@@ -141,103 +134,23 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check_sha256(url: str, part: Path, sha256: str) -> None:
-    if not sha256:
+def _verify(url: str, part: Path, checksum: str) -> None:
+    if not checksum:
         return
+    algorithm, _, expected = checksum.partition(":")
     with part.open("rb") as file:
-        found = _digest(file)
-    if found != sha256:
+        found = _digest(file, algorithm)
+    if found != expected:
         part.unlink()
         raise ElasticToolError(
-            f"{url} has SHA-256 {found}, expected {sha256}",
-            "the file was damaged or replaced on its way: try again",
+            f"{url} has the {algorithm.upper()} checksum {found}, expected {expected}",
+            "the file was damaged on its way: try again; if it was replaced there, look at what "
+            "has changed and fetch it by hand (prep without --download says where to put it)",
         )
 
 
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
+def _digest(file: IO[bytes], algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     while block := file.read(_BLOCK_BYTES):
         digest.update(block)
     return digest.hexdigest()
-
-
-def extract_tar(archive: Path, target: Path, wanted: str = "*", strip: int = 0) -> int:
-    """Unpack regular files of a tar archive below ``target``; returns how many.
-
-    Args:
-        archive: Any tar that Python reads (gz, bz2, xz).
-        target: Folder to unpack into.
-        wanted: Pattern that a member's path (after ``strip``) has to match.
-        strip: Leading folders to take off.
-
-    Raises:
-        ElasticToolError: Not a readable archive, or a member would land outside ``target``.
-    """
-    try:
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:
-                _refuse_escape(archive, member.name)
-            return sum(_extract(tar, member, target, wanted, strip) for member in members)
-    except (tarfile.TarError, EOFError) as error:
-        raise ElasticToolError(
-            f"{archive} is not a readable tar archive: {error}", "delete it and download again"
-        ) from error
-
-
-def extract_zip(archive: Path, target: Path, wanted: str = "*", strip: int = 0) -> int:
-    """Unpack regular files of a zip archive below ``target``, as ``extract_tar``; returns how many.
-
-    Each member's own checksum (CRC-32) is verified while it is unpacked.
-
-    Raises:
-        ElasticToolError: Not a readable archive, or a member would land outside ``target``.
-    """
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
-                _refuse_escape(archive, info.filename)
-            return sum(_unzip(packed, info, target, wanted, strip) for info in packed.infolist())
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise ElasticToolError(
-            f"{archive} is not a readable zip archive: {error}", "delete it and download again"
-        ) from error
-
-
-def _unzip(
-    packed: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, wanted: str, strip: int
-) -> bool:
-    inside = PurePosixPath(*PurePosixPath(info.filename).parts[strip:])
-    if info.is_dir() or not fnmatch.fnmatchcase(str(inside), wanted):
-        return False
-    with (
-        packed.open(info) as source,
-        atomic_path(target / inside) as temporary,
-        temporary.open("wb") as file,
-    ):
-        shutil.copyfileobj(source, file)
-    return True
-
-
-def _refuse_escape(archive: Path, name: str) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ElasticToolError(
-            f"{archive} holds {name!r}, which would land outside the target folder",
-            "do not trust this archive; nothing was unpacked",
-        )
-
-
-def _extract(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, wanted: str, strip: int
-) -> bool:
-    """Write one member; links and devices are never made."""
-    inside = PurePosixPath(*PurePosixPath(member.name).parts[strip:])
-    if not member.isfile() or not fnmatch.fnmatchcase(str(inside), wanted):
-        return False
-    source = tar.extractfile(member)
-    if source is None:
-        return False
-    with source, atomic_path(target / inside) as temporary, temporary.open("wb") as file:
-        shutil.copyfileobj(source, file)
-    return True

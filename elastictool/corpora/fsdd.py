@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import (
     CORPORA,
     CorpusOptions,
@@ -18,7 +19,6 @@ from elastictool.corpora.base import (
     chosen_task,
     require_root,
 )
-from elastictool.corpora.download import download, extract_tar
 from elastictool.errors import UsageError
 from elastictool.progress import SILENT, Progress
 
@@ -40,6 +40,7 @@ class Fsdd:
     subsets: tuple[str, ...] = ()
     default_root: Path | None = Path("data/raw/fsdd")
     url: str = ARCHIVE_URL
+    checksum: str = ""
 
     def describe(self) -> str:
         """Where FSDD comes from and where it goes."""
@@ -81,10 +82,9 @@ class Fsdd:
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetch and unpack the archive; ``root/recordings`` exists afterwards."""
-        archive = root / f"fsdd-{VERSION}.tar.gz"
-        download(self.url, archive, progress)
-        extract_tar(archive, root, wanted="recordings/*.wav", strip=1)
-        archive.unlink()
+        name = f"fsdd-{VERSION}.tar.gz"
+        wanted = ("recordings/*.wav",)
+        fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
 
 
 def _clip(match: re.Match[str], folder: Path, root: Path, task: str) -> SourceClip:

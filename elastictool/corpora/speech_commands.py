@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import (
     CORPORA,
     CorpusOptions,
@@ -18,12 +19,11 @@ from elastictool.corpora.base import (
     chosen_task,
     require_root,
 )
-from elastictool.corpora.download import download, extract_tar
 from elastictool.errors import UsageError
 from elastictool.progress import SILENT, Progress
 
 ARCHIVE_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
-ARCHIVE_SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
+ARCHIVE_CHECKSUM = "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE_FOLDER = "_background_noise_"
 _EXPECTED = {"train": 84_843, "val": 9_981, "test": 11_005}
@@ -38,7 +38,7 @@ class SpeechCommands:
     subsets: tuple[str, ...] = ()
     default_root: Path | None = Path("data/raw/speech-commands")
     url: str = ARCHIVE_URL
-    sha256: str = ARCHIVE_SHA256
+    checksum: str = ARCHIVE_CHECKSUM
 
     def describe(self) -> str:
         """Where the corpus comes from and where it goes."""
@@ -90,11 +90,8 @@ class SpeechCommands:
         )
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
-        """Fetch, verify and unpack the archive into ``root``."""
-        archive = root / "speech_commands_v0.02.tar.gz"
-        download(self.url, archive, progress, self.sha256)
-        extract_tar(archive, root)
-        archive.unlink()
+        """Fetch and unpack the archive into ``root``."""
+        fetch(Archive(self.url, "speech_commands_v0.02.tar.gz", self.checksum), root, progress)
 
 
 def _words(root: Path) -> list[str]:

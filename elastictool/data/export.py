@@ -1,14 +1,15 @@
 """Prepared data as plain files again: audio beside a table that ``prep --dataset csv`` reads back.
 
 For listening, for other programs, and to hand on a selection. Stored bytes are copied where the
-format is the stored one; the other format holds the same 16-bit samples.
+format is the stored one; the other format holds the same 16-bit samples. For the AST repositories
+there can be their JSON lists, too.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ import numpy as np
 
 from elastictool.audio.decode import decode, encode
 from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.corpora.audio_lists import CLASS_TABLE
 from elastictool.corpora.csv_list import LABELS_NAME, TABLE_NAME
+from elastictool.data.plan import file_name
 from elastictool.data.store import Clip, PreparedStore
 from elastictool.errors import UsageError
-from elastictool.files import atomic_path, write_text
+from elastictool.files import atomic_path, write_json, write_rows, write_text
 from elastictool.progress import SILENT, Progress
 
 AUDIO_FOLDER = "audio"
@@ -31,6 +34,7 @@ def export(
     *,
     split: str = "",
     encoding: Literal["flac", "wav"] = "flac",
+    lists: bool = False,
     progress: Progress = SILENT,
 ) -> int:
     """Write clips to ``out/audio``, and ``clips.csv`` and ``labels.txt`` beside it.
@@ -40,6 +44,8 @@ def export(
         out: A folder that is new or empty.
         split: Only this split; empty takes all.
         encoding: Format of the files, 16 bit.
+        lists: Also write the JSON lists of the AST repositories, one for each split, and their
+            class table.
         progress: Where to show how far it is.
 
     Returns:
@@ -64,7 +70,32 @@ def export(
             bar.advance()
     write_text(out / LABELS_NAME, "".join(f"{label}\n" for label in store.info.label_names))
     _write_table(out / TABLE_NAME, rows)
+    if lists:
+        _write_lists(out, rows, store.info.label_names)
     return len(rows)
+
+
+def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequence[str]) -> None:
+    """Lists with absolute paths, because the AST repositories open them from where they stand.
+
+    Classes go by identifiers of ours: names may hold the commas by which these lists join labels.
+    """
+    identifiers = {name: f"class_{index:04d}" for index, name in enumerate(label_names)}
+    table = [
+        {"index": index, "mid": identifiers[name], "display_name": name}
+        for index, name in enumerate(label_names)
+    ]
+    write_rows(out / CLASS_TABLE, ("index", "mid", "display_name"), table)
+    for split in dict.fromkeys(str(row["split"]) for row in rows):
+        entries = [
+            {
+                "wav": str((out / row["path"]).absolute()),
+                "labels": ",".join(identifiers[name] for name in row["label"].split("|")),
+            }
+            for row in rows
+            if row["split"] == split
+        ]
+        write_json(out / f"{file_name(split)}.json", {"data": entries})
 
 
 def file_names(ids: Sequence[str], ending: str) -> list[str]:

@@ -20,8 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elastictool.audio.decode import encode_blocks, probe, resample_blocks, stream
+from elastictool.audio.decode import (
+    AudioInfo,
+    Integers,
+    encode_blocks,
+    recording,
+    resample_blocks,
+    waveform_of,
+)
 from elastictool.audio.fbank import fbank
+from elastictool.audio.reader import place_of
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
 from elastictool.errors import AudioError
@@ -33,6 +41,8 @@ _END_TOLERANCE_S = 0.1
 _FRAMES_AT_ONCE = 10_000
 """Frames measured together: 100 s at 10 ms. The next ones start at a whole sample for any shift
 that is a multiple of 0.1 ms."""
+_FRAMES_SUMMED = 2_500
+"""Frames that are made float64 at once."""
 _LARGEST_BYTES = (1 << 31) - 1
 """What a binary column of an Arrow shard can hold."""
 
@@ -49,6 +59,7 @@ class PrepSettings:
         trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
         max_seconds: Keep so many seconds from the start; 0 keeps all.
         fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
+        stats_clips: Measure so many training clips, drawn with a seed; 0 measures all clips.
     """
 
     encoding: Literal["flac", "wav"] = "flac"
@@ -56,6 +67,7 @@ class PrepSettings:
     trim_silence: bool = False
     max_seconds: float = 0.0
     fbank: FbankConfig = field(default_factory=FbankConfig)
+    stats_clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,12 @@ class StoredAudio:
 
 
 def ingest(
-    corpus: Corpus, clip: SourceClip, root: Path, settings: PrepSettings, scratch: Path
+    corpus: Corpus,
+    clip: SourceClip,
+    root: Path,
+    settings: PrepSettings,
+    scratch: Path,
+    measured: bool = True,
 ) -> StoredAudio:
     """Read, check, resample, encode and measure one clip.
 
@@ -95,6 +112,7 @@ def ingest(
         root: Where the corpus lies.
         settings: What to store.
         scratch: Folder on whose disk a large clip may wait.
+        measured: Whether its frames count for the statistics.
 
     Raises:
         AudioError: It cannot be used.
@@ -102,26 +120,25 @@ def ingest(
     rate_hz = settings.fbank.sample_rate_hz
     with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(scratch)) as spool:
         file = cast(BinaryIO, spool)
+        measure = _Measured(settings.fbank, measured)
         with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks):
             counted = _Counted(_kept(blocks, source_rate_hz, settings))
             resampled = resample_blocks(counted, source_rate_hz, rate_hz)
-            num_samples = encode_blocks(resampled, rate_hz, settings.encoding, file)
+            num_samples = encode_blocks(resampled, rate_hz, settings.encoding, file, measure.add)
         if settings.fbank.num_frames(num_samples) < 1:
             raise AudioError(
                 f"is shorter than one frame ({settings.fbank.window_ms:g} ms): "
                 f"{counted.samples} samples at {source_rate_hz} Hz"
             )
-        measured = _Measured(settings.fbank)
-        with stream(file) as (_, stored):
-            measured.add_all(stored)
+        measure.finish()
         return StoredAudio(
             _content(file),
             num_samples,
             source_rate_hz,
-            measured.silent,
-            measured.frames,
-            measured.sum,
-            measured.sum_of_squares,
+            measure.silent,
+            measure.frames,
+            measure.sum,
+            measure.sum_of_squares,
         )
 
 
@@ -182,20 +199,34 @@ def _source(
         yield rate_hz, iter((waveform,))
         return
     path = root / clip.path
-    start, stop = (0, None)
-    if clip.start_s is not None or clip.stop_s is not None:
-        start, stop = _slice(path, clip)
-    with stream(path, start, stop, channel) as opened:
-        yield opened
+    before = _state(path)
+    with recording(path) as opened:
+        start, stop = _slice(opened.info, clip) if _is_slice(clip) else (0, None)
+        yield opened.sample_rate_hz, opened.blocks(start, stop, channel)
+    if _state(path) != before:
+        raise AudioError("was changed while it was read; prepare it again once it is whole")
 
 
-def _slice(path: Path, clip: SourceClip) -> tuple[int, int]:
+def _is_slice(clip: SourceClip) -> bool:
+    return clip.start_s is not None or clip.stop_s is not None
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What differs once somebody writes to a file or puts another in its place; None if gone."""
+    file = place_of(path)[0]
+    try:
+        found = cast(Path, file).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _slice(info: AudioInfo, clip: SourceClip) -> tuple[int, int]:
     """First and last sample of the slice, in the file's own rate.
 
     A slice may reach past the end by what annotations round (0.1 s); more is an error, because
     it means that file and annotation do not belong together.
     """
-    info = probe(path)
     duration_s = info.num_samples / info.sample_rate_hz
     start_s, stop_s = clip.start_s or 0.0, duration_s if clip.stop_s is None else clip.stop_s
     if start_s >= duration_s or stop_s > duration_s + _END_TOLERANCE_S:
@@ -223,32 +254,43 @@ class _Measured:
 
     Frames of one piece do not see where it was cut: a frame needs its own samples only, because
     the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own, and
-    pieces overlap where a frame reaches back.
+    pieces overlap where a frame reaches back. Without ``wanted`` only silence is looked for.
     """
 
-    def __init__(self, config: FbankConfig) -> None:
-        self._config = config
+    def __init__(self, config: FbankConfig, wanted: bool = True) -> None:
+        self._config, self._wanted = config, wanted
+        self._waiting = np.empty(0, dtype=np.float32)
+        self._known = 0
         self.silent = True
         self.frames = 0
         self.sum = self.sum_of_squares = 0.0
 
-    def add_all(self, blocks: Iterable[Waveform]) -> None:
-        """Measure all blocks, joined."""
-        config, known = self._config, 0
-        waiting = np.empty(0, dtype=np.float32)
-        for block in blocks:
-            self.silent = self.silent and not block.any()
-            waiting = np.concatenate((waiting, block)) if len(waiting) else block
-            while len(waiting) > (piece := config.samples_for(known + _FRAMES_AT_ONCE)):
-                self._add(waiting[:piece], known, known + _FRAMES_AT_ONCE)
-                cut = known + _FRAMES_AT_ONCE - config.context_frames
-                waiting, known = waiting[config.frame_place(cut) :], config.context_frames
-        whole = config.num_frames if known == 0 else config.own_frames
-        self._add(waiting, known, whole(len(waiting)))
+    def add(self, integers: Integers) -> None:
+        """Take the next block; whole pieces are measured, the rest waits."""
+        self.silent = self.silent and not integers.any()
+        if not self._wanted:
+            return
+        block = waveform_of(integers)
+        config, waiting = self._config, self._waiting
+        waiting = np.concatenate((waiting, block)) if len(waiting) else block
+        while len(waiting) > (piece := config.samples_for(self._known + _FRAMES_AT_ONCE)):
+            self._measure(waiting[:piece], self._known + _FRAMES_AT_ONCE)
+            cut = self._known + _FRAMES_AT_ONCE - config.context_frames
+            waiting, self._known = waiting[config.frame_place(cut) :], config.context_frames
+        self._waiting = waiting
 
-    def _add(self, waveform: Waveform, first: int, stop: int) -> None:
-        """Add frames ``first`` to ``stop`` of a piece."""
-        features = fbank(torch.from_numpy(waveform), self._config)[first:stop].double()
-        self.frames += len(features)
-        self.sum += float(features.sum())
-        self.sum_of_squares += float(features.square().sum())
+    def finish(self) -> None:
+        """Measure what waits."""
+        if not self._wanted:
+            return
+        whole = self._config.num_frames if self._known == 0 else self._config.own_frames
+        self._measure(self._waiting, whole(len(self._waiting)))
+
+    def _measure(self, waveform: Waveform, stop: int) -> None:
+        """Add the frames of a piece up to ``stop`` that are not known yet."""
+        frames = fbank(torch.from_numpy(waveform), self._config)[self._known : stop]
+        self.frames += len(frames)
+        for part in torch.split(frames, _FRAMES_SUMMED):
+            exact = part.double()
+            self.sum += float(exact.sum())
+            self.sum_of_squares += float(exact.square_().sum())

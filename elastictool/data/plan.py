@@ -20,6 +20,7 @@ from elastictool.corpora.base import Corpus, Listing, SourceClip
 from elastictool.data.shards import PrepSettings, ShardTask
 from elastictool.data.store import FORMAT
 from elastictool.errors import UsageError
+from elastictool.seeds import clip_rng
 
 _SHARDS_WANTED = 32
 _CLIPS_PER_SHARD = (16, 1024)
@@ -69,11 +70,17 @@ def _by_turns(part: Sequence[int], ranks: Sequence[int]) -> list[int]:
 
 
 def plan_shards(
-    listing: Listing, folder: Path, fingerprint: str, corpus: str, settings: PrepSettings
+    listing: Listing,
+    folder: Path,
+    fingerprint: str,
+    corpus: str,
+    settings: PrepSettings,
+    measured: frozenset[str] | None = None,
 ) -> list[ShardTask]:
     """Cut the clip list into shards: about 32, of 16 to 1,024 clips each."""
     smallest, largest = _CLIPS_PER_SHARD
     size = min(max(math.ceil(len(listing.clips) / _SHARDS_WANTED), smallest), largest)
+    parts = [listing.clips[at : at + size] for at in range(0, len(listing.clips), size)]
     return [
         ShardTask(
             index=index,
@@ -81,11 +88,27 @@ def plan_shards(
             fingerprint=fingerprint,
             corpus=corpus,
             root=listing.root,
-            clips=tuple(listing.clips[start : start + size]),
+            clips=tuple(clips),
             settings=settings,
+            measured=None if measured is None else measured & {clip.id for clip in clips},
         )
-        for index, start in enumerate(range(0, len(listing.clips), size))
+        for index, clips in enumerate(parts)
     ]
+
+
+def measured_clips(
+    clips: Sequence[SourceClip], settings: PrepSettings, seed: int
+) -> frozenset[str] | None:
+    """Ids of the clips on which mean and deviation are measured; None are all.
+
+    They are drawn from the training split, or from all clips where there is none.
+    """
+    if not settings.stats_clips:
+        return None
+    training = [clip.id for clip in clips if clip.split == "train"] or [clip.id for clip in clips]
+    count = min(settings.stats_clips, len(training))
+    drawn = clip_rng(seed, 0, 0, "statistics").choice(len(training), count, replace=False)
+    return frozenset(training[index] for index in drawn)
 
 
 def check_listing(corpus: Corpus, listing: Listing) -> None:
@@ -125,11 +148,20 @@ def checked_name(name: str) -> str:
     return name
 
 
-def clip_list_fingerprint(corpus: Corpus, listing: Listing, settings: PrepSettings) -> str:
+def clip_list_fingerprint(
+    corpus: Corpus,
+    listing: Listing,
+    settings: PrepSettings,
+    measured: frozenset[str] | None = None,
+) -> str:
     """Hash of everything that decides what the prepared data says."""
+    chosen = asdict(settings)
+    if not chosen["stats_clips"]:
+        del chosen["stats_clips"]  # younger than datasets that have a fingerprint without it
     digest = hashlib.sha256()
     head = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
-    rest = [listing.missing, listing.expected, listing.notes, asdict(settings)]
+    rest = [listing.missing, listing.expected, listing.notes, chosen]
+    rest += [] if measured is None else [sorted(measured)]
     blocks = (
         listing.clips[start : start + _CLIPS_PER_DIGEST]
         for start in range(0, len(listing.clips), _CLIPS_PER_DIGEST)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.store import shard_name, shard_schema
 from elastictool.errors import AudioError
-from elastictool.files import atomic_path, write_json
+from elastictool.files import atomic_path, readable, write_json
+from elastictool.stopping import end_with_parent, leave_to_parent
 
 PROGRESS_FOLDER = "unfinished"
 _BATCH_BYTES = 32 << 20
@@ -35,7 +37,10 @@ _BATCH_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Everything that a worker needs to write one shard."""
+    """Everything that a worker needs to write one shard.
+
+    ``measured``: ids of the clips that count for the statistics; None are all of them.
+    """
 
     index: int
     folder: Path
@@ -44,6 +49,11 @@ class ShardTask:
     root: Path
     clips: tuple[SourceClip, ...]
     settings: PrepSettings
+    measured: frozenset[str] | None = None
+
+    def absolute(self) -> ShardTask:
+        """The same task for a process that stands in another folder."""
+        return replace(self, folder=self.folder.absolute(), root=self.root.absolute())
 
     @property
     def path(self) -> Path:
@@ -105,7 +115,8 @@ def write_shard(task: ShardTask) -> ShardReport:
     sums: dict[tuple[str, int], tuple[int, float, float]] = {}
     schema = shard_schema(task.settings.fbank.sample_rate_hz, task.fingerprint)
     with _one_thread(), atomic_path(task.path) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        place = os.fsencode(temporary)  # Arrow takes a name that is not text as bytes only
+        with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in _batches(_rows(task, report, sums)):
                 writer.write_batch(_record_batch(batch, schema))
         report.num_bytes = temporary.stat().st_size
@@ -116,7 +127,15 @@ def write_shard(task: ShardTask) -> ShardReport:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one thread: workers are the parallelism, and sums must not depend on it."""
+    """Torch on one thread: workers are the parallelism, and sums must not depend on it.
+
+    Threads of a worker process write shards side by side: none of them may put back what another
+    found, and they have nothing else to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        torch.set_num_threads(1)
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -173,9 +192,11 @@ def _rows(
     corpus = CORPORA[task.corpus]
     for clip in task.clips:
         try:
-            audio = ingest(corpus, clip, task.root, task.settings, task.folder)
+            measured = task.measured is None or clip.id in task.measured
+            audio = ingest(corpus, clip, task.root, task.settings, task.folder, measured)
         except (AudioError, OSError) as error:
-            report.rejected.append((clip.id, clip.path, _reason(task, clip, error), clip.split))
+            reason = readable(_reason(task, clip, error))
+            report.rejected.append((clip.id, readable(clip.path), reason, clip.split))
             continue
         _note_name(task, report, clip)
         _count(report, sums, clip, audio)
@@ -186,7 +207,7 @@ def _note_name(task: ShardTask, report: ShardReport, clip: SourceClip) -> None:
     """Remember a file whose ending promises another format than it holds."""
     found = misnamed(task.root / clip.path) if clip.path else ""
     if found:
-        report.misnamed[clip.path] = found
+        report.misnamed[readable(clip.path)] = found
 
 
 def _reason(task: ShardTask, clip: SourceClip, error: AudioError | OSError) -> str:
@@ -205,7 +226,7 @@ def _row(clip: SourceClip, audio: StoredAudio, settings: PrepSettings) -> dict[s
         "split": clip.split,
         "fold": clip.fold,
         "group": clip.group,
-        "source": clip.path,
+        "source": readable(clip.path),
         "start": clip.start_s,
         "stop": clip.stop_s,
     }
@@ -223,6 +244,8 @@ def _count(
     _add_one(report.source_rates, str(audio.source_rate_hz))
     if audio.silent:
         _add_one(report.silent, clip.split)
+    if not audio.frames:
+        return
     frames, total, squares = sums.get((clip.split, clip.fold), (0, 0.0, 0.0))
     sums[clip.split, clip.fold] = (
         frames + audio.frames,
@@ -235,6 +258,9 @@ def _add_one(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def in_other_process(parent_pid: int) -> bool:
-    """Whether this code runs in a worker instead of in the process that planned the work."""
-    return os.getpid() != parent_pid
+def write_in_worker(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
+    """One shard, here or in a worker of the process ``parent_pid``."""
+    if os.getpid() != parent_pid:
+        leave_to_parent()
+        end_with_parent(parent_pid)
+    return task.index, write_shard(task)

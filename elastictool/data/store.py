@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -146,6 +146,7 @@ class DatasetInfo:
         fbank_config: Settings with which ``fbank_sums`` were measured.
         fbank_sums: Sums per (split, fold), from which any mean and deviation is exact.
         notes: What the corpus said about its listing.
+        stats_clips: Clips whose frames are in ``fbank_sums``, drawn with a seed; 0 are all.
     """
 
     name: str
@@ -164,6 +165,7 @@ class DatasetInfo:
     fbank_config: dict[str, Any]
     fbank_sums: list[FbankSums]
     notes: list[str]
+    stats_clips: int = 0
 
     @property
     def rejected(self) -> int:
@@ -212,7 +214,11 @@ class DatasetInfo:
                     f"{path} has format {document.get('format')!r}, this version reads {FORMAT}",
                     "prepare the data again with --overwrite",
                 )
-            values = {field.name: document[field.name] for field in fields(cls)}
+            values = {
+                field.name: document[field.name]
+                for field in fields(cls)
+                if field.default is MISSING or field.name in document
+            }
             values["splits"] = {
                 split: SplitCounts(**counts) for split, counts in values["splits"].items()
             }
@@ -398,7 +404,7 @@ def _map_shard(path: Path) -> pa.Table:
     each of thousands of shards.
     """
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:
             table = pa.ipc.open_stream(file).read_all()
             table.validate(full=True)  # offsets and texts; damaged ones would crash the process
             _check_columns(table)

@@ -61,6 +61,7 @@ def finish(
         fbank_config=asdict(settings.fbank),
         fbank_sums=_fbank_sums(reports),
         notes=[*listing.notes, *_notes(listing, settings), *_misnamed(reports)],
+        stats_clips=settings.stats_clips,
     )
     write_json(folder / INFO_NAME, info.to_json())
     clean(folder)
@@ -78,6 +79,8 @@ def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
         yield "digital silence at both ends was cut off (--trim-silence)"
     if settings.max_seconds:
         yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
+    if settings.stats_clips:
+        yield f"mean and deviation are of {settings.stats_clips} drawn clips (--stats-clips)"
     splits: dict[str, set[str]] = {}
     for clip in listing.clips:
         if clip.group:

@@ -140,6 +140,13 @@ def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray
             f"its splits are: {', '.join(sorted({str(name) for name in store.splits}))}; "
             "choose another with --split",
         )
+    unlabelled = len(np.setdiff1d(clips, store.label_pairs()[0]))
+    if unlabelled and not store.info.multi_label:
+        raise UsageError(
+            f"{unlabelled} of {len(clips)} clips in the {split} split of {store.path} have no "
+            "label, so there is nothing to score them by",
+            "choose another split with --split (EPIC-SOUNDS publishes no labels of its test part)",
+        )
     return clips
 
 

@@ -9,24 +9,15 @@ knows.
 
 from __future__ import annotations
 
-import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from elastictool.errors import ElasticToolError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from elastictool.locks import kept, take, take_patiently
 
 LOCK_NAME = ".lock"
-_held: set[int] = set()
-"""Files of the locks that this process holds."""
-_TRIES, _PAUSE_S = 5, 0.05
 
 
 @contextmanager
@@ -44,27 +35,13 @@ def claim(run_dir: Path) -> Iterator[None]:
             f"cannot write {run_dir / LOCK_NAME}: {error.strerror}",
             "check the rights of the folder, or name another with --run-dir",
         ) from error
-    try:
-        if _lock_patiently(file) is False:
+    with kept(file):
+        if take_patiently(file) is False:
             raise UsageError(
                 f"{run_dir} is being trained by another process",
                 "wait for it, stop it, or name another place with --run-dir",
             )
-        _held.add(file)
         yield
-    finally:
-        _held.discard(file)
-        os.close(file)
-
-
-def _leave_locks_to_parent() -> None:
-    """Loader workers are forked with the lock in hand, and may outlive a killed trainer."""
-    while _held:
-        os.close(_held.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def is_claimed(run_dir: Path) -> bool | None:
@@ -76,27 +53,7 @@ def is_claimed(run_dir: Path) -> bool | None:
     except OSError:
         return None
     try:
-        free = _lock(file)
+        free = take(file)
         return None if free is None else not free
     finally:
         os.close(file)
-
-
-def _lock_patiently(file: int) -> bool | None:
-    """``_lock``, past the moments in which ``is_claimed`` of another process looks."""
-    for _ in range(_TRIES):
-        if (taken := _lock(file)) is not False:
-            return taken
-        time.sleep(_PAUSE_S)
-    return False
-
-
-def _lock(file: int) -> bool | None:
-    """Try to lock: True if it is ours now, False if it is another's, None if there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
-    return True

@@ -1,0 +1,137 @@
+"""Decoding out of HDF5: one file, a 1-D array of samples for each recording (EPIC-SOUNDS).
+
+A recording is named by a path through the file, ``audio.hdf5/P01_01``. Only the wanted slice is
+read, block by block: the videos are hours long and the file is larger than the memory. Each use
+opens the file anew (about a millisecond), so no handle ever crosses into another process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elastictool.audio.reader import (
+    BLOCK_VALUES,
+    DECODERS,
+    AudioReader,
+    Samples,
+    Source,
+    in_range,
+    opened,
+    place_of,
+)
+from elastictool.errors import AudioError, ElasticToolError
+
+INSTALL = 'pip install "elastictool[h5py]"'
+RATE_ATTRIBUTE = "sample_rate"
+"""Attribute of an array, or of the file, that gives the rate in Hz."""
+DEFAULT_RATE_HZ = 24_000
+"""Rate where no attribute says one: that of EPIC-SOUNDS, whose files have none."""
+
+
+class Hdf5Decoder:
+    """Opens arrays in HDF5 files."""
+
+    def missing(self) -> str:
+        """How to install h5py, where it is not."""
+        return "" if importlib.util.find_spec("h5py") else INSTALL
+
+    @contextmanager
+    def open(self, source: Source, name: str) -> Iterator[AudioReader]:
+        """As ``Decoder.open``; without a member's name the file's only array."""
+        place, member = place_of(source)
+        with _file(place, name) as file:
+            yield _Reader(_array(file, member, name), file, name)
+
+
+class _Reader:
+    """One array."""
+
+    channels = 1
+
+    def __init__(self, array: Any, file: Any, name: str) -> None:
+        self._array, self._name = array, name
+        self.num_samples = int(array.shape[0])
+        self.holds_integers = array.dtype.kind in "iu"
+        rate_hz = array.attrs.get(RATE_ATTRIBUTE, file.attrs.get(RATE_ATTRIBUTE, DEFAULT_RATE_HZ))
+        self.sample_rate_hz = int(np.asarray(rate_hz).reshape(-1)[0])
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
+        """As ``AudioReader.blocks``."""
+        end = self.num_samples if stop is None else min(stop, self.num_samples)
+        for first in range(start, end, BLOCK_VALUES):
+            try:
+                piece = self._array[first : min(first + BLOCK_VALUES, end)]
+            except (OSError, RuntimeError) as error:
+                raise AudioError(f"{self._name}: damaged or truncated ({error})") from error
+            yield in_range(piece[:, None])
+
+
+def members(path: Path) -> list[str]:
+    """Names of the arrays in an HDF5 file, those in groups by their path, sorted.
+
+    Raises:
+        ElasticToolError: h5py is not installed, or the file cannot be read.
+    """
+    if install := DECODERS["h5py"].missing():
+        raise ElasticToolError(f"reading {path} needs the extra h5py", install)
+    try:
+        with _file(path, str(path)) as file:
+            return _names(file)
+    except AudioError as error:
+        raise ElasticToolError(error.message, "it may be an incomplete download") from error
+
+
+def _names(file: Any) -> list[str]:
+    import h5py
+
+    found: list[str] = []
+    file.visititems(
+        lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    return sorted(found)
+
+
+@contextmanager
+def _file(place: Source, name: str) -> Iterator[Any]:
+    """The open file. It is not locked: network disks often cannot, and nobody writes here."""
+    import h5py
+
+    with ExitStack() as stack:
+        try:
+            if isinstance(place, Path):
+                file = h5py.File(place, "r", locking=False)
+            else:
+                file = h5py.File(stack.enter_context(opened(place, name)), "r")
+        except OSError as error:
+            raise AudioError(f"{name}: damaged or truncated ({error})") from error
+        yield stack.enter_context(file)
+
+
+def _array(file: Any, member: str, name: str) -> Any:
+    """The array called ``member``."""
+    import h5py
+
+    if not member:
+        known = _names(file)
+        if len(known) != 1:
+            raise AudioError(f"{name}: holds {len(known)} recordings; name one as FILE/NAME")
+        member = known[0]
+    found = file.get(member)
+    if not isinstance(found, h5py.Dataset):
+        raise AudioError(f"{name}: the HDF5 file holds no recording of this name")
+    if found.ndim != 1 or found.dtype.kind not in "iuf":
+        raise AudioError(
+            f"{name}: is an array of {found.dtype} of shape {found.shape}, not of samples (n,)"
+        )
+    if found.shape[0] == 0:
+        raise AudioError(f"{name}: holds no samples")
+    return found
+
+
+DECODERS.register("h5py")(Hdf5Decoder())

@@ -1,0 +1,111 @@
+"""Shards written by a Dask cluster: the same work, the same bytes, on any number of machines.
+
+The scheduler's own client is used and not joblib's Dask backend, which waits for ever for a shard
+whose worker was killed too often. A lost worker's shard goes to another one. Some shards are under
+way at a time, so that a corpus of millions of clips does not lie in the scheduler's memory. All
+machines need the recordings and the target folder at the same paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from elastictool.data.shards import ShardReport, ShardTask, finished, write_in_worker
+from elastictool.errors import ElasticToolError, UsageError
+
+INSTALL = 'pip install "elastictool[dask]"'
+_CONNECT_S, _WORKERS_S = 20, 60
+_VISIBLE_S = 20.0
+"""How long a network disk may take to show what another machine has written."""
+
+
+def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple[int, ShardReport]]:
+    """Write shards on the cluster whose scheduler listens at ``address``; reports as they come.
+
+    Raises:
+        UsageError: Dask is not installed, or nothing answers there.
+        ElasticToolError: The cluster broke down, or writes where we do not see it.
+    """
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError:
+        raise UsageError("--scheduler needs the extra dask", INSTALL) from None
+
+    with _client(distributed, address) as client:
+        waiting = iter(tasks)
+        submit = _Submit(client)
+        places = 2 * max(1, sum(client.nthreads().values()))
+        first = [submit(task) for task in islice(waiting, places)]
+        under_way = distributed.as_completed(first, loop=client.loop)
+        for future in under_way:
+            index, report = _result(distributed, future)
+            _see(tasks, index)
+            yield index, report
+            for task in islice(waiting, 1):
+                under_way.add(submit(task))
+
+
+class _Submit:
+    """Hands a shard to the cluster, by absolute paths: its workers stand in other folders."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __call__(self, task: ShardTask) -> Any:
+        return self._client.submit(write_in_worker, task.absolute(), os.getpid(), pure=False)
+
+
+def _client(distributed: Any, address: str) -> Any:
+    """A client of a cluster that has workers."""
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address!r}: {error}",
+            "start one (dask scheduler) and name its address, such as tcp://host:8786",
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=_WORKERS_S)
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        client.close()
+        raise ElasticToolError(
+            f"the scheduler at {address} has had no worker for {_WORKERS_S} s",
+            f"start some: dask worker {address} --nthreads 1 --nworkers 4",
+        ) from error
+    return client
+
+
+def _result(distributed: Any, future: Any) -> tuple[int, ShardReport]:
+    try:
+        index, report = future.result()
+    except distributed.KilledWorker as error:
+        raise ElasticToolError(
+            f"workers of the cluster died again and again at one shard: {error}",
+            "most likely for lack of memory: give them more, or fewer threads each; the same "
+            "command continues",
+        ) from error
+    except (asyncio.CancelledError, TimeoutError, distributed.comm.CommClosedError) as error:
+        raise ElasticToolError(
+            "the scheduler of the cluster is gone",
+            "start it and its workers again; the same command continues",
+        ) from error
+    return index, report
+
+
+def _see(tasks: Sequence[ShardTask], index: int) -> None:
+    """Make sure that what a worker has written lies here, too."""
+    task = next(task for task in tasks if task.index == index)
+    end = time.monotonic() + _VISIBLE_S
+    while finished(task) is None:
+        if time.monotonic() > end:
+            raise ElasticToolError(
+                f"a worker of the cluster wrote {task.absolute().path}, but it is not here",
+                "--out must lie on a disk that all machines see at the same path",
+            )
+        time.sleep(0.1)

@@ -1,0 +1,309 @@
+"""However prep is carried out (workers, parts, a cluster, one after a crash), the bytes are one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastictool.cli.prep import prep
+from elastictool.corpora.base import CorpusOptions
+from elastictool.data import cluster, workforce
+from elastictool.data.parts import Part
+from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_part
+from elastictool.data.shards import PrepSettings
+from elastictool.data.store import PreparedStore
+from elastictool.data.verify import verify
+from elastictool.errors import ElasticToolError, UsageError
+from elastictool.progress import Task
+from tests.children import Child
+from tests.corpus_trees import csv_tree
+from tests.test_prep import content
+from tests.toy_data import hide_module, write_toy_recordings
+
+CLIPS = 96
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six shards of short recordings."""
+    return csv_tree(tmp_path_factory.mktemp("raw") / "bells", CLIPS)
+
+
+@pytest.fixture(scope="module")
+def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process writes in one go."""
+    return content(prepare("csv", raw, tmp_path_factory.mktemp("whole")).path)
+
+
+@pytest.fixture
+def planned(raw: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """Lists and plans anew, as each job does."""
+    return partial(plan, "csv", raw, tmp_path)
+
+
+Planned = Callable[..., Plan]
+
+
+# Parts
+
+
+def test_merged_parts_are_the_bytes_of_one_run(whole: dict[str, bytes], planned: Planned) -> None:
+    for index in (2, 3, 1):
+        reports = prepare_part(planned(), Part(index, 3))
+        assert len(reports) == len(planned().tasks) / 3
+    assert content(merge(planned()).path) == whole
+    assert content(merge(planned()).path) == whole
+    assert prepare_part(planned(), Part(1, 3)) == []
+
+
+def test_a_merge_names_what_is_not_finished(whole: dict[str, bytes], planned: Planned) -> None:
+    with pytest.raises(UsageError, match="holds no parts"):
+        merge(planned())
+    prepare_part(planned(), Part(1, 2))
+    with pytest.raises(ElasticToolError, match=r"3 of 6 shards in .* not finished: 1, 3, 5"):
+        merge(planned())
+    assert content(carry_out(planned()).path) == whole
+
+
+def test_parts_cover_every_shard_once(planned: Planned) -> None:
+    tasks = planned().tasks
+    for count in (1, 3, 7, 100):
+        parts = [task.index for i in range(count) for task in Part(i + 1, count).of(tasks)]
+        assert sorted(parts) == list(range(len(tasks)))
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/2", "1/0", " 1/2"])
+def test_a_part_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no part"):
+        Part.parse(text)
+    assert Part.parse("3/16") == Part(3, 16)
+
+
+def test_the_command_prepares_parts_and_merges_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = csv_tree(tmp_path / "bells")
+    (root / "audio" / "01.wav").write_bytes(b"RIFF")
+    options = {"dataset": "csv", "root": root, "out": tmp_path / "data", "workers": 1}
+    for part in ("1/2", "2/2"):
+        prep(**options, part=part, json_output=True)
+        report = json.loads(capsys.readouterr().out)
+        assert report["part"] == part and report["of"] == 2
+    prep(**options, merge=True, max_rejected=0.05)
+    assert len(PreparedStore.open(tmp_path / "data" / "bells")) == 19
+    for wrong in ({"part": "1/2", "merge": True}, {"part": "1/2", "overwrite": True}):
+        with pytest.raises(UsageError, match=r"exclude|delete"):
+            prep(**options, **wrong)
+
+
+# One at a time
+
+
+def stand_still() -> None:
+    """In the other process: never finish the first shard."""
+
+    def pretend(task: object) -> None:
+        print("at work", flush=True)
+        time.sleep(600)
+
+    workforce.write_shard = pretend  # type: ignore[assignment]
+
+
+@contextmanager
+def preparing_elsewhere(raw: Path, out: Path, *options: str) -> Iterator[Child]:
+    """Another process that prepares the same, at work in its first shard."""
+    line = ("prep", "--dataset", "csv", "--root", raw, "--out", out, "--workers", 1, *options)
+    child = Child(out, *line, before=stand_still)
+    end = time.monotonic() + 120
+    while "at work" not in child.shown():
+        assert time.monotonic() < end and child.process.exitcode is None, child.shown()
+        time.sleep(0.01)
+    try:
+        yield child
+    finally:
+        child.process.kill()
+        child.process.join()
+
+
+def test_a_second_prep_is_told_who_is_at_work_and_a_killed_one_is_taken_over(
+    whole: dict[str, bytes], raw: Path, tmp_path: Path, planned: Planned
+) -> None:
+    with preparing_elsewhere(raw, tmp_path) as other:
+        for start in (
+            lambda: carry_out(planned()),
+            lambda: carry_out(planned(), overwrite=True),
+            lambda: prepare_part(planned(), Part(1, 2)),
+            lambda: merge(planned()),
+        ):
+            with pytest.raises(UsageError, match="being prepared") as raised:
+                start()
+        assert f"process {other.process.pid} on this machine" in raised.value.message
+        assert raised.value.hint
+        other.process.kill()
+        other.process.join()
+        assert content(carry_out(planned()).path) == whole
+
+
+def test_parts_work_side_by_side_but_no_part_twice(
+    whole: dict[str, bytes], raw: Path, tmp_path: Path, planned: Planned
+) -> None:
+    with preparing_elsewhere(raw, tmp_path, "--part", "1/2"):
+        prepare_part(planned(), Part(2, 2))
+        with pytest.raises(UsageError, match=r"part 1/2 of .* is being prepared by process"):
+            prepare_part(planned(), Part(1, 2))
+        with pytest.raises(UsageError, match="is being prepared by another process"):
+            carry_out(planned())
+    prepare_part(planned(), Part(1, 2))
+    assert content(merge(planned()).path) == whole
+
+
+# Statistics of some clips
+
+
+def test_drawn_clips_are_measured_alike_by_any_way_and_tell_so(raw: Path, tmp_path: Path) -> None:
+    settings = PrepSettings(stats_clips=30)
+    some = prepare("csv", raw, tmp_path / "one", settings=settings)
+    planned = plan("csv", raw, tmp_path / "two", settings=settings)
+    for index in (2, 1):
+        prepare_part(planned, Part(index, 2))
+    assert content(merge(planned).path) == content(some.path)
+    exact = prepare("csv", raw, tmp_path, name="exact")
+    assert some.info.stats_clips == 30
+    assert any("30 drawn clips" in note for note in some.info.notes)
+    (mean, std), (exact_mean, exact_std) = some.info.fbank_stats(), exact.info.fbank_stats()
+    assert abs(mean - exact_mean) < 0.5 * exact_std and 0.7 < std / exact_std < 1.4
+    assert verify(some) == []
+    assert [some.clip(i) for i in range(CLIPS)] == [exact.clip(i) for i in range(CLIPS)]
+    other = plan("csv", raw, tmp_path, settings=settings, options=CorpusOptions(seed=1))
+    assert other.fingerprint != planned.fingerprint
+
+
+def test_only_training_clips_are_drawn_and_all_of_them_are_exact(tmp_path: Path) -> None:
+    listing = write_toy_recordings(tmp_path)
+    some = prepare("csv", listing, tmp_path, name="some", settings=PrepSettings(stats_clips=999))
+    exact = prepare("csv", listing, tmp_path, name="exact")
+    assert {sums.split for sums in some.info.fbank_sums} == {"train"}
+    assert some.info.fbank_stats() == exact.info.fbank_stats(lambda split, fold: split == "train")
+
+
+def test_silence_is_found_in_clips_that_are_not_measured(tmp_path: Path) -> None:
+    root = csv_tree(tmp_path / "bells")
+    for number in range(20):
+        soundfile.write(root / "audio" / f"{number:02d}.wav", np.zeros(1600), 16_000)
+    settings = PrepSettings(stats_clips=3)
+    store = prepare("csv", root, tmp_path / "data", settings=settings)
+    assert store.info.splits["train"].silent == 20
+    assert sum(sums.frames for sums in store.info.fbank_sums) == 3 * 8
+
+
+# A cluster
+
+
+def test_threads_of_a_cluster_write_the_same_bytes(
+    whole: dict[str, bytes], raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as here:
+        store = prepare("csv", raw, Path("data"), scheduler=here.scheduler_address)
+    assert content(store.path) == whole
+
+
+class _KillingProgress:
+    """Kills one worker process when the bar has moved some times."""
+
+    def __init__(self, victim: int) -> None:
+        self.victim, self.moves = victim, 0
+
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.moves += 1
+        if self.moves == 3:
+            os.kill(self.victim, signal.SIGKILL)
+
+    def say(self, message: str) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    expected = content(prepare("synth", out=tmp_path / "whole", limit=320).path)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as two,
+        distributed.Client(two) as client,
+    ):
+        first, _ = client.run(os.getpid).values()
+        killing = _KillingProgress(first)
+        store = prepare(
+            "synth",
+            out=tmp_path / "data",
+            limit=320,
+            scheduler=two.scheduler_address,
+            progress=killing,
+        )
+        assert first not in client.run(os.getpid).values()
+    assert content(store.path) == expected
+
+
+def test_without_dask_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_module(monkeypatch, "distributed")
+    with pytest.raises(UsageError, match="needs the extra dask") as raised:
+        prepare("synth", out=tmp_path, limit=20, scheduler="tcp://127.0.0.1:1")
+    assert raised.value.hint == cluster.INSTALL
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1:x"])
+def test_a_scheduler_that_is_not_there_is_named(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    with pytest.raises(UsageError, match="no Dask scheduler answers at") as raised:
+        prepare("synth", out=tmp_path, limit=20, scheduler=address)
+    assert address in raised.value.message
+
+
+def test_a_cluster_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "_WORKERS_S", 0.2)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
+        pytest.raises(ElasticToolError, match="no worker") as raised,
+    ):
+        prepare("synth", out=tmp_path, limit=20, scheduler=none.scheduler_address)
+    assert "dask worker" in raised.value.hint
+
+
+def test_a_worker_that_writes_elsewhere_is_told(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_VISIBLE_S", 0.0)
+    with pytest.raises(ElasticToolError, match="not here") as raised:
+        cluster._see(planned().tasks, 2)
+    assert "shard-00002.arrow" in raised.value.message
+
+
+def test_a_plan_of_some_parts_is_not_mixed_with_another(planned: Planned) -> None:
+    prepare_part(planned(), Part(1, 3))
+    with pytest.raises(UsageError, match="unfinished dataset with other clips or settings"):
+        prepare_part(planned(limit=60), Part(2, 3))
