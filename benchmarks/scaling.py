@@ -53,6 +53,7 @@ from elastictool.evaluation.tokens import TokenRule
 from elastictool.files import write_json
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batching import Counts
+from elastictool.packing.planners import share_out
 from elastictool.seeds import clip_rng
 
 FOLDER = RESULTS / "performance"
@@ -281,11 +282,8 @@ def in_turn(batch: Counts, count: int) -> list[int]:
 
 
 def balanced(batch: Counts, count: int) -> list[int]:
-    """Tokens of each rank when the longest clip left goes to the rank with the fewest tokens."""
-    loads = [0] * count
-    for length in np.sort(batch)[::-1].tolist():
-        loads[loads.index(min(loads))] += length
-    return loads
+    """Tokens of each rank when clips are shared out as in training."""
+    return [int(batch[share].sum()) for share in share_out(batch.tolist(), [0] * count)]
 
 
 # Loading

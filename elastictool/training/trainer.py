@@ -230,14 +230,15 @@ class Trainer:
         set_rates(self.optimizer, state.lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.ranks.seed_step(self.config.seed, state.step)
-        losses, loss_sum = [], 0.0
+        losses, summed = [], []
         for batch in batches:
             clips = self._clip_losses(batch)
             loss = clips.sum()
             (loss / share.num_views).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
-            loss_sum += float(loss.detach())
-        sums = self._add_up(batches, losses, loss_sum)
+            summed.append(loss.detach())
+        # Asked for only now: reading a number from a device waits for all that it was given to do.
+        sums = self._add_up(batches, losses, sum(map(float, summed)))
         state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
         state.step += 1
         state.batch += share.num_batches
