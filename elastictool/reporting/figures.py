@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -93,11 +93,13 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     patch sizes.
     """
     labels = list(dict.fromkeys(labels))
-    lengths = sorted({size for label in labels if (size := _fixed_size(label))})
+    others = sorted({size for label in labels if (size := _fixed_size(label)) and not _role(label)})
+    taken = {_role(label) for label in labels}
+    free = [colour for colour in FIXED_LENGTH_COLOURS if colour not in taken]
     seen: dict[str, int] = {}
     styles = {}
     for label in labels:
-        colour = _colour(label, lengths)
+        colour = _role(label) or _colour(label, others, free or list(FIXED_LENGTH_COLOURS))
         variant = seen.get(colour, 0)
         seen[colour] = variant + 1
         marker = MARKERS[variant % len(MARKERS)]
@@ -105,15 +107,18 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     return styles
 
 
-def _colour(label: str, lengths: list[tuple[int, int]]) -> str:
-    if label.partition(",")[0] in ROLE_COLOURS:
-        return ROLE_COLOURS[label.partition(",")[0]]
+def _role(label: str) -> str:
+    """The colour that a model has in every figure, whatever way it is evaluated; "" for others."""
+    return ROLE_COLOURS.get(re.split(r", | \(", label)[0], "")
+
+
+def _colour(label: str, lengths: list[tuple[int, int]], free: Sequence[str]) -> str:
     for family, colour in FAMILY_COLOURS.items():
         if label.startswith(family):
             return colour
     size = _fixed_size(label)
     place = lengths.index(size) if size else 0
-    return FIXED_LENGTH_COLOURS[place % len(FIXED_LENGTH_COLOURS)]
+    return free[place % len(free)]
 
 
 def _fixed_size(label: str) -> tuple[int, int] | None:
