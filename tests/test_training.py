@@ -532,3 +532,14 @@ def test_describe_counts_what_training_does(toy_store: PreparedStore, tmp_path: 
     train_run(small(), toy_store, tmp_path / "run")
     assert plan["optimizer_steps"] == records(tmp_path / "run", "step")[-1]["step"]
     assert plan["tokens_per_epoch"] == records(tmp_path / "run", "epoch")[0]["tokens"]
+
+
+def test_what_a_process_killed_while_starting_left_behind_is_cleared(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    """It had no configuration yet, so the same command starts again instead of resuming."""
+    left = tmp_path / "run" / ".config.yaml.123-0a1b2c3d.tmp"
+    left.parent.mkdir()
+    left.write_text("half a con")
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    assert not left.exists()

@@ -119,6 +119,7 @@ class RunDirectory:
         """Record the resolved configuration and where it ran."""
         if not self.writes:
             return
+        remove_temporaries(self.path)  # of a process that was killed right here
         write_text(self.config_file, dump_yaml(config))
         self.write_environment(fingerprint)
 
