@@ -5,7 +5,7 @@ Run: ``python -m benchmarks.prep [--json FILE]``
 Both contenders read the same files through the same code, turn by turn, shard by shard: ``bare``
 decodes and resamples and throws the result away, ``prep`` also encodes, measures and stores. The
 share is bare / prep in processor time of one process, which a busy machine does not distort: with
-n workers each of them does just that.
+n workers each of them does just that. Both keep freed memory (``data/allocator``).
 
 Memory is the peak of processes that prepare few and many clips. The large listing is AudioSet's
 layout with two million segments, joined with an index of as many file names (which are made up, not
@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from elastictool.audio.decode import recording, resample_blocks
 from elastictool.audio.trials import RATE_HZ as AV_RATE_HZ
 from elastictool.audio.trials import encode_with_av
 from elastictool.corpora import join
+from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.plan import plan_shards
 from elastictool.data.prepare import plan
 from elastictool.data.shards import PrepSettings, ShardTask, write_shard
@@ -87,7 +87,8 @@ def report(rounds: int, segments: int, file: Path | None) -> None:
                     f"prep {row['prep_ms']:6.2f} ms for 10 s: {row['share']:.0%}",
                     flush=True,
                 )
-        few, many = (_in_process("--peak", str(place / "wav"), str(n)) for n in (200, 2_000))
+        source = str(place / KINDS[-1])
+        few, many = (_in_process("--peak", source, str(clips)) for clips in (8_000, 16_000))
     large = _in_process("--list", str(segments))
     print(f"peak memory: {few['clips']} clips {few['peak_mb']:.0f} MB, ", end="")
     print(f"{many['clips']} clips {many['peak_mb']:.0f} MB")
@@ -120,6 +121,7 @@ def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
         name: plan("csv", table, folder / "data", name=f"d{at}", settings=settings).tasks[0]
         for at, (name, settings) in enumerate(SETTINGS.items())
     }
+    keep_freed_memory()
     contenders: dict[str, Callable[[], object]] = {
         name: lambda task=task: write_shard(task) for name, task in tasks.items()
     }
@@ -207,18 +209,19 @@ def _in_process(*arguments: str) -> dict[str, Any]:
 
 
 def _peak(folder: Path, clips: int) -> dict[str, Any]:
-    """Peak memory of preparing ``clips`` clips, in one process."""
+    """Peak memory of preparing ``clips`` clips, in one process; shards are thrown away."""
     with tempfile.TemporaryDirectory() as out:
         rows = [
-            {"path": f"{n % CLIPS}.wav", "label": "x", "split": "train", "start": 0.001 * n}
+            {"path": f"{n % CLIPS}.wav", "label": "x", "split": "train", "start": 1e-4 * n}
             for n in range(clips)
         ]
-        table = Path(folder) / f"many-{clips}.csv"
+        table = folder / f"many-{clips}.csv"
         write_rows(table, ("path", "label", "split", "start"), rows)
-        planned = plan("csv", table, Path(out))
-        for task in planned.tasks:
-            write_shard(replace(task, folder=Path(out) / "it"))
-    return {"clips": clips, "peak_mb": _high_water_mb()}
+        settings = PrepSettings("wav", stats_clips=1)
+        for task in plan("csv", table, Path(out), settings=settings).tasks:
+            write_shard(task)
+            task.path.unlink()
+    return {"clips": clips, "clips_a_shard": -(-clips // 32), "peak_mb": _high_water_mb()}
 
 
 def _list(segments: int) -> dict[str, Any]:

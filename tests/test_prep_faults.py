@@ -280,12 +280,24 @@ def test_where_a_disk_has_no_locks_the_note_is_kept_fresh(tmp_path: Path) -> Non
             pass
 
 
-def test_a_lock_that_its_holder_deletes_is_not_shared_by_accident(tmp_path: Path) -> None:
-    place = tmp_path / "unfinished" / "lock"
+def test_a_lock_file_that_was_deleted_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, opened = tmp_path / "unfinished" / "lock", locks._opened
+    deletions = [True, True, False]
+
+    def opened_late(path: Path) -> int:
+        file = opened(path)
+        if deletions.pop(0):  # its holder ends between our opening and our locking
+            path.unlink()
+            path.parent.rmdir()
+        return file
+
+    monkeypatch.setattr(locks, "_opened", opened_late)
     with locks.hold(place, "it is prepared", "wait"):
-        place.unlink()
-        place.parent.rmdir()
-        with locks.hold(place, "it is prepared", "wait"):
-            assert place.exists()
-    with locks.hold(place, "it is prepared", "wait"):
-        pass
+        monkeypatch.undo()
+        with (
+            pytest.raises(UsageError, match=f"by process {os.getpid()}"),
+            locks.hold(place, "it is prepared", "wait"),
+        ):
+            pass

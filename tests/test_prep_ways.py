@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from elastictool.corpora.base import CorpusOptions
 from elastictool.data import cluster, workforce
 from elastictool.data.parts import Part
 from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_part
-from elastictool.data.shards import PrepSettings
+from elastictool.data.shards import PrepSettings, ShardTask
 from elastictool.data.store import PreparedStore
 from elastictool.data.verify import verify
 from elastictool.errors import ElasticToolError, UsageError
@@ -240,8 +241,24 @@ class _KillingProgress:
         pass
 
 
+def test_a_cluster_gets_paths_that_do_not_depend_on_where_its_workers_stand(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[ShardTask] = []
+
+    class Client:
+        def submit(self, work: object, task: ShardTask, *more: object, **options: object) -> None:
+            sent.append(task)
+
+    monkeypatch.chdir(tmp_path)
+    cluster._Submit(Client())(replace(planned().tasks[0], folder=Path("x"), root=Path("y")))
+    assert (sent[0].folder, sent[0].root) == (tmp_path / "x", tmp_path / "y")
+
+
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     distributed = pytest.importorskip("distributed")
     expected = content(prepare("synth", out=tmp_path / "whole", limit=320).path)
     with (
@@ -250,11 +267,12 @@ def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(tmp_path: 
         ) as two,
         distributed.Client(two) as client,
     ):
+        monkeypatch.chdir(tmp_path)  # its workers stand elsewhere
         first, _ = client.run(os.getpid).values()
         killing = _KillingProgress(first)
         store = prepare(
             "synth",
-            out=tmp_path / "data",
+            out=Path("data"),
             limit=320,
             scheduler=two.scheduler_address,
             progress=killing,

@@ -24,6 +24,7 @@ import torch
 
 from elastictool.audio.formats import misnamed
 from elastictool.corpora.base import CORPORA, SourceClip
+from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.store import shard_name, shard_schema
@@ -111,6 +112,7 @@ def write_shard(task: ShardTask) -> ShardReport:
     Raises:
         ElasticToolError: The target cannot be written.
     """
+    keep_freed_memory()
     report = ShardReport(task.fingerprint)
     sums: dict[tuple[str, int], tuple[int, float, float]] = {}
     schema = shard_schema(task.settings.fbank.sample_rate_hz, task.fingerprint)
