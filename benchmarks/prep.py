@@ -46,7 +46,7 @@ from elastictool.files import write_json, write_rows
 CLIPS, DURATION_S = 16, 10.0
 WANTED = 0.85
 KINDS = ("m4a", "ogg", "mp3", "flac", "wav", "wav-16k-mono")
-"""Recordings as users have them: 10 s, 44.1 kHz (m4a: 48 kHz) stereo, or what needs no work."""
+"""Recordings as users have them: 44.1 kHz stereo (m4a: 48 kHz mono), or what needs no work."""
 SETTINGS = {
     "flac, exact statistics (default)": PrepSettings(),
     "wav, exact statistics": PrepSettings("wav"),
