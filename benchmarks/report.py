@@ -160,7 +160,7 @@ def pages() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text("utf-8")
     for name in studies.keys() & set(IN_README):
         readme = fill(readme, name, readme_section(name, studies[name]))
-    files = {name: RESULTS / f"{name}.json" for name in ("attention", "fbank")}
+    files = {"attention": RESULTS / "performance/attention.json", "fbank": RESULTS / "fbank.json"}
     speed = {n: json.loads(f.read_text("utf-8")) for n, f in files.items() if f.exists()}
     readme = fill(readme, "speed", speed_section(speed))
     readme = fill(readme, "token-usage", token_section())

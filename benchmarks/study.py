@@ -28,7 +28,6 @@ from typing import Any, Literal
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
 from elastictool.config import (
     PatchAxes,
-    PoolKind,
     PositionFit,
     Resize,
     RunConfig,
@@ -186,8 +185,7 @@ def _ways(cell: Cell) -> list[Way]:
 
 
 def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
-    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
-    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+    from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.training.checkpoint import load_run
 
     study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
@@ -195,16 +193,10 @@ def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
     if cell.entry.evaluate_natively:
         native = dataclasses.replace(run.front_end.length, fixed_frames=0)
         run = dataclasses.replace(run, front_end=dataclasses.replace(run.front_end, length=native))
-    axis, whole = cell.entry.axis or study.axis, [int(x) for x in study.columns if x == int(x)]
-    if axis == "length":
-        points = sweep_lengths([run], store, whole, split)
-    elif axis == "patch_size":
-        points = sweep_patch_sizes([run], store, whole, way.along, split)
-    elif axis == "resolution":
-        points = sweep_resolutions([run], store, study.columns, study.base_shift_ms, split=split)
-    else:
-        kind: PoolKind = "max" if axis == "max_pooling" else "average"
-        points = sweep_pooling([run], store, whole, kind, split=split)
+    axis = cell.entry.axis or study.axis
+    # Pooling takes whole numbers of frames.
+    columns = [x for x in study.columns if axis == "resolution" or x == int(x)]
+    points = sweep_axis(axis, [run], store, columns, way.along, study.base_shift_ms, split=split)
     keep: tuple[str, ...]
     keep = ("length_frames", "value", "low", "high", "positions", "native", "tokens", "gflops")
     if axis == "length":

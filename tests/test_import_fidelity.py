@@ -180,7 +180,6 @@ def base_ast(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     return compare_ast(model, folder, clips=1)
 
 
-@pytest.mark.slow
 def test_the_full_base_ast_gives_the_same_logits(base_ast: Compared) -> None:
     model = base_ast.weights.config.model
     assert (model.width, model.depth, model.grid) == (768, 12, (12, 101))

@@ -102,7 +102,7 @@ def test_axes_are_those_asked_for_or_those_of_the_training(
 ) -> None:
     trained = dataclasses.replace(runs[1].config, flexi=FlexiConfig((8, 16), axes="time"))
     run = dataclasses.replace(runs[1], config=trained)
-    (_, point) = sweep_patch_sizes([run], toy_store, [8], axes, "train")  # type: ignore[arg-type]
+    (_, point) = sweep_patch_sizes([run], toy_store, [8], axes, split="train")  # type: ignore[arg-type]
     along = "time" if axes == "auto" else axes
     size = patch_size_along(along, 8, (16, 16))  # type: ignore[arg-type]
     assert point.value == top_k_accuracy(*answers(run, toy_store, size), 1)
@@ -114,7 +114,7 @@ def test_an_ensemble_averages_probabilities_and_adds_up_cost(
     folder: Path, runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     members = [load_run(folder / name) for name in ("ast-64", "ast-96")]
-    alone = [sweep_lengths([run], toy_store, [], "train")[0] for run in members]
+    alone = [sweep_lengths([run], toy_store, [], split="train")[0] for run in members]
     for sweep in (sweep_patch_sizes, sweep_lengths):
         points = sweep(runs[:1], toy_store, [40], split="train", metric="map", ensemble=members)
         point = points[-1]

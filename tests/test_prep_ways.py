@@ -317,7 +317,7 @@ def test_a_worker_that_writes_elsewhere_is_told(
 ) -> None:
     monkeypatch.setattr(cluster, "_VISIBLE_S", 0.0)
     with pytest.raises(ElasticToolError, match="not here") as raised:
-        cluster._see(planned().tasks, 2)
+        cluster._see(planned().tasks[2])
     assert "shard-00002.arrow" in raised.value.message
 
 

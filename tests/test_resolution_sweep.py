@@ -182,7 +182,7 @@ def test_the_figure_tells_runs_apart_by_their_shift(
 
 
 def test_lengths_are_swept_as_before(runs: list[LoadedRun], toy_store: PreparedStore) -> None:
-    own, cut = sweep_lengths(runs[2:], toy_store, [24], "train")
+    own, cut = sweep_lengths(runs[2:], toy_store, [24], split="train")
     assert (own.x, cut.x, cut.length_s) == (48, 24, pytest.approx(0.48))
     assert list(series_of([own, cut])) == ["AST-48"]
 

@@ -54,7 +54,7 @@ def runs(folder: Path) -> list[LoadedRun]:
 
 @pytest.fixture(scope="module")
 def points(runs: list[LoadedRun], store: PreparedStore) -> list[SweepPoint]:
-    return sweep_lengths(runs, store, LENGTHS, "train")
+    return sweep_lengths(runs, store, LENGTHS, split="train")
 
 
 def pick(points: list[SweepPoint], model: str, frames: int | None, fit: str) -> SweepPoint:
@@ -123,7 +123,7 @@ def test_each_clip_is_decoded_once(
         return read(self, index, *limits)
 
     monkeypatch.setattr(PreparedStore, "waveform", counting)
-    result = sweep_lengths(runs, store, LENGTHS, "test")
+    result = sweep_lengths(runs, store, LENGTHS, split="test")
     assert len(decoded) == result[0].clips and set(decoded.values()) == {1}
 
 
@@ -134,7 +134,7 @@ def test_chunks_do_not_change_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("elastictool.evaluation.sweep.CHUNK_CLIPS", 5)
-    again = sweep_lengths(runs[:2], store, LENGTHS[:2], "train")
+    again = sweep_lengths(runs[:2], store, LENGTHS[:2], split="train")
     for point in again:
         frames = None if point.native else point.length_frames
         whole = pick(points, point.model, frames, point.positions)
@@ -142,7 +142,7 @@ def test_chunks_do_not_change_the_result(
 
 
 def test_other_metrics_can_be_swept(runs: list[LoadedRun], store: PreparedStore) -> None:
-    (point, _) = sweep_lengths(runs[:1], store, [64], "train", metric="mauc")
+    (point, _) = sweep_lengths(runs[:1], store, [64], split="train", metric="mauc")
     assert point.metric == "mauc" and point.low <= point.value <= point.high
     with pytest.raises(UsageError, match="unknown metric"):
         sweep_lengths(runs[:1], store, [64], metric="accuracy")

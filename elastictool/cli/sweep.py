@@ -3,7 +3,7 @@ Table 1), temporal resolution (ElasticAST, Figure 5) or pooling (ElasticAST, Tab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,6 +159,7 @@ def sweep(
     members = [locate_run(text) for text in ensemble or []]
 
     from elastictool.evaluation.resolutions import shortest_shift_ms
+    from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.reporting.run_report import write_report
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
@@ -171,21 +172,28 @@ def sweep(
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     _warn_of_other_data([*loaded, *averaged], store)
-    specials: dict[str, dict[str, Any]] = {
-        "--lengths": {},
-        "--patch-sizes": {"axes": axes.value},
-        "--resolutions": {"base_shift_ms": base_shift or shortest_shift_ms(loaded)},
-        "--pooling": {"kind": (pooling_kind or PoolingKind.average).value},
+    kind = (pooling_kind or PoolingKind.average).value
+    base_shift_ms = base_shift or shortest_shift_ms(loaded)
+    chosen: dict[str, tuple[str, dict[str, Any]]] = {
+        "--lengths": ("length", {}),
+        "--patch-sizes": ("patch_size", {"axes": axes.value}),
+        "--resolutions": ("resolution", {"base_shift_ms": base_shift_ms}),
+        "--pooling": (f"{kind}_pooling", {"kind": kind}),
     }
-    special = specials[option]
-    how = {
-        "split": split.value,
-        "metric": metric,
-        "precision": precision.value,
-        "progress": progress(),
-        "ensemble": averaged,
-    }
-    points = _function(option)(loaded, store, values, **special, **how)
+    axis, special = chosen[option]
+    points = sweep_axis(
+        axis,
+        loaded,
+        store,
+        values,
+        along=axes.value,
+        base_shift_ms=base_shift_ms,
+        split=split.value,
+        metric=metric,
+        precision=precision.value,
+        progress=progress(),
+        ensemble=averaged,
+    )
     about = {
         "split": split.value,
         "checkpoint": which.value,
@@ -243,20 +251,6 @@ def _check_ways(option: str, positions: Positions, resize: Resizing, axes: Along
             "--positions does not go with --patch-sizes",
             "positions are resized bilinearly there, as in FlexiAST",
         )
-
-
-def _function(option: str) -> Callable[..., list[SweepPoint]]:
-    """What makes the sweep that an option asks for."""
-    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
-    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
-
-    functions: dict[str, Callable[..., list[SweepPoint]]] = {
-        "--lengths": sweep_lengths,
-        "--patch-sizes": sweep_patch_sizes,
-        "--resolutions": sweep_resolutions,
-        "--pooling": sweep_pooling,
-    }
-    return functions[option]
 
 
 def _fits(positions: Positions) -> list[dict[str, Any]]:

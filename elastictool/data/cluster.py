@@ -37,6 +37,7 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
     except ImportError:
         raise UsageError("--scheduler needs the extra dask", INSTALL) from None
 
+    by_index = {task.index: task for task in tasks}
     with _client(distributed, address) as client:
         waiting = iter(tasks)
         submit = _Submit(client)
@@ -45,7 +46,7 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
         under_way = distributed.as_completed(first, loop=client.loop)
         for future in under_way:
             index, report = _result(distributed, future)
-            _see(tasks, index)
+            _see(by_index[index])
             yield index, report
             for task in islice(waiting, 1):
                 under_way.add(submit(task))
@@ -98,9 +99,8 @@ def _result(distributed: Any, future: Any) -> tuple[int, ShardReport]:
     return index, report
 
 
-def _see(tasks: Sequence[ShardTask], index: int) -> None:
+def _see(task: ShardTask) -> None:
     """Make sure that what a worker has written lies here, too."""
-    task = next(task for task in tasks if task.index == index)
     end = time.monotonic() + _VISIBLE_S
     while finished(task) is None:
         if time.monotonic() > end:

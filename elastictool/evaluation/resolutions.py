@@ -10,28 +10,17 @@ public).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from elastictool.config import PoolKind
 from elastictool.data.dataset import FrontEnd
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint
-from elastictool.evaluation.sweep import Swept, no_run, sweep
-from elastictool.progress import Progress
+from elastictool.evaluation.sweep import SweepOptions, Swept, no_run, sweep
 from elastictool.training.checkpoint import LoadedRun
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-class SweepOptions(TypedDict, total=False):
-    """What every sweep takes; see ``sweep``."""
-
-    split: str
-    metric: str
-    precision: str
-    progress: Progress
-    ensemble: Sequence[LoadedRun]
 
 
 def sweep_resolutions(

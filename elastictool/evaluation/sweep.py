@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,9 @@ from elastictool.registry import nearest_hint
 from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.scoring import Scores, score_clips
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 CHUNK_CLIPS = 32
 """Clips in memory at once: at most 60 MB of samples and 50 MB of log-mel frames at the cap of
 3,072 frames, because one analysis after the other is scored."""
@@ -54,6 +57,18 @@ Views = tuple[ClipView, ...]
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.float32]
+Along = PatchAxes | Literal["auto"]
+"""Axes along which a patch size counts; ``auto`` is what a run was trained with, else both."""
+
+
+class SweepOptions(TypedDict, total=False):
+    """What every sweep takes; see ``sweep``."""
+
+    split: str
+    metric: str
+    precision: str
+    progress: Progress
+    ensemble: Sequence[LoadedRun]
 
 
 @dataclass(frozen=True)
@@ -136,11 +151,7 @@ def sweep_lengths(
     runs: Sequence[LoadedRun],
     store: PreparedStore,
     lengths: Sequence[int],
-    split: str = "test",
-    metric: str = "auto",
-    precision: str = "fp32",
-    progress: Progress = SILENT,
-    ensemble: Sequence[LoadedRun] = (),
+    **options: Unpack[SweepOptions],
 ) -> list[SweepPoint]:
     """Score every run at every length, and at its own.
 
@@ -155,19 +166,15 @@ def sweep_lengths(
         return run.front_end.at_length(int(frames))
 
     swept = Swept("length", at, lambda run, frames: frames)
-    return sweep(swept, runs, store, lengths, split, metric, precision, progress, ensemble)
+    return sweep(swept, runs, store, lengths, **options)
 
 
 def sweep_patch_sizes(
     runs: Sequence[LoadedRun],
     store: PreparedStore,
     sizes: Sequence[int],
-    axes: PatchAxes | Literal["auto"] = "auto",
-    split: str = "test",
-    metric: str = "auto",
-    precision: str = "fp32",
-    progress: Progress = SILENT,
-    ensemble: Sequence[LoadedRun] = (),
+    axes: Along = "auto",
+    **options: Unpack[SweepOptions],
 ) -> list[SweepPoint]:
     """Score every run at every patch size, and at its own.
 
@@ -189,7 +196,7 @@ def sweep_patch_sizes(
         return frequency if run.config.flexi.axes == "frequency" else time
 
     swept = Swept("patch_size", at, own_size)
-    return sweep(swept, runs, store, sizes, split, metric, precision, progress, ensemble)
+    return sweep(swept, runs, store, sizes, **options)
 
 
 def sweep(

@@ -137,6 +137,7 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
     from elastictool.evaluation.points import write_points
+    from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
 
@@ -154,32 +155,18 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
         if role.startswith("run:")
         for resize in settings["resize"] or (None,)
     ]
-    function, options = _swept(settings)
-    points = function(
+    points = sweep_axis(
+        settings["axis"],
         loaded,
         store,
         settings["values"],
+        along=settings["axes"],
+        base_shift_ms=settings["base_shift_ms"],
         precision=settings["precision"],
         progress=progress,
-        **options,
     )
     write_points(step.path / POINTS, points)
     return {"clips": points[0].clips, "environment": environment()}
-
-
-def _swept(settings: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function that sweeps an axis, and what it takes beside the values."""
-    from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
-    from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
-
-    axis = settings["axis"]
-    if axis == "length":
-        return sweep_lengths, {}
-    if axis == "patch_size":
-        return sweep_patch_sizes, {"axes": settings["axes"]}
-    if axis == "resolution":
-        return sweep_resolutions, {"base_shift_ms": settings["base_shift_ms"]}
-    return sweep_pooling, {"kind": axis.removesuffix("_pooling")}
 
 
 def _tokens(step: Step, progress: Progress) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""The sweep of an axis by its name: what the command, recipes and studies have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from elastictool.data.store import PreparedStore
+from elastictool.errors import UsageError
+from elastictool.evaluation.points import AXES, SweepPoint
+from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
+from elastictool.evaluation.sweep import Along, SweepOptions, sweep_lengths, sweep_patch_sizes
+from elastictool.registry import nearest_hint
+from elastictool.training.checkpoint import LoadedRun
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def sweep_axis(
+    axis: str,
+    runs: Sequence[LoadedRun],
+    store: PreparedStore,
+    values: Sequence[float],
+    along: Along = "auto",
+    base_shift_ms: float = 0.0,
+    **options: Unpack[SweepOptions],
+) -> list[SweepPoint]:
+    """Score every run at every value of ``axis``, and at its own.
+
+    Args:
+        axis: Out of ``AXES``.
+        runs: Models.
+        store: The data.
+        values: Frames, patch sizes, compressions, or frames pooled into one.
+        along: Where a patch size counts.
+        base_shift_ms: Frame shift of compression 1; 0 is the runs' shortest.
+        **options: As ``sweep``.
+
+    Raises:
+        UsageError: There is no such axis; and as ``sweep``.
+    """
+    whole = [int(value) for value in values]
+    if axis == "length":
+        return sweep_lengths(runs, store, whole, **options)
+    if axis == "patch_size":
+        return sweep_patch_sizes(runs, store, whole, along, **options)
+    if axis == "resolution":
+        return sweep_resolutions(runs, store, values, base_shift_ms, **options)
+    if axis == "average_pooling":
+        return sweep_pooling(runs, store, whole, "average", **options)
+    if axis == "max_pooling":
+        return sweep_pooling(runs, store, whole, "max", **options)
+    raise UsageError(f"unknown axis {axis!r}", nearest_hint(axis, list(AXES)))
