@@ -6,20 +6,25 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import elastictool
 from elastictool.cli import app as program
 from elastictool.config import load_run_config
 from elastictool.errors import UsageError
+from elastictool.evaluation.points import SweepPoint
 from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
 from elastictool.recipes.library import full_name, load_recipe, own_settings, recipe_names
-from elastictool.recipes.plan import MARKER, Places, Plan, Step, make_plan
+from elastictool.recipes.plan import MARKER, Places, Plan, Repeats, Step, make_plan
+from elastictool.recipes.result import _mean
 from elastictool.recipes.run import run_plan, visible_gpus
 from elastictool.recipes.spec import SCALES, Recipe, Scale
 from elastictool.reporting.claims import Claim, judge
@@ -29,6 +34,22 @@ from elastictool.reporting.recipe_table import panel_cells
 from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
 
+POINT = SweepPoint(
+    model="AST",
+    run="ast",
+    length_frames=128,
+    length_s=1.28,
+    metric="top1",
+    value=0.5,
+    low=0.4,
+    high=0.6,
+    clips=10,
+    tokens=640,
+    seconds=1.0,
+    gflops=2.0,
+    positions="",
+    native=False,
+)
 CHEAP = (
     "elasticast/fig2",
     "elasticast/table1_pooling",
@@ -250,6 +271,39 @@ def test_other_settings_are_other_steps_and_data_alone_are_shared(smoke: Path) -
     assert states == dict.fromkeys(("train", "sweep", "eval", "plot"), "to do") | {"prep": "done"}
 
 
+def test_some_folds_now_and_the_others_later_train_nothing_twice(tmp_path: Path) -> None:
+    def planned(*folds: int, seeds: tuple[int, ...] = ()) -> dict[str, Step]:
+        recipe = load_recipe("elasticast/fig5_audioset")
+        plan = make_plan(
+            recipe, "small", Places(Path("nowhere"), tmp_path), Repeats(seeds, tuple(folds))
+        )
+        return {step.name: step for step in plan.steps}
+
+    some, every = planned(2, 1), planned()
+    trainings = [name for name in some if name.startswith("train")]
+    assert len(trainings) == 10 and len([n for n in every if n.startswith("train")]) == 25
+    assert all(some[name].fingerprint == every[name].fingerprint for name in trainings)
+    assert some["plot"].fingerprint != every["plot"].fingerprint
+    assert some["plot"].settings["data"]["instruments"].endswith("five folds: only 1, 2")
+    assert some["plot"].settings["options"] == " --folds 2,1"
+    assert every["plot"].settings["options"] == ""
+    assert len(planned(1, seeds=(0, 1))) < len(some) + 5
+    with pytest.raises(UsageError, match="no fold 7") as found:
+        planned(1, 7)
+    assert "1, 2, 3, 4, 5" in found.value.hint
+
+
+def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
+    def point(value: float) -> SweepPoint:
+        return dataclasses.replace(POINT, value=value, low=0.0, high=1.0)
+
+    assert (_mean(1, [point(0.5)])["low"], _mean(1, [point(0.5)])["high"]) == (0, 1)
+    two = _mean(1, [point(0.5), point(0.6)])
+    assert (two["low"], two["high"], two["runs"]) == (0.5, 0.6, 2)
+    three = _mean(1, [point(0.5), point(0.6), point(0.7)])
+    assert three["high"] - three["value"] == pytest.approx(4.302653 * 0.1 / 3**0.5, abs=1e-6)
+
+
 def with_run_setting(recipe: Recipe, run: str, settings: dict[str, Any]) -> Recipe:
     from elastictool.config import merged
 
@@ -460,6 +514,27 @@ def test_every_recipe_runs_at_smoke_scale(tmp_path: Path) -> None:
     for name in recipe_names():
         finished = run_plan(lambda name=name: plan_of(name, "smoke", tmp_path))  # type: ignore[misc]
         assert (finished.result / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_twice_ends_with_the_same_weights(smoke: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "elastictool", "recipe", "run", "elasticast/table1_pooling"]
+    command += ["--scale", "smoke", "--out", str(tmp_path), "--data", "nowhere"]
+    for file in ("config.yaml", "checkpoints/*"):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while process.poll() is None and not list(tmp_path.glob(f"smoke/runs/*/{file}")):
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()[1]
+        process.kill()
+        process.communicate()
+        assert not list(tmp_path.glob(f"smoke/runs/*/{MARKER}")), "it was killed too late"
+    subprocess.run(command, check=True, capture_output=True)
+    name = "elasticast/table1_pooling"
+    assert result_of(name, smoke)["panels"] == result_of(name, tmp_path)["panels"]
+    (one,) = smoke.glob("smoke/runs/smoke-pooling-*/checkpoints/last.safetensors")
+    weights, again = load_file(one), load_file(tmp_path / one.relative_to(smoke))
+    assert weights.keys() == again.keys()
+    assert all(weights[key].equal(again[key]) for key in weights)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.cli.evaluate import JsonOption
-from elastictool.cli.ranges import parse_numbers_or_zero
+from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ OutOption = Annotated[
 SeedsOption = Annotated[
     str, typer.Option(help="Train every run with these seeds, e.g. 0,1,2; default the recipe's.")
 ]
+FoldsOption = Annotated[
+    str, typer.Option(help="Only these test folds of data that have several, e.g. 1,2.")
+]
 
 
 @app.command("list")
@@ -97,13 +100,14 @@ def show(
     data: DataOption = DATA,
     out: OutOption = OUT,
     seeds: SeedsOption = "",
+    folds: FoldsOption = "",
     json_output: JsonOption = False,
 ) -> None:
     """Show a recipe: what it claims, its settings with their sources, its steps, what it needs.
 
     Example: elastictool recipe show elasticast/fig5_vggsound --scale paper
     """
-    plan = _plan(name, scale, data, out, seeds)
+    plan = _plan(name, scale, data, out, seeds, folds)
     recipe = plan.recipe
     if json_output:
         print_json(_document(plan) | {"sources": dict(recipe.sources), "takes": recipe.takes})
@@ -135,6 +139,7 @@ def run(
     data: DataOption = DATA,
     out: OutOption = OUT,
     seeds: SeedsOption = "",
+    folds: FoldsOption = "",
     jobs: Annotated[
         int, typer.Option(min=1, help="Steps at the same time; one GPU each where there are some.")
     ] = 1,
@@ -163,14 +168,14 @@ def run(
     """
     if throughput and not dry_run:
         raise UsageError("--throughput goes with --dry-run", "leave it out")
-    plan = _plan(name, scale, data, out, seeds)
+    plan = _plan(name, scale, data, out, seeds, folds)
     if dry_run:
         _show_costs(plan, throughput, json_output)
         return
     from elastictool.recipes.run import run_plan
     from elastictool.reporting.tables import read_json
 
-    finished = run_plan(lambda: _plan(name, scale, data, out, seeds), jobs, progress())
+    finished = run_plan(lambda: _plan(name, scale, data, out, seeds, folds), jobs, progress())
     result = read_json(finished.result / "result.json")
     files = [str(path) for path in sorted(finished.result.iterdir()) if path.name != "step.json"]
     if json_output:
@@ -181,12 +186,15 @@ def run(
         say(f"wrote {file}")
 
 
-def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str) -> Plan:
+def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str, folds: str) -> Plan:
     from elastictool.recipes.library import full_name, load_recipe
-    from elastictool.recipes.plan import Places, make_plan
+    from elastictool.recipes.plan import Places, Repeats, make_plan
 
-    wanted = parse_numbers_or_zero(seeds, "--seeds") if seeds else []
-    return make_plan(load_recipe(full_name(name)), scale.value, Places(data, out), wanted)
+    repeats = Repeats(
+        tuple(parse_numbers_or_zero(seeds, "--seeds")) if seeds else (),
+        tuple(parse_numbers([folds], "--folds")) if folds else (),
+    )
+    return make_plan(load_recipe(full_name(name)), scale.value, Places(data, out), repeats)
 
 
 def _document(plan: Plan) -> dict[str, Any]:

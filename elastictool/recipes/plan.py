@@ -154,22 +154,67 @@ class Plan:
             )
 
 
-def make_plan(recipe: Recipe, scale_name: str, places: Places, seeds: Sequence[int] = ()) -> Plan:
+@dataclass(frozen=True)
+class Repeats:
+    """How often every run is trained, where the user wants it otherwise than the scale does.
+
+    Neither changes a training's fingerprint: a few folds now and the others later are one result.
+
+    Attributes:
+        seeds: Replace the scale's own; none leaves them.
+        folds: Test folds out of those of the data; none takes all.
+    """
+
+    seeds: tuple[int, ...] = ()
+    folds: tuple[int, ...] = ()
+
+    def options(self) -> str:
+        """As the command line says it, with a space before."""
+        chosen = {"--seeds": self.seeds, "--folds": self.folds}
+        return "".join(f" {name} {','.join(map(str, v))}" for name, v in chosen.items() if v)
+
+    def of(self, scale: Scale) -> Scale:
+        """The scale with these repeats.
+
+        Raises:
+            UsageError: A fold that the data lack.
+        """
+        if self.folds:
+            scale = dataclasses.replace(scale, data=self._chosen(scale.data))
+        return dataclasses.replace(scale, seeds=self.seeds) if self.seeds else scale
+
+    def _chosen(self, data: Mapping[str, DataSpec]) -> dict[str, DataSpec]:
+        there = {fold for spec in data.values() for fold in spec.folds}
+        if lacking := [str(fold) for fold in self.folds if fold not in there]:
+            has = f"its folds are {', '.join(map(str, sorted(there)))}" if there else "it has none"
+            raise UsageError(f"--folds: no fold {', '.join(lacking)}", has)
+        return {name: self._of(spec) for name, spec in data.items()}
+
+    def _of(self, spec: DataSpec) -> DataSpec:
+        folds = tuple(fold for fold in spec.folds if fold in self.folds)
+        if folds == spec.folds:
+            return spec
+        title = f"{spec.title}: only {', '.join(map(str, folds))}"
+        return dataclasses.replace(spec, folds=folds, title=title)
+
+
+def make_plan(
+    recipe: Recipe, scale_name: str, places: Places, repeats: Repeats | None = None
+) -> Plan:
     """The graph of ``recipe`` at a scale, with what is finished already.
 
     Args:
         recipe: What to make.
         scale_name: ``paper``, ``small`` or ``smoke``.
         places: Data and results.
-        seeds: Replace the scale's own.
+        repeats: Seeds and folds in place of the scale's own.
 
     Raises:
-        UsageError: There is no such scale, or a run's settings are wrong.
+        UsageError: There is no such scale or fold, or a run's settings are wrong.
     """
-    scale = recipe.scale(scale_name)
-    if seeds:
-        scale = dataclasses.replace(scale, seeds=tuple(seeds))
-        recipe = dataclasses.replace(recipe, scales={**recipe.scales, scale_name: scale})
+    repeats = repeats or Repeats()
+    scale = repeats.of(recipe.scale(scale_name))
+    recipe = dataclasses.replace(recipe, scales={**recipe.scales, scale_name: scale})
     graph = _Graph(scale, dataclasses.replace(places, out=places.out / scale_name))
     parts: dict[str, Step] = {}
     for number, sweep in enumerate(scale.sweeps, 1):
@@ -183,7 +228,7 @@ def make_plan(recipe: Recipe, scale_name: str, places: Places, seeds: Sequence[i
     if scale.histograms:
         parts["durations"] = graph.durations(scale.histograms)
     parts |= {f"train:{s.name}": s for s in graph.steps.values() if s.kind == "train"}
-    graph.plot(recipe, scale_name, parts)
+    graph.plot(recipe, scale_name, parts, repeats)
     return Plan(recipe, scale_name, tuple(graph.steps.values()), tuple(graph.missing()))
 
 
@@ -269,11 +314,14 @@ class _Graph:
             settings["data"][name] = how
         return self._add("durations", "durations", settings, inputs, files)
 
-    def plot(self, recipe: Recipe, scale_name: str, parts: Mapping[str, Step]) -> Step:
+    def plot(
+        self, recipe: Recipe, scale_name: str, parts: Mapping[str, Step], repeats: Repeats
+    ) -> Step:
         """Figure, table and verdicts."""
         settings = {
             "recipe": recipe.name,
             "scale": scale_name,
+            "options": repeats.options(),
             "title": recipe.title,
             "shows": recipe.shows,
             "says": self.scale.says,

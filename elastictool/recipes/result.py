@@ -2,7 +2,8 @@
 
 Figure, table and ``docs/reproducing.md`` are made from this file alone. Scores are shares (0 to
 1). Where a run was trained several times (seeds, folds) a point is the mean with its 95 % t
-interval; where it was trained once, the interval is the bootstrap's over the clips.
+interval, of two trainings with their range; where it was trained once, the interval is the
+bootstrap's over the clips.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ def _mean(x: float, points: Sequence[SweepPoint]) -> Document:
     values = [point.value for point in points]
     mean = math.fsum(values) / len(values)
     low, high = points[0].low, points[0].high
-    if len(values) > 1:
+    if len(values) == 2:  # the t interval of two is nine times their deviation: it says nothing
+        low, high = min(values), max(values)
+    elif len(values) > 2:
         half = _t_half_width(values)
         low, high = mean - half, mean + half
     return {
@@ -274,7 +277,8 @@ def _made(plot: Step) -> Document:
     )
     scale = plot.settings["scale"]
     return {
-        "command": f"elastictool recipe run {plot.settings['recipe']} --scale {scale}",
+        "command": f"elastictool recipe run {plot.settings['recipe']} --scale {scale}"
+        + plot.settings["options"],
         "date": datetime.now(timezone.utc).date().isoformat(),
         "elastictool": __version__,
         "python": sys.version.split()[0],
