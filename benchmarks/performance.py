@@ -345,8 +345,9 @@ INPUT_SETTINGS = """How batches reach the model:
 
 Either way a clip gets the same masks, to the last cell; features differ from the host's by less
 than 1e-4 after normalisation (tested on a CPU). Loading ahead and interruptions change no bit. On
-CUDA batches pass through pinned memory, and copies do not wait. Validation within training is fed
-likewise; `eval`, `sweep` and `predict` compute features on the host.
+CUDA batches pass through pinned memory, and copies do not wait. Validation and `eval` are
+fed as the run's training was; `sweep`, which scores many settings from one decoding, and `predict`
+compute features on the host.
 
 """  # noqa: E501
 
@@ -396,6 +397,23 @@ def loader(document: Document) -> str:
         "in turns; `complete` batches have features, `samples` are for a device that computes "
         "them. The loader should deliver 3 times what the model consumes.\n\n"
         + markdown_table(["", "clips/s", "tokens/s", "of what the model consumes"], rows)
+    )
+
+
+def sharing(document: Document) -> str:
+    """What spinning threads cost where other processes work too."""
+    rows = [
+        [row["waiting"], f"{row['alone_ms']:,.1f}", f"{row['beside_ms']:,.1f}"]
+        for row in document["rows"]
+    ]
+    return (
+        "Between small operations torch's threads wait for one another by spinning, and lose that "
+        "time where another process has the processor. `elastictool` starts with "
+        f"`{document['setting']}` (unless you set that or `OMP_WAIT_POLICY`), so that they sleep "
+        "sooner. Milliseconds of a training step of a narrow model, alone and beside one busy "
+        "process a core:\n\n"
+        + markdown_table(["threads wait as", "alone", "beside other work"], rows)
+        + "\nWhere several jobs share the machine, `OMP_NUM_THREADS=1` for each is better still.\n"
     )
 
 
@@ -475,6 +493,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "ranks": ("From one to many ranks", ranks),
     "input": ("Loading", loading),
     "loader": ("The loader against the model", loader),
+    "sharing": ("Beside other work", sharing),
 }
 
 

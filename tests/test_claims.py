@@ -37,6 +37,16 @@ def test_above_must_hold_at_every_column_but_its_own(points: float, holds: bool)
     assert f"{2 if holds else 1} of 2 columns" in verdict.words
 
 
+def test_one_column_is_said_with_both_scores() -> None:
+    own = {"PI, own": {0.0: 0.701}, "BL, own": {0.0: 0.6}}
+    verdict = judge(Claim("above", "PI, own", 5, other="BL, own"), own)
+    assert verdict.holds
+    said = "PI, own is above BL, own by 5 points or more: holds (70.1 against 60.0)"
+    assert verdict.words == said
+    at = judge(Claim("above", "PI", -1, other="BL", start=48, stop=48), CURVES).words
+    assert at == "PI is above BL or at most 1 points below at 48: holds (45.0 against 46.0)"
+
+
 def test_only_columns_within_the_span_count() -> None:
     assert judge(Claim("flat", "PI", 21, stop=16), CURVES).holds
     assert not judge(Claim("flat", "PI", 21), CURVES).holds

@@ -164,6 +164,22 @@ def test_each_help_text_has_an_example(
     assert f"elastictool {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("users", "ours"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(
+    users: dict[str, str], ours: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back as it was
+        monkeypatch.delenv(name)
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    assert run(monkeypatch, "--version") == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == ours
+
+
 def test_ctrl_c_in_training_saves_leaves_with_130_and_resumes(
     toy_store: PreparedStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

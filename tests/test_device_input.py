@@ -32,7 +32,9 @@ from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.sounds import BLANK, SoundBatch, needed_frames
 from elastictool.data.store import PreparedStore
 from elastictool.errors import DamagedDataError, Interrupted, OutOfMemory
+from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.packing.batch import PackedBatch
+from elastictool.training.checkpoint import load_run
 from elastictool.training.run import resume_run, train_run
 from tests.test_batches import EVERYTHING, PLAIN
 from tests.test_training import _StopAfter, records, same, small, weights
@@ -327,6 +329,28 @@ def test_training_on_either_side_gives_the_same_losses(
         assert host["train_loss"] == pytest.approx(device["train_loss"], abs=1e-4)
         assert host["val_loss"] == pytest.approx(device["val_loss"], abs=1e-4)
         assert host["tokens"] == device["tokens"]
+
+
+def test_an_evaluation_is_fed_as_the_training_was(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[SoundBatch] = []
+    deliver = Feed.deliver
+
+    def noting(self: Feed, batch: PackedBatch | SoundBatch) -> PackedBatch:
+        made.extend([batch] if isinstance(batch, SoundBatch) else [])
+        return deliver(self, batch)
+
+    monkeypatch.setattr(Feed, "deliver", noting)
+    train_run(small(), toy_store, tmp_path / "run")
+    host = load_run(tmp_path / "run")
+    train = dataclasses.replace(host.config.train, fbank_on="device", prefetch=2)
+    device = dataclasses.replace(host, config=dataclasses.replace(host.config, train=train))
+    for length in (None, 48):
+        scores = [evaluate_run(run, toy_store, length=length).scores for run in (host, device)]
+        assert scores[0].clip_ids == scores[1].clip_ids
+        np.testing.assert_allclose(scores[0].logits, scores[1].logits, atol=1e-4)
+    assert sum(len(batch.batch.clip_ids) for batch in made) == 2 * len(scores[0].clip_ids)
 
 
 @pytest.mark.parametrize("where", ["host", "device"])

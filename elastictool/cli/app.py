@@ -60,6 +60,18 @@ app.add_typer(recipe.app)
 app.command("doctor")(doctor.doctor)
 
 
+SPINS_VARIABLE, SPINS = "GOMP_SPINCOUNT", "10000"
+"""How often a thread of torch looks whether the others are ready before it sleeps: some tens of
+microseconds, not the runtime's milliseconds, which other processes on the machine would pay
+for as well as we (``python -m benchmarks.sharing``)."""
+
+
+def _share_the_processor() -> None:
+    """Takes effect because no command has loaded torch yet; what the user has set stays."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(SPINS_VARIABLE, SPINS)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -89,6 +101,7 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both clean up and leave
+    _share_the_processor()
     try:
         app()
     except ElasticToolError as error:

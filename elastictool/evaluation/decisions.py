@@ -137,5 +137,7 @@ def _thresholds(
     if not len(clips):
         return "none", np.full(len(run.label_names), np.nan)
     dataset = ClipDataset(store, run.front_end)
-    scores = score_clips(run.model, dataset, clips, precision, workers=workers, progress=progress)
+    scores = score_clips(
+        run.model, dataset, clips, precision, workers=workers, progress=progress, feed=run.feed
+    )
     return "validation", ChosenThresholds.choose(scores, run.config.train.loss).values

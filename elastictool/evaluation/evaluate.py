@@ -212,7 +212,9 @@ def evaluate_run(
     """
     clips = split_clips(run, store, split)
     dataset = ClipDataset(store, front_end_at(run.front_end, length))
-    scores = score_clips(run.model, dataset, clips, precision, workers=workers, progress=progress)
+    scores = score_clips(
+        run.model, dataset, clips, precision, workers=workers, progress=progress, feed=run.feed
+    )
     values = class_probabilities(scores.logits, run.config.train.loss)
     decisions = (
         judge_decisions(run, store, split, values, scores.targets, precision, workers, progress)

@@ -22,7 +22,7 @@ from elastictool.files import finite
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.recipes.plan import MARKER, Step
 from elastictool.recipes.steps import DURATIONS, EVALUATION, POINTS, TOKENS
-from elastictool.reporting.claims import Claim, Curves, judge
+from elastictool.reporting.claims import OWN, Claim, Curves, judge
 from elastictool.reporting.published import (
     FIGURE_ONLY,
     SOURCES,
@@ -71,7 +71,7 @@ def _published_claims(published: Document) -> Curves:
     """Published curves as claims name them, own settings too."""
     curves = {name: dict(points) for name, points in published["curves"].items()}
     own = {name: own_score(name, points) for name, points in published["curves"].items()}
-    return curves | {f"{name}, own": {0.0: y} for name, y in own.items() if y is not None}
+    return curves | {name + OWN: {0.0: y} for name, y in own.items() if y is not None}
 
 
 def _panels(plot: Step) -> Document:
@@ -232,7 +232,7 @@ def _curves(panels: Iterable[Document]) -> Curves:
             label = prefix + curve["label"]
             curves[label] = {p["x"]: p["value"] for p in curve["points"]}
             if curve["own"]:
-                curves[f"{label}, own"] = {0.0: curve["own"]["value"]}
+                curves[label + OWN] = {0.0: curve["own"]["value"]}
     return curves
 
 

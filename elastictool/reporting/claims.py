@@ -16,6 +16,8 @@ from elastictool.errors import UsageError
 Curves = Mapping[str, Mapping[float, float]]
 """Name of a curve -> its score (0 to 1) by column."""
 
+OWN = ", own"
+"""Ends the name of a curve of one column: the score at a model's own setting."""
 ClaimKind = Literal["flat", "collapse", "above"]
 
 
@@ -109,9 +111,17 @@ def statement(claim: Claim) -> str:
         return f"{claim.curve} falls by {claim.points:g} points or more away from {claim.at:g}"
     margin = f" by {claim.points:g} points or more" if claim.points > 0 else ""
     slack = f" or at most {-claim.points:g} points below" if claim.points < 0 else ""
+    return f"{claim.curve} is above {claim.other}{margin}{slack}{_where(claim)}"
+
+
+def _where(claim: Claim) -> str:
+    """At which columns one is to be above the other; a score at the own setting has none."""
+    if claim.curve.endswith(OWN):
+        return ""
+    if claim.start == claim.stop:
+        return f" at {claim.start:g}"
     elsewhere = "" if claim.at is None else f" other than {claim.at:g}"
-    where = f"at all columns{elsewhere}{_span(claim)}"
-    return f"{claim.curve} is above {claim.other}{margin}{slack} {where}"
+    return f" at all columns{elsewhere}{_span(claim)}"
 
 
 def _span(claim: Claim) -> str:
@@ -157,6 +167,8 @@ def _above(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
     if not gaps:
         return None
     least = min(gaps, key=gaps.__getitem__)
+    if len(gaps) == 1:
+        return gaps[least] >= claim.points, f"{ours[least]:.1f} against {theirs[least]:.1f}"
     kept = sum(gap >= claim.points for gap in gaps.values())
     words = f"{kept} of {len(gaps)} columns; least difference {gaps[least]:+.1f} at {least:g}"
     return kept == len(gaps), words

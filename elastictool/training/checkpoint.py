@@ -26,6 +26,7 @@ from torch import Tensor
 
 from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig, from_dict, to_dict
 from elastictool.data.dataset import FrontEnd
+from elastictool.data.feed import Feed
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
@@ -63,6 +64,13 @@ class LoadedRun:
     metrics: Mapping[str, Any]
     thresholds: tuple[float, ...] = ()
     budget: str = ""
+
+    @property
+    def feed(self) -> Feed:
+        """How clips of a prepared dataset reach the model, where it now is: as in its training."""
+        train = self.config.train
+        device = next(self.model.parameters()).device
+        return Feed.choose(device, train.fbank_on, train.prefetch)
 
     def at_budget(
         self, patch_size: int | None = None, compression: float | None = None
