@@ -400,6 +400,38 @@ def loader(document: Document) -> str:
     )
 
 
+def others(document: Document) -> str:
+    """The same clips through Hugging Face's AST, which pads and cuts."""
+    rows = [
+        [
+            "training step" if row["part"] == "train" else row["part"],
+            row["contender"],
+            f"{row['clips_per_second']:,.2f}",
+            f"{row['clips_per_second'] / theirs:.2f}×",
+        ]
+        for row in document["rows"]
+        for theirs in [_padded_rate(document, row["part"])]
+    ]
+    model = document["model"]
+    return (
+        f"The same {document['clip_count']} clips ({document['clips']}) through models of the same "
+        f"size ({model['size']}, {model['depth']} blocks, {document['precision']}): `split` and "
+        "`reference` (the paper's padded rows) process them whole, up to 3,072 frames; "
+        "transformers' `ASTForAudioClassification`, as the AST repository's, pads or cuts each to "
+        "1,024 frames.\n\n" + markdown_table(["", "", "clips/s", "against HF"], rows)
+    )
+
+
+def _padded_rate(document: Document, part: str) -> float:
+    """Clips a second of the padded model."""
+    rate: float = next(
+        row["clips_per_second"]
+        for row in document["rows"]
+        if row["part"] == part and row["contender"].startswith("HF")
+    )
+    return rate
+
+
 def sharing(document: Document) -> str:
     """What spinning threads cost where other processes work too."""
     rows = [
@@ -487,6 +519,7 @@ def made_by(document: Document) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "attention": ("Attention backends on a CPU", backends),
+    "others": ("Against Hugging Face's AST", others),
     "spread": ("Spread of lengths", spread),
     "memory": ("Memory", memory),
     "epochs": ("From a thousand to two million clips", epochs),

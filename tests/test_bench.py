@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from elastictool.cli.app import app
+from elastictool.cli.app import app, main
 from elastictool.config import PackingConfig
 from elastictool.evaluation.bench import hugging_face, parts
 from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
@@ -99,6 +100,19 @@ def test_the_command_prints_one_document(tmp_path: Path) -> None:
     rows = run("attention", "fbank", "inference", *SMALL, "--out", str(tmp_path / "bench.json"))
     assert {row["part"] for row in rows} == {"attention", "fbank", "inference"}
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == rows
+
+
+def test_the_document_names_the_command_that_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    durations = tmp_path / "with spaces.csv"
+    durations.write_text("seconds\n1\n2\n", "utf-8")
+    argv = ["elastictool", "bench", "planners", "--durations", str(durations), *SMALL]
+    monkeypatch.setattr(sys, "argv", [*argv, "--json", "--out", str(tmp_path / "bench.json")])
+    with pytest.raises(SystemExit):
+        main()
+    wanted = f"elastictool bench planners --durations 'with spaces.csv' {' '.join(SMALL)}"
+    assert json.loads(capsys.readouterr().out)["command"] == wanted
 
 
 def test_the_loader_is_held_against_what_a_model_consumes_in_the_same_run(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,8 @@ from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from elastictool.evaluation.bench.parts import Bench, Row
     from elastictool.evaluation.bench.workload import Workload
 
@@ -83,8 +87,10 @@ def bench(
                 rows += _measure(part, how, workload, compare)
             bar.advance(1, part)
     document: dict[str, Any] = {
+        "command": _command(sys.argv[1:]),
         "environment": environment(),
         "clips": workload.label,
+        "clip_count": len(workload.frames),
         "model": {"size": size or "small", "depth": depth},
         "device": str(how.device),
         "precision": precision,
@@ -98,6 +104,17 @@ def bench(
         return
     for part in chosen:
         print_table(part, *_table([row for row in rows if row["part"] == part]))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line that repeats the measurement, with file names but no folders."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif word != "--json" and not word.startswith("--out="):
+            kept.append(Path(word).name if "/" in word else word)
+    return shlex.join(["elastictool", *kept])
 
 
 def _known_parts(parts: list[str] | None) -> list[str]:
