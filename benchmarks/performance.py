@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import RESULTS, ROOT
+from benchmarks.pages import RESULTS, ROOT, made_by
+from benchmarks.study_tables import claim_lines
 from elastictool.files import write_text
 from elastictool.reporting.tables import markdown_table
 
@@ -206,6 +207,17 @@ def _bf16_note(document: Document) -> str:
         f"\nOn this processor bf16 makes `split` {gain:.1f} times as fast in training. How much it "
         "can give depends on the processor: the anchors of these targets were measured on one "
         "with matrix units (AMX), where a bf16 matrix product is six times as fast as fp32.\n"
+        + _bf16_accuracy(read(RESULTS / "precision-digit.json"))
+    )
+
+
+def _bf16_accuracy(study: Document | None) -> str:
+    """What the study of both precisions found, if it was run."""
+    if study is None:
+        return ""
+    return (
+        f"\nWhat it costs in accuracy, trained and evaluated on spoken digits:\n\n"
+        f"{claim_lines(study)}\n`{study['command']}`; [results.md](results.md) has every run.\n"
     )
 
 
@@ -402,24 +414,28 @@ def loader(document: Document) -> str:
 
 def others(document: Document) -> str:
     """The same clips through Hugging Face's AST, which pads and cuts."""
-    rows = [
-        [
-            "training step" if row["part"] == "train" else row["part"],
-            row["contender"],
-            f"{row['clips_per_second']:,.2f}",
-            f"{row['clips_per_second'] / theirs:.2f}×",
-        ]
-        for row in document["rows"]
-        for theirs in [_padded_rate(document, row["part"])]
-    ]
     model = document["model"]
     return (
         f"The same {document['clip_count']} clips ({document['clips']}) through models of the same "
         f"size ({model['size']}, {model['depth']} blocks, {document['precision']}): `split` and "
         "`reference` (the paper's padded rows) process them whole, up to 3,072 frames; "
         "transformers' `ASTForAudioClassification`, as the AST repository's, pads or cuts each to "
-        "1,024 frames.\n\n" + markdown_table(["", "", "clips/s", "against HF"], rows)
+        "1,024 frames.\n\n" + others_table(document)
     )
+
+
+def others_table(document: Document) -> str:
+    """Clips a second of each contender."""
+    rows = [
+        [
+            "training step" if row["part"] == "train" else row["part"],
+            row["contender"],
+            f"{row['clips_per_second']:,.2f}",
+            f"{row['clips_per_second'] / _padded_rate(document, row['part']):.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    return markdown_table(["", "", "clips/s", "against HF"], rows)
 
 
 def _padded_rate(document: Document, part: str) -> float:
@@ -505,16 +521,6 @@ def _gpu_tables(document: Document) -> str:
 
 def _verdict(reached: bool) -> str:
     return "reached" if reached else "**missed**"
-
-
-def made_by(document: Document) -> str:
-    """Command, date, machine."""
-    env = document["environment"]
-    place = env["gpu"] if env.get("gpu") else env["cpu"]
-    return (
-        f"\n`{document['command']}`, {env['date']}, torch {env.get('torch', '–')}, {place}, load "
-        f"average {env['load_average']} on {env['cores']} cores.\n"
-    )
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {

@@ -25,7 +25,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import RESULTS, ROOT, fill
+from benchmarks.pages import RESULTS, ROOT, fill
 from elastictool.config import PackingConfig
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in

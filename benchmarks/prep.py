@@ -4,8 +4,10 @@ Run: ``python -m benchmarks.prep [--json FILE]``
 
 Both contenders read the same files through the same code, turn by turn, shard by shard: ``bare``
 decodes and resamples and throws the result away, ``prep`` also encodes, measures and stores. The
-share is bare / prep in processor time of one process, which a busy machine does not distort: with
-n workers each of them does just that. Both keep freed memory (``data/allocator``).
+share is bare / prep in processor time of one process, which a busy machine does not distort. Both
+keep freed memory (``data/allocator``). On a machine that does nothing else, the clock of as many
+worker processes as there are cores is compared, too: whole preparations, from the plan to the
+finished dataset, against workers that only decode and resample the same shards.
 
 Memory is the peak of processes that prepare few and many clips. The large listing is AudioSet's
 layout with two million segments, joined with an index of as many file names (which are made up, not
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import soundfile
@@ -37,8 +41,9 @@ from elastictool.audio.trials import encode_with_av
 from elastictool.corpora import join
 from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.plan import plan_shards
-from elastictool.data.prepare import plan
+from elastictool.data.prepare import carry_out, plan
 from elastictool.data.shards import PrepSettings, ShardTask, write_shard
+from elastictool.data.workforce import Workforce
 from elastictool.errors import AudioError
 from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json, write_rows
@@ -53,6 +58,8 @@ SETTINGS = {
     "flac, --stats-clips": PrepSettings(stats_clips=1),
     "wav, --stats-clips": PrepSettings("wav", stats_clips=1),
 }
+WORKER_KINDS = ("mp3", "flac")
+WORKER_CLIPS = 320
 SEGMENTS = 2_000_000
 
 
@@ -87,6 +94,13 @@ def report(rounds: int, segments: int, file: Path | None) -> None:
                     f"prep {row['prep_ms']:6.2f} ms for 10 s: {row['share']:.0%}",
                     flush=True,
                 )
+        several = [row for kind in WORKER_KINDS for row in of_workers(kind, place / kind)]
+        for row in several:
+            print(
+                f"{row['source']:>13}  {row['stored']:<34} {row['workers']} workers: "
+                f"bare {row['bare_clips_s']:.0f}, prep {row['prep_clips_s']:.0f} clips/s: "
+                f"{row['share']:.0%}"
+            )
         source = str(place / KINDS[-1])
         few, many = (_in_process("--peak", source, str(clips)) for clips in (8_000, 16_000))
     large = _in_process("--list", str(segments))
@@ -103,6 +117,7 @@ def report(rounds: int, segments: int, file: Path | None) -> None:
             "clip": f"{DURATION_S:g} s, {CLIPS} clips a shard",
             "wanted_share": WANTED,
             "shares": rows,
+            "workers": several,
             "memory": [few, many],
             "large_listing": large,
         }
@@ -135,6 +150,38 @@ def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
             "bare_ms": per_clip["bare"],
             "prep_ms": per_clip[name],
             "share": per_clip["bare"] / per_clip[name],
+        }
+
+
+def of_workers(kind: str, folder: Path, rounds: int = 3) -> Iterator[dict[str, Any]]:
+    """Clips a second by the clock, with a worker process a core."""
+    cores = os.cpu_count() or 1
+    table = folder / "many.csv"
+    rows = [
+        {"path": f"{n % CLIPS}.{kind}", "label": "x", "split": "train", "start": 1e-4 * n}
+        for n in range(WORKER_CLIPS)
+    ]
+    write_rows(table, ("path", "label", "split", "start"), rows)
+    workers = joblib.Parallel(n_jobs=cores)
+    for at, (name, settings) in enumerate(SETTINGS.items()):
+        planned = plan("csv", table, folder / "data", name=f"w{at}", settings=settings)
+        spent: dict[str, list[float]] = {"bare": [], "prep": []}
+        for turn in range(-1, rounds):  # the first starts the processes
+            begin = time.perf_counter()
+            workers(joblib.delayed(bare)(task) for task in planned.tasks)
+            between = time.perf_counter()
+            carry_out(planned, Workforce(cores), overwrite=True)
+            if turn >= 0:
+                spent["bare"].append(between - begin)
+                spent["prep"].append(time.perf_counter() - between)
+        clips_s = {who: WORKER_CLIPS / statistics.median(times) for who, times in spent.items()}
+        yield {
+            "source": kind,
+            "stored": name,
+            "workers": cores,
+            "bare_clips_s": clips_s["bare"],
+            "prep_clips_s": clips_s["prep"],
+            "share": clips_s["prep"] / clips_s["bare"],
         }
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, ROOT, fill, made_by
+from benchmarks.performance import others_table
 from benchmarks.studies import STUDIES
 from benchmarks.study_tables import (
     MANY_RUNS,
@@ -28,8 +29,6 @@ from elastictool.files import write_text
 from elastictool.reporting.figures import save_figure
 from elastictool.reporting.tables import markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
 IN_README = ("fsdd-digit", "fsdd-speaker", "instruments", "flexi-digit", "resolution-digit")
 """Studies that the README shows; docs/results.md has all."""
 
@@ -87,6 +86,8 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
             + markdown_table(["", "precision", "backend", "tokens/s", "against reference"], rows)
             + _measured(document)
         )
+    if "others" in benchmarks:
+        parts.append(others_section(benchmarks["others"]))
     if "fbank" in benchmarks:
         document = benchmarks["fbank"]
         rows = [
@@ -104,6 +105,47 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
             + _measured(document)
         )
     return "\n".join(parts)
+
+
+def prep_section(document: dict[str, Any]) -> str:
+    """What share of preparing is decoding and resampling, by source and settings."""
+    settings = list(dict.fromkeys(row["stored"] for row in document["shares"]))
+    shares = {(r["source"], r["stored"]): r["share"] for r in document["shares"]}
+    sources = dict.fromkeys(source for source, _ in shares)
+    rows = [[x, *(f"{shares[x, stored]:.0%}" for stored in settings)] for x in sources]
+    text = markdown_table(["recordings", *settings], rows)
+    if document["workers"]:
+        number = document["workers"][0]["workers"]
+        rows = [
+            [
+                row["source"],
+                row["stored"],
+                f"{row['bare_clips_s']:.0f}",
+                f"{row['prep_clips_s']:.0f}",
+                f"{row['share']:.0%}",
+            ]
+            for row in document["workers"]
+        ]
+        columns = ["recordings", "stored", "decoded only, clips/s", "prepared, clips/s", "share"]
+        text += f"\nBy the clock, {number} worker processes:\n\n" + markdown_table(columns, rows)
+    few, many = document["memory"]
+    large, env = document["large_listing"], document["environment"]
+    return (
+        f"{text}\nMemory does not grow with the number of clips: a process that prepared "
+        f"{few['clips']:,} clips peaked at {few['peak_mb']:,.0f} MB, with {many['clips']:,} at "
+        f"{many['peak_mb']:,.0f} MB. {large['segments']:,} segments of AudioSet's tables are "
+        f"listed, joined with an index of as many files and planned in {large['cpu_s']:.0f} s of "
+        f"processor time and {large['peak_mb'] / 1000:.1f} GB.\n\n"
+        f"`{document['command']}`, {env['date']}, torch {env['torch']}, {env['cpu']}.\n"
+    )
+
+
+def others_section(document: dict[str, Any]) -> str:
+    """The same clips through Hugging Face's AST."""
+    return (
+        "Against Hugging Face's AST, which pads and cuts every clip to 1,024 frames:\n\n"
+        f"{others_table(document)}{made_by(document)}"
+    )
 
 
 def token_section() -> str:
@@ -134,18 +176,6 @@ def results_page(studies: dict[str, dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """Replace what stands between the markers of ``name``.
-
-    Raises:
-        ValueError: The text has no such markers.
-    """
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"no markers for {name}")
-    return pattern.sub(lambda match: match[1] + content + match[2], text)
-
-
 def committed_studies() -> dict[str, dict[str, Any]]:
     """The studies whose results are there."""
     files = {name: RESULTS / f"{name}.json" for name in STUDIES}
@@ -160,11 +190,21 @@ def pages() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text("utf-8")
     for name in studies.keys() & set(IN_README):
         readme = fill(readme, name, readme_section(name, studies[name]))
-    files = {"attention": RESULTS / "performance/attention.json", "fbank": RESULTS / "fbank.json"}
+    files = {
+        "attention": RESULTS / "performance/attention.json",
+        "others": RESULTS / "performance/others.json",
+        "fbank": RESULTS / "fbank.json",
+    }
     speed = {n: json.loads(f.read_text("utf-8")) for n, f in files.items() if f.exists()}
     readme = fill(readme, "speed", speed_section(speed))
     readme = fill(readme, "token-usage", token_section())
-    return {ROOT / "README.md": readme, ROOT / "docs" / "results.md": results_page(studies)}
+    data = ROOT / "docs" / "data.md"
+    prep = json.loads((RESULTS / "prep.json").read_text("utf-8"))
+    return {
+        ROOT / "README.md": readme,
+        ROOT / "docs" / "results.md": results_page(studies),
+        data: fill(data.read_text("utf-8"), "prep", prep_section(prep)),
+    }
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import fill
+from benchmarks.pages import fill
 from elastictool.files import write_text
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.library import load_recipe, recipe_names

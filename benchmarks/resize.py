@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.report import fill
+from benchmarks.pages import fill
 from elastictool.files import write_text
 from elastictool.models.resize import interpolation_matrix
 from elastictool.reporting.tables import markdown_table

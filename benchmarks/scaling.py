@@ -27,7 +27,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from benchmarks.attention import RowsWithFusedKernel
-from benchmarks.report import RESULTS
+from benchmarks.pages import RESULTS
 from elastictool.audio.augment import spec_augment
 from elastictool.config import (
     SIZES,

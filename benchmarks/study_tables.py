@@ -162,7 +162,7 @@ def mark_lines(study: dict[str, Any]) -> str:
             verdict = "reached" if round(mean, 4) >= least else "**missed**"
             where = "native" if name == "native" else f"{name} frames"
             parts.append(f"{where} {100 * mean:.1f} against {100 * least:.0f}: {verdict}")
-        lines.append(f"- {curve.label}: {'; '.join(parts)}.\n")
+        lines += [f"- {curve.label}: {'; '.join(parts)}.\n"] if parts else []
     return "".join(lines)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report import ROOT, fill, pages
+from benchmarks.pages import ROOT, fill
+from benchmarks.report import pages
 from benchmarks.study_tables import cell, claim_lines, curves, main_table, mean_and_half_width
 
 

@@ -173,7 +173,7 @@ def test_half_precision_kernels_are_resized_in_float32() -> None:
 
 
 def test_the_table_in_the_docs_is_what_its_command_writes() -> None:
-    from benchmarks.report import fill
+    from benchmarks.pages import fill
     from benchmarks.resize import PAGE, table
 
     text = PAGE.read_text("utf-8")
