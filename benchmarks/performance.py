@@ -463,10 +463,10 @@ def resize(document: Document) -> str:
     difference = max(row["largest_difference"] for row in document["rows"])
     columns = ["patch size", "rebuilt", "dense, kept", "elastictool", "rebuilt / elastictool"]
     return (
-        f"Milliseconds for a kernel {document['width']} wide. `rebuilt` takes the pseudo-inverse of "
-        "the whole patches' map at each call, as published code (FlexiAST, timm) does; `dense` "
-        "keeps it; elastictool keeps one small matrix an axis, which is exact: results differ by "
-        f"{difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
+        f"Milliseconds for a kernel {document['width']} wide. `rebuilt` takes the pseudo-inverse "
+        "of the whole patches' map at each call, in float32, as published code (FlexiAST, timm) "
+        "does; `dense` keeps it; elastictool keeps one small matrix an axis, from float64. Results "
+        f"differ by {difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
     )
 
 

@@ -2,10 +2,10 @@
 
 Run: ``python -m benchmarks.resize_speed [--json FILE]``
 
-Three ways to the same kernel; the largest difference is part of the result. ``rebuilt`` does at each
-call what published code (FlexiAST, timm) does: it resizes every unit patch, which gives the map of
-whole patches, takes the pseudo-inverse of that and multiplies. ``dense`` keeps the pseudo-inverse.
-Ours keeps one small matrix an axis. Processor time of one thread, in turns.
+Three ways to the same kernel; the largest difference is part of the result. ``rebuilt`` does at
+each call what published code (FlexiAST, timm) does: it resizes every unit patch, which gives the
+map of whole patches, takes the pseudo-inverse of that and multiplies. ``dense`` keeps the
+pseudo-inverse. Ours keeps one small matrix an axis. Processor time of one thread, in turns.
 """
 
 from __future__ import annotations
