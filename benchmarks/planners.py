@@ -107,7 +107,7 @@ def main() -> None:
 def measure(epic: Path, rounds: int) -> dict[str, Any]:
     """All that the page shows, with what a reader has to know about it."""
     durations = {"epic-sounds": read_durations(epic), "stand-in": None}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for source, known in durations.items():
         for num_clips in NUM_CLIPS:
             lengths = stream(known, num_clips)

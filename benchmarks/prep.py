@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
     }
     keep_freed_memory()
     contenders: dict[str, Callable[[], object]] = {
-        name: lambda task=task: write_shard(task) for name, task in tasks.items()
+        name: partial(write_shard, task) for name, task in tasks.items()
     }
     first = next(iter(tasks.values()))
     seconds = _interleaved({"bare": lambda: bare(first), **contenders}, rounds)

@@ -35,7 +35,8 @@ def smooth_basis() -> Tensor:
     places = (torch.arange(BASE, dtype=torch.float64) + 0.5) / BASE
     waves = torch.arange(SMOOTH_WAVES, dtype=torch.float64)
     basis = torch.cos(torch.pi * places[:, None] * waves)
-    return basis / basis.norm(dim=0)
+    unit: Tensor = basis / basis.norm(dim=0)
+    return unit
 
 
 def lost(bilinear: Tensor, resize: Tensor, basis: Tensor) -> float:

@@ -74,7 +74,8 @@ def pseudo_inverse(size: int) -> Tensor:
     """(size^2, 256) float32: pinv(B^T) of the map B of whole patches, Equation 3 as it stands."""
     units = torch.eye(BASE * BASE).view(-1, 1, BASE, BASE)
     patches = F.interpolate(units, (size, size), mode="bilinear", antialias=False)
-    return torch.linalg.pinv(patches.flatten(1))
+    inverse: Tensor = torch.linalg.pinv(patches.flatten(1))
+    return inverse
 
 
 def apply(kernel: Tensor, matrix: Tensor, size: int) -> Tensor:

@@ -259,7 +259,8 @@ def main() -> None:
 def run_cells(cells: list[Cell], jobs: int) -> None:
     """Run the cells, ``jobs`` at a time, and say how each ended."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+    fresh: dict[str, Any] = {"max_tasks_per_child": 1} if sys.version_info >= (3, 11) else {}
+    with ProcessPoolExecutor(jobs, mp_context=spawn, **fresh) as pool:
         waiting = [pool.submit(run_cell, cell) for cell in cells]
         for count, future in enumerate(as_completed(waiting), 1):
             print(f"{count}/{len(cells)} {_line(future.result())}", file=sys.stderr, flush=True)
