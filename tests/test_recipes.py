@@ -423,6 +423,19 @@ def test_published_curves_are_thin_lines_in_the_colour_of_their_model() -> None:
     assert len([line for line in theirs.lines if line.get_linewidth() == 0.8]) == 5
 
 
+def test_a_published_curve_has_the_colour_of_the_one_that_stands_for_it() -> None:
+    result = paper_result() | {"scale": "small"}
+    ours = {"AST-B/8": "AST-B/16", "AST-B/16": "AST-B/32", "AST-B/32": "AST-B/64"}
+    for curve in result["panels"][0]["curves"]:  # names of theirs, each one size further
+        curve["label"] = ours.get(curve["published_label"], curve["label"])
+    mine, theirs = draw(result).axes
+    colours = {str(line.get_label()): line.get_color() for line in mine.lines}
+    texts = {text.get_text(): text.get_color() for text in theirs.texts}
+    for published, own in ours.items():
+        assert texts[published] == colours[own]
+    assert len({texts[name] for name in ours}) == 3
+
+
 def test_costs_are_those_of_the_training_sampler(smoke: Path) -> None:
     from elastictool.data.store import PreparedStore
     from elastictool.training.run import describe

@@ -30,6 +30,7 @@ from elastictool.reporting.figures import (
 from elastictool.reporting.sweep_figure import spread
 
 Document = Mapping[str, Any]
+Styles = Mapping[str, SeriesStyle]
 NOTHING: Document = {"curves": {}, "tokens": {}}
 LOG_AXES = ("patch_size", "batch_clips")
 LETTERS = 14
@@ -56,13 +57,16 @@ def _curves(result: Document) -> Figure:
     height = 4.3 + 0.16 * caption.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
     all_axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    styles = _styles(result)
+    styles, theirs = _styles(result)
     for axes, panel in zip(all_axes, panels, strict=False):
         overlay = NOTHING if beside else result["published"]
-        _draw_panel(axes, panel, overlay, styles)
+        _draw_panel(axes, panel, styles)
+        _thin(axes, overlay["curves"], theirs)
+        _level(axes, overlay, theirs)
+        _finish(axes, panel, [p["x"] for curve in panel["curves"] for p in curve["points"]])
         axes.set_title(f"{'ours: ' if beside else ''}{plain_text(panel['title'])}", fontsize=10)
     if beside:
-        _draw_published(all_axes[-1], panels[0], result["published"], styles)
+        _draw_published(all_axes[-1], panels[0], result["published"], theirs)
     figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
     thin = bool(result["published"]["curves"] or result["published"]["tokens"])
     _legend(figure, all_axes, panels[0], thin)
@@ -74,19 +78,21 @@ def _published_beside(result: Document) -> bool:
     return bool(result["published"]["curves"]) and result["scale"] != "paper"
 
 
-def _styles(result: Document) -> dict[str, SeriesStyle]:
-    """A style for each curve: that of the published curve which it is shown beside."""
+def _styles(result: Document) -> tuple[Styles, Styles]:
+    """Of our curves and of published ones; ours have that of the published one that they stand for.
+
+    On other data the same name may be another model: our AST-20ms stands for theirs at 40 ms.
+    """
     roles = {c["label"]: c["published_label"] for p in result["panels"] for c in p["curves"]}
     known = [
         role if role in result["published"]["curves"] else name for name, role in roles.items()
     ]
     styles = series_styles([*known, *result["published"]["curves"]])
-    return styles | {name: styles[style] for name, style in zip(roles, known, strict=True)}
+    ours = {name: styles[style] for name, style in zip(roles, known, strict=True)}
+    return ours, ours | {name: styles[name] for name in result["published"]["curves"]}
 
 
-def _draw_panel(
-    axes: Axes, panel: Document, published: Document, styles: Mapping[str, SeriesStyle]
-) -> None:
+def _draw_panel(axes: Axes, panel: Document, styles: Styles) -> None:
     faint = 0.05 if len(panel["curves"]) > 4 else 0.10
     for curve in panel["curves"]:
         style, points = styles[curve["label"]], curve["points"]
@@ -112,12 +118,9 @@ def _draw_panel(
                 marker=style.marker,
                 zorder=5,
             )
-    _thin(axes, published["curves"], styles)
-    _level(axes, published, styles)
-    _finish(axes, panel, [p["x"] for curve in panel["curves"] for p in curve["points"]])
 
 
-def _thin(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) -> None:
+def _thin(axes: Axes, published: Document, styles: Styles) -> None:
     for name, points in published.items():
         axes.plot(
             [x for x, _ in points],
@@ -128,7 +131,7 @@ def _thin(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) ->
         )
 
 
-def _level(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) -> None:
+def _level(axes: Axes, published: Document, styles: Styles) -> None:
     """Published shares of padding, which the paper gives without a batch size."""
     for name, (padding, _) in published["tokens"].items():
         if padding is None:
@@ -147,9 +150,7 @@ def _level(axes: Axes, published: Document, styles: Mapping[str, SeriesStyle]) -
         )
 
 
-def _draw_published(
-    axes: Axes, panel: Document, published: Document, styles: Mapping[str, SeriesStyle]
-) -> None:
+def _draw_published(axes: Axes, panel: Document, published: Document, styles: Styles) -> None:
     """The paper's own curves, thin, on its own data."""
     _thin(axes, published["curves"], styles)
     ends = {name: points[-1] for name, points in published["curves"].items()}
