@@ -35,7 +35,7 @@ NOTHING: Document = {"curves": {}, "tokens": {}}
 LOG_AXES = ("patch_size", "batch_clips")
 LETTERS = 14
 """Of small print in an inch."""
-TICKS = 9
+TICKS = 10
 LABEL_SHARE = 0.035
 """Of the axis' height: what a line of small print needs."""
 SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
