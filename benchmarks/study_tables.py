@@ -35,7 +35,7 @@ class Curve:
         label: Model, and the way where there are several.
         own: Values at the native or own length, patch size or resolution.
         at: Values at each column.
-        seconds: Training times.
+        seconds: Training times; a run that was paused while it trained has none.
     """
 
     label: str
@@ -54,7 +54,7 @@ def curves(study: dict[str, Any]) -> list[Curve]:
             curve = found.setdefault(label, Curve(label, [], {}, []))
             if point["native"]:
                 curve.own.append(point["value"])
-                curve.seconds.append(run["train_seconds"])
+                curve.seconds += [] if run["train_seconds"] is None else [run["train_seconds"]]
             else:
                 column = point.get("setting", point["length_frames"])
                 curve.at.setdefault(column, []).append(point["value"])
