@@ -54,7 +54,8 @@ def curves(study: dict[str, Any]) -> list[Curve]:
             curve = found.setdefault(label, Curve(label, [], {}, []))
             if point["native"]:
                 curve.own.append(point["value"])
-                curve.seconds += [] if run["train_seconds"] is None else [run["train_seconds"]]
+                if run["train_seconds"] is not None:
+                    curve.seconds.append(run["train_seconds"])
             else:
                 column = point.get("setting", point["length_frames"])
                 curve.at.setdefault(column, []).append(point["value"])
