@@ -29,7 +29,13 @@ from elastictool.files import write_text
 from elastictool.reporting.figures import save_figure
 from elastictool.reporting.tables import markdown_table
 
-IN_README = ("fsdd-digit", "fsdd-speaker", "instruments", "flexi-digit", "resolution-digit")
+IN_README = (
+    "fsdd-digit",
+    "fsdd-speaker",
+    "instruments",
+    "flexi-instruments",
+    "resolution-instruments",
+)
 """Studies that the README shows; docs/results.md has all."""
 
 
