@@ -29,6 +29,14 @@ def test_collapse_is_the_fall_from_its_own_column(points: float, holds: bool) ->
     assert "70.0 at 16 to 45.0 at 48" in verdict.words
 
 
+def test_a_threshold_that_is_just_met_is_met_however_its_scores_round() -> None:
+    curve = {"AST": {1.0: 73 / 120, 4.0: 85 / 120}}
+    assert judge(Claim("collapse", "AST", 10, at=4.0), curve).holds
+    assert judge(Claim("flat", "AST", 10), curve).holds
+    pair = {"AST": {1.0: 85 / 120}, "other": {1.0: 73 / 120}}
+    assert judge(Claim("above", "AST", 10, other="other"), pair).holds
+
+
 @pytest.mark.parametrize(("points", "holds"), [(-1.0, True), (0.0, False), (1.0, False)])
 def test_above_must_hold_at_every_column_but_its_own(points: float, holds: bool) -> None:
     verdict = judge(Claim("above", "PI", points, other="BL", at=16.0), CURVES)

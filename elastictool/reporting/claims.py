@@ -154,7 +154,7 @@ def _collapse(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
     if claim.at not in scores or not others:
         return None
     worst = min(others, key=others.__getitem__)
-    fall = scores[claim.at] - others[worst]
+    fall = round(scores[claim.at] - others[worst], 6)
     words = (
         f"{scores[claim.at]:.1f} at {claim.at:g} to {others[worst]:.1f} at {worst:g}: {fall:.1f}"
     )
