@@ -284,7 +284,7 @@ def test_some_folds_now_and_the_others_later_train_nothing_twice(tmp_path: Path)
     assert len(trainings) == 10 and len([n for n in every if n.startswith("train")]) == 25
     assert all(some[name].fingerprint == every[name].fingerprint for name in trainings)
     assert some["plot"].fingerprint != every["plot"].fingerprint
-    assert some["plot"].settings["data"]["instruments"].endswith("five folds: only 1, 2")
+    assert some["plot"].settings["data"]["instruments"].endswith("five folds: only folds 1, 2")
     assert some["plot"].settings["options"] == " --folds 2,1"
     assert every["plot"].settings["options"] == ""
     assert len(planned(1, seeds=(0, 1))) < len(some) + 5

@@ -194,7 +194,8 @@ class Repeats:
         folds = tuple(fold for fold in spec.folds if fold in self.folds)
         if folds == spec.folds:
             return spec
-        title = f"{spec.title}: only {', '.join(map(str, folds))}"
+        those = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+        title = f"{spec.title}: only {those}"
         return dataclasses.replace(spec, folds=folds, title=title)
 
 
