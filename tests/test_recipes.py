@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import elastictool
 from elastictool.cli import app as program
 from elastictool.config import load_run_config
-from elastictool.errors import UsageError
+from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.points import SweepPoint
 from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
@@ -326,6 +326,19 @@ def test_a_stopped_training_continues(smoke: Path, monkeypatch: pytest.MonkeyPat
     assert not called
     assert train.state == "done"
     (train.path / MARKER).write_text(marker, "utf-8")
+
+
+def test_a_stopped_recipe_names_the_command_that_continues_it_and_not_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(step: Step, progress: object) -> None:
+        raise Interrupted("stopped at epoch 1", "elastictool train --resume")
+
+    monkeypatch.setattr("elastictool.recipes.run.execute", stopped)
+    name = "elasticast/table1_pooling"
+    with pytest.raises(Interrupted, match=f"{name} was interrupted") as found:
+        run_plan(lambda: plan_of(name, "smoke", tmp_path))
+    assert "the same command" in found.value.hint
 
 
 def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> None:

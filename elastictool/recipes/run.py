@@ -60,7 +60,10 @@ def _one_by_one(make: MakePlan, plan: Plan, progress: Progress) -> Plan:
         left = _eta(time.monotonic() - began, spent, sum(_weight(costs[s.name]) for s in waiting))
         number = len(plan.steps) - len(waiting) + 1
         progress.say(f"step {number} of {len(plan.steps)}: {step.name}{left}")
-        execute(step, progress)
+        try:
+            execute(step, progress)
+        except Interrupted as error:
+            raise _interrupted(plan) from error
         spent += _weight(costs[step.name])
         plan = make()
     return plan
@@ -98,11 +101,15 @@ def _side_by_side(make: MakePlan, jobs: int, progress: Progress) -> Plan:
     if pool.failures:
         raise pool.failures[0]
     if stop.requested:
-        raise Interrupted(
-            f"{plan.recipe.name} was interrupted; what is done is saved",
-            "run the same command again: it continues there",
-        )
+        raise _interrupted(plan)
     return plan
+
+
+def _interrupted(plan: Plan) -> Interrupted:
+    return Interrupted(
+        f"{plan.recipe.name} was interrupted; what is done is saved",
+        "run the same command again: it continues there",
+    )
 
 
 @dataclass
