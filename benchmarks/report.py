@@ -224,7 +224,12 @@ def main() -> None:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is not what its results say", file=sys.stderr)
         sys.exit(bool(stale))
-    for path, text in written.items():
+    write_pages()
+
+
+def write_pages() -> None:
+    """Write every page and figure."""
+    for path, text in pages().items():
         write_text(path, text)
     for name, study in committed_studies().items():
         save_figure(draw(study), RESULTS / name)

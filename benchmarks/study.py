@@ -5,8 +5,8 @@
 Each (model, seed, fold) is trained into ``runs/studies/STUDY/`` and swept on the test split; its
 numbers, with date, versions and settings, go to ``docs/results/runs/STUDY/``. What is there with
 the same settings is not run again and an interrupted run resumes, so a study can be spread over
-days and machines. ``docs/results/STUDY.json`` then collects them; ``python -m benchmarks.report``
-makes the README's tables and the figures from it.
+days and machines. ``docs/results/STUDY.json`` then collects them, and ``benchmarks.report`` makes
+``docs/results.md``, the README's tables and the figures. Without a name all studies are run.
 
 ``--validation`` opens no test split: it trains without a tenth of the training clips, scores on
 that tenth, and writes nothing under docs/. Settings are chosen with it.
@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.pages import RESULTS
+from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
 from elastictool.config import (
     PatchAxes,
@@ -217,7 +219,7 @@ def prepared(study: Study, data: Path, folder: Path) -> None:
 def parse() -> Namespace:
     """The command line."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("studies", nargs="*", help="of: " + ", ".join(STUDIES) + "; none is all")
     parser.add_argument("--data", type=Path, required=True, help="folder of the small real data")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
@@ -229,15 +231,24 @@ def parse() -> Namespace:
     parser.add_argument("--validation", action="store_true", help="score on a training part")
     parser.add_argument("--tag", default="", help="with --validation: name of this trial")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.studies if name not in STUDIES]:
+        parser.error(f"no study {unknown[0]}, there are: {', '.join(STUDIES)}")
     if arguments.set and not arguments.validation:
         parser.error("--set belongs to --validation: a study's settings are its recipes")
     return arguments
 
 
 def main() -> None:
-    """Run the cells that are wanted, then collect all that are finished."""
+    """Run the studies that are wanted, all of them where none is named."""
     arguments = parse()
-    name, study = arguments.study, STUDIES[arguments.study]
+    for name in arguments.studies or STUDIES:
+        run_study(name, STUDIES[name], arguments)
+    if not arguments.validation and arguments.out.resolve() == RESULTS:
+        write_pages()
+
+
+def run_study(name: str, study: Study, arguments: Namespace) -> None:
+    """Run the cells that are wanted, then collect all that are finished."""
     prepared(study, arguments.data, arguments.runs / "data")
     cells = [
         make_cell(name, entry, seed, fold, arguments)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elastictool.config import FlexiConfig
+from elastictool.config import FlexiConfig, PatchAxes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities, split_clips
 from elastictool.evaluation.points import SweepPoint, model_label, read_points, write_points
-from elastictool.evaluation.sweep import sweep_lengths, sweep_patch_sizes
+from elastictool.evaluation.sweep import Along, sweep_lengths, sweep_patch_sizes
 from elastictool.metrics.classification import mean_average_precision, top_k_accuracy
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
@@ -98,13 +98,13 @@ def test_ways_of_resizing_differ_away_from_the_own_size_only(
 
 @pytest.mark.parametrize("axes", ["auto", "both", "time", "frequency"])
 def test_axes_are_those_asked_for_or_those_of_the_training(
-    runs: list[LoadedRun], toy_store: PreparedStore, axes: str
+    runs: list[LoadedRun], toy_store: PreparedStore, axes: Along
 ) -> None:
     trained = dataclasses.replace(runs[1].config, flexi=FlexiConfig((8, 16), axes="time"))
     run = dataclasses.replace(runs[1], config=trained)
-    (_, point) = sweep_patch_sizes([run], toy_store, [8], axes, split="train")  # type: ignore[arg-type]
-    along = "time" if axes == "auto" else axes
-    size = patch_size_along(along, 8, (16, 16))  # type: ignore[arg-type]
+    (_, point) = sweep_patch_sizes([run], toy_store, [8], axes, split="train")
+    along: PatchAxes = "time" if axes == "auto" else axes
+    size = patch_size_along(along, 8, (16, 16))
     assert point.value == top_k_accuracy(*answers(run, toy_store, size), 1)
     patches = math.ceil(128 / size[0]) * math.ceil(64 / size[1])
     assert point.tokens == point.clips * (patches + 1)

@@ -188,7 +188,8 @@ def run(
 
 def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str, folds: str) -> Plan:
     from elastictool.recipes.library import full_name, load_recipe
-    from elastictool.recipes.plan import Places, Repeats, make_plan
+    from elastictool.recipes.plan import Places, make_plan
+    from elastictool.recipes.spec import Repeats
 
     repeats = Repeats(
         tuple(parse_numbers_or_zero(seeds, "--seeds")) if seeds else (),

@@ -23,7 +23,15 @@ from typing import Any, Literal
 
 from elastictool.config import RunConfig, merged, run_config
 from elastictool.errors import UsageError
-from elastictool.recipes.spec import DataSpec, Recipe, RunSpec, Scale, SweepSpec, TokensSpec
+from elastictool.recipes.spec import (
+    DataSpec,
+    Recipe,
+    Repeats,
+    RunSpec,
+    Scale,
+    SweepSpec,
+    TokensSpec,
+)
 from elastictool.reporting.runs import changed_settings
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
@@ -152,51 +160,6 @@ class Plan:
                 f"{self.recipe.name} at scale {self.scale_name} needs what is not there: {what}",
                 "\n".join(("--data names the folder that these lie in", *hints)),
             )
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How often every run is trained, where the user wants it otherwise than the scale does.
-
-    Neither changes a training's fingerprint: a few folds now and the others later are one result.
-
-    Attributes:
-        seeds: Replace the scale's own; none leaves them.
-        folds: Test folds out of those of the data; none takes all.
-    """
-
-    seeds: tuple[int, ...] = ()
-    folds: tuple[int, ...] = ()
-
-    def options(self) -> str:
-        """As the command line says it, with a space before."""
-        chosen = {"--seeds": self.seeds, "--folds": self.folds}
-        return "".join(f" {name} {','.join(map(str, v))}" for name, v in chosen.items() if v)
-
-    def of(self, scale: Scale) -> Scale:
-        """The scale with these repeats.
-
-        Raises:
-            UsageError: A fold that the data lack.
-        """
-        if self.folds:
-            scale = dataclasses.replace(scale, data=self._chosen(scale.data))
-        return dataclasses.replace(scale, seeds=self.seeds) if self.seeds else scale
-
-    def _chosen(self, data: Mapping[str, DataSpec]) -> dict[str, DataSpec]:
-        there = {fold for spec in data.values() for fold in spec.folds}
-        if lacking := [str(fold) for fold in self.folds if fold not in there]:
-            has = f"its folds are {', '.join(map(str, sorted(there)))}" if there else "it has none"
-            raise UsageError(f"--folds: no fold {', '.join(lacking)}", has)
-        return {name: self._of(spec) for name, spec in data.items()}
-
-    def _of(self, spec: DataSpec) -> DataSpec:
-        folds = tuple(fold for fold in spec.folds if fold in self.folds)
-        if folds == spec.folds:
-            return spec
-        those = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-        title = f"{spec.title}: only {those}"
-        return dataclasses.replace(spec, folds=folds, title=title)
 
 
 def make_plan(
