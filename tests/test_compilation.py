@@ -151,6 +151,18 @@ def test_a_compiler_in_the_variable_cxx_is_found(monkeypatch: pytest.MonkeyPatch
     check_compiler("cpu")
 
 
+def test_on_cuda_a_run_is_refused_where_triton_has_no_c_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
+    with pytest.raises(UsageError, match="no-such-compiler") as caught:
+        check_compiler("cuda:0")
+    assert "train.compile=false" in caught.value.hint
+    monkeypatch.setenv("CC", "python3")
+    check_compiler("cuda")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_run_learns_what_an_eager_one_learns_and_resumes_to_the_last_bit(

@@ -10,7 +10,6 @@ resumed run has to compute the same bits as one that was never stopped.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.models.encoder import Block
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -33,11 +33,13 @@ def check_compiler(device: str) -> None:
     """Refuse to start where nothing can be compiled.
 
     Raises:
-        UsageError: No C++ compiler (CPU), or no triton (CUDA).
+        UsageError: No C++ compiler (CPU), or no triton or nothing that it compiles with (CUDA).
     """
     if device.startswith("cuda"):
-        if importlib.util.find_spec("triton") is None:
-            raise UsageError("train.compile = true needs triton on CUDA", f"install it, or {_OFF}")
+        missing = missing_for_triton()
+        if missing:
+            message = f"train.compile = true cannot work on CUDA: {missing}"
+            raise UsageError(message, f"install what is missing, or {_OFF}")
         return
     compiler = os.environ.get("CXX") or _default_compiler()
     if shutil.which(compiler) is None:
