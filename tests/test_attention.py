@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from elastictool.errors import UsageError
+from elastictool.models.attention.auto import AutoAttention
 from elastictool.models.attention.base import (
     ATTENTION,
-    _fastest,
+    _reason,
     choose_attention,
     require_support,
 )
-from elastictool.models.attention.flex import segment_block_mask
+from elastictool.models.attention.flex import FlexAttention, segment_block_mask
 from elastictool.models.attention.reference import ReferenceAttention, attention_weights
+from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.models.attention.varlen import VarlenAttention
-from elastictool.packing.layout import FILLER, SegmentLayout, build_layout
+from elastictool.packing.layout import FILLER, SegmentLayout, build_layout, map_tensors
 from tests.attention_backends import CPU, TRAINABLE, plain_varlen, varlen_without_cuda  # noqa: F401
 
 HEADS, HEAD_WIDTH, SCALE = 2, 8, 0.6
@@ -231,13 +238,68 @@ def test_flex_agrees_with_the_reference_forward(
 def test_flex_block_mask_equals_the_one_torch_finds_pair_by_pair(
     rows: list[list[int]], padded_rows: bool
 ) -> None:
-    layout = build_layout(rows, padded_rows=padded_rows)
-    ids, length = layout.segment_ids, layout.num_slots
-    mask = segment_block_mask(layout)
-    wanted = create_block_mask(lambda b, h, q, k: ids[q] == ids[k], None, None, length, length, CPU)
+    assert_blocks_are_those_of_all_pairs(build_layout(rows, padded_rows=padded_rows))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.lists(
+        st.lists(st.integers(1, 9) | st.integers(10, 500), min_size=1, max_size=6),
+        min_size=1,
+        max_size=3,
+    ),
+    block=st.sampled_from([8, 128]),
+    multiple=st.sampled_from([1, 64]),
+    padded_rows=st.booleans(),
+)
+def test_flex_block_mask_of_any_layout_equals_that_of_all_pairs(
+    rows: list[list[int]], block: int, multiple: int, padded_rows: bool
+) -> None:
+    layout = build_layout(rows, padded_rows=padded_rows, multiple=multiple)
+    assert_blocks_are_those_of_all_pairs(layout, block)
+
+
+def assert_blocks_are_those_of_all_pairs(layout: SegmentLayout, block: int = 128) -> None:
+    """Filler is a piece of its own wherever it is, as in ``split`` and ``varlen``."""
+    pieces = torch.repeat_interleave(torch.tensor(layout.piece_lengths))
+    mask = segment_block_mask(layout, block)
+    wanted = create_block_mask(
+        lambda b, h, q, k: pieces[q] == pieces[k],
+        None, None, layout.num_slots, layout.num_slots, CPU, BLOCK_SIZE=block,
+    )  # fmt: skip
+    assert mask.shape == wanted.shape
     assert torch.equal(mask.to_dense(), wanted.to_dense())
-    assert torch.equal(mask.kv_num_blocks, wanted.kv_num_blocks)
-    assert torch.equal(mask.full_kv_num_blocks, wanted.full_kv_num_blocks)
+    for kind in ("kv", "full_kv", "q", "full_q"):
+        counts, indices = (getattr(mask, f"{kind}_{part}") for part in ("num_blocks", "indices"))
+        assert torch.equal(counts, getattr(wanted, f"{kind}_num_blocks"))
+        listed = torch.arange(indices.shape[-1]) < counts[..., None]
+        assert torch.equal(indices[listed], getattr(wanted, f"{kind}_indices")[listed])
+
+
+def test_flex_compiles_one_kernel_for_fifty_layouts() -> None:
+    torch.compiler.reset()
+    counters.clear()
+    backend = FlexAttention(torch.compile(flex_attention, dynamic=True, backend="eager"))
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = random.integers(1, 300, size=random.integers(1, 7)).tolist()
+        layout = build_layout([lengths], multiple=int(random.choice([1, 128])))
+        with torch.no_grad():
+            backend(*draw_qkv(layout, torch.float32), layout, SCALE)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 2
+    torch.compiler.reset()
+
+
+def test_flex_leaves_a_stream_of_one_block_to_split() -> None:
+    def compiled(*arguments: object, **options: object) -> Tensor:
+        raise AssertionError("a stream of one block was compiled for")
+
+    layout = build_layout([[100, 28]])
+    qkv = draw_qkv(layout)
+    out = FlexAttention(compiled)(*qkv, layout, SCALE)
+    assert torch.equal(out, ATTENTION["split"](*qkv, layout, SCALE))
+    with pytest.raises(AssertionError, match="one block"):
+        FlexAttention(compiled)(*draw_qkv(build_layout([[129]])), build_layout([[129]]), SCALE)
 
 
 def test_varlen_folds_the_scale_into_q_where_the_kernel_knows_none() -> None:
@@ -248,6 +310,21 @@ def test_varlen_folds_the_scale_into_q_where_the_kernel_knows_none() -> None:
     q, k, v = draw_qkv(layout)
     out = VarlenAttention(without_scale)(q, k, v, layout, SCALE)
     torch.testing.assert_close(out, ATTENTION["reference"](q, k, v, layout, SCALE))
+
+
+@pytest.mark.parametrize("width", [7, 8, 48, 64, 80])
+def test_varlen_leaves_q_alone_where_the_kernel_scales_as_wanted(width: int) -> None:
+    seen: list[Tensor] = []
+
+    def without_scale(q: Tensor, k: Tensor, v: Tensor, *places: Tensor | int) -> Tensor:
+        seen.append(q)
+        return v
+
+    layout = build_layout(ROWS)
+    q = torch.ones(layout.num_slots, HEADS, width)
+    VarlenAttention(without_scale)(q, q, q, layout, float(width**-0.5))
+    VarlenAttention(without_scale)(q, q, q, layout, 0.1)
+    assert seen[0] is q and not torch.equal(seen[1], q)
 
 
 @pytest.mark.parametrize("name", [*BACKENDS])
@@ -268,29 +345,137 @@ def test_a_backend_that_cannot_serve_says_why() -> None:
         require_support("flex", CPU, torch.float32, training=True)
 
 
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[int, int], str], None]]:
+    """Makes backends believe in a GPU of a capability, and in what is missing for triton."""
+
+    def believe(capability: tuple[int, int] = (9, 0), missing: str = "") -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        flex = "elastictool.models.attention.flex"
+        monkeypatch.setattr(f"{flex}.missing_for_triton", lambda: missing)
+        _reason.cache_clear()
+
+    ATTENTION["flex"]  # imported before anything is patched
+    yield believe
+    _reason.cache_clear()
+
+
+Believe = Callable[..., None]
+
+
 @pytest.mark.parametrize(
-    "capability, triton, dtype, chosen",
+    "capability, missing, dtype, training, chosen",
     [
-        ((9, 0), True, torch.bfloat16, "varlen"),
-        ((9, 0), True, torch.float32, "flex"),
-        ((7, 5), True, torch.float16, "flex"),
-        ((7, 5), False, torch.bfloat16, "split"),
+        ((9, 0), "", torch.bfloat16, True, "varlen"),
+        ((9, 0), "", torch.bfloat16, False, "varlen"),
+        ((9, 0), "", torch.float32, True, "flex"),
+        ((9, 0), "", torch.float32, False, "split"),
+        ((9, 0), "no compiler", torch.float32, True, "split"),
+        ((7, 5), "", torch.float16, True, "flex"),
+        ((7, 5), "no triton", torch.bfloat16, True, "split"),
     ],
 )
 def test_auto_on_cuda_takes_the_first_of_varlen_flex_split_that_can(
-    monkeypatch: pytest.MonkeyPatch,
+    on_cuda: Believe,
     capability: tuple[int, int],
-    triton: bool,
+    missing: str,
     dtype: torch.dtype,
+    training: bool,
     chosen: str,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    on_cuda(capability, missing)
+    assert choose_attention("auto", "cuda", dtype, training) == chosen
+
+
+@pytest.mark.parametrize(
+    "width, half, full",
+    [
+        (4, "split", "split"),
+        (8, "varlen", "split"),
+        (12, "split", "split"),
+        (16, "varlen", "flex"),
+        (24, "varlen", "flex"),
+        (100, "flex", "flex"),
+        (256, "varlen", "flex"),
+        (264, "flex", "flex"),
+    ],
+)
+def test_auto_on_cuda_passes_over_what_cannot_serve_the_head_width(
+    on_cuda: Believe, width: int, half: str, full: str
+) -> None:
+    on_cuda()
+    assert choose_attention("auto", "cuda", torch.bfloat16, head_width=width) == half
+    assert choose_attention("auto", "cuda", torch.float32, head_width=width) == full
+
+
+@pytest.mark.parametrize(
+    "name, dtype, width, why",
+    [
+        ("varlen", torch.bfloat16, 100, "multiples of 8 up to 256, not 100"),
+        ("varlen", torch.float16, 264, "multiples of 8 up to 256, not 264"),
+        ("flex", torch.float32, 8, "from 16, not 8"),
+    ],
+)
+def test_a_backend_of_that_name_says_which_head_widths_it_takes(
+    on_cuda: Believe, name: str, dtype: torch.dtype, width: int, why: str
+) -> None:
+    on_cuda()
+    with pytest.raises(UsageError, match=why):
+        require_support(name, torch.device("cuda"), dtype, True, width)
+    require_support(name, torch.device("cuda"), dtype, True, 64)
+
+
+def test_auto_on_cuda_says_once_for_each_type_why_faster_backends_are_not_used(
+    on_cuda: Believe, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_cuda(missing="it needs triton")
+    backend, layout, fakes = AutoAttention(), build_layout([[40, 60]]), FakeTensorMode()
+    with fakes:
+        there = map_tensors(layout, lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
+        for dtype in (torch.float32, torch.float32, torch.float64, torch.float32):
+            qkv = torch.empty(3, layout.num_slots, HEADS, 64, dtype=dtype, device="cuda")
+            assert backend(*qkv, there, SCALE).shape == qkv.shape[1:]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert lines[0] == (
+        "attention on cuda:0 in float32: split is used, not varlen: it takes bfloat16 and "
+        "float16, not torch.float32 (use precision bf16); not flex: it needs triton"
+    )
+    assert "not flex: it takes float32, bfloat16 and float16" in lines[1]
+
+
+def test_auto_says_nothing_where_the_fastest_is_used_or_on_a_cpu(
+    on_cuda: Believe, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_cuda()
+    layout = build_layout(ROWS)
+    AutoAttention()(*draw_qkv(layout), layout, SCALE)
+    assert choose_attention("auto", "cuda", torch.bfloat16) == "varlen"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "triton, named, there, missing",
+    [
+        (True, None, {"gcc"}, ""),
+        (True, None, {"clang"}, ""),
+        (True, None, set(), "C compiler"),
+        (True, "my-cc", {"gcc"}, "'my-cc'"),
+        (True, "my-cc", {"my-cc"}, ""),
+        (False, None, {"gcc"}, "triton"),
+    ],
+)
+def test_triton_needs_a_c_compiler(
+    monkeypatch: pytest.MonkeyPatch, triton: bool, named: str | None, there: set[str], missing: str
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if triton else None)
-    _fastest.cache_clear()
-    try:
-        assert choose_attention("auto", "cuda", dtype) == chosen
-    finally:
-        _fastest.cache_clear()
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("CC", raising=False)
+    if named:
+        monkeypatch.setenv("CC", named)
+    found = missing_for_triton()
+    assert missing in found and bool(found) == bool(missing)
 
 
 def test_auto_takes_split_on_a_cpu() -> None:

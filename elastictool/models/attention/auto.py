@@ -1,24 +1,38 @@
 """The fastest backend for where the tokens are and what they are made of.
 
 The choice is made when tokens arrive, not when the model is built: a model may be moved to another
-device or run under autocast afterwards.
+device or run under autocast afterwards. A GPU that has to do without its fastest backend is told
+once, with the reasons: often something can be done about them.
 """
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, choose_attention
+from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, fastest
 from elastictool.packing.layout import SegmentLayout
+
+_LOG = logging.getLogger(__name__)
 
 
 class AutoAttention:
-    """Hands every call to the backend that ``choose_attention`` names."""
+    """Hands every call to the backend that ``fastest`` names."""
 
     padded_rows = False
 
-    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+    def __init__(self) -> None:
+        self._told: set[tuple[torch.device, torch.dtype]] = set()
+
+    def unsupported(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        training: bool,
+        head_width: int = HEAD_WIDTH,
+    ) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -26,8 +40,20 @@ class AutoAttention:
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
         """See ``AttentionBackend``."""
-        backend = ATTENTION[choose_attention("auto", q.device.type, q.dtype)]
-        return backend(q, k, v, layout, scale)
+        training = q.requires_grad and torch.is_grad_enabled()
+        name, declined = fastest(q.device, q.dtype, training, q.shape[-1])
+        if declined and q.device.type == "cuda":
+            self._tell_once(q, name, declined)
+        return ATTENTION[name](q, k, v, layout, scale)
+
+    def _tell_once(self, q: Tensor, name: str, declined: tuple[str, ...]) -> None:
+        """One line for each device and type."""
+        if (q.device, q.dtype) in self._told:
+            return
+        self._told.add((q.device, q.dtype))
+        kind = str(q.dtype).removeprefix("torch.")
+        reasons = "; ".join(declined)
+        _LOG.warning("attention on %s in %s: %s is used, %s", q.device, kind, name, reasons)
 
 
 ATTENTION.register("auto")(AutoAttention())

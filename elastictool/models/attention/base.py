@@ -7,7 +7,6 @@ new file here plus its name in the table, and the property tests run over it at 
 
 from __future__ import annotations
 
-import logging
 from functools import lru_cache
 from typing import Protocol
 
@@ -18,7 +17,8 @@ from elastictool.errors import UsageError
 from elastictool.packing.layout import SegmentLayout
 from elastictool.registry import Registry
 
-_LOG = logging.getLogger(__name__)
+HEAD_WIDTH = 64
+"""d of all sizes of ViT; what is asked about where no head width is named."""
 
 
 class AttentionBackend(Protocol):
@@ -31,13 +31,20 @@ class AttentionBackend(Protocol):
 
     padded_rows: bool
 
-    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+    def unsupported(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        training: bool,
+        head_width: int = HEAD_WIDTH,
+    ) -> str:
         """Why the backend cannot serve tensors of ``dtype`` on ``device``; empty where it can.
 
         Args:
             device: Where the stream is.
             dtype: Of queries, keys and values.
             training: Whether a backward pass follows.
+            head_width: d, the last dimension of queries, keys and values.
         """
         ...
 
@@ -71,42 +78,65 @@ FASTEST_FIRST = ("varlen", "flex", "split")
 """What ``auto`` tries in turn. On a CPU ``flex`` cannot train and is slower, so it declines."""
 
 
-def choose_attention(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """The backend to use: ``name``, or for ``auto`` the fastest for the device and type.
+def choose_attention(
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    training: bool = True,
+    head_width: int = HEAD_WIDTH,
+) -> str:
+    """The backend to use: ``name``, or for ``auto`` the fastest for such tensors.
 
     Raises:
         UsageError: There is no backend called ``name``.
     """
     if name == "auto":
-        return _fastest(device, dtype)
+        return fastest(torch.device(device), dtype, training, head_width)[0]
     ATTENTION[name]
     return name
 
 
+def fastest(
+    device: torch.device, dtype: torch.dtype, training: bool, head_width: int
+) -> tuple[str, tuple[str, ...]]:
+    """The first of ``FASTEST_FIRST`` that serves, and why each one before it does not."""
+    declined: list[str] = []
+    for name in FASTEST_FIRST[:-1]:
+        reason = _reason(name, device, dtype, training, head_width)
+        # Compiling FlexAttention takes tens of seconds, for training and inference each. A
+        # training run gets them back; the first answer of predict, eval or embed would wait.
+        if not reason and name == "flex" and not training:
+            reason = "without gradients it would compile for longer than it saves"
+        if not reason:
+            return name, tuple(declined)
+        declined.append(f"not {name}: {reason}")
+    return FASTEST_FIRST[-1], tuple(declined)
+
+
 def require_support(
-    name: str, device: torch.device, dtype: torch.dtype, training: bool
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    training: bool,
+    head_width: int = HEAD_WIDTH,
 ) -> AttentionBackend:
     """The backend called ``name``, which must be able to serve these tensors.
 
     Raises:
         UsageError: It cannot, or there is none of that name.
     """
-    backend = ATTENTION[name]
-    reason = backend.unsupported(device, dtype, training)
+    reason = _reason(name, device, dtype, training, head_width)
     if reason:
         raise UsageError(
             f"the attention backend {name!r} cannot be used here: {reason}",
             "leave the choice to --attention auto",
         )
-    return backend
+    return ATTENTION[name]
 
 
-@lru_cache(maxsize=32)
-def _fastest(device: str, dtype: torch.dtype) -> str:
-    place = torch.device(device)
-    reasons = {name: ATTENTION[name].unsupported(place, dtype, True) for name in FASTEST_FIRST}
-    chosen = next(name for name, reason in reasons.items() if not reason)
-    if place.type == "cuda":
-        declined = [f"no {name}: {reason}" for name, reason in reasons.items() if reason]
-        _LOG.info("attention on %s in %s: %s", device, dtype, "; ".join([chosen, *declined]))
-    return chosen
+@lru_cache(maxsize=64)
+def _reason(
+    name: str, device: torch.device, dtype: torch.dtype, training: bool, head_width: int
+) -> str:
+    """``unsupported``, which may look at the disk, asked once and not in every layer."""
+    return ATTENTION[name].unsupported(device, dtype, training, head_width)

@@ -7,7 +7,6 @@ bounds: the mask is built from the layout's integers.
 
 from __future__ import annotations
 
-import importlib.util
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,33 +19,63 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from elastictool.models.attention.base import ATTENTION, require_support
+from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, require_support
+from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.packing.layout import SegmentLayout
+
+Kernel = Callable[..., Tensor]
 
 BLOCK = 128
 """Slots of a block, FlexAttention's default."""
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEAST_WIDTH = 16
+"""Head width of the narrowest matrix product that triton compiles."""
+
 
 class FlexAttention:
-    """Block-sparse attention; compiled on CUDA, plain (inference only) on a CPU."""
+    """Block-sparse attention; compiled on CUDA, plain (inference only) on a CPU.
+
+    Where it is compiled, a stream of one block goes to ``split``: it would need kernels of its
+    own, and of one function torch compiles eight variants at most before it runs it unfused.
+
+    Args:
+        kernel: A stand-in for the compiled kernel, for tests on machines without CUDA.
+    """
 
     padded_rows = False
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._kernel = kernel
         self._mask: tuple[weakref.ref[SegmentLayout], BlockMask] | None = None
 
-    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+    def unsupported(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        training: bool,
+        head_width: int = HEAD_WIDTH,
+    ) -> str:
         """See ``AttentionBackend``."""
         if device.type != "cuda":
             return "it cannot train on a CPU" if training else ""
-        return "" if importlib.util.find_spec("triton") else "it needs triton"
+        if dtype not in _DTYPES:
+            return f"it takes float32, bfloat16 and float16, not {dtype}"
+        if head_width < LEAST_WIDTH:
+            return f"it takes head widths from {LEAST_WIDTH}, not {head_width}"
+        return missing_for_triton()
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
         """See ``AttentionBackend``."""
-        require_support("flex", q.device, q.dtype, q.requires_grad and torch.is_grad_enabled())
-        kernel = _compiled() if q.device.type == "cuda" else _plain
+        kernel = self._kernel
+        if kernel is None:
+            training = q.requires_grad and torch.is_grad_enabled()
+            require_support("flex", q.device, q.dtype, training, q.shape[-1])
+            kernel = _compiled() if q.device.type == "cuda" else _plain
+        if kernel is not _plain and layout.num_slots <= BLOCK:
+            return ATTENTION["split"](q, k, v, layout, scale)
         heads_first = (stream.transpose(0, 1)[None] for stream in (q, k, v))
         out = kernel(*heads_first, block_mask=self.mask(layout), scale=scale)
         return out[0].transpose(0, 1)
@@ -102,11 +131,11 @@ def _block_lists(table: npt.NDArray[np.bool_], device: torch.device) -> tuple[Te
     return counts[None, None].to(device), torch.from_numpy(columns)[None, None].to(device)
 
 
-_plain = cast(Callable[..., Tensor], flex_attention)
+_plain = cast(Kernel, flex_attention)
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable[..., Tensor]:
+def _compiled() -> Kernel:
     # One kernel for all stream lengths; without it every batch would compile its own.
     return torch.compile(_plain, dynamic=True)
 

@@ -16,13 +16,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, require_support
+from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, require_support
 from elastictool.packing.layout import SegmentLayout
 
 Kernel = Callable[..., Tensor]
 
 _HALF = (torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
+_WIDTH_STEP, _MOST_WIDTH = 8, 256
+"""Which head widths the kernel takes."""
 
 
 class VarlenAttention:
@@ -37,7 +39,13 @@ class VarlenAttention:
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
 
-    def unsupported(self, device: torch.device, dtype: torch.dtype, training: bool) -> str:
+    def unsupported(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        training: bool,
+        head_width: int = HEAD_WIDTH,
+    ) -> str:
         """See ``AttentionBackend``."""
         if device.type != "cuda":
             return "it needs a CUDA device"
@@ -45,6 +53,11 @@ class VarlenAttention:
             return f"it takes bfloat16 and float16, not {dtype} (use precision bf16)"
         if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
             return "it needs a GPU of compute capability 8.0 or above"
+        if head_width % _WIDTH_STEP or head_width > _MOST_WIDTH:
+            return (
+                f"it takes head widths that are multiples of {_WIDTH_STEP} up to {_MOST_WIDTH}, "
+                f"not {head_width}"
+            )
         return "" if _torch_kernel() else f"torch {torch.__version__} has no varlen_attn (2.10 has)"
 
     def __call__(
@@ -53,13 +66,16 @@ class VarlenAttention:
         """See ``AttentionBackend``."""
         kernel = self._kernel
         if kernel is None:
-            require_support("varlen", q.device, q.dtype, torch.is_grad_enabled())
+            training = q.requires_grad and torch.is_grad_enabled()
+            require_support("varlen", q.device, q.dtype, training, q.shape[-1])
             kernel = _torch_kernel()
         offsets, longest = layout.cu_pieces, layout.max_piece
         if "scale" in _parameters(kernel):
             return kernel(q, k, v, offsets, offsets, longest, longest, scale=scale)  # type: ignore[misc]
-        # The first versions always divide by sqrt(d): what differs from that goes into q.
-        q = q * (scale * q.shape[-1] ** 0.5)
+        # The first versions always divide by sqrt(d): what differs from that goes into q. This
+        # asks as the model's default is computed: the product of both may miss 1 by its rounding.
+        if scale != q.shape[-1] ** -0.5:
+            q = q * (scale * q.shape[-1] ** 0.5)
         return kernel(q, k, v, offsets, offsets, longest, longest)  # type: ignore[misc]
 
 
