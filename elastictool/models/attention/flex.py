@@ -2,7 +2,8 @@
 
 torch's own way to a block mask evaluates the mask for all pairs of slots, which for a long stream
 is more work than the attention. Segments are contiguous, so which blocks meet follows from their
-bounds: the mask is built from the layout's integers.
+bounds: the mask is built from the layout's integers. A block's partners are one run of blocks, so
+the host lists as many as the widest run holds and never looks at all pairs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -91,44 +91,68 @@ class FlexAttention:
 
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
     """Which blocks of slots attend to which, and the mask within those that hold a boundary."""
-    device = layout.segment_ids.device
-    partial, full = _partial_and_full(layout.piece_lengths, block)
     ids = layout.segment_ids
+    counts, indices = _tables(_block_lists(layout.piece_lengths, block), ids.device)
 
     def same_segment(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return ids[query] == ids[key]
 
-    return BlockMask.from_kv_blocks(
-        *_block_lists(partial, device),
-        *_block_lists(full, device),
-        BLOCK_SIZE=block,
-        mask_mod=same_segment,
+    # Pairs of blocks meet both ways: the queries of a block of keys are listed as its keys are.
+    return BlockMask(
         seq_lengths=(layout.num_slots, layout.num_slots),
+        kv_num_blocks=counts[0],
+        kv_indices=indices[0],
+        full_kv_num_blocks=counts[1],
+        full_kv_indices=indices[1],
+        q_num_blocks=counts[0],
+        q_indices=indices[0],
+        full_q_num_blocks=counts[1],
+        full_q_indices=indices[1],
+        BLOCK_SIZE=(block, block),
+        mask_mod=same_segment,
     )
 
 
-def _partial_and_full(
-    piece_lengths: tuple[int, ...], block: int
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(blocks, blocks) bool: pairs that share a segment in part, and pairs within one segment."""
-    stops = np.fromiter(accumulate(piece_lengths), dtype=np.int64)
-    total = int(stops[-1])
-    first = np.arange(0, total, block)
-    last = np.minimum(first + block, total) - 1
+def _block_lists(piece_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
+    """(2, R, 1 + W) for R blocks: how many partners each has, then which, ascending, then zeros.
+
+    First the blocks that share a piece in part, then those that lie in one piece, as does itself.
+    """
+    lengths = np.array(piece_lengths)
+    stops = lengths.cumsum()
+    starts = stops - lengths
+    first = np.arange(0, stops[-1], block)
+    last = np.minimum(first + block, stops[-1]) - 1
     low = np.searchsorted(stops, first, side="right")  # piece of each block's first slot
     high = np.searchsorted(stops, last, side="right")
-    meet = (low[:, None] <= high[None]) & (low[None] <= high[:, None])
-    single = low == high
-    whole = last - first == block - 1
-    full = meet & (single & whole)[:, None] & (single & whole)[None]
-    return meet & ~full, full
+    begin, end = starts[low] // block, (stops[high] - 1) // block + 1  # all partners
+    inner = (low == high) & (last - first == block - 1)
+    full_begin = np.where(inner, -(-starts[low] // block), begin)
+    full_end = np.where(inner, stops[low] // block, begin)
+    number = np.arange((end - begin).max())
+    skipped = np.where(number >= (full_begin - begin)[:, None], (full_end - full_begin)[:, None], 0)
+    full_count = full_end - full_begin
+    counts = np.stack((end - begin - full_count, full_count))[:, :, None]
+    partners = np.stack((begin[:, None] + number + skipped, full_begin[:, None] + number))
+    listed = np.where(number < counts, partners, 0)
+    return np.concatenate((counts, listed), axis=2).astype(np.int32)
 
 
-def _block_lists(table: npt.NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(1, 1, rows) counts and (1, 1, rows, columns) indices, the True columns of a row first."""
-    columns = np.argsort(~table, axis=1, kind="stable").astype(np.int32)
-    counts = torch.from_numpy(table.sum(axis=1).astype(np.int32))
-    return counts[None, None].to(device), torch.from_numpy(columns)[None, None].to(device)
+def _tables(lists: npt.NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(2, 1, 1, R) counts and (2, 1, 1, R, R) indices from ``_block_lists``.
+
+    Only the lists travel, and the host does not wait for them. On the device they are widened to
+    what a mask may hold: their width, which differs from batch to batch, would be one more size
+    that compiled code depends on.
+    """
+    host = torch.from_numpy(lists)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    narrow = host.to(device, non_blocking=True)[:, None, None]
+    rows, width = lists.shape[1], lists.shape[2] - 1
+    indices = narrow.new_zeros((2, 1, 1, rows, rows))
+    indices[..., :width] = narrow[..., 1:]
+    return narrow[..., 0].contiguous(), indices
 
 
 _plain = cast(Kernel, flex_attention)
