@@ -29,7 +29,7 @@ def train(
         typer.Option("--set", "-s", help="One setting, e.g. train.lr=1e-4; repeatable."),
     ] = None,
     attention: Annotated[
-        str | None, typer.Option(help="Attention backend: auto, split or reference.")
+        str | None, typer.Option(help="Attention backend: auto, reference, split, varlen or flex.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
