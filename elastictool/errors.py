@@ -85,7 +85,13 @@ class AudioError(ElasticToolError):
     """An audio file that cannot be used; ``message`` says why. ``prep`` records it and goes on."""
 
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "ALLOC_FAILED",  # of cuBLAS, cuDNN and cuFFT, for what they take beside torch's allocator
+)
 _DISK_HINTS = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "your quota on this disk is used up: make room",

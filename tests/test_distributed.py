@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from elastictool.cli import app
 from elastictool.config import AugmentConfig, LengthDiversityConfig, PackingConfig
@@ -27,13 +29,14 @@ from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.shares import step_shares, twice
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted, UsageError
+from elastictool.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.launch import command, launched
 from elastictool.packing.planners import share_out
 from elastictool.stopping import Stopped, StopRequest
+from elastictool.training import distributed
 from elastictool.training.checkpoint import load_training_state
-from elastictool.training.distributed import ALONE
+from elastictool.training.distributed import ALONE, Ranks, joined
 from elastictool.training.faults import StepFault, worst_fault
 from elastictool.training.resolve import pick_device
 from elastictool.training.run import describe, resume_run, train_run
@@ -214,6 +217,124 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     be_rank(monkeypatch, 1, 3)
     with pytest.raises(UsageError, match="3 processes share 2 GPUs"):
         pick_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "taken"),
+    [("cuda:1", "cpu:gloo,cuda:nccl", ["cuda:1"]), ("cpu", "gloo", [])],
+)
+def test_gradients_on_a_gpu_are_summed_by_nccl_and_all_else_by_gloo(
+    monkeypatch: pytest.MonkeyPatch, device: str, backend: str, taken: list[str]
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: seen.append(name))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append("left"))
+    be_rank(monkeypatch, 1, 2)
+    with joined(device) as ranks:
+        assert (ranks.rank, ranks.world, ranks.first, ranks.alone) == (1, 2, False, False)
+    assert seen == [*taken, backend, "left"]  # the device first: nccl takes the current one
+
+
+def test_after_an_error_the_group_is_left_to_the_end_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("waits for the others"))
+    be_rank(monkeypatch, 0, 2)
+    with pytest.raises(ValueError), joined("cpu"):
+        raise ValueError
+
+
+class Twin:
+    """In place of torch's sums: those with a second process that has the same numbers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.error: Exception | None = None
+        monkeypatch.setattr(dist, "all_reduce", self.all_reduce)
+        monkeypatch.setattr(dist, "broadcast", lambda value, source: None)
+
+    def all_reduce(self, values: Tensor, async_op: bool = False) -> Twin:
+        if self.error:
+            raise self.error
+        self.sizes.append(len(values))
+        values.mul_(2)
+        return self
+
+    def wait(self) -> None:
+        pass
+
+
+def learning(*gradients: float | None) -> list[torch.nn.Parameter]:
+    """Parameters of 3, 4, ... values, each with a gradient all of one value, or with none."""
+    parameters = [torch.nn.Parameter(torch.zeros(3 + n)) for n in range(len(gradients))]
+    for parameter, value in zip(parameters, gradients, strict=True):
+        parameter.grad = None if value is None else torch.full_like(parameter, value)
+    return parameters
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 20, 1 << 20])
+def test_sums_are_of_all_gradients_and_what_nobody_used_keeps_none(
+    monkeypatch: pytest.MonkeyPatch, bucket_bytes: int
+) -> None:
+    Twin(monkeypatch)
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", bucket_bytes)
+    parameters = learning(1.0, None, 3.0, 0.5)
+    assert Ranks(0, 2).add_up(parameters, [7.0, 0.25]) == [14.0, 0.5]
+    found = [parameter.grad for parameter in parameters]
+    assert found[1] is None
+    for gradient, parameter, value in zip(found, parameters, (2.0, 0, 6.0, 1.0), strict=True):
+        if gradient is not None:
+            assert torch.equal(gradient, torch.full_like(parameter, value))
+
+
+def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others that wait for its numbers notice that it ends; in the midst of nccl they would not."""
+    twin, parameters = Twin(monkeypatch), learning(1.0, 2.0)
+
+    def full(tensors: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "cat", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Ranks(0, 2).add_up(parameters, [1.0])
+    assert not twin.sizes
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (dist.DistBackendError("NCCL error: unhandled cuda error: Cuda failure 2 'out of memory'")
+        , True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:1"), False),
+    ],
+    ids=lambda value: "" if isinstance(value, bool) else str(value)[:20],
+)  # fmt: skip
+def test_a_lack_of_memory_is_not_told_as_another_process_that_ended(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, memory: bool
+) -> None:
+    twin, parameters = Twin(monkeypatch), learning(1.0)
+    twin.error = error
+    with pytest.raises(type(error) if memory else ProcessLostError):
+        Ranks(0, 2).add_up(parameters, [])
+    assert is_out_of_memory(error) == memory
+    assert parameters[0].grad is not None and parameters[0].grad.unique().tolist() == [1.0]
+
+
+def test_the_start_tries_sums_as_large_as_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin, model = Twin(monkeypatch), torch.nn.Linear(5, 4)
+    ranks = Ranks(0, 2)
+    model.bias.requires_grad_(False)
+    ranks.same_start(model)
+    tried = list(twin.sizes)
+    assert model.weight.grad is None
+    ranks.add_up([model.weight], [1.0, 2.0])
+    assert [2 + 1, *tried] == twin.sizes[len(tried) :]
 
 
 def test_a_second_signal_under_torchrun_is_no_other_wish(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,6 +587,10 @@ def no_memory() -> None:
     torch.empty(1 << 50)
 
 
+def no_memory_for_sums() -> None:
+    distributed._gradient = lambda parameter: torch.empty(1 << 50)
+
+
 def full_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
@@ -477,9 +602,10 @@ def full_disk() -> None:
         (1, kill_hard, [1, -9], "another process of this run has ended"),
         (0, kill_hard, [-9, 1], "another process of this run has ended"),
         (1, no_memory, [1, 1], "out of memory with"),
+        (1, no_memory_for_sums, [1, 1], "out of memory with"),
         (0, full_disk, [1, 1], "File too large"),
     ],
-    ids=["killed", "first killed", "memory", "disk"],
+    ids=["killed", "first killed", "memory", "memory for sums", "disk"],
 )
 def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
     toy_store: PreparedStore,

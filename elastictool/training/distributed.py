@@ -14,8 +14,10 @@ little beside a step of many thousand tokens.
 
 Before the gradients, a few numbers are summed: what goes into the epoch's line, and whether a loss
 is not finite or a process was asked to stop. So all processes leave a step out, or stop, at the
-same step. A process that fails simply ends: the others notice at the next sum, because its
-connections close, and end as well, the first one saving the last whole step.
+same step. A process that fails simply ends: the others notice at the next sum of numbers, because
+its connections close, and end as well, the first one saving the last whole step. nccl does not
+notice, it waits; so all that a step needs memory for is done before the numbers are summed, and
+what nccl itself needs, at the start.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elastictool.errors import ElasticToolError, ProcessLostError
+from elastictool.errors import ElasticToolError, ProcessLostError, is_out_of_memory
 from elastictool.launch import launched
 from elastictool.seeds import clip_rng
 
@@ -39,7 +42,7 @@ TIMEOUT = timedelta(minutes=10)
 """How long a process waits for others that live: the slowest may compile, load or write."""
 
 BUCKET_BYTES = 32 << 20
-"""Gradients that are sent together: few messages, and copying goes on beside sending."""
+"""Gradients that are sent together: few messages, and one is added while the next is sent."""
 
 
 class Ranks:
@@ -81,12 +84,18 @@ class Ranks:
         self.gather(None)
 
     def same_start(self, model: nn.Module) -> None:
-        """Give all the first one's weights: other machines may have drawn theirs otherwise."""
+        """Give all the first one's weights: other machines may have drawn theirs otherwise.
+
+        Sums as large as those of a step are made as well, of nothing: nccl connects and takes its
+        memory at the first, and where that fails, nothing is lost yet.
+        """
         if self.alone:
             return
         with torch.no_grad(), _together():
             for value in model.state_dict().values():
                 dist.broadcast(value, 0)
+            learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            _sum_all([flat for _, flat in _flattened(learning)])
 
     def seed_step(self, seed: int, step: int) -> None:
         """Let each process draw its own random numbers for the dropout of ``step``.
@@ -111,15 +120,19 @@ class Ranks:
 
         Raises:
             ProcessLostError: A process is gone; no gradient has been changed by then.
+            RuntimeError: This process has no room for the sums; nothing was sent by then.
         """
         if self.alone:
             return list(totals)
+        buckets = list(_flattened(parameters))  # before the sums: whoever has no room ends here
         used = [float(parameter.grad is not None) for parameter in parameters]
         sums = torch.tensor([*totals, *used], dtype=torch.float64)
         with _together():
             dist.all_reduce(sums)
-        counts = sums[len(totals) :].tolist()
-        _sum_gradients([p for p, n in zip(parameters, counts, strict=True) if n])
+            _sum_all([flat for _, flat in buckets])
+        counts = iter(sums[len(totals) :].tolist())
+        for bucket, flat in buckets:
+            _give_back(bucket, flat, list(islice(counts, len(bucket))))
         return sums[: len(totals)].tolist()
 
 
@@ -164,33 +177,42 @@ def _join(backend: str) -> None:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Inside, what torch says of connections that are closed becomes our error."""
+    """Inside, what torch says of connections that are closed becomes our error.
+
+    A lack of memory is this process's own and stays what it is.
+    """
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ProcessLostError(
             f"another process of this run has ended, or did not answer within {TIMEOUT}",
             "what it or torchrun says tells why",
         ) from error
 
 
-def _sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes; none counts as zero."""
-    sent = []
+def _sum_all(flats: Sequence[Tensor]) -> None:
+    """Replace each by its sum over all processes."""
+    for work in [dist.all_reduce(flat, async_op=True) for flat in flats]:
+        work.wait()
+
+
+def _flattened(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], Tensor]]:
+    """Buckets of parameters, each with its gradients end to end; none counts as zero."""
     for bucket in _buckets(parameters):
-        flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
-        with _together():
-            sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-    for bucket, flat, work in sent:
-        with _together():
-            work.wait()
-        parts = torch.split(flat, [parameter.numel() for parameter in bucket])
-        for parameter, part in zip(bucket, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        yield bucket, torch.cat([_gradient(parameter).flatten() for parameter in bucket])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _give_back(bucket: Sequence[nn.Parameter], flat: Tensor, counts: Sequence[float]) -> None:
+    """Make the sums the gradients of those parameters that any process used."""
+    parts = torch.split(flat, [parameter.numel() for parameter in bucket])
+    for parameter, part, count in zip(bucket, parts, counts, strict=True):
+        parameter.grad = part.view_as(parameter) if count else None
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
