@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from elastictool.audio import epic_fbank, streams
 from elastictool.audio import fbank as kaldi
 from elastictool.audio.fbank import FLOOR, fbank
+from elastictool.audio.frontends import FRONT_ENDS
 from elastictool.audio.streams import join_clips, prepare_clip, stream_fbank
 from elastictool.config import (
     AugmentConfig,
@@ -163,7 +165,7 @@ def analysed(waveforms: list[Tensor], config: FbankConfig) -> list[Tensor]:
         for frame in range(count)
     ]
     out = torch.empty(len(places), config.num_mel_bins)
-    stream_fbank(stream, torch.tensor(places), config, out)
+    stream_fbank(stream, torch.tensor(places), np.array(places), config, out)
     return list(out.split(counts))
 
 
@@ -200,6 +202,72 @@ def test_blocks_bound_the_room_and_do_not_show(monkeypatch: pytest.MonkeyPatch) 
     for left, right in zip(whole, analysed(waveforms, FbankConfig()), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
     assert sizes == [100, 100, 100, 9]
+
+
+@pytest.mark.parametrize("config", [FbankConfig(), FbankConfig(shift_ms=7.3), EPIC], ids=str)
+@pytest.mark.parametrize("most", [streams.MOST_VALUES, 200_000, 1])
+def test_a_stream_cut_down_to_its_blocks_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, config: FbankConfig, most: int
+) -> None:
+    waveforms = [prepare_clip(waveform, config) for waveform in clips(30_000, 20_000, 9_999)]
+    stream, _ = join_clips(waveforms)
+    places = np.sort(np.random.default_rng(0).integers(1, 55_000, 700))
+    places[600:] = places[600:][::-1]  # in no order
+    frame_starts = torch.from_numpy(places)
+    whole, cut = (torch.empty(len(places), config.num_mel_bins) for _ in range(2))
+
+    def from_all(samples: Tensor, first: int, stop: int) -> Tensor:
+        windows = samples.unfold(0, config.window_samples, 1)
+        return windows.index_select(0, frame_starts[first:stop])
+
+    FRONT_ENDS[config.frontend].analyse(stream, from_all, config, whole)
+    monkeypatch.setattr(streams, "MOST_VALUES", most)
+    stream_fbank(stream, frame_starts, places, config, cut)
+    assert torch.equal(whole, cut)
+
+
+@pytest.mark.parametrize("config", [FbankConfig(), FbankConfig(shift_ms=50.0), EPIC], ids=str)
+def test_no_batch_is_too_long_for_32_bits_and_few_sizes_are_transformed(
+    monkeypatch: pytest.MonkeyPatch, config: FbankConfig
+) -> None:
+    values: list[int] = []
+    rows: set[int] = set()
+    unfold, rfft = Tensor.unfold, torch.fft.rfft
+
+    def noted(samples: Tensor, *rest: Any) -> Tensor:
+        windows = unfold(samples, *rest)
+        values.append(windows.numel())
+        return windows
+
+    def planned(block: Tensor, *rest: Any) -> Tensor:
+        rows.add(len(block))
+        return rfft(block, *rest)
+
+    monkeypatch.setattr(Tensor, "unfold", noted)
+    monkeypatch.setattr(torch.fft, "rfft", planned)
+    for seconds in (0.7, 3.0, 1_250.0, 1_251.0):
+        places = config.window_samples + np.arange(round(1e3 * seconds / config.shift_ms))
+        places = np.floor(places * config.shift_ms * 0.001 * config.sample_rate_hz).astype(np.int64)
+        samples = torch.empty(int(places[-1]) + config.window_samples, device="meta")
+        out = torch.empty(len(places), config.num_mel_bins, device="meta")
+        starts = torch.empty(len(places), dtype=torch.int64, device="meta")
+        stream_fbank(samples, starts, places, config, out)
+    assert 0 < max(values) < 2**31
+    assert all(count % kaldi.DEVICE_FFT_ROWS == 0 for count in rows)
+
+
+@pytest.mark.parametrize("config", [FbankConfig(), EPIC], ids=str)
+@pytest.mark.parametrize("count", [16_000, 60_000, 90_000])
+def test_surplus_rows_of_a_transform_do_not_show(
+    monkeypatch: pytest.MonkeyPatch, config: FbankConfig, count: int
+) -> None:
+    waveforms = clips(count, 7_777)
+    plain = analysed(waveforms, config)
+    for module in (kaldi, epic_fbank):
+        monkeypatch.setattr(module, "fft_rows", lambda frames, device: -(-frames // 64) * 64)
+    waveforms.append(torch.full((4_000,), float("nan")))
+    for left, right in zip(plain, analysed(waveforms, config)[:2], strict=True):
+        assert torch.equal(left, right)
 
 
 def test_needed_frames_are_those_that_are_cut_out() -> None:

@@ -283,6 +283,18 @@ def test_the_moving_average_is_that_of_a_plain_float64_loop() -> None:
         assert not torch.equal(value, model.state_dict()[name])
 
 
+def test_the_moving_average_of_all_weights_at_once_is_that_of_each_to_the_bit() -> None:
+    model = network()
+    averages = Averages(model, TrainConfig(ema_decay=0.999))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in _wandering(model, 20):
+        averages.after_step(step)
+        decay = min(0.999, (1 + step) / (10 + step))  # on both sides of a half
+        for name, value in model.state_dict().items():
+            expected[name].lerp_(value, 1 - decay)
+    assert same(dict(averages.evaluated.state_dict()), expected)
+
+
 def test_the_moving_average_is_what_is_validated_and_saved(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:

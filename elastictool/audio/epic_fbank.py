@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.audio.fbank import Band, mel_bands
+from elastictool.audio.fbank import Band, fft_rows, mel_bands
 from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind, TakeFrames
 from elastictool.config import FbankConfig
 
@@ -49,7 +49,9 @@ def _epic(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -
     for first in range(0, len(out), size):
         stop = min(first + size, len(out))
         frames = take(samples, first, stop).double() * window
-        magnitudes = torch.fft.rfft(frames, config.fft_size).abs()
+        surplus = fft_rows(len(frames), frames.device) - len(frames)
+        padded = F.pad(frames, (0, config.fft_size - frames.shape[1], 0, surplus))
+        magnitudes = torch.fft.rfft(padded)[: len(frames)].abs()
         for band in bands:
             mel = magnitudes[:, band.columns] @ band.weights
             out[first:stop, band.bins] = mel.add_(EPSILON).log_()

@@ -30,6 +30,9 @@ BLOCK_FRAMES = 512
 """Frames that are computed together on a CPU; measured best between 256 and 1,024."""
 DEVICE_BLOCK_FRAMES = 16_384
 """Elsewhere: few calls for a whole batch of clips, and about 100 MB of work space."""
+DEVICE_FFT_ROWS = 1_024
+"""Elsewhere, transforms are of a multiple of so many frames, the surplus dropped: cuFFT plans anew
+for each number of frames, and the last block of each batch has another one."""
 _BAND_BINS = 16
 """Mel bins of one product; fewer make the products too thin, more make them too empty."""
 
@@ -92,16 +95,23 @@ def _kaldi(centred: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) 
         stop = min(first + len(padded), len(out))
         offsets = take(centred, first, stop).mean(dim=1, keepdim=True)
         offsets.mul_(1 - config.preemphasis)
-        block = padded[: stop - first]
-        windowed = block[:, : config.window_samples]
+        windowed = padded[: stop - first, : config.window_samples]
         torch.sub(take(emphasised, first, stop), offsets, out=windowed)
         windowed.mul_(constants.window)
+        block = padded[: fft_rows(stop - first, padded.device)]
         _log_mel(block, constants.bands, out[first:stop])
 
 
+def fft_rows(num_frames: int, device: torch.device) -> int:
+    """Rows of the transform of so many frames, at least as many."""
+    step = 1 if device.type == "cpu" else DEVICE_FFT_ROWS
+    return -(-num_frames // step) * step
+
+
 def _log_mel(padded: Tensor, bands: tuple[Band, ...], out: Tensor) -> None:
-    """(T, fft) windowed, padded frames to (T, F) log energies."""
-    squares = torch.view_as_real(torch.fft.rfft(padded)).flatten(1).square_()
+    """(T or more, fft) windowed, padded frames to (T, F) log energies; those beyond T count not."""
+    spectrum = torch.fft.rfft(padded)[: len(out)]
+    squares = torch.view_as_real(spectrum).flatten(1).square_()
     for band in bands:
         torch.mm(squares[:, band.columns], band.weights, out=out[:, band.bins])
     out.clamp_min_(EPSILON).log_()
@@ -199,7 +209,8 @@ def _padded_block(constants: _Constants, num_frames: int) -> Tensor:
     """
     window, width = constants.window, constants.fft_size
     if window.device.type != "cpu":
-        return window.new_zeros((min(num_frames, DEVICE_BLOCK_FRAMES), width))
+        rows = fft_rows(min(num_frames, DEVICE_BLOCK_FRAMES), window.device)
+        return window.new_zeros((rows, width))
     key = (window.numel(), width, window.dtype)
     if getattr(_kept, "key", None) != key:
         _kept.key, _kept.block = key, window.new_zeros((BLOCK_FRAMES, width))

@@ -178,6 +178,7 @@ class SoundBatch:
         batch: Complete but for the values of its patches.
         samples: (n,) joined clips.
         frame_starts: (M,) int64 first sample of each filterbank frame.
+        places: (M,) the same, for the host: they stay there.
         pools: (T',) int64, how many neighbouring frames become one; None where each stays.
         sheets: For each patch group of the batch, then of its companion.
         scale: How values become input.
@@ -187,6 +188,7 @@ class SoundBatch:
     batch: PackedBatch
     samples: Tensor
     frame_starts: Tensor
+    places: Integers
     pools: Tensor | None
     sheets: tuple[Sheet, ...]
     scale: Scale
@@ -208,7 +210,7 @@ class SoundBatch:
         config, computed = self.analysis.fbank, len(self.frame_starts)
         special = [self.scale.padding, 0.0, *(sheet.padding for sheet in self.sheets)]
         frames = self.samples.new_empty((computed + len(special), config.num_mel_bins))
-        stream_fbank(self.samples, self.frame_starts, config, frames[:computed])
+        stream_fbank(self.samples, self.frame_starts, self.places, config, frames[:computed])
         if self.pools is not None:
             pooled = _pooled(frames[:computed], self.pools, self.analysis.kind)
             frames = torch.cat((pooled, frames[computed:]))
@@ -251,7 +253,9 @@ def gather(
     """
     first = sounds[0]
     samples, starts = join_clips([sound.samples for sound in sounds])
-    places = [sound.frame_starts + start for sound, start in zip(sounds, starts, strict=True)]
+    places = np.concatenate(
+        [sound.frame_starts + start for sound, start in zip(sounds, starts, strict=True)]
+    )
     pools = np.concatenate([sound.pools for sound in sounds])
     sheets: list[Sheet] = []
     for owner, group in _owned_groups(batch):
@@ -260,7 +264,8 @@ def gather(
     return SoundBatch(
         batch=batch,
         samples=samples,
-        frame_starts=torch.from_numpy(np.concatenate(places)),
+        frame_starts=torch.from_numpy(places),
+        places=places,
         pools=torch.from_numpy(pools) if (pools != 1).any() else None,
         sheets=tuple(sheets),
         scale=first.scale,
