@@ -315,8 +315,44 @@ def planning(document: Document | None) -> str:
     )
 
 
+def processes(document: Document | None) -> str:
+    """Training by one and by several processes of one machine."""
+    if document is None:
+        return ""
+    rows = [
+        [
+            str(row["processes"]),
+            f"{row['seconds_per_step']:.2f}",
+            f"{row['clips_per_second']:.1f}",
+            f"{row['speed_up']:.2f}×",
+            *(
+                "–" if row["processes"] == 1 else f"{100 * row[what]:.1f}"
+                for what in ("summing_share", "waiting_share")
+            ),
+        ]
+        for row in document["rows"]
+    ]
+    model = document["model"]
+    return (
+        f"**Measured**: training of a `{model['size']}` model, {model['depth']} blocks, in fp32, "
+        f"{document['batch_clips']} clips of `synth` a step however many processes share them; "
+        f"torchrun, gloo, one thread each, wall time with loading; medians of {document['rounds']} "
+        f"runs each, of {document['rows'][0]['steps']:.0f} steps, in turns. Who is held up by "
+        "other programs holds up the others: the more load before (below), the less is gained.\n\n"
+        + markdown_table(
+            [
+                "processes", "s a step", "clips/s", "speed-up",
+                "summing gradients, % of a step", "waiting for the others, %",
+            ],
+            rows,
+        )
+        + made_by(document)
+        + "\n"
+    )  # fmt: skip
+
+
 def ranks(document: Document) -> str:
-    """Simulated imbalance between ranks."""
+    """Measured processes, and simulated imbalance between ranks."""
     found = {(row["clips_per_rank"], row["ranks"], row["shared"]): row for row in document["rows"]}
     sizes = list(dict.fromkeys(row["clips_per_rank"] for row in document["rows"]))
     counts = list(dict.fromkeys(row["ranks"] for row in document["rows"]))
@@ -335,7 +371,7 @@ def ranks(document: Document) -> str:
         "ranks",
         *(f"{size} clips a rank, {way}" for size in sizes for way in ("in turn", "balanced")),
     ]
-    return (
+    return processes(read(FOLDER / "processes.json")) + (
         "**Simulated**: global batches are shared out among ranks and their tokens counted; no "
         "second process runs. A step lasts as long as its fullest rank, so the table says by how "
         "many percent that one exceeds the mean, averaged over "

@@ -1,12 +1,14 @@
-"""How cost grows: with the spread of lengths, tokens, clips, and simulated ranks; and of loading.
+"""How cost grows: with the spread of lengths, tokens, clips, and ranks; and of loading.
 
     python -m benchmarks.scaling spread memory epochs ranks [--epic EPIC_Sounds_validation.csv]
+    python -m benchmarks.scaling processes
     python -m benchmarks.scaling input --dataset DIR
 
 Each part writes ``docs/results/performance/PART.json``, from which ``docs/performance.md`` is made.
-Times are processor times of one thread but for loading ahead, which is about wall time: contenders
-take turns, so ratios hold on a busy machine. Memory is counted in bytes kept for the backward pass,
-which no other program can disturb. Ranks are simulated: their clips are shared out, nothing runs.
+Times are processor times of one thread but for loading ahead and for processes, which are about
+wall time: contenders take turns, so ratios hold on a busy machine (of processes they do not: they
+need a core each). Memory is counted in bytes kept for the backward pass, which no other program can
+disturb. Ranks are simulated: their clips are shared out, nothing runs; processes run.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.attention import RowsWithFusedKernel
 from benchmarks.pages import RESULTS
+from benchmarks.processes import processes
 from elastictool.audio.augment import spec_augment
 from elastictool.config import (
     SIZES,
@@ -79,7 +82,7 @@ STEPS = 200
 def main() -> None:
     """Measure the parts that are asked for and write each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    known = ("spread", "memory", "epochs", "ranks", "input")
+    known = ("spread", "memory", "epochs", "ranks", "processes", "input")
     parser.add_argument("parts", nargs="+", choices=known)
     parser.add_argument("--epic", type=Path, help="EPIC_Sounds_validation.csv, for ranks")
     parser.add_argument("--dataset", type=Path, help="a prepared dataset, for input")
@@ -94,6 +97,7 @@ def main() -> None:
         "memory": memory,
         "epochs": epochs,
         "ranks": partial(ranks, args.epic),
+        "processes": partial(processes, args.rounds),
         "input": partial(loading, args.dataset, args.rounds),
     }
     for name in args.parts:

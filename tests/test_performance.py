@@ -12,10 +12,15 @@ import pytest
 from benchmarks import performance
 from benchmarks.gpu import PARTS, Session
 from benchmarks.gpu_jobs import Job
+from benchmarks.processes import StepClock, measured, timed_sums
 from benchmarks.scaling import balanced, in_turn, kept_bytes, lognormal
 from elastictool.config import PackingConfig
+from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.workload import build_workload
 from elastictool.evaluation.durations import Durations
+from elastictool.training.distributed import Ranks
+from elastictool.training.run import train_run
+from tests.test_training import records, small
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -88,6 +93,54 @@ def test_shares_of_ranks_hold_all_tokens_and_balanced_ones_nearly_as_many(count:
         loads = share(batch, count)
         assert len(loads) == count and sum(loads) == batch.sum()
     assert max(balanced(batch, count)) <= 1.02 * batch.sum() / count
+
+
+def test_steps_are_counted_from_the_second_epoch_on() -> None:
+    first = {"steps": [[9.0, 9.0], [2.0, 2.0], [3.0, 1.0]]}
+    alone = measured([first | {"waiting": [], "summing": []}])
+    assert alone == {
+        "steps": 4, "seconds_per_step": 2.0, "waiting_share": 0.0, "summing_share": 0.0
+    }  # fmt: skip
+    notes = {"waiting": [9.0, 9.0, 0.0, 0.0, 1.0, 0.0], "summing": [9.0, 9.0, 0.5, 0.5, 0.5, 0.5]}
+    other = {"steps": [], "waiting": [9.0, 9.0, 1.0, 1.0, 1.0, 0.0], "summing": notes["summing"]}
+    assert measured([first | notes, other]) == {
+        "steps": 4, "seconds_per_step": 2.0, "waiting_share": 0.25, "summing_share": 0.25
+    }  # fmt: skip
+
+
+def test_a_clock_notes_each_step_of_a_run(toy_store: PreparedStore, tmp_path: Path) -> None:
+    clock = StepClock()
+    train_run(small("train.epochs=2"), toy_store, tmp_path / "run", progress=clock)
+    steps = len(records(tmp_path / "run", "step"))
+    assert [len(epoch) for epoch in clock.epochs] == [steps / 2, steps / 2]
+    assert all(seconds > 0 for epoch in clock.epochs for seconds in epoch)
+
+
+def test_waiting_and_summing_are_noted_apart_and_sums_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "add_up", Ranks.add_up)  # put back afterwards
+    notes = timed_sums()
+    assert Ranks().add_up([], [2.0]) == [2.0]
+    assert [len(seconds) for seconds in notes.values()] == [1, 1]
+
+
+def test_measured_processes_stand_above_simulated_ranks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = {"steps": 24.0, "waiting_share": 0.0, "summing_share": 0.0, "clips_per_second": 24.0}
+    both = [
+        row | {"processes": 1, "seconds_per_step": 1.0, "speed_up": 1.0},
+        row | {"processes": 2, "seconds_per_step": 0.5, "speed_up": 2.0, "summing_share": 0.034},
+    ]
+    document = gpu_document(
+        rows=both, model={"size": "tiny", "depth": 4}, batch_clips=24, rounds=3, command="c"
+    )
+    (tmp_path / "processes.json").write_text(json.dumps(document))
+    simulated = {"rows": [], "steps": 1, "clips": "c"}
+    assert "Measured" not in performance.processes(None)
+    monkeypatch.setattr(performance, "FOLDER", tmp_path)
+    text = performance.ranks(simulated)
+    assert "| 2 | 0.50 | 24.0 | 2.00× | 3.4 | 0.0 |" in text and "| 1.00× | – | – |" in text
+    assert 0 <= text.index("**Measured**") < text.index("**Simulated**")
 
 
 def test_memory_kept_for_training_is_linear_in_tokens() -> None:
