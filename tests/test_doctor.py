@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.errors import ElasticToolError
 from elastictool.evaluation import installation, selftest
-from elastictool.models.resize import bl_resize
+from elastictool.models.resize import bl_resize, pi_resize
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from tests.test_cli import run
@@ -146,6 +147,36 @@ def test_kernels_that_are_only_interpolated_fail_the_self_test(
     assert [name for name, passed in checks.items() if not passed] == ["resized kernels (cpu)"]
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), 0.0])
+def test_what_is_no_number_fails_the_self_test(
+    nonsense: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SpectrogramTransformer.forward
+    monkeypatch.setattr(
+        SpectrogramTransformer, "forward", lambda self, batch: nonsense * forward(self, batch)
+    )
+    monkeypatch.setattr(
+        "elastictool.models.resize.pi_resize", lambda *kernels: nonsense * pi_resize(*kernels)
+    )
+    passed = [check.name for check in selftest.self_test() if check.passed]
+    assert passed == ["filterbank"]
+
+
+def test_no_device_judges_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only float64 tensors of the host are compared."""
+    compared = selftest._compared
+    seen: list[Tensor] = []
+
+    def watched(name: str, found: Tensor, expected: Tensor, *rest: Any) -> selftest.Check:
+        seen.extend((found, expected))
+        return compared(name, found, expected, *rest)
+
+    monkeypatch.setattr(selftest, "_compared", watched)
+    assert all(check.passed for check in selftest.self_test())
+    assert {(values.device.type, values.dtype) for values in seen} == {("cpu", torch.float64)}
+    assert not compared("", torch.tensor([-1.0]), torch.tensor([-1.5]), 0.1).passed
+
+
 def test_the_stored_filterbank_values_are_torchaudios() -> None:
     load_torchaudio()
     kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
@@ -161,21 +192,34 @@ def test_the_stored_filterbank_values_are_torchaudios() -> None:
         assert float(frames[frame].mean()) == pytest.approx(mean, abs=1e-3)
 
 
+GOOD, BAD = {"agrees": True}, {"agrees": False}
+GPU = {"environment": {"gpu": "Some GPU", "torch": "2"}}
+
+
 @pytest.mark.parametrize(
-    ("gpu", "agrees", "words"),
-    [("Some GPU", True, "verified on Some GPU"), (None, True, "unverified"),
-     ("Some GPU", False, "unverified")],
-)  # fmt: skip
+    ("differs", "words"),
+    [
+        ({}, "verified on Some GPU with torch 2, source revision 0123456789ab ("),
+        ({"git_revision": None}, "verified on Some GPU with torch 2, an unknown source"),
+        ({"device": "cpu"}, "unverified: no GPU was used"),
+        ({"environment": {"gpu": None, "torch": "2"}}, "unverified: no GPU was used"),
+        ({"agreement": []}, "unverified: there is no comparison"),
+        ({"features": []}, "unverified: there is no comparison"),
+        ({"agreement": [GOOD, BAD]}, "unverified: 1 of 2 comparisons disagree (agreement)"),
+        ({"features": [BAD, GOOD]}, "unverified: 1 of 2 comparisons disagree (features)"),
+        ({"agreement": [{}]}, "unverified: "),
+        ({"agreement": None}, "unverified: "),
+    ],
+)
 def test_the_cuda_path_is_verified_by_a_committed_result_only(
-    gpu: str | None, agrees: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    differs: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = tmp_path / "gpu.json"
     monkeypatch.setattr(installation, "_GPU_RESULTS", result)
     assert installation.cuda_evidence().startswith("unverified: no GPU result")
-    rows = [{"attention": "varlen", "agrees": agrees}]
-    result.write_text(
-        json.dumps({"environment": {"gpu": gpu, "torch": "2"}, "agreement": rows}), encoding="utf-8"
-    )
+    document = GPU | {"device": "cuda", "agreement": [GOOD], "features": [GOOD]}
+    document |= {"git_revision": "0123456789abcdef"}
+    result.write_text(json.dumps(document | differs), encoding="utf-8")
     assert installation.cuda_evidence().startswith(words)
 
 

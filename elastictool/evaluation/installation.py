@@ -225,17 +225,38 @@ def _no_attention(device: str, dtype: str, why: str) -> dict[str, Any]:
 
 def cuda_evidence() -> str:
     """What is known of the CUDA path: the committed result of ``benchmarks/gpu.py``, or none."""
+    if not _GPU_RESULTS.exists():
+        return "unverified: no GPU result is committed with this version"
 
     def look() -> str:
         document = json.loads(_GPU_RESULTS.read_text(encoding="utf-8"))
-        gpu = document["environment"]["gpu"]
-        failed = [row["attention"] for row in document["agreement"] if not row["agrees"]]
-        if not gpu or failed:
-            raise ValueError("no agreement on a GPU")
-        return f"verified on {gpu} with torch {document['environment']['torch']} ({_GPU_RESULTS})"
+        doubt = _doubt(document)
+        return f"unverified: {doubt} in {_GPU_RESULTS}" if doubt else _verified(document)
 
-    unverified = "unverified: no GPU result is committed with this version"
-    return attempt(look, lambda _: unverified)
+    return attempt(look, lambda why: f"unverified: {_GPU_RESULTS} cannot be understood ({why})")
+
+
+def _doubt(document: dict[str, Any]) -> str:
+    """Why a document does not show that the CUDA paths compute what they should; empty if it does.
+
+    What was not compared, because the run ended before, shows nothing.
+    """
+    if document["device"] != "cuda" or not document["environment"]["gpu"]:
+        return "no GPU was used"
+    for part in ("agreement", "features"):
+        if not document[part]:
+            return f"there is no comparison ({part})"
+        failed = [row for row in document[part] if row["agrees"] is not True]
+        if failed:
+            return f"{len(failed)} of {len(document[part])} comparisons disagree ({part})"
+    return ""
+
+
+def _verified(document: dict[str, Any]) -> str:
+    made = document["environment"]
+    revision = document["git_revision"]
+    source = f"source revision {revision[:12]}" if revision else "an unknown source revision"
+    return f"verified on {made['gpu']} with torch {made['torch']}, {source} ({_GPU_RESULTS})"
 
 
 def decoders() -> list[dict[str, Any]]:

@@ -241,12 +241,12 @@ def environment(fingerprint: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": launched().world,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "data_fingerprint": fingerprint,
     }
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """Revision of the source tree, where elastictool runs from one."""
     try:
         answer = subprocess.run(
