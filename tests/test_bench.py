@@ -55,6 +55,22 @@ def test_batches_hold_the_tokens_that_the_workload_counts() -> None:
         assert sum(batch.layout.num_tokens for batch in batches) == sum(workload.tokens)
 
 
+def test_flat_streams_are_filled_up_to_a_multiple() -> None:
+    workload = small_workload()
+    for filled, plain in zip(workload.batches(False, 128), workload.batches(False), strict=True):
+        assert filled.layout.num_slots % 128 == 0 < plain.layout.num_slots % 128
+        assert filled.layout.num_tokens == plain.layout.num_tokens
+
+
+def test_an_optimizer_has_its_states_before_the_first_step_is_measured() -> None:
+    model = torch.nn.Linear(3, 2)
+    before = [parameter.clone() for parameter in model.parameters()]
+    optimizer = parts.ready_optimizer(model)
+    for parameter, value in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value) and parameter.grad is None
+        assert {"exp_avg", "exp_avg_sq"} <= set(optimizer.state[parameter])
+
+
 def test_a_sample_keeps_the_distribution_of_durations() -> None:
     known = epic_like(1_000)
     few = sample(known, 50)

@@ -15,7 +15,7 @@ import torch
 
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.errors import ElasticToolError
-from elastictool.evaluation.bench.parts import Bench, step
+from elastictool.evaluation.bench.parts import Bench, ready_optimizer, step
 from elastictool.evaluation.bench.workload import Workload
 from elastictool.training.scoring import autocast
 
@@ -53,7 +53,7 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
         )
     )
     model.to(bench.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5) if training else None
+    optimizer = ready_optimizer(model) if training else None
     size = workload.packing.batch_clips
     sizes = [min(size, len(workload.frames) - i * size) for i in range(_batches(workload))]
     inputs = [

@@ -59,8 +59,13 @@ class Workload:
         torch.manual_seed(0)
         return SpectrogramTransformer(self.model, attention)
 
-    def batches(self, padded_rows: bool) -> list[PackedBatch]:
-        """All clips as packed batches of random spectrograms, the same for both kinds of rows."""
+    def batches(self, padded_rows: bool, multiple: int = 1) -> list[PackedBatch]:
+        """All clips as packed batches of random spectrograms, the same for both kinds of rows.
+
+        Args:
+            padded_rows: Lay them out as padded rows.
+            multiple: Fill flat streams up to a multiple of so many slots.
+        """
         generator = torch.Generator().manual_seed(0)
         spec = PatchSpec(self.model.patch_size, self.model.patch_stride)
         bins = self.model.num_mel_bins
@@ -80,6 +85,7 @@ class Workload:
                 [[examples[index] for index in row] for row in rows],
                 self.model.prefix_tokens,
                 padded_rows,
+                multiple,
             )
             for rows in self._rows()
         ]
