@@ -11,8 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from elastictool.cli.app import app, main
-from elastictool.config import PackingConfig
+from elastictool.cli.bench import _loader_packing
+from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PackingConfig
+from elastictool.data.dataset import ClipDataset, FrontEnd
 from elastictool.evaluation.bench import hugging_face, parts
+from elastictool.evaluation.bench.loading import plan_batches
 from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like, sample
 from tests.toy_data import toy_store
@@ -147,6 +150,32 @@ def test_the_loader_is_held_against_what_a_model_consumes_in_the_same_run(tmp_pa
         ratio = row["tokens_per_second"] / consumer["tokens_per_second"]  # type: ignore[operator]
         assert row["times_consumed"] == pytest.approx(ratio)
         assert row["enough"] == (ratio >= 3)
+
+
+@pytest.mark.parametrize("packing", [PackingConfig(batch_tokens=500), PackingConfig()])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_loaders_batches_are_full_and_enough_for_all_workers(
+    packing: PackingConfig, workers: int, tmp_path: Path
+) -> None:
+    front_end = FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), 0.0, 1.0)
+    data = ClipDataset(toy_store(tmp_path), front_end, AugmentConfig(), cache_mb=0)
+    plans = plan_batches(data, packing, [workers])
+    assert len(plans) > 3 * workers
+    assert {view.clip for plan in plans for view in plan.views} == set(range(len(data.store)))
+    for plan in plans[:-1]:
+        tokens = sum(front_end.num_patches(view) for view in plan.views)
+        if packing.batch_tokens:
+            assert 250 < tokens <= 500
+        else:
+            assert plan.num_views == 12
+
+
+def test_a_gpus_loader_is_held_against_large_batches() -> None:
+    def tokens(device: str, *asked: int) -> int:
+        bench = parts.Bench(torch.device(device), "bf16")
+        return _loader_packing(bench, 12, *asked or (0,)).batch_tokens
+
+    assert (tokens("cpu"), tokens("cuda"), tokens("cuda", 500)) == (0, 65_536, 500)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from elastictool.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from elastictool.config import ModelConfig, PackingConfig
     from elastictool.evaluation.bench.parts import Bench, Row
     from elastictool.evaluation.bench.workload import Workload
 
@@ -36,6 +37,12 @@ def bench(
     depth: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 12,
     clips: Annotated[int, typer.Option(min=1, help="Clips of a measurement.")] = 24,
     batch_clips: Annotated[int, typer.Option(min=1, help="Clips of a batch.")] = 12,
+    batch_tokens: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Tokens of a batch of the loader, not clips; unsaid, 65536 on CUDA."
+        ),
+    ] = 0,
     durations: Annotated[
         Path | None,
         typer.Option(help="CSV with a column seconds, or EPIC-SOUNDS annotations."),
@@ -79,8 +86,10 @@ def bench(
     with progress().task("measuring", len(chosen)) as bar:
         for part in chosen:
             if part == "loader":
-                consumer = _workload(durations, size or "base", depth, clips, batch_clips)
-                rows += _loader(dataset, how, consumer, parse_numbers_or_zero(workers, "--workers"))
+                model = _workload(durations, size or "base", depth, clips, batch_clips).model
+                packing = _loader_packing(how, batch_clips, batch_tokens)
+                tried = parse_numbers_or_zero(workers, "--workers")
+                rows += _loader(dataset, how, model, packing, tried)
             elif part == "planners":
                 rows += _planners(durations, batch_clips)
             else:
@@ -154,26 +163,30 @@ def _measure(part: str, how: Bench, workload: Workload, compare: str) -> list[Ro
     return parts.measure_model(how, workload, training, others)
 
 
-def _loader(dataset: str, how: Bench, workload: Workload, workers: list[int]) -> list[Row]:
+def _loader_packing(how: Bench, batch_clips: int, batch_tokens: int) -> PackingConfig:
+    from elastictool.config import PackingConfig
+    from elastictool.evaluation.bench.loading import CUDA_TOKENS
+
+    usual = CUDA_TOKENS if how.device.type == "cuda" else 0
+    return PackingConfig(batch_clips=batch_clips, batch_tokens=batch_tokens or usual)
+
+
+def _loader(
+    dataset: str, how: Bench, model: ModelConfig, packing: PackingConfig, workers: list[int]
+) -> list[Row]:
     from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
     from elastictool.data.dataset import ClipDataset, FrontEnd
     from elastictool.data.locate import locate_dataset
-    from elastictool.data.samplers import BatchPlan
     from elastictool.data.store import PreparedStore
-    from elastictool.evaluation.bench.loading import measure_loader
+    from elastictool.evaluation.bench.loading import measure_loader, plan_batches
 
     store = PreparedStore.open(locate_dataset(dataset))
     say(f"loading {store.path}, {len(store)} clips")
-    model = workload.model
     front_end = FrontEnd(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
     )
     data = ClipDataset(store, front_end, AugmentConfig(), cache_mb=0)
-    frames = data.native_frames
-    views = [front_end.view(clip, int(frames[clip])) for clip in range(len(store))]
-    size = workload.packing.batch_clips
-    plans = [BatchPlan(0, (tuple(views[i : i + size]),)) for i in range(0, len(views), size)]
-    return measure_loader(how, data, plans, model, workers)
+    return measure_loader(how, data, plan_batches(data, packing, workers), model, workers)
 
 
 FORMATS = {

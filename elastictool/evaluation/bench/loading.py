@@ -2,12 +2,14 @@
 
 A loader that is no faster than the model leaves it waiting whenever the machine has a bad moment,
 so it should deliver several times what is consumed. Both are measured in turns within one run,
-over batches of the same prepared clips: passes of the loader without a model, and training steps
-of the model on batches that lie ready.
+over the same batches of prepared clips: passes of the loader without a model, and training steps
+of the model on batches that lie ready. On CUDA batches are large: a device that waits for the next
+kernel to be launched consumes little, and would flatter the loader.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,9 +17,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
-from elastictool.config import ModelConfig
+from elastictool.config import ModelConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feed import Feed
 from elastictool.data.loader import Loaded, load_batches, load_undelivered
@@ -27,9 +30,13 @@ from elastictool.evaluation.bench.parts import Bench, Row, run_model
 from elastictool.evaluation.bench.timing import wait_for_device
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
+from elastictool.packing.batching import batch_starts
 
+CUDA_TOKENS = 65_536
+"""Tokens of a batch on CUDA."""
 WANTED_RATIO = 3.0
 """The loader should deliver so many times what the model consumes."""
+_BATCHES_A_WORKER = 4
 _PASS_S = 3.0
 _STEPS = 2
 
@@ -52,6 +59,30 @@ class Way:
         """For the table."""
         who = f"{self.workers} workers" if self.workers else "in the training process"
         return f"{'samples' if self.on_device else 'complete'}, {who}"
+
+
+def plan_batches(
+    dataset: ClipDataset, packing: PackingConfig, workers: Sequence[int]
+) -> list[BatchPlan]:
+    """All clips in their order, and again until there is work for the workers beyond a start.
+
+    Args:
+        dataset: Its clips.
+        packing: Clips or tokens of a batch.
+        workers: Numbers of loader processes to try.
+    """
+    front_end, frames = dataset.front_end, dataset.native_frames
+    views = [front_end.view(clip, int(frames[clip])) for clip in range(len(frames))]
+    if not views:
+        return []
+    tokens = np.array([front_end.num_patches(view) for view in views], dtype=np.int64)
+    batch = packing.batch_tokens or packing.batch_clips * tokens.mean()
+    batches = 1 + _BATCHES_A_WORKER * max(workers)
+    times = math.ceil(batches * batch / tokens.sum())
+    views, tokens = views * times, np.tile(tokens, times)
+    starts = batch_starts(tokens, packing)
+    ends = [*starts[1:], len(views)]
+    return [BatchPlan(0, (tuple(views[a:b]),)) for a, b in zip(starts, ends, strict=True)]
 
 
 def measure_loader(
@@ -83,7 +114,7 @@ def measure_loader(
     for _ in range(bench.rounds):
         steps.append(consumer.step())
         for way in ways:
-            rates[way].append(_pass(way, bench, dataset, plans, config.prefix_tokens))
+            rates[way].append(one_pass(way, bench, dataset, plans, config.prefix_tokens))
     spent = statistics.median(steps)
     consumed = consumer.tokens / spent
     rows: list[Row] = [
@@ -127,20 +158,22 @@ class _Consumer:
         return time.perf_counter() - begin
 
 
-def _pass(
+def one_pass(
     way: Way, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], prefix_tokens: int
 ) -> tuple[float, float]:
     """(clips, tokens) a second over the plans once, or a few seconds of them.
 
-    From the first batch on: starting workers takes time once, not for each batch.
+    From each worker's first batch on: starting workers takes time once, not for each batch, and
+    the first batches of all come at one time, for the price of one.
     """
     feed = Feed(bench.device, way.on_device)
     loaded = load_undelivered(plans, dataset, prefix_tokens, False, way.workers, feed=feed)
     begin = time.perf_counter()
     clips = tokens = 0
+    skipped = max(1, way.workers) if len(plans) > max(1, way.workers) else 0
     try:
         for number, batch in enumerate(loaded):
-            if number == 0 and len(plans) > 1:
+            if number < skipped:
                 begin = time.perf_counter()
                 continue
             layout = _layout_of(batch)
