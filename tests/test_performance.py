@@ -39,33 +39,52 @@ def gpu_document(**parts: Any) -> dict[str, Any]:
         "date": "2026-01-01", "torch": "2", "gpu": "G", "cpu": "C", "load_average": 1, "cores": 2,
     }  # fmt: skip
     empty = {part: [] for part in PARTS}
-    return {"command": "c", "environment": environment, "errors": [], **empty} | parts
+    more = {"jobs": {}, "model": {"attention": "varlen"}}
+    return {"command": "c", "environment": environment, "errors": [], **more, **empty} | parts
 
 
 def test_targets_are_held_against_a_gpus_document() -> None:
-    step = {"attention": "varlen", "tokens_per_second": 1.0}
+    step = {"attention": "varlen, compiled", "tokens_per_second": 1.0}
+    other = step | {"attention": "flex"}
+    dense = {"tokens": 8, "model_flops_utilisation": 0.1}
     document = gpu_document(
         training=[
+            step | {"tokens": 131_072, "model_flops_utilisation": 0.8},
             step | {"tokens": 65_536, "model_flops_utilisation": 0.5},
             step | {"tokens": 16_384, "model_flops_utilisation": 0.9},
+            other | {"tokens": 65_536, "model_flops_utilisation": 0.7},
         ],
         dense_mask=[
-            step | {"tokens": 8, "model_flops_utilisation": 0.1, "speed_against_reference": 4.0}
+            step | dense | {"speed_against_reference": 4.0},
+            other | dense | {"speed_against_reference": 9.0},
         ],
         input=[{"share_of_step": 0.02}],
         memory=[{"tokens": 1, "peak_memory_mb": 1.0}, {"tokens": 2, "peak_memory_mb": 3.0}],
         errors=[{"part": "trainer", "job": "a short run", "error": "no soundfile"}],
         agreement=[{"agrees": True}, {"agrees": False}],
+        features=[{"agrees": True}],
     )
     values = [target.found(document) for target in performance.GPU_TARGETS]
     assert values == [0.5, 4.0, 0.02, 1.5]
     text = performance.gpu_section(document)
     assert (text.count("| reached"), text.count("**missed**")) == (2, 2)
     assert "1 of 2 backends" in text and "no soundfile" in text
+    assert "features agree with" in text and "loader" not in text
+
+
+def test_the_loader_is_shown_where_it_was_measured() -> None:
+    row = {
+        "workers": 16, "loaded_tokens_per_second": 2e6, "consumed_tokens_per_second": 5e5,
+        "ratio": 4.0,
+    }  # fmt: skip
+    text = performance.gpu_section(gpu_document(loader=[row]))
+    assert "16 workers" in text and "4.0 times" in text and "2,000,000 tokens/s" in text
 
 
 def test_a_part_without_result_is_not_measured() -> None:
-    assert performance.gpu_section(gpu_document()).count("not measured") == 4
+    text = performance.gpu_section(gpu_document())
+    assert text.count("not measured") == 4
+    assert "features were not compared" in text
 
 
 def test_what_one_job_breaks_the_others_survive(tmp_path: Path) -> None:
