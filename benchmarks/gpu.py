@@ -5,17 +5,26 @@
 One command, meant for eight minutes of one GPU; jobs in the order of what must not be missing:
 first agreement (logits, gradients, segments that never mix, features of the device), then the
 base model in training (bf16, compiled, long streams) against a measured matrix-product peak, the
-dense mask beside it, the input's share of a step, memory against tokens, attention alone, a short
-run of the trainer. A job that fails or comes too late is noted under ``errors`` and the next one
-runs; the document is written after each. It says which device and versions it was made with, and
-``docs/performance.md`` is made from it. ``--device cpu --quick`` runs the same jobs without a GPU,
-to see that the script works.
+dense mask beside it, the input's share of a step, the loader against the step, memory against
+tokens, attention alone, a short run of the trainer. It says which device, versions and source it
+was made with, and ``docs/performance.md`` is made from it. ``--device cpu --quick`` runs the same
+jobs without a GPU, to see that the script works.
+
+A job that fails or comes too late is noted under ``errors`` and the next one runs; the document is
+written before and after each. Jobs run in a child process, because one illegal access makes CUDA
+refuse all else to a process: when the device answers no more, or the process dies or hangs, another
+one goes on with the same document. A job that was begun is never begun again, so this ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
+import json
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -30,10 +39,20 @@ from elastictool.evaluation.bench.timing import environment
 from elastictool.evaluation.bench.workload import epic_like
 from elastictool.evaluation.durations import read_durations
 from elastictool.files import write_json
+from elastictool.training.rundir import git_revision
 
 PARTS = (
-    "agreement", "features", "training", "dense_mask", "input", "memory", "attention", "trainer",
+    "agreement", "features", "training", "dense_mask", "input", "loader", "memory", "attention",
+    "trainer",
 )  # fmt: skip
+COMPARISONS = ("agreement", "features")
+"""Parts whose rows say whether they agree."""
+HANGS_S = 180.0
+"""A job that takes so long on a GPU hangs: the longest compile and measure for a minute or two."""
+GRACE_S = 45.0
+"""A job that began in time may take so much longer."""
+
+Document = dict[str, Any]
 
 
 @dataclass
@@ -42,29 +61,53 @@ class Session:
 
     Attributes:
         document: What is written.
-        path: Where to; None is nowhere.
+        path: Where to.
         limit_s: No job begins after so many seconds.
+        since: Unix time of the beginning, in the first process.
+        answers: Whether the device still works.
+        patience_s: After so many seconds of one job the process ends; 0 waits for ever.
+        stopped: Why no more jobs are to begin.
     """
 
-    document: dict[str, Any]
-    path: Path | None
+    document: Document
+    path: Path
     limit_s: float
-    started: float = field(default_factory=time.perf_counter)
+    since: float = field(default_factory=time.time)
+    answers: Callable[[], bool] = lambda: True
+    patience_s: float = 0.0
+    stopped: str = ""
 
     @property
     def seconds(self) -> float:
         """Since the beginning."""
-        return time.perf_counter() - self.started
+        return time.time() - self.since
 
-    def run(self, job: Job) -> None:
-        """One job; whatever becomes of it, the next can run."""
-        if self.seconds > self.limit_s:
-            self._fail(job, "left out: the time is up")
-        else:
-            self._try(job)
+    def run(self, job: Job) -> bool:
+        """One job, unless it was begun before; whether this process can run another."""
+        if job.name in self.document["jobs"]:
+            return True
+        why = "the time is up" if self.seconds > self.limit_s else self.stopped
+        if why:
+            fail(self.document, job.name, f"left out: {why}")
+            self.write()
+            return True
+        self.document["jobs"][job.name] = "begun"
+        self.write()
+        if self.patience_s:
+            faulthandler.dump_traceback_later(self.patience_s, exit=True)
+        self._try(job)
+        gc.collect()
+        alive = self.answers()
+        faulthandler.cancel_dump_traceback_later()
+        if not alive and self.document["jobs"][job.name] == "done":
+            fail(self.document, job.name, "the device does not answer after it")
+        self.write()
+        return alive
+
+    def write(self) -> None:
+        """The document as it is."""
         self.document["seconds"] = round(self.seconds, 1)
-        if self.path is not None:
-            write_json(self.path, self.document)
+        write_json(self.path, self.document)
 
     def _try(self, job: Job) -> None:
         begin = self.seconds
@@ -74,22 +117,34 @@ class Session:
         # second chance: what the other jobs find must not be lost.
         except Exception as error:
             traceback.print_exc()
-            self._fail(job, f"{type(error).__name__}: {str(error)[:500]}")
+            fail(self.document, job.name, f"{type(error).__name__}: {str(error)[:500]}")
         else:
+            self.document["jobs"][job.name] = "done"
             self.document[job.part] += rows
-            print(f"[{self.seconds:5.0f} s] {job.part}, {job.label}: {self.seconds - begin:.1f} s")
+            print(f"[{self.seconds:5.0f} s] {job.name}: {self.seconds - begin:.1f} s")
             print(*rows, sep="\n", flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
-    def _fail(self, job: Job, why: str) -> None:
-        self.document["errors"].append({"part": job.part, "job": job.label, "error": why})
-        if job.part == "agreement":  # what could not be compared does not agree
-            self.document["agreement"].append(
-                {"attention": job.label, "agrees": False, "error": why}
-            )
-        print(f"[{self.seconds:5.0f} s] {job.part}, {job.label}: {why}", flush=True)
+
+def fail(document: Document, name: str, why: str) -> None:
+    """Note that a job has no result."""
+    part, _, label = name.partition(": ")
+    document["jobs"][name] = "failed"
+    document["errors"].append({"part": part, "job": label, "error": why})
+    if part in COMPARISONS:  # what could not be compared does not agree
+        document[part].append({"job": label, "agrees": False, "error": why})
+    print(f"{name}: {why}", flush=True)
+
+
+def device_answers(device: torch.device) -> bool:
+    """Whether the device still works in this process."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -100,24 +155,97 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no job after these")
     parser.add_argument("--quick", action="store_true", help="tiny model, few clips")
+    parser.add_argument("--revision", help="of the source, where it lies without its repository")
+    parser.add_argument("--since", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.since is not None:
+        work(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        document = supervise(args.json or Path(folder) / "gpu.json", 60 * args.minutes)
+    failed = [row for part in COMPARISONS for row in document[part] if not row["agrees"]]
+    print(
+        f"{document['seconds']:.0f} s, {len(failed)} disagreements, "
+        f"{len(document['errors'])} without result"
+    )
+    if failed or not all(document[part] for part in COMPARISONS):
+        raise SystemExit(f"{len(failed)} disagreements with reference, or nothing compared")
+
+
+def supervise(path: Path, limit_s: float) -> Document:
+    """Processes one after the other until every job had its turn; the document.
+
+    Each but the last begins a job that none has begun before, and there are only so many.
+    """
+    since, begun = time.time(), -1
+    while True:
+        code = _child(path, since, limit_s)
+        document = _own_document(path, since)
+        if document is None:
+            raise SystemExit(f"no document was begun ({code})")
+        open_jobs = [name for name, state in document["jobs"].items() if state == "begun"]
+        for name in open_jobs:
+            fail(document, name, f"its process ended ({code})")
+        over = document["ended"] or time.time() - since > limit_s
+        if not over and len(document["jobs"]) > begun:
+            begun = len(document["jobs"])
+            write_json(path, document)
+            continue
+        if not document["ended"]:
+            why = f"left out: the time is up, or no process begins a job ({code})"
+            document["errors"].append({"part": "all", "job": "what is missing", "error": why})
+        write_json(path, document)
+        return document
+
+
+def _child(path: Path, since: float, limit_s: float) -> str:
+    """This command in a process that runs jobs; how it ended."""
+    command = [sys.executable, *sys.orig_argv[1:], "--json", str(path), "--since", repr(since)]
+    left_s = limit_s + GRACE_S - (time.time() - since)
+    try:
+        return f"exit code {subprocess.run(command, timeout=max(left_s, 1.0)).returncode}"
+    except subprocess.TimeoutExpired:
+        return "stopped: the time is up"
+
+
+def _own_document(path: Path, since: float) -> Document | None:
+    """What the processes of this run have written; None if nothing, or if another run did."""
+    if not path.exists():
+        return None
+    document: Document = json.loads(path.read_text("utf-8"))
+    return document if document.get("since") == since else None
+
+
+def work(args: argparse.Namespace) -> None:
+    """Jobs that were not begun yet, until all are through or the device answers no more."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     durations = read_durations(args.durations) if args.durations else epic_like(4_096)
     setup = Setup(torch.device(args.device), durations, args.quick)
-    session = Session(document(setup, args), args.json, 60 * args.minutes)
-    for job in all_jobs(setup):
-        session.run(job)
-    failed = [row for row in session.document["agreement"] if not row["agrees"]]
-    errors = session.document["errors"]
-    print(
-        f"{session.seconds:.0f} s, {len(failed)} disagreements, {len(errors)} jobs without result"
+
+    def answers() -> bool:
+        return device_answers(setup.device)
+
+    continued = _own_document(args.json, args.since)
+    session = Session(
+        continued or new_document(setup, args),
+        args.json,
+        60 * args.minutes,
+        args.since,
+        answers,
+        HANGS_S if setup.device.type == "cuda" else 0.0,
     )
-    if failed:
-        raise SystemExit(f"{len(failed)} disagreements with reference")
+    if continued and not answers():
+        session.stopped = "the device does not answer a fresh process either"
+    session.write()
+    for job in all_jobs(setup, session.document["training"]):
+        if not session.run(job):
+            raise SystemExit("the device answers no more, the rest runs in a fresh process")
+    session.document["ended"] = True
+    session.write()
 
 
-def document(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+def new_document(setup: Setup, args: argparse.Namespace) -> Document:
     """The document before the first job."""
     facts: dict[str, Callable[[], Any]] = {
         "name": torch.cuda.get_device_name,
@@ -125,13 +253,19 @@ def document(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
         "memory_gb": lambda: torch.cuda.get_device_properties(0).total_memory / 1e9,
     }
     there = setup.device.type == "cuda"
+    made_on = environment() | {"cuda": torch.version.cuda}
     return {
         "command": "python -m benchmarks.gpu" + (" --quick" if args.quick else ""),
-        "environment": environment() | {"cuda": torch.version.cuda},
+        # A GPU that was there and not used has shown nothing.
+        "environment": made_on if there else made_on | {"gpu": None},
+        "git_revision": args.revision or git_revision(),
         "gpu": {name: look() for name, look in facts.items()} if there else None,
         "device": setup.device.type,
         "clips": setup.durations.label,
-        "model": {"size": setup.size, "depth": setup.depth},
+        "model": {"size": setup.size, "depth": setup.depth, "attention": setup.fastest},
+        "since": args.since,
+        "ended": False,
+        "jobs": {},
         "errors": [],
         **{part: [] for part in PARTS},
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +18,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention import RowsWithFusedKernel
-from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PackingConfig
+from elastictool.config import (
+    COMPILED_MULTIPLE,
+    AugmentConfig,
+    FbankConfig,
+    LengthConfig,
+    PackingConfig,
+)
 from elastictool.data.collate import collate
-from elastictool.data.dataset import ClipView, FrontEnd
+from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
 from elastictool.data.sounds import SoundBatch, gather
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation.bench.loading import Way, one_pass, plan_batches
 from elastictool.evaluation.bench.parts import (
     TRAINING_PASSES,
     Bench,
@@ -44,6 +55,8 @@ FEATURES = 1e-3
 """Largest difference of a normalised feature between host and device that counts as agreement."""
 DENSE_TOKENS = 8_192
 """Four rows of L' = 2,048: more may not fit the dense mask's weights of all layers."""
+MOST_WORKERS = 16
+"""Where there are more cores than that, a container may not give them all."""
 
 Rows = list[dict[str, Any]]
 
@@ -61,6 +74,11 @@ class Job:
     part: str
     label: str
     measure: Callable[[], Rows]
+
+    @property
+    def name(self) -> str:
+        """Its own among all jobs."""
+        return f"{self.part}: {self.label}"
 
 
 @dataclass(frozen=True)
@@ -123,12 +141,16 @@ class Setup:
         return Trained(self, compiled=True)
 
     def workload(self, tokens: int, depth: int = 0) -> Workload:
-        """One batch with about so many tokens."""
+        """One batch with so many tokens, and hardly more."""
         depth = depth or self.depth
         probe = build_workload(sample(self.durations, 256), self.size, depth)
-        clips = max(2, round(256 * tokens / sum(probe.tokens)))
-        packing = PackingConfig(planner="balanced", batch_clips=clips)
-        return build_workload(sample(self.durations, clips), self.size, depth, packing)
+        clips = max(2, math.floor(0.95 * 256 * tokens / sum(probe.tokens)))
+        while True:
+            packing = PackingConfig(planner="balanced", batch_clips=clips)
+            found = build_workload(sample(self.durations, clips), self.size, depth, packing)
+            if sum(found.tokens) >= tokens:
+                return found
+            clips += 1
 
 
 class Trained:
@@ -136,6 +158,7 @@ class Trained:
 
     def __init__(self, setup: Setup, compiled: bool) -> None:
         self.bench = setup.bench
+        self.multiple = COMPILED_MULTIPLE if compiled else 1
         self.model = setup.workload(256).build_model().to(setup.device)
         if compiled:
             # Without a GPU only the jobs are tried: compiled C++ would take minutes.
@@ -144,12 +167,12 @@ class Trained:
 
     def step(self, workload: Workload, attention: str) -> Callable[[], object]:
         """A training step with that attention, ready to be called again and again."""
-        batches = batches_of(workload, self.bench.device, attention)
+        batches = batches_of(workload, self.bench.device, attention, self.multiple)
         return partial(run_model, self.bench, self.model, attention, batches, self.optimizer)
 
 
-def all_jobs(setup: Setup) -> Iterator[Job]:
-    """Every job, the most important first."""
+def all_jobs(setup: Setup, steps: Rows) -> Iterator[Job]:
+    """Every job, the most important first; ``steps`` are the rows of training as they come."""
     ATTENTION.register("rows-sdpa")(RowsWithFusedKernel())
     yield from agreement_jobs(setup)
     yield Job("features", "device against host", partial(features, setup))
@@ -157,6 +180,7 @@ def all_jobs(setup: Setup) -> Iterator[Job]:
     yield Job("training", f"{first:,} tokens", partial(training, setup, first))
     yield Job("dense_mask", f"{setup.dense_tokens:,} tokens", partial(dense_mask, setup))
     yield Job("input", f"{first:,} tokens", partial(input_share, setup, first))
+    yield Job("loader", f"{first:,} tokens", partial(loader, setup, first, steps))
     for tokens in [*others, first]:
         yield Job("memory", f"{tokens:,} tokens", partial(memory, setup, tokens))
     for tokens in others:
@@ -217,7 +241,7 @@ def _outputs(
     model = workload.build_model(attention).to(setup.device)
     if compiled:
         compile_blocks(model, "inductor" if setup.device.type == "cuda" else "aot_eager")
-    (batch,) = batches_of(workload, setup.device, attention)
+    (batch,) = batches_of(workload, setup.device, attention, COMPILED_MULTIPLE if compiled else 1)
     with autocast(setup.device, precision):
         logits = model(batch).float()
     weights = torch.linspace(-1, 1, logits.shape[1], device=setup.device)
@@ -239,9 +263,12 @@ def _others_unchanged(workload: Workload, setup: Setup, attention: str, precisio
     return bool(torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0]))
 
 
-def batches_of(workload: Workload, device: torch.device, attention: str) -> list[PackedBatch]:
+def batches_of(
+    workload: Workload, device: torch.device, attention: str, multiple: int = 1
+) -> list[PackedBatch]:
     """The workload's batches on the device, laid out as the backend wants them."""
-    return [batch.to(device) for batch in workload.batches(ATTENTION[attention].padded_rows)]
+    padded_rows = ATTENTION[attention].padded_rows
+    return [batch.to(device) for batch in workload.batches(padded_rows, multiple)]
 
 
 def features(setup: Setup) -> Rows:
@@ -393,6 +420,39 @@ def input_share(setup: Setup, tokens: int) -> Rows:
             "step_seconds": seconds["step"],
             "share_of_step": seconds["input"] / seconds["step"],
             "peak_memory_mb": peak_memory_mb(calls["input"], setup.device),
+        }
+    ]
+
+
+def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
+    """What a worker a core delivers of rendered clips, against what the compiled step consumes.
+
+    Raises:
+        ElasticToolError: That step was not measured.
+    """
+    from elastictool.data.prepare import prepare
+
+    found = [row for row in steps if row["attention"] == f"{setup.fastest}, compiled"]
+    if not found:
+        raise ElasticToolError("no step to hold the loader against", "see the error of training")
+    consumed = found[0]["tokens_per_second"]
+    way = Way(min(os.cpu_count() or 1, MOST_WORKERS), on_device=True)
+    prefix_tokens = setup.workload(tokens).model.prefix_tokens
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare("synth", out=Path(folder), limit=30 if setup.quick else 300)
+        data = ClipDataset(store, _front_end(FbankConfig()), AugmentConfig(), cache_mb=0)
+        plans = plan_batches(data, PackingConfig(batch_tokens=tokens), [way.workers])
+        rates = [
+            one_pass(way, setup.bench, data, plans, prefix_tokens)[1]
+            for _ in range(1 if setup.quick else 3)
+        ]
+    loaded = statistics.median(rates)
+    return [
+        {
+            "workers": way.workers,
+            "loaded_tokens_per_second": loaded,
+            "consumed_tokens_per_second": consumed,
+            "ratio": loaded / consumed,
         }
     ]
 
