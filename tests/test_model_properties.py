@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastictool.config import SIZES, ModelConfig
 from elastictool.data.collate import Example, PatchSpec, collate
@@ -237,6 +238,35 @@ def test_forward_asks_the_device_for_no_value(config: ModelConfig, backend: str)
     model.attention = backend
     logits = model(make_batch(config, make_rows(), backend).to("meta"))
     assert logits.shape == (6, 5)
+
+
+class Scattered(TorchDispatchMode):
+    """Notes operations whose sums come in any order on CUDA, so that last bits change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__.rstrip("_")
+        adds = name in ("index_add", "scatter_add", "index_put", "put", "bincount")
+        if adds or (name == "scatter_reduce" and args[4] in ("sum", "mean", "prod")):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@each_model
+def test_forward_adds_nothing_in_any_order(config: ModelConfig) -> None:
+    """Otherwise a clip's outputs would change in their last bits from call to call on CUDA."""
+    model = make_model(config)
+    with Scattered() as scattered, torch.no_grad():
+        model(make_batch(config, make_rows()))
+    assert scattered.seen == []
+    with scattered:
+        torch.zeros(2).index_add(0, torch.tensor([0, 0]), torch.ones(2))
+    assert scattered.seen == ["index_add"]
 
 
 @each_backend

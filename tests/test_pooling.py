@@ -15,8 +15,8 @@ from elastictool.models.pooling import (
     MeanPooling,
     PrefixPooling,
     build_pooling,
-    segment_bins,
     segment_softmax,
+    without_filler,
 )
 from elastictool.packing.layout import SegmentLayout, build_layout
 
@@ -93,17 +93,24 @@ def test_filler_and_broken_clips_reach_no_other_clip(config: ModelConfig, plante
 
 def test_softmax_weights_of_each_segment_sum_to_one_whatever_the_scores() -> None:
     layout = build_layout(ROWS, padded_rows=True)
-    bins = segment_bins(layout)
-    scores = 1e4 * torch.randn(layout.num_slots, HEADS, dtype=torch.float64)
-    weights = segment_softmax(scores, bins, layout.num_segments + 1)
-    for segment in range(layout.num_segments):
-        inside = bins == segment
-        torch.testing.assert_close(weights[inside], scores[inside].softmax(dim=0))
+    scores = 1e4 * torch.randn(layout.num_tokens, HEADS, dtype=torch.float64)
+    weights = segment_softmax(scores, layout)
+    for part, own in zip(*(x.split(list(layout.lengths)) for x in (weights, scores)), strict=True):
+        torch.testing.assert_close(part, own.softmax(dim=0))
 
 
 def test_softmax_in_bfloat16_is_taken_in_float32() -> None:
     layout = build_layout([[3_000]])
-    scores = torch.zeros(3_000, 1, dtype=torch.bfloat16)
-    weights = segment_softmax(scores, segment_bins(layout), 2)
+    weights = segment_softmax(torch.zeros(3_000, 1, dtype=torch.bfloat16), layout)
     assert weights.dtype == torch.float32
     assert weights.sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [1, 16])
+@each_layout
+def test_what_is_left_without_filler_are_the_tokens_of_each_segment(
+    padded_rows: bool, multiple: int
+) -> None:
+    layout = build_layout(ROWS, padded_rows=padded_rows, multiple=multiple)
+    kept = without_filler(torch.arange(layout.num_slots), layout)
+    assert torch.equal(kept, layout.token_slots)

@@ -52,11 +52,11 @@ def place(layout: SegmentLayout, slots: Tensor, patches: Tensor, prefix: Tensor 
         (num_slots, D).
     """
     stream = patches.new_zeros(layout.num_slots, patches.shape[1])
-    stream = stream.index_copy(0, slots, patches)
+    stream.index_copy_(0, slots, patches)
     if prefix is None:
         return stream
     repeated = prefix.to(patches.dtype).repeat(layout.num_segments, 1)
-    return stream.index_copy(0, prefix_slots(layout).flatten(), repeated)
+    return stream.index_copy_(0, prefix_slots(layout).flatten(), repeated)
 
 
 def prefix_slots(layout: SegmentLayout) -> Tensor:

@@ -1,8 +1,9 @@
 """From the encoder's tokens to one vector per clip.
 
-All clips are pooled at once by scattering into one bin per segment; filler, and tokens that do
-not count, go to one more bin that is thrown away. Each bin sees its own tokens only, so a NaN
-stays in its clip, and there is no loop over clips.
+All clips are pooled at once: filler is left out, and what is left is reduced segment by segment.
+Each segment sees its own tokens only, so a NaN stays in its clip, and there is no loop over clips.
+A segment's sum is taken in the order of its tokens on every device; scattered additions
+(``index_add``) would come in any order on CUDA, and outputs would change in their last bits.
 
 Source: ElasticAST, Section 2.2 (masked attention pooling).
 """
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from elastictool.config import ModelConfig
 from elastictool.models.embedding import prefix_slots
 from elastictool.models.encoder import attention_scale
-from elastictool.packing.layout import FILLER, SegmentLayout
+from elastictool.packing.layout import SegmentLayout
 
 
 class AttentionPooling(nn.Module):
@@ -32,11 +33,11 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
         """(num_slots, D) to (S, D)."""
+        tokens = without_filler(tokens, layout)
         q = self.to_q(self.query).view(self.heads, -1)
         k, v = self.to_kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
-        bins = segment_bins(layout)
-        weights = segment_softmax(self.scale * (q * k).sum(-1), bins, layout.num_segments + 1)
-        pooled = segment_sum((weights[:, :, None] * v).flatten(1), bins, layout)
+        weights = segment_softmax(self.scale * (q * k).sum(-1), layout)
+        pooled = segment_sum((weights[:, :, None] * v).flatten(1), layout)
         out: Tensor = self.projection(pooled)
         return out
 
@@ -46,11 +47,11 @@ class MeanPooling(nn.Module):
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
         """(num_slots, D) to (S, D)."""
-        bins = segment_bins(layout)
+        tokens = without_filler(tokens, layout)
         if layout.prefix_tokens:
-            bins = bins.index_fill(0, prefix_slots(layout).flatten(), layout.num_segments)
+            tokens = tokens.index_fill(0, _prefix_tokens(layout), 0.0)
         counts = layout.cu_seqlens.diff() - layout.prefix_tokens
-        return segment_sum(tokens, bins, layout) / counts[:, None]
+        return segment_sum(tokens, layout) / counts[:, None]
 
 
 class PrefixPooling(nn.Module):
@@ -70,24 +71,34 @@ def build_pooling(config: ModelConfig) -> AttentionPooling | MeanPooling | Prefi
     return MeanPooling() if config.pooling == "mean" else PrefixPooling()
 
 
-def segment_bins(layout: SegmentLayout) -> Tensor:
-    """(num_slots,) int64, each slot's segment; filler gets the bin after the last segment."""
-    return layout.segment_ids.masked_fill(layout.segment_ids == FILLER, layout.num_segments)
+def without_filler(stream: Tensor, layout: SegmentLayout) -> Tensor:
+    """The (num_tokens, …) tokens of a (num_slots, …) stream, segment after segment."""
+    if layout.rows_shape is None:  # what filler a flat stream has is at its end
+        return stream[: layout.num_tokens]
+    return stream.index_select(0, layout.token_slots)
 
 
-def segment_softmax(scores: Tensor, bins: Tensor, num_bins: int) -> Tensor:
-    """Softmax of (N, H) scores over all tokens of the same bin, in float32 or better."""
+def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
+    """Softmax of (num_tokens, H) scores over each segment's tokens, in float32 or better."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    index = bins[:, None].expand_as(scores)
-    lowest = scores.new_full((num_bins, scores.shape[1]), -torch.inf)
-    highest = lowest.scatter_reduce(0, index, scores.detach(), "amax")
-    powers = (scores - highest[bins]).exp()
-    sums = powers.new_zeros(highest.shape).index_add(0, bins, powers)
-    return powers / sums[bins]
+    segments = without_filler(layout.segment_ids, layout)
+    highest = _reduce(scores.detach(), "max", layout).index_select(0, segments)
+    powers = (scores - highest).exp()
+    return powers / segment_sum(powers, layout).index_select(0, segments)
 
 
-def segment_sum(values: Tensor, bins: Tensor, layout: SegmentLayout) -> Tensor:
-    """Sum (num_slots, D) values into (S, D), in float32 or better; the spare bin is dropped."""
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
-    sums = values.new_zeros(layout.num_segments + 1, values.shape[1])
-    return sums.index_add(0, bins, values)[: layout.num_segments]
+def segment_sum(values: Tensor, layout: SegmentLayout) -> Tensor:
+    """Sum (num_tokens, D) values into (S, D), in float32 or better."""
+    return _reduce(values.to(torch.promote_types(values.dtype, torch.float32)), "sum", layout)
+
+
+def _reduce(values: Tensor, how: str, layout: SegmentLayout) -> Tensor:
+    # unsafe: without the check that the lengths add up, for which the host would wait.
+    lengths = layout.cu_seqlens.diff().long()
+    return torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
+
+
+def _prefix_tokens(layout: SegmentLayout) -> Tensor:
+    """(S x prefix tokens,) int64, where prefix tokens are among those without filler."""
+    first = layout.cu_seqlens[:-1].long()
+    return (first[:, None] + torch.arange(layout.prefix_tokens, device=first.device)).flatten()

@@ -98,13 +98,13 @@ class SpectrogramTransformer(nn.Module):
         for group in batch.patch_groups:
             clips = layout.segment_ids[group.slots]
             overflow = _overflow(group.patches)
-            broken = broken.index_add(0, clips, overflow.to(broken.dtype))
+            broken = broken.scatter_reduce(0, clips, overflow.to(broken.dtype), "amax")
             patches = group.patches.masked_fill(overflow[:, None], 0.0)
             shapes = batch.group_shapes(group)
             positions = self.positions(group.coords, clips, shapes, group.patch_size)
             tokens.append(self.embedding(patches, group.patch_size) + positions)
-        slots = torch.cat([group.slots for group in batch.patch_groups])
-        return place(layout, slots, torch.cat(tokens), self._prefix(layout)), broken > 0
+        slots = _joined([group.slots for group in batch.patch_groups])
+        return place(layout, slots, _joined(tokens), self._prefix(layout)), broken > 0
 
     def _prefix(self, layout: SegmentLayout) -> Tensor | None:
         if layout.prefix_tokens != self.config.prefix_tokens:
@@ -115,6 +115,11 @@ class SpectrogramTransformer(nn.Module):
         if self.prefix_tokens is None or self.prefix_positions is None:
             return None
         return self.prefix_tokens + self.prefix_positions
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts end to end; nothing is copied where there is one, as there usually is."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _overflow(patches: Tensor) -> Tensor:
