@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from elastictool.config import to_dict
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.files import atomic_path
-from elastictool.models.encoder import attention_scale
+from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pooling import AttentionPooling
 from elastictool.models.positions import FactorisedPositions
 from elastictool.models.transformer import SpectrogramTransformer
@@ -62,8 +62,7 @@ class SingleClip(nn.Module):
         if model.prefix_tokens is not None and model.prefix_positions is not None:
             tokens = torch.cat((model.prefix_tokens + model.prefix_positions, tokens))
         scale = attention_scale(config)
-        for block in model.blocks:
-            tokens = block(tokens, lambda q, k, v: _attend(q, k, v, scale))
+        tokens = encode(model.blocks, tokens, lambda q, k, v: _attend(q, k, v, scale))
         pooled = self._pool(model.norm(tokens))
         logits: Tensor = model.head(model.head_norm(pooled))
         return logits

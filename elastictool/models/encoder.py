@@ -7,10 +7,15 @@ blocks get attention as a function that already knows the batch's layout.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
+
+QKV = tuple[Tensor, Tensor, Tensor]
+"""(num_slots, H, d) queries, keys and values."""
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of one batch: (num_slots, H, d) queries, keys and values to the same shape."""
@@ -31,7 +36,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.projection = nn.Linear(config.width, config.width)
 
-    def heads_of(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, tokens: Tensor) -> QKV:
         """(num_slots, H, d) queries, keys and values of (num_slots, D) tokens."""
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
@@ -61,11 +66,7 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
-        """(num_slots, D) to (num_slots, D)."""
-        return self.after_attention(tokens, attend(*self.before_attention(tokens)))
-
-    def before_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def before_attention(self, tokens: Tensor) -> QKV:
         """(num_slots, D) tokens to (num_slots, H, d) queries, keys and values."""
         return self.attention.heads_of(self.norm1(tokens))
 
@@ -74,3 +75,21 @@ class Block(nn.Module):
         tokens = tokens + self.dropout(self.attention.merge(attended))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
+
+    def to_next(self, following: Block, tokens: Tensor, attended: Tensor) -> tuple[Tensor, QKV]:
+        """New tokens, and the ``following`` block's queries, keys and values of them.
+
+        One function for what lies between two attentions: as compiled code, its backward adds the
+        two gradients of the tokens where it makes them, and LayerNorm need not read them again.
+        """
+        tokens = self.after_attention(tokens, attended)
+        return tokens, following.before_attention(tokens)
+
+
+def encode(blocks: nn.ModuleList, tokens: Tensor, attend: Attend) -> Tensor:
+    """(num_slots, D) tokens through all ``blocks``."""
+    stack = cast(list[Block], list(blocks))
+    qkv = stack[0].before_attention(tokens)
+    for block, following in pairwise(stack):
+        tokens, qkv = block.to_next(following, tokens, attend(*qkv))
+    return stack[-1].after_attention(tokens, attend(*qkv))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from elastictool.config import ModelConfig
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.embedding import PatchEmbedding, place
-from elastictool.models.encoder import Block, attention_scale
+from elastictool.models.encoder import Block, attention_scale, encode
 from elastictool.models.initialization import initialize
 from elastictool.models.pooling import build_pooling
 from elastictool.models.positions import build_positions
@@ -86,8 +86,7 @@ class SpectrogramTransformer(nn.Module):
         tokens, broken = self._embed(batch)
         backend = ATTENTION[self.attention]
         attend = partial(backend, layout=batch.layout, scale=attention_scale(self.config))
-        for block in self.blocks:
-            tokens = block(tokens, attend)
+        tokens = encode(self.blocks, tokens, attend)
         pooled: Tensor = self.pooling(self.norm(tokens), batch.layout)
         return pooled, broken
 

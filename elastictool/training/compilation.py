@@ -1,11 +1,11 @@
 """Compiled encoder blocks for training.
 
-What is compiled are the two functions of a block around attention. They see tokens and weights
-only, so one piece of code with a symbolic number of tokens serves every batch and every block;
-attention depends on each batch's layout and has kernels of its own, and the rest of the model is
-a few operations per clip. The compiler is first shown the first batch of the run, also when the
-run is resumed: what it makes of a function may depend on the sizes that it meets first, and a
-resumed run has to compute the same bits as one that was never stopped.
+What is compiled is everything between the attentions. It sees tokens and weights only, so one
+piece of code with a symbolic number of tokens serves every batch and every block; attention
+depends on each batch's layout and has kernels of its own, and the rest of the model is a few
+operations per clip. The compiler is first shown the first batch of the run, also when the run is
+resumed: what it makes of a function may depend on the sizes that it meets first, and a resumed
+run has to compute the same bits as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -65,10 +65,16 @@ def compile_blocks(
     options: dict[str, Any] | None = None
     if backend == "inductor":
         options = {"fallback_random": True}
-    for name in ("before_attention", "after_attention"):
+    blocks = list(model.blocks)
+    # Only where ``encode`` calls them: what calls one another is compiled as one.
+    for name, users in (
+        ("before_attention", blocks[:1]),
+        ("to_next", blocks[:-1]),
+        ("after_attention", blocks[-1:]),
+    ):
         function = getattr(Block, name)
         compiled = torch.compile(function, dynamic=True, backend=backend, options=options)
-        for block in model.blocks:
+        for block in users:
             setattr(block, name, partial(compiled, block))
 
 
