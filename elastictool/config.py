@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -510,8 +510,10 @@ class TrainConfig:
     average of the weights; ``average_epochs`` is (first, last) of the epochs, counted from 1,
     whose mean becomes the ``averaged`` checkpoint, (0, 0) for none.
 
-    ``loader_workers`` 0 loads in the training process; ``cache_mb`` is what each loading process
-    may keep of log-mel frames. ``fbank_on`` says where features are computed: ``auto`` is the
+    ``precision`` auto is bf16 on a GPU that computes with it, fp32 elsewhere; a run keeps what it
+    began with. ``loader_workers`` 0 loads in the training process, -1 takes one for each core on
+    CUDA (up to 16), none on a CPU; ``cache_mb`` is what each loading process may keep of log-mel
+    frames. ``fbank_on`` says where features are computed: ``auto`` is the
     ``device`` on CUDA, the ``host`` on a CPU; ``prefetch`` batches are loaded ahead in the
     background without workers (-1: 2 on CUDA, none on a CPU). ``checkpoint_steps`` saves within
     epochs too (0: at their ends). A step whose loss or gradient is not finite is left out; after
@@ -535,14 +537,14 @@ class TrainConfig:
     label_smoothing: float = 0.0
     distill: DistillConfig = field(default_factory=DistillConfig)
     accumulate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: str = "auto"
     compile: bool = False
     selection_metric: Literal["auto", "top1", "map"] = "auto"
     validate_every: int = 1
     checkpoint_steps: int = 0
     max_skipped_steps: int = 10
-    loader_workers: int = 0
+    loader_workers: int = -1
     cache_mb: int = 512
     fbank_on: Literal["auto", "host", "device"] = "auto"
     prefetch: int = -1
@@ -568,7 +570,7 @@ class TrainConfig:
         _require(self.validate_every > 0, "train.validate_every must be above 0")
         _require(self.checkpoint_steps >= 0, "train.checkpoint_steps must not be negative")
         _require(self.max_skipped_steps >= 0, "train.max_skipped_steps must not be negative")
-        _require(self.loader_workers >= 0, "train.loader_workers must not be negative")
+        _require(self.loader_workers >= -1, "train.loader_workers must be -1 (automatic) or above")
         _require(self.cache_mb >= 0, "train.cache_mb must not be negative")
         _require(self.prefetch >= -1, "train.prefetch must be -1 (automatic), 0 (off) or above")
 
@@ -691,12 +693,19 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
     Raises:
         UsageError: The file is missing or no YAML mapping, or a key or value is wrong.
     """
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        values = read_yaml(recipe)
+    return run_config(read_settings(recipe, sets))
+
+
+def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """What the recipe file and ``sets`` say, nested, without defaults.
+
+    Raises:
+        UsageError: The file is missing or no YAML mapping, or a setting is not ``key=value``.
+    """
+    values = {} if recipe is None else read_yaml(recipe)
     for assignment in sets:
         _assign(values, assignment)
-    return run_config(values)
+    return values
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -705,11 +714,46 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: A key or value is wrong.
     """
-    values = dict(values)
-    values["model"] = _expand_model(values.get("model", {}))
-    values["flexi"] = _expand_flexi(values["model"], values.get("flexi", {}))
-    values["fbank"] = _expand_fbank(values.get("fbank", {}))
-    return from_dict(RunConfig, values)
+    return from_dict(RunConfig, _expanded(values))
+
+
+def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with presets and sizes replaced by what they stand for."""
+    model = _expand_model(values.get("model", {}))
+    flexi = _expand_flexi(model, values.get("flexi", {}))
+    fbank = _expand_fbank(values.get("fbank", {}))
+    return {**values, "model": model, "flexi": flexi, "fbank": fbank}
+
+
+def other_settings(values: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Which of the nested ``values`` the resolved ``config`` of a run does not have.
+
+    Values that stand for themselves only until data, weights or machine decide (``auto``, no mean,
+    no grid) are not held against what was decided.
+
+    Returns:
+        ``section.key=value (the run: value)`` each.
+
+    Raises:
+        UsageError: A key or value is wrong.
+    """
+    wanted, start, own = (to_dict(c) for c in (run_config(values), RunConfig(), config))
+
+    def compare(given: Any, path: str, *kinds: Any) -> Iterator[str]:
+        asked, default, found = kinds
+        if isinstance(given, Mapping) and isinstance(asked, Mapping):
+            for key in given:
+                if key in asked:  # model.size is gone: it stands for others
+                    below = f"{path}.{key}" if path else key
+                    yield from compare(given[key], below, *(kind[key] for kind in kinds))
+        elif asked != found and not (asked == default and path.startswith(_DECIDED_LATER)):
+            yield f"{path}={asked} (the run: {found})"
+
+    return list(compare(_expanded(values), "", wanted, start, own))
+
+
+_DECIDED_LATER = ("name", "data.dataset", "data.mean", "data.std", "model.", "train.precision")
+"""What data, weights or machine decide where a run's settings leave it open."""
 
 
 def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:

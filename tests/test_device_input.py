@@ -28,13 +28,14 @@ from elastictool.config import (
 )
 from elastictool.data.collate import PatchSpec
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
-from elastictool.data.feed import HOST, Feed
+from elastictool.data.feed import HOST, Feed, loader_processes
 from elastictool.data.loader import Cut, load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.sounds import BLANK, SoundBatch, needed_frames
 from elastictool.data.store import PreparedStore
 from elastictool.errors import DamagedDataError, Interrupted, OutOfMemory
 from elastictool.evaluation.evaluate import evaluate_run
+from elastictool.launch import Launch
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.checkpoint import load_run
 from elastictool.training.run import resume_run, train_run
@@ -463,3 +464,32 @@ def test_an_error_while_loading_ahead_reaches_the_trainer(
 def test_silence_stays_the_floor() -> None:
     (found,) = analysed([torch.zeros(8_000)], FbankConfig())
     assert torch.equal(found, torch.full_like(found, FLOOR))
+
+
+@pytest.mark.parametrize(
+    "setting, device, methods, cores, batches, expected",
+    [
+        (-1, "cpu", "fork", 64, 100, 0),
+        (-1, "cuda", "fork", 64, 100, 16),
+        (-1, "cuda", "fork", 6, 100, 3),  # two training processes share six cores
+        (-1, "cuda", "fork", 1, 100, 1),
+        (-1, "cuda", "fork", 64, 5, 5),
+        (-1, "cuda", "spawn", 64, 100, 0),
+        (3, "cpu", "spawn", 1, 1, 3),
+        (0, "cuda", "fork", 64, 100, 0),
+    ],
+)
+def test_loader_processes_are_as_many_as_cores_where_a_gpu_waits(
+    setting: int,
+    device: str,
+    methods: str,
+    cores: int,
+    batches: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: [methods])
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    beside = Launch(world=2, local_world=2) if cores == 6 else Launch()
+    monkeypatch.setattr("elastictool.data.feed.launched", lambda: beside)
+    assert loader_processes(setting, torch.device(device), batches) == expected

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.store import PreparedStore
@@ -27,6 +28,7 @@ from elastictool.errors import (
     OutOfMemory,
     RunRemovedError,
     UsageError,
+    WriteError,
 )
 from elastictool.training.checkpoint import load_training_state
 from elastictool.training.run import resume_run, train_run
@@ -560,3 +562,21 @@ def test_the_same_run_writes_the_same_bytes(toy_store: PreparedStore, tmp_path: 
         for folder in "ab"
     )
     assert one == two
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I/O error: No space left on device (os error 28)",
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })',
+    ],
+)
+def test_a_full_disk_is_told_as_such_whatever_the_version_of_safetensors_says(
+    said: str, toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise SafetensorError(said)
+
+    monkeypatch.setattr("elastictool.training.checkpoint.save_file", full)
+    with pytest.raises(WriteError, match="No space left on device"):
+        train_run(small("train.epochs=1"), toy_store, tmp_path / "run")

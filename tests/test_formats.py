@@ -159,7 +159,9 @@ def test_an_ogg_without_its_last_page_is_refused() -> None:
     last = content.rfind(b"OggS")
     with pytest.raises(AudioError, match="no end-of-stream page"):
         decode(content[:last])
-    assert np.array_equal(decode(content + b"TAG junk")[0], decode(content)[0])
+    # libsndfile 1.2.0 (in soundfile 0.12) decodes the last bits of a vorbis stream differently.
+    tagged, plain = decode(content + b"TAG junk")[0], decode(content)[0]
+    np.testing.assert_allclose(tagged, plain, rtol=0, atol=1e-6)
 
 
 def test_a_length_of_a_writer_into_a_pipe_is_no_promise() -> None:

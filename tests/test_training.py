@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from elastictool.config import RunConfig, load_run_config
+from elastictool.config import RunConfig, TrainConfig, load_run_config, read_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, Interrupted, UsageError
@@ -26,7 +26,7 @@ from elastictool.training.checkpoint import (
     save_training_state,
 )
 from elastictool.training.objective import clip_losses
-from elastictool.training.resolve import pick_device
+from elastictool.training.resolve import pick_device, pick_precision
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
@@ -399,6 +399,59 @@ def test_resume_refuses_other_data(toy_store: PreparedStore, tmp_path: Path) -> 
     other = dataclasses.replace(toy_store.info, fingerprint="other")
     with pytest.raises(CheckpointError, match="other data"):
         resume_run(tmp_path / "run", PreparedStore(toy_store.path, other, toy_store._table))
+
+
+def test_resume_with_other_settings_is_refused_and_with_its_own_goes_on(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    train_run(small("train.epochs=1"), toy_store, path)
+    for sets, other in (
+        (["train.epochs=3"], "train.epochs=3 (the run: 1)"),
+        (["train.epochs=10"], "train.epochs=10 (the run: 1)"),  # 10 is the default
+        (["model.size=tiny"], "model.width=192 (the run: 32)"),
+        (["data.mean=1.5", "data.std=2"], "data.mean=1.5 (the run: -"),
+        (["seed=1", "train.lr=3e-4"], "seed=1 (the run: 0)"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            resume_run(path, toy_store, settings=read_settings(None, sets))
+        assert other in caught.value.message, sets
+        assert "init.from=run" in caught.value.hint
+    # What data and machine decided is no difference, nor are the settings of the run's own call.
+    same_as_before = [*SMALL, "train.epochs=1", "train.precision=auto", "model.preset=elasticast"]
+    resume_run(path, toy_store, settings=read_settings(None, same_as_before))
+
+
+def test_a_run_begun_on_a_cpu_has_no_state_of_cuda_to_take_up(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    """Its device may be auto, and it may go on where there is a GPU."""
+    path = tmp_path / "run"
+    train_run(small("train.epochs=1"), toy_store, path)
+    continued = Trainer(RunDirectory(path).read_config(), toy_store, RunDirectory(path))
+    continued.device = torch.device("cuda")
+    continued.resume()
+    assert continued.state.epoch == 1
+
+
+@pytest.mark.parametrize(
+    "device, capability, precision",
+    [("cpu", (9, 0), "fp32"), ("cuda", (7, 5), "fp32"), ("cuda", (8, 0), "bf16")],
+)
+def test_automatic_precision_is_bf16_where_a_gpu_computes_with_it(
+    device: str, capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.training.resolve.pick_device", lambda wanted: device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_precision(TrainConfig()) == precision
+    assert pick_precision(TrainConfig(precision="fp32")) == "fp32"
+
+
+def test_a_run_records_the_precision_that_was_chosen(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").read_config().train.precision == "fp32"
 
 
 def test_resume_of_nothing_says_so(toy_store: PreparedStore, tmp_path: Path) -> None:

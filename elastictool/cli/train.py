@@ -31,7 +31,7 @@ def train(
     attention: Annotated[
         str | None, typer.Option(help="Attention backend: auto, reference, split, varlen or flex.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run where it was stopped.")
@@ -58,12 +58,13 @@ def train(
 
     Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
     """
-    from elastictool.config import dump_yaml, load_run_config
+    from elastictool.config import dump_yaml, read_settings, run_config
     from elastictool.launch import launched
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
-    config = load_run_config(recipe, [*(sets or []), *flags])
+    settings = read_settings(recipe, [*(sets or []), *flags])
+    config = run_config(settings)
     if (print_config or dry_run) and not launched().first:
         return
     if print_config:
@@ -86,7 +87,7 @@ def train(
         report = describe(config, store)
     else:
         result = (
-            resume_run(path, store, progress())
+            resume_run(path, store, progress(), settings)
             if resume
             else train_run(config, store, path, overwrite, progress())
         )

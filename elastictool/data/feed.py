@@ -7,16 +7,37 @@ none of it pays: filterbank and model would share the same cores (``docs/perform
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from dataclasses import dataclass
 
 import torch
 
 from elastictool.data.sounds import SoundBatch
 from elastictool.errors import OutOfMemory, first_line, is_out_of_memory
+from elastictool.launch import launched
 from elastictool.packing.batch import PackedBatch
 
 PREFETCHED = 2
 """Batches loaded ahead on CUDA: one is being copied, one is ready."""
+
+MOST_WORKERS = 16
+"""Loader processes chosen without being asked; a GPU wants more, but memory is shared, too."""
+
+
+def loader_processes(setting: int, device: torch.device, batches: int) -> int:
+    """What ``train.loader_workers`` means for an epoch of so many ``batches``.
+
+    -1 is one process for each core on CUDA, shared among the training processes of this machine:
+    one thread decodes a fifth of what a large GPU trains on. Where a process is not forked but
+    started anew (Windows, macOS, Python 3.14), that takes seconds in every epoch, and it is none.
+    """
+    if setting >= 0:
+        return setting
+    if device.type != "cuda" or multiprocessing.get_all_start_methods()[0] != "fork":
+        return 0
+    cores = len(os.sched_getaffinity(0)) // launched().local_world
+    return max(1, min(cores, MOST_WORKERS, batches))
 
 
 @dataclass(frozen=True)

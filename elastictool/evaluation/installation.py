@@ -92,8 +92,9 @@ def versions() -> list[Answer]:
 
 def _package(name: str, module: str) -> Answer:
     def look() -> Answer:
-        importlib.import_module(module)
-        return Answer(name, True, importlib.metadata.version(name))
+        # What the module says of itself: torch adds the build (2.11.0+cu130).
+        found = getattr(importlib.import_module(module), "__version__", "")
+        return Answer(name, True, str(found) or importlib.metadata.version(name))
 
     return attempt(look, lambda why: Answer(name, False, why))
 

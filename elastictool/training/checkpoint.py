@@ -162,8 +162,8 @@ def _disk_errors() -> Iterator[None]:
         if not isinstance(error.__context__, OSError):
             raise
         raise error.__context__ from error
-    except SafetensorError as error:  # "I/O error: File too large (os error 27)"
-        found = re.search(r"\(os error (\d+)\)", str(error))
+    except SafetensorError as error:  # "… (os error 27)"; before version 0.6 "Os { code: 27, …"
+        found = re.search(r"(?:os error|code:) (\d+)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

@@ -60,9 +60,9 @@ class StepFault:
         }
 
 
-def count_broken(losses: Tensor) -> int:
-    """How many of (S,) losses are not finite."""
-    return int((~torch.isfinite(losses)).sum())
+def count_broken(losses: Tensor) -> Tensor:
+    """() how many of (S,) losses are not finite."""
+    return (~torch.isfinite(losses)).sum()
 
 
 def explain_fault(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from elastictool.config import RunConfig
 from elastictool.models.transformer import SpectrogramTransformer
@@ -29,14 +29,14 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, clip_norm: float) -> float:
+def clip_gradients(optimizer: torch.optim.Optimizer, clip_norm: float) -> Tensor:
     """Scale the gradients down to a joint norm of ``clip_norm``, if that is above 0.
 
     Returns:
-        The norm before clipping.
+        () the norm before clipping, where the gradients are.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    return float(norm)
+    return norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 
@@ -47,7 +48,8 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         _check_front_end(config, store)
         mean, std = training_statistics(store, splits)
         data = dataclasses.replace(data, mean=mean, std=std)
-    config = dataclasses.replace(config, data=data)
+    train = dataclasses.replace(config.train, precision=pick_precision(config.train))
+    config = dataclasses.replace(config, data=data, train=train)
     resolution = config.augment.resolution
     most = min((1.0, *resolution.compressions))
     finest = front_end_of(config).at_compression(most, resolution.reduction)
@@ -110,6 +112,18 @@ def _own_gpu(wanted: str, here: Launch) -> str:
             f"--nproc-per-node {torch.cuda.device_count()}, or --set train.device=cpu",
         )
     return f"cuda:{here.local_rank}"
+
+
+def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
+    """``auto`` is bf16 on a GPU whose matrix units take it (compute capability 8.0), else fp32.
+
+    On a CPU bf16 pays where the processor has matrix units only, so it is for the user to say.
+    """
+    if config.precision != "auto":
+        return config.precision
+    device = torch.device(pick_device(config.device))
+    fit = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if fit else "fp32"
 
 
 def pick_device(wanted: str) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from elastictool.config import RunConfig
+from elastictool.config import RunConfig, other_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError
+from elastictool.errors import CheckpointError, UsageError
 from elastictool.launch import launched
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import front_end_of
@@ -61,13 +61,32 @@ def train_run(
             return trainer.fit()
 
 
-def resume_run(path: Path, store: PreparedStore, progress: Progress = SILENT) -> TrainResult:
+def resume_run(
+    path: Path,
+    store: PreparedStore,
+    progress: Progress = SILENT,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainResult:
     """Continue an interrupted run with the configuration that it was started with.
+
+    Args:
+        path: The run.
+        store: The data that it was started on.
+        progress: Where to show bars.
+        settings: What the user asks for, nested as in a recipe: nothing that the run has not.
 
     Raises:
         CheckpointError: There is no run, or the data are not those of the run.
+        UsageError: The run has other settings than those asked for.
     """
     config = RunDirectory(path).read_config()
+    if others := other_settings(settings or {}, config):
+        raise UsageError(
+            f"{path} continues with the settings that it was started with, "
+            f"which are others: {', '.join(others)}",
+            "leave them out, or start a new run from its weights: "
+            f"--set init.from=run --set init.path={path}",
+        )
     with joined(pick_device(config.train.device)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)

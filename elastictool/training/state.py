@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 
 @dataclass
@@ -59,6 +63,11 @@ class StepSums:
     cut_frames: float
     broken: float
     stops: float
+
+
+def read_numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of () tensors, in one go."""
+    return torch.stack([value.float() for value in scalars]).tolist() if scalars else []
 
 
 @dataclass

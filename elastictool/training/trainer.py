@@ -21,7 +21,7 @@ from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feed import Feed
+from elastictool.data.feed import Feed, loader_processes
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.shares import StepShare, step_shares, twice
@@ -60,7 +60,7 @@ from elastictool.training.resolve import pick_device, resolve
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
-from elastictool.training.state import StepSums, TrainingState, TrainResult
+from elastictool.training.state import StepSums, TrainingState, TrainResult, read_numbers
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
 
@@ -151,7 +151,7 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = TrainingState(**saved["state"])
         torch.set_rng_state(saved["rng"])
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and "cuda_rng" in saved:  # a run begun on a CPU has none
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
         self.averages.load_state_dict(saved.get("averages", self.averages.state_dict()))
         self.run.clean_up(self.state.step, self.state.epoch)
@@ -187,9 +187,12 @@ class Trainer:
         shares = step_shares(self.sampler, plans, self.ranks.rank, self.ranks.world)
         steps, loading = twice(shares)
         wanted = chain.from_iterable(step.plans for step in loading)
-        batches = self._load(wanted, self.config.train.loader_workers)
+        batches = self._load(wanted, self._workers(self.sampler.num_batches(self.state.epoch)))
         for step in steps:
             yield step, self._taken(batches, len(step.plans))
+
+    def _workers(self, batches: int) -> int:
+        return loader_processes(self.config.train.loader_workers, self.device, batches)
 
     def _taken(self, batches: Iterator[PackedBatch], count: int) -> list[PackedBatch]:
         """The next ``count`` batches; none where the loader was told to stop, as all will hear."""
@@ -237,9 +240,7 @@ class Trainer:
             (loss / share.num_views).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
             summed.append(loss.detach())
-        # Asked for only now: reading a number from a device waits for all that it was given to do.
-        sums = self._add_up(batches, losses, sum(map(float, summed)))
-        state.grad_norm = clip_gradients(self.optimizer, config.clip_norm)
+        sums = self._finish_gradient(batches, losses, summed)
         state.step += 1
         state.batch += share.num_batches
         if sums.broken or not math.isfinite(state.grad_norm):
@@ -252,20 +253,37 @@ class Trainer:
         self._count(sums, share.num_views)
         return sums.loss / share.num_views
 
-    def _add_up(
-        self, batches: list[PackedBatch], losses: list[Tensor], loss_sum: float
+    def _finish_gradient(
+        self, batches: list[PackedBatch], losses: list[Tensor], summed: list[Tensor]
     ) -> StepSums:
-        """Sum the step over all processes: its gradient, in the model, and what is counted."""
-        own = StepSums(
-            loss=loss_sum,
+        """Sum the step over all processes and clip its gradient; returns what is counted of it.
+
+        Numbers are asked for only here, where all work is handed out, and where there is but one
+        process all at once: reading one from a device waits for all that it was given to do.
+        """
+        config, state = self.config.train, self.state
+        numbers = [*summed, *map(count_broken, losses)]
+        if self.ranks.alone:
+            norm = clip_gradients(self.optimizer, config.clip_norm)
+            *found, state.grad_norm = read_numbers([*numbers, norm])
+            return self._own_sums(batches, found)
+        sums = self._add_up(self._own_sums(batches, read_numbers(numbers)))
+        state.grad_norm = float(clip_gradients(self.optimizer, config.clip_norm))
+        return sums
+
+    def _own_sums(self, batches: list[PackedBatch], numbers: list[float]) -> StepSums:
+        """This process's share; ``numbers`` are each batch's loss, then its broken clips."""
+        return StepSums(
+            loss=sum(numbers[: len(batches)]),
             tokens=sum(batch.layout.num_tokens for batch in batches),
             slots=sum(batch.layout.num_slots for batch in batches),
             cut_frames=sum(batch.cut_frames for batch in batches),
-            broken=sum(map(count_broken, losses)),
+            broken=sum(numbers[len(batches) :]),
             stops=int(self.stop.requested),
         )
-        if self.ranks.alone:
-            return own
+
+    def _add_up(self, own: StepSums) -> StepSums:
+        """The step's sums and its gradient, which is in the model, over all processes."""
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums = StepSums(*self.ranks.add_up(learning, dataclasses.astuple(own)))
         if sums.stops:
@@ -392,7 +410,7 @@ class Trainer:
             self.eval_set,
             self.splits.validation,
             self.config.train.precision,
-            workers=self.config.train.loader_workers,
+            workers=self._workers(len(self.splits.validation)),
             between=between,
             ranks=self.ranks,
             feed=self.feed,
