@@ -634,7 +634,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed must not be negative")
+        _require(0 <= self.seed < 2**63, "seed must be in 0..2^63-1")
+        _require(not set("/\\") & set(self.name), "name must be one name, not a path")
         _require(
             self.model.num_mel_bins == self.fbank.num_mel_bins,
             f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "
@@ -782,6 +783,17 @@ def merged(values: Any, changes: Any) -> Any:
     }
 
 
+class _NoKeyTwice(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice; YAML forbids it, PyYAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice in one mapping")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, loaded safely.
 
@@ -789,7 +801,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: No such file, not YAML, or not a mapping.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -906,7 +918,9 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
 
 
 def _coerce_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    """A list as a tuple; one value stands for each of a pair, and for a list of one."""
+    """A list, or text with commas, as a tuple; one value stands for each of a pair."""
+    if isinstance(value, str) and "," in value:
+        value = [part.strip() for part in value.strip("[]() ").split(",")]
     if kinds[-1] is Ellipsis:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(kinds[0], item, path) for item in items)
@@ -919,8 +933,8 @@ def _coerce_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, .
 def _coerce_scalar(kind: Any, value: Any, path: str) -> Any:
     """PyYAML reads ``1e-5`` as text (YAML 1.1 wants a dot), hence strings become numbers here."""
     wrong = UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}")
-    if kind is str:
-        if isinstance(value, (dict, list)) or value is None:
+    if kind is str:  # YAML reads yes and no as true and false
+        if isinstance(value, (dict, list, bool)) or value is None:
             raise wrong
         return str(value)
     if kind is bool:

@@ -73,18 +73,29 @@ def train(
 
     from elastictool.data.locate import locate_dataset
     from elastictool.data.store import PreparedStore
+    from elastictool.errors import UsageError
     from elastictool.reporting.run_report import write_report
-    from elastictool.training.run import default_run_dir, describe, resume_run, train_run
-    from elastictool.training.rundir import RunDirectory
+    from elastictool.training.run import (
+        default_run_dir,
+        describe,
+        own_config,
+        resume_run,
+        train_run,
+    )
+    from elastictool.training.rundir import RunDirectory, latest_started
 
-    if resume and run_dir is not None and not dataset:
-        dataset = RunDirectory(run_dir).read_config().data.dataset
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run, --overwrite deletes it", "choose one")
+    if resume:
+        run_dir = run_dir or (None if dataset or config.name else latest_started())
+        if run_dir is not None:
+            dataset = dataset or RunDirectory(run_dir).read_config().data.dataset
     store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")
     files: list[Path] = []
     if dry_run:
-        report = describe(config, store)
+        report = describe(own_config(path, settings) if resume else config, store)
     else:
         result = (
             resume_run(path, store, progress(), settings)
@@ -94,9 +105,9 @@ def train(
         report = {
             "run": str(result.run),
             "epochs": result.epochs,
-            "best_epoch": result.best_epoch,
+            "best_epoch": result.best_epoch if result.validation else None,
             "seconds": round(result.seconds, 1),
-            **{f"val_{name}": round(value, 4) for name, value in result.validation.items()},
+            **{f"last_val_{name}": round(value, 4) for name, value in result.validation.items()},
             **{f"averaged_{name}": round(value, 4) for name, value in result.averaged.items()},
         }
         if not launched().first:
@@ -109,16 +120,20 @@ def train(
     for file in files:
         say(f"wrote {file}")
     if not dry_run:
-        say(f"next: elastictool eval {path}, elastictool sweep {path} {_axis(config)}")
+        longest = config.fbank.num_frames(int(store.num_samples.max()))
+        axis = _axis(config, longest)
+        say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")
 
 
-def _axis(config: RunConfig) -> str:
-    """The sweep that shows what the run was trained for."""
+def _axis(config: RunConfig, longest: int) -> str:
+    """The sweep that shows what the run was trained for, on clips of up to ``longest`` frames."""
     resolution = config.augment.resolution
     if config.flexi.sizes:
         return "--patch-sizes 8:48:8"
     if not resolution.compressions:
-        return "--lengths 256:3072"
+        width = config.model.patch_size[1]
+        most = max(1, min(longest, config.length.max_frames) // width)
+        return f"--lengths {max(1, round(most / 12)) * width}:{most * width}"
     if resolution.reduction == "shift":
         return "--resolutions 1:4:0.2"
     return f"--pooling 1,2,3,4 --pooling-kind {resolution.reduction}"

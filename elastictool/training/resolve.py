@@ -13,6 +13,7 @@ from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.launch import Launch, launched
+from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 from elastictool.training.compilation import check_compiler
@@ -27,6 +28,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         UsageError: The data do not fit the configuration, or a planner is unknown.
     """
     check_planner(config.packing.planner)
+    ATTENTION[config.train.attention]
     _check_budget(config)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
@@ -54,6 +56,12 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     most = min((1.0, *resolution.compressions))
     finest = front_end_of(config).at_compression(most, resolution.reduction)
     model = complete_model(config.model, len(store.info.label_names), finest.longest_grid())
+    if config.model.num_classes not in (0, model.num_classes):
+        raise UsageError(
+            f"model.num_classes is {config.model.num_classes}, but {store.path} has "
+            f"{model.num_classes} classes",
+            "leave it out: the data say how many there are",
+        )
     check_freeze(model, config.train.freeze)
     return dataclasses.replace(config, model=model), splits
 

@@ -11,6 +11,7 @@ from typing import Any
 from elastictool.config import RunConfig, other_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.launch import launched
@@ -79,14 +80,7 @@ def resume_run(
         CheckpointError: There is no run, or the data are not those of the run.
         UsageError: The run has other settings than those asked for.
     """
-    config = RunDirectory(path).read_config()
-    if others := other_settings(settings or {}, config):
-        raise UsageError(
-            f"{path} continues with the settings that it was started with, "
-            f"which are others: {', '.join(others)}",
-            "leave them out, or start a new run from its weights: "
-            f"--set init.from=run --set init.path={path}",
-        )
+    config = own_config(path, settings or {})
     with joined(pick_device(config.train.device)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)
@@ -100,6 +94,24 @@ def resume_run(
                 _, weights = read_initial(config, store)
                 start_from(weights, trainer.model, config, run, progress)
             return trainer.fit()
+
+
+def own_config(path: Path, settings: Mapping[str, Any]) -> RunConfig:
+    """The configuration that the run was started with; ``settings`` may ask for no other.
+
+    Raises:
+        CheckpointError: There is no run.
+        UsageError: The run has other settings than those asked for.
+    """
+    config = RunDirectory(path).read_config()
+    if others := other_settings(settings, config):
+        raise UsageError(
+            f"{path} continues with the settings that it was started with, "
+            f"which are others: {', '.join(others)}",
+            "leave them out, or start a new run from its weights: "
+            f"--set init.from=run --set init.path={path}",
+        )
+    return config
 
 
 def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
@@ -149,8 +161,29 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "batches_per_epoch": len(plans),
         "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
+        **_cut(dataset, splits.train),
         "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
         **_among(launched().world, sampler, plans),
+    }
+
+
+def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
+    """What length limits leave out of the training clips, if anything."""
+    native = dataset.native_frames[clips]
+    taken = [
+        dataset.front_end.view(int(clip), int(frames)).num_frames
+        for clip, frames in zip(clips, native, strict=True)
+    ]
+    left_out = native - taken
+    if not left_out.any():
+        return {}
+    limit = dataset.front_end.length
+    return {
+        "cut_clips": int((left_out > 0).sum()),
+        "cut_frames_share": round(float(left_out.sum() / native.sum()), 4),
+        "cut_by": f"length.fixed_frames={limit.fixed_frames}"
+        if limit.fixed_frames
+        else f"length.max_frames={limit.max_frames}",
     }
 
 

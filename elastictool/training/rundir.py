@@ -45,6 +45,19 @@ def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
     )
 
 
+def latest_started(root: Path = RUNS_ROOT) -> Path:
+    """The run under ``root`` that was started or saved last.
+
+    Raises:
+        UsageError: There is none.
+    """
+    files = [*root.glob("*/config.yaml"), *root.glob("*/checkpoints/last.training.pt")]
+    if not files:
+        raise UsageError(f"there is no run under {root} to resume", "name one with --run-dir")
+    latest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    return root / latest.relative_to(root).parts[0]
+
+
 class RunDirectory:
     """Paths inside one run directory, and its metrics log.
 
