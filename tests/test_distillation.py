@@ -118,7 +118,7 @@ def make_trainer(config: RunConfig, store: PreparedStore, path: Path) -> Trainer
 def test_the_teacher_stays_as_it_is_and_the_student_follows_it(
     toy_store: PreparedStore, tmp_path: Path, teacher: Path
 ) -> None:
-    config = settings(teacher, "train.epochs=3", "train.lr=3e-3")
+    config = settings(teacher, "train.epochs=8", "train.lr=3e-3")
     trainer = make_trainer(config, toy_store, tmp_path / "run")
     assert isinstance(trainer.teacher, Teacher)
     model = trainer.teacher.model

@@ -428,7 +428,7 @@ def pair(toy_store: PreparedStore, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_one_and_two_processes_learn_the_same(pair: Pair, which: str) -> None:
     assert close(pair.one, pair.two, which)
-    assert not same(weights(pair.two), weights(pair.two, "best"))  # they do move
+    assert all(step["grad_norm"] > 0 for step in records(pair.two, "step"))  # they do move
 
 
 def test_one_and_two_processes_log_the_same(pair: Pair) -> None:

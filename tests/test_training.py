@@ -215,7 +215,8 @@ def test_accumulation_of_two_batches_of_six_equals_a_batch_of_twelve(
     train_run(small("packing.batch_clips=12"), toy_store, tmp_path / "twelve")
     train_run(small("train.accumulate=2"), toy_store, tmp_path / "two-by-six")
     one, two = weights(tmp_path / "twelve"), weights(tmp_path / "two-by-six")
-    assert all(torch.allclose(one[name], two[name], atol=1e-6, rtol=0) for name in one)
+    differences = [float((one[name] - two[name]).abs().max()) for name in one]
+    assert max(differences) < 1e-5  # a step moves weights by 3e-4
 
 
 def test_packing_does_not_change_what_is_learnt(toy_store: PreparedStore, tmp_path: Path) -> None:

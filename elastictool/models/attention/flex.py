@@ -78,7 +78,8 @@ class FlexAttention:
             return ATTENTION["split"](q, k, v, layout, scale)
         heads_first = (stream.transpose(0, 1)[None] for stream in (q, k, v))
         out = kernel(*heads_first, block_mask=self.mask(layout), scale=scale)
-        return out[0].transpose(0, 1)
+        # One layout for all backends, or compiled code around attention would come in variants.
+        return out[0].transpose(0, 1).contiguous()
 
     def mask(self, layout: SegmentLayout) -> BlockMask:
         """``segment_block_mask`` of ``layout``, built once for all layers of a forward pass."""
