@@ -196,7 +196,8 @@ class LengthConfig:
     """Which frames of a clip reach the model.
 
     ``fixed_frames`` 0 keeps native lengths (ElasticAST); above 0 every clip is trimmed and padded
-    to it (standard AST). ``max_frames`` caps native lengths (paper: 30 s, 3,072 frames).
+    to it (standard AST). ``max_frames`` caps native lengths (paper: 30 s, 3,072 frames). Of a
+    longer clip training takes the ``start``, or with ``crop`` random another part in each epoch.
     ``edge`` decides on the incomplete last patch: ``pad`` it, or ``drop`` it as the published
     code does. ``padding`` is ``floor`` (the filterbank's floor: silence) or ``zero`` (published:
     zero before normalisation, a loud constant).
@@ -704,6 +705,12 @@ def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, An
         UsageError: The file is missing or no YAML mapping, or a setting is not ``key=value``.
     """
     values = {} if recipe is None else read_yaml(recipe)
+    if {"title", "scales"} <= values.keys():
+        name = f"{recipe.parent.name}/{recipe.stem}" if recipe else ""
+        raise UsageError(
+            f"{recipe} is the recipe of a figure or table, not of a training",
+            f"elastictool recipe run {name}",
+        )
     for assignment in sets:
         _assign(values, assignment)
     return values

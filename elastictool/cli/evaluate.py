@@ -45,7 +45,9 @@ DatasetOption = Annotated[
 ]
 SplitOption = Annotated[Split, typer.Option(help="Clips, as the run divides the data.")]
 CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoint.")]
-AttentionOption = Annotated[str, typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")]
+AttentionOption = Annotated[
+    str, typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 PatchSizeOption = Annotated[

@@ -43,7 +43,8 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything, count steps and tokens, stop.")
     ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the settings as YAML and stop.")
+        bool,
+        typer.Option("--print-config", help="Print all settings and what they mean as YAML, stop."),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout.")
@@ -58,7 +59,7 @@ def train(
 
     Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
     """
-    from elastictool.config import dump_yaml, read_settings, run_config
+    from elastictool.config import read_settings, run_config
     from elastictool.launch import launched
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
@@ -68,7 +69,9 @@ def train(
     if (print_config or dry_run) and not launched().first:
         return
     if print_config:
-        typer.echo(dump_yaml(config), nl=False)
+        from elastictool.reporting.settings import commented_yaml
+
+        typer.echo(commented_yaml(config), nl=False)
         return
 
     from elastictool.data.locate import locate_dataset

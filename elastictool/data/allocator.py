@@ -3,8 +3,7 @@
 Clips come as arrays of megabytes, which glibc gives back to the system and asks for again, page by
 page, clip by clip. Keeping them saved about a tenth of prep's processor time on 10 s clips (mp3,
 m4a, wav; between 2 and 21 % from run to run on a busy machine), for up to 128 MB that an idle
-worker holds. Other systems' allocators are left as
-they are.
+worker holds. Other systems' allocators are left as they are.
 """
 
 from __future__ import annotations
