@@ -16,7 +16,7 @@ from elastictool.corpora.base import (
     stratified_split,
 )
 from elastictool.corpora.epic_sounds import seconds
-from elastictool.data.prepare import prepare
+from elastictool.data.prepare import plan, prepare
 from elastictool.errors import UsageError
 from tests.corpus_trees import (
     TREES,
@@ -233,3 +233,74 @@ def test_timestamps_are_hours_minutes_seconds() -> None:
     for wrong in ("62.5", "1:x:3", ""):
         with pytest.raises(ValueError):
             seconds(wrong)
+
+
+def _sliced(folder: Path, files: int = 20, slices: int = 5) -> Path:
+    """A table of slices without splits; some rows name their file by another path."""
+    rows: list[tuple[object, ...]] = [("path", "label", "start", "stop")]
+    for number in range(files):
+        write_audio(folder / f"{number}.wav", 1.0)
+        (folder / f"link{number}.wav").symlink_to(f"{number}.wav")
+        names = (f"{number}.wav", f"./{number}.wav", f"link{number}.wav")
+        for part in range(slices):
+            rows.append((names[part % 3], "ab"[number % 2], part / 10, part / 10 + 0.1))
+    return write_table(folder / "t.csv", rows)
+
+
+def test_a_drawn_split_never_spreads_a_recording(tmp_path: Path) -> None:
+    table = _sliced(tmp_path)
+    for seed in range(5):
+        listing = list_clips("csv", table, seed=seed)
+        splits = defaultdict(set)
+        for clip in listing.clips:
+            splits[(tmp_path / clip.path).resolve()].add(clip.split)
+        assert len(splits) == 20
+        assert all(len(found) == 1 for found in splits.values())
+        assert Counter(clip.split for clip in listing.clips) == {"train": 80, "val": 10, "test": 10}
+
+
+def test_a_drawn_split_of_whole_files_is_what_it_always_was(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [("path", "label")]
+    for number in range(47):
+        (tmp_path / f"{number:02d}.wav").write_bytes(b"RIFF")
+        rows.append((f"{number:02d}.wav", "abc"[number % 3] if number < 40 else "d"))
+    table = write_table(tmp_path / "t.csv", rows)
+    planned = plan("csv", table, tmp_path / "data", options=CorpusOptions(seed=3))
+    splits = "".join(clip.split[1] for clip in planned.listing.clips)  # r, a, e: train, val, test
+    assert splits == "rrrrrrrrarrrrerrrrrrrraerrrerrarrrrrrrrrrarrrre"
+    assert planned.fingerprint.startswith("8a352fdfcdfed5b5014d1022f3ff3228")
+
+
+def test_a_drawn_split_of_class_folders_is_what_it_always_was(tmp_path: Path) -> None:
+    planned = plan("folder", folder_tree(tmp_path / "raw", clips=20), tmp_path / "data")
+    assert planned.fingerprint.startswith("4092bb32befadc20b55f563cb4c78948")
+
+
+def test_the_drawn_numbers_are_told_with_the_prepared_data(tmp_path: Path) -> None:
+    store = prepare("folder", folder_tree(tmp_path / "raw", clips=6), tmp_path / "data")
+    assert "no split folders: drew 8 train, 2 val, 2 test by class with seed 0" in store.info.notes
+    lone = prepare("folder", folder_tree(tmp_path / "few", clips=2), tmp_path / "data")
+    assert any("drew 4 train, 0 val, 0 test" in n and "no label has" in n for n in lone.info.notes)
+
+
+def test_rows_that_repeat_a_file_are_told(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    write_audio(tmp_path / "b.wav", 1.0)
+    rows = [("a.wav", "x", ""), ("./a.wav", "y", 0), ("a.wav", "x", 0.5), ("b.wav", "x", "")]
+    table = write_table(tmp_path / "t.csv", [("path", "label", "start"), *rows, rows[0]])
+    store = prepare("csv", table, tmp_path / "data")
+    (note,) = [note for note in store.info.notes if "repeat" in note]
+    assert note.startswith("2 rows repeat a file") and "1 of them with another label" in note
+
+
+def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    header = ("path", "label", "start", "stop")
+    parts = [("a.wav", "x", 0, 0.5), ("a.wav", "x", 0.5, 1)]
+    grouped = [(*part, group) for part, group in zip(parts, "gh", strict=True)]
+    listing = list_clips("csv", write_table(tmp_path / "g.csv", [(*header, "group"), *grouped]))
+    assert "slices of 1 files are in different groups: a.wav" in listing.remarks
+    split = [(*part, name) for part, name in zip(parts, ("train", "test"), strict=True)]
+    table = write_table(tmp_path / "s.csv", [(*header, "split"), *split])
+    notes = prepare("csv", table, tmp_path / "data").info.notes
+    assert any("1 files have clips in several splits" in note for note in notes)

@@ -23,7 +23,9 @@ from elastictool.corpora.base import (
     SourceClip,
     chosen_task,
     require_root,
+    source_files,
 )
+from elastictool.corpora.remarks import repeated_slices
 from elastictool.errors import UsageError
 from elastictool.registry import nearest_hint
 
@@ -83,6 +85,7 @@ class AudioLists:
                 listing.clips.append(clip)
             else:
                 listing.missing.append(MissingClip(clip_id, wav, clip.split))
+        listing.remarks = repeated_slices(listing.clips, source_files(listing.clips, folder))
         return listing
 
 

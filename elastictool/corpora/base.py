@@ -7,7 +7,8 @@ file it is, its labels, split and fold; a corpus that renders its own audio adds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -79,6 +80,9 @@ class Listing:
         missing: Clips that the annotations name but the disk lacks.
         expected: Published number of clips per split; empty if nothing was published.
         notes: What the user should know about this listing.
+        remarks: The same, where it follows from the clips: no part of the fingerprint.
+        drawn: How the split was drawn, if it was: known by the fingerprint and shown to nobody
+            (a remark says what came of it).
     """
 
     name: str
@@ -89,6 +93,8 @@ class Listing:
     missing: list[MissingClip] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    drawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,17 +218,41 @@ def ordered_labels(labels: Sequence[str]) -> list[str]:
     return sorted(distinct)
 
 
-def stratified_split(clips: Sequence[SourceClip], seed: int) -> list[SourceClip]:
-    """Draw 80 % train, 10 % val, 10 % test of each label; a group stays in one split.
+def source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
+    """The file behind each path of ``clips``: one file for all paths and links that lead to it."""
+    folders: dict[str, str] = {}
 
-    A label with three units or more (clips, or groups of clips) has at least one in val and in
-    test; one with fewer is all in train. A clip counts under its first label.
+    def resolved(path: str) -> str:
+        folder, name = os.path.split(os.path.join(root, path))
+        if folder not in folders:  # asking the disk for each file would take longer than listing
+            folders[folder] = os.path.realpath(folder)
+        file = os.path.join(folders[folder], name)
+        return os.path.realpath(file) if os.path.islink(file) else file
+
+    return {path: resolved(path) for path in dict.fromkeys(clip.path for clip in clips) if path}
+
+
+def stratified_split(
+    clips: Sequence[SourceClip], seed: int, files: Mapping[str, str] | None = None
+) -> list[SourceClip]:
+    """Draw 80 % train, 10 % val, 10 % test of each label; what belongs together is in one split.
+
+    Clips of one group belong together, and so do those without a group that are read from one
+    file. A label with three units or more (groups or files) has at least one in val and in test;
+    one with fewer is all in train. A unit counts under the first label of its first clip.
+
+    Args:
+        clips: What to divide.
+        seed: Of the drawing.
+        files: The file behind each path (``source_files``); None takes the paths themselves.
     """
+    files = files or {}
     units: dict[str, dict[str, list[int]]] = {}
     home: dict[str, str] = {}
     for index, clip in enumerate(clips):
         label = clip.labels[0] if clip.labels else ""
-        unit = f"group {clip.group}" if clip.group else f"clip {index}"
+        file = f"file {files.get(clip.path, clip.path)}" if clip.path else f"clip {index}"
+        unit = f"group {clip.group}" if clip.group else file
         units.setdefault(home.setdefault(unit, label), {}).setdefault(unit, []).append(index)
     splits = ["train"] * len(clips)
     for position, label in enumerate(sorted(units)):

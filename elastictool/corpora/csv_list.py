@@ -25,13 +25,16 @@ from elastictool.corpora.base import (
     chosen_task,
     ordered_labels,
     require_root,
+    source_files,
     stratified_split,
 )
+from elastictool.corpora.remarks import drawn_split, files_of_several_groups, repeated_slices
 from elastictool.errors import UsageError
 from elastictool.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
 LABELS_NAME = "labels.txt"
+_DRAWN = "no split column: drew 80/10/10 by label with seed {}"
 _COLUMNS = ("path", "label", "split", "fold", "start", "stop", "group")
 
 
@@ -68,10 +71,10 @@ class CsvList:
             raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
         clips, columns = _read_clips(table)
         label_names = _label_names(table.parent / LABELS_NAME, clips)
-        notes = []
-        if "split" not in columns and "fold" not in columns:
-            clips = stratified_split(clips, options.seed)
-            notes = [f"no split column: drew 80/10/10 by label with seed {options.seed}"]
+        files = source_files(clips, table.parent)
+        is_drawn = "split" not in columns and "fold" not in columns
+        if is_drawn:
+            clips = stratified_split(clips, options.seed, files)
         found = [clip for clip in clips if (table.parent / clip.path).is_file()]
         here = {clip.id for clip in found}
         return Listing(
@@ -83,8 +86,16 @@ class CsvList:
             missing=[
                 MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.id not in here
             ],
-            notes=notes,
+            remarks=_remarks(found, files, options.seed, is_drawn),
+            drawn=_DRAWN.format(options.seed) if is_drawn else "",
         )
+
+
+def _remarks(
+    clips: list[SourceClip], files: Mapping[str, str], seed: int, is_drawn: bool
+) -> list[str]:
+    drawn = [drawn_split("no split column", "label", clips, seed)] if is_drawn else []
+    return [*drawn, *repeated_slices(clips, files), *files_of_several_groups(clips, files)]
 
 
 def _dataset_name(table: Path) -> str:

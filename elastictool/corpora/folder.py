@@ -21,9 +21,13 @@ from elastictool.corpora.base import (
     chosen_task,
     ordered_labels,
     require_root,
+    source_files,
     stratified_split,
 )
+from elastictool.corpora.remarks import drawn_split
 from elastictool.errors import UsageError
+
+_DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,17 @@ class Folder:
         ]
         if not clips:
             raise UsageError(f"no audio files in class folders under {place}", self.describe())
-        notes = []
+        remarks = []
         if not split_folders:
-            clips = stratified_split(clips, options.seed)
-            notes = [f"no split folders: drew 80/10/10 by class with seed {options.seed}"]
+            clips = stratified_split(clips, options.seed, source_files(clips, place))
+            remarks = [drawn_split("no split folders", "class", clips, options.seed)]
         return Listing(
             name=place.resolve().name,
             root=place,
             clips=clips,
             label_names=ordered_labels([clip.labels[0] for clip in clips]),
-            notes=notes,
+            remarks=remarks,
+            drawn="" if split_folders else _DRAWN.format(options.seed),
         )
 
 

@@ -160,7 +160,8 @@ def clip_list_fingerprint(
         del chosen["stats_clips"]  # younger than datasets that have a fingerprint without it
     digest = hashlib.sha256()
     head = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
-    rest = [listing.missing, listing.expected, listing.notes, chosen]
+    notes = [*([listing.drawn] if listing.drawn else []), *listing.notes]
+    rest = [listing.missing, listing.expected, notes, chosen]
     rest += [] if measured is None else [sorted(measured)]
     blocks = (
         listing.clips[start : start + _CLIPS_PER_DIGEST]

@@ -17,7 +17,7 @@ from elastictool.corpora.base import Corpus, Listing
 from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport
 from elastictool.data.store import INFO_NAME, DatasetInfo, FbankSums, SplitCounts
 from elastictool.errors import ElasticToolError, RejectedItemsError
-from elastictool.files import atomic_path, remove_temporaries, write_json
+from elastictool.files import atomic_path, readable, remove_temporaries, write_json
 
 REJECTED_NAME = "rejected.csv"
 
@@ -60,7 +60,10 @@ def finish(
         splits=_split_counts(listing, reports),
         fbank_config=asdict(settings.fbank),
         fbank_sums=_fbank_sums(reports),
-        notes=[*listing.notes, *_notes(listing, settings), *_misnamed(reports)],
+        notes=[
+            *(*listing.notes, *listing.remarks),
+            *(*_notes(listing, settings), *_misnamed(reports)),
+        ],
         stats_clips=settings.stats_clips,
     )
     write_json(folder / INFO_NAME, info.to_json())
@@ -81,16 +84,26 @@ def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
         yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
     if settings.stats_clips:
         yield f"mean and deviation are of {settings.stats_clips} drawn clips (--stats-clips)"
-    splits: dict[str, set[str]] = {}
-    for clip in listing.clips:
-        if clip.group:
-            splits.setdefault(clip.group, set()).add(clip.split)
-    spread = sorted(group for group, names in splits.items() if len(names) > 1)
-    if spread:
+    groups = _spread((clip.group, clip.split) for clip in listing.clips)
+    if groups:
         yield (
-            f"{len(spread)} groups (videos, speakers) have clips in several splits, so scores may "
-            f"be flattered: {', '.join(spread[:3])}"
+            f"{len(groups)} groups (videos, speakers) have clips in several splits, so scores may "
+            f"be flattered: {', '.join(groups[:3])}"
         )
+    files = _spread((clip.path, clip.split) for clip in listing.clips if not clip.group)
+    if files:
+        yield (
+            f"{len(files)} files have clips in several splits, so scores may be flattered: "
+            f"{readable(', '.join(files[:3]))}"
+        )
+
+
+def _spread(placed: Iterable[tuple[str, str]]) -> list[str]:
+    """Names that stand beside several splits, sorted; clips without one are passed over."""
+    first: dict[str, str] = {}
+    return sorted(
+        {name for name, split in placed if name and first.setdefault(name, split) != split}
+    )
 
 
 def _remove_shards(folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""What a user should know of a listing because of the clips that are in it.
+
+Remarks follow from the clips, so they are no part of the fingerprint: a new one, or a better
+wording, leaves what was prepared before as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from elastictool.corpora.base import SourceClip
+
+_EXAMPLES = 3
+
+
+def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> str:
+    """How many clips of each split were drawn, and why there are none of one.
+
+    Args:
+        how: Why it was drawn.
+        by: What it was stratified by.
+        clips: Those that are there.
+        seed: Of the drawing.
+    """
+    counts = Counter(clip.split for clip in clips)
+    drawn = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
+    few = "" if counts["val"] and counts["test"] else "; no label has three recordings or groups"
+    return f"{how}: drew {drawn} by {by} with seed {seed}{few}"
+
+
+def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
+    """A remark on clips that are the same part of the same file, if there are any.
+
+    ``files`` is the file behind each path (``source_files``).
+    """
+    first: dict[tuple[str, float, float | None], SourceClip] = {}
+    repeats, others = [], 0
+    for clip in clips:
+        place = (files[clip.path], clip.start_s or 0.0, clip.stop_s)
+        original = first.setdefault(place, clip)
+        if original is not clip:
+            repeats.append(clip.path)
+            others += set(clip.labels) != set(original.labels)
+    if not repeats:
+        return []
+    label = f", {others} of them with another label" if others else ""
+    return [f"{len(repeats)} rows repeat a file, or the same slice of it{label}: {_some(repeats)}"]
+
+
+def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
+    """A remark on files whose slices do not keep together, because their groups differ."""
+    groups: dict[str, set[str]] = {}
+    paths: dict[str, str] = {}
+    for clip in clips:
+        groups.setdefault(files[clip.path], set()).add(clip.group)
+        paths.setdefault(files[clip.path], clip.path)
+    apart = [paths[file] for file, found in groups.items() if len(found) > 1]
+    if not apart:
+        return []
+    return [f"slices of {len(apart)} files are in different groups: {_some(apart)}"]
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few different ones."""
+    distinct = list(dict.fromkeys(names))
+    more = ", ..." if len(distinct) > _EXAMPLES else ""
+    return ", ".join(distinct[:_EXAMPLES]) + more
