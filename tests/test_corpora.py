@@ -303,4 +303,36 @@ def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
     split = [(*part, name) for part, name in zip(parts, ("train", "test"), strict=True)]
     table = write_table(tmp_path / "s.csv", [(*header, "split"), *split])
     notes = prepare("csv", table, tmp_path / "data").info.notes
-    assert any("1 files have clips in several splits" in note for note in notes)
+    assert any("1 files have clips in several splits or folds" in note for note in notes)
+
+
+def test_audio_that_is_no_clip_of_a_folder_is_told(tmp_path: Path) -> None:
+    folder_tree(tmp_path)
+    before = list_clips("folder", tmp_path)
+    for name in ("root.wav", "dog/._0.wav", ".trash/x.wav", "__MACOSX/dog/0.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"RIFF")
+    listing = list_clips("folder", tmp_path)
+    assert (listing.clips, listing.label_names) == (before.clips, ["cat", "dog"])
+    assert listing.remarks[len(before.remarks) :] == [
+        "1 audio file is in no class folder: root.wav (left out)",
+        "3 hidden audio files left out (.name, __MACOSX)",
+    ]
+
+
+def test_a_folder_of_splits_is_one_beside_the_leavings_of_an_archive(tmp_path: Path) -> None:
+    for name in ("train/x/a.wav", "test/x/b.wav", "test/c.wav", "__MACOSX/train/x/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"RIFF")
+    listing = list_clips("folder", tmp_path)
+    assert [(clip.path, clip.split) for clip in listing.clips] == [
+        ("test/x/b.wav", "test"),
+        ("train/x/a.wav", "train"),
+    ]
+    assert listing.label_names == ["x"] and "test/c.wav" in listing.remarks[0]
+
+
+def test_a_folder_without_classes_says_what_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(UsageError, match=r"1 audio file is in no class folder: a\.wav"):
+        list_clips("folder", tmp_path)

@@ -7,8 +7,8 @@ folders a seeded, stratified 80/10/10 split is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from elastictool.audio.formats import AUDIO_SUFFIXES
@@ -24,10 +24,12 @@ from elastictool.corpora.base import (
     source_files,
     stratified_split,
 )
-from elastictool.corpora.remarks import drawn_split
+from elastictool.corpora.remarks import drawn_split, some_of
 from elastictool.errors import UsageError
 
 _DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
+_RESOURCES = "__MACOSX"
+"""Where archives made on a Mac keep what is no audio, under names that end like it."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,14 @@ class Folder:
         if not place.is_dir():
             raise UsageError(f"{place} is a file, not a folder of class folders", self.describe())
         split_folders = _split_folders(place)
-        clips = [
-            SourceClip(path, path, None, None, (label,), split)
-            for split, folder in split_folders or [("train", place)]
-            for path, label in _audio_files(folder, place)
-        ]
+        tree = _Tree.read(place, split_folders)
+        clips, remarks = tree.clips, []
         if not clips:
-            raise UsageError(f"no audio files in class folders under {place}", self.describe())
-        remarks = []
+            loose = "; ".join(tree.left_out())
+            raise UsageError(
+                f"no audio files in class folders under {place}{loose and f' ({loose})'}",
+                self.describe(),
+            )
         if not split_folders:
             clips = stratified_split(clips, options.seed, source_files(clips, place))
             remarks = [drawn_split("no split folders", "class", clips, options.seed)]
@@ -74,25 +76,67 @@ class Folder:
             root=place,
             clips=clips,
             label_names=ordered_labels([clip.labels[0] for clip in clips]),
-            remarks=remarks,
+            remarks=[*remarks, *tree.left_out()],
             drawn="" if split_folders else _DRAWN.format(options.seed),
         )
 
 
-def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    """(split, folder) if every visible folder under ``root`` is named like a split, else none."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    if all(path.name.lower() in SPLIT_NAMES for path in folders):
-        return [(SPLIT_NAMES[path.name.lower()], path) for path in folders]
-    return []
+def _split_folders(root: Path) -> dict[str, str]:
+    """Split of each visible folder under ``root``, if all are named like splits, else none."""
+    names = [path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)]
+    if all(name.lower() in SPLIT_NAMES for name in names):
+        return {name: SPLIT_NAMES[name.lower()] for name in names}
+    return {}
 
 
-def _audio_files(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        visible = not any(part.startswith(".") for part in inside)
-        if len(inside) > 1 and visible and path.suffix.lower() in AUDIO_SUFFIXES:
-            yield path.relative_to(root).as_posix(), inside[0]
+@dataclass
+class _Tree:
+    """Audio files of a tree, sorted by path: the clips, and what is none.
+
+    Attributes:
+        clips: Those in class folders.
+        loose: Paths of those that lie above the class folders.
+        num_hidden: How many are hidden, or lie in hidden folders.
+    """
+
+    clips: list[SourceClip] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    num_hidden: int = 0
+
+    @classmethod
+    def read(cls, root: Path, split_folders: Mapping[str, str]) -> _Tree:
+        """Look at every file below ``root``."""
+        tree = cls()
+        above = 2 if split_folders else 1
+        for file in sorted(root.rglob("*")):
+            if file.suffix.lower() not in AUDIO_SUFFIXES:
+                continue
+            path = file.relative_to(root)
+            if any(_is_hidden(part) for part in path.parts):
+                tree.num_hidden += 1
+            elif len(path.parts) <= above:
+                tree.loose.append(path.as_posix())
+            else:
+                split = split_folders.get(path.parts[0], "train")
+                label, name = path.parts[above - 1], path.as_posix()
+                tree.clips.append(SourceClip(name, name, None, None, (label,), split))
+        return tree
+
+    def left_out(self) -> list[str]:
+        """Remarks on the files that are no clips."""
+        remarks = []
+        if self.loose:
+            files = "audio file is" if len(self.loose) == 1 else "audio files are"
+            some = some_of(self.loose)
+            remarks.append(f"{len(self.loose)} {files} in no class folder: {some} (left out)")
+        if self.num_hidden:
+            files = "file" if self.num_hidden == 1 else "files"
+            remarks.append(f"{self.num_hidden} hidden audio {files} left out (.name, {_RESOURCES})")
+        return remarks
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == _RESOURCES
 
 
 CORPORA.register("folder")(Folder())

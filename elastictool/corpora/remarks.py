@@ -45,7 +45,9 @@ def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> li
     if not repeats:
         return []
     label = f", {others} of them with another label" if others else ""
-    return [f"{len(repeats)} rows repeat a file, or the same slice of it{label}: {_some(repeats)}"]
+    return [
+        f"{len(repeats)} rows repeat a file, or the same slice of it{label}: {some_of(repeats)}"
+    ]
 
 
 def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
@@ -58,10 +60,10 @@ def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str
     apart = [paths[file] for file, found in groups.items() if len(found) > 1]
     if not apart:
         return []
-    return [f"slices of {len(apart)} files are in different groups: {_some(apart)}"]
+    return [f"slices of {len(apart)} files are in different groups: {some_of(apart)}"]
 
 
-def _some(names: Iterable[str]) -> str:
+def some_of(names: Iterable[str]) -> str:
     """The first few different ones."""
     distinct = list(dict.fromkeys(names))
     more = ", ..." if len(distinct) > _EXAMPLES else ""

@@ -84,26 +84,26 @@ def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
         yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
     if settings.stats_clips:
         yield f"mean and deviation are of {settings.stats_clips} drawn clips (--stats-clips)"
-    groups = _spread((clip.group, clip.split) for clip in listing.clips)
+    groups = _spread((clip.group, (clip.split, clip.fold)) for clip in listing.clips)
     if groups:
         yield (
-            f"{len(groups)} groups (videos, speakers) have clips in several splits, so scores may "
-            f"be flattered: {', '.join(groups[:3])}"
+            f"{len(groups)} groups (videos, speakers) have clips in several splits or folds, so "
+            f"scores may be flattered: {', '.join(groups[:3])}"
         )
-    files = _spread((clip.path, clip.split) for clip in listing.clips if not clip.group)
+    files = _spread(
+        (clip.path, (clip.split, clip.fold)) for clip in listing.clips if not clip.group
+    )
     if files:
         yield (
-            f"{len(files)} files have clips in several splits, so scores may be flattered: "
-            f"{readable(', '.join(files[:3]))}"
+            f"{len(files)} files have clips in several splits or folds, so scores may be "
+            f"flattered: {readable(', '.join(files[:3]))}"
         )
 
 
-def _spread(placed: Iterable[tuple[str, str]]) -> list[str]:
-    """Names that stand beside several splits, sorted; clips without one are passed over."""
-    first: dict[str, str] = {}
-    return sorted(
-        {name for name, split in placed if name and first.setdefault(name, split) != split}
-    )
+def _spread(placed: Iterable[tuple[str, tuple[str, int]]]) -> list[str]:
+    """Names that stand beside several (split, fold), sorted; empty ones are passed over."""
+    first: dict[str, tuple[str, int]] = {}
+    return sorted({name for name, part in placed if name and first.setdefault(name, part) != part})
 
 
 def _remove_shards(folder: Path) -> None:
