@@ -17,6 +17,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.shards import PrepSettings, write_shard
 from elastictool.data.store import PreparedStore
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.inference.recordings import windows
 from tests.corpus_trees import write_audio, write_table
 
 RATE_HZ = 16_000
@@ -90,6 +91,22 @@ def test_silence_is_kept_and_counted(tmp_path: Path) -> None:
     assert len(store) == 2
     assert store.info.splits["train"].silent == 1
     assert np.isfinite(store.info.fbank_stats()).all()
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 44_100])
+def test_prepared_and_predicted_samples_of_an_overloud_file_are_the_same(
+    rate_hz: int, tmp_path: Path
+) -> None:
+    samples = 20 * np.sin(np.arange(rate_hz) * 0.05).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", samples, rate_hz, subtype="FLOAT")
+    soundfile.write(tmp_path / "soft.wav", samples / 40, rate_hz, subtype="FLOAT")
+    rows = [("path", "label", "split"), ("loud.wav", "x", "test"), ("soft.wav", "x", "train")]
+    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    (window,) = windows(str(tmp_path / "loud.wav"), RATE_HZ, 2 * RATE_HZ, RATE_HZ)
+    np.testing.assert_allclose(window.waveform, store.waveform(0), atol=0.51 / 32_768)
+    assert [store.info.splits[split].clipped for split in ("train", "test")] == [0, 1]
+    (note,) = [note for note in store.info.notes if "full scale" in note]
+    assert note.startswith("1 clips") and note.endswith("20.00 times full scale: loud.wav")
 
 
 @pytest.mark.parametrize(("channel", "expected"), [("mean", 0.45), ("first", 0.1), ("7", 0.8)])

@@ -22,6 +22,7 @@ from elastictool.audio.decode import (
     encode,
     probe,
     resample,
+    resample_blocks,
 )
 from elastictool.errors import AudioError, UsageError
 
@@ -220,3 +221,14 @@ def test_real_recordings_decode(shared_data: Path) -> None:
             assert (len(samples), rate_hz) == (info.num_samples, info.sample_rate_hz)
             again = decode(encode(samples, rate_hz, "flac"))[0]
             assert np.array_equal(again, samples) or info.channels > 1
+
+
+@pytest.mark.parametrize("from_hz", [RATE_HZ, 44_100])
+def test_what_goes_beyond_full_scale_is_clipped_and_told(from_hz: int) -> None:
+    loud, peaks = 6 * tone(rate_hz=from_hz), []
+    (block,) = resample_blocks([loud], from_hz, RATE_HZ, peaks.append)
+    assert peaks == [pytest.approx(3, rel=0.01)]
+    assert (block.min(), block.max()) == (-1, 32_767 / 32_768)
+    assert np.array_equal(block, np.clip(resample(loud, from_hz, RATE_HZ), -1, 32_767 / 32_768))
+    (quiet,) = resample_blocks([tone(rate_hz=from_hz)], from_hz, RATE_HZ, peaks.append)
+    assert len(peaks) == 1 and quiet.max() < 1

@@ -157,11 +157,35 @@ def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
     return resampled
 
 
-def resample_blocks(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
+def resample_blocks(
+    blocks: Iterable[Waveform],
+    from_hz: int,
+    to_hz: int,
+    over: Callable[[float], None] = lambda peak: None,
+) -> Iterator[Waveform]:
     """As ``resample`` on all ``blocks`` joined, block by block; equal to rounding.
 
-    A single block is resampled in one piece, so that clips are the same whoever asks.
+    A single block is resampled in one piece, so that clips are the same whoever asks. What goes
+    beyond full scale (floats may, and resampling overshoots) is clipped here and not where clips
+    are stored: ``prep`` and ``predict`` both come by, and a model should be asked about the
+    samples that it would have been trained on.
+
+    Args:
+        blocks: (n,) samples.
+        from_hz: Their rate.
+        to_hz: The wanted rate.
+        over: Told the largest absolute value of each block that was clipped.
     """
+    for block in _resampled(blocks, from_hz, to_hz):
+        peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
+        if peak <= 1.0:
+            yield block
+            continue
+        over(peak)
+        yield np.clip(block, -1.0, np.float32(1 - 1 / _FULL_SCALE))
+
+
+def _resampled(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
     if from_hz == to_hz:
         yield from blocks
         return

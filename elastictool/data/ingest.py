@@ -82,6 +82,7 @@ class StoredAudio:
         frames: Filterbank frames.
         sum: Sum of their log-mel values.
         sum_of_squares: Sum of the squares of them.
+        clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
     """
 
     content: bytes | mmap.mmap
@@ -91,6 +92,7 @@ class StoredAudio:
     frames: int
     sum: float
     sum_of_squares: float
+    clipped_peak: float = 0.0
 
 
 def ingest(
@@ -123,7 +125,8 @@ def ingest(
         measure = _Measured(settings.fbank, measured)
         with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks):
             counted = _Counted(_kept(blocks, source_rate_hz, settings))
-            resampled = resample_blocks(counted, source_rate_hz, rate_hz)
+            peaks: list[float] = []
+            resampled = resample_blocks(counted, source_rate_hz, rate_hz, peaks.append)
             num_samples = encode_blocks(resampled, rate_hz, settings.encoding, file, measure.add)
         if settings.fbank.num_frames(num_samples) < 1:
             raise AudioError(
@@ -139,6 +142,7 @@ def ingest(
             measure.frames,
             measure.sum,
             measure.sum_of_squares,
+            max(peaks, default=0.0),
         )
 
 

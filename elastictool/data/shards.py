@@ -81,6 +81,8 @@ class ShardReport:
         source_rates: Clips per original rate.
         sums: ``split``, ``fold`` -> frames, sum, sum of squares.
         misnamed: Format of each file whose name promises another.
+        clipped: Clips per split that went beyond full scale.
+        loudest: Of them, the id of the one that went furthest, and its largest sample.
     """
 
     fingerprint: str
@@ -92,6 +94,8 @@ class ShardReport:
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
+    clipped: dict[str, int] = field(default_factory=dict)
+    loudest: tuple[str, float] = ("", 0.0)
 
 
 def finished(task: ShardTask) -> ShardReport | None:
@@ -246,6 +250,10 @@ def _count(
     _add_one(report.source_rates, str(audio.source_rate_hz))
     if audio.silent:
         _add_one(report.silent, clip.split)
+    if audio.clipped_peak:
+        _add_one(report.clipped, clip.split)
+        if audio.clipped_peak > report.loudest[1]:
+            report.loudest = (clip.id, audio.clipped_peak)
     if not audio.frames:
         return
     frames, total, squares = sums.get((clip.split, clip.fold), (0, 0.0, 0.0))

@@ -114,7 +114,8 @@ class SplitCounts:
     """What became of the clips of one split.
 
     ``expected`` is the published number (0: none published); ``found`` = ``prepared`` +
-    ``rejected``; ``silent`` counts prepared clips that are digital silence throughout.
+    ``rejected``; ``silent`` counts prepared clips that are digital silence throughout,
+    ``clipped`` those that went beyond full scale.
     """
 
     prepared: int = 0
@@ -123,6 +124,7 @@ class SplitCounts:
     missing: int = 0
     rejected: int = 0
     silent: int = 0
+    clipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def finish(
         fbank_sums=_fbank_sums(reports),
         notes=[
             *(*listing.notes, *listing.remarks),
-            *(*_notes(listing, settings), *_misnamed(reports)),
+            *(*_notes(listing, settings), *_misnamed(reports), *_clipped(reports)),
         ],
         stats_clips=settings.stats_clips,
     )
@@ -135,6 +135,7 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
     rejected = Counter(row[3] for report in reports for row in report.rejected)
     prepared = _total(report.prepared for report in reports)
     silent = _total(report.silent for report in reports)
+    clipped = _total(report.clipped for report in reports)
     usual = {"train": 0, "val": 1, "test": 2}
     names = sorted({*found, *missing, *listing.expected}, key=lambda s: (usual.get(s, 3), s))
     return {
@@ -145,6 +146,7 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
             missing=missing[split],
             rejected=rejected[split],
             silent=silent.get(split, 0),
+            clipped=clipped.get(split, 0),
         )
         for split in names
     }
@@ -157,6 +159,18 @@ def _misnamed(reports: Sequence[ShardReport]) -> list[str]:
         return []
     examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
     return [f"{len(found)} files hold another format than their ending says: {examples}"]
+
+
+def _clipped(reports: Sequence[ShardReport]) -> list[str]:
+    """A note on clips that are too loud for 16 bits, if there are any."""
+    count = sum(sum(report.clipped.values()) for report in reports)
+    if not count:
+        return []
+    name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
+    return [
+        f"{count} clips go beyond full scale and were clipped to it; the loudest reaches "
+        f"{peak:.2f} times full scale: {name}"
+    ]
 
 
 def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:
