@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from elastictool.files import atomic_path
@@ -16,6 +18,16 @@ from elastictool.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 _NUM_BINS = 40
+_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (5.0, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
+    (100.0, (1, 2, 3, 5, 7)),
+    (10_000.0, (1, 2, 5)),
+    (math.inf, (1,)),
+)
+"""Which multiples of powers of ten are labelled, by how many times the longest clip is as long as
+the shortest."""
+_NEARLY_LINEAR = 1.5
+_MOST_TICKS = 30
 
 
 def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) -> Figure:
@@ -39,9 +51,7 @@ def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) ->
             label=[f"{split} ({len(values):,})" for split, values in parts.items()],
         )
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
-        axes.tick_params(axis="x", which="minor", labelsize=8)
+        _label_ticks(axes.xaxis, float(everything.min()), float(everything.max()))
         for share, line in ((50, "-"), (90, "--")):
             value = float(np.percentile(everything, share))
             label = f"{share}th percentile: {value:.2f} s"
@@ -61,6 +71,17 @@ def save_durations(path: Path, name: str, durations_s: Mapping[str, NDArray[np.f
     figure = draw_durations(name, durations_s)
     with styled(), atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+
+
+def _label_ticks(axis: Axis, low: float, high: float) -> None:
+    """Round numbers of seconds, as many as have room beside each other."""
+    steps = next(steps for span, steps in _STEPS if high <= span * low)
+    by_decade = LogLocator(subs=steps, numticks=_MOST_TICKS)
+    axis.set_major_locator(
+        by_decade if high > _NEARLY_LINEAR * low else MaxNLocator(8, steps=[1, 2, 5, 10])
+    )
+    axis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
