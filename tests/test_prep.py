@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from elastictool.cli.prep import prep
+from elastictool.config import load_run_config
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.data.plan import limited, plan_shards
 from elastictool.data.prepare import prepare
 from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings
+from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.data.summary import check_rejected
 from elastictool.errors import Interrupted, RejectedItemsError, UsageError
@@ -265,6 +267,18 @@ def test_the_command_reports_in_tables_and_says_what_comes_next(
     for wanted in ("expected", "missing", "rejected", "silent", "median", "20 at 16000 Hz"):
         assert wanted in output.out
     assert f"elastictool train --dataset {tmp_path / 'data' / 'bells'}" in output.err
+
+
+def test_what_comes_next_after_folds_tests_on_one_and_validates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prep(dataset="csv", root=csv_tree(tmp_path / "bells"), out=tmp_path / "data", workers=1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
+    settings = line.split(" --set ")[1:]
+    assert settings == ["data.test_fold=1", "data.validation_fraction=0.1"]
+    store = PreparedStore.open(tmp_path / "data" / "bells")
+    splits = select_clips(store, load_run_config(None, settings).data, seed=0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (14, 2, 4)
 
 
 def test_rejects_beyond_the_allowed_share_exit_with_3_after_all_is_written(tmp_path: Path) -> None:

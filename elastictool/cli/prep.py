@@ -233,9 +233,7 @@ def prep(
         print_json(report)
     else:
         print_facts(store, report)
-        frontend = store.info.fbank_config.get("frontend", "kaldi")
-        setting = "" if frontend == "kaldi" else f" --set fbank.frontend={frontend}"
-        say(f"next: elastictool train --dataset {_as_argument(store)}{setting}")
+        say(f"next: elastictool train --dataset {_as_argument(store)}{_settings(store)}")
     check_rejected(store.info, max_rejected)
 
 
@@ -371,6 +369,18 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
     )
     for note in info.notes:
         say(f"note: {note}")
+
+
+def _settings(store: PreparedStore) -> str:
+    """What training on these data needs to be told: their front end, and which fold to test on."""
+    settings = []
+    frontend = store.info.fbank_config.get("frontend", "kaldi")
+    if frontend != "kaldi":
+        settings.append(f"fbank.frontend={frontend}")
+    folds = sorted(set(store.folds.tolist()))
+    if len(folds) > 1 and set(store.splits.tolist()) == {"train"}:
+        settings += [f"data.test_fold={folds[0] or folds[1]}", "data.validation_fraction=0.1"]
+    return "".join(f" --set {setting}" for setting in settings)
 
 
 def _as_argument(store: PreparedStore) -> str:

@@ -76,10 +76,9 @@ def save_durations(path: Path, name: str, durations_s: Mapping[str, NDArray[np.f
 def _label_ticks(axis: Axis, low: float, high: float) -> None:
     """Round numbers of seconds, as many as have room beside each other."""
     steps = next(steps for span, steps in _STEPS if high <= span * low)
+    round_steps = MaxNLocator(8, steps=[1, 2, 5, 10])
     by_decade = LogLocator(subs=steps, numticks=_MOST_TICKS)
-    axis.set_major_locator(
-        by_decade if high > _NEARLY_LINEAR * low else MaxNLocator(8, steps=[1, 2, 5, 10])
-    )
+    axis.set_major_locator(by_decade if high > _NEARLY_LINEAR * low else round_steps)
     axis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axis.set_minor_formatter(NullFormatter())
 
