@@ -188,6 +188,9 @@ WRONG_TABLES = {
     "missing path": ("path,label\n,x\n", "row 2, column 'path': '' is empty"),
     "missing split": ("path,label,split\na.wav,x,\n", "row 2, column 'split'"),
     "wrong fold": ("path,label,fold\na.wav,x,one\n", "row 2, column 'fold': 'one'"),
+    "half a fold": ("path,label,fold\na.wav,x,2.5\n", "row 2, column 'fold': '2.5'"),
+    "no label column, semicolons": ("path;lable\na.wav;x\n", "no column 'label'"),
+    "more cells, semicolons": ("path;label\na.wav;x;y\n", "row 2: more cells than columns"),
     "wrong start": ("path,label,start\na.wav,x,early\n", "row 2, column 'start': 'early'"),
     "negative start": ("path,label,start\na.wav,x,-1\n", "row 2, column 'start': '-1'"),
     "stop first": ("path,label,start,stop\na.wav,x,2,1\n", "row 2, column 'stop': '1'"),
@@ -206,6 +209,21 @@ def test_a_wrong_table_is_refused_with_file_row_and_column(case: str, tmp_path: 
     assert str(table) in raised.value.message
     assert raised.value.hint
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("divider", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+def test_columns_may_be_divided_by_what_spreadsheets_write(divider: str, tmp_path: Path) -> None:
+    rows = ['path|label|fold|"a;b"', 'a.wav|"x, y"|2.0|', 'b.wav|"p; q"|"1"|', "c.wav|x||"]
+    text = "".join(row.replace("|", divider) + "\n" for row in rows)
+    (tmp_path / "t.csv").write_text("\ufeff" + text, encoding="utf-8")
+    for name in ("a.wav", "b.wav", "c.wav"):
+        write_audio(tmp_path / name)
+    clips = CORPORA["csv"].list_clips(tmp_path / "t.csv", CorpusOptions()).clips
+    assert [(clip.labels, clip.fold) for clip in clips] == [
+        (("x, y",), 2),
+        (("p; q",), 1),
+        (("x",), 0),
+    ]
 
 
 def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:

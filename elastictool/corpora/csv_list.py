@@ -1,16 +1,18 @@
 """Any data, described by one table: ``path,label`` and optionally split, fold, start, stop, group.
 
 The table is checked row by row before anything is decoded, and a message names file, row and
-column, because a table is where a user's mistakes are. Labels are joined by ``|``; their order is
-that of a ``labels.txt`` beside the table (one a line), without it numerical if all are whole
-numbers, else alphabetical. Without ``split`` and ``fold`` columns a
-seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
+column, because a table is where a user's mistakes are. Commas, semicolons or tabs divide its
+columns. Labels are joined by ``|``; their order is that of a ``labels.txt`` beside the table (one a
+line), without it numerical if all are whole numbers, else alphabetical. Without ``split`` and
+``fold`` columns a seeded, stratified 80/10/10 split is drawn; with folds alone every clip is
+``train``.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,9 @@ from elastictool.registry import nearest_hint
 TABLE_NAME = "clips.csv"
 LABELS_NAME = "labels.txt"
 _DRAWN = "no split column: drew 80/10/10 by label with seed {}"
+_DIVIDERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
+"""Of a column that lacks a number somewhere, pandas writes the others as 2.0."""
 _COLUMNS = ("path", "label", "split", "fold", "start", "stop", "group")
 
 
@@ -50,7 +55,8 @@ class CsvList:
     def describe(self) -> str:
         """The table that is wanted."""
         return (
-            "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns:\n"
+            "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns, divided by\n"
+            "commas, semicolons or tabs:\n"
             "  path   of the audio file, relative to the table\n"
             "  label  several are joined by |\n"
             "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop "
@@ -141,14 +147,16 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Row numbers (as editors count lines) and rows with known columns only."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+            divider = _divider(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=divider, skipinitialspace=True)
             _check_header(table, reader.fieldnames or [])
             for row in reader:
                 number = reader.line_num
                 if None in row:
                     raise UsageError(
                         f"{table}, row {number}: more cells than columns",
-                        'quote cells that contain a comma: "a, b"',
+                        f'quote cells that contain a {_DIVIDERS[divider]}: "a{divider} b"',
                     )
                 yield number, {key: (row[key] or "").strip() for key in _COLUMNS if key in row}
     except UnicodeDecodeError as error:
@@ -157,6 +165,23 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         ) from None
     except csv.Error as error:
         raise UsageError(f"{table} is not a csv table: {error}") from None
+
+
+def _divider(header: str) -> str:
+    """What divides the columns: that by which the ones that must be there are found.
+
+    Nothing else counts, so that a comma in a label is never taken for one. If none finds them,
+    it is what divides most columns, and messages name these.
+    """
+    columns = {
+        divider: next(csv.reader([header], delimiter=divider, skipinitialspace=True), [])
+        for divider in _DIVIDERS
+    }
+    wanted = {"path", "label"}
+    return next(
+        (divider for divider, names in columns.items() if wanted <= set(names)),
+        max(columns, key=lambda divider: len(columns[divider])),
+    )
 
 
 def _check_header(table: Path, header: object) -> None:
@@ -221,9 +246,10 @@ class _Row:
         text = self.cells.get("fold", "")
         if not text:
             return 0
-        if not (text.isascii() and text.isdigit()):
+        number = _WHOLE_NUMBER.fullmatch(text)
+        if not number:
             raise self._wrong("fold", "is not a whole number of 1 or above")
-        return int(text)
+        return int(number[1])
 
     def _seconds(self, column: str) -> float | None:
         text = self.cells.get(column, "")
