@@ -336,3 +336,18 @@ def test_a_folder_without_classes_says_what_lies_in_it(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(UsageError, match=r"1 audio file is in no class folder: a\.wav"):
         list_clips("folder", tmp_path)
+
+
+def test_labels_that_are_hardly_two_are_told(tmp_path: Path) -> None:
+    rows = [("path", "label")]
+    for number, label in enumerate(("Cello", "cello", "t\u00fcr", "tu\u0308r", "flute")):
+        rows.append((write_audio(tmp_path / f"{number}.wav").name, label))
+    planned = plan("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    (remark,) = [remark for remark in planned.listing.remarks if "labels" in remark]
+    assert "'Cello' / 'cello'" in remark and "'t\u00fcr'" in remark and "flute" not in remark
+
+
+def test_a_label_that_is_alone_is_told_with_the_prepared_data(tmp_path: Path) -> None:
+    rows = [("path", "label"), (write_audio(tmp_path / "a.wav").name, "only")]
+    notes = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data").info.notes
+    assert "all clips have the label 'only': there is nothing to tell apart" in notes

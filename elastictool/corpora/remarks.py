@@ -6,10 +6,11 @@ wording, leaves what was prepared before as it is.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from elastictool.corpora.base import SourceClip
+from elastictool.corpora.base import Listing, SourceClip
 
 _EXAMPLES = 3
 
@@ -61,6 +62,25 @@ def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str
     if not apart:
         return []
     return [f"slices of {len(apart)} files are in different groups: {some_of(apart)}"]
+
+
+def doubtful_labels(listing: Listing) -> list[str]:
+    """Remarks on labels that are hardly meant to be two, and on one that is alone."""
+    written: dict[str, list[str]] = {}
+    for label in listing.label_names:
+        plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
+        written.setdefault(plain, []).append(label)
+    alike = [" / ".join(map(repr, labels)) for labels in written.values() if len(labels) > 1]
+    remarks = []
+    if alike:
+        remarks.append(
+            f"labels that differ only in case, spaces or encoding are classes of their own: "
+            f"{some_of(alike)}"
+        )
+    first = listing.clips[0].labels if listing.clips else ()
+    if len(first) == 1 and all(clip.labels == first for clip in listing.clips):
+        remarks.append(f"all clips have the label {first[0]!r}: there is nothing to tell apart")
+    return remarks
 
 
 def some_of(names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing
 from elastictool.corpora.names import make_readable
+from elastictool.corpora.remarks import doubtful_labels
 from elastictool.data.parts import Part, all_reports
 from elastictool.data.plan import (
     check_listing,
@@ -79,6 +80,7 @@ def plan(
     corpus = CORPORA[corpus_name]
     listing = corpus.list_clips(root, options)
     make_readable(listing)
+    listing.remarks += doubtful_labels(listing)
     check_listing(corpus, listing)
     listing.clips = limited(listing.clips, limit)
     folder = out / checked_name(name or file_name(listing.name))
