@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +108,20 @@ def test_one_per_cent_of_damaged_files_is_told_and_no_more_is_allowed(
     assert left == exit_code
     assert json.loads(capsys.readouterr().out)["num_clips"] == 100 - damaged
     assert [row["path"] for row in read_rejected(tmp_path / "data" / "bells")] == bad
+
+
+@pytest.mark.parametrize(
+    ("options", "complains"), [({}, True), ({"max_rejected": 0.1}, False), ({"limit": 10}, False)]
+)
+def test_a_missing_file_of_a_list_counts_as_a_damaged_one_and_is_named(
+    options: dict[str, Any], complains: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = csv_tree(tmp_path / "bells", 20)
+    (root / "audio" / "07.wav").unlink()
+    complaint = pytest.raises(RejectedItemsError, match=r"1 of 20 clips .* missing \(5\.0%")
+    with complaint if complains else contextlib.nullcontext():
+        prep(dataset="csv", root=root, out=tmp_path / "data", workers=1, **options)
+    assert "1 files are missing: audio/07.wav" in capsys.readouterr().err.replace("\n", " ")
 
 
 # Places that cannot be written

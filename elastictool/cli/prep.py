@@ -141,7 +141,7 @@ def prep(
         typer.Option(
             min=0,
             max=1,
-            help="Share of unusable clips above which to exit 3.",
+            help="Share of unusable or missing clips above which to exit 3.",
             rich_help_panel=RESULT,
         ),
     ] = 0.01,
@@ -234,7 +234,7 @@ def prep(
     else:
         print_facts(store, report)
         say(f"next: elastictool train --dataset {_as_argument(store)}{_settings(store)}")
-    check_rejected(store.info, max_rejected)
+    check_rejected(store.info, max_rejected, missing_too=not limit)
 
 
 def _check_way(part: bool, merge: bool, overwrite: bool, scheduler: str) -> None:

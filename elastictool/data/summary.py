@@ -14,6 +14,7 @@ from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Corpus, Listing
+from elastictool.corpora.remarks import some_of
 from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport
 from elastictool.data.store import INFO_NAME, DatasetInfo, FbankSums, SplitCounts
 from elastictool.errors import ElasticToolError, RejectedItemsError
@@ -63,6 +64,7 @@ def finish(
         notes=[
             *(*listing.notes, *listing.remarks),
             *(*_notes(listing, settings), *_misnamed(reports), *_clipped(reports)),
+            *_lost(listing, reports),
         ],
         stats_clips=settings.stats_clips,
     )
@@ -173,6 +175,16 @@ def _clipped(reports: Sequence[ShardReport]) -> list[str]:
     ]
 
 
+def _lost(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Notes that name the first clips that are not there or cannot be used, if there are any."""
+    gone = [clip.path for clip in listing.missing]
+    if gone:
+        yield f"{len(gone)} files are missing: {some_of(gone)}"
+    rejected = [f"{row[1]} ({row[2]})" for report in reports for row in report.rejected]
+    if rejected:
+        yield f"{len(rejected)} clips were rejected: {some_of(rejected)}"
+
+
 def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:
     """Add the shards' sums in shard order, so that rounding is always the same."""
     totals: dict[tuple[str, int], FbankSums] = {}
@@ -189,16 +201,27 @@ def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:
     return [totals[key] for key in sorted(totals)]
 
 
-def check_rejected(info: DatasetInfo, max_share: float) -> None:
-    """Complain if more than ``max_share`` of the clips found were rejected.
+def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True) -> None:
+    """Complain if more than ``max_share`` of the clips were rejected, or are missing.
+
+    A file that a user's own list names has to be there as much as it has to be readable. Copies
+    of published corpora lack some of the published clips: that is told, and no fault.
+
+    Args:
+        info: Of the prepared data.
+        max_share: Of all clips that should be there.
+        missing_too: False where only some of those that are there were prepared.
 
     Raises:
         RejectedItemsError: They were.
     """
-    found = sum(counts.found for counts in info.splits.values())
-    if info.rejected > max_share * found:
+    is_published = any(counts.expected for counts in info.splits.values())
+    missing = info.missing if missing_too and not is_published else 0
+    clips = sum(counts.found for counts in info.splits.values()) + missing
+    lost = info.rejected + missing
+    if lost > max_share * clips:
+        what = "were rejected or are missing" if missing else "were rejected"
         raise RejectedItemsError(
-            f"{info.rejected} of {found} clips were rejected "
-            f"({info.rejected / found:.1%}, allowed {max_share:.1%})",
+            f"{lost} of {clips} clips {what} ({lost / clips:.1%}, allowed {max_share:.1%})",
             f"{REJECTED_NAME} beside the data says why; --max-rejected sets the allowed share",
         )
