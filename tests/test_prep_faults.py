@@ -167,6 +167,23 @@ def test_a_disk_that_can_only_be_read_is_named_before_anything_is_decoded(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
+def test_a_place_where_nothing_can_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> None:
+        if self.is_relative_to(tmp_path / "proc"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(WriteError, match="nothing can be made there") as raised:
+        prepare("synth", out=tmp_path / "proc" / "foo", limit=20)
+    assert str(tmp_path / "proc" / "foo" / "synth") in raised.value.message
+    assert "--out" in raised.value.hint
+
+
 def test_a_finished_dataset_on_a_disk_that_can_only_be_read_is_used(
     tmp_path: Path, read_only: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

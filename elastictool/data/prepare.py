@@ -32,7 +32,7 @@ from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport, 
 from elastictool.data.store import DATA_ROOT, INFO_NAME, DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
 from elastictool.data.workforce import Workforce, write_shards
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, WriteError, write_error
 from elastictool.files import remove_temporaries
 from elastictool.locks import hold
 from elastictool.progress import SILENT, Progress
@@ -196,14 +196,32 @@ def _alone(folder: Path, part: Part | None = None) -> AbstractContextManager[Non
     name = LOCK_NAME if part is None else f"{LOCK_NAME}-{part.index}-of-{part.count}"
     what = f"{folder} is" if part is None else f"part {part} of {folder} is"
     hint = "wait for it, stop it, or choose another --name; several jobs at once: --part 1/2, ..."
+    _make(folder)
     return hold(folder / PROGRESS_FOLDER / name, f"{what} being prepared", hint)
 
 
 def _one_of_many(folder: Path) -> AbstractContextManager[None]:
     """Only parts prepare this folder inside the block."""
     hint = "wait for it, or stop it; then run this part again"
+    _make(folder)
     place = folder / PROGRESS_FOLDER / LOCK_NAME
     return hold(place, f"{folder} is being prepared as a whole", hint, shared=True)
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the dataset.
+
+    Raises:
+        WriteError: It cannot be made, nor could anything in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # how places like /proc refuse
+        raise WriteError(
+            f"cannot write {folder}: nothing can be made there", "choose another --out"
+        ) from error
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def _check_folder(folder: Path) -> None:
