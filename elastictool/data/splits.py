@@ -36,19 +36,26 @@ class Splits:
         return parts[name]
 
 
-def select_clips(store: PreparedStore, config: DataConfig, seed: int) -> Splits:
+def select_clips(
+    store: PreparedStore, config: DataConfig, seed: int, to_train: bool = True
+) -> Splits:
     """Divide the clips of ``store`` as ``config`` says.
 
-    ``seed`` draws the validation part where ``validation_fraction`` asks for one.
+    Args:
+        store: The data.
+        config: Names of the splits, or the fold that tests.
+        seed: Draws the validation part where ``validation_fraction`` asks for one.
+        to_train: Off where a trained model meets the data: they may have clips to test alone,
+            and no folds.
 
     Raises:
         UsageError: No training clip, or an unknown fold.
     """
-    if config.test_fold:
+    if config.test_fold and (to_train or store.folds.any()):
         train, validation, test = _by_fold(store, config)
     else:
         train, validation, test = _by_split(store, config)
-    if len(train) == 0:
+    if len(train) == 0 and to_train:
         raise UsageError(
             f"{store.path} has no clip to train on (split {config.train_split!r})",
             f"its splits are: {', '.join(sorted(set(store.splits.tolist())))}",

@@ -133,7 +133,7 @@ def _thresholds(
 ) -> tuple[Source, Array]:
     if run.thresholds:
         return "weights", np.array(run.thresholds)
-    clips = select_clips(store, run.config.data, run.config.seed).validation
+    clips = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
     if not len(clips):
         return "none", np.full(len(run.label_names), np.nan)
     dataset = ClipDataset(store, run.front_end)

@@ -133,7 +133,7 @@ def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray
         UsageError: There is no such split, or it is empty.
     """
     check_data(run, store)
-    clips = select_clips(store, run.config.data, run.config.seed)[split]
+    clips = select_clips(store, run.config.data, run.config.seed, to_train=False)[split]
     if len(clips) == 0:
         raise UsageError(
             f"the {split} split of {store.path} is empty for run {run.name}",
