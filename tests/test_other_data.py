@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from typer.testing import CliRunner
 from elastictool.cli.app import app
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
+from elastictool.errors import UsageError
+from elastictool.reporting.evaluation_files import read_evaluation
+from elastictool.reporting.runs import summarise
 from tests.saved_runs import save_run
 from tests.toy_data import write_toy_recordings
 
@@ -63,3 +68,58 @@ def test_embed_measures_data_that_have_clips_to_test_alone(run: Path, other: Pre
     done = invoke("embed", "--run", run, "--dataset", other.path, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["clips"] == 12
+
+
+def test_what_is_not_the_runs_own_goes_to_files_of_its_own(
+    run: Path, toy_store: PreparedStore, other: PreparedStore
+) -> None:
+    weights = run / "checkpoints"
+    (weights / "last.safetensors").write_bytes((weights / "best.safetensors").read_bytes())
+    assert invoke("eval", run).exit_code == 0
+    own = (run / "results" / "eval_test.json").read_bytes()
+    for arguments in (["-d", other.path], ["--which", "last"], ["--precision", "bf16"]):
+        assert invoke("eval", run, *arguments).exit_code == 0
+    assert (run / "results" / "eval_test.json").read_bytes() == own
+    stems = sorted(path.stem for path in (run / "results").glob("eval_*.json"))
+    assert stems == ["eval_test", "eval_test_bf16", "eval_test_last", "eval_test_on_other"]
+    assert summarise(run).test == summarise(run).evaluations["test"]
+    assert "other data (other)" in read_evaluation(run, "test_on_other").title
+    assert "last weights" in read_evaluation(run, "test_last").title
+    assert invoke("sweep", run, "-d", other.path, "--lengths", "32").exit_code == 0
+    assert [path.name for path in (run / "results").glob("sweep*.csv")] == ["sweep_on_other.csv"]
+    assert "Sweep of lengths, test split, on other" in (run / "report.html").read_text("utf-8")
+
+
+def test_a_score_of_other_data_under_the_old_name_is_not_the_runs(
+    run: Path, toy_store: PreparedStore
+) -> None:
+    assert invoke("eval", run).exit_code == 0
+    path = run / "results" / "eval_test.json"
+    for change in ({"trained_on_these_data": False}, {"checkpoint": "averaged"}):
+        document = json.loads(path.read_text()) | change
+        path.with_name("eval_test.json").write_text(json.dumps(document))
+        assert summarise(run).test is None and len(summarise(run).evaluations) == 1
+
+
+def test_other_data_are_told_before_they_are_scored(run: Path, other: PreparedStore) -> None:
+    for command in (["eval", run], ["sweep", run, "--lengths", 32], ["embed", "--run", run]):
+        said = invoke(*command, "-d", other.path).stderr.replace("\n", "")
+        bar = re.search(r"\d+/\d+, \d+ s", said)
+        assert bar and 0 < said.find("is not the data that") < bar.start()
+
+
+def test_missing_data_are_not_replaced_by_the_latest(
+    run: Path, other: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = relabelled(tmp_path, "mine", split=lambda number: ("train", "test")[number % 2])
+    mine = save_run(tmp_path / "runs" / "mine", store)
+    shutil.move(store.path, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    shutil.copytree(other.path, tmp_path / "data" / "other")
+    for command in ("eval", "sweep"):
+        refused = invoke(command, mine).exception
+        assert isinstance(refused, UsageError) and "--dataset" in refused.hint
+    assert not (mine / "results").exists()
+    assert invoke("eval", mine, "--dataset", tmp_path / "elsewhere").exit_code == 0
+    assert (mine / "results" / "eval_test.json").is_file()

@@ -21,6 +21,7 @@ from elastictool.cli.evaluate import (
     Split,
     SplitOption,
     open_data,
+    tell_other_data,
 )
 from elastictool.cli.predict import (
     FilesArgument,
@@ -110,6 +111,7 @@ def _measure(
     loaded = model.run
     store = open_data(dataset, loaded)
     say(f"dataset {store.path}, {split.value} split")
+    tell_other_data([loaded], store)
     result = measure_retrieval(model, store, split_clips(loaded, store, split.value), progress())
     if out is not None:
         write_vectors(out, result.names, result.vectors)

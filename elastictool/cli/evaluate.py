@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,9 +101,16 @@ def evaluate(
     loaded = loaded.at_budget(patch_size, resolution)
     store = open_data(dataset, loaded)
     say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
-    result = evaluate_run(loaded, store, split.value, frames, precision.value, progress=progress())
-    if result.trained_on_these_data is False:
-        say(f"warning: {store.path} is not the data that {loaded.name} was trained on")
+    tell_other_data([loaded], store)
+    result = evaluate_run(
+        loaded,
+        store,
+        split.value,
+        frames,
+        precision.value,
+        progress=progress(),
+        checkpoint=which.value,
+    )
     about = {
         "checkpoint": which.value,
         "precision": precision.value,
@@ -141,14 +149,31 @@ def locate_run(text: str) -> Path:
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
-    """The named data, else the run's own, else (where those are gone) the latest prepared."""
+    """The named data, else the run's own; the latest prepared for a model that names none.
+
+    Raises:
+        UsageError: They are not there. Scores on other data are none of the run's, so nobody
+            gets them without asking.
+    """
     from elastictool.data.locate import locate_dataset
     from elastictool.data.store import INFO_NAME, PreparedStore
 
     own = run.config.data.dataset
-    if not dataset and own and (Path(own) / INFO_NAME).is_file():
-        dataset = own
-    return PreparedStore.open(locate_dataset(dataset))
+    if not dataset and own and not (Path(own) / INFO_NAME).is_file():
+        raise UsageError(
+            f"{own}, the data that {run.name} was trained on, is not there",
+            "name the prepared data with --dataset",
+        )
+    return PreparedStore.open(locate_dataset(dataset or own))
+
+
+def tell_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:
+    """Say, before anything is scored, which runs were trained on other data."""
+    from elastictool.evaluation.evaluate import same_data
+
+    for run in runs:
+        if same_data(run, store) is False:
+            say(f"note: {store.path} is not the data that {run.name} was trained on")
 
 
 def _show(result: Evaluation, files: list[Path]) -> None:
@@ -158,10 +183,10 @@ def _show(result: Evaluation, files: list[Path]) -> None:
     length = {"own": "own length", "native": "native lengths"}.get(
         result.length, f"{result.length} frames"
     )
-    budget = f", {result.budget.replace('_', ' ')}" if result.budget else ""
+    words = [words.replace("_", " ") for words in (result.budget, result.variant) if words]
     print_table(
-        f"{result.model} ({result.run}), {result.split} split, {length}{budget}, "
-        f"{result.metrics.clips} clips",
+        f"{result.model} ({result.run}), "
+        + ", ".join([f"{result.split} split", length, *words, f"{result.metrics.clips} clips"]),
         ["metric", "value (95 % interval)"],
         score_rows(document),
     )

@@ -24,6 +24,7 @@ from elastictool.cli.evaluate import (
     SplitOption,
     locate_run,
     open_data,
+    tell_other_data,
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.errors import UsageError
@@ -158,6 +159,7 @@ def sweep(
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
 
+    from elastictool.evaluation.evaluate import variant
     from elastictool.evaluation.resolutions import shortest_shift_ms
     from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.reporting.run_report import write_report
@@ -171,7 +173,7 @@ def sweep(
     averaged = [load_run(path, which.value, attention, place) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
-    _warn_of_other_data([*loaded, *averaged], store)
+    tell_other_data([*loaded, *averaged], store)
     kind = (pooling_kind or PoolingKind.average).value
     base_shift_ms = base_shift or shortest_shift_ms(loaded)
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
@@ -202,7 +204,8 @@ def sweep(
         "environment": environment(store.info.fingerprint),
         **special,
     }
-    files = _write(points, about, out, loaded[0].path, split.value)
+    suffix = variant(loaded[0], store, which.value, precision.value)
+    files = _write(points, about, out, loaded[0].path, suffix)
     files += write_report(loaded[0].path) if out is None else []
     if json_output:
         print_json(_document(points) | about | {"files": [str(file) for file in files]})
@@ -281,23 +284,20 @@ def _load(
     return loaded[:1] if no_grid and "position_fit" in variants[0] else loaded
 
 
-def _warn_of_other_data(runs: Sequence[LoadedRun], store: Any) -> None:
-    from elastictool.evaluation.evaluate import same_data
-
-    for run in runs:
-        if same_data(run, store) is False:
-            say(f"warning: {store.path} is not the data that {run.name} was trained on")
-
-
 def _write(
-    points: Sequence[SweepPoint], about: dict[str, Any], out: Path | None, run: Path, split: str
+    points: Sequence[SweepPoint], about: dict[str, Any], out: Path | None, run: Path, suffix: str
 ) -> list[Path]:
-    """CSV and JSON beside the other results, the figure beside the other figures."""
+    """CSV and JSON beside the other results, the figure beside the other figures.
+
+    In a run's own folder, names say what is not the run's own (``suffix``), as those of ``eval``.
+    """
     from elastictool.evaluation.points import AXES, write_points
     from elastictool.files import write_json
     from elastictool.reporting.sweep_figure import plot_sweep
 
-    stem = AXES[points[0].axis].stem + ("" if split == "test" else f"_{split}")
+    split = about["split"]
+    words = ("" if split == "test" else split, suffix if out is None else "")
+    stem = "_".join((AXES[points[0].axis].stem, *filter(None, words)))
     results, figures = (out, out) if out is not None else (run / "results", run / "figures")
     table, document = results / f"{stem}.csv", results / f"{stem}.json"
     write_points(table, points)

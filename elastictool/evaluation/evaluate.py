@@ -8,6 +8,7 @@ of the training) is written beside them.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class Evaluation:
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
         decisions: F1 at thresholds; multi-label runs only.
         budget: The run's, see ``LoadedRun.at_budget``.
+        dataset: Name of the data.
+        variant: What else is not the run's own, see ``variant``.
     """
 
     run: str
@@ -74,12 +77,15 @@ class Evaluation:
     trained_on_these_data: bool | None
     decisions: Decisions | None = None
     budget: str = ""
+    dataset: str = ""
+    variant: str = ""
 
     @property
     def stem(self) -> str:
         """What its result files are called: split, and what is not the run's own."""
         length = "" if self.length == OWN else self.length
-        return "_".join(part for part in (self.split, length, self.budget) if part)
+        parts = (self.split, length, self.budget, self.variant)
+        return "_".join(part for part in parts if part)
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON; a value that is not finite becomes None."""
@@ -90,6 +96,7 @@ class Evaluation:
             "multi_label": self.multi_label,
             "length": self.length,
             "budget": self.budget,
+            "dataset": self.dataset,
             "clips": self.metrics.clips,
             "tokens": self.scores.tokens,
             "cut_frames": self.scores.cut_frames,
@@ -184,6 +191,24 @@ def same_data(run: LoadedRun, store: PreparedStore) -> bool | None:
     return recorded == store.info.fingerprint if recorded else None
 
 
+def variant(run: LoadedRun, store: PreparedStore, checkpoint: str, precision: str) -> str:
+    """For file names, what is not as the run was trained: ``on_esc50_averaged_bf16``.
+
+    Empty for the best weights in fp32 on the run's own data, so that no other result takes the
+    place of that one. Where nobody recorded the data (a lone checkpoint), their name decides.
+    """
+    known = same_data(run, store)
+    if known is None:
+        known = Path(run.config.data.dataset).name == store.path.name
+    name = re.sub(r"[^\w.-]+", "-", store.info.name)
+    others = (
+        "" if known else f"on_{name}",
+        "" if checkpoint == "best" else checkpoint,
+        "" if precision == "fp32" else precision,
+    )
+    return "_".join(part for part in others if part)
+
+
 def evaluate_run(
     run: LoadedRun,
     store: PreparedStore,
@@ -192,6 +217,7 @@ def evaluate_run(
     precision: str = "fp32",
     workers: int = 0,
     progress: Progress = SILENT,
+    checkpoint: str = "best",
 ) -> Evaluation:
     """Score a run on one of its splits.
 
@@ -204,6 +230,7 @@ def evaluate_run(
         precision: ``fp32`` or ``bf16``.
         workers: Loader processes.
         progress: Where to show a bar.
+        checkpoint: Which one ``run`` is, for the names of files.
 
     Raises:
         CheckpointError: The model's classes are not those of the data.
@@ -234,11 +261,15 @@ def evaluate_run(
         trained_on_these_data=same_data(run, store),
         decisions=decisions,
         budget=run.budget,
+        dataset=store.info.name,
+        variant=variant(run, store, checkpoint, precision),
     )
 
 
 def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``results/eval_<split>[_<length>][_<budget>].json``, a per-class CSV, the confusions.
+    """Write ``results/eval_<stem>.json``, a per-class CSV, the confusions.
+
+    The stem is the split and what is not the run's own: length, budget, ``variant``.
 
     Multi-label runs have no confusion matrix: which wrong class stands for which right one is
     not said by the scores.

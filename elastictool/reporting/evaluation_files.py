@@ -23,7 +23,7 @@ class EvaluationFile:
 
     Attributes:
         run_dir: The run directory.
-        stem: Split, and the length where it is not the run's own: ``test``, ``test_128``.
+        stem: Split, and what is not the run's own: ``test``, ``test_128``, ``test_on_esc50``.
         document: What the file holds.
     """
 
@@ -58,10 +58,25 @@ class EvaluationFile:
         length = {"own": "", "native": ", native lengths"}.get(
             self.document["length"], f", {self.document['length']} frames"
         )
+        others = "".join(f", {other}" for other in self.others)
         return (
             f"{self.document['model']} ({self.document['run']}), "
-            f"{self.document['split']} split{length}, {self.document['clips']:,} clips"
+            f"{self.document['split']} split{length}{others}, {self.document['clips']:,} clips"
         )
+
+    @property
+    def others(self) -> list[str]:
+        """In words, what is not the run's: its own data, its best weights, fp32."""
+        known = self.document
+        others = []
+        if known.get("trained_on_these_data") is False:
+            name = known.get("dataset")
+            others.append(f"other data ({name})" if name else "other data")
+        if known.get("checkpoint", "best") != "best":
+            others.append(f"{known['checkpoint']} weights")
+        if known.get("precision", "fp32") != "fp32":
+            others.append(str(known["precision"]))
+        return others
 
     def confusions(self) -> npt.NDArray[np.int64] | None:
         """(C, C) clips, row = true class; None where there is no such file (multi-label runs).

@@ -156,9 +156,17 @@ def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
     axis = AXES[read[0].axis if read else "length"]
     columns = ("run", axis.column, "metric", "value (95 % interval)", "tokens a clip")
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
-    split = path.stem.removeprefix(axis.stem).strip("_") or "test"
     points = html.folded("every point", html.table(columns, rows))
-    return _section(f"Sweep of {axis.values}, {split} split", [*pictures, points])
+    what = _swept_clips(path.stem.removeprefix(axis.stem).strip("_"))
+    return _section(f"Sweep of {axis.values}, {what}", [*pictures, points])
+
+
+def _swept_clips(suffix: str) -> str:
+    """In words what a sweep's file name says: ``validation_averaged`` is a split, then others."""
+    split, _, others = suffix.partition("_")
+    if split not in ("train", "validation"):
+        split, others = "test", suffix
+    return f"{split} split" + (f", {others.replace('_', ' ')}" if others else "")
 
 
 def _settings(run_dir: Path) -> list[str]:

@@ -18,7 +18,11 @@ from typing import Any, Literal
 from elastictool.config import RunConfig, from_dict, read_yaml, to_dict
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.evaluation.points import model_label
-from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
+from elastictool.reporting.evaluation_files import (
+    EvaluationFile,
+    evaluation_stems,
+    read_evaluation,
+)
 from elastictool.reporting.run_log import Record, number, read_log
 from elastictool.reporting.summary import training_seconds
 from elastictool.training.claim import is_claimed
@@ -57,8 +61,8 @@ class RunSummary:
         metric: The metric that chooses the best weights; empty before the first validation.
         best: Its best value; None without validation.
         best_epoch: Epoch of that value.
-        evaluations: The main score of each evaluation, by split and length (``test``,
-            ``test_128``).
+        evaluations: The main score of each evaluation, by split and what is not the run's own
+            (``test``, ``test_128``, ``test_on_esc50``).
         training_s: Training time over all sessions; None if not recorded.
         updated: When the log was last written, ISO 8601.
         age_s: Seconds since then.
@@ -88,7 +92,7 @@ class RunSummary:
 
     @property
     def test(self) -> Score | None:
-        """The score on the test split at the run's own length."""
+        """The score of the best weights on the run's own test split, at its own length."""
         return self.evaluations.get("test")
 
 
@@ -208,10 +212,20 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
             evaluation = read_evaluation(path, stem)
             name, document = evaluation.metric, evaluation.document
             low, high = document["intervals"].get(name) or (None, None)
-            scores[stem] = Score(name, document["metrics"][name], low, high)
+            score = Score(name, document["metrics"][name], low, high)
+            scores[_key(evaluation)] = score
         except (ElasticToolError, KeyError, TypeError, ValueError) as error:
             problems.append(f"eval_{stem}.json: {error}")
     return scores, "; ".join(problems)
+
+
+def _key(evaluation: EvaluationFile) -> str:
+    """What an evaluation is listed as.
+
+    Files of before names said it may hold other data or weights under the name of the run's own.
+    """
+    stem, others = evaluation.stem, evaluation.others
+    return f"{stem} ({', '.join(others)})" if others and "_" not in stem else stem
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:
