@@ -199,3 +199,26 @@ def test_top_k_equals_brute_force(seed: int, k: int) -> None:
         ranking = sorted(range(6), key=lambda c: (-score[c], c))[:k]
         expected.append(any(target[c] for c in ranking))
     assert top_k_hits(scores, targets, k).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_intervals_of_a_few_clips_hold_their_values(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((10, 6)) < 0.15).astype(float)
+    targets[0, :3] = 1
+    scores = rng.random((10, 6)) + 0.3 * targets
+    values = classification_metrics(scores, targets).values
+    intervals = bootstrap_intervals(scores, targets, resamples=100)
+    assert set(intervals) == set(values)
+    for name, (low, high) in intervals.items():
+        assert low - 1e-9 <= values[name] <= high + 1e-9
+        assert name == "dprime" or (low >= 0 and high <= 1)
+    low, high = intervals["map"]
+    assert high - low > 0.1, "ten clips say little about mAP"
+
+
+def test_perfect_ranking_has_an_interval_that_ends_at_one() -> None:
+    targets = np.eye(4)[np.arange(20) % 4]
+    intervals = bootstrap_intervals(targets, targets, resamples=50)
+    assert intervals["map"].high == 1 and intervals["mauc"].high == 1
+    assert math.isinf(intervals["dprime"].high)

@@ -3,6 +3,15 @@
 A resample is a weight per clip (how often it was drawn), so every metric of a resample is a
 weighted one and a block of resamples is computed in one go; nothing is sorted twice. The
 intervals say nothing about the luck of the training seed: that takes several runs.
+
+Shares (top-1, F1) get percentile intervals. mAP and mAUC do not: a resample draws some positives
+twice, which flatters AP, and loses the only positive of a rare class, so that the resamples lie
+above the value, at times all of them. Their spread is sound, so they get a normal interval of
+that spread around the value, on the scale of the logit, which keeps it within 0..1. Over 300
+drawn test sets of 10 to 300 clips it held the mean mAP of such sets in 91 to 95 % (percentiles:
+84 to 93 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and
+resamples in which a class without positives keeps its value, held them less often. The mAP of a
+small set is itself above that of a large one: that is the metric's bias, which no interval mends.
 """
 
 from __future__ import annotations
@@ -10,6 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -34,7 +44,7 @@ BLOCK_WEIGHTS = 2_000_000
 
 
 class Interval(NamedTuple):
-    """A percentile interval."""
+    """From low to high."""
 
     low: float
     high: float
@@ -48,7 +58,9 @@ def bootstrap_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals of the named metrics under resampling of clips.
+    """Intervals of the named metrics under resampling of clips; each holds its metric's value.
+
+    Percentiles, and for mAP and mAUC (with d') what the head of this module says.
 
     Args:
         scores: (S, C), higher is likelier.
@@ -75,7 +87,12 @@ def bootstrap_intervals(
         for name, values in _weighted_metrics(wanted, weights, checked, labels, hits).items():
             drawn[name].append(values[: rounds[name] - done])
         done += len(weights)
-    return {name: _percentile(np.concatenate(drawn[name]), level) for name in drawn}
+    everything = np.ones((1, len(checked)))
+    whole = _weighted_metrics(list(rounds), everything, checked, labels, hits)
+    return {
+        name: _interval(name, float(whole[name][0]), np.concatenate(parts), len(checked), level)
+        for name, parts in drawn.items()
+    }
 
 
 def f1_intervals(
@@ -89,16 +106,14 @@ def f1_intervals(
     decided = np.asarray(decisions, dtype=np.float64)
     labels = np.asarray(targets, dtype=np.float64)
     micro, macro = [], []
-    for weights in _weights(len(labels), resamples, seed):
+    for weights in chain([np.ones((1, len(labels)))], _weights(len(labels), resamples, seed)):
         hits = 2 * weights @ (decided * labels)
         positives = weights @ labels
         whole = weights @ decided + positives
         micro.append(_ratio(hits.sum(axis=1), whole.sum(axis=1)))
         macro.append(_nanmean(np.where(positives > 0, _ratio(hits, whole), np.nan)))
-    return {
-        "micro_f1": _percentile(np.concatenate(micro), level),
-        "macro_f1": _percentile(np.concatenate(macro), level),
-    }
+    drawn = {"micro_f1": np.concatenate(micro), "macro_f1": np.concatenate(macro)}
+    return {name: _percentile(float(of[0]), of[1:], level) for name, of in drawn.items()}
 
 
 def wilson_interval(share: float, count: int, level: float = 0.95) -> Interval:
@@ -192,10 +207,40 @@ def _nanmean(values: Array) -> Array:
     return mean
 
 
-def _percentile(values: Array, level: float) -> Interval:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return Interval(float("nan"), float("nan"))
+def _interval(name: str, value: float, drawn: Array, clips: int, level: float) -> Interval:
+    if name == "dprime":  # follows from mAUC, and so do its ends
+        area, *areas = (NormalDist().cdf(d / math.sqrt(2)) for d in (value, *drawn))
+        return Interval(*(dprime(end) for end in _around(area, np.array(areas), clips, level)))
+    if name in RANKED:
+        return _around(value, drawn, clips, level)
+    return _percentile(value, drawn, level)
+
+
+def _around(value: float, drawn: Array, clips: int, level: float) -> Interval:
+    """A normal interval around ``value`` with the spread of ``drawn``, on the logit's scale.
+
+    Shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is infinite.
+    """
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn) or math.isnan(value):
+        return Interval(math.nan, math.nan)
+    nearest = 1 / (2 * clips + 2)
+    centre, *others = np.clip(np.append(value, drawn), nearest, 1 - nearest)
+    logits = np.log(others) - np.log1p(-np.array(others))
+    reach = NormalDist().inv_cdf((1 + level) / 2) * float(logits.std())
+    odds = float(np.log(centre) - np.log1p(-centre))
+    low, high = (1 / (1 + math.exp(-end)) for end in (odds - reach, odds + reach))
+    return Interval(min(low, value), max(high, value))
+
+
+def _percentile(value: float, drawn: Array, level: float) -> Interval:
+    """The share ``level`` of ``drawn`` in the middle, extended to ``value`` where it lies outside.
+
+    It can in a mean over classes, where resamples leave out a class that lost its only clip.
+    """
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn) or math.isnan(value):
+        return Interval(math.nan, math.nan)
     tail = (1 - level) / 2
-    low, high = np.quantile(values, (tail, 1 - tail), method="nearest")
-    return Interval(float(low), float(high))
+    low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
+    return Interval(min(float(low), value), max(float(high), value))
