@@ -46,9 +46,11 @@ def test_predictions_at_a_budget_are_those_of_the_changed_front_end(
     front_end = load_run(run).front_end.at_patch_size((32, 32)).at_compression(2)
     scores = score_clips(model.run.model, ClipDataset(toy_store, front_end), [0, 1, 2, 3])
     wanted = torch.from_numpy(scores.logits).softmax(1).numpy()
-    found = np.stack([item.windows.mean for item in model.predict(arrays)])
+    found = np.stack([item.windows.mean for item in model.predict(arrays, sample_rate_hz=16_000)])
     assert np.allclose(found, wanted, atol=1e-5)
-    own = np.stack([item.windows.mean for item in elastictool.load(run).predict(arrays)])
+    own = np.stack(
+        [item.windows.mean for item in elastictool.load(run).predict(arrays, sample_rate_hz=16_000)]
+    )
     assert not np.allclose(found, own, atol=1e-3)
 
 

@@ -127,5 +127,10 @@ def test_one_safetensors_file_is_a_model(runs: dict[str, Path], tmp_path: Path) 
     assert result.exit_code == 0, result.output
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000).astype(np.float32)
     alone, whole = (elastictool.load(path, device="cpu") for path in (out, runs["elasticast"]))
-    np.testing.assert_array_equal(alone.embed(waveform), whole.embed(waveform))
-    assert alone.predict(waveform)[0].labels == whole.predict(waveform)[0].labels
+    np.testing.assert_array_equal(
+        alone.embed(waveform, sample_rate_hz=16_000), whole.embed(waveform, sample_rate_hz=16_000)
+    )
+    assert (
+        alone.predict(waveform, sample_rate_hz=16_000)[0].labels
+        == whole.predict(waveform, sample_rate_hz=16_000)[0].labels
+    )

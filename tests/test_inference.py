@@ -75,7 +75,9 @@ def test_predictions_equal_those_of_eval(model: ElasticModel, store: PreparedSto
     scores = score_clips(model.run.model, ClipDataset(store, model.run.front_end), clips)
     expected = torch.from_numpy(scores.logits).softmax(1).numpy()
     arrays = [store.waveform(clip) for clip in clips]
-    for row, found in zip(expected, model.predict(arrays, top=3), strict=True):
+    for row, found in zip(
+        expected, model.predict(arrays, top=3, sample_rate_hz=RATE_HZ), strict=True
+    ):
         names = [model.label_names[index] for index in np.argsort(-row)[:3]]
         assert [label for label, _ in found.labels] == names
         np.testing.assert_allclose([p for _, p in found.labels], sorted(row)[::-1][:3], atol=1e-5)
@@ -83,11 +85,12 @@ def test_predictions_equal_those_of_eval(model: ElasticModel, store: PreparedSto
 
 def test_a_long_recording_is_the_average_of_its_windows(model: ElasticModel) -> None:
     samples = noise(7.0)
-    (found,) = model.predict(samples)
+    (found,) = model.predict(samples, sample_rate_hz=RATE_HZ)
     size = round(model.longest_s * RATE_HZ)
     parts = [samples[start : start + size] for start in range(0, len(samples), size)]
     assert len(found.windows.values) == len(parts) > 2
-    alone = np.stack([model.predict(part)[0].windows.values[0] for part in parts])
+    answers = [model.predict(part, sample_rate_hz=RATE_HZ)[0] for part in parts]
+    alone = np.stack([answer.windows.values[0] for answer in answers])
     np.testing.assert_allclose(found.windows.values, alone, atol=1e-5)
     expected = np.average(alone, axis=0, weights=[len(part) for part in parts])
     np.testing.assert_allclose(found.windows.mean, expected, atol=1e-5)
@@ -96,19 +99,61 @@ def test_a_long_recording_is_the_average_of_its_windows(model: ElasticModel) -> 
 
 def test_recordings_that_share_a_batch_do_not_change_one_another(model: ElasticModel) -> None:
     arrays = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 2.0, 9.0, 0.5))]
-    together = model.embed(arrays)
-    alone = np.stack([model.embed(array)[0] for array in arrays])
+    together = model.embed(arrays, sample_rate_hz=RATE_HZ)
+    alone = np.stack([model.embed(array, sample_rate_hz=RATE_HZ)[0] for array in arrays])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_files_of_any_rate_and_arrays_give_the_same(model: ElasticModel, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(1.0), RATE_HZ, subtype="FLOAT")
-    np.testing.assert_allclose(model.embed(path), model.embed(noise(1.0)), atol=1e-6)
+    by_array = model.embed(noise(1.0), sample_rate_hz=RATE_HZ)
+    np.testing.assert_allclose(model.embed(path), by_array, atol=1e-6)
     tone = np.sin(np.arange(44_100) * 0.05).astype(np.float32)
     soundfile.write(path, tone, 44_100, subtype="FLOAT")
     by_array = model.embed(tone, sample_rate_hz=44_100)
     np.testing.assert_allclose(model.embed(str(path)), by_array, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "dtype, scale, middle", [(np.int16, 2**15, 0), (np.int32, 2**31, 0), (np.uint8, 2**7, 128)]
+)
+def test_integers_span_their_full_range(
+    model: ElasticModel, dtype: type[np.integer[Any]], scale: int, middle: int
+) -> None:
+    samples = (np.round(noise(1.0) * scale * 0.9) + middle).astype(dtype)
+    as_float = (samples.astype(np.float64) - middle) / scale
+    found, wanted = (model.embed(s, sample_rate_hz=RATE_HZ) for s in (samples, as_float))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_channels_are_averaged_and_tensors_taken(model: ElasticModel) -> None:
+    left, right = noise(1.0, 1), noise(1.0, 2)
+    wanted = model.embed((left + right) / 2, sample_rate_hz=RATE_HZ)
+    stereo = np.stack((left, right), axis=1)
+    for samples in (stereo, torch.from_numpy(stereo), torch.from_numpy(stereo).requires_grad_()):
+        found = model.embed(samples, sample_rate_hz=RATE_HZ)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    mono = torch.from_numpy(left)
+    alone = model.embed([mono, mono[None]], sample_rate_hz=RATE_HZ)
+    np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)
+    (refused,) = model.predict(stereo.T, sample_rate_hz=RATE_HZ)
+    assert "(n, channels), not (2, 16000)" in refused.error
+    (refused,) = model.predict(left > 0, sample_rate_hz=RATE_HZ)
+    assert "neither floats nor integers" in refused.error
+
+
+def test_a_waveform_needs_its_rate_and_nothing_gives_nothing(model: ElasticModel) -> None:
+    for samples in (noise(1.0), torch.from_numpy(noise(1.0)), [noise(1.0)]):
+        with pytest.raises(UsageError, match="does not say its rate"):
+            model.predict(samples)
+    assert model.predict([]) == []
+    assert model.embed([]).shape == (0, 32)
+
+
+def test_a_model_says_what_it_is(model: ElasticModel) -> None:
+    words = repr(model)
+    assert "elastic" in words and "3 classes" in words and "16000 Hz" in words
 
 
 def test_one_bad_recording_does_not_stop_the_others(model: ElasticModel, tmp_path: Path) -> None:
@@ -161,7 +206,7 @@ def test_windows_that_leave_gaps_are_refused(rule: tuple[float, float]) -> None:
 
 def test_a_window_beyond_the_model_is_refused(model: ElasticModel) -> None:
     with pytest.raises(UsageError, match="outside what the model takes"):
-        model.predict(noise(1.0), rule=WindowRule(60.0))
+        model.predict(noise(1.0), rule=WindowRule(60.0), sample_rate_hz=RATE_HZ)
 
 
 def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:

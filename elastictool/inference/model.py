@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from elastictool.training.resolve import pick_device
 from elastictool.training.scoring import autocast
 
 Values = npt.NDArray[np.float32]
+Waveforms = npt.NDArray[np.floating | np.integer] | Tensor
 MAX_TOKENS = 8_192
 
 
@@ -122,6 +124,14 @@ class ElasticModel:
         """Rate at which the model listens; recordings are resampled to it."""
         return self.run.front_end.fbank.sample_rate_hz
 
+    def __repr__(self) -> str:
+        """What it is, for whoever explores: name, classes, rate, longest piece."""
+        names = ", ".join(self.label_names[:3]) + (", ..." if len(self.label_names) > 3 else "")
+        return (
+            f"<ElasticModel {self.run.name}: {len(self.label_names)} classes ({names}), "
+            f"{self.sample_rate_hz} Hz, up to {self.longest_s:.1f} s in one piece>"
+        )
+
     @property
     def longest_s(self) -> float:
         """Seconds that the model takes in one piece."""
@@ -129,7 +139,7 @@ class ElasticModel:
 
     def predict(
         self,
-        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
         top: int = 5,
         rule: WindowRule = WindowRule(),
         sample_rate_hz: int = 0,
@@ -138,25 +148,31 @@ class ElasticModel:
         """The ``top`` likeliest classes of each recording.
 
         Args:
-            recordings: Paths, ``Array``s, or NumPy waveforms (at ``sample_rate_hz``).
+            recordings: Paths, ``Array``s, NumPy or torch waveforms (see ``Array``); one or many.
             top: Classes to name.
             rule: Windows.
-            sample_rate_hz: Of waveforms; 0 is the model's own rate.
+            sample_rate_hz: Of waveforms, which do not say it themselves.
             progress: Where to show how far it is.
+
+        Raises:
+            UsageError: Waveforms without a rate, or windows that the model does not take.
         """
         listed = self._listed(recordings, sample_rate_hz)
         return [self._prediction(found, top) for found in self.windows(listed, rule, progress)]
 
     def embed(
         self,
-        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
         rule: WindowRule = WindowRule(),
         sample_rate_hz: int = 0,
         progress: Progress = SILENT,
     ) -> Values:
         """(n, D) embeddings: the pooled vectors before the classifier.
 
+        Arguments are those of ``predict``.
+
         Raises:
+            UsageError: As ``predict``.
             AudioError: A recording cannot be read (``embeddings`` goes on where one cannot).
         """
         listed = self._listed(recordings, sample_rate_hz)
@@ -165,7 +181,7 @@ class ElasticModel:
             if found.error:
                 raise AudioError(found.error)
             rows.append(found.mean)
-        return np.stack(rows)
+        return np.stack(rows) if rows else np.empty((0, self.run.config.model.width), np.float32)
 
     def windows(
         self,
@@ -191,15 +207,20 @@ class ElasticModel:
 
     def _listed(
         self,
-        recordings: Recording | npt.NDArray[np.floating] | Iterable[Recording],
+        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
         sample_rate_hz: int,
     ) -> list[Recording]:
-        single = isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray))
-        rate_hz = sample_rate_hz or self.sample_rate_hz
-        return [
-            Array(item, rate_hz, f"array {index}") if isinstance(item, np.ndarray) else item
-            for index, item in enumerate([recordings] if single else recordings)  # type: ignore[arg-type]
-        ]
+        single = isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray, Tensor))
+        listed: list[Any] = [recordings] if single else list(recordings)  # type: ignore[arg-type]
+        for index, item in enumerate(listed):
+            if isinstance(item, (np.ndarray, Tensor)):
+                if not sample_rate_hz:
+                    raise UsageError(
+                        "a waveform does not say its rate",
+                        f"give sample_rate_hz=...; {self.sample_rate_hz} is the model's own",
+                    )
+                listed[index] = Array(_numpy(item), sample_rate_hz, f"array {index}")
+        return listed
 
     @property
     def _longest_samples(self) -> int:
@@ -338,6 +359,13 @@ class _Gathered:
         bounds = np.array(self.bounds if keep else [], dtype=np.float64).reshape(-1, 2) / rate_hz
         values = np.array(self.values if keep else [], dtype=np.float32)
         return Windows(self.name, bounds[:, 0], bounds[:, 1], values, self.error)
+
+
+def _numpy(waveform: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
+    if not isinstance(waveform, Tensor):
+        return waveform
+    held = waveform.detach().cpu()
+    return (held.float() if held.is_floating_point() else held).numpy()  # NumPy knows no bfloat16
 
 
 def _name(recording: Recording) -> str:

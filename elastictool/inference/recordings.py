@@ -11,6 +11,7 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +29,13 @@ class Array:
     """A waveform in memory as a recording.
 
     Attributes:
-        samples: (n,) floats in -1..1.
+        samples: (n,), or (n, channels) as soundfile gives it, of which the mean is taken. Floats
+            in -1..1, or integers, whose full range is -1..1 (unsigned ones around its middle).
         sample_rate_hz: Their rate.
         name: How it is called in results.
     """
 
-    samples: npt.NDArray[np.floating]
+    samples: npt.NDArray[np.floating | np.integer]
     sample_rate_hz: int
     name: str = "array"
 
@@ -137,12 +139,38 @@ def _expand(item: str) -> list[Path]:
 
 
 def _checked(recording: Array | StoredClip) -> Waveform:
-    samples = np.asarray(recording.samples)
-    if samples.ndim != 1 or not samples.size:
-        raise AudioError(f"{recording.name}: a waveform is (n,), not {samples.shape}")
+    samples = _mono(np.asarray(recording.samples), recording.name)
     if not np.isfinite(samples).all():
         raise AudioError(f"{recording.name}: holds values that are not finite")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _mono(samples: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """(n,) floats of a mono or (n, channels) waveform.
+
+    (channels, n) is refused and not turned: it might be a batch of clips.
+    """
+    if samples.ndim == 2 and samples.shape[0] == 1:
+        samples = samples[0]
+    frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
+    if samples.ndim not in (1, 2) or not samples.size or channels > frames:
+        raise AudioError(
+            f"{name}: a waveform is (n,) or (n, channels), not {samples.shape}; "
+            "turn it (.T), or give several clips as a list"
+        )
+    samples = _as_float(samples, name)
+    return samples.mean(axis=1) if samples.ndim == 2 else samples
+
+
+def _as_float(samples: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Integers as floats in -1..1: int16 / 32768, uint8 (128 is silence) as 8-bit wav has it."""
+    if samples.dtype.kind == "f":
+        return samples
+    if samples.dtype.kind not in "iu":
+        raise AudioError(f"{name}: holds {samples.dtype}, neither floats nor integers")
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    middle = half if samples.dtype.kind == "u" else 0.0
+    return (samples.astype(np.float64) - middle) / half
 
 
 def _cut(blocks: Iterable[Waveform], size: int, hop: int) -> Iterator[Window]:
