@@ -20,6 +20,7 @@ from elastictool.cli.evaluate import (
     ResolutionOption,
     Split,
     SplitOption,
+    check_output,
     open_data,
     tell_other_data,
 )
@@ -36,6 +37,7 @@ from elastictool.errors import UsageError
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel, Windows
+    from elastictool.inference.vectors import EmbeddingTable
 
 
 def embed(
@@ -78,20 +80,22 @@ def embed(
     if dataset:
         if files or index is not None or query:
             raise UsageError("--dataset stands for the recordings", "leave files and --index out")
+        _check_out(out)
         model = load_model(run, which, attention, precision, device, patch_size, resolution)
         _measure(model, dataset, split, out, json_output)
         return
     _check(files, out, index, query)
     names = list(query or files or [])
     paths, rule = recordings(names, window, hop)
+    table = _read(index)
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
     say(f"{len(paths)} recordings")
     found = list(model.embeddings(paths, rule, progress()))
     good = [item for item in found if not item.error]
     if out is not None and good:
         _write(out, good, json_output)
-    if index is not None and good:
-        _search(index, good, top, json_output)
+    if table is not None and good:
+        _search(table, good, top, json_output)
     report_failures([(item.name, item.error) for item in found if item.error], len(found))
 
 
@@ -104,10 +108,8 @@ def _measure(
 ) -> None:
     from elastictool.evaluation.evaluate import split_clips
     from elastictool.evaluation.retrieval import measure_retrieval
-    from elastictool.inference.vectors import check_suffix, write_vectors
+    from elastictool.inference.vectors import write_vectors
 
-    if out is not None:
-        check_suffix(out)
     loaded = model.run
     store = open_data(dataset, loaded)
     say(f"dataset {store.path}, {split.value} split")
@@ -137,12 +139,17 @@ def _check(
         )
     if index is not None and (files or not query):
         raise UsageError("with --index recordings are given by --query", "--query new.wav")
-    if out is not None:
-        from elastictool.inference.vectors import check_suffix
+    if out is not None and query:
+        raise UsageError("--query needs --index", "name the recordings without an option")
+    _check_out(out)
 
-        if query:
-            raise UsageError("--query needs --index", "name the recordings without an option")
+
+def _check_out(out: Path | None) -> None:
+    from elastictool.inference.vectors import check_suffix
+
+    if out is not None:
         check_suffix(out)
+        check_output(out, is_folder=False)
 
 
 def _write(out: Path, found: list[Windows], json_output: bool) -> None:
@@ -157,12 +164,17 @@ def _write(out: Path, found: list[Windows], json_output: bool) -> None:
         print_json({"out": str(out), "recordings": len(vectors), "width": vectors.shape[1]})
 
 
-def _search(index: Path, found: list[Windows], top: int, json_output: bool) -> None:
-    import numpy as np
-
+def _read(index: Path | None) -> EmbeddingTable | None:
+    """The index, before a model is loaded for it."""
     from elastictool.inference.vectors import read_vectors
 
-    nearest = read_vectors(index).nearest(np.stack([item.mean for item in found]), top)
+    return None if index is None else read_vectors(index)
+
+
+def _search(table: EmbeddingTable, found: list[Windows], top: int, json_output: bool) -> None:
+    import numpy as np
+
+    nearest = table.nearest(np.stack([item.mean for item in found]), top)
     if json_output:
         print_json(
             {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, write_error
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -78,18 +81,26 @@ def evaluate(
     attention: AttentionOption = "auto",
     precision: PrecisionOption = Precision.fp32,
     device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder; default that of the run, or FILE_eval/ beside a weights file."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate a trained run: top-1, top-5, mean class accuracy, mAP, mAUC, d', per class.
 
     Multi-label runs also get F1 at thresholds that validation chose, and at 0.5. Writes
     results/eval_SPLIT.json, CSVs by class and of confusions, their figures and report.html into
-    the run directory. Intervals are 95 % bootstrap intervals over clips.
+    the run directory, without the report into another folder. Intervals are 95 % bootstrap
+    intervals over clips.
 
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """
     frames = _length(length)
     path = locate_run(run)
+    place = out or results_place(path)
+    for folder in (place, place / "results", place / "figures"):
+        check_output(folder)
 
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
@@ -117,12 +128,15 @@ def evaluate(
         "attention": loaded.model.attention,
         "environment": environment(store.info.fingerprint),
     }
-    files = save_evaluation(loaded.path, result, about)
-    files += report_evaluation(loaded.path, result.stem)
-    if json_output:
-        print_json(result.document() | about | {"files": [str(file) for file in files]})
-    else:
-        _show(result, files)
+    files: list[Path] = []
+    try:
+        files += save_evaluation(place, result, about)
+        files += report_evaluation(place, result.stem)
+    finally:  # a full disk must not take the scores along
+        if json_output:
+            print_json(result.document() | about | {"files": [str(file) for file in files]})
+        else:
+            _show(result, files)
 
 
 def _length(text: str) -> int | str | None:
@@ -146,6 +160,28 @@ def locate_run(text: str) -> Path:
     from elastictool.training.checkpoint import latest_run
 
     return latest_run(RUNS_ROOT)
+
+
+def results_place(path: Path) -> Path:
+    """Where results of a run go: into it; for a weights file, a folder of its own beside it."""
+    return path if path.is_dir() else path.with_name(f"{path.stem}_eval")
+
+
+def check_output(place: Path, is_folder: bool = True) -> None:
+    """Refuse a place that cannot be written, before the work and not after it.
+
+    Raises:
+        WriteError: No right, a disk to be read only, or a file where a folder is needed.
+    """
+    folder = place if is_folder else place.parent
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        if not is_folder and place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise write_error(place, error) from error
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:

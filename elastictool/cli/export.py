@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from elastictool.cli.console import print_json, say
-from elastictool.cli.evaluate import Checkpoint, CheckpointOption, JsonOption, locate_run
+from elastictool.cli.evaluate import (
+    Checkpoint,
+    CheckpointOption,
+    JsonOption,
+    check_output,
+    locate_run,
+)
+from elastictool.errors import UsageError
 
 
 class Target(str, Enum):
@@ -24,8 +31,13 @@ def export(
     run: Annotated[
         str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="File to write; hf: a folder.")] = Path("model.onnx"),
-    to: Annotated[Target, typer.Option(help="onnx, hf (a folder) or safetensors.")] = Target.onnx,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; hf: a folder. Default model.onnx and so on.")
+    ] = None,
+    to: Annotated[
+        Target | None,
+        typer.Option(help="onnx, hf (a folder) or safetensors; default as --out ends."),
+    ] = None,
     frames: Annotated[
         int, typer.Option(min=0, help="onnx: fixed input length in frames (0: any length).")
     ] = 0,
@@ -40,8 +52,10 @@ def export(
     safetensors file holds weights, configuration and labels, and every command takes it in place
     of a run.
 
-    Example: elastictool export runs/my-run --to onnx --out model.onnx
+    Example: elastictool export runs/my-run --out model.onnx
     """
+    to, out = _target(to, out)
+    check_output(out, is_folder=to is Target.hf)
     from elastictool.training.checkpoint import load_run
 
     loaded = load_run(locate_run(run), which.value, "split", "cpu")
@@ -65,7 +79,33 @@ def export(
             loaded.label_names,
             loaded.multi_label,
             loaded.metrics,
+            loaded.thresholds,
         )
     say(f"wrote {out}")
     if json_output:
         print_json(document)
+
+
+_SUFFIXES = {Target.onnx: ".onnx", Target.safetensors: ".safetensors", Target.hf: ""}
+
+
+def _target(to: Target | None, out: Path | None) -> tuple[Target, Path]:
+    """Format and place, each from the other where it is not given.
+
+    Raises:
+        UsageError: The ending says another format, or none: the file would be taken for it later.
+    """
+    if out is None:
+        to = to or Target.onnx
+        return to, Path("hf_model" if to is Target.hf else f"model{_SUFFIXES[to]}")
+    suffix = out.suffix.lower()
+    said = next((target for target, ending in _SUFFIXES.items() if ending == suffix), None)
+    if to is Target.hf and said is None:  # a folder may have a dot in its name
+        return to, out
+    if said is None or (to is not None and to is not said):
+        problem = f"is no name for --to {to.value}" if to else "says no known format"
+        raise UsageError(
+            f"--out {out} {problem}",
+            "end it in .onnx or .safetensors; a folder without an ending is for --to hf",
+        )
+    return said, out

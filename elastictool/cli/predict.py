@@ -21,6 +21,7 @@ from elastictool.cli.evaluate import (
     Precision,
     PrecisionOption,
     ResolutionOption,
+    check_output,
     locate_run,
 )
 from elastictool.errors import RejectedItemsError
@@ -79,6 +80,8 @@ def predict(
     Example: elastictool predict recordings/ --window 10 --hop 5 --timeline pictures
     """
     paths, rule = recordings(files, window, hop)
+    if timeline is not None:
+        check_output(timeline)
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
     say(f"{len(paths)} recordings")
     found = model.predict(paths, top, rule, progress=progress())

@@ -22,8 +22,10 @@ from elastictool.cli.evaluate import (
     PrecisionOption,
     Split,
     SplitOption,
+    check_output,
     locate_run,
     open_data,
+    results_place,
     tell_other_data,
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
@@ -158,6 +160,9 @@ def sweep(
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
+    place = results_place(paths[0])
+    for folder in [out] if out else [place, place / "results", place / "figures"]:
+        check_output(folder)
 
     from elastictool.evaluation.evaluate import variant
     from elastictool.evaluation.resolutions import shortest_shift_ms
@@ -167,10 +172,10 @@ def sweep(
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
-    place = pick_device(device)
+    where = pick_device(device)
     variants = _resizings(resize) if option == "--patch-sizes" else _fits(positions)
-    loaded = [run for path in paths for run in _load(path, which.value, attention, place, variants)]
-    averaged = [load_run(path, which.value, attention, place) for path in members]
+    loaded = [run for path in paths for run in _load(path, which.value, attention, where, variants)]
+    averaged = [load_run(path, which.value, attention, where) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     tell_other_data([*loaded, *averaged], store)
@@ -205,12 +210,15 @@ def sweep(
         **special,
     }
     suffix = variant(loaded[0], store, which.value, precision.value)
-    files = _write(points, about, out, loaded[0].path, suffix)
-    files += write_report(loaded[0].path) if out is None else []
-    if json_output:
-        print_json(_document(points) | about | {"files": [str(file) for file in files]})
-    else:
-        _show(points, files)
+    files: list[Path] = []
+    try:
+        files += _write(points, about, out, place, suffix)
+        files += write_report(place) if out is None else []
+    finally:  # a full disk must not take the scores along
+        if json_output:
+            print_json(_document(points) | about | {"files": [str(file) for file in files]})
+        else:
+            _show(points, files)
 
 
 def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
