@@ -36,6 +36,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
 
 def relabelled(folder: Path, name: str, **columns: Any) -> PreparedStore:
     """The toy recordings with other columns beside path and label, as functions of the row."""
+    folder.mkdir(exist_ok=True)
     listing = write_toy_recordings(folder, clips_per_class=4)
     with listing.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -123,3 +124,19 @@ def test_missing_data_are_not_replaced_by_the_latest(
     assert not (mine / "results").exists()
     assert invoke("eval", mine, "--dataset", tmp_path / "elsewhere").exit_code == 0
     assert (mine / "results" / "eval_test.json").is_file()
+
+
+def test_without_test_clips_the_hint_names_a_fold_and_not_the_training_clips(
+    tmp_path: Path, run: Path
+) -> None:
+    options = {"fold": lambda number: 1 + number % 3}
+    folds = relabelled(tmp_path / "folds", "folds", **options)
+    refused = invoke("eval", save_run(tmp_path / "runs" / "on-folds", folds)).exception
+    assert isinstance(refused, UsageError)
+    assert "folds (1, 2, 3)" in refused.hint and "--set data.test_fold=3" in refused.hint
+    assert "--split" not in refused.hint
+    alone = relabelled(tmp_path / "alone", "alone", split=lambda number: "train")
+    refused = invoke("eval", save_run(tmp_path / "runs" / "on-alone", alone)).exception
+    assert isinstance(refused, UsageError) and "--dataset" in refused.hint
+    refused = invoke("eval", run, "-d", alone.path).exception
+    assert isinstance(refused, UsageError) and "--split: train" in refused.hint

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.data.dataset import ClipDataset, FrontEnd
-from elastictool.data.splits import select_clips
+from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.evaluation.confusions import write_confusions
@@ -140,12 +140,12 @@ def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray
         UsageError: There is no such split, or it is empty.
     """
     check_data(run, store)
-    clips = select_clips(store, run.config.data, run.config.seed, to_train=False)[split]
+    parts = select_clips(store, run.config.data, run.config.seed, to_train=False)
+    clips = parts[split]
     if len(clips) == 0:
         raise UsageError(
             f"the {split} split of {store.path} is empty for run {run.name}",
-            f"its splits are: {', '.join(sorted({str(name) for name in store.splits}))}; "
-            "choose another with --split",
+            _other_clips(run, store, parts),
         )
     unlabelled = len(np.setdiff1d(clips, store.label_pairs()[0]))
     if unlabelled and not store.info.multi_label:
@@ -155,6 +155,24 @@ def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray
             "choose another split with --split (EPIC-SOUNDS publishes no labels of its test part)",
         )
     return clips
+
+
+def _other_clips(run: LoadedRun, store: PreparedStore, parts: Splits) -> str:
+    """A hint at what to score instead of an empty split: never at the clips of the training."""
+    trained_on = same_data(run, store) is not False
+    names = ("test", "validation") if trained_on else ("test", "validation", "train")
+    filled = [name for name in names if len(parts[name])]
+    if filled:
+        return f"choose another with --split: {', '.join(filled)}"
+    folds = sorted({int(fold) for fold in store.folds} - {0})
+    if folds and not run.config.data.test_fold:
+        return (
+            f"its clips are in folds ({', '.join(map(str, folds))}): set one aside when training, "
+            f"--set data.test_fold={folds[-1]}"
+        )
+    if not trained_on:
+        return f"its splits are: {', '.join(sorted({str(name) for name in store.splits}))}"
+    return "the run was trained on all its clips: name other data with --dataset"
 
 
 def check_data(run: LoadedRun, store: PreparedStore) -> None:
