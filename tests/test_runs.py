@@ -17,6 +17,7 @@ import pytest
 from elastictool.config import RunConfig, dump_yaml, load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
+from elastictool.reporting.evaluation_files import read_evaluation
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.runs import (
     changed_settings,
@@ -262,3 +263,22 @@ def test_each_help_text_has_an_example(
 ) -> None:
     assert run_program(monkeypatch, *line, "--help") == 0
     assert "Example: elastictool runs" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_whose_last_steps_were_left_out_has_diverged(tmp_path: Path) -> None:
+    for name, skipped in (("early", (1, 2, 3)), ("once", (3,)), ("diverged", (3, 4, 5))):
+        path = make_run(tmp_path / name, 1, 2)
+        lines = [json.dumps({"epoch": 2, "step": step, "where": "loss"}) for step in skipped]
+        (path / "skipped_steps.jsonl").write_text("\n".join(lines) + "\n{\n")
+    broken = make_run(tmp_path / "weights", 1, 2)
+    (broken / "skipped_steps.jsonl").write_text('{"step": 3, "where": "weights"}\n')
+    states = {run.name: run.state for run in list_runs(tmp_path)}
+    expected = {"early": "stopped", "once": "stopped"}
+    assert states == expected | {"diverged": "diverged", "weights": "diverged"}
+    assert "skipped_steps.jsonl" in summarise(tmp_path / "diverged").problem
+
+
+def test_a_renamed_run_is_called_as_its_folder(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", 2, 2, test=0.5).rename(tmp_path / "new")
+    assert summarise(tmp_path / "new").name == "new"
+    assert "(new)" in read_evaluation(tmp_path / "new", "test").title

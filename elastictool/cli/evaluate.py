@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import tempfile
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +19,7 @@ from elastictool.errors import UsageError, write_error
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import Evaluation
-    from elastictool.training.checkpoint import LoadedRun
+    from elastictool.training.checkpoint import LoadedRun, Which
 
 
 class Split(str, Enum):
@@ -104,11 +105,10 @@ def evaluate(
 
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
-    loaded = load_run(path, which.value, attention, pick_device(device))
+    loaded = open_run(path, which.value, attention, pick_device(device))
     loaded = loaded.at_budget(patch_size, resolution)
     store = open_data(dataset, loaded)
     say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
@@ -160,6 +160,15 @@ def locate_run(text: str) -> Path:
     from elastictool.training.checkpoint import latest_run
 
     return latest_run(RUNS_ROOT)
+
+
+def open_run(path: Path, which: Which, attention: str, device: str, **overrides: Any) -> LoadedRun:
+    """A run under the name of its folder: that is what a user calls it, also when renamed."""
+    from elastictool.training.checkpoint import load_run
+
+    loaded = load_run(path, which, attention, device, **overrides)
+    name = path.resolve().name if path.is_dir() else loaded.name
+    return dataclasses.replace(loaded, name=name)
 
 
 def results_place(path: Path) -> Path:

@@ -23,6 +23,7 @@ from elastictool.cli.evaluate import (
     ResolutionOption,
     check_output,
     locate_run,
+    open_run,
 )
 from elastictool.errors import RejectedItemsError
 
@@ -103,11 +104,10 @@ def load_model(
 ) -> ElasticModel:
     """The model that a command's options name."""
     from elastictool.inference.model import ElasticModel
-    from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
 
     path = locate_run(run)
-    loaded = load_run(path, which.value, attention, pick_device(device))
+    loaded = open_run(path, which.value, attention, pick_device(device))
     model = ElasticModel(loaded.at_budget(patch_size, resolution), precision.value)
     say(f"model: {path}, up to {model.longest_s:.1f} s in one piece")
     return model

@@ -25,6 +25,7 @@ from elastictool.cli.evaluate import (
     check_output,
     locate_run,
     open_data,
+    open_run,
     results_place,
     tell_other_data,
 )
@@ -168,14 +169,13 @@ def sweep(
     from elastictool.evaluation.resolutions import shortest_shift_ms
     from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.reporting.run_report import write_report
-    from elastictool.training.checkpoint import load_run
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
     where = pick_device(device)
     variants = _resizings(resize) if option == "--patch-sizes" else _fits(positions)
     loaded = [run for path in paths for run in _load(path, which.value, attention, where, variants)]
-    averaged = [load_run(path, which.value, attention, where) for path in members]
+    averaged = [open_run(path, which.value, attention, where) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     tell_other_data([*loaded, *averaged], store)
@@ -285,9 +285,7 @@ def _load(
     variants: Sequence[dict[str, Any]],
 ) -> list[LoadedRun]:
     """The run with each of the overrides; once where they make no difference."""
-    from elastictool.training.checkpoint import load_run
-
-    loaded = [load_run(path, which, attention, device, **variant) for variant in variants]
+    loaded = [open_run(path, which, attention, device, **variant) for variant in variants]
     no_grid = loaded[0].config.model.positions != "grid"
     return loaded[:1] if no_grid and "position_fit" in variants[0] else loaded
 

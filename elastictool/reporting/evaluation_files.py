@@ -59,8 +59,9 @@ class EvaluationFile:
             self.document["length"], f", {self.document['length']} frames"
         )
         others = "".join(f", {other}" for other in self.others)
+        renamed = (self.run_dir / "config.yaml").is_file()  # a run is called as its folder is
         return (
-            f"{self.document['model']} ({self.document['run']}), "
+            f"{self.document['model']} ({self.run_dir.name if renamed else self.document['run']}), "
             f"{self.document['split']} split{length}{others}, {self.document['clips']:,} clips"
         )
 

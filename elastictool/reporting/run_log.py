@@ -28,11 +28,12 @@ def read_log(run_dir: Path, kind: str) -> list[Record]:
         raise ElasticToolError(f"cannot read {path}: {error.strerror}", "check it") from error
     # A long run logs hundreds of thousands of steps; a look at the text spares parsing them all.
     lines = (line for line in text.splitlines() if f'"{kind}"' in line)
-    records = (_parse(line) for line in lines)
+    records = (parse_line(line) for line in lines)
     return [record for record in records if record and record.get("kind") == kind]
 
 
-def _parse(line: str) -> Record | None:
+def parse_line(line: str) -> Record | None:
+    """A record, or None for a line that is none."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -23,15 +23,18 @@ from elastictool.reporting.evaluation_files import (
     evaluation_stems,
     read_evaluation,
 )
-from elastictool.reporting.run_log import Record, number, read_log
+from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.reporting.summary import training_seconds
 from elastictool.training.claim import is_claimed
 
-State = Literal["running", "finished", "stopped", "broken"]
+State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]
 
 FRESH_S = 600.0
 """Where the system has no locks, a run whose log is younger than this counts as running."""
+SEVERAL_STEPS = 3
+"""So many steps left out at the end of a run are no chance."""
+SKIPPED_NAME = "skipped_steps.jsonl"
 _PARTS = ("config.yaml", "metrics.jsonl", "checkpoints", "environment.json")
 
 
@@ -51,8 +54,9 @@ class RunSummary:
 
     Attributes:
         path: The run directory.
-        name: Name of the run.
-        state: ``running`` (a process trains it), ``finished``, ``stopped``, or ``broken``.
+        name: Name of its folder, by which commands know it.
+        state: ``running`` (a process trains it), ``finished``, ``stopped``, ``diverged`` (its last
+            steps could not be taken), or ``broken``.
         dataset: Name of the prepared data.
         model: What the model is.
         size: Width and depth.
@@ -148,9 +152,14 @@ def summarise(path: Path) -> RunSummary:
         return RunSummary(**about, state="broken", problem=str(error))
     evaluations, problem = _evaluations(path)
     epoch = int(number(epochs[-1], "epoch") or 0) if epochs else 0
+    state = _state(path, epoch, config.train.epochs, about["age_s"])
+    if state == "stopped" and _has_diverged(path, config):
+        state = "diverged"
+        why = "its last steps could not be taken, --resume would end there again: see "
+        problem = "; ".join(filter(None, (why + SKIPPED_NAME, problem)))
     return RunSummary(
-        **about | {"name": config.name or path.name},
-        state=_state(path, epoch, config.train.epochs, about["age_s"]),
+        **about,
+        state=state,
         dataset=Path(config.data.dataset).name,
         model=model_label(config),
         size=f"{config.model.width} x {config.model.depth}",
@@ -186,6 +195,20 @@ def _state(path: Path, epoch: int, epochs: int, age_s: float) -> State:
     if claimed or (claimed is None and epoch < epochs and age_s < FRESH_S):
         return "running"
     return "finished" if epoch >= epochs else "stopped"
+
+
+def _has_diverged(path: Path, config: RunConfig) -> bool:
+    """The last steps were left out: several, or one that broke the weights."""
+    try:
+        steps = read_log(path, "step")
+        lines = (path / SKIPPED_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (ElasticToolError, OSError):
+        return False
+    taken = (number(steps[-1], "step") or 0) if steps else 0
+    skipped = [record for record in map(parse_line, lines) if record]
+    last = [record for record in skipped if (number(record, "step") or 0) > taken]
+    several = min(SEVERAL_STEPS, config.train.max_skipped_steps + 1)
+    return len(last) >= several or any(record.get("where") == "weights" for record in last)
 
 
 def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:

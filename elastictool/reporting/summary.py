@@ -44,9 +44,9 @@ def _rows(
     path: Path, points: Sequence[SweepPoint], values: Sequence[float], split: str
 ) -> list[list[str]]:
     config = from_dict(RunConfig, read_yaml(path / "config.yaml"))
-    name = config.name or path.name
+    names = {path.name, config.name or path.name}
     label = model_label(config)
-    mine = [point for point in points if point.run == name and point.model == label]
+    mine = [point for point in points if point.run in names and point.model == label]
     ways = list(dict.fromkeys((point.positions, point.resize) for point in mine)) or [("", "")]
     own, tokens = _own(path, split, mine)
     rows = []
