@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from elastictool.cli.app import app
 from elastictool.config import RunConfig, dump_yaml, load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, WriteError
 from elastictool.reporting.evaluation_files import read_evaluation
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.runs import (
@@ -282,3 +284,13 @@ def test_a_renamed_run_is_called_as_its_folder(tmp_path: Path) -> None:
     make_run(tmp_path / "old", 2, 2, test=0.5).rename(tmp_path / "new")
     assert summarise(tmp_path / "new").name == "new"
     assert "(new)" in read_evaluation(tmp_path / "new", "test").title
+
+
+def test_a_run_that_cannot_be_written_is_shown_with_a_warning(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "others", 2, 2, test=0.5)
+    (path / "figures").write_text("in the way")
+    shown = CliRunner().invoke(app, ["runs", "show", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "finished" in shown.stdout and "warning: cannot write" in shown.stderr
+    page = CliRunner().invoke(app, ["runs", "show", str(path), "--html"]).exception
+    assert isinstance(page, WriteError)

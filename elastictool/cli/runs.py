@@ -10,7 +10,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, say
 from elastictool.cli.evaluate import JsonOption, locate_run
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
     from elastictool.reporting.runs import RunSummary
@@ -133,16 +133,27 @@ def show(
     path = _directory(run)
     summary, config = summarise(path), read_config(path)
     changed = changed_settings(config)
-    files = write_report(path) if html else plot_learning_curves(path, curves_title(summary))
+    files: list[Path] = []
+    unwritten = None
+    try:
+        files = write_report(path) if html else plot_learning_curves(path, curves_title(summary))
+    except WriteError as error:  # somebody else's run, a disk to be read only
+        if html:
+            raise
+        unwritten = error.message
     if json_output:
         document = summary.document() | {"settings": changed}
         print_json(document | {"files": [str(file) for file in files]})
+        if unwritten:
+            say(f"warning: {unwritten}")
         return
     print_table(f"run {path}", ["what", "value"], overview_rows(summary))
     print_table("settings that are not the defaults", ["setting", "value"], list(changed.items()))
     if summary.problem:
         say(f"problem: {summary.problem}")
-    if not files:
+    if unwritten:
+        say(f"warning: {unwritten}")
+    elif not files:
         say("no learning curves: nothing is logged yet")
     for file in files:
         say(f"wrote {file}")
