@@ -24,7 +24,7 @@ from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
 from elastictool.inference.model import ElasticModel, WindowRule
-from elastictool.inference.recordings import Array, expand, windows
+from elastictool.inference.recordings import Array, expand, num_windows, windows
 from elastictool.inference.vectors import EmbeddingTable, read_vectors, write_vectors
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.scoring import score_clips
@@ -277,3 +277,40 @@ def test_embed_writes_an_index_and_finds_the_recording_itself(run: Path, tmp_pat
 def test_embed_without_a_purpose_is_a_usage_error(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, ["embed", *arguments])
     assert isinstance(result.exception, UsageError)
+
+
+@pytest.mark.parametrize("size, hop", [(10, 10), (10, 4), (7, 3), (30, 30), (100, 1)])
+def test_the_number_of_windows_is_known_before(size: int, hop: int) -> None:
+    for length in range(1, 61):
+        recording = Array(np.ones(length, np.float32), RATE_HZ)
+        found = len(list(windows(recording, RATE_HZ, size, hop)))
+        assert num_windows(recording, RATE_HZ, size, hop) == found
+
+
+class _Heard:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.steps: list[float] = []
+
+    @contextmanager
+    def task(self, what: str, total: float | None) -> Iterator[_Heard]:
+        yield self
+
+    def say(self, message: str) -> None:
+        self.words.append(message)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.steps.append(amount)
+
+
+def test_the_bar_moves_within_a_recording(
+    model: ElasticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    path, heard = write_audio(tmp_path / "long.wav", 8.0), _Heard()
+    (found,) = model.predict(path, rule=WindowRule(1.0, 0.5), progress=heard)
+    assert heard.words == [f"{len(found.windows.values)} windows of 1 s"]
+    assert sum(step > 0 for step in heard.steps) > 3
+    assert sum(heard.steps) == pytest.approx(1)

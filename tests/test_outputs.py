@@ -110,3 +110,24 @@ def test_a_missing_index_is_told_before_a_model_is_loaded(tmp_path: Path) -> Non
     sound = write_audio(tmp_path / "a.wav", 0.5)
     refused = invoke("embed", "--run", "none", "--index", tmp_path / "nope.npz", "--query", sound)
     assert "nope.npz" in str(refused.exception)
+
+
+def test_timelines_of_equal_stems_say_whose_they_are(run: Path, tmp_path: Path) -> None:
+    sounds = [write_audio(tmp_path / folder / "x.wav", 0.5) for folder in ("a", "b")]
+    done = invoke("predict", *sounds, "--run", run, "--timeline", tmp_path / "pictures")
+    said = done.stderr.replace("\n", "")
+    assert f"x.png ({sounds[0]})" in said and f"x-2.png ({sounds[1]})" in said
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+
+
+def test_one_recording_is_no_recordings(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("no audio")
+    done = invoke("predict", tmp_path / "a.wav", "--run", run)
+    assert "1 recording\n" in done.stderr
+    assert str(done.exception) == "1 of 1 recording could not be used"
+
+
+def test_a_sweep_without_end_is_refused(run: Path) -> None:
+    refused = invoke("sweep", run, "--lengths", "1:100000:1").exception
+    assert isinstance(refused, UsageError)
+    assert "100,001 points" in refused.message and "--lengths 1:100000:5000" in refused.hint

@@ -29,6 +29,7 @@ from elastictool.cli.predict import (
     HopOption,
     RunOption,
     WindowOption,
+    counted,
     load_model,
     recordings,
     report_failures,
@@ -89,7 +90,7 @@ def embed(
     paths, rule = recordings(names, window, hop)
     table = _read(index)
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
-    say(f"{len(paths)} recordings")
+    say(counted(len(paths), "recording"))
     found = list(model.embeddings(paths, rule, progress()))
     good = [item for item in found if not item.error]
     if out is not None and good:
@@ -159,7 +160,7 @@ def _write(out: Path, found: list[Windows], json_output: bool) -> None:
 
     vectors = np.stack([item.mean for item in found])
     write_vectors(out, [item.name for item in found], vectors)
-    say(f"wrote {len(vectors)} vectors of {vectors.shape[1]} values to {out}")
+    say(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
     if json_output:
         print_json({"out": str(out), "recordings": len(vectors), "width": vectors.shape[1]})
 

@@ -84,12 +84,11 @@ def predict(
     if timeline is not None:
         check_output(timeline)
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
-    say(f"{len(paths)} recordings")
+    say(counted(len(paths), "recording"))
     found = model.predict(paths, top, rule, progress=progress())
-    pictures = _draw(found, model, timeline) if timeline is not None else []
     _answer(found, model, Format.json if json_output else form, windowed=window > 0)
-    for picture in pictures:
-        say(f"wrote {picture}")
+    if timeline is not None:
+        _draw(found, model, timeline)
     report_failures([(item.name, item.error) for item in found if item.error], len(found))
 
 
@@ -133,32 +132,41 @@ def report_failures(failures: Sequence[tuple[str, str]], total: int) -> None:
     for _, reason in failures:
         say(f"left out: {reason}")
     if failures:
+        others = "; the others are done" if len(failures) < total else ""
         raise RejectedItemsError(
-            f"{len(failures)} of {total} recordings could not be used; the others are done",
+            f"{len(failures)} of {counted(total, 'recording')} could not be used{others}",
             "the reasons stand above",
         )
 
 
-def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> list[Path]:
+def counted(number: int, what: str) -> str:
+    """``1 recording``, ``2 recordings``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> None:
+    """A picture of each recording; of equal stems the later ones are numbered."""
     from elastictool.reporting.timeline import save_timeline
 
-    pictures: list[Path] = []
-    for number, item in enumerate(found):
+    taken: set[str] = set()
+    for item in found:
         if item.error:
             continue
-        stem = folder / f"{Path(item.name).stem}"
-        if any(path.stem == stem.name for path in pictures):
-            stem = folder / f"{Path(item.name).stem}-{number}"
+        stem, number = Path(item.name).stem, 1
+        while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+            number += 1
+        taken.add(name)
         parts = item.windows
-        pictures += save_timeline(
-            stem,
+        pictures = save_timeline(
+            folder / name,
             Path(item.name).name,
             parts.starts_s,
             parts.stops_s,
             parts.values,
             model.label_names,
         )
-    return pictures
+        for picture in pictures:
+            say(f"wrote {picture} ({item.name})")
 
 
 def _answer(found: Sequence[Prediction], model: ElasticModel, form: Format, windowed: bool) -> None:

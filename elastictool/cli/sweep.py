@@ -3,6 +3,7 @@ Table 1), temporal resolution (ElasticAST, Figure 5) or pooling (ElasticAST, Tab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LENGTHS = "256:3072"
+MOST_POINTS = 2_000
 PATCH_STEP = 8
 """Between the patch sizes of a range that names no step."""
 RESOLUTION_STEP = "0.2"
@@ -161,6 +163,7 @@ def sweep(
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
+    _check_number(option, values, len(paths))
     place = results_place(paths[0])
     for folder in [out] if out else [place, place / "results", place / "figures"]:
         check_output(folder)
@@ -233,6 +236,18 @@ def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
     if option == "--lengths":
         return option, parse_lengths(text or DEFAULT_LENGTHS)
     return option, parse_numbers([text], option, PATCH_STEP if option == "--patch-sizes" else 1)
+
+
+def _check_number(option: str, values: Sequence[float], runs: int) -> None:
+    """Refuse what is most likely a step forgotten: each point scores all clips anew."""
+    points = (len(values) + 1) * runs
+    if points > MOST_POINTS:
+        raise UsageError(
+            f"{option} asks for {points:,} points, each a pass over all clips "
+            f"(at most {MOST_POINTS:,})",
+            f"take a larger step: {option} {values[0]:g}:{values[-1]:g}:"
+            f"{max(1, math.ceil((values[-1] - values[0]) / 20)):g}",
+        )
 
 
 def _check_companions(

@@ -24,7 +24,14 @@ from torch import Tensor
 
 from elastictool.data.collate import Example, collate
 from elastictool.errors import AudioError, UsageError
-from elastictool.inference.recordings import Array, Recording, StoredClip, Window, windows
+from elastictool.inference.recordings import (
+    Array,
+    Recording,
+    StoredClip,
+    Window,
+    num_windows,
+    windows,
+)
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
@@ -251,17 +258,28 @@ class ElasticModel:
         """Batches of windows through ``compute``, regrouped by recording."""
         size, hop = self._sizes(rule)
         gathered = [_Gathered(_name(recording)) for recording in recordings]
-        ready = 0
+        totals = self._count_windows(recordings, size, hop) if rule.window_s else []
+        if totals:
+            progress.say(f"{sum(totals):,} windows of {rule.window_s:g} s")
+        ready = done = 0
+        shown = 0.0
         with progress.task("recordings", len(recordings)) as bar:
             for batch in self._batches(recordings, gathered, size, hop):
                 self._run(batch, gathered, compute)
+                done += len(batch)
                 while ready < len(gathered) and gathered[ready].complete:
                     yield gathered[ready].result(self.sample_rate_hz)
                     gathered[ready] = _Gathered("")  # its values are the caller's now
                     ready += 1
-                    bar.advance()
+                now = ready + _share(gathered, totals, ready)
+                bar.advance(max(0.0, now - shown), f"{done:,} windows")
+                shown = max(shown, now)
         for rest in gathered[ready:]:
             yield rest.result(self.sample_rate_hz)
+
+    def _count_windows(self, recordings: Sequence[Recording], size: int, hop: int) -> list[int]:
+        """Of each recording, from its header: what takes long should say so first."""
+        return [num_windows(item, self.sample_rate_hz, size, hop) for item in recordings]
 
     def _batches(
         self, recordings: Sequence[Recording], gathered: list[_Gathered], size: int, hop: int
@@ -359,6 +377,13 @@ class _Gathered:
         bounds = np.array(self.bounds if keep else [], dtype=np.float64).reshape(-1, 2) / rate_hz
         values = np.array(self.values if keep else [], dtype=np.float32)
         return Windows(self.name, bounds[:, 0], bounds[:, 1], values, self.error)
+
+
+def _share(gathered: Sequence[_Gathered], totals: Sequence[int], place: int) -> float:
+    """How much of the recording at ``place`` is done, below 1; 0 where nobody counted."""
+    if place >= len(totals) or not totals[place]:
+        return 0.0
+    return min(0.99, len(gathered[place].values) / totals[place])
 
 
 def _numpy(waveform: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.audio.decode import resample_blocks, stream
+from elastictool.audio.decode import probe, resample_blocks, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
@@ -101,6 +101,24 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
             yield from _cut(resample_blocks(blocks, source_rate_hz, rate_hz), size, hop)
     except OSError as error:
         raise AudioError(f"{recording}: {error.strerror or error}") from error
+
+
+def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
+    """How many ``windows`` gives, from the recording's header; 0 where it cannot be read."""
+    if isinstance(recording, Array):
+        found = max(recording.samples.shape, default=0), recording.sample_rate_hz
+    elif isinstance(recording, StoredClip):
+        found = int(recording.store.num_samples[recording.clip]), recording.sample_rate_hz
+    else:
+        try:
+            info = probe(Path(recording))
+        except (AudioError, OSError):
+            return 0
+        found = info.num_samples, info.sample_rate_hz
+    samples = round(found[0] * rate_hz / found[1])
+    whole = (samples - size) // hop + 1 if samples >= size else 0
+    covered = (whole - 1) * hop + size if whole else 0
+    return whole + (samples > covered)
 
 
 def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
