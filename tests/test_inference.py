@@ -220,7 +220,7 @@ def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
             expand(nothing)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".NPZ"])
 def test_vectors_come_back_with_their_names(suffix: str, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     path = tmp_path / f"all{suffix}"

@@ -70,9 +70,9 @@ def write_vectors(path: Path, names: Sequence[str], vectors: Vectors) -> None:
     """
     check_suffix(path)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             np.savez(file, names=np.array(names, dtype=np.str_), vectors=vectors)
-        elif path.suffix == ".npy":
+        elif path.suffix.lower() == ".npy":
             np.save(file, vectors)
         else:
             flat = pa.array(vectors.reshape(-1), pa.float32())
@@ -87,10 +87,10 @@ def read_vectors(path: Path) -> EmbeddingTable:
         UsageError: Not there, no table of embeddings, or without names.
     """
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as held:
                 return EmbeddingTable(tuple(held["names"].tolist()), held["vectors"])
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             table = pq.read_table(path)
             width = table.schema.field("vector").type.list_size
             flat = table["vector"].combine_chunks().flatten().to_numpy()
