@@ -269,6 +269,17 @@ def test_the_command_reports_in_tables_and_says_what_comes_next(
     assert f"elastictool train --dataset {tmp_path / 'data' / 'bells'}" in output.err
 
 
+def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = csv_tree(tmp_path / "bells")
+    rows = tree.read_text("utf-8").splitlines()
+    tree.write_text("\n".join([rows[0] + ",split", *(row + ",test" for row in rows[1:])]), "utf-8")
+    prep(dataset="csv", root=tree, out=tmp_path / "data", workers=1)
+    next_line = capsys.readouterr().err.splitlines()[-1]
+    assert next_line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'bells'}"
+
+
 def test_what_comes_next_after_folds_tests_on_one_and_validates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

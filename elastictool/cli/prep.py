@@ -233,7 +233,7 @@ def prep(
         print_json(report)
     else:
         print_facts(store, report)
-        say(f"next: elastictool train --dataset {_as_argument(store)}{_settings(store)}")
+        say(f"next: elastictool {_next(store)}")
     check_rejected(store.info, max_rejected, missing_too=not limit)
 
 
@@ -369,6 +369,13 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
     )
     for note in info.notes:
         say(f"note: {note}")
+
+
+def _next(store: PreparedStore) -> str:
+    """What data are for: those without clips to train on are recordings for a trained model."""
+    if "train" not in set(store.splits.tolist()):
+        return f"eval RUN --dataset {_as_argument(store)}"
+    return f"train --dataset {_as_argument(store)}{_settings(store)}"
 
 
 def _settings(store: PreparedStore) -> str:
