@@ -272,12 +272,12 @@ def test_the_command_reports_in_tables_and_says_what_comes_next(
 def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = csv_tree(tmp_path / "bells")
-    rows = tree.read_text("utf-8").splitlines()
-    tree.write_text("\n".join([rows[0] + ",split", *(row + ",test" for row in rows[1:])]), "utf-8")
-    prep(dataset="csv", root=tree, out=tmp_path / "data", workers=1)
-    next_line = capsys.readouterr().err.splitlines()[-1]
-    assert next_line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'bells'}"
+    listing = csv_tree(tmp_path / "toy") / "clips.csv"
+    first, *rows = listing.read_text("utf-8").splitlines()
+    listing.write_text("\n".join([f"{first},split", *(f"{row},test" for row in rows)]), "utf-8")
+    prep(dataset="csv", root=listing, out=tmp_path / "data", name="others", workers=1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
+    assert line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'others'}"
 
 
 def test_what_comes_next_after_folds_tests_on_one_and_validates(
