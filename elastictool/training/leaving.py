@@ -128,7 +128,7 @@ def memory_hint(config: RunConfig) -> str:
         else f"length.max_frames ({config.length.max_frames})"
     )
     loading = f"train.cache_mb ({train.cache_mb}" + (
-        " in each of train.loader_workers)" if train.loader_workers else ")"
+        f" in each of {train.loader_workers} workers)" if train.loader_workers > 0 else ")"
     )
     accumulated = f", train.accumulate ({train.accumulate})" if train.accumulate > 1 else ""
     return (
