@@ -213,6 +213,11 @@ class LengthConfig:
         _require(self.max_frames > 0, "length.max_frames must be above 0")
         _require(self.fixed_frames >= 0, "length.fixed_frames must be 0 (native) or above")
 
+    @property
+    def most_frames(self) -> int:
+        """Frames of a clip that are used at most."""
+        return self.fixed_frames or self.max_frames
+
 
 @dataclass(frozen=True)
 class LengthDiversityConfig:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +50,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_output(place: Path, is_folder: bool = True) -> None:
+    """Refuse a place that cannot be written, before the work and not after it.
+
+    Raises:
+        WriteError: No right, a disk to be read only, or a file where a folder is needed.
+    """
+    folder = place if is_folder else place.parent
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        if not is_folder and place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise write_error(place, error) from error
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -489,7 +489,7 @@ def test_loader_processes_are_as_many_as_cores_where_a_gpu_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: [methods])
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     beside = Launch(world=2, local_world=2) if cores == 6 else Launch()
     monkeypatch.setattr("elastictool.data.feed.launched", lambda: beside)
     assert loader_processes(setting, torch.device(device), batches) == expected

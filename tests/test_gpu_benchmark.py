@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,9 @@ def test_compiled_steps_take_streams_as_the_trainer_fills_them(
     setup = Setup(torch.device("cpu"), epic_like(64), quick=True)
     workload = setup.workload(300)
     for trained, multiple in ((setup.compiled, 128), (setup.eager, 8)):
-        batches = trained.step(workload, "split").args[3]  # type: ignore[attr-defined]
+        step = trained.step(workload, "split")
+        assert isinstance(step, partial)
+        batches = step.args[3]
         assert all(batch.layout.num_slots % multiple == 0 for batch in batches)
         tokens = sum(batch.layout.num_tokens for batch in batches)
         assert tokens == sum(workload.tokens)

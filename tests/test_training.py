@@ -212,11 +212,15 @@ def test_a_killed_run_resumes_to_the_same_bits(toy_store: PreparedStore, tmp_pat
 def test_accumulation_of_two_batches_of_six_equals_a_batch_of_twelve(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
-    train_run(small("packing.batch_clips=12"), toy_store, tmp_path / "twelve")
-    train_run(small("train.accumulate=2"), toy_store, tmp_path / "two-by-six")
+    # A small rate: Adam's steps are as large as it, and so is what rounding makes of them.
+    for name, setting in {
+        "twelve": "packing.batch_clips=12",
+        "two-by-six": "train.accumulate=2",
+    }.items():
+        train_run(small(setting, "train.lr=1e-4"), toy_store, tmp_path / name)
     one, two = weights(tmp_path / "twelve"), weights(tmp_path / "two-by-six")
     differences = [float((one[name] - two[name]).abs().max()) for name in one]
-    assert max(differences) < 1e-5  # a step moves weights by 3e-4
+    assert max(differences) < 1e-6  # a step moves weights by 1e-4
 
 
 def test_packing_does_not_change_what_is_learnt(toy_store: PreparedStore, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from elastictool.cli.evaluate import (
     ResolutionOption,
     Split,
     SplitOption,
-    check_output,
     open_data,
     tell_other_data,
 )
@@ -35,6 +34,7 @@ from elastictool.cli.predict import (
     report_failures,
 )
 from elastictool.errors import UsageError
+from elastictool.files import check_output
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel, Windows

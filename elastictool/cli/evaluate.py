@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-import tempfile
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.errors import UsageError, write_error
+from elastictool.errors import UsageError
+from elastictool.files import check_output
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -174,23 +172,6 @@ def open_run(path: Path, which: Which, attention: str, device: str, **overrides:
 def results_place(path: Path) -> Path:
     """Where results of a run go: into it; for a weights file, a folder of its own beside it."""
     return path if path.is_dir() else path.with_name(f"{path.stem}_eval")
-
-
-def check_output(place: Path, is_folder: bool = True) -> None:
-    """Refuse a place that cannot be written, before the work and not after it.
-
-    Raises:
-        WriteError: No right, a disk to be read only, or a file where a folder is needed.
-    """
-    folder = place if is_folder else place.parent
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        if not is_folder and place.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise write_error(place, error) from error
 
 
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:

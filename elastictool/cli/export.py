@@ -13,10 +13,10 @@ from elastictool.cli.evaluate import (
     Checkpoint,
     CheckpointOption,
     JsonOption,
-    check_output,
     locate_run,
 )
 from elastictool.errors import UsageError
+from elastictool.files import check_output
 
 
 class Target(str, Enum):

@@ -21,11 +21,11 @@ from elastictool.cli.evaluate import (
     Precision,
     PrecisionOption,
     ResolutionOption,
-    check_output,
     locate_run,
     open_run,
 )
 from elastictool.errors import RejectedItemsError
+from elastictool.files import check_output
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel, Prediction, WindowRule

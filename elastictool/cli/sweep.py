@@ -23,7 +23,6 @@ from elastictool.cli.evaluate import (
     PrecisionOption,
     Split,
     SplitOption,
-    check_output,
     locate_run,
     open_data,
     open_run,
@@ -32,6 +31,7 @@ from elastictool.cli.evaluate import (
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.errors import UsageError
+from elastictool.files import check_output
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint

@@ -164,7 +164,7 @@ class FrontEnd:
 
     def view(self, clip: int, native_frames: int) -> ClipView:
         """The evaluation view of a clip: its first frames, up to the length limits."""
-        limit = self.length.fixed_frames or self.length.max_frames
+        limit = self.length.most_frames
         return ClipView(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
 
     def num_patches(self, view: ClipView) -> int:
@@ -183,7 +183,7 @@ class FrontEnd:
 
     def longest_grid(self) -> tuple[int, int]:
         """(frequency, time) patches of the longest view that the length limits allow."""
-        limit = self.length.fixed_frames or self.length.max_frames
+        limit = self.length.most_frames
         return self.grid(ClipView(0, limit, 0, limit))
 
     def features(self, waveform: npt.NDArray[np.float32]) -> Tensor:

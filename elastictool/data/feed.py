@@ -8,9 +8,9 @@ none of it pays: filterbank and model would share the same cores (``docs/perform
 from __future__ import annotations
 
 import multiprocessing
-import os
 from dataclasses import dataclass
 
+import joblib
 import torch
 
 from elastictool.data.sounds import SoundBatch
@@ -36,7 +36,7 @@ def loader_processes(setting: int, device: torch.device, batches: int) -> int:
         return setting
     if device.type != "cuda" or multiprocessing.get_all_start_methods()[0] != "fork":
         return 0
-    cores = len(os.sched_getaffinity(0)) // launched().local_world
+    cores = int(joblib.cpu_count()) // launched().local_world
     return max(1, min(cores, MOST_WORKERS, batches))
 
 

@@ -217,8 +217,11 @@ class ElasticModel:
         recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
         sample_rate_hz: int,
     ) -> list[Recording]:
-        single = isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray, Tensor))
-        listed: list[Any] = [recordings] if single else list(recordings)  # type: ignore[arg-type]
+        listed: list[Any]
+        if isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray, Tensor)):
+            listed = [recordings]
+        else:
+            listed = list(recordings)
         for index, item in enumerate(listed):
             if isinstance(item, (np.ndarray, Tensor)):
                 if not sample_rate_hz:
@@ -232,7 +235,7 @@ class ElasticModel:
     @property
     def _longest_samples(self) -> int:
         length, fbank = self.run.front_end.length, self.run.front_end.fbank
-        return fbank.samples_for(length.fixed_frames or length.max_frames)
+        return fbank.samples_for(length.most_frames)
 
     def _sizes(self, rule: WindowRule) -> tuple[int, int]:
         """(samples of a window, samples between windows)."""

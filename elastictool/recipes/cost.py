@@ -139,7 +139,7 @@ def _forward(
         axes: Where the size counts; ``auto`` as the run was trained.
     """
     length, model = config.length, config.model
-    limit = length.fixed_frames or length.max_frames
+    limit = length.most_frames
     seen = np.full_like(frames, limit) if length.fixed_frames else np.minimum(frames, limit)
     seen = np.maximum((seen / compression).astype(np.int64), 1)
     patch = model.patch_size

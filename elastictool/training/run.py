@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from elastictool.config import RunConfig, other_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
@@ -169,15 +171,11 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
 
 def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
     """What length limits leave out of the training clips, if anything."""
+    limit = dataset.front_end.length
     native = dataset.native_frames[clips]
-    taken = [
-        dataset.front_end.view(int(clip), int(frames)).num_frames
-        for clip, frames in zip(clips, native, strict=True)
-    ]
-    left_out = native - taken
+    left_out = native - np.minimum(native, limit.most_frames)
     if not left_out.any():
         return {}
-    limit = dataset.front_end.length
     return {
         "cut_clips": int((left_out > 0).sum()),
         "cut_frames_share": round(float(left_out.sum() / native.sum()), 4),

@@ -173,7 +173,7 @@ class Trainer:
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
         with self.progress.task(title, num_batches - self.state.batch) as bar:
-            for share, batches in self._steps(plans):
+            for share, batches in self._steps(plans, num_batches):
                 started = time.perf_counter()
                 with memory_told(batches, memory_hint(self.config)):
                     loss = self._step(share, batches, total_steps)
@@ -182,12 +182,14 @@ class Trainer:
                 bar.advance(share.num_batches, note)
                 self._after_step(loss)
 
-    def _steps(self, plans: Iterable[BatchPlan]) -> Iterator[tuple[StepShare, list[PackedBatch]]]:
+    def _steps(
+        self, plans: Iterable[BatchPlan], num_batches: int
+    ) -> Iterator[tuple[StepShare, list[PackedBatch]]]:
         """What this process has to do in each step, and the batches for it."""
         shares = step_shares(self.sampler, plans, self.ranks.rank, self.ranks.world)
         steps, loading = twice(shares)
         wanted = chain.from_iterable(step.plans for step in loading)
-        batches = self._load(wanted, self._workers(self.sampler.num_batches(self.state.epoch)))
+        batches = self._load(wanted, self._workers(num_batches))
         for step in steps:
             yield step, self._taken(batches, len(step.plans))
 
