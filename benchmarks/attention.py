@@ -30,7 +30,7 @@ from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.bench.workload import epic_like, sample
 from elastictool.evaluation.durations import read_durations
 from elastictool.files import write_json
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH
+from elastictool.models.attention.base import ATTENTION, Operands
 from elastictool.models.attention.reference import same_segment_mask
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -49,13 +49,7 @@ class RowsWithFusedKernel:
     def __init__(self) -> None:
         self._masks: dict[int, tuple[SegmentLayout, Tensor]] = {}
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION
+from elastictool.models.attention.base import ATTENTION, Operands
 
 CPU = torch.device("cpu")
 TRAINABLE = sorted(
-    {name for name in ATTENTION if not ATTENTION[name].unsupported(CPU, torch.float64, True)}
+    {name for name in ATTENTION if not ATTENTION[name].unsupported(Operands(CPU, torch.float64))}
     | {"varlen"}
 )
 

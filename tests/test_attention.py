@@ -21,6 +21,7 @@ from elastictool.errors import UsageError
 from elastictool.models.attention.auto import AutoAttention
 from elastictool.models.attention.base import (
     ATTENTION,
+    Operands,
     _reason,
     choose_attention,
     require_support,
@@ -342,7 +343,7 @@ def test_a_backend_that_cannot_serve_says_why() -> None:
         VarlenAttention()(*draw_qkv(build_layout(ROWS)), build_layout(ROWS), SCALE)
     assert "auto" in caught.value.hint
     with pytest.raises(UsageError, match="cannot train on a CPU"):
-        require_support("flex", CPU, torch.float32, training=True)
+        require_support("flex", Operands(CPU, torch.float32))
 
 
 @pytest.fixture
@@ -421,8 +422,8 @@ def test_a_backend_of_that_name_says_which_head_widths_it_takes(
 ) -> None:
     on_cuda()
     with pytest.raises(UsageError, match=why):
-        require_support(name, torch.device("cuda"), dtype, True, width)
-    require_support(name, torch.device("cuda"), dtype, True, 64)
+        require_support(name, Operands(torch.device("cuda"), dtype, head_width=width))
+    require_support(name, Operands(torch.device("cuda"), dtype))
 
 
 def test_auto_on_cuda_says_once_for_each_type_why_faster_backends_are_not_used(

@@ -199,12 +199,11 @@ def attention() -> list[dict[str, Any]]:
 def _attention(device: str, dtype: str) -> dict[str, Any]:
     import torch
 
-    from elastictool.models.attention.base import ATTENTION, choose_attention
+    from elastictool.models.attention.base import ATTENTION, Operands, choose_attention
 
     kind = getattr(torch, dtype)
-    reasons = {
-        name: ATTENTION[name].unsupported(torch.device(device), kind, True) for name in ATTENTION
-    }
+    operands = Operands(torch.device(device), kind)
+    reasons = {name: ATTENTION[name].unsupported(operands) for name in ATTENTION}
     return {
         "device": device,
         "dtype": dtype,

@@ -21,7 +21,7 @@ from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig, PackingConfig
 from elastictool.evaluation.bench.timing import interleaved, matrix_product_peak, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload
-from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST
+from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST, Operands
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.stream import batch_rows, known_planners, plan_stream
@@ -55,11 +55,8 @@ class Bench:
 
 def attention_backends(bench: Bench) -> list[str]:
     """The backends that can train here, the fastest first and ``reference`` last."""
-    able = [
-        name
-        for name in FASTEST_FIRST
-        if not ATTENTION[name].unsupported(bench.device, bench.dtype, training=True)
-    ]
+    operands = Operands(bench.device, bench.dtype)
+    able = [name for name in FASTEST_FIRST if not ATTENTION[name].unsupported(operands)]
     return [*able, "reference"]
 
 

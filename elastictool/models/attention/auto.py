@@ -12,7 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, fastest
+from elastictool.models.attention.base import ATTENTION, Operands, fastest
 from elastictool.packing.layout import SegmentLayout
 
 _LOG = logging.getLogger(__name__)
@@ -26,13 +26,7 @@ class AutoAttention:
     def __init__(self) -> None:
         self._told: set[tuple[torch.device, torch.dtype]] = set()
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -40,8 +34,7 @@ class AutoAttention:
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
         """See ``AttentionBackend``."""
-        training = q.requires_grad and torch.is_grad_enabled()
-        name, declined = fastest(q.device, q.dtype, training, q.shape[-1])
+        name, declined = fastest(Operands.of(q))
         if declined and q.device.type == "cuda":
             self._tell_once(q, name, declined)
         return ATTENTION[name](q, k, v, layout, scale)

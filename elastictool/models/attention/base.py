@@ -8,7 +8,7 @@ new file here plus its name in the table, and the property tests run over it at 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,27 @@ HEAD_WIDTH = 64
 """d of all sizes of ViT; what is asked about where no head width is named."""
 
 
+class Operands(NamedTuple):
+    """What queries, keys and values are made of, as far as backends differ in what they take.
+
+    Attributes:
+        device: Where the stream is.
+        dtype: Of queries, keys and values.
+        training: Whether a backward pass follows.
+        head_width: d, the last dimension of queries, keys and values.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    training: bool = True
+    head_width: int = HEAD_WIDTH
+
+    @classmethod
+    def of(cls, q: Tensor) -> Operands:
+        """What (num_slots, H, d) queries say of all three."""
+        return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
+
+
 class AttentionBackend(Protocol):
     """Attention within segments.
 
@@ -31,21 +52,8 @@ class AttentionBackend(Protocol):
 
     padded_rows: bool
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
-        """Why the backend cannot serve tensors of ``dtype`` on ``device``; empty where it can.
-
-        Args:
-            device: Where the stream is.
-            dtype: Of queries, keys and values.
-            training: Whether a backward pass follows.
-            head_width: d, the last dimension of queries, keys and values.
-        """
+    def unsupported(self, operands: Operands) -> str:
+        """Why the backend cannot serve such ``operands``; empty where it can."""
         ...
 
     def __call__(
@@ -91,21 +99,19 @@ def choose_attention(
         UsageError: There is no backend called ``name``.
     """
     if name == "auto":
-        return fastest(torch.device(device), dtype, training, head_width)[0]
+        return fastest(Operands(torch.device(device), dtype, training, head_width))[0]
     ATTENTION[name]
     return name
 
 
-def fastest(
-    device: torch.device, dtype: torch.dtype, training: bool, head_width: int
-) -> tuple[str, tuple[str, ...]]:
+def fastest(operands: Operands) -> tuple[str, tuple[str, ...]]:
     """The first of ``FASTEST_FIRST`` that serves, and why each one before it does not."""
     declined: list[str] = []
     for name in FASTEST_FIRST[:-1]:
-        reason = _reason(name, device, dtype, training, head_width)
+        reason = _reason(name, operands)
         # Compiling FlexAttention takes tens of seconds, for training and inference each. A
         # training run gets them back; the first answer of predict, eval or embed would wait.
-        if not reason and name == "flex" and not training:
+        if not reason and name == "flex" and not operands.training:
             reason = "without gradients it would compile for longer than it saves"
         if not reason:
             return name, tuple(declined)
@@ -113,19 +119,13 @@ def fastest(
     return FASTEST_FIRST[-1], tuple(declined)
 
 
-def require_support(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    training: bool,
-    head_width: int = HEAD_WIDTH,
-) -> AttentionBackend:
-    """The backend called ``name``, which must be able to serve these tensors.
+def require_support(name: str, operands: Operands) -> AttentionBackend:
+    """The backend called ``name``, which must be able to serve these ``operands``.
 
     Raises:
         UsageError: It cannot, or there is none of that name.
     """
-    reason = _reason(name, device, dtype, training, head_width)
+    reason = _reason(name, operands)
     if reason:
         raise UsageError(
             f"the attention backend {name!r} cannot be used here: {reason}",
@@ -135,8 +135,6 @@ def require_support(
 
 
 @lru_cache(maxsize=64)
-def _reason(
-    name: str, device: torch.device, dtype: torch.dtype, training: bool, head_width: int
-) -> str:
+def _reason(name: str, operands: Operands) -> str:
     """``unsupported``, which may look at the disk, asked once and not in every layer."""
-    return ATTENTION[name].unsupported(device, dtype, training, head_width)
+    return ATTENTION[name].unsupported(operands)

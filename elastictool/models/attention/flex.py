@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, require_support
+from elastictool.models.attention.base import ATTENTION, Operands, require_support
 from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.packing.layout import SegmentLayout
 
@@ -49,20 +49,14 @@ class FlexAttention:
         self._kernel = kernel
         self._mask: tuple[weakref.ref[SegmentLayout], BlockMask] | None = None
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """See ``AttentionBackend``."""
-        if device.type != "cuda":
-            return "it cannot train on a CPU" if training else ""
-        if dtype not in _DTYPES:
-            return f"it takes float32, bfloat16 and float16, not {dtype}"
-        if head_width < LEAST_WIDTH:
-            return f"it takes head widths from {LEAST_WIDTH}, not {head_width}"
+        if operands.device.type != "cuda":
+            return "it cannot train on a CPU" if operands.training else ""
+        if operands.dtype not in _DTYPES:
+            return f"it takes float32, bfloat16 and float16, not {operands.dtype}"
+        if operands.head_width < LEAST_WIDTH:
+            return f"it takes head widths from {LEAST_WIDTH}, not {operands.head_width}"
         return missing_for_triton()
 
     def __call__(
@@ -71,8 +65,7 @@ class FlexAttention:
         """See ``AttentionBackend``."""
         kernel = self._kernel
         if kernel is None:
-            training = q.requires_grad and torch.is_grad_enabled()
-            require_support("flex", q.device, q.dtype, training, q.shape[-1])
+            require_support("flex", Operands.of(q))
             kernel = _compiled() if q.device.type == "cuda" else _plain
         if kernel is not _plain and layout.num_slots <= BLOCK:
             return ATTENTION["split"](q, k, v, layout, scale)

@@ -15,7 +15,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH
+from elastictool.models.attention.base import ATTENTION, Operands
 from elastictool.packing.layout import SegmentLayout
 
 
@@ -27,13 +27,7 @@ class ReferenceAttention:
     def __init__(self) -> None:
         self._mask: tuple[weakref.ref[SegmentLayout], Tensor] | None = None
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 

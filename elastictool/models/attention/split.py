@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH
+from elastictool.models.attention.base import ATTENTION, Operands
 from elastictool.packing.layout import FILLER, SegmentLayout
 
 MATRIX_PRODUCT_TOKENS = 1_024
@@ -43,13 +43,7 @@ class SplitAttention:
 
     padded_rows = False
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, HEAD_WIDTH, require_support
+from elastictool.models.attention.base import ATTENTION, Operands, require_support
 from elastictool.packing.layout import SegmentLayout
 
 Kernel = Callable[..., Tensor]
@@ -39,24 +39,19 @@ class VarlenAttention:
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
 
-    def unsupported(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        training: bool,
-        head_width: int = HEAD_WIDTH,
-    ) -> str:
+    def unsupported(self, operands: Operands) -> str:
         """See ``AttentionBackend``."""
-        if device.type != "cuda":
+        if operands.device.type != "cuda":
             return "it needs a CUDA device"
-        if dtype not in _HALF:
-            return f"it takes bfloat16 and float16, not {dtype} (use precision bf16)"
-        if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        if operands.dtype not in _HALF:
+            return f"it takes bfloat16 and float16, not {operands.dtype} (use precision bf16)"
+        if torch.cuda.get_device_capability(operands.device) < _LEAST_CAPABILITY:
             return "it needs a GPU of compute capability 8.0 or above"
-        if head_width % _WIDTH_STEP or head_width > _MOST_WIDTH:
+        width = operands.head_width
+        if width % _WIDTH_STEP or width > _MOST_WIDTH:
             return (
                 f"it takes head widths that are multiples of {_WIDTH_STEP} up to {_MOST_WIDTH}, "
-                f"not {head_width}"
+                f"not {width}"
             )
         return "" if _torch_kernel() else f"torch {torch.__version__} has no varlen_attn (2.10 has)"
 
@@ -66,8 +61,7 @@ class VarlenAttention:
         """See ``AttentionBackend``."""
         kernel = self._kernel
         if kernel is None:
-            training = q.requires_grad and torch.is_grad_enabled()
-            require_support("varlen", q.device, q.dtype, training, q.shape[-1])
+            require_support("varlen", Operands.of(q))
             kernel = _torch_kernel()
         offsets, longest = layout.cu_pieces, layout.max_piece
         if "scale" in _parameters(kernel):
