@@ -76,7 +76,7 @@ def test_the_trainers_loss_is_the_stated_formula(
         f"train.distill.weight={weight}",
     )
     trainer = make_trainer(config, toy_store, tmp_path / "run")
-    _, (batch,) = next(trainer._steps(trainer.sampler.epoch(0)))
+    _, (batch,) = next(trainer._steps(trainer.sampler.epoch(0), trainer.sampler.num_batches(0)))
     assert batch.companion is not None
     assert batch.patch_groups[0].patch_size != batch.companion.patch_groups[0].patch_size
     assert batch.companion.patch_groups[0].patch_size == (16, 16)

@@ -118,7 +118,7 @@ def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_dra
         sets = ("train.accumulate=2", "model.dropout=0.3", "packing.batch_clips=4")
         run = trainer(toy_store, tmp_path / name, *sets)
         run.model.train()
-        steps = run._steps(run.sampler.epoch(0))
+        steps = run._steps(run.sampler.epoch(0), run.sampler.num_batches(0))
         assert run._step(*next(steps), 10) is not None
         kept = {key: value.clone() for key, value in run.model.state_dict().items()}
         moments = [
@@ -347,7 +347,7 @@ def test_the_memory_of_a_step_is_told_with_its_tokens_and_the_settings(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(toy_store, tmp_path / "run", "train.accumulate=2", "train.loader_workers=1")
-    first, second = next(run._steps(run.sampler.epoch(0)))[1]
+    first, second = next(run._steps(run.sampler.epoch(0), run.sampler.num_batches(0)))[1]
     tokens = max(first.layout.num_tokens, second.layout.num_tokens)
     monkeypatch.setattr(
         type(run.model), "forward", lambda self, batch: torch.empty(1 << 50)
