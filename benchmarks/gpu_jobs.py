@@ -469,8 +469,8 @@ def trainer(setup: Setup) -> Rows:
 
     Says whether pinned memory, background loading and the device's features work together.
     """
-    from elastictool.config import load_run_config
     from elastictool.data.prepare import prepare
+    from elastictool.settings import load_run_config
     from elastictool.training.run import train_run
 
     rows = []

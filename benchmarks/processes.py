@@ -26,12 +26,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from elastictool.config import load_run_config
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json
 from elastictool.launch import launched
+from elastictool.settings import load_run_config
 from elastictool.training.distributed import Ranks
 from elastictool.training.run import train_run
 

@@ -39,7 +39,6 @@ from elastictool.config import (
     LengthConfig,
     ModelConfig,
     PackingConfig,
-    load_run_config,
 )
 from elastictool.data.collate import collate
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
@@ -58,6 +57,7 @@ from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batching import Counts
 from elastictool.packing.planners import share_out
 from elastictool.seeds import clip_rng
+from elastictool.settings import load_run_config
 
 FOLDER = RESULTS / "performance"
 CPU = torch.device("cpu")

@@ -28,17 +28,11 @@ from typing import Any, Literal
 from benchmarks.pages import RESULTS
 from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
-from elastictool.config import (
-    PatchAxes,
-    PositionFit,
-    Resize,
-    RunConfig,
-    load_run_config,
-    to_dict,
-)
+from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json
+from elastictool.settings import load_run_config, to_dict
 from elastictool.training.rundir import RunDirectory
 
 

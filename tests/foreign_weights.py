@@ -18,14 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import (
-    DataConfig,
-    LengthConfig,
-    ModelConfig,
-    RunConfig,
-    to_dict,
-)
+from elastictool.config import DataConfig, LengthConfig, ModelConfig, RunConfig
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.settings import to_dict
 
 RESIDUAL = 1e-3
 """Size of what is added to the stream: its variance is near the eps of the norms."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from elastictool.config import PRESETS, RunConfig, from_dict
+from elastictool.config import RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.settings import PRESETS, from_dict
 from elastictool.training.checkpoint import save_weights
 from elastictool.training.resolve import resolve
 from elastictool.training.rundir import RunDirectory

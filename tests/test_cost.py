@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from elastictool.config import PRESETS, ModelConfig, from_dict
+from elastictool.config import ModelConfig
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.evaluation.cost import forward_flops
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.settings import PRESETS, from_dict
 
 
 def cpu_attention_flops(q: tuple[int, ...], k: tuple[int, ...], *_: object, **__: object) -> int:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastictool.config import RunConfig, load_run_config
+from elastictool.config import RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
+from elastictool.settings import load_run_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.distillation import Teacher, class_divergence, label_divergence
 from elastictool.training.objective import clip_losses

@@ -23,9 +23,6 @@ from elastictool.config import (
     PackingConfig,
     Resize,
     RunConfig,
-    from_dict,
-    load_run_config,
-    to_dict,
 )
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import ClipDataset, FrontEnd
@@ -37,6 +34,7 @@ from elastictool.models.positions import FactorisedPositions, GridPositions
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.grid import patch_size_along, scaled_stride
+from elastictool.settings import from_dict, load_run_config, to_dict
 from elastictool.training.checkpoint import load_run
 from elastictool.training.run import describe, train_run
 

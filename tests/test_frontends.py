@@ -18,15 +18,7 @@ from elastictool.audio.epic_fbank import FLOOR, mel_matrix
 from elastictool.audio.fbank import FLOOR as KALDI_FLOOR
 from elastictool.audio.fbank import fbank
 from elastictool.audio.frontends import FRONT_ENDS
-from elastictool.config import (
-    FRONTENDS,
-    DataConfig,
-    FbankConfig,
-    LengthConfig,
-    RunConfig,
-    frontend_config,
-    load_run_config,
-)
+from elastictool.config import FRONTENDS, DataConfig, FbankConfig, LengthConfig, RunConfig
 from elastictool.data import ingest
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.ingest import PrepSettings
@@ -34,6 +26,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.evaluation.durations import num_frames_array
+from elastictool.settings import frontend_config, load_run_config
 from elastictool.training.resolve import resolve
 from elastictool.training.run import train_run
 from tests.toy_data import write_toy_recordings

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from elastictool.cli import convert as command
-from elastictool.config import InitConfig, frontend_config
+from elastictool.config import InitConfig
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
@@ -23,6 +23,7 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.pretrained.formats import FORMATS
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.shapes import audio_grid
+from elastictool.settings import frontend_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
 from tests import foreign_weights

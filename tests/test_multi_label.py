@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastictool.config import RunConfig, load_run_config
+from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
@@ -22,6 +22,7 @@ from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.evaluate import Evaluation, evaluate_run, save_evaluation
 from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import best_thresholds
+from elastictool.settings import load_run_config
 from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.scoring import score_clips

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from elastictool.cli.prep import prep
-from elastictool.config import load_run_config
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.data.plan import limited, plan_shards
 from elastictool.data.prepare import prepare
@@ -27,6 +26,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.data.summary import check_rejected
 from elastictool.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.progress import Task
+from elastictool.settings import load_run_config
 from tests.corpus_trees import csv_tree, write_audio, write_table
 
 CLIPS = 320

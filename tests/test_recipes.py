@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 import elastictool
 from elastictool.cli import app as program
-from elastictool.config import load_run_config
 from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.points import SweepPoint
 from elastictool.recipes import library, steps
@@ -33,6 +32,7 @@ from elastictool.reporting.recipe_figure import draw
 from elastictool.reporting.recipe_table import panel_cells
 from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
+from elastictool.settings import load_run_config
 
 POINT = SweepPoint(
     model="AST",
@@ -305,7 +305,7 @@ def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
 
 
 def with_run_setting(recipe: Recipe, run: str, settings: dict[str, Any]) -> Recipe:
-    from elastictool.config import merged
+    from elastictool.settings import merged
 
     scale = recipe.scale("smoke")
     spec = scale.runs[run]

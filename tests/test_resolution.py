@@ -25,8 +25,6 @@ from elastictool.config import (
     Reduction,
     ResolutionConfig,
     RunConfig,
-    from_dict,
-    load_run_config,
 )
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
 from elastictool.data.loader import load_batches
@@ -34,6 +32,7 @@ from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.evaluation.points import model_label
+from elastictool.settings import from_dict, load_run_config
 from elastictool.training.resolve import resolve
 
 PAPER = tuple(round(1 + step / 5, 1) for step in range(16))

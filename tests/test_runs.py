@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from elastictool.cli.app import app
-from elastictool.config import RunConfig, dump_yaml, load_run_config
+from elastictool.config import RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError, WriteError
 from elastictool.reporting.evaluation_files import read_evaluation
@@ -27,6 +27,7 @@ from elastictool.reporting.runs import (
     list_runs,
     summarise,
 )
+from elastictool.settings import dump_yaml, load_run_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.claim import LOCK_NAME, claim, is_claimed
 from elastictool.training.run import resume_run, train_run

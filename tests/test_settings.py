@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from elastictool.config import RunConfig, run_config, to_dict
+from elastictool.config import RunConfig
 from elastictool.reporting.settings import commented_yaml, settings_page
+from elastictool.settings import run_config, to_dict
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from elastictool.config import RunConfig, TrainConfig, load_run_config, read_settings
+from elastictool.config import RunConfig, TrainConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, Interrupted, UsageError
+from elastictool.settings import load_run_config, read_settings
 from elastictool.training.checkpoint import (
     latest_run,
     load_run,

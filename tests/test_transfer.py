@@ -13,16 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.config import (
-    InitConfig,
-    ModelConfig,
-    RunConfig,
-    dump_yaml,
-    from_dict,
-    frontend_config,
-    load_run_config,
-    read_yaml,
-)
+from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
@@ -41,6 +32,7 @@ from elastictool.pretrained.geometry import (
 )
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.transfer import transfer
+from elastictool.settings import dump_yaml, from_dict, frontend_config, load_run_config, read_yaml
 from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
 from elastictool.training.run import describe, resume_run, train_run

@@ -20,7 +20,6 @@ from elastictool.config import (
     LengthConfig,
     LengthDiversityConfig,
     PackingConfig,
-    load_run_config,
 )
 from elastictool.data.balance import clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
@@ -28,6 +27,7 @@ from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.packing.grid import kept_patches
+from elastictool.settings import load_run_config
 
 PLAIN = AugmentConfig()
 

@@ -225,8 +225,9 @@ def _draw(store: PreparedStore, index: int, path: Path) -> None:
     import torch
 
     from elastictool.audio.fbank import fbank
-    from elastictool.config import FbankConfig, from_dict
+    from elastictool.config import FbankConfig
     from elastictool.reporting.clip_picture import save_clip
+    from elastictool.settings import from_dict
 
     config = from_dict(FbankConfig, store.info.fbank_config)
     clip = store.clip(index)

@@ -186,7 +186,6 @@ def prep(
 
     Example: elastictool prep --dataset fsdd --task digit --download
     """
-    from elastictool.config import frontend_config
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.parts import Part
     from elastictool.data.prepare import carry_out, plan, prepare_part
@@ -195,6 +194,7 @@ def prep(
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
     from elastictool.data.workforce import Workforce
+    from elastictool.settings import frontend_config
 
     wanted = Part.parse(part) if part else None
     _check_way(bool(part), merge, overwrite, scheduler)

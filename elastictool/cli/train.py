@@ -59,8 +59,8 @@ def train(
 
     Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
     """
-    from elastictool.config import read_settings, run_config
     from elastictool.launch import launched
+    from elastictool.settings import read_settings, run_config
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]

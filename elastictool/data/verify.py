@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from elastictool.audio.decode import stream
-from elastictool.config import FbankConfig, from_dict
+from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError
 from elastictool.progress import SILENT, Progress
+from elastictool.settings import from_dict
 
 
 @dataclass(frozen=True)

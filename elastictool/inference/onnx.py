@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastictool.config import to_dict
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.files import atomic_path
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pooling import AttentionPooling
 from elastictool.models.positions import FactorisedPositions
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.settings import to_dict
 from elastictool.training.checkpoint import LoadedRun
 
 INPUT, OUTPUT = "spectrogram", "logits"

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from elastictool.config import DataConfig, InitConfig, ModelConfig, frontend_config
+from elastictool.config import DataConfig, InitConfig, ModelConfig
 from elastictool.errors import CheckpointError
 from elastictool.pretrained.ast_file import spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
 from elastictool.pretrained.names import DATA_PARALLEL, joint, linear
 from elastictool.pretrained.shapes import classes, encoder, need
 from elastictool.pretrained.source import Source
+from elastictool.settings import frontend_config
 
 EPIC_SOUNDS_CLASSES = 44
 

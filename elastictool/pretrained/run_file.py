@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from elastictool.config import InitConfig, RunConfig, from_dict
+from elastictool.config import InitConfig, RunConfig
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
 from elastictool.pretrained.source import Source
+from elastictool.settings import from_dict
 
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:

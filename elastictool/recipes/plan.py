@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from elastictool.config import RunConfig, merged, run_config
+from elastictool.config import RunConfig
 from elastictool.errors import UsageError
 from elastictool.recipes.spec import (
     DataSpec,
@@ -33,6 +33,7 @@ from elastictool.recipes.spec import (
     TokensSpec,
 )
 from elastictool.reporting.runs import changed_settings
+from elastictool.settings import merged, run_config
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
 VERSIONS: Mapping[Kind, int] = {

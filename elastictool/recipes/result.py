@@ -16,7 +16,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from elastictool import __version__
-from elastictool.config import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.files import finite
 from elastictool.metrics.names import METRIC_LABELS
@@ -32,6 +31,7 @@ from elastictool.reporting.published import (
 )
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
 from elastictool.reporting.tables import read_json
+from elastictool.settings import from_dict
 
 Document = dict[str, Any]
 OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")

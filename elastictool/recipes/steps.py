@@ -49,10 +49,10 @@ def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _prep(step: Step, progress: Progress) -> dict[str, Any]:
-    from elastictool.config import frontend_config
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.prepare import prepare
     from elastictool.data.shards import PrepSettings
+    from elastictool.settings import frontend_config
 
     settings = step.settings
     try:

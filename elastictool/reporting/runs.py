@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from elastictool.config import RunConfig, from_dict, read_yaml, to_dict
+from elastictool.config import RunConfig
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluation_files import (
@@ -25,6 +25,7 @@ from elastictool.reporting.evaluation_files import (
 )
 from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.reporting.summary import training_seconds
+from elastictool.settings import from_dict, read_yaml, to_dict
 from elastictool.training.claim import is_claimed
 
 State = Literal["running", "finished", "stopped", "diverged", "broken"]

@@ -15,7 +15,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from elastictool.config import RunConfig, dump_yaml, to_dict
+from elastictool.config import RunConfig
+from elastictool.settings import dump_yaml, to_dict
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 

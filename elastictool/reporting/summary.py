@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elastictool.config import RunConfig, from_dict, read_yaml
+from elastictool.config import RunConfig
 from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
+from elastictool.settings import from_dict, read_yaml
 
 
 def summary_table(

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig, from_dict, to_dict
+from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.data.dataset import FrontEnd
 from elastictool.data.feed import Feed
 from elastictool.errors import CheckpointError, UsageError
@@ -32,6 +32,7 @@ from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.source import OWN_FORMAT
+from elastictool.settings import from_dict, to_dict
 
 Which = Literal["best", "last", "averaged"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig, with_settings
+from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import write_json
 from elastictool.models.transformer import SpectrogramTransformer
@@ -16,6 +16,7 @@ from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.report import ImportReport
 from elastictool.pretrained.transfer import transfer
+from elastictool.settings import with_settings
 from elastictool.training.checkpoint import front_end_of, save_weights
 
 PICTURE_BINS, PICTURE_FRAMES = 128, 1_024

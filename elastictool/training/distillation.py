@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.config import DistillConfig, RunConfig, to_dict
+from elastictool.config import DistillConfig, RunConfig
 from elastictool.data.loader import Cut
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
+from elastictool.settings import to_dict
 from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.rundir import find_run
 

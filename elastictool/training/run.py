@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from elastictool.config import RunConfig, other_settings
+from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
@@ -18,6 +18,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.launch import launched
 from elastictool.progress import SILENT, Progress
+from elastictool.settings import other_settings
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
 from elastictool.training.distillation import load_teacher, require_other_place

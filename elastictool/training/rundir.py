@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from elastictool import __version__
-from elastictool.config import RunConfig, dump_yaml, from_dict, read_yaml
+from elastictool.config import RunConfig
 from elastictool.errors import CheckpointError, RunRemovedError, UsageError, write_error
 from elastictool.files import append_line, remove_temporaries, write_json, write_text
 from elastictool.launch import launched
+from elastictool.settings import dump_yaml, from_dict, read_yaml
 from elastictool.training.claim import LOCK_NAME, is_claimed
 
 RUNS_ROOT = Path("runs")
