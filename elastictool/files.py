@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Writing files so that a crash leaves the old one or the new one, and which files count."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.errors import write_error
+
+ARCHIVE_LEAVINGS = "__MACOSX"
+"""Folder in archives made on a Mac: what is no audio, under names that end like it."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's data: ``.name``, ``__MACOSX``."""
+    return name.startswith(".") or name == ARCHIVE_LEAVINGS
 
 
 def readable(text: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from elastictool.cli.data import PICTURES_FOLDER
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.export import export, file_names
 from elastictool.data.inspect import duration_histogram, find_clip
@@ -238,6 +239,18 @@ def test_a_clip_is_shown_with_its_picture(
     assert (place / "mine.png").read_bytes() == first
     assert run(monkeypatch, "data", "show", "bells", "--clip", "05") == 2
     assert "audio/05.wav" in capsys.readouterr().err
+
+
+def test_a_clip_is_shown_without_its_picture_where_nothing_can_be_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "data" / "bells" / PICTURES_FOLDER).write_text("in the folder's place")
+    shown = ("data", "show", "bells", "--clip", "audio/05.wav")
+    assert run(monkeypatch, *shown, "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["picture"] is None and "no picture" in said.err
+    asked = place / "data" / "bells" / PICTURES_FOLDER / "mine.png"
+    assert run(monkeypatch, *shown, "--picture", str(asked)) == 1, "asked for, so it must be there"
 
 
 def test_the_list_tells_ready_from_unfinished_and_damaged(

@@ -212,7 +212,9 @@ def test_a_window_beyond_the_model_is_refused(model: ElasticModel) -> None:
 def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
     paths = [write_audio(tmp_path / "deep" / name) for name in ("a.wav", "b.flac")]
     (tmp_path / "deep" / "notes.txt").write_text("x")
+    hidden = [write_audio(tmp_path / place) for place in (".old/c.wav", "deep/._a.wav")]
     assert expand([str(tmp_path)]) == paths
+    assert expand([str(hidden[0].parent), str(hidden[1])]) == hidden, "where asked for by name"
     assert expand([f"{tmp_path}/**/*.wav"]) == paths[:1]
     assert expand(["-", str(paths[0])], [f"{paths[1]}\n", "\n"]) == [paths[1], paths[0]]
     for nothing in ([], [str(tmp_path / "*.ogg")]):

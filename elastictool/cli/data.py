@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.errors import WriteError
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -196,14 +197,19 @@ def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: b
 
     index = find_clip(store, clip_id)
     path = picture or store.path / PICTURES_FOLDER / file_names([clip_id], "png")[0]
-    _draw(store, index, path)
+    try:
+        _draw(store, index, path)
+    except WriteError as error:
+        if picture:
+            raise
+        say(f"warning: no picture: {error} (--picture FILE puts it elsewhere)")
     row: dict[str, Any] = dataclasses.asdict(store.clip(index))
     row |= {
         "index": index,
         "seconds": row["num_samples"] / row["sample_rate_hz"],
         "classes": list(store.label_indices(index)),
         "bytes": len(store.audio_bytes(index)),
-        "picture": str(path),
+        "picture": str(path) if path.exists() else None,
     }
     if json:
         print_json(row)

@@ -26,10 +26,9 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.remarks import drawn_split, some_of
 from elastictool.errors import UsageError
+from elastictool.files import ARCHIVE_LEAVINGS, is_hidden
 
 _DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
-_RESOURCES = "__MACOSX"
-"""Where archives made on a Mac keep what is no audio, under names that end like it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Folder:
 
 def _split_folders(root: Path) -> dict[str, str]:
     """Split of each visible folder under ``root``, if all are named like splits, else none."""
-    names = [path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)]
+    names = [path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)]
     if all(name.lower() in SPLIT_NAMES for name in names):
         return {name: SPLIT_NAMES[name.lower()] for name in names}
     return {}
@@ -112,7 +111,7 @@ class _Tree:
             if file.suffix.lower() not in AUDIO_SUFFIXES:
                 continue
             path = file.relative_to(root)
-            if any(_is_hidden(part) for part in path.parts):
+            if any(is_hidden(part) for part in path.parts):
                 tree.num_hidden += 1
             elif len(path.parts) <= above:
                 tree.loose.append(path.as_posix())
@@ -131,12 +130,9 @@ class _Tree:
             remarks.append(f"{len(self.loose)} {files} in no class folder: {some} (left out)")
         if self.num_hidden:
             files = "file" if self.num_hidden == 1 else "files"
-            remarks.append(f"{self.num_hidden} hidden audio {files} left out (.name, {_RESOURCES})")
+            kinds = f".name, {ARCHIVE_LEAVINGS}"
+            remarks.append(f"{self.num_hidden} hidden audio {files} left out ({kinds})")
         return remarks
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == _RESOURCES
 
 
 CORPORA.register("folder")(Folder())

@@ -20,6 +20,7 @@ from elastictool.audio.decode import probe, resample_blocks, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
+from elastictool.files import is_hidden
 
 Waveform = npt.NDArray[np.float32]
 
@@ -125,7 +126,8 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
     """Files that the ``items`` name: files, folders (all audio below them), patterns.
 
     ``-`` stands for the lines of ``listed`` (standard input). A file that does not exist stays in
-    the list: it is reported with the others that cannot be read.
+    the list: it is reported with the others that cannot be read. Hidden files below a folder are
+    left out, as by ``prep``.
 
     Raises:
         UsageError: Nothing is named, or a folder or pattern holds no audio.
@@ -146,7 +148,7 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 def _expand(item: str) -> list[Path]:
     path = Path(item)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        found = sorted(file for file in path.rglob("*") if _is_audio(file.relative_to(path)))
     elif not path.exists() and glob.has_magic(item):
         found = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
     else:
@@ -154,6 +156,10 @@ def _expand(item: str) -> list[Path]:
     if not found:
         raise UsageError(f"{item} holds no audio files", "check the path")
     return found
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO_SUFFIXES and not any(map(is_hidden, path.parts))
 
 
 def _checked(recording: Array | StoredClip) -> Waveform:
