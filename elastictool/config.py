@@ -267,18 +267,21 @@ class AugmentConfig:
     """What happens to training clips, and to no others.
 
     ``frequency_mask`` in mel bins; ``time_mask`` in frames per 1,024 frames: the widest mask of
-    a clip of T frames is ``time_mask * T / 1024``. 0 switches a mask off.
+    a clip of T frames is ``time_mask * T / 1024``. 0 switches a mask off. Masked values become the
+    data's ``mean``, or ``zero`` (published: zero before normalisation, a loud constant).
     ``token_dropout`` is the share of a view's patch tokens that the model does not see.
     ``mixup`` is the share of clips mixed with another one, by a ratio drawn from
     Beta(``mixup_beta``). ``noise`` is the highest amplitude of uniform noise on the normalised
     frames; ``roll`` the most frames by which they are rotated in time.
 
-    Source: published scripts: masks 48 and 192; token dropout 0.1 (ElasticAST); mixup 0.5 with
-        Beta(10, 10), noise 0.1 and roll 10 (AST).
+    Source: published scripts: masks 48 and 192 (time masks scale with the clip in the loaders of
+        ElasticAST, not in those of fixed lengths at 10 ms); token dropout 0.1 (ElasticAST); mixup
+        0.5 with Beta(10, 10), noise 0.1 and roll 10 (AST).
     """
 
     frequency_mask: int = 48
     time_mask: int = 192
+    mask_value: Literal["mean", "zero"] = "mean"
     length_diversity: LengthDiversityConfig = field(default_factory=LengthDiversityConfig)
     token_dropout: float = 0.0
     mixup: float = 0.0
@@ -372,7 +375,7 @@ class ModelConfig:
     num_classes: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.width > 0 and self.depth >= 0, "model.width and model.depth must be positive")
+        _require(self.width > 0 and self.depth > 0, "model.width and model.depth must be positive")
         _require(
             self.heads > 0 and self.width % self.heads == 0,
             f"model.heads ({self.heads}) must divide model.width ({self.width})",
@@ -460,8 +463,8 @@ class ScheduleConfig:
     """Learning rate over a run: linear warm-up, then ``constant``, ``cosine`` or ``multistep``.
 
     ``warmup_steps`` below 1 is a share of all steps. ``multistep`` multiplies by
-    ``decay_factor`` at the start of epoch ``decay_from`` and of every epoch after it (the
-    published scripts' schedule).
+    ``decay_factor`` after ``decay_from`` epochs and after each further one (the published scripts'
+    schedule).
     """
 
     kind: Literal["constant", "cosine", "multistep"] = "cosine"

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from benchmarks.gpu_jobs import EPIC, random_sounds
 from elastictool.audio import epic_fbank, fbank
 from elastictool.config import FbankConfig
-from elastictool.models import pooling
+from elastictool.models import pooling, resize
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.attention.flex import segment_block_mask
 from elastictool.models.transformer import SpectrogramTransformer
@@ -65,6 +65,7 @@ class Fakes:
 
     def __init__(self) -> None:
         self.mode = FakeTensorMode()
+        resize._axis_matrix.cache_clear()  # what it keeps is fake, and of another mode
 
     def on_host(self, tensor: Tensor) -> Tensor:
         """The tensor without its values."""

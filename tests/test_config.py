@@ -39,6 +39,7 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ("model.size=tinny", ["tinny", "did you mean 'tiny'"]),
         ("model.patch_size=[1,2,3]", ["model.patch_size", "2 values"]),
         ("model.heads=5", ["model.heads", "divide"]),
+        ("model.depth=0", ["model.depth", "positive"]),
         ("train=3", ["train", "mapping"]),
         ("seed", ["section.key=value"]),
         ("seed=[1", ["not valid YAML"]),

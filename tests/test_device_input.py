@@ -112,6 +112,7 @@ def assert_alike(host: PackedBatch, device: PackedBatch) -> None:
         (front_end(length=LengthConfig(fixed_frames=100, padding="zero")), PLAIN),
         (front_end(pool=2), PLAIN),
         (front_end(length=LengthConfig(max_frames=40, crop="random")), PLAIN),
+        (front_end(), dataclasses.replace(EVERYTHING, mask_value="zero")),
     ],
     ids=str,
 )
@@ -137,16 +138,20 @@ def test_a_companion_is_cut_from_the_same_sounds(toy_store: PreparedStore) -> No
         assert_alike(host, device)
 
 
-def test_masks_are_the_hosts_to_the_last_cell(toy_store: PreparedStore) -> None:
+@pytest.mark.parametrize(("mask_value", "fill"), [("mean", 0.0), ("zero", 6.0 / 8.0)])
+def test_masks_are_the_hosts_to_the_last_cell(
+    toy_store: PreparedStore, mask_value: Any, fill: float
+) -> None:
     """The cells of each clip, not only those of its patches."""
-    augment = AugmentConfig(roll=5)
+    augment = AugmentConfig(roll=5, mask_value=mask_value)
     for clip in range(len(toy_store)):
         dataset = ClipDataset(toy_store, front_end(), augment, seed=3)
         view = dataset.front_end.view(clip, int(dataset.native_frames[clip]))
         host, sound = dataset.load(view, 2), dataset.sound(view, 2)
         blank = torch.from_numpy(sound.rows == BLANK)[:, None].expand_as(host.fbank).clone()
         blank[:, slice(*sound.bins)] = True
-        assert torch.equal(host.fbank == 0, blank)
+        assert torch.equal(host.fbank == fill, blank)
+        assert sound.scale.masked == fill
 
 
 # The filterbank of a stream

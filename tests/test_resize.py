@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.models.resize import (
-    _kernel_matrix,
+    _axis_matrix,
     bl_resize,
     interpolation_matrix,
     pi_resize,
@@ -116,6 +116,16 @@ def test_a_table_of_one_column_is_not_resized_to_zeros(
     torch.testing.assert_close(resize_position_grid(table, shape), expected)
 
 
+@pytest.mark.parametrize("bands", [3, 5, 8, 16])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_bands_keep_their_positions_in_a_grid_of_one_column(bands: int, antialias: bool) -> None:
+    by_band = torch.arange(8.0)[:, None, None].expand(8, 3, 4)
+    one = resize_position_grid(by_band, (bands, 1), antialias)
+    two = resize_position_grid(by_band, (bands, 2), antialias)
+    torch.testing.assert_close(one, two[:, :1])
+    assert (one[1:] > one[:-1]).all()
+
+
 @pytest.mark.parametrize("shape", [(3, 22), (16, 128), (8, 30), (1, 64)])
 def test_positions_are_resized_with_antialiasing_unless_asked(shape: tuple[int, int]) -> None:
     table = random(8, 64, 6)
@@ -141,7 +151,7 @@ def test_gradients_flow(resize: object, size: tuple[int, int]) -> None:
 
 
 def test_a_matrix_first_used_in_inference_serves_training_too() -> None:
-    _kernel_matrix.cache_clear()
+    _axis_matrix.cache_clear()
     kernel = torch.randn(4, 16, 16, requires_grad=True)
     with torch.inference_mode():
         pi_resize(kernel, (9, 9))
@@ -150,11 +160,11 @@ def test_a_matrix_first_used_in_inference_serves_training_too() -> None:
 
 
 def test_each_size_dtype_and_device_is_computed_once() -> None:
-    _kernel_matrix.cache_clear()
+    _axis_matrix.cache_clear()
     for dtype in (torch.float32, torch.float64):
         for _ in range(3):
             pi_resize(random(2, 16, 16, dtype=dtype), (12, 12))
-    assert _kernel_matrix.cache_info().misses == 2
+    assert _axis_matrix.cache_info().misses == 2
 
 
 def test_bfloat16_autocast_leaves_the_resized_kernel_exact() -> None:

@@ -19,6 +19,7 @@ from elastictool.config import RunConfig, TrainConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, Interrupted, UsageError
+from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.settings import load_run_config, read_settings
 from elastictool.training.checkpoint import (
     latest_run,
@@ -279,6 +280,7 @@ def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> 
         ("train.schedule.final_factor=0.5",),
         ("augment.frequency_mask=0",),
         ("augment.time_mask=0",),
+        ("augment.mask_value=zero",),
         ("augment.length_diversity.share=1",),
         ("augment.token_dropout=0.3",),
         ("augment.mixup=0.5",),
@@ -344,6 +346,16 @@ def test_best_is_chosen_by_validation_only(toy_store: PreparedStore, tmp_path: P
     best = load_run(tmp_path / "run", "best")
     assert best.metrics["epoch"] == 1 + int(np.argmax(scores))
     assert best.metrics["top1"] == max(scores)
+
+
+def test_validation_ranks_probabilities_as_eval_does(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    train_run(small("train.epochs=2"), toy_store, tmp_path / "run")
+    run = load_run(tmp_path / "run", "last")
+    result = evaluate_run(run, toy_store, "validation")
+    last = records(tmp_path / "run", "epoch")[-1]
+    assert last["val_map"] == pytest.approx(result.metrics.values["map"], abs=1e-9)
 
 
 def test_without_validation_best_is_last(toy_store: PreparedStore, tmp_path: Path) -> None:

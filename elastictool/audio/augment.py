@@ -41,8 +41,9 @@ def spec_augment(
     Returns:
         (T, F), always a new tensor.
 
-    Source: published trainers (48 bins, 192 frames of 1,024); that the time mask scales with
-        the clip is ours, because a constant one would blank most of a short clip.
+    Source: published trainers (48 bins, 192 frames of 1,024). The time mask scales with the clip
+        as in ElasticAST's loaders of native lengths and of resolutions; the published AST does
+        not scale it with its length.
     """
     num_frames, num_bins = fbank.shape
     bins, frames = draw_masks(num_frames, num_bins, config, rng)
@@ -50,6 +51,11 @@ def spec_augment(
     masked[:, slice(*bins)] = fill
     masked[slice(*frames)] = fill
     return masked
+
+
+def mask_fill(config: AugmentConfig, mean: float, spread: float) -> float:
+    """What masked cells become, in normalised values: the mean, or zero before normalising."""
+    return -mean / spread if config.mask_value == "zero" else 0.0
 
 
 def draw_masks(

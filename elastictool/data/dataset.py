@@ -24,6 +24,7 @@ from elastictool.audio.analysis import Analysis
 from elastictool.audio.augment import (
     Waveform,
     add_noise,
+    mask_fill,
     mix_waveforms,
     roll_frames,
     spec_augment,
@@ -336,7 +337,9 @@ class ClipDataset:
     ) -> Tensor:
         """Masks, noise and roll, in the order of the published code; each draws its own numbers."""
         rng = partial(self._rng, view, epoch)
-        fbank = spec_augment(fbank, config, rng("spec-augment"), fill=0.0)
+        front_end = self.front_end
+        fill = mask_fill(config, front_end.mean, 2 * front_end.std)
+        fbank = spec_augment(fbank, config, rng("spec-augment"), fill)
         if config.noise:
             fbank = add_noise(fbank, config.noise, rng("noise"))
         return roll_frames(fbank, config.roll, rng("roll")) if config.roll else fbank

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.audio.analysis import Analysis, pooled_count
-from elastictool.audio.augment import Span, draw_masks, draw_noise, draw_roll
+from elastictool.audio.augment import Span, draw_masks, draw_noise, draw_roll, mask_fill
 from elastictool.audio.streams import join_clips, stream_fbank
 from elastictool.config import AugmentConfig, PoolKind
 from elastictool.data.collate import PatchSpec, patch_coords
@@ -38,11 +38,15 @@ where they complete a patch."""
 
 @dataclass(frozen=True)
 class Scale:
-    """How log-mel values become a model's input: (x - mean) / spread; ``padding`` is one."""
+    """How log-mel values become a model's input: (x - mean) / spread.
+
+    ``padding`` and ``masked`` are such inputs: of padded frames, and of masked ones.
+    """
 
     mean: float
     spread: float
     padding: float
+    masked: float = 0.0
 
 
 class Sound(NamedTuple):
@@ -97,6 +101,7 @@ class Sound(NamedTuple):
 
     def changed(self, config: AugmentConfig, rng: Callable[[str], np.random.Generator]) -> Sound:
         """With the masks, noise and roll of training: the numbers that the host would draw."""
+        fill = mask_fill(config, self.scale.mean, self.scale.spread)
         rows, num_bins = self.rows.copy(), self.analysis.fbank.num_mel_bins
         bins, blank = draw_masks(len(rows), num_bins, config, rng("spec-augment"))
         rows[slice(*blank)] = BLANK
@@ -107,7 +112,8 @@ class Sound(NamedTuple):
             shift = draw_roll(config.roll, rng("roll"))
             rows = np.roll(rows, shift)
             noise = noise if noise is None else noise.roll(shift, 0)
-        return self._replace(rows=rows, bins=bins, noise=noise)
+        scale = replace(self.scale, masked=fill)
+        return self._replace(rows=rows, bins=bins, noise=noise, scale=scale)
 
 
 def needed_frames(
@@ -150,12 +156,15 @@ class Sheet:
     stride: int
     padding: float
 
-    def patches(self, frames: Tensor, group: PatchGroup) -> Tensor:
-        """(N, P) patches of ``group``, flattened frequency-major, from (T', F) frames."""
+    def patches(self, frames: Tensor, group: PatchGroup, fill: float) -> Tensor:
+        """(N, P) patches of ``group``, flattened frequency-major, from (T', F) frames.
+
+        Masked bins become ``fill``.
+        """
         shown = frames.index_select(0, self.rows)
         numbers = torch.arange(shown.shape[1], dtype=self.bins.dtype, device=shown.device)
         masked = (numbers >= self.bins[:, :1]) & (numbers < self.bins[:, 1:])
-        shown.masked_fill_(masked, 0.0)
+        shown.masked_fill_(masked, fill)
         if self.noise is not None:
             shown.add_(self.noise)
         return self._cut(shown, group)
@@ -208,21 +217,24 @@ class SoundBatch:
     def _frames(self) -> Tensor:
         """(T', F) normalised frames of all clips, and behind them those that show none."""
         config, computed = self.analysis.fbank, len(self.frame_starts)
-        special = [self.scale.padding, 0.0, *(sheet.padding for sheet in self.sheets)]
+        scale = self.scale
+        special = [scale.padding, scale.masked, *(sheet.padding for sheet in self.sheets)]
         frames = self.samples.new_empty((computed + len(special), config.num_mel_bins))
         stream_fbank(self.samples, self.frame_starts, self.places, config, frames[:computed])
         if self.pools is not None:
             pooled = _pooled(frames[:computed], self.pools, self.analysis.kind)
             frames = torch.cat((pooled, frames[computed:]))
-        frames.sub_(self.scale.mean).div_(self.scale.spread)
+        frames.sub_(scale.mean).div_(scale.spread)
         for row, value in zip(frames[-len(special) :], special, strict=True):
             row.fill_(value)
         return frames
 
     def _filled(self, frames: Tensor) -> PackedBatch:
         groups = zip(self.sheets, _owned_groups(self.batch), strict=True)
+        fill = self.scale.masked
         filled = [
-            replace(group, patches=sheet.patches(frames, group)) for sheet, (_, group) in groups
+            replace(group, patches=sheet.patches(frames, group, fill))
+            for sheet, (_, group) in groups
         ]
         own = len(self.batch.patch_groups)
         second = self.batch.companion

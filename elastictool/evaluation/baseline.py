@@ -89,7 +89,7 @@ def _clip_statistics(
 
 
 def _length_features(store: PreparedStore, clips: npt.NDArray[np.int64]) -> Features:
-    """Length, its logarithm and its square: enough for classes that prefer a range."""
+    """Length, its logarithm and the square of that: enough for classes that prefer a range."""
     seconds = store.num_samples[clips] / store.info.sample_rate_hz
     return np.stack((seconds, np.log(seconds), np.log(seconds) ** 2), axis=1)
 

@@ -36,7 +36,8 @@ class AttentionPooling(nn.Module):
         tokens = without_filler(tokens, layout)
         q = self.to_q(self.query).view(self.heads, -1)
         k, v = self.to_kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
-        weights = segment_softmax(self.scale * (q * k).sum(-1), layout)
+        scores = (_wide(q) * k).sum(-1)  # rounded once and not for each of d products
+        weights = segment_softmax(self.scale * scores, layout)
         pooled = segment_sum((weights[:, :, None] * v).flatten(1), layout)
         out: Tensor = self.projection(pooled)
         return out
@@ -80,7 +81,7 @@ def without_filler(stream: Tensor, layout: SegmentLayout) -> Tensor:
 
 def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
     """Softmax of (num_tokens, H) scores over each segment's tokens, in float32 or better."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = _wide(scores)
     segments = without_filler(layout.segment_ids, layout)
     highest = _reduce(scores.detach(), "max", layout).index_select(0, segments)
     powers = (scores - highest).exp()
@@ -89,7 +90,12 @@ def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
 
 def segment_sum(values: Tensor, layout: SegmentLayout) -> Tensor:
     """Sum (num_tokens, D) values into (S, D), in float32 or better."""
-    return _reduce(values.to(torch.promote_types(values.dtype, torch.float32)), "sum", layout)
+    return _reduce(_wide(values), "sum", layout)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 or better."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _reduce(values: Tensor, how: str, layout: SegmentLayout) -> Tensor:

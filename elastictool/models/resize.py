@@ -10,6 +10,9 @@ Three meanings of "resize" are kept apart, as in the published FlexiAST code: PI
 without antialiasing, bilinear resizing of kernels with it (``bl_resize(antialias=False)``
 switches it off), and positions are resized bilinearly with it where the patch size changes.
 
+Positions go through such matrices too, and not through an image: for an image of one column,
+torch's antialiased interpolation gives every row the mean of all.
+
 The matrices follow from two integers. They are computed in float64, kept per dtype and device,
 and belong to no module, so checkpoints do not hold them.
 """
@@ -40,7 +43,7 @@ def resize_kernel(kernel: Tensor, size: Size, how: Resize) -> Tensor:
         return kernel
     wide = torch.promote_types(kernel.dtype, torch.float32)
     frequency, time = (
-        _kernel_matrix(old, new, how, wide, kernel.device)
+        _axis_matrix(old, new, how, wide, kernel.device)
         for old, new in zip(kernel.shape[-2:], size, strict=True)
     )
     with _without_autocast(kernel.device.type):
@@ -84,9 +87,17 @@ def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> 
     """
     if tuple(table.shape[:2]) == tuple(shape):
         return table
-    image = table.permute(2, 0, 1)[None]
-    resized = F.interpolate(image, shape, mode="bilinear", align_corners=False, antialias=antialias)
-    return resized[0].permute(1, 2, 0)
+    bands, columns, width = table.shape
+    wide = torch.promote_types(table.dtype, torch.float32)
+    fitted = table.to(wide)
+    how: Resize = "bl" if antialias else "bl-plain"
+    with _without_autocast(table.device.type):
+        if bands != shape[0]:
+            fitted = _axis_matrix(bands, shape[0], how, wide, table.device) @ fitted.flatten(1)
+            fitted = fitted.view(shape[0], columns, width)
+        if columns != shape[1]:
+            fitted = _axis_matrix(columns, shape[1], how, wide, table.device) @ fitted
+    return fitted.to(table.dtype)
 
 
 def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Tensor:
@@ -97,8 +108,7 @@ def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Te
 def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
     """(new, old) float64: linear interpolation along one axis as a matrix."""
     if old == 1:
-        # One value is spread over all. (An image of one channel and one pixel across is also
-        # where torch's antialiased interpolation is known to return zeros.)
+        # One value is spread over all.
         return torch.ones(new, 1, dtype=torch.float64)
     impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
     answers = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
@@ -113,10 +123,10 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
 
 
 @lru_cache(maxsize=512)
-def _kernel_matrix(
+def _axis_matrix(
     old: int, new: int, how: Resize, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """(new, old): what maps a kernel's axis of ``old`` values to ``new`` values."""
+    """(new, old): what maps an axis of ``old`` values to ``new`` ones."""
     # A tensor made in inference mode could never serve a training step, and this one is kept.
     with torch.inference_mode(False), torch.device("cpu"):
         matrix = interpolation_matrix(old, new, antialias=how == "bl")

@@ -2,7 +2,7 @@
 
 One step handles the k-th clip of every batch, so that Python's cost is paid per clip of a batch
 and not per clip: two million clips are planned in a fraction of a second. The plain functions of
-``planners.py`` say what a planner does; tests hold these forms to the very same rows.
+``planners.py`` say what a planner does; tests hold these forms to rows of the same clips.
 """
 
 from __future__ import annotations

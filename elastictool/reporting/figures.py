@@ -67,6 +67,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "legend.handlelength": 3.2,  # room for two dashes and the marker
     "svg.hashsalt": "elastictool",
     "svg.fonttype": "none",
 }

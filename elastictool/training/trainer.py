@@ -27,7 +27,7 @@ from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.shares import StepShare, step_shares, twice
 from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError
-from elastictool.metrics.classification import classification_metrics
+from elastictool.metrics.classification import class_probabilities, classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -420,7 +420,9 @@ class Trainer:
         losses = clip_losses(
             torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
         )
-        metrics = classification_metrics(scores.logits, scores.targets)
+        # As eval ranks them: the softmax weighs a clip's classes against each other.
+        probabilities = class_probabilities(scores.logits, self.config.train.loss)
+        metrics = classification_metrics(probabilities, scores.targets)
         if self.store.info.multi_label:
             self.thresholds = ChosenThresholds.choose(scores, self.config.train.loss)
         values = {

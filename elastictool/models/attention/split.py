@@ -20,7 +20,9 @@ from elastictool.packing.layout import FILLER, SegmentLayout
 
 MATRIX_PRODUCT_TOKENS = 1_024
 """Up to this length, bfloat16 on a CPU is about twice as fast by plain matrix products as by the
-fused kernel, at the price of the weights' memory. Source: anchors of the issue, measured again."""
+fused kernel, at the price of the weights' memory and of scores that are rounded to bfloat16 before
+the softmax (the fused kernel keeps them in float32): the outputs' error grows with the scores, from
+0.2 to 0.4 % at a deviation of 1, to 2 % at 16."""
 
 
 class Run(NamedTuple):
