@@ -147,7 +147,7 @@ def stream(known: Durations | None, num_clips: int) -> Counts:
         again = num_clips > len(known.seconds)
         drawn = np.random.default_rng(0).choice(known.seconds, num_clips, replace=again)
         durations = Durations(drawn, known.kind, known.label)
-    return TokenRule().tokens(frames_of(durations, 10.0))
+    return TokenRule().tokens(frames_of(durations))
 
 
 def measured(

@@ -221,7 +221,7 @@ def epochs() -> dict[str, Any]:
 
 def sampler_of(clips: int) -> TrainingSampler:
     """A run's sampler over so many clips with EPIC-SOUNDS-like lengths."""
-    frames = np.clip(frames_of(epic_like(clips), FbankConfig().shift_ms), 1, None)
+    frames = np.clip(frames_of(epic_like(clips)), 1, None)
     return TrainingSampler(
         clips=np.arange(clips),
         native_frames=frames,
@@ -254,7 +254,7 @@ def front_end() -> FrontEnd:
 def ranks(epic: Path | None) -> dict[str, Any]:
     """Simulated: how unevenly the tokens of global batches fall on ranks that share them."""
     durations = epic_like(20_000) if epic is None else read_durations(epic)
-    tokens = TokenRule().tokens(frames_of(durations, 10.0))
+    tokens = TokenRule().tokens(frames_of(durations))
     rows: Rows = []
     for per_rank in CLIPS_PER_RANK:
         for count in RANKS:

@@ -162,7 +162,7 @@ def test_all_rejected_is_a_failure_that_can_be_mended_and_repeated(tmp_path: Pat
 
 def test_a_table_of_missing_files_says_which(tmp_path: Path) -> None:
     table = write_table(tmp_path / "clips.csv", [("path", "label"), ("gone.wav", "x")])
-    with pytest.raises(UsageError, match=r"1 files are missing; the first is gone\.wav"):
+    with pytest.raises(UsageError, match=r"missing clips: 1: gone\.wav"):
         prepare("csv", table, tmp_path / "data")
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from elastictool.cli.console import print_table
 from elastictool.cli.data import PICTURES_FOLDER
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.export import export, file_names
 from elastictool.data.inspect import duration_histogram, find_clip
 from elastictool.data.prepare import prepare
-from elastictool.data.store import PreparedStore, shard_name
+from elastictool.data.store import PROGRESS_FOLDER, PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
 from elastictool.errors import UsageError
 from tests.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
@@ -66,7 +67,7 @@ def column(folder: Path, shard: int, name: str) -> list[object]:
 
 
 def test_sound_data_has_no_fault(original: Path) -> None:
-    assert verify(PreparedStore.open(original)) == []
+    assert verify(original)[1] == []
 
 
 def test_clips_that_do_not_fit_their_rows_are_named(place: Path) -> None:
@@ -84,7 +85,7 @@ def test_clips_that_do_not_fit_their_rows_are_named(place: Path) -> None:
     labels[3] = ["bell", "gong"]
     rates[4] = 8_000
     rewrite(folder, 0, audio=audio, num_samples=numbers, labels=labels, sample_rate_hz=rates)
-    faults = {fault.clip: fault.what for fault in verify(PreparedStore.open(folder))}
+    faults = {fault.clip: fault.what for fault in verify(folder)[1]}
     assert set(faults) == {"", *ids}
     for clip, what in zip(
         ids, ("damaged|truncated", "not readable", "its row says", "gong", "8000 Hz"), strict=True
@@ -101,7 +102,7 @@ def test_a_flipped_bit_of_audio_is_found(place: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[content.index(stored) + len(stored) // 2] ^= 4
     shard.write_bytes(bytes(content))
-    assert [fault.clip for fault in verify(PreparedStore.open(folder))] == [str(store.ids[7])]
+    assert [fault.clip for fault in verify(folder)[1]] == [str(store.ids[7])]
 
 
 def test_a_shard_of_another_preparation_is_found(place: Path) -> None:
@@ -113,9 +114,26 @@ def test_a_shard_of_another_preparation_is_found(place: Path) -> None:
     write_table(root / "clips.csv", rows)
     other = prepare("csv", root, place / "elsewhere")
     shutil.copy(other.path / shard_name(1), folder / shard_name(1))
-    assert Fault("", "shard 1 is of another preparation (its fingerprint differs)") in verify(
-        PreparedStore.open(folder)
+    assert (
+        Fault("", "shard 1 is of another preparation (its fingerprint differs)")
+        in verify(folder)[1]
     )
+
+
+def test_a_shard_that_is_gone_or_cut_hides_no_fault_of_the_others(place: Path) -> None:
+    folder = place / "data" / "bells"
+    labels = column(folder, 1, "labels")
+    labels[0] = ["gong"]
+    rewrite(folder, 1, labels=labels)
+    damaged = str(PreparedStore.open(folder).ids[len(column(folder, 0, "id"))])
+    (folder / shard_name(0)).unlink()
+    store, faults = verify(folder)
+    assert len(store) < COUNT
+    assert any(shard_name(0) in fault.what for fault in faults if not fault.clip)
+    assert damaged in [fault.clip for fault in faults]
+    for shard in folder.glob("shard-*.arrow"):
+        shard.write_bytes(shard.read_bytes()[:50])
+    assert len(verify(folder)[0]) == 0
 
 
 def test_counts_that_do_not_add_up_are_found(place: Path) -> None:
@@ -123,12 +141,12 @@ def test_counts_that_do_not_add_up_are_found(place: Path) -> None:
     info = PreparedStore.open(folder).info.to_json()
     info["splits"]["train"] = {"prepared": COUNT - 1, "found": COUNT - 1}
     edit_info(folder, splits=info["splits"])
-    (fault,) = verify(PreparedStore.open(folder))
+    (fault,) = verify(folder)[1]
     assert fault.what == f"split train has {COUNT} clips, dataset.json says {COUNT - 1}"
     twice = column(folder, 0, "id")
     twice[1] = twice[0]
     rewrite(folder, 0, id=twice)
-    assert any("more than once" in fault.what for fault in verify(PreparedStore.open(folder)))
+    assert any("more than once" in fault.what for fault in verify(folder)[1])
 
 
 def test_the_command_exits_with_3_and_lists_the_ids(
@@ -181,6 +199,16 @@ def test_several_labels_and_one_split_survive_the_export(tmp_path: Path) -> None
     assert [after.clip(k).labels for k in range(2)] == [("a",), ("b, c", "a")]
     with pytest.raises(UsageError, match="no clip in split 'tset'"):
         export(before, tmp_path / "none", split="tset")
+
+
+def test_an_export_of_clips_without_labels_writes_nothing(place: Path) -> None:
+    folder = place / "data" / "bells"
+    labels = column(folder, 0, "labels")
+    labels[3] = []
+    rewrite(folder, 0, labels=labels)
+    with pytest.raises(UsageError, match=r"1 clips have no label \(split train\)") as caught:
+        export(PreparedStore.open(folder), place / "files")
+    assert not (place / "files").exists() and "--split" in caught.value.hint
 
 
 def test_an_export_overwrites_nothing(original: Path, tmp_path: Path) -> None:
@@ -239,6 +267,20 @@ def test_a_clip_is_shown_with_its_picture(
     assert (place / "mine.png").read_bytes() == first
     assert run(monkeypatch, "data", "show", "bells", "--clip", "05") == 2
     assert "audio/05.wav" in capsys.readouterr().err
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("song [live][/b].wav", ("[bold]what",), [("[/]",)])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("song [live][/b].wav", "[bold]what", "[/]"))
+
+
+def test_an_unfinished_dataset_is_called_so(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "data" / "half" / PROGRESS_FOLDER).mkdir(parents=True)
+    assert run(monkeypatch, "data", "show", "half") == 2
+    assert "data/half is not finished" in capsys.readouterr().err
 
 
 def test_a_clip_is_shown_without_its_picture_where_nothing_can_be_written(
@@ -310,7 +352,7 @@ def test_lists_of_the_ast_repositories_come_back_as_the_same_clips(tmp_path: Pat
         )
     assert len(rows) == len(back) == len(first)
     (tmp_path / "out").rename(tmp_path / "moved")
-    with pytest.raises(UsageError, match="files are missing"):
+    with pytest.raises(UsageError, match="missing clips: 4"):
         prepare("json", tmp_path / "moved", tmp_path / "data")
 
 

@@ -20,9 +20,9 @@ from elastictool.cli.prep import prep
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.data.plan import limited, plan_shards
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings
+from elastictool.data.shards import PrepSettings
 from elastictool.data.splits import select_clips
-from elastictool.data.store import PreparedStore
+from elastictool.data.store import PROGRESS_FOLDER, PreparedStore
 from elastictool.data.summary import check_rejected
 from elastictool.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.progress import Task

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from elastictool import locks
 from elastictool.cli.console import print_json, print_table, say
@@ -110,6 +112,71 @@ def test_one_per_cent_of_damaged_files_is_told_and_no_more_is_allowed(
     assert [row["path"] for row in read_rejected(tmp_path / "data" / "bells")] == bad
 
 
+def test_splits_and_labels_of_which_nothing_is_left_are_told(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [("path", "label", "split")]
+    for number in range(6):
+        write_audio(tmp_path / f"{number}.wav", 0.1, seed=number)
+        rows.append((f"{number}.wav", "bell" if number < 4 else "gong", "train"))
+    rows.append(("bad.wav", "bell", "test"))
+    for path in ("bad.wav", "4.wav", "5.wav"):
+        (tmp_path / path).write_bytes(b"nothing")
+    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    assert "no clip of these splits could be used: test" in store.info.notes
+    assert "no clip of these labels could be used: gong" in store.info.notes
+
+
+def test_the_same_recording_under_two_names_is_told_and_silence_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "sounds"
+    for split, label, name, seed in (
+        ("train", "bell", "a.wav", 1),
+        ("train", "bell", "b.wav", 2),
+        ("test", "gong", "c.wav", 1),
+        ("test", "bell", "d.wav", 3),
+    ):
+        write_audio(root / split / label / name, 0.2, seed=seed)
+    (root / "test" / "bell" / "e.wav").symlink_to(root / "train" / "bell" / "b.wav")
+    for split in ("train", "test"):
+        soundfile.write(root / split / "bell" / f"{split}.wav", np.zeros(3_200), 16_000)
+    notes = prepare("folder", root, tmp_path / "data").info.notes
+    (alike,) = [note for note in notes if note.startswith("clips that hold the same samples")]
+    assert ": 2, 1 of them under another label (" in alike
+    (apart,) = [note for note in notes if "several splits or folds 2 times" in note]
+    assert "test/bell/e.wav = train/bell/b.wav" in apart
+
+
+def test_a_disk_that_fills_up_under_a_long_clip_rejects_no_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libsndfile writes through a callback, which must not raise."""
+
+    class Full(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+        def write(self, data: Any) -> int:
+            if self.tell() > 4_096:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    write_audio(tmp_path / "sounds" / "bell" / "a.wav", 2.0)
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Full)
+    with pytest.raises(WriteError, match="No space left") as caught:
+        prepare("folder", tmp_path / "sounds", tmp_path / "data")
+    assert "disk is full" in caught.value.hint
+
+
+@pytest.mark.parametrize("scale", [10_000.0, 300.0])
+def test_integers_stored_as_floats_are_refused_and_loud_floats_are_clipped(
+    scale: float, tmp_path: Path
+) -> None:
+    for name, peak in (("loud", 3.0), ("integers", scale)):
+        place = tmp_path / "sounds" / "bell" / f"{name}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        samples = peak * np.sin(np.arange(3_200) / 5)
+        soundfile.write(place, samples, 16_000, subtype="FLOAT")
+    store = prepare("folder", tmp_path / "sounds", tmp_path / "data")
+    assert store.ids.tolist() == ["bell/loud.wav"]
+    (rejected,) = read_rejected(store.path)
+    assert "divide them by 32,768" in rejected["reason"]
+
+
 @pytest.mark.parametrize(
     ("options", "complains"), [({}, True), ({"max_rejected": 0.1}, False), ({"limit": 10}, False)]
 )
@@ -121,7 +188,7 @@ def test_a_missing_file_of_a_list_counts_as_a_damaged_one_and_is_named(
     complaint = pytest.raises(RejectedItemsError, match=r"1 of 20 clips .* missing \(5\.0%")
     with complaint if complains else contextlib.nullcontext():
         prep(dataset="csv", root=root, out=tmp_path / "data", workers=1, **options)
-    assert "1 files are missing: audio/07.wav" in capsys.readouterr().err.replace("\n", " ")
+    assert "missing clips: 1: audio/07.wav" in capsys.readouterr().err.replace("\n", " ")
 
 
 # Places that cannot be written

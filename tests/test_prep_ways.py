@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +24,9 @@ from elastictool.corpora.base import CorpusOptions
 from elastictool.data import cluster, workforce
 from elastictool.data.parts import Part
 from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_part
-from elastictool.data.shards import PrepSettings, ShardTask
+from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
 from elastictool.data.store import PreparedStore
-from elastictool.data.verify import verify
+from elastictool.data.verify import find_faults
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.progress import Task
 from tests.children import Child
@@ -183,7 +186,7 @@ def test_drawn_clips_are_measured_alike_by_any_way_and_tell_so(raw: Path, tmp_pa
     assert any("30 drawn clips" in note for note in some.info.notes)
     (mean, std), (exact_mean, exact_std) = some.info.fbank_stats(), exact.info.fbank_stats()
     assert abs(mean - exact_mean) < 0.5 * exact_std and 0.7 < std / exact_std < 1.4
-    assert verify(some) == []
+    assert find_faults(some) == []
     assert [some.clip(i) for i in range(CLIPS)] == [exact.clip(i) for i in range(CLIPS)]
     other = plan("csv", raw, tmp_path, settings=settings, options=CorpusOptions(seed=1))
     assert other.fingerprint != planned.fingerprint
@@ -195,6 +198,8 @@ def test_only_training_clips_are_drawn_and_all_of_them_are_exact(tmp_path: Path)
     exact = prepare("csv", listing, tmp_path, name="exact")
     assert {sums.split for sums in some.info.fbank_sums} == {"train"}
     assert some.info.fbank_stats() == exact.info.fbank_stats(lambda split, fold: split == "train")
+    count = int((exact.splits == "train").sum())
+    assert f"mean and deviation are of {count} drawn clips (--stats-clips)" in some.info.notes
 
 
 def test_silence_is_found_in_clips_that_are_not_measured(tmp_path: Path) -> None:
@@ -205,6 +210,28 @@ def test_silence_is_found_in_clips_that_are_not_measured(tmp_path: Path) -> None
     store = prepare("csv", root, tmp_path / "data", settings=settings)
     assert store.info.splits["train"].silent == 20
     assert sum(sums.frames for sums in store.info.fbank_sums) == 3 * 8
+
+
+# Who writes
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "own"), [(0, 0.5, 30), (0, 2.0, 1), (1, 9.0, 30), (2, 0.1, 0)]
+)
+def test_worker_processes_are_started_where_they_pay_or_are_asked_for(
+    workers: int, seconds: float, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def write(task: Any) -> ShardReport:
+        clock[0] += seconds
+        return ShardReport("")
+
+    monkeypatch.setattr(workforce, "write_shard", write)
+    monkeypatch.setattr(workforce.time, "monotonic", lambda: clock[0])
+    waiting = deque(SimpleNamespace(index=index) for index in range(30))
+    assert len(list(workforce._here(waiting, workers))) == own
+    assert len(waiting) == 30 - own
 
 
 # A cluster

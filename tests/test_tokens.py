@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,7 @@ from elastictool.packing.planners import lower_bound, processed_tokens
 from elastictool.packing.stream import batch_rows, known_planners
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting import token_table
+from elastictool.settings import frontend_config
 
 streams = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -139,7 +141,7 @@ def test_frames_on_arrays_equal_the_filterbank_s(
 
 
 def test_frames_of_durations() -> None:
-    assert frames_of(_durations(0.01, 0.025, 1.0, 10.0), 10.0).tolist() == [0, 1, 98, 998]
+    assert frames_of(_durations(0.01, 0.025, 1.0, 10.0)).tolist() == [0, 1, 98, 998]
 
 
 def test_a_report_counts_one_epoch_in_a_seeded_order() -> None:
@@ -248,7 +250,7 @@ def test_durations_are_read_from_annotations(tmp_path: Path) -> None:
     assert read_durations(_csv(tmp_path, text)).seconds.tolist() == [1.75, 3600.0]
 
 
-@pytest.mark.parametrize("value", ["x", "", "-1", "0", "nan", "inf", "1;5"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "0", "nan", "inf", "1;5", "2,5"])
 def test_a_duration_that_is_none_is_named_with_its_line(tmp_path: Path, value: str) -> None:
     with pytest.raises(UsageError, match=r"clips\.csv, line 4"):
         read_durations(_csv(tmp_path, f"id,seconds\n0,1\n\n1,{value}\n2,3\n"))
@@ -287,14 +289,18 @@ def test_a_missing_or_binary_file_is_a_usage_error(tmp_path: Path) -> None:
         read_durations(tmp_path / "audio.wav")
 
 
-def _store(num_samples: list[int], splits: list[str]) -> Any:
+def _store(num_samples: list[int], splits: list[str], fbank: FbankConfig | None = None) -> Any:
+    fbank = fbank or FbankConfig(sample_rate_hz=8_000)
+
     class Store(SimpleNamespace):
         def __len__(self) -> int:
             return len(num_samples)
 
     return Store(
         path=Path("data/toy"),
-        info=SimpleNamespace(name="toy", sample_rate_hz=8_000),
+        info=SimpleNamespace(
+            name="toy", sample_rate_hz=fbank.sample_rate_hz, fbank_config=asdict(fbank)
+        ),
         num_samples=np.array(num_samples, dtype=np.int64),
         splits=np.array(splits, dtype=np.str_),
     )
@@ -304,10 +310,33 @@ def test_prepared_data_give_exact_frames_of_one_split_or_all() -> None:
     store = _store([8_000, 12_345, 80_000], ["train", "train", "test"])
     config = FbankConfig(sample_rate_hz=8_000)
     whole = prepared_durations(store)
-    assert frames_of(whole, 10.0).tolist() == [
+    assert frames_of(whole).tolist() == [
         config.num_frames(number) for number in (8_000, 12_345, 80_000)
     ]
     assert prepared_durations(store, "test").seconds.tolist() == [10.0]
+
+
+def test_prepared_data_are_counted_by_their_own_front_end_unless_told() -> None:
+    epic = frontend_config("epic-librosa")
+    whole = prepared_durations(_store([24_000, 240_000], ["train", "train"], epic))
+    assert frames_of(whole).tolist() == [epic.num_frames(24_000), epic.num_frames(240_000)]
+    own, told = (
+        count_tokens(whole, TokenSettings(planners=[FLAT], shift_ms=shift)) for shift in (None, 10)
+    )
+    assert (own.shift_ms, told.shift_ms) == (5.0, 10.0)
+    assert own.uses[-1].native_tokens > told.uses[-1].native_tokens
+
+
+def test_clips_without_a_frame_and_clips_longer_than_a_row_are_told() -> None:
+    report = count_tokens(
+        _durations(0.001, 1.0, 10.0), TokenSettings(planners=["first-come"], capacity=100)
+    )
+    assert (report.clips, report.too_short, report.longer_than_row) == (2, 1, 1)
+    assert report.uses[-1].native_tokens == 8 * (7 + 63)
+    said = "\n".join(token_table.notes(report))
+    assert "one frame, not counted: 1" in said and "more tokens than a row: 1;" in said
+    with pytest.raises(UsageError, match="no clip is long enough"):
+        count_tokens(_durations(0.001), TokenSettings())
 
 
 def test_a_split_without_clips_is_a_usage_error_that_lists_the_splits() -> None:

@@ -416,7 +416,10 @@ def test_resume_refuses_other_data(toy_store: PreparedStore, tmp_path: Path) -> 
     train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
     other = dataclasses.replace(toy_store.info, fingerprint="other")
     with pytest.raises(CheckpointError, match="other data"):
-        resume_run(tmp_path / "run", PreparedStore(toy_store.path, other, toy_store._table))
+        resume_run(
+            tmp_path / "run",
+            PreparedStore(toy_store.path, other, {toy_store.path: toy_store._table}),
+        )
 
 
 def test_resume_with_other_settings_is_refused_and_with_its_own_goes_on(

@@ -314,7 +314,7 @@ TINY = ("length.max_frames=128", "train.epochs=1", "packing.batch_clips=6", "tra
 
 def relabelled(store: PreparedStore, names: list[str]) -> PreparedStore:
     info = dataclasses.replace(store.info, label_names=type(store.info.label_names)(names))
-    return PreparedStore(store.path, info, store._table)
+    return PreparedStore(store.path, info, {store.path: store._table})
 
 
 @pytest.fixture(scope="module")

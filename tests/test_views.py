@@ -198,7 +198,7 @@ def labelled_store(like: PreparedStore, labels: Sequence[Sequence[str]]) -> Prep
         ),
     }
     info = dataclasses.replace(like.info, label_names=names, num_clips=len(labels))
-    return PreparedStore(like.path, info, pa.table(columns))
+    return PreparedStore(like.path, info, {like.path: pa.table(columns)})
 
 
 def skewed_labels() -> list[list[str]]:

@@ -60,6 +60,8 @@ RESAMPLER = f"soxr {_QUALITY}"
 """Library and quality that ``resample`` uses; recorded with prepared data."""
 
 _FULL_SCALE = 32_768.0
+_LOUDEST = 256.0
+"""Floats beyond so many times full scale are integers that somebody stored as floats."""
 _AT_ONCE = 1 << 18
 _LIBSNDFILE, _AV = "libsndfile", "av"
 
@@ -175,12 +177,20 @@ def resample_blocks(
         from_hz: Their rate.
         to_hz: The wanted rate.
         over: Told the largest absolute value of each block that was clipped.
+
+    Raises:
+        AudioError: Values so far beyond full scale are no audio in -1..1.
     """
     for block in _resampled(blocks, from_hz, to_hz):
         peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
         if peak <= 1.0:
             yield block
             continue
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"holds floats of up to {peak:,.0f}, where full scale is 1: divide them by 32,768 "
+                "if they are 16-bit integers"
+            )
         over(peak)
         yield np.clip(block, -1.0, np.float32(1 - 1 / _FULL_SCALE))
 

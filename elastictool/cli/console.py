@@ -59,9 +59,11 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1
 ) -> None:
     """A table on stdout; numbers are to be formatted by the caller, ``left`` columns are text."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(readable(title)), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(
+            escape(column), justify="left" if index < left else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape(readable(str(cell))) for cell in row))
     stdout.print(table)

@@ -86,11 +86,13 @@ def verify(name: Name = "", json_output: Json = False) -> None:
 
     Example: elastictool data verify fsdd-digit
     """
+    from elastictool.data.locate import locate_dataset
     from elastictool.data.verify import verify as find_faults
     from elastictool.errors import RejectedItemsError
 
-    store = _open(name)
-    faults = find_faults(store, progress())
+    path = locate_dataset(name)
+    say(f"dataset {path}")
+    store, faults = find_faults(path, progress())
     ids = list(dict.fromkeys(fault.clip for fault in faults if fault.clip))
     if json_output:
         print_json(

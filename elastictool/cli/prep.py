@@ -152,7 +152,7 @@ def prep(
         int,
         typer.Option(
             min=0,
-            help="Processes (0: one per core). Any number, same bytes.",
+            help="Processes (0: one per core where that pays). Any number, same bytes.",
             rich_help_panel=WORK,
         ),
     ] = 0,

@@ -52,7 +52,10 @@ def tokens(
     max_frames: Annotated[int, typer.Option(min=1, help="Cap on a clip's frames.")] = 3072,
     edge: Annotated[str, typer.Option(help="Incomplete last patch: pad or drop.")] = "pad",
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch (bins and frames).")] = 16,
-    shift_ms: Annotated[float, typer.Option(help="Time between frames in ms.")] = 10.0,
+    shift_ms: Annotated[
+        float | None,
+        typer.Option(help="Time between frames in ms; default: the prepared data's own, or 10."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the clips.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tokens.csv, tokens.png and tokens.svg.")

@@ -83,6 +83,14 @@ def doubtful_labels(listing: Listing) -> list[str]:
     return remarks
 
 
+def missing_files(listing: Listing) -> str:
+    """What is not there: clips, and where they are slices, of how many files."""
+    files = dict.fromkeys(clip.path for clip in listing.missing)
+    clips = len(listing.missing)
+    of = f" of {len(files)} files" if len(files) != clips else ""
+    return f"missing clips: {clips}{of}: {some_of(files)}"
+
+
 def some_of(names: Iterable[str]) -> str:
     """The first few different ones."""
     distinct = list(dict.fromkeys(names))

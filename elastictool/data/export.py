@@ -59,6 +59,7 @@ def export(
     _check_target(out)
     _check_labels(store)
     chosen = _chosen(store, split)
+    _check_labelled(store, chosen)
     names = file_names([str(store.ids[index]) for index in chosen], encoding)
     rows = []
     with progress.task("export", len(chosen)) as bar:
@@ -66,7 +67,7 @@ def export(
             path = PurePosixPath(AUDIO_FOLDER) / name
             with atomic_path(out / path) as temporary:
                 temporary.write_bytes(_content(store, index, encoding))
-            rows.append(_row(_labelled(store.clip(index)), str(path)))
+            rows.append(_row(store.clip(index), str(path)))
             bar.advance()
     write_text(out / LABELS_NAME, "".join(f"{label}\n" for label in store.info.label_names))
     _write_table(out / TABLE_NAME, rows)
@@ -137,13 +138,16 @@ def _check_labels(store: PreparedStore) -> None:
             )
 
 
-def _labelled(clip: Clip) -> Clip:
-    if not clip.labels:
+def _check_labelled(store: PreparedStore, chosen: Sequence[int]) -> None:
+    """Every row of the table has a label; asked before the first file is written."""
+    bare = sorted(set(chosen) - set(store.label_pairs()[0].tolist()))
+    if bare:
+        splits = ", ".join(sorted(set(store.splits[bare].tolist())))
         raise UsageError(
-            f"clip {clip.id!r} has no label, and the table wants one for each clip",
+            f"{len(bare)} clips have no label (split {splits}), and the table wants one for each: "
+            f"the first is {str(store.ids[bare[0]])!r}",
             "export another --split",
         )
-    return clip
 
 
 def _chosen(store: PreparedStore, split: str) -> list[int]:

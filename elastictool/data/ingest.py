@@ -7,14 +7,17 @@ Clips of one block, and that is nearly all, pass through the same code in one pi
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import mmap
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -32,7 +35,7 @@ from elastictool.audio.fbank import fbank
 from elastictool.audio.reader import place_of
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
-from elastictool.errors import AudioError
+from elastictool.errors import AudioError, write_error
 
 IN_MEMORY_BYTES = 8 << 20
 """Encoded clips up to this size stay in memory."""
@@ -83,6 +86,7 @@ class StoredAudio:
         sum: Sum of their log-mel values.
         sum_of_squares: Sum of the squares of them.
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
+        digest: Hash of the stored samples, 64 bits: equal for recordings that sound exactly alike.
     """
 
     content: bytes | mmap.mmap
@@ -93,6 +97,7 @@ class StoredAudio:
     sum: float
     sum_of_squares: float
     clipped_peak: float = 0.0
+    digest: int = 0
 
 
 def ingest(
@@ -118,10 +123,10 @@ def ingest(
 
     Raises:
         AudioError: It cannot be used.
+        WriteError: ``scratch`` has no room for it.
     """
     rate_hz = settings.fbank.sample_rate_hz
-    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(scratch)) as spool:
-        file = cast(BinaryIO, spool)
+    with _spooled(scratch) as file:
         measure = _Measured(settings.fbank, measured)
         with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks):
             counted = _Counted(_kept(blocks, source_rate_hz, settings))
@@ -143,6 +148,7 @@ def ingest(
             measure.sum,
             measure.sum_of_squares,
             max(peaks, default=0.0),
+            measure.digest,
         )
 
 
@@ -253,12 +259,55 @@ def _content(file: BinaryIO) -> bytes | mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+class _Spool(io.BufferedIOBase):
+    """What libsndfile writes to; it calls from C, where an exception would be printed and lost."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.fault = self.fault or error
+            return 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._file.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+
+@contextmanager
+def _spooled(folder: Path) -> Iterator[BinaryIO]:
+    """An empty file in memory, in ``folder`` once it is large.
+
+    Raises:
+        WriteError: The disk is full; whatever libsndfile made of that.
+    """
+    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(folder)) as file:
+        spool = _Spool(cast(BinaryIO, file))
+        try:
+            yield cast(BinaryIO, spool)
+        finally:
+            if spool.fault:
+                raise write_error(folder, spool.fault) from spool.fault
+
+
 class _Measured:
-    """Filterbank sums of a waveform that comes in blocks, in float64.
+    """Filterbank sums of a waveform that comes in blocks, in float64, and its hash.
 
     Frames of one piece do not see where it was cut: a frame needs its own samples only, because
     the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own, and
-    pieces overlap where a frame reaches back. Without ``wanted`` only silence is looked for.
+    pieces overlap where a frame reaches back. Without ``wanted`` frames are not measured.
     """
 
     def __init__(self, config: FbankConfig, wanted: bool = True) -> None:
@@ -266,12 +315,14 @@ class _Measured:
         self._waiting = np.empty(0, dtype=np.float32)
         self._known = 0
         self.silent = True
+        self._hash = hashlib.blake2b(digest_size=8)
         self.frames = 0
         self.sum = self.sum_of_squares = 0.0
 
     def add(self, integers: Integers) -> None:
         """Take the next block; whole pieces are measured, the rest waits."""
         self.silent = self.silent and not integers.any()
+        self._hash.update(integers.data)
         if not self._wanted:
             return
         block = waveform_of(integers)
@@ -282,6 +333,11 @@ class _Measured:
             cut = self._known + _FRAMES_AT_ONCE - config.context_frames
             waiting, self._known = waiting[config.frame_place(cut) :], config.context_frames
         self._waiting = waiting
+
+    @property
+    def digest(self) -> int:
+        """Hash of all samples."""
+        return int.from_bytes(self._hash.digest(), "big")
 
     def finish(self) -> None:
         """Measure what waits."""

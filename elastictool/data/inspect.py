@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from elastictool.data.shards import PROGRESS_FOLDER
-from elastictool.data.store import DATA_ROOT, INFO_NAME, PreparedStore
+from elastictool.data.store import DATA_ROOT, INFO_NAME, PROGRESS_FOLDER, PreparedStore
 from elastictool.data.summary import REJECTED_NAME
 from elastictool.errors import ElasticToolError, UsageError
 

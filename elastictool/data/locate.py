@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elastictool.data.store import DATA_ROOT, INFO_NAME, latest_dataset
+from elastictool.data.store import DATA_ROOT, INFO_NAME, PROGRESS_FOLDER, latest_dataset
 from elastictool.errors import UsageError
 
 
@@ -19,6 +19,11 @@ def locate_dataset(text: str) -> Path:
     for path in (Path(text), DATA_ROOT / text):
         if (path / INFO_NAME).is_file():
             return path
+    for path in (Path(text), DATA_ROOT / text):
+        if (path / PROGRESS_FOLDER).is_dir():
+            raise UsageError(
+                f"{path} is not finished", "the same elastictool prep as before continues there"
+            )
     known = sorted(info.parent.name for info in DATA_ROOT.glob(f"*/{INFO_NAME}"))
     raise UsageError(
         f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}",

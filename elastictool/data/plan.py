@@ -17,6 +17,7 @@ from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Corpus, Listing, SourceClip
+from elastictool.corpora.remarks import missing_files
 from elastictool.data.shards import PrepSettings, ShardTask
 from elastictool.data.store import FORMAT
 from elastictool.errors import UsageError
@@ -119,11 +120,8 @@ def check_listing(corpus: Corpus, listing: Listing) -> None:
         ValueError: The corpus has a fault of its own.
     """
     if not listing.clips:
-        first = f"; the first is {listing.missing[0].path}" if listing.missing else ""
-        raise UsageError(
-            f"no clips found under {listing.root}: {len(listing.missing)} files are missing{first}",
-            corpus.describe(),
-        )
+        missing = f": {missing_files(listing)}" if listing.missing else ""
+        raise UsageError(f"no clips found under {listing.root}{missing}", corpus.describe())
     if len({clip.id for clip in listing.clips}) != len(listing.clips):
         raise ValueError(f"corpus {corpus.name} lists two clips under one id")
     if not {label for clip in listing.clips for label in clip.labels} <= set(listing.label_names):

@@ -28,8 +28,8 @@ from elastictool.data.plan import (
     measured_clips,
     plan_shards,
 )
-from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport, ShardTask
-from elastictool.data.store import DATA_ROOT, INFO_NAME, DatasetInfo, PreparedStore
+from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
+from elastictool.data.store import DATA_ROOT, INFO_NAME, PROGRESS_FOLDER, DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
 from elastictool.data.workforce import Workforce, write_shards
 from elastictool.errors import UsageError, WriteError, write_error

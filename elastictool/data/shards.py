@@ -27,12 +27,11 @@ from elastictool.corpora.base import CORPORA, SourceClip
 from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
-from elastictool.data.store import shard_name, shard_schema
+from elastictool.data.store import PROGRESS_FOLDER, shard_name, shard_schema
 from elastictool.errors import AudioError
 from elastictool.files import atomic_path, readable, write_json
 from elastictool.stopping import end_with_parent, leave_to_parent
 
-PROGRESS_FOLDER = "unfinished"
 _BATCH_BYTES = 32 << 20
 
 
@@ -83,6 +82,7 @@ class ShardReport:
         misnamed: Format of each file whose name promises another.
         clipped: Clips per split that went beyond full scale.
         loudest: Of them, the id of the one that went furthest, and its largest sample.
+        digests: Hash of each row's samples; 0 for digital silence.
     """
 
     fingerprint: str
@@ -96,6 +96,7 @@ class ShardReport:
     misnamed: dict[str, str] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
+    digests: list[int] = field(default_factory=list)
 
 
 def finished(task: ShardTask) -> ShardReport | None:
@@ -246,6 +247,7 @@ def _count(
 ) -> None:
     """Add one clip to the counts and to the filterbank sums."""
     report.rows += 1
+    report.digests.append(0 if audio.silent else audio.digest)
     _add_one(report.prepared, clip.split)
     _add_one(report.source_rates, str(audio.source_rate_hz))
     if audio.silent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,8 @@ DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""
 
 INFO_NAME = "dataset.json"
+PROGRESS_FOLDER = "unfinished"
+"""In the folder of a dataset while it is being prepared."""
 _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 
@@ -233,12 +235,19 @@ class DatasetInfo:
 
 
 class PreparedStore:
-    """A prepared dataset, opened for reading. Picklable: a copy opens its own memory maps."""
+    """A prepared dataset, opened for reading. Picklable: a copy opens its own memory maps.
 
-    def __init__(self, path: Path, info: DatasetInfo, table: pa.Table) -> None:
+    Args:
+        path: Its folder.
+        info: Its ``dataset.json``.
+        shards: The rows of each shard file, in order.
+    """
+
+    def __init__(self, path: Path, info: DatasetInfo, shards: Mapping[Path, pa.Table]) -> None:
         self.path = path
         self.info = info
-        self._table = table
+        self._shards = {shard: len(table) for shard, table in shards.items()}
+        self._table = table = pa.concat_tables(shards.values() or [shard_schema(0).empty_table()])
         self._audio = table.column("audio")
         self._class_of = {label: index for index, label in enumerate(info.label_names)}
 
@@ -250,21 +259,31 @@ class PreparedStore:
             UsageError: It is not a prepared dataset.
             ElasticToolError: It is one, but damaged.
         """
-        if not (path / INFO_NAME).is_file():
-            raise UsageError(
-                f"{path} is not a prepared dataset (no {INFO_NAME})",
-                "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
-            )
-        info = DatasetInfo.read(path / INFO_NAME)
-        table = pa.concat_tables(
-            [_map_shard(path / shard_name(index)) for index in range(info.num_shards)]
-        )
-        if len(table) != info.num_clips:
+        info = _read_info(path)
+        shards = [path / shard_name(index) for index in range(info.num_shards)]
+        store = cls(path, info, {shard: _map_shard(shard) for shard in shards})
+        if len(store) != info.num_clips:
             raise ElasticToolError(
-                f"{path} holds {len(table)} clips, its {INFO_NAME} says {info.num_clips}",
+                f"{path} holds {len(store)} clips, its {INFO_NAME} says {info.num_clips}",
                 "prepare the data again with --overwrite",
             )
-        return cls(path, info, table)
+        return store
+
+    @classmethod
+    def open_what_is_left(cls, path: Path) -> tuple[PreparedStore, list[str]]:
+        """The clips of all shards that can be read, and what is wrong with the others.
+
+        Raises:
+            UsageError: It is not a prepared dataset.
+            ElasticToolError: Its ``dataset.json`` is damaged.
+        """
+        info, left, faults = _read_info(path), {}, []
+        for shard in (path / shard_name(index) for index in range(info.num_shards)):
+            try:
+                left[shard] = _map_shard(shard)
+            except ElasticToolError as error:
+                faults.append(error.message)
+        return cls(path, info, left), faults
 
     def __len__(self) -> int:
         return len(self._table)
@@ -354,11 +373,10 @@ class PreparedStore:
         return waveform
 
     def _damaged(self, index: int, what: str) -> DamagedDataError:
-        rows, shard = index, 0
-        while rows >= (count := len(_map_shard(self.path / shard_name(shard)))):
-            rows, shard = rows - count, shard + 1
+        ends = np.cumsum(list(self._shards.values()))
+        shard = list(self._shards)[int(np.searchsorted(ends, index, side="right"))]
         return DamagedDataError(
-            f"clip {self.ids[index]!r} in {self.path / shard_name(shard)} is damaged: {what}",
+            f"clip {str(self.ids[index])!r} in {shard} is damaged: {what}",
             f"prep had read it without a fault, so look at the disk; then {self._prepare_again}",
         )
 
@@ -374,8 +392,8 @@ class PreparedStore:
         """Fingerprint of the preparation that wrote each shard; empty where it is not recorded."""
         key = _FINGERPRINT_KEY.encode()
         return [
-            (_map_shard(self.path / shard_name(index)).schema.metadata or {}).get(key, b"").decode()
-            for index in range(self.info.num_shards)
+            (_map_shard(shard).schema.metadata or {}).get(key, b"").decode()
+            for shard in self._shards
         ]
 
     def structural_fault(self) -> str:
@@ -397,6 +415,15 @@ class PreparedStore:
 
     def _texts(self, name: str) -> NDArray[np.str_]:
         return np.array(self._table.column(name).to_pylist(), dtype=np.str_)
+
+
+def _read_info(path: Path) -> DatasetInfo:
+    if not (path / INFO_NAME).is_file():
+        raise UsageError(
+            f"{path} is not a prepared dataset (no {INFO_NAME})",
+            "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
+        )
+    return DatasetInfo.read(path / INFO_NAME)
 
 
 def _map_shard(path: Path) -> pa.Table:

@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from elastictool.audio.decode import RESAMPLER
-from elastictool.corpora.base import Corpus, Listing
-from elastictool.corpora.remarks import some_of
-from elastictool.data.shards import PROGRESS_FOLDER, PrepSettings, ShardReport
-from elastictool.data.store import INFO_NAME, DatasetInfo, FbankSums, SplitCounts
+from elastictool.corpora.base import Corpus, Listing, SourceClip
+from elastictool.corpora.remarks import missing_files, some_of
+from elastictool.data.plan import measured_clips
+from elastictool.data.shards import PrepSettings, ShardReport
+from elastictool.data.store import INFO_NAME, PROGRESS_FOLDER, DatasetInfo, FbankSums, SplitCounts
 from elastictool.errors import ElasticToolError, RejectedItemsError
 from elastictool.files import atomic_path, readable, remove_temporaries, write_json
 
@@ -64,7 +67,7 @@ def finish(
         notes=[
             *(*listing.notes, *listing.remarks),
             *(*_notes(listing, settings), *_misnamed(reports), *_clipped(reports)),
-            *_lost(listing, reports),
+            *(*_alike(listing, reports), *_emptied(listing, reports), *_lost(listing, reports)),
         ],
         stats_clips=settings.stats_clips,
     )
@@ -85,7 +88,8 @@ def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
     if settings.max_seconds:
         yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
     if settings.stats_clips:
-        yield f"mean and deviation are of {settings.stats_clips} drawn clips (--stats-clips)"
+        count = len(measured_clips(listing.clips, settings, 0) or ())
+        yield f"mean and deviation are of {count} drawn clips (--stats-clips)"
     groups = _spread((clip.group, (clip.split, clip.fold)) for clip in listing.clips)
     if groups:
         yield (
@@ -175,11 +179,57 @@ def _clipped(reports: Sequence[ShardReport]) -> list[str]:
     ]
 
 
+def _stored(listing: Listing, reports: Sequence[ShardReport]) -> list[SourceClip]:
+    """The clips that were stored, in the order of their rows."""
+    rejected = {row[0] for report in reports for row in report.rejected}
+    return [clip for clip in listing.clips if clip.id not in rejected]
+
+
+def _alike(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Notes on recordings that hold the same samples under several names, if there are any."""
+    clips = _stored(listing, reports)
+    digests = np.array([digest for report in reports for digest in report.digests], dtype=np.uint64)
+    if len(digests) != len(clips):  # shards that an older version had finished
+        return
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    first = first[which]
+    repeats = np.flatnonzero((first != np.arange(len(clips))) & (digests != 0))
+    pairs = [(clips[int(first[index])], clips[int(index)]) for index in repeats]
+    if not pairs:
+        return
+    labels = sum(set(one.labels) != set(other.labels) for one, other in pairs)
+    differ = f", {labels} of them under another label" if labels else ""
+    yield f"clips that hold the same samples as another: {len(pairs)}{differ} ({_pairs(pairs)})"
+    apart = [(a, b) for a, b in pairs if (a.split, a.fold) != (b.split, b.fold)]
+    if apart:
+        yield (
+            f"the same samples lie in several splits or folds {len(apart)} times, so scores may be "
+            f"flattered: {_pairs(apart)}"
+        )
+
+
+def _pairs(pairs: Sequence[tuple[SourceClip, SourceClip]]) -> str:
+    return readable(some_of(f"{one.id} = {other.id}" for one, other in pairs))
+
+
+def _emptied(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Notes on splits and labels of which no clip could be used, if there are any."""
+    stored = _stored(listing, reports)
+    if len(stored) == len(listing.clips):
+        return
+    splits = {clip.split for clip in listing.clips} - {clip.split for clip in stored}
+    if splits:
+        yield f"no clip of these splits could be used: {', '.join(sorted(splits))}"
+    left = {label for clip in stored for label in clip.labels}
+    labels = sorted({label for clip in listing.clips for label in clip.labels} - left)
+    if labels:
+        yield f"no clip of these labels could be used: {some_of(labels)}"
+
+
 def _lost(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
     """Notes that name the first clips that are not there or cannot be used, if there are any."""
-    gone = [clip.path for clip in listing.missing]
-    if gone:
-        yield f"{len(gone)} files are missing: {some_of(gone)}"
+    if listing.missing:
+        yield missing_files(listing)
     rejected = [f"{row[1]} ({row[2]})" for report in reports for row in report.rejected]
     if rejected:
         yield f"{len(rejected)} clips were rejected: {some_of(rejected)}"

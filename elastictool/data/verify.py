@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -33,8 +34,19 @@ class Fault:
     what: str
 
 
-def verify(store: PreparedStore, progress: Progress = SILENT) -> list[Fault]:
-    """All faults of a dataset; an empty list means that it is sound.
+def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list[Fault]]:
+    """The dataset in the folder ``path``, or what is left of it, and all its faults.
+
+    Raises:
+        UsageError: It is not a prepared dataset.
+        ElasticToolError: Its ``dataset.json`` is damaged.
+    """
+    store, unreadable = PreparedStore.open_what_is_left(path)
+    return store, [*(Fault("", what) for what in unreadable), *find_faults(store, progress)]
+
+
+def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault]:
+    """All faults of an open dataset; an empty list means that it is sound.
 
     Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
     labels are the dataset's. Of the whole: shards belong to this preparation (fingerprint), ids

@@ -8,6 +8,8 @@ there are, or how many of them die.
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +25,17 @@ from elastictool.errors import ElasticToolError, Interrupted, WriteError
 from elastictool.progress import Progress
 from elastictool.stopping import Stopped, StopRequest
 
+WORTH_WORKERS_S = 20.0
+"""Work from which worker processes pay; they take seconds to start, each with its own torch."""
+
 
 @dataclass(frozen=True)
 class Workforce:
     """Who writes the shards.
 
     Attributes:
-        workers: Processes here; 0 is one per core, 1 works in this process.
+        workers: Processes here, 1 works in this process; 0 begins in this process and goes on with
+            one per core where that saves time.
         scheduler: Address of a Dask scheduler (tcp://host:8786) whose workers do it instead.
     """
 
@@ -81,16 +87,34 @@ def _run(
     if workforce.scheduler and tasks:
         yield from write_on_cluster(tasks, workforce.scheduler)
         return
-    if workforce.workers == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield task.index, write_shard(task)
-        return
+    waiting = deque(tasks)
+    yield from _here(waiting, workforce.workers)
+    if waiting:
+        yield from _in_workers(waiting, workforce.workers, stop)
+
+
+def _here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
+    """Write shards in this process as long as ``workers`` do not promise to be faster."""
+    started, done = time.monotonic(), 0
+    while waiting:
+        left_s = (time.monotonic() - started) / done * len(waiting) if done else 0.0
+        if len(waiting) > 1 and (workers > 1 or (not workers and left_s > WORTH_WORKERS_S)):
+            return
+        task = waiting.popleft()
+        yield task.index, write_shard(task)
+        done += 1
+
+
+def _in_workers(
+    tasks: Sequence[ShardTask], workers: int, stop: StopRequest
+) -> Iterator[tuple[int, ShardReport]]:
+    """Write shards in so many worker processes, 0 is one per core."""
     # joblib takes 0.2 s to import and workers some seconds to start: only where they are used.
     import joblib
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    processes = min(workforce.workers or joblib.cpu_count(), len(tasks))
+    processes = min(workers or joblib.cpu_count(), len(tasks))
     parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
     try:
         yield from parallel(joblib.delayed(write_in_worker)(task, os.getpid()) for task in tasks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from scipy.special import ndtri
 
 from elastictool.config import FbankConfig
 from elastictool.errors import UsageError
+from elastictool.settings import from_dict
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -42,13 +43,25 @@ class Durations:
         seconds: (n,) float64, in arrival order.
         kind: Where they come from.
         label: The source in words, for tables and figures.
-        sample_rate_hz: Rate at which frames are counted.
+        fbank: What frames are counted by.
     """
 
     seconds: Seconds
     kind: Literal["prepared", "file", "stand-in"]
     label: str
-    sample_rate_hz: int = FbankConfig.sample_rate_hz
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+
+    def at_shift(self, shift_ms: float) -> Durations:
+        """The same clips with frames that far apart.
+
+        Raises:
+            UsageError: The shift is not above 0.
+        """
+        return replace(self, fbank=replace(self.fbank, shift_ms=shift_ms))
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Durations:
+        """The ``chosen`` (n,) of the clips."""
+        return replace(self, seconds=self.seconds[chosen])
 
     def shuffled(self, seed: int) -> Durations:
         """The same clips in a seeded random order, as training meets them."""
@@ -84,10 +97,10 @@ def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
             f"{store.path} has no clip in split {split!r}" if split else f"{store.path} is empty",
             f"its splits are: {known}" if known else "prepare it again",
         )
-    rate_hz = store.info.sample_rate_hz
     which = f"split {split}" if split else "all splits"
     label = f"prepared data {store.info.name}, {which}, {int(chosen.sum()):,} clips"
-    return Durations(store.num_samples[chosen] / rate_hz, "prepared", label, rate_hz)
+    seconds = store.num_samples[chosen] / store.info.sample_rate_hz
+    return Durations(seconds, "prepared", label, from_dict(FbankConfig, store.info.fbank_config))
 
 
 def read_durations(path: Path) -> Durations:
@@ -142,15 +155,10 @@ def num_frames_array(
     return frames
 
 
-def frames_of(durations: Durations, shift_ms: float) -> npt.NDArray[np.int64]:
-    """(n,) frames of each clip, ``shift_ms`` apart.
-
-    Raises:
-        UsageError: The shift is not above 0.
-    """
-    rate_hz = durations.sample_rate_hz
-    config = FbankConfig(sample_rate_hz=rate_hz, shift_ms=shift_ms)
-    return num_frames_array(np.rint(durations.seconds * rate_hz).astype(np.int64), config)
+def frames_of(durations: Durations) -> npt.NDArray[np.int64]:
+    """(n,) frames of each clip; 0 where it is too short for one."""
+    samples = np.rint(durations.seconds * durations.fbank.sample_rate_hz).astype(np.int64)
+    return num_frames_array(samples, durations.fbank)
 
 
 def _frame_place(frames: npt.NDArray[np.int64], config: FbankConfig) -> npt.NDArray[np.int64]:
@@ -170,7 +178,7 @@ def _rows(reader: _Reader, path: Path) -> Iterator[float]:
         if not row:
             continue
         try:
-            seconds = duration(row)
+            seconds = math.nan if any(row[len(header) :]) else duration(row)  # 2,5 is no 2
         except (ValueError, IndexError):
             seconds = math.nan
         if not 0 < seconds < math.inf:

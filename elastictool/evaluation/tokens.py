@@ -102,7 +102,7 @@ class TokenSettings:
         capacity: Tokens of a row (L').
         window: Clips among which window planners choose.
         rule: How frames become tokens.
-        shift_ms: Time between frames.
+        shift_ms: Time between frames; None is that of the durations' own filterbank.
         seed: Draws the order of the clips; one epoch is counted, shuffled as in training.
     """
 
@@ -112,7 +112,7 @@ class TokenSettings:
     capacity: int = 2_048
     window: int = PackingConfig.window
     rule: TokenRule = TokenRule()
-    shift_ms: float = 10.0
+    shift_ms: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -139,6 +139,9 @@ class TokenReport:
         source: What was counted, in words.
         source_kind: ``prepared``, ``file`` or ``stand-in``.
         clips: Clips of one epoch.
+        too_short: Clips that make no frame and are not counted.
+        longer_than_row: Clips of more tokens than a row has; each takes a longer row alone.
+        shift_ms: Time between frames.
         beyond_cap_percent: Frames beyond the cap, per 100 frames; they count nowhere else.
         settings: What was compared.
         uses: Rows of the table.
@@ -148,6 +151,9 @@ class TokenReport:
     source: str
     source_kind: str
     clips: int
+    too_short: int
+    longer_than_row: int
+    shift_ms: float
     beyond_cap_percent: float
     settings: TokenSettings
     uses: tuple[TokenUse, ...]
@@ -158,10 +164,19 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
     """Table 1 left: standard ASTs, then each planner at each batch size, over one epoch.
 
     Raises:
-        UsageError: The frame shift is not above 0.
+        UsageError: The frame shift is not above 0, or no clip makes a frame.
     """
     durations = durations.shuffled(settings.seed)
-    num_frames = frames_of(durations, settings.shift_ms)
+    if settings.shift_ms is not None:
+        durations = durations.at_shift(settings.shift_ms)
+    num_frames = frames_of(durations)
+    counted = num_frames > 0
+    if not counted.any():
+        raise UsageError(
+            f"{durations.label}: no clip is long enough for one frame",
+            "durations are in seconds",
+        )
+    durations, num_frames = durations.only(counted), num_frames[counted]
     rule = settings.rule
     native = rule.tokens(num_frames)
     packed = [
@@ -174,6 +189,9 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
         source=durations.label,
         source_kind=durations.kind,
         clips=len(native),
+        too_short=int((~counted).sum()),
+        longer_than_row=int((native > settings.capacity).sum()),
+        shift_ms=durations.fbank.shift_ms,
         beyond_cap_percent=100 * beyond / max(1, int(num_frames.sum())),
         settings=settings,
         uses=(*(fixed_use(native, frames, rule) for frames in settings.fixed_frames), *packed),
@@ -245,7 +263,7 @@ def packed_use(
 
 def _time_shares(durations: Durations, fixed_frames: int, settings: TokenSettings) -> TimeShares:
     """Shown beside the tokens because the stand-in is fitted to the published shares so."""
-    shift_s = settings.shift_ms * 0.001
+    shift_s = durations.fbank.shift_ms * 0.001
     fixed_s = fixed_frames * shift_s
     native = np.minimum(durations.seconds, settings.rule.max_frames * shift_s)
     padding = np.maximum(fixed_s - native, 0).sum() / (fixed_s * len(native))

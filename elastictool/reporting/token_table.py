@@ -91,7 +91,7 @@ def conditions(report: TokenReport) -> str:
     return (
         f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
         f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
-        f"shift {settings.shift_ms:g} ms, {settings.capacity:,} tokens a row"
+        f"shift {report.shift_ms:g} ms, {settings.capacity:,} tokens a row"
         + (f", windows of {settings.window:,} clips" if windowed else "")
     )
 
@@ -108,6 +108,13 @@ def notes(report: TokenReport) -> list[str]:
         f"{time.cut_percent:.1f} % cut"
         for time in report.times
     ]
+    if report.too_short:
+        lines.append(f"clips too short for one frame, not counted: {report.too_short:,}")
+    if report.longer_than_row:
+        lines.append(
+            f"clips of more tokens than a row: {report.longer_than_row:,}; each fills a longer row "
+            "of its own, to which the other rows of its batch are padded"
+        )
     if is_stand_in(report):
         lines.append("published: padding/cut of the paper's Table 1, counted on VoxCeleb itself")
     return lines

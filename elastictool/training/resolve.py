@@ -35,7 +35,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         raise UsageError(
             f"{store.path} is at {store.info.sample_rate_hz} Hz, "
             f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
-            f"--set fbank.sample_rate_hz={store.info.sample_rate_hz}",
+            f"--set {_front_end_setting(config, store)}",
         )
     if store.info.multi_label and config.train.loss == "ce":
         raise UsageError(
@@ -75,6 +75,14 @@ def _check_budget(config: RunConfig) -> None:
             "are drawn, so it cannot keep to packing.batch_tokens",
             "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
         )
+
+
+def _front_end_setting(config: RunConfig, store: PreparedStore) -> str:
+    """What makes frames of data of another rate: their front end, which says the rate, too."""
+    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
+    if measured != config.fbank.frontend:
+        return f"fbank.frontend={measured}"
+    return f"fbank.sample_rate_hz={store.info.sample_rate_hz}"
 
 
 def _check_front_end(config: RunConfig, store: PreparedStore) -> None:

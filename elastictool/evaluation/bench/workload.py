@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from elastictool.config import SIZES, FbankConfig, LengthConfig, ModelConfig, PackingConfig
+from elastictool.config import SIZES, LengthConfig, ModelConfig, PackingConfig
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.durations import Durations, frames_of
@@ -124,5 +124,5 @@ def build_workload(
     config = ModelConfig(
         width=width, heads=heads, depth=depth, grid=(8, -(-cap // 16)), num_classes=classes
     )
-    frames = np.clip(frames_of(durations, FbankConfig().shift_ms), 1, cap)
+    frames = np.clip(frames_of(durations), 1, cap)
     return Workload(tuple(frames.tolist()), config, packing or PackingConfig(), durations.label)
