@@ -52,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["sweep", "--lengths", "256:3072"], 2, ["no trained run", "elastictool train"]),
         (["sweep", "--lengths", "3072:256"], 2, ["--lengths"]),
         (["train", "--set", "train.epoch=3"], 2, ["train.epoch", "did you mean 'train.epochs'"]),
-        (["train", "--recipe", "none.yaml"], 2, ["none.yaml", "check the path"]),
+        (["train", "--recipe", "none.yaml"], 2, ["none.yaml", "or give a file"]),
         (["train", "--dataset", "none"], 2, ["'none'"]),
         (["eval", "none"], 2, ["none"]),
         (["prep", "--dataset", "epic-sounds"], 2, ["annotations", "CC BY-NC", "GB"]),

@@ -266,7 +266,8 @@ def test_the_command_reports_in_tables_and_says_what_comes_next(
     output = capsys.readouterr()
     for wanted in ("expected", "missing", "rejected", "silent", "median", "20 at 16000 Hz"):
         assert wanted in output.out
-    assert f"elastictool train --dataset {tmp_path / 'data' / 'bells'}" in output.err
+    wanted = f"elastictool train --dataset {tmp_path / 'data' / 'bells'} --recipe small_data"
+    assert wanted in output.err
 
 
 def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
@@ -278,6 +279,18 @@ def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
     prep(dataset="csv", root=listing, out=tmp_path / "data", name="others", workers=1)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
     assert line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'others'}"
+
+
+def test_what_comes_next_after_data_without_validation_sets_some_clips_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = csv_tree(tmp_path / "toy") / "clips.csv"
+    first, *rows = listing.read_text("utf-8").splitlines()
+    split = [f"{row},{'test' if place % 4 == 0 else 'train'}" for place, row in enumerate(rows)]
+    listing.write_text("\n".join([f"{first},split", *split]), "utf-8")
+    prep(dataset="csv", root=listing, out=tmp_path / "data", name="others", workers=1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
+    assert line.split(" --set ")[1:] == ["data.validation_fraction=0.1"]
 
 
 def test_what_comes_next_after_folds_tests_on_one_and_validates(

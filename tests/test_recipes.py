@@ -189,6 +189,20 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_settings_of_ours_are_found_by_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = library.recipes_root() / "small_data.yaml"
+    for name in ("small_data", "small_data.yaml", "recipes/small_data.yaml"):
+        assert library.training_recipe(Path(name)) == ours
+    Path("small_data").write_text("seed: 3\n")
+    assert library.training_recipe(Path("small_data")) == Path("small_data"), "a file goes first"
+    with pytest.raises(UsageError, match="no recipe smalldata") as caught:
+        library.training_recipe(Path("smalldata"))
+    assert "did you mean 'small_data'" in caught.value.hint
+
+
 def test_an_unknown_key_names_the_nearest(shelf: Path) -> None:
     text = (shelf / "elasticast/tokens.yaml").read_text("utf-8")
     write_recipe(shelf, "elasticast/typo", text.replace("batch_sizes:", "batch_size:"))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CORPUS, STORED, RESULT, WORK = "What to prepare", "What to store", "Result", "Who does the work"
 PERCENTILES = (0, 10, 50, 90, 99, 100)
+SMALL_CLIPS = 20_000
+"""Fewer clips than this are too few for a large model from new weights."""
 
 
 def prep(
@@ -375,18 +377,21 @@ def _next(store: PreparedStore) -> str:
     """What data are for: those without clips to train on are recordings for a trained model."""
     if "train" not in set(store.splits.tolist()):
         return f"eval RUN --dataset {_as_argument(store)}"
-    return f"train --dataset {_as_argument(store)}{_settings(store)}"
+    recipe = " --recipe small_data" if len(store) < SMALL_CLIPS else ""
+    return f"train --dataset {_as_argument(store)}{recipe}{_settings(store)}"
 
 
 def _settings(store: PreparedStore) -> str:
-    """What training on these data needs to be told: their front end, and which fold to test on."""
+    """What training on these data needs to be told: front end, fold to test on, validation."""
     settings = []
     frontend = store.info.fbank_config.get("frontend", "kaldi")
     if frontend != "kaldi":
         settings.append(f"fbank.frontend={frontend}")
-    folds = sorted(set(store.folds.tolist()))
-    if len(folds) > 1 and set(store.splits.tolist()) == {"train"}:
-        settings += [f"data.test_fold={folds[0] or folds[1]}", "data.validation_fraction=0.1"]
+    splits, folds = set(store.splits.tolist()), sorted(set(store.folds.tolist()))
+    if len(folds) > 1 and splits == {"train"}:
+        settings.append(f"data.test_fold={folds[0] or folds[1]}")
+    if "val" not in splits:
+        settings.append("data.validation_fraction=0.1")
     return "".join(f" --set {setting}" for setting in settings)
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-r", help="YAML file of settings.")
+        Path | None,
+        typer.Option("--recipe", "-r", help="Settings: a YAML file, or a name such as small_data."),
     ] = None,
     dataset: Annotated[
         str,
@@ -57,14 +58,15 @@ def train(
     --resume continues to the same bits. Several processes share a run under torchrun:
     torchrun --nproc-per-node 2 -m elastictool train …
 
-    Example: elastictool train --dataset synth --set model.size=tiny --set model.depth=4
+    Example: elastictool train --dataset synth --recipe small_data --set train.epochs=5
     """
     from elastictool.launch import launched
+    from elastictool.recipes.library import training_recipe
     from elastictool.settings import read_settings, run_config
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
-    settings = read_settings(recipe, [*(sets or []), *flags])
+    settings = read_settings(recipe and training_recipe(recipe), [*(sets or []), *flags])
     config = run_config(settings)
     if (print_config or dry_run) and not launched().first:
         return

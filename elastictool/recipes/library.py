@@ -63,6 +63,23 @@ def full_name(text: str) -> str:
     raise UsageError(f"unknown recipe {text!r}", nearest_hint(text, known))
 
 
+def training_recipe(path: Path) -> Path:
+    """The file of settings that a user names: a path, or one of ours by its name.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    if path.exists():
+        return path
+    root = recipes_root()
+    name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
+    ours = root / f"{name}.yaml"
+    if ours.is_file():
+        return ours
+    known = sorted(file.stem for file in root.glob("*.yaml"))
+    raise UsageError(f"there is no recipe {path}", f"{nearest_hint(name, known)}; or give a file")
+
+
 def recipe_file(name: str) -> Path:
     """The file of the recipe PAPER/FILE."""
     return recipes_root() / f"{name}.yaml"
