@@ -4,7 +4,8 @@
     python -m benchmarks.scaling processes
     python -m benchmarks.scaling input --dataset DIR
 
-Each part writes ``docs/results/performance/PART.json``, from which ``docs/performance.md`` is made.
+With ``--write``, each part goes to ``docs/results/performance/PART.json``, from which
+``docs/performance.md`` is made.
 Times are processor times of one thread but for loading ahead and for processes, which are about
 wall time: contenders take turns, so ratios hold on a busy machine (of processes they do not: they
 need a core each). Memory is counted in bytes kept for the backward pass, which no other program can
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--epic", type=Path, help="EPIC_Sounds_validation.csv, for ranks")
     parser.add_argument("--dataset", type=Path, help="a prepared dataset, for input")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="replace the committed results")
     args = parser.parse_args()
     if "input" in args.parts and args.dataset is None:
         parser.error("input needs a prepared dataset: --dataset DIR")
@@ -100,13 +102,17 @@ def main() -> None:
         "processes": partial(processes, args.rounds),
         "input": partial(loading, args.dataset, args.rounds),
     }
+    given = {"ranks": ("--epic", args.epic), "input": ("--dataset", args.dataset)}
     for name in args.parts:
         found = parts[name]()
         print(name, *found["rows"], sep="\n")
-        command = f"python -m benchmarks.scaling {name}"
-        write_json(
-            FOLDER / f"{name}.json", {"command": command, "environment": environment()} | found
+        option, place = given.get(name, ("", None))
+        command = f"python -m benchmarks.scaling {name}" + (
+            f" {option} {place.name}" if place else ""
         )
+        document = {"command": command, "environment": environment()} | found
+        if args.write:
+            write_json(FOLDER / f"{name}.json", document)
 
 
 # Spread of lengths
