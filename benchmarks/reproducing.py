@@ -2,122 +2,111 @@
 
     python -m benchmarks.reproducing                              write it
     python -m benchmarks.reproducing --collect runs/recipes/small take results into docs first
-    python -m benchmarks.reproducing --check                      fail if it is not what this writes
+    python -m benchmarks.reproducing --render                     draw what is in docs anew first
+    python -m benchmarks.reproducing --check                      fail if pages are not as written
 
-What the paper reports comes from the published tables, what was obtained from the ``result.json``
-of each recipe that was run; a recipe without one is "not run yet".
+What a recipe needs comes from its plan at scale ``paper``, what it gave from the ``result.json`` of
+each that was run at scale ``small``; a recipe without one is "not run yet". Figures and pages of
+the results are drawn from the same files, so that neither data nor trainings are needed for them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import fill
-from elastictool.files import write_text
+from elastictool.files import write_json, write_text
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.library import load_recipe, recipe_names
 from elastictool.recipes.plan import Places, Plan, make_plan
+from elastictool.recipes.result import judged
 from elastictool.recipes.spec import Recipe
-from elastictool.reporting.published import (
-    FIGURE_ONLY,
-    own_score,
-    published_curves,
-    published_tokens,
-)
-from elastictool.reporting.tables import markdown_table, percent
+from elastictool.recipes.steps import draw_result
+from elastictool.reporting.recipe_table import held_words, page
+from elastictool.reporting.tables import counted, duration, markdown_table, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproducing.md"
 RESULTS = ROOT / "docs" / "results" / "recipes"
-SHOWN_SCALES = ("paper", "small")
-COLUMNS = ("figure or table", "command", "needs", "paper reports", "obtained, and on what")
+COLUMNS = ("figure or table", "command", "needs at paper scale", "result (small)")
 
 
 def table() -> str:
     """A row a recipe."""
-    return markdown_table(COLUMNS, [row(load_recipe(name)) for name in recipe_names()])
+    rows = [row(load_recipe(name)) for name in recipe_names()]
+    return markdown_table(COLUMNS, rows, left=len(COLUMNS))
 
 
 def row(recipe: Recipe) -> list[str]:
     """The cells of one recipe."""
-    plan = make_plan(recipe, "paper", Places(Path("DIR"), Path("OUT")))
-    found = [obtained(recipe, scale) for scale in SHOWN_SCALES]
     return [
         recipe.title,
         f"`elastictool recipe run {recipe.name}`",
-        needs(plan),
-        reported(recipe),
-        "<br>".join(text for text in found if text) or "not run yet",
+        needs(plan_of(recipe, "paper")),
+        obtained(recipe),
     ]
+
+
+def plan_of(recipe: Recipe, scale: str) -> Plan:
+    """Its steps, as if nothing were there."""
+    return make_plan(recipe, scale, Places(Path("DIR"), Path("OUT")))
 
 
 def needs(plan: Plan) -> str:
     """Data, weights and operations of scale ``paper``."""
-    files = ", ".join(f"`{path.relative_to('DIR')}`" for _, path, _ in plan.missing)
-    total = sum(plan_costs(plan).values(), Cost())
+    weights = [spec.path for spec in plan.scale.weights.values()]
+    inputs = ", ".join(
+        title.partition(",")[0] if place in weights else f"`{place}`"
+        for title, path, _ in plan.missing
+        for place in [str(path.relative_to("DIR"))]
+    )
     trainings = sum(step.kind == "train" for step in plan.steps)
     if not trainings:
-        return f"{files}; no training"
-    return f"{files}; {trainings} trainings, {total.gflops / 1e9:,.1f} EFLOP"
+        return f"{inputs}; no training"
+    total = sum(plan_costs(plan).values(), Cost())
+    return f"{inputs}; {counted(trainings, 'training')}, {total.gflops / 1e9:,.1f} EFLOP"
 
 
-def reported(recipe: Recipe) -> str:
-    """The published scores at each model's own setting, or that there is a picture only."""
-    if recipe.published is None:
-        return FIGURE_ONLY
-    if "token" in recipe.published.table:
-        shares = published_tokens(recipe.published.dataset)
-        return "; ".join(
-            f"{model}: padding {_share(padding)}, cut {_share(cut)}"
-            for model, (padding, cut) in shares.items()
-        )
-    curves = published_curves(recipe.published.table, recipe.published.dataset)
-    parts = []
-    for model, curve in curves.items():
-        points = sorted(curve.items())
-        own = own_score(model, points)
-        spread = f"{percent(min(curve.values()))} to {percent(max(curve.values()))}"
-        parts.append(f"{model} {f'{percent(own)} (own), ' if own is not None else ''}{spread}")
-    return "; ".join(parts)
-
-
-def _share(value: float | None) -> str:
-    return FIGURE_ONLY if value is None else f"{value:.1f} %"
-
-
-def obtained(recipe: Recipe, scale: str) -> str:
-    """What a committed result says; empty where there is none."""
-    file = RESULTS / scale / f"{recipe.name}.json"
+def obtained(recipe: Recipe) -> str:
+    """How many claims hold on small data, with the page that says which, and what it took."""
+    file = RESULTS / "small" / f"{recipe.name}.json"
     if not file.exists():
+        return "not run yet"
+    result = read_json(file)
+    held = held_words(result["verdicts"]) or "no claim is judged"
+    words = f"[{held}](results/recipes/small/{recipe.name}.md)"
+    return "; ".join(filter(None, (words, _training_words(recipe, result["made"]))))
+
+
+def _training_words(recipe: Recipe, made: dict[str, Any]) -> str:
+    """Number and time of its trainings, or whose they are."""
+    if not made["trainings"]:
         return ""
-    result: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    held = [verdict["holds"] for verdict in result["verdicts"]]
-    judged = f"; {sum(h is True for h in held)} of {len(held)} claims hold" if held else ""
-    data = "; ".join(result["data"].values())
-    link = f"[{scale}](results/recipes/{scale}/{recipe.name}.md)"
-    return f"{link}, {result['made']['date']}: {_scores(result)}{judged}. On: {data}"
+    if words := shared_runs(recipe):
+        return words
+    return f"{counted(made['trainings'], 'training')}, {duration(made['train_seconds'])}"
 
 
-def _scores(result: dict[str, Any]) -> str:
-    """Scores at the own setting and their range; padding; or clips."""
-    if "histograms" in result:
-        found = result["histograms"]
-        return "; ".join(
-            f"{one['title']}: median {one['percentiles']['50']:.1f} s" for one in found
-        )
-    parts = []
-    for panel in result["panels"]:
-        for curve in panel["curves"]:
-            values = [point["value"] for point in curve["points"]]
-            own = f"{percent(curve['own']['value'])} (own), " if curve["own"] else ""
-            low, high = percent(min(values)), percent(max(values))
-            parts.append(f"{curve['label']} {own}{low}{f' to {high}' if high != low else ''}")
-    return "; ".join(parts)
+def shared_runs(recipe: Recipe) -> str:
+    """Whose trainings it shows at scale ``small``; empty where it has some of its own."""
+    mine = _trained(recipe.name)
+    for other in recipe.scale("small").include:
+        theirs = _trained(other)
+        if mine <= theirs:
+            return f"{'same runs as' if mine == theirs else 'runs of'} `{other}`"
+    return ""
+
+
+@cache
+def _trained(name: str) -> frozenset[str]:
+    """The trainings of a recipe at scale ``small``: equal names are one run in all recipes."""
+    plan = plan_of(load_recipe(name), "small")
+    return frozenset(step.name for step in plan.steps if step.kind == "train")
 
 
 def collect(folder: Path) -> list[Path]:
@@ -135,21 +124,45 @@ def collect(folder: Path) -> list[Path]:
     return copied
 
 
+def committed() -> list[Path]:
+    """The documents of all results in docs."""
+    return sorted(RESULTS.glob("*/*/*.json"))
+
+
+def pages() -> dict[Path, str]:
+    """Every generated text and where it belongs."""
+    results = {file: judged(read_json(file)) for file in committed()}
+    texts = {file.with_suffix(".md"): page(result) for file, result in results.items()}
+    return texts | {PAGE: fill(PAGE.read_text("utf-8"), "recipes", table())}
+
+
+def render() -> list[Path]:
+    """Figure, page and words of the verdicts of each result in docs, from its numbers."""
+    for file in committed():
+        result = judged(read_json(file))
+        write_json(file, result)
+        draw_result(result, file.with_suffix(""))
+    return committed()
+
+
 def main() -> None:
-    """Collect, then write or check."""
+    """Collect, render, then write or check."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--collect", type=Path, help="folder of one scale below runs/recipes")
+    parser.add_argument("--render", action="store_true", help="figures and pages from their JSON")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.collect is not None:
         for target in collect(arguments.collect):
             print(f"took {target.relative_to(ROOT)}", file=sys.stderr)
-    text = fill(PAGE.read_text("utf-8"), "recipes", table())
+    if arguments.render:
+        for file in render():
+            print(f"rendered {file.relative_to(ROOT)}", file=sys.stderr)
+    texts = pages()
     if arguments.check:
-        if PAGE.read_text("utf-8") != text:
-            sys.exit(f"{PAGE.relative_to(ROOT)} is not what recipes and results say")
-        return
-    write_text(PAGE, text)
+        stale = [str(p.relative_to(ROOT)) for p, text in texts.items() if p.read_text() != text]
+        sys.exit(f"not what recipes and results say: {', '.join(stale)}" if stale else 0)
+    write_text(PAGE, texts[PAGE])
 
 
 if __name__ == "__main__":

@@ -307,6 +307,7 @@ def collect(name: str, study: Study, arguments: Namespace) -> None:
             "marks": study.marks,
             "axis": study.axis,
             "columns": list(study.columns),
+            "base_shift_ms": study.base_shift_ms,
             "claims": [dataclasses.asdict(claim) for claim in study.claims],
             "baselines": _baselines(study, cells[0].dataset) if study.axis == "length" else [],
             "runs": [{k: v for k, v in numbers.items() if k not in hidden} for numbers in found],

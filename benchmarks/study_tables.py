@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
 from elastictool.evaluation.points import AXES
 from elastictool.reporting.claims import Claim, Verdict, judge
-from elastictool.reporting.figures import series_styles, styled
-from elastictool.reporting.tables import duration, markdown_table
+from elastictool.reporting.figures import SeriesStyle, series_styles, styled
+from elastictool.reporting.lines import (
+    Line,
+    Point,
+    draw_lines,
+    interval_bar,
+    legend_below,
+    mark_columns,
+    name_columns,
+    own_ring,
+)
+from elastictool.reporting.tables import markdown_table
 
+SLICED = "positions sliced"
 WAYS = {
-    "positions": {"interpolate": "", "slice": "positions sliced"},
+    "positions": {"interpolate": "", "slice": SLICED},
     "resize": {"pi": "PI", "bl": "BL"},
     "along": {"both": "both axes", "time": "along time", "frequency": "along frequency"},
 }
@@ -25,6 +37,8 @@ WAYS = {
 
 MANY_RUNS = 2
 """Up to so many runs a figure shows their range; an interval over two means nothing."""
+MOST_LABELS = 16
+"""Columns that have room for their label."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +49,15 @@ class Curve:
         label: Model, and the way where there are several.
         own: Values at the native or own length, patch size or resolution.
         at: Values at each column.
-        seconds: Training times; a run that was paused while it trained has none.
+        tokens: Tokens of the trainings; times of shared machines cannot be compared.
+        own_x: Where the own setting stands among the columns; None where it has no place.
     """
 
     label: str
     own: list[float]
     at: dict[float, list[float]]
-    seconds: list[float]
+    tokens: list[int]
+    own_x: float | None = None
 
 
 def curves(study: dict[str, Any]) -> list[Curve]:
@@ -51,14 +67,13 @@ def curves(study: dict[str, Any]) -> list[Curve]:
         several = {name for name in WAYS if len({p.get(name) for p in run["points"]}) > 1}
         for point in run["points"]:
             label = _label(run["model"], {name: point[name] for name in sorted(several)})
-            curve = found.setdefault(label, Curve(label, [], {}, []))
+            column = point.get("setting", point["length_frames"])
             if point["native"]:
+                curve = found.setdefault(label, Curve(label, [], {}, [], column))
                 curve.own.append(point["value"])
-                if run["train_seconds"] is not None:
-                    curve.seconds.append(run["train_seconds"])
+                curve.tokens.append(run["train_tokens"])
             else:
-                column = point.get("setting", point["length_frames"])
-                curve.at.setdefault(column, []).append(point["value"])
+                found[label].at.setdefault(column, []).append(point["value"])
     return [*found.values(), *_baseline_curves(study)]
 
 
@@ -121,14 +136,14 @@ def main_table(study: dict[str, Any]) -> str:
         "top-1, %" if unit else f"top-1, % by {axis.column}",
         own,
         *(f"{x:g}{unit}" for x in swept),
-        "training (median)",
+        "training tokens",
     ]
     rows = [
         [
             curve.label,
             cell(curve.own),
             *(cell(curve.at.get(x)) for x in swept),
-            duration(float(np.median(curve.seconds))) if curve.seconds else "–",
+            f"{float(np.mean(curve.tokens)) / 1e6:.2f} M" if curve.tokens else "–",
         ]
         for curve in curves(study)
     ]
@@ -168,44 +183,61 @@ def mark_lines(study: dict[str, Any]) -> str:
 
 
 def draw(study: dict[str, Any]) -> Figure:
-    """Accuracy by column, mean over runs with its interval; the own point's in the legend.
+    """Accuracy by column, mean over runs with its interval; at the own setting in the legend."""
+    shown, axis = _shown(study), AXES[study["axis"]]
+    styles = series_styles(curve.label for curve in shown)
+    with styled():
+        height = 4.2 + 0.1 * len(shown)
+        figure = Figure(figsize=(7.4, height), layout="constrained")
+        axes = figure.subplots()
+        draw_lines(axes, [_line(curve, styles[curve.label]) for curve in shown])
+        own = {curve.own_x for curve in shown if curve.own_x is not None}
+        mark_columns(axes, study["columns"], own, study["axis"] != "resolution", MOST_LABELS)
+        axes.set_xlabel("length at test time (frames)" if axis.stem == "sweep" else axis.label)
+        axes.set_ylabel("Top-1 accuracy (%)")
+        name_columns(axes, study["axis"], None, study["base_shift_ms"])
+        axes.set_title(study["title"])
+        handles: list[Artist]
+        handles, labels = axes.get_legend_handles_labels()
+        handles, labels = [*handles, own_ring()], [*labels, f"{axis.dot} (in brackets: score)"]
+        if (runs := max(len(curve.own) for curve in shown)) > 1:
+            kind = "95 % t interval over" if runs > MANY_RUNS else "range of"
+            handles, labels = [*handles, interval_bar()], [*labels, f"{kind} {runs} runs"]
+        legend_below(axes, handles, labels)
+    return figure
+
+
+def _shown(study: dict[str, Any]) -> list[Curve]:
+    """The curves of the figure: sliced positions only where they are not as the interpolated.
 
     Of resolutions only interpolated positions are drawn: eight lines of ASTs are no picture. The
-    tables have the sliced ones.
+    tables have all.
     """
-    hidden = WAYS["positions"]["slice"] if study["axis"] == "resolution" else None
-    shown = [c for c in curves(study) if c.at and not (hidden and hidden in c.label)]
-    styles = series_styles(curve.label for curve in shown)
-    axis = AXES[study["axis"]]
-    with styled():
-        figure = Figure(figsize=(7.4, 4.3), layout="constrained")
-        axes = figure.subplots()
-        for curve in shown:
-            style = styles[curve.label]
-            columns = sorted(curve.at)
-            stats = [mean_and_half_width(curve.at[x]) for x in columns]
-            means = 100 * np.array([mean for mean, _ in stats])
-            halves = 100 * np.array([half for _, half in stats])
-            axes.plot(
-                columns,
-                means,
-                style.line,
-                color=style.colour,
-                marker=style.marker,
-                label=f"{curve.label} (own {100 * float(np.mean(curve.own)):.1f})",
-            )
-            if len(curve.own) > MANY_RUNS:
-                low, high = means - halves, means + halves
-                axes.fill_between(columns, low, high, color=style.colour, alpha=0.12, lw=0)
-            else:
-                values = 100 * np.array([curve.at[x] for x in columns])
-                axes.vlines(columns, values.min(1), values.max(1), color=style.colour, lw=0.8)
-        if study["axis"] != "resolution":
-            axes.set_xscale("log", base=2)
-        axes.set_xticks(study["columns"], [f"{x:g}" for x in study["columns"]], fontsize=8)
-        axes.minorticks_off()
-        axes.set_xlabel("length at test time, frames" if axis.stem == "sweep" else axis.label)
-        axes.set_ylabel("top-1 accuracy, %")
-        axes.set_title(study["title"])
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    return figure
+    found = {curve.label: curve for curve in curves(study) if curve.at}
+    shown = []
+    for label, curve in found.items():
+        usual = found.get(label.removesuffix(f" ({SLICED})"), curve)
+        if usual is curve:
+            shown.append(curve)
+        elif study["axis"] != "resolution":
+            at = {x: values for x, values in curve.at.items() if values != usual.at[x]}
+            shown.append(replace(curve, at=at))
+    return shown
+
+
+def _line(curve: Curve, style: SeriesStyle) -> Line:
+    """The curve as it is drawn; one of sliced positions ends in the own point of the other."""
+    points = [_point(x, curve.at[x]) for x in sorted(curve.at)]
+    own = None if curve.own_x is None else _point(curve.own_x, curve.own)
+    if own and curve.label.endswith(f"({SLICED})"):
+        return Line(curve.label, style, [*points, Point(own.x, own.value)])
+    return Line(f"{curve.label} ({100 * float(np.mean(curve.own)):.1f})", style, points, own)
+
+
+def _point(x: float, values: Sequence[float]) -> Point:
+    """Mean over runs with its interval, of two runs with their range, of one without."""
+    mean, half = mean_and_half_width(values)
+    if len(values) == 1:
+        return Point(x, 100 * mean)
+    ends = (mean - half, mean + half) if len(values) > MANY_RUNS else (min(values), max(values))
+    return Point(x, 100 * mean, 100 * ends[0], 100 * ends[1])

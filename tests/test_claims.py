@@ -52,7 +52,23 @@ def test_one_column_is_said_with_both_scores() -> None:
     said = "PI, own is above BL, own by 5 points or more: holds (70.1 against 60.0)"
     assert verdict.words == said
     at = judge(Claim("above", "PI", -1, other="BL", start=48, stop=48), CURVES).words
-    assert at == "PI is above BL or at most 1 points below at 48: holds (45.0 against 46.0)"
+    assert at == "PI is above BL or at most 1 point below at 48: holds (45.0 against 46.0)"
+
+
+def test_no_margin_is_said_as_what_is_judged() -> None:
+    level = judge(Claim("above", "PI", 0, other="PI"), CURVES)
+    assert level.holds
+    assert level.words.startswith("PI is above or level with PI at all columns: holds")
+
+
+def test_a_claim_in_its_own_words_is_judged_by_its_thresholds() -> None:
+    said = {"says": "PI does not grow from 16 to 48"}
+    falls = Claim("collapse", "PI", 0, at=16.0, start=16, **said)
+    rises = Claim("collapse", "PI", 0, at=8.0, start=8, stop=16, **said)
+    verdict = judge(falls, CURVES)
+    assert verdict.holds
+    assert verdict.words == "PI does not grow from 16 to 48: holds (70.0 at 16 to 45.0 at 48: 25.0)"
+    assert judge(rises, CURVES).holds is False
 
 
 def test_only_columns_within_the_span_count() -> None:

@@ -6,7 +6,14 @@ import pytest
 
 from benchmarks.pages import ROOT, fill
 from benchmarks.report import pages
-from benchmarks.study_tables import cell, claim_lines, curves, main_table, mean_and_half_width
+from benchmarks.study_tables import (
+    cell,
+    claim_lines,
+    curves,
+    draw,
+    main_table,
+    mean_and_half_width,
+)
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -43,7 +50,7 @@ def _run(model: str, seed: int, ways: list[dict[str, object]]) -> dict[str, obje
         for way in ways
         for native in (True, False)
     ]
-    return {"model": model, "seed": seed, "fold": 0, "train_seconds": 1.0, "points": points}
+    return {"model": model, "seed": seed, "fold": 0, "train_tokens": 4_920_000, "points": points}
 
 
 def test_ways_of_evaluating_a_model_are_curves_and_a_violated_claim_says_so() -> None:
@@ -61,7 +68,48 @@ def test_ways_of_evaluating_a_model_are_curves_and_a_violated_claim_says_so() ->
         "claims": [claim | {"other": "AST (BL)"}, claim | {"other": "Flexi", "points": 13}],
     }
     assert [curve.label for curve in curves(study)] == ["AST (PI)", "AST (BL)", "Flexi"]
-    assert "| Flexi | 37.5 | 37.5 |" in main_table(study)
+    assert "| Flexi | 37.5 | 37.5 | 4.92 M |" in main_table(study)
     held, violated = claim_lines(study).splitlines()
     assert "holds" in held and "does not" not in held
     assert "**does not hold**" in violated
+
+
+def _sweep(axis: str, model: str, own: float, scores: dict[str, list[float]]) -> dict[str, object]:
+    """A run of three columns, with a curve for each way of fitting positions."""
+    points = [
+        {"native": native, "positions": fit, "value": value, "length_frames": x, "setting": x}
+        | ({} if axis == "length" else {"resize": "", "along": ""})
+        for fit, values in scores.items()
+        for native, x, value in [
+            (True, own, 0.9),
+            *((False, x, v) for x, v in zip((1, 2, 4), values, strict=True)),
+        ]
+    ]
+    return {"model": model, "seed": 0, "fold": 0, "train_tokens": 1, "points": points}
+
+
+def _study(axis: str, base_shift_ms: float = 0.0) -> dict[str, object]:
+    fits = {"interpolate": [0.3, 0.5, 0.6], "slice": [0.4, 0.5, 0.6]}
+    runs = [_sweep(axis, "AST-3", 3, fits), _sweep(axis, "ElasticAST", 4, {"": [0.7, 0.8, 0.9]})]
+    about = {"title": "t", "axis": axis, "columns": [1, 2, 4], "base_shift_ms": base_shift_ms}
+    return {**about, "runs": runs, "baselines": [], "claims": []}
+
+
+def test_sliced_positions_are_drawn_where_they_differ_up_to_the_own_point() -> None:
+    (axes,) = draw(_study("length")).axes
+    lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["AST-3 (positions sliced)"] == [[1, 40], [3, 90]]
+    assert lines["AST-3 (90.0)"] == [[1, 30], [2, 50], [3, 90], [4, 60]]
+    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert len(rings) == 2, "an own setting is ringed once"
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "in brackets: score" in legend[-1], "of one run there is no range"
+
+
+def test_resolutions_are_drawn_beside_their_frame_shifts_without_sliced_positions() -> None:
+    figure = draw(_study("resolution", 5.0))
+    (axes,) = figure.axes
+    assert not [line for line in axes.lines if "sliced" in str(line.get_label())]
+    (top,) = axes.child_axes
+    assert "base shift 5 ms" in top.get_xlabel()
+    assert [label.get_text() for label in top.get_xticklabels()] == ["5", "10", "20"]

@@ -164,7 +164,7 @@ def test_multi_label_classes_are_drawn_by_ap_and_nothing_is_confused(
     assert values.multi_label and values.axis.startswith("average precision")
     assert np.allclose(values.f1, 50) and (values.chance < 100).all()
     svg = plot_classes(evaluation)[1].read_text("utf-8")
-    assert "F1 at the threshold" in svg and "has them: 1 classes" in svg
+    assert "F1 at the threshold" in svg and "has them: 1 class<" in svg
     rows = dict(score_rows(evaluation.document))
     assert "mAP, %" in rows and "Mean class accuracy, %" not in rows
     assert any("classes without positives" in note for note in notes(evaluation.document))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
@@ -21,13 +24,36 @@ from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
 from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.reporting.figures import VERMILLION, series_styles
+from elastictool.reporting.lines import spread
 from elastictool.reporting.summary import summary_table
-from elastictool.reporting.sweep_figure import plot_sweep, series_of
-from elastictool.reporting.tables import duration, markdown_table, metric_text, percent
+from elastictool.reporting.sweep_figure import _draw, plot_sweep, series_of
+from elastictool.reporting.tables import (
+    counted,
+    duration,
+    markdown_table,
+    metric_text,
+    percent,
+)
 from elastictool.training.checkpoint import LoadedRun, load_run
 from tests.saved_runs import save_run
 
 LENGTHS = (24, 96, 1_200)
+POINT = SweepPoint(
+    model="AST-400",
+    run="ast",
+    length_frames=256,
+    length_s=2.56,
+    metric="top1",
+    value=0.5,
+    low=0.4,
+    high=0.6,
+    clips=10,
+    tokens=640,
+    seconds=1.0,
+    gflops=2.0,
+    positions="",
+    native=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -180,12 +206,52 @@ def test_figure_is_drawn_twice_with_the_same_bytes(
         assert text in svg
 
 
-def test_models_keep_their_colours_and_variants_differ_in_line() -> None:
-    styles = series_styles(["AST-1024", "ElasticAST, diverse lengths", "AST-400", "ElasticAST"])
-    assert styles["ElasticAST"].colour == styles["ElasticAST, diverse lengths"].colour == VERMILLION
-    assert styles["ElasticAST"].line != styles["ElasticAST, diverse lengths"].line
+def test_models_keep_their_colours_and_variants_differ_in_shade_and_line() -> None:
+    styles = series_styles(["AST-1024", "ElasticAST", "AST-400", "ElasticAST, diverse lengths"])
+    model, variant = styles["ElasticAST"], styles["ElasticAST, diverse lengths"]
+    assert model.colour == VERMILLION != variant.colour
+    hues = [rgb_to_hsv(to_rgb(style.colour))[0] for style in (model, variant)]
+    assert hues[0] == pytest.approx(hues[1], abs=0.01)
+    assert model.line != variant.line
     fewer = series_styles(["AST-400", "AST-1024"])
     assert [fewer[name].colour for name in fewer] == [styles[name].colour for name in fewer]
+
+
+def drawn(points: list[SweepPoint]) -> Axes:
+    """The axes of a sweep's figure."""
+    return _draw(points, points[0].metric, "", None).axes[0]
+
+
+def test_a_line_goes_through_the_own_point_though_it_is_no_column() -> None:
+    own = dataclasses.replace(POINT, length_frames=400, length_s=4.0, value=0.9, native=True)
+    columns = [
+        dataclasses.replace(POINT, length_frames=n, length_s=n / 100, value=0.5) for n in (256, 512)
+    ]
+    axes = drawn([own, *columns])
+    line = next(line for line in axes.lines if line.get_label() == "AST-400")
+    assert line.get_xydata().tolist() == [[256, 50], [400, 90], [512, 50]]
+    (ring,) = (line for line in axes.lines if line.get_markerfacecolor() == "none")
+    assert ring.get_xydata().tolist() == [[400, 90]]
+
+
+def test_an_own_column_keeps_its_label_however_near_the_next_one_is() -> None:
+    assert spread([8, 10, 12, 16, 20, 24, 30, 32, 40, 48], True, 10, {8, 16, 32}) == [
+        *(8, 10, 12, 16, 20, 24),
+        *(32, 40, 48),
+    ]
+    assert spread([8, 30, 32, 48], True, 10) == [8, 30, 48]
+    compressions = [round(1 + 0.2 * k, 1) for k in range(16)]
+    assert spread(compressions, False, 6, {1, 4}) == [1, 1.6, 2.2, 2.8, 3.4, 4]
+    assert spread([64, 128, 256, 384, 998], False, 18) == [64, 128, 256, 384, 998]
+
+
+def test_curves_stand_beside_one_another_at_the_same_column() -> None:
+    runs = [dataclasses.replace(POINT, model=name, run=name) for name in ("AST-400", "AST-1024")]
+    axes = drawn(runs)
+    one, other = (line for line in axes.lines if line.get_label() in ("AST-400", "AST-1024"))
+    assert one.get_xdata().tolist() == other.get_xdata().tolist()
+    shown = [line.get_transform().transform(line.get_xydata())[0] for line in (one, other)]
+    assert shown[1][0] - shown[0][0] > 1 and shown[0][1] == shown[1][1]
 
 
 def test_runs_of_one_model_are_told_apart_by_name(points: list[SweepPoint]) -> None:
@@ -223,6 +289,13 @@ def test_text_of_numbers() -> None:
         "2 h 05 min",
     ]
     assert markdown_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| :-- | --: |\n| x\\|y | 1 |\n"
+    assert "| :-- | :-- |" in markdown_table(["a", "b"], [], left=2)
+
+
+def test_one_is_singular() -> None:
+    told = [counted(1, "clip"), counted(8_035, "clip"), counted(0, "clip"), counted(2, "class")]
+    assert told == ["1 clip", "8,035 clips", "0 clips", "2 classes"]
+    assert [counted(p, "point") for p in (1.0, 2.5)] == ["1 point", "2.5 points"]
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

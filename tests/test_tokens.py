@@ -387,6 +387,12 @@ def test_the_figure_draws_every_row_in_both_panels() -> None:
         ] == pytest.approx(shares)
 
 
+def test_where_nothing_is_cut_the_figure_says_so_and_has_no_empty_panel() -> None:
+    figure = token_table.draw(count_tokens(_durations(1.0, 2.0), TokenSettings()))
+    assert len(figure.axes) == 1
+    assert str(figure.get_supxlabel()).endswith("nothing is cut")
+
+
 # The command
 
 

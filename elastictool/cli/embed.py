@@ -28,13 +28,13 @@ from elastictool.cli.predict import (
     HopOption,
     RunOption,
     WindowOption,
-    counted,
     load_model,
     recordings,
     report_failures,
 )
 from elastictool.errors import UsageError
 from elastictool.files import check_output
+from elastictool.reporting.tables import counted
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel, Windows

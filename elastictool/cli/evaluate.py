@@ -204,15 +204,17 @@ def tell_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:
 
 def _show(result: Evaluation, files: list[Path]) -> None:
     from elastictool.reporting.evaluation_text import notes, score_rows
+    from elastictool.reporting.tables import counted
 
     document = result.document()
     length = {"own": "own length", "native": "native lengths"}.get(
         result.length, f"{result.length} frames"
     )
     words = [words.replace("_", " ") for words in (result.budget, result.variant) if words]
+    clips = counted(result.metrics.clips, "clip")
     print_table(
         f"{result.model} ({result.run}), "
-        + ", ".join([f"{result.split} split", length, *words, f"{result.metrics.clips} clips"]),
+        + ", ".join([f"{result.split} split", length, *words, clips]),
         ["metric", "value (95 % interval)"],
         score_rows(document),
     )

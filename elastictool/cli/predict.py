@@ -26,6 +26,7 @@ from elastictool.cli.evaluate import (
 )
 from elastictool.errors import RejectedItemsError
 from elastictool.files import check_output
+from elastictool.reporting.tables import counted
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel, Prediction, WindowRule
@@ -137,11 +138,6 @@ def report_failures(failures: Sequence[tuple[str, str]], total: int) -> None:
             f"{len(failures)} of {counted(total, 'recording')} could not be used{others}",
             "the reasons stand above",
         )
-
-
-def counted(number: int, what: str) -> str:
-    """``1 recording``, ``2 recordings``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> None:

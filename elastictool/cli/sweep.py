@@ -315,6 +315,7 @@ def _write(
     from elastictool.evaluation.points import AXES, write_points
     from elastictool.files import write_json
     from elastictool.reporting.sweep_figure import plot_sweep
+    from elastictool.reporting.tables import counted
 
     split = about["split"]
     words = ("" if split == "test" else split, suffix if out is None else "")
@@ -323,7 +324,7 @@ def _write(
     table, document = results / f"{stem}.csv", results / f"{stem}.json"
     write_points(table, points)
     write_json(document, _document(points) | about)
-    title = f"{about['dataset']}, {points[0].clips} {split} clips"
+    title = f"{about['dataset']}, {counted(points[0].clips, f'{split} clip')}"
     return [table, document, *plot_sweep(points, figures / stem, title)]
 
 
@@ -349,7 +350,7 @@ def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     from elastictool.evaluation.points import AXES
     from elastictool.metrics.classification import METRIC_LABELS
     from elastictool.reporting.sweep_figure import series_of
-    from elastictool.reporting.tables import EMPTY, metric_text
+    from elastictool.reporting.tables import EMPTY, counted, metric_text
 
     series = series_of(points)
     axis = AXES[points[0].axis]
@@ -364,7 +365,7 @@ def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
 
     unit = "" if points[0].metric == "dprime" else ", %"
     print_table(
-        f"{METRIC_LABELS[points[0].metric]}{unit}, {points[0].clips} clips",
+        f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}",
         [axis.column, *series],
         [row(axis.own, None), *(row(f"{value:g}", value) for value in values)],
     )

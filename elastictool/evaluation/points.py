@@ -28,7 +28,7 @@ class Axis:
         column: Heads the column of its values.
         label: Of the figure's horizontal axis.
         own: What the value is called that a run was trained with.
-        dot: The same in the figure's legend.
+        dot: What is ringed, in the figure's legend.
         stem: Name of the files, without suffix.
         log: Whether the figure's axis is logarithmic; None decides by the span.
         least: Smallest value that makes sense.
@@ -50,7 +50,7 @@ AXES = {
         column="frames",
         label="evaluation length (frames)",
         own="own length",
-        dot="native or own length",
+        dot="own length; native lengths stand\nat the longest clip's",
         stem="sweep",
     ),
     "patch_size": Axis(

@@ -43,7 +43,7 @@ VERSIONS: Mapping[Kind, int] = {
     "sweep": 1,
     "tokens": 1,
     "durations": 1,
-    "plot": 1,
+    "plot": 2,
 }
 """Raised when a change of the code changes the results of a kind of step."""
 MARKER = "step.json"

@@ -27,6 +27,7 @@ from elastictool.reporting.published import (
     SOURCES,
     own_score,
     published_curves,
+    published_metric,
     published_tokens,
 )
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
@@ -40,25 +41,31 @@ OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")
 def make_result(plot: Step) -> Document:
     """The document of a plot step whose inputs are finished."""
     settings = plot.settings
-    parts = _panels(plot)
-    curves = _curves(parts.get("panels", []))
-    published = _published(settings["published"])
-    theirs = _published_claims(published) if settings["scale"] == "paper" else {}
-    claims = [from_dict(Claim, claim) for claim in settings["claims"]]
-    return {
+    result = {
         **{key: settings[key] for key in ("recipe", "scale", "title", "shows", "says", "data")},
-        **parts,
-        "published": published,
-        "verdicts": [_verdict(claim, curves, theirs) for claim in claims],
+        **_panels(plot),
+        "published": _published(settings["published"]),
+        "verdicts": [{"claim": claim} for claim in settings["claims"]],
         "evaluations": _evaluations(plot),
         "made": _made(plot),
     }
+    return judged(result)
 
 
-def _verdict(claim: Claim, curves: Curves, published: Curves) -> Document:
+def judged(result: Document) -> Document:
+    """The document with its claims judged, in the words that the code now has for them."""
+    curves, published = _curves(result.get("panels", [])), result["published"]
+    theirs = _published_claims(published) if result["scale"] == "paper" else {}
+    claims = [verdict["claim"] for verdict in result["verdicts"]]
+    return result | {"verdicts": [_verdict(claim, curves, theirs) for claim in claims]}
+
+
+def _verdict(named: Document, curves: Curves, published: Curves) -> Document:
     """What became of a claim, here and (where the same curves are published) in the paper."""
+    claim = from_dict(Claim, named)
     ours, theirs = judge(claim, curves), judge(claim, published)
     return {
+        "claim": named,
         "holds": ours.holds,
         "words": ours.words,
         "source": claim.source,
@@ -116,6 +123,9 @@ def _sweep_panel(plot: Step) -> Document:
         "y": METRIC_LABELS[first.metric],
         "clips": sum(p.clips for p in next(iter(points.values())) if p.native),
         "shift_ms": _common(p.shift_ms for some in points.values() for p in some),
+        "base_shift_ms": _common(p.shift_ms / p.x for some in points.values() for p in some)
+        if first.axis == "resolution"
+        else None,
         "curves": [_curve(name, published[name], some) for name, some in points.items()],
     }
 
@@ -130,8 +140,8 @@ def _label(
 
 
 def _common(shifts: Iterable[float]) -> float | None:
-    """The one frame shift of all points, if there is one."""
-    distinct = {round(shift, 6) for shift in shifts}
+    """The one frame shift of all points, if there is one; to the microsecond."""
+    distinct = {round(shift, 3) for shift in shifts}
     return distinct.pop() if len(distinct) == 1 else None
 
 
@@ -216,7 +226,8 @@ def _token_panel(name: str, title: str, report: Document) -> Document:
         "y": "padding of processed tokens",
         "clips": report["clips"],
         "shift_ms": None,
-        "conditions": f"cap {rule['max_frames']:,} frames, last patch: {rule['edge']}, "
+        "conditions": f"cap {rule['max_frames']:,} frames ({report['beyond_cap_percent']:.1f} % "
+        f"of all frames lie beyond it and count nowhere), last patch: {rule['edge']}, "
         f"{report['settings']['capacity']:,} tokens a row",
         "curves": list(curves.values()),
     }
@@ -238,15 +249,16 @@ def _curves(panels: Iterable[Document]) -> Curves:
 
 def _published(spec: Mapping[str, str] | None) -> Document:
     if spec is None:
-        return {"note": FIGURE_ONLY, "source": "", "curves": {}, "tokens": {}}
+        return {"note": FIGURE_ONLY, "source": "", "metric": "", "curves": {}, "tokens": {}}
     table, about = spec["table"], {"note": spec["title"], "source": SOURCES[spec["table"]]}
     if table.endswith("token_usage"):
         shares = published_tokens(spec["dataset"])
         tokens = {model: list(pair) for model, pair in shares.items()}
-        return about | {"curves": {}, "tokens": tokens}
+        return about | {"metric": "padding", "curves": {}, "tokens": tokens}
     curves = published_curves(table, spec["dataset"])
     points = {m: [[x, y] for x, y in sorted(c.items())] for m, c in curves.items()}
-    return about | {"curves": points, "tokens": {}}
+    metric = published_metric(table, spec["dataset"])
+    return about | {"metric": metric, "curves": points, "tokens": {}}
 
 
 def _evaluations(plot: Step) -> dict[str, Document]:

@@ -10,7 +10,7 @@ more. Unknown keys are errors that name the nearest valid one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,7 +43,8 @@ class DataSpec:
     """Clips: a corpus to prepare, a table of durations, or the stand-in for VoxCeleb's durations.
 
     ``root`` and ``durations`` are paths below the user's data folder. ``folds`` are test folds,
-    each of which every run is trained for; none is the corpus's own split.
+    each of which every run is trained for; none is the corpus's own split. ``Repeats`` puts them
+    into the title.
     """
 
     title: str
@@ -285,21 +286,25 @@ class Repeats:
         Raises:
             UsageError: A fold that the data lack.
         """
-        if self.folds:
-            scale = dataclasses.replace(scale, data=self._chosen(scale.data))
-        return dataclasses.replace(scale, seeds=self.seeds) if self.seeds else scale
-
-    def _chosen(self, data: Mapping[str, DataSpec]) -> dict[str, DataSpec]:
-        there = {fold for spec in data.values() for fold in spec.folds}
+        there = {fold for spec in scale.data.values() for fold in spec.folds}
         if lacking := [str(fold) for fold in self.folds if fold not in there]:
             has = f"its folds are {', '.join(map(str, sorted(there)))}" if there else "it has none"
             raise UsageError(f"--folds: no fold {', '.join(lacking)}", has)
-        return {name: self._of(spec) for name, spec in data.items()}
+        data = {name: self._of(spec) for name, spec in scale.data.items()}
+        return dataclasses.replace(scale, data=data, seeds=self.seeds or scale.seeds)
 
     def _of(self, spec: DataSpec) -> DataSpec:
-        folds = tuple(fold for fold in spec.folds if fold in self.folds)
-        if folds == spec.folds:
+        if not spec.folds:
             return spec
-        those = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-        title = f"{spec.title}: only {those}"
+        folds = tuple(fold for fold in spec.folds if not self.folds or fold in self.folds)
+        title = f"{spec.title}, {_told(folds, spec.folds)}"
         return dataclasses.replace(spec, folds=folds, title=title)
+
+
+def _told(folds: Sequence[int], there: Sequence[int]) -> str:
+    """``five folds``, ``fold 1 of five``, ``folds 1, 2 of five``."""
+    words = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
+    number = words.get(len(there), str(len(there)))
+    if len(folds) == len(there):
+        return f"{number} folds"
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))} of {number}"

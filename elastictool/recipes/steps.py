@@ -219,16 +219,24 @@ def durations_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: 
 
 def _plot(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.recipes.result import make_result
+
+    document = step.path / "result.json"
+    write_json(document, make_result(step))
+    files = draw_result(read_json(document), step.path / step.path.name)
+    return {"files": [str(path) for path in files]}
+
+
+def draw_result(result: Mapping[str, Any], stem: Path) -> list[Path]:
+    """Figure (``stem``.png, .svg) and table (.md) of a result, from the document alone.
+
+    Raises:
+        ElasticToolError: A file cannot be written.
+    """
     from elastictool.reporting.figures import save_figure
     from elastictool.reporting.recipe_figure import draw
     from elastictool.reporting.recipe_table import write_table
 
-    result = make_result(step)
-    name = step.path.name
-    write_json(step.path / "result.json", result)
-    files = [*save_figure(draw(read_json(step.path / "result.json")), step.path / name)]
-    files.append(write_table(result, step.path / f"{name}.md"))
-    return {"files": [str(path) for path in files]}
+    return [*save_figure(draw(result), stem), write_table(result, stem.with_suffix(".md"))]
 
 
 _EXECUTORS: Mapping[Kind, Callable[[Step, Progress], dict[str, Any]]] = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from elastictool.errors import UsageError
+from elastictool.reporting.tables import counted
 
 Curves = Mapping[str, Mapping[float, float]]
 """Name of a curve -> its score (0 to 1) by column."""
@@ -37,6 +38,7 @@ class Claim:
         start: First column that counts.
         stop: Last column that counts.
         source: Where it is claimed: paper and section, or "ours".
+        says: The same in words, where those made from kind and threshold would be hard to read.
     """
 
     kind: ClaimKind
@@ -47,6 +49,7 @@ class Claim:
     start: float = float("-inf")
     stop: float = float("inf")
     source: str = ""
+    says: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a claim that says nothing.
@@ -105,13 +108,17 @@ def _answer(holds: bool) -> str:
 
 def statement(claim: Claim) -> str:
     """The claim itself, in words."""
+    if claim.says:
+        return claim.says
+    points = counted(abs(claim.points), "point")
     if claim.kind == "flat":
-        return f"{claim.curve} is flat within {claim.points:g} points{_span(claim)}"
+        return f"{claim.curve} is flat within {points}{_span(claim)}"
     if claim.kind == "collapse":
-        return f"{claim.curve} falls by {claim.points:g} points or more away from {claim.at:g}"
-    margin = f" by {claim.points:g} points or more" if claim.points > 0 else ""
-    slack = f" or at most {-claim.points:g} points below" if claim.points < 0 else ""
-    return f"{claim.curve} is above {claim.other}{margin}{slack}{_where(claim)}"
+        return f"{claim.curve} falls by {points} or more away from {claim.at:g}"
+    if claim.points == 0:
+        return f"{claim.curve} is above or level with {claim.other}{_where(claim)}"
+    margin = f"by {points} or more" if claim.points > 0 else f"or at most {points} below"
+    return f"{claim.curve} is above {claim.other} {margin}{_where(claim)}"
 
 
 def _where(claim: Claim) -> str:

@@ -28,6 +28,7 @@ from elastictool.reporting.figures import (
     save_figure,
     styled,
 )
+from elastictool.reporting.tables import counted
 
 BAR_CLASSES = 60
 """Up to this many classes each has a bar."""
@@ -137,7 +138,8 @@ def draw_classes(values: ClassValues) -> Figure:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=3)
     notes = "in brackets: clips of the class"
     if values.left_out:
-        notes += f"; not drawn, as no clip or every clip has them: {values.left_out} classes"
+        number = counted(values.left_out, "class")
+        notes += f"; not drawn, as no clip or every clip has them: {number}"
     figure.supxlabel(notes, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
@@ -176,7 +178,6 @@ def _draw_bars(axes: Axes, values: ClassValues) -> None:
     axes.set_xlabel(values.axis, fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.spines["top"].set_visible(False)
 
 
 def _draw_curve(axes: Axes, values: ClassValues) -> None:
@@ -190,7 +191,6 @@ def _draw_curve(axes: Axes, values: ClassValues) -> None:
         label = f"{what} {value:.1f} %"
         axes.axhline(value, color=VERMILLION, linestyle=line, linewidth=1.3, label=label)
     axes.set(xlabel="classes, best first", ylabel=values.axis)
-    axes.spines["top"].set_visible(False)
     axes.set_ylim(0, 101)
     axes.set_xlim(1, len(ranks))
     axes.legend(loc="upper right")

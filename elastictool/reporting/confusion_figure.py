@@ -91,7 +91,7 @@ def _draw_matrix(figure: Figure, axes: Axes, matrix: Counts, names: list[str]) -
     bar.set_label("% of the true class's clips", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     if (clips == 0).any():
-        note = f"{int((clips == 0).sum())} of {len(names)} classes have no clip here (grey rows)"
+        note = f"classes without a clip here (grey rows): {int((clips == 0).sum())} of {len(names)}"
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
 
 
@@ -132,4 +132,3 @@ def _draw_pairs(axes: Axes, pairs: list[Confusion], matrix: Counts, names: list[
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.spines["top"].set_visible(False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from elastictool.files import atomic_path
 from elastictool.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, styled
+from elastictool.reporting.tables import counted
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 _NUM_BINS = 40
@@ -56,7 +57,7 @@ def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) ->
             value = float(np.percentile(everything, share))
             label = f"{share}th percentile: {value:.2f} s"
             axes.axvline(value, color=GREY, linestyle=line, linewidth=1.2, label=label)
-        axes.set(title=f"{name}: lengths of {len(everything):,} clips")
+        axes.set(title=f"{name}: lengths of {counted(len(everything), 'clip')}")
         axes.set(xlabel="seconds", ylabel="clips")
         axes.legend()
     return figure

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from elastictool.errors import ElasticToolError
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.summary import main_metric
-from elastictool.reporting.tables import metric_text, read_csv, read_json
+from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
 
 Document = dict[str, Any]
 
@@ -62,7 +62,8 @@ class EvaluationFile:
         renamed = (self.run_dir / "config.yaml").is_file()  # a run is called as its folder is
         return (
             f"{self.document['model']} ({self.run_dir.name if renamed else self.document['run']}), "
-            f"{self.document['split']} split{length}{others}, {self.document['clips']:,} clips"
+            f"{self.document['split']} split{length}{others}, "
+            f"{counted(self.document['clips'], 'clip')}"
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elastictool.metrics.names import F1_LABELS, METRIC_LABELS
-from elastictool.reporting.tables import EMPTY, metric_text, percent
+from elastictool.reporting.tables import EMPTY, counted, metric_text, percent
 
 SINGLE_LABEL_ONLY = ("mean_class_accuracy",)
 """Metrics that say nothing where a clip has several classes and only one can be the top one."""
@@ -63,10 +63,8 @@ def _decision_notes(decisions: dict[str, Any]) -> list[str]:
     if decisions["chosen_on_these_clips"]:
         lines.append("these are the clips that chose the thresholds: F1 at them is flattered")
     if decisions["classes_without_threshold"]:
-        lines.append(
-            f"{decisions['classes_without_threshold']:,} classes have no positive validation clip "
-            "and are decided at 0.5"
-        )
+        number = counted(decisions["classes_without_threshold"], "class")
+        lines.append(f"decided at 0.5, as no validation clip has them: {number}")
     return lines
 
 

@@ -1,8 +1,8 @@
 """One look for all figures: readable in print, safe for colour-blind readers, same bytes twice.
 
 A model keeps its colour from figure to figure (ElasticAST is always vermillion), so that figures
-can be compared at a glance; variants of one model share the colour and differ in line and marker.
-Colours: Okabe and Ito (2008).
+can be compared at a glance; variants of one model have shades of it and differ in line and marker.
+Colours: Okabe and Ito (2008), with a brown and a grey.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from elastictool.files import atomic_path
 
 VERMILLION, BLUE, SKY, GREEN = "#D55E00", "#0072B2", "#56B4E9", "#009E73"
-PURPLE, ORANGE, GREY = "#CC79A7", "#E69F00", "#6E6E6E"
+PURPLE, ORANGE, BROWN, GREY = "#CC79A7", "#E69F00", "#8A5F00", "#6E6E6E"
 
 FAMILY_COLOURS = {
     "ElasticAST": VERMILLION,
@@ -34,7 +35,7 @@ FAMILY_COLOURS = {
     "first-come": VERMILLION,
     "balanced": GREEN,
     "best-fit": ORANGE,
-    "first-fit": ORANGE,
+    "first-fit": BROWN,
     "sorted-window": PURPLE,
     "none": GREY,
     "flat": "black",
@@ -48,6 +49,8 @@ ROLE_COLOURS = {
 """Colours of the papers' fixed ASTs, in figures that do not show all of them too."""
 FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
 """Colours of fixed-length ASTs, shortest first, and at one length smallest patches first."""
+SHADES = (0.0, -0.4, 0.35, -0.65)
+"""Of a model's variants: how far to black (below 0) or white its colour goes."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -59,6 +62,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.labelsize": 10,
     "axes.spines.right": False,
+    "axes.spines.top": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E4E4E4",
@@ -88,7 +92,7 @@ def styled() -> AbstractContextManager[None]:
 
 
 def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
-    """A style for each label; labels of one family share a colour and differ in line and marker.
+    """A style for each label; labels of one family have a colour and differ in shade, line, marker.
 
     Fixed-length models ("AST-400", "AST-400/8") get colours in the order of their lengths and
     patch sizes.
@@ -104,8 +108,18 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
         variant = seen.get(colour, 0)
         seen[colour] = variant + 1
         marker = MARKERS[variant % len(MARKERS)]
-        styles[label] = SeriesStyle(colour, LINES[variant % len(LINES)], marker)
+        shade = _shaded(colour, SHADES[variant % len(SHADES)])
+        styles[label] = SeriesStyle(shade, LINES[variant % len(LINES)], marker)
     return styles
+
+
+def _shaded(colour: str, shade: float) -> str:
+    """The colour, ``shade`` of the way to white, or below 0 to black."""
+    if not shade:
+        return colour
+    end = float(shade > 0)
+    red, green, blue = (part + abs(shade) * (end - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _role(label: str) -> str:
@@ -125,21 +139,22 @@ def _colour(label: str, lengths: list[tuple[int, int]], free: Sequence[str]) -> 
 def _fixed_size(label: str) -> tuple[int, int] | None:
     """(frames, patch size) of a fixed-length AST's label; patches of 16 are not named in it.
 
-    Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms"), that
-    takes the place of the frames.
+    Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms", "AST at
+    20 ms"), that takes the place of the frames.
     """
-    found = re.match(r"AST(?:-B/|[-/])(\d+)(?:/(?:\d+x)?(\d+))?", label)
+    found = re.match(r"AST(?:-B/|[-/]| at )(\d+)(?:/(?:\d+x)?(\d+))?", label)
     return (int(found[1]), int(found[2] or 16)) if found else None
 
 
-def add_top_axis(axes: Axes, factor: float, label: str) -> None:
-    """A second axis on top that reads the places below times ``factor``."""
+def add_top_axis(axes: Axes, factor: float, label: str, same_ticks: bool = False) -> None:
+    """A second axis on top that reads the places below times ``factor``; a logarithmic one, or
+    with ``same_ticks``, at the ticks below."""
     top = axes.secondary_xaxis(
         "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
     )
     top.set_xlabel(label, fontsize=9, color=GREY)
     top.tick_params(labelsize=8.5, colors=GREY)
-    if axes.get_xscale() == "log":
+    if same_ticks or axes.get_xscale() == "log":
         ticks = [tick * factor for tick in axes.get_xticks()]
         top.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)
         top.minorticks_off()

@@ -94,8 +94,6 @@ def _draw(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figu
     if names:
         _draw_scores(panels[1], epochs, names)
     _draw_rate(panels[-1], steps, epochs)
-    for axes in panels:
-        axes.spines["top"].set_visible(False)
     return figure
 
 

@@ -64,6 +64,17 @@ def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, flo
     return curves
 
 
+def published_metric(table: str, dataset: str = "") -> str:
+    """What the scores of a table are, as a name out of ``METRIC_LABELS``.
+
+    Raises:
+        UsageError: There is no such table.
+    """
+    row = next(row for row in _rows(table) if not dataset or row["dataset"] == dataset)
+    name = next(name for name in _SCORES if name in row)
+    return (row["metric"] if name == "score" else name).lower()
+
+
 def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
     """A published model's score at its own setting, out of its (column, score) pairs.
 

@@ -2,7 +2,8 @@
 
 On the paper's own data both share one pair of axes. On other data (``small``, ``smoke``) heights
 have nothing in common and lengths often not either, so the published curves stand in a panel of
-their own: shapes are to be compared, not values. Verdicts stand below.
+their own: shapes are to be compared, not values. There they are named at their ends; the legend
+stands below our panel and names ours alone. What became of each claim stands in the table.
 """
 
 from __future__ import annotations
@@ -12,70 +13,96 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from elastictool.evaluation.points import AXES
+from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.figures import (
-    BLUE,
     GREY,
     SeriesStyle,
-    add_top_axis,
     plain_text,
     series_styles,
     styled,
 )
-from elastictool.reporting.sweep_figure import spread
+from elastictool.reporting.histogram_figure import draw_histograms
+from elastictool.reporting.lines import (
+    Line,
+    Point,
+    draw_lines,
+    interval_bar,
+    legend_below,
+    mark_columns,
+    name_columns,
+    own_ring,
+)
+from elastictool.reporting.published import OWN_COLUMNS
+from elastictool.reporting.recipe_table import SAME_DATA, TOKEN_AXIS, held_words
+from elastictool.reporting.tables import counted
 
 Document = Mapping[str, Any]
 Styles = Mapping[str, SeriesStyle]
 NOTHING: Document = {"curves": {}, "tokens": {}}
-LOG_AXES = ("patch_size", "batch_clips")
-LETTERS = 14
-"""Of small print in an inch."""
-TICKS = 10
-LABEL_SHARE = 0.035
+WIDTH_ONE, WIDTH_TWO = 7.2, 9.2
+"""Inches of a figure of one panel and of two: at 900 pixels its small print can be read."""
+CAPTION_LETTERS, TITLE_LETTERS = 15, 54
+"""Letters of the caption in an inch, and of a panel's title in a line."""
+LOG_AXES = ("patch_size", TOKEN_AXIS)
+LABELS = {"resolution": 6, "length": 8}
+"""Labels that the axis has room for, where its columns are many and alike."""
+MOST_LABELS = 10
+LABEL_SHARE = 0.065
 """Of the axis' height: what a line of small print needs."""
-SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+SHARE_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def draw(result: Document) -> Figure:
     """The figure."""
     with styled():
+        panels = result["histograms"] if "histograms" in result else result["panels"]
+        columns = len(panels) + bool(_published_beside(result))
+        width = max(WIDTH_ONE if columns == 1 else WIDTH_TWO, 3.0 * columns)
+        caption = _caption(result, width)
+        height = 5.0 + 0.18 * caption.count("\n")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
         if "histograms" in result:
-            return _histograms(result)
-        return _curves(result)
-
-
-def _curves(result: Document) -> Figure:
-    panels, beside = result["panels"], _published_beside(result)
-    columns = len(panels) + bool(beside)
-    width = 4.6 + 4.4 * columns
-    caption = _caption(result, width)
-    height = 4.3 + 0.16 * caption.count("\n")
-    figure = Figure(figsize=(width, height), layout="constrained")
-    all_axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    styles, theirs = _styles(result)
-    for axes, panel in zip(all_axes, panels, strict=False):
-        overlay = NOTHING if beside else result["published"]
-        _draw_panel(axes, panel, styles)
-        _thin(axes, overlay["curves"], theirs)
-        _level(axes, overlay, theirs)
-        _finish(axes, panel, [p["x"] for curve in panel["curves"] for p in curve["points"]])
-        axes.set_title(f"{'ours: ' if beside else ''}{plain_text(panel['title'])}", fontsize=10)
-    if beside:
-        _draw_published(all_axes[-1], panels[0], result["published"], theirs)
-    figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
-    thin = bool(result["published"]["curves"] or result["published"]["tokens"])
-    _legend(figure, all_axes, panels[0], thin)
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=GREY)
+            draw_histograms(figure, panels)
+        else:
+            _draw_curves(figure, result)
+        figure.supxlabel(caption, x=0.01, ha="left", fontsize=9, color=GREY)
     return figure
 
 
+def _caption(result: Document, width: float) -> str:
+    """On what data, and how many of the claims hold; the table says which."""
+    text = "\n".join(textwrap.wrap(result["says"], int(CAPTION_LETTERS * width)))
+    held = held_words(result["verdicts"])
+    return plain_text(f"{text}\n{held}." if held else text, 4_000)
+
+
+def _draw_curves(figure: Figure, result: Document) -> None:
+    panels, beside = result["panels"], _published_beside(result)
+    all_axes = list(figure.subplots(1, len(panels) + beside, squeeze=False)[0])
+    styles, theirs = _styles(result)
+    overlay = NOTHING if beside else result["published"]
+    for axes, panel in zip(all_axes, panels, strict=False):
+        _draw_panel(axes, panel, styles)
+        _thin(axes, overlay["curves"], theirs)
+        _level(axes, overlay, theirs)
+        shifts = panel["shift_ms"], panel.get("base_shift_ms")
+        on_top = name_columns(axes, panel["axis"], *shifts)
+        _title(axes, f"{'ours: ' * beside}{panel['title']}", on_top)
+    if beside:
+        _draw_published(all_axes[-1], panels[0], result["published"], theirs)
+        _title(all_axes[-1], f"published: {result['published']['note']}", on_top)
+    _legend(all_axes[0], panels[0], result, beside)
+
+
 def _published_beside(result: Document) -> bool:
-    return bool(result["published"]["curves"]) and result["scale"] != "paper"
+    return bool(result["published"]["curves"]) and result["scale"] != SAME_DATA
 
 
 def _styles(result: Document) -> tuple[Styles, Styles]:
@@ -93,31 +120,25 @@ def _styles(result: Document) -> tuple[Styles, Styles]:
 
 
 def _draw_panel(axes: Axes, panel: Document, styles: Styles) -> None:
-    faint = 0.05 if len(panel["curves"]) > 4 else 0.10
-    for curve in panel["curves"]:
-        style, points = styles[curve["label"]], curve["points"]
-        places = [p["x"] for p in points]
-        axes.plot(
-            places,
-            [100 * p["value"] for p in points],
-            color=style.colour,
-            linestyle=style.line,
-            marker=style.marker,
-            label=plain_text(curve["label"]),
+    curves = panel["curves"]
+    lines = [
+        Line(
+            curve["label"],
+            styles[curve["label"]],
+            [_point(point) for point in curve["points"]],
+            _point(curve["own"]) if curve["own"] else None,
         )
-        if points and all(p["low"] is not None for p in points):
-            low, high = ([100 * p[end] for p in points] for end in ("low", "high"))
-            axes.fill_between(places, low, high, color=style.colour, alpha=faint, linewidth=0)
-        if curve["own"]:
-            axes.scatter(
-                [curve["own"]["x"]],
-                [100 * curve["own"]["value"]],
-                s=80,
-                color=style.colour,
-                edgecolor="black",
-                marker=style.marker,
-                zorder=5,
-            )
+        for curve in curves
+    ]
+    draw_lines(axes, lines)
+    own = [curve["own"]["x"] for curve in curves if curve["own"]]
+    columns = {point["x"] for curve in curves for point in curve["points"]}
+    _finish(axes, panel, sorted(columns), own, f"{panel['y']} (%)")
+
+
+def _point(point: Document) -> Point:
+    low, high = (None if point[end] is None else 100 * point[end] for end in ("low", "high"))
+    return Point(point["x"], 100 * point["value"], low, high)
 
 
 def _thin(axes: Axes, published: Document, styles: Styles) -> None:
@@ -145,7 +166,7 @@ def _level(axes: Axes, published: Document, styles: Styles) -> None:
             xytext=(0, 3),
             textcoords="offset points",
             ha="right",
-            fontsize=7.5,
+            fontsize=8.5,
             color=colour,
         )
 
@@ -161,14 +182,14 @@ def _draw_published(axes: Axes, panel: Document, published: Document, styles: St
             (x, place),
             xytext=(4, 0),
             textcoords="offset points",
-            fontsize=7.5,
+            fontsize=8.5,
             va="center",
             color=styles[name].colour,
             annotation_clip=False,
         )
-    axes.set_title(f"published: {plain_text(published['note'])}", fontsize=10)
-    columns = [x for points in published["curves"].values() for x, _ in points]
-    _finish(axes, {**panel, "shift_ms": None}, columns)
+    columns = sorted({x for points in published["curves"].values() for x, _ in points})
+    own = [OWN_COLUMNS[name] for name in published["curves"] if name in OWN_COLUMNS]
+    _finish(axes, panel, columns, own, f"{METRIC_LABELS[published['metric']]} (%)")
 
 
 def _apart(heights: Sequence[float], limits: tuple[float, float]) -> list[float]:
@@ -181,73 +202,48 @@ def _apart(heights: Sequence[float], limits: tuple[float, float]) -> list[float]
     return placed
 
 
-def _finish(axes: Axes, panel: Document, places: Sequence[float]) -> None:
+def _title(axes: Axes, text: str, on_top: bool) -> None:
+    """A panel's title, high enough for an axis ``on_top`` of some panel: all at one height."""
+    lines = textwrap.wrap(plain_text(text), TITLE_LETTERS)
+    axes.set_title("\n".join(lines), fontsize=9.5, y=1.0, pad=34 if on_top else 6)
+
+
+def _finish(
+    axes: Axes, panel: Document, columns: Sequence[float], own: Sequence[float], label: str
+) -> None:
     """Labels, scale and ticks."""
-    axes.set_ylabel(f"{panel['y']} (%)")
-    axes.set_xlabel(panel["x"])
-    ticks = sorted(set(places))
-    log = panel["axis"] in LOG_AXES or (ticks[-1] / ticks[0] > 6 and panel["axis"] == "length")
-    if log:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_minor_locator(NullLocator())
-    ticks = spread(ticks, log, TICKS)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-    axes.spines["top"].set_visible(False)
-    if panel["axis"] == "length" and panel["shift_ms"]:
-        add_top_axis(axes, panel["shift_ms"] * 0.001, f"seconds ({panel['shift_ms']:g} ms a frame)")
+    axes.set(xlabel=panel["x"], ylabel=label)
+    wide = panel["axis"] == "length" and columns[-1] / columns[0] > 6
+    log = panel["axis"] in LOG_AXES or wide
+    mark_columns(axes, columns, own, log, LABELS.get(panel["axis"], MOST_LABELS))
+    if panel["axis"] == TOKEN_AXIS:
+        # Linear below 1 %, so that none at all has a place, too.
+        axes.set_yscale("symlog", linthresh=1, linscale=0.7)
+        axes.set_yticks(SHARE_TICKS, [f"{tick:g}" for tick in SHARE_TICKS])
+        axes.set_ylim(-0.08, 100)
 
 
-def _legend(figure: Figure, all_axes: Sequence[Axes], panel: Document, published: bool) -> None:
-    handles, labels = all_axes[0].get_legend_handles_labels()
+def _legend(axes: Axes, panel: Document, result: Document, beside: bool) -> None:
+    """Below our panel: our curves, and what dots and bars are."""
+    handles: list[Artist]
+    handles, labels = axes.get_legend_handles_labels()
     if any(curve["own"] for curve in panel["curves"]):
-        dot = Line2D([], [], linestyle="", marker="o", markersize=8, color="w", mec="black")
-        handles, labels = [*handles, dot], [*labels, AXES[panel["axis"]].dot]
-    if published:
-        thin = Line2D([], [], color=GREY, linewidth=0.8)
-        handles, labels = [*handles, thin], [*labels, "thin: published"]
-    figure.legend(handles, labels, loc="outside right center")
+        handles, labels = [*handles, own_ring()], [*labels, AXES[panel["axis"]].dot]
+    if words := _interval_words(panel):
+        handles, labels = [*handles, interval_bar()], [*labels, words]
+    if not beside and (result["published"]["curves"] or result["published"]["tokens"]):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8))
+        labels.append("thin: published")
+    legend_below(axes, handles, labels, "ours" if beside else "")
 
 
-def _caption(result: Document, width: float) -> str:
-    """On what, what is published, and what became of the claims."""
-    published = result["published"]
-    source = published["source"]
-    known = f"Published: {published['note']}" + (f" ({source})." if source else ".")
-    lines = [result["says"], known]
-    lines += [f"{_mark(v['holds'])} {v['words']}" for v in result["verdicts"]]
-    return plain_text(
-        "\n".join("\n".join(textwrap.wrap(line, int(LETTERS * width))) for line in lines), 4_000
-    )
-
-
-def _mark(holds: bool | None) -> str:
-    return {True: "[+]", False: "[−]", None: "[ ]"}[holds]
-
-
-def _histograms(result: Document) -> Figure:
-    """Clips by length, a panel a data set; the line is what a standard AST takes in."""
-    found = result["histograms"]
-    width = 4.4 * len(found) + 0.6
-    caption = _caption(result, width)
-    figure = Figure(figsize=(width, 3.7 + 0.16 * caption.count("\n")), layout="constrained")
-    for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        axes.stairs(one["counts"], one["edges"], fill=True, color=BLUE, alpha=0.85)
-        axes.set_xscale("log")
-        low, high = min(one["edges"][0], 10), max(one["edges"][-1], 10.5)
-        ticks = [second for second in SECONDS if low <= second <= high]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.axvline(10.24, color="black", linestyle="--", linewidth=1.2)
-        axes.spines["top"].set_visible(False)
-        facts = (
-            f"{one['clips']:,} clips, median {one['percentiles']['50']:.1f} s\n"
-            f"an input of 10.24 s (dashed) pads {100 * one['shorter_than_ast']:.0f} %, "
-            f"cuts {100 * one['longer_than_ast']:.0f} % of them"
-        )
-        axes.text(0, 1.02, facts, transform=axes.transAxes, fontsize=8, color=GREY)
-        axes.set_title(plain_text(one["title"], 60), fontsize=10, pad=28)
-        axes.set(xlabel="length (s)", ylabel="clips")
-    figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=GREY)
-    return figure
+def _interval_words(panel: Document) -> str:
+    """What the bars are; empty where there are none."""
+    points = [point for curve in panel["curves"] for point in curve["points"]]
+    if all(point["low"] is None for point in points):
+        return ""
+    runs = max(point["runs"] for point in points)
+    if runs == 1:
+        return "95 % interval over clips"
+    kind = "range of" if runs == 2 else "95 % t interval over"
+    return f"{kind} {counted(runs, 'training')}"

@@ -1,8 +1,9 @@
 """The table of a recipe from its result document: ours, published, difference, verdicts.
 
 A published column stands beside every model; where the paper gives a picture alone it says so,
-and nothing is read off pictures. Differences are in percentage points, and only where the same
-column (length, patch size, compression) was published.
+and nothing is read off pictures. Differences are in percentage points, at scale ``paper`` alone
+(elsewhere data and models have nothing in common), and only where the same column (length, patch
+size, compression) was published.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 from elastictool.files import write_text
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score
-from elastictool.reporting.tables import EMPTY, duration, markdown_table, percent
+from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"
+"""The scale at which ours and published numbers are of the same data."""
 TOKEN_AXIS = "batch_clips"
 
 
@@ -34,11 +36,45 @@ def page(result: Document) -> str:
         f"# {result['title']}\n\n![{result['title']}]({name}.svg)\n",
         f"{result['shows']}\n",
         f"**On what.** {result['says']} Data: {'; '.join(result['data'].values())}.\n",
-        f"**Claims.**\n\n{verdict_lines(result)}",
+        f"**Published.** {published_words(result['published'])}\n",
+        f"**Claims.** {verdict_lines(result['verdicts'])}",
         *tables(result),
         provenance(result),
     ]
     return "\n".join(parts)
+
+
+def published_words(published: Document) -> str:
+    """What the paper reports and where, in the figures that can be said in a line."""
+    if published["tokens"]:
+        shares = published["tokens"].items()
+        parts = [f"{model}: padding {_share(a)}, cut {_share(b)}" for model, (a, b) in shares]
+        what = "Tokens, %"
+    elif published["curves"]:
+        parts = [_range_words(model, points) for model, points in published["curves"].items()]
+        metric = METRIC_LABELS[published["metric"]]
+        what = f"{metric}, %, at the own setting (in brackets over all columns)"
+    else:
+        return "A picture without numbers (figure only)."
+    return f"{what}, {published['note']}, {published['source']}: {'; '.join(parts)}."
+
+
+def _range_words(model: str, points: Sequence[Sequence[float]]) -> str:
+    """``AST-400 51.0 (38.2 to 51.0)``; what is not published at an own setting has the range."""
+    scores, own = [y for _, y in points], own_score(model, points)
+    at_own = "" if own is None else f"{percent(own)} "
+    return f"{model} {at_own}({percent(min(scores))} to {percent(max(scores))})"
+
+
+def _share(value: float | None) -> str:
+    return FIGURE_ONLY if value is None else f"{value:.1f}"
+
+
+def held_words(verdicts: Sequence[Document]) -> str:
+    """``7 of 8 claims hold``; empty where none is judged."""
+    held = sum(verdict["holds"] is True for verdict in verdicts)
+    few = len(verdicts) == 1
+    return f"{held} of {counted(len(verdicts), 'claim')} hold{'s' * few}" if verdicts else ""
 
 
 def tables(result: Document) -> list[str]:
@@ -52,11 +88,11 @@ def tables(result: Document) -> list[str]:
 
 
 def panel_table(panel: Document, result: Document) -> str:
-    """A row a column of the figure, and for each model ours, published and the difference."""
+    """A row a column of the figure; for each model ours, published and perhaps the difference."""
     columns, rows = panel_cells(panel, result)
     note = "" if result["scale"] == SAME_DATA else _other_data(result)
     conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
-    clips = f"{panel['clips']:,} clips{conditions}"
+    clips = f"{counted(panel['clips'], 'clip')}{conditions}"
     head = f"{panel['y']}, %, {panel['title']}, {clips}.{note}\n\n"
     return head + markdown_table(columns, rows)
 
@@ -70,17 +106,23 @@ def _other_data(result: Document) -> str:
     return ""
 
 
+def has_differences(panel: Document, result: Document) -> bool:
+    """Whether published numbers can be subtracted from ours: the same data and metric."""
+    return bool(result["scale"] == SAME_DATA and result["published"]["metric"] == panel["metric"])
+
+
 def panel_cells(
     panel: Document, result: Document, intervals: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """Column names and cells of a panel; frames of other data are no columns of the paper's."""
     if panel["axis"] == TOKEN_AXIS:
-        return token_cells(panel, result["published"])
-    published = result["published"]
+        return token_cells(panel, result)
+    published, gap = result["published"], has_differences(panel, result)
     same_columns = panel["axis"] != "length" or result["scale"] == SAME_DATA
     columns = [panel["column"]]
     for curve in panel["curves"]:
-        columns += [curve["label"], "published", "difference"]
+        columns += [curve["label"], _published_column(panel, published)]
+        columns += ["difference"] * gap
     places = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
     rows = []
     if any(curve["own"] for curve in panel["curves"]):
@@ -88,27 +130,35 @@ def panel_cells(
         for curve in panel["curves"]:
             name = curve["published_label"]
             theirs = own_score(name, published["curves"].get(name, []))
-            own += _cells(curve["own"], theirs, bool(published["curves"]), intervals)
+            own += _cells(curve["own"], theirs, bool(published["curves"]), gap, intervals)
         rows.append(own)
     for x in places:
         row = [f"{x:g}"]
         for curve in panel["curves"]:
             mine = next((p for p in curve["points"] if p["x"] == x), None)
-            row += _cells(mine, *_published_at(curve, x, published, same_columns), intervals)
+            theirs, numbers = _published_at(curve, x, published, same_columns)
+            row += _cells(mine, theirs, numbers, gap, intervals)
         rows.append(row)
     return columns, rows
 
 
+def _published_column(panel: Document, published: Document) -> str:
+    """``published``; with its metric where that is another one than ours."""
+    if published["metric"] in ("", panel["metric"]):
+        return "published"
+    return f"published {METRIC_LABELS[published['metric']]}"
+
+
 def _cells(
-    mine: Document | None, theirs: float | None, numbers: bool, intervals: bool
+    mine: Document | None, theirs: float | None, numbers: bool, gap: bool, intervals: bool
 ) -> list[str]:
-    """Ours with its interval, published, difference."""
+    """Ours with its interval, published, and (``gap``) the difference."""
     if mine is None:
-        return [EMPTY, EMPTY, EMPTY]
+        return [EMPTY] * (2 + gap)
     ours = percent(mine["value"], (mine["low"], mine["high"]) if intervals else None)
     if theirs is None:
-        return [ours, EMPTY if numbers else FIGURE_ONLY, EMPTY]
-    return [ours, percent(theirs), f"{100 * (mine['value'] - theirs):+.1f}"]
+        return [ours, EMPTY if numbers else FIGURE_ONLY, *[EMPTY] * gap]
+    return [ours, percent(theirs), *[f"{100 * (mine['value'] - theirs):+.1f}"] * gap]
 
 
 def _published_at(
@@ -120,39 +170,40 @@ def _published_at(
     return found, bool(published["curves"])
 
 
-def token_cells(panel: Document, published: Document) -> tuple[list[str], list[list[str]]]:
+def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list[str]]]:
     """A row a model: padding at each batch size, cut, and what is published of both."""
+    gap = has_differences(panel, result)
     sizes = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
-    columns = ["model", *(f"padding, {size:g} clips" for size in sizes)]
-    columns += ["published", "difference", "cut", "published cut", "difference"]
+    columns = ["model", *(f"padding, {counted(size, 'clip')}" for size in sizes)]
+    columns += ["published", *["difference"] * gap, "cut", "published cut", *["difference"] * gap]
     rows = []
     for curve in panel["curves"]:
         values = {p["x"]: p["value"] for p in curve["points"]}
-        shares = published["tokens"].get(curve["published_label"])
+        shares = result["published"]["tokens"].get(curve["published_label"])
         padding = [percent(values.get(size)) for size in sizes]
         rows.append(
             [
                 curve["label"],
                 *padding,
-                *_share_cells(list(values.values()), shares, 0),
+                *_share_cells(list(values.values()), shares, 0, gap),
                 percent(curve["cut"]),
-                *_share_cells([curve["cut"]], shares, 1),
+                *_share_cells([curve["cut"]], shares, 1, gap),
             ]
         )
     return columns, rows
 
 
 def _share_cells(
-    ours: Sequence[float], shares: Sequence[float | None] | None, place: int
+    ours: Sequence[float], shares: Sequence[float | None] | None, place: int, gap: bool
 ) -> list[str]:
-    """Published padding (0) or cut (1), and the difference of ours where that is one number."""
+    """Published padding (0) or cut (1), and (``gap``) ours less that where ours is one number."""
     if shares is None:
-        return [EMPTY, EMPTY]
+        return [EMPTY] * (1 + gap)
     theirs = shares[place]
     if theirs is None:
-        return [FIGURE_ONLY, EMPTY]
-    one = len(set(ours)) == 1
-    return [f"{theirs:.1f}", f"{100 * ours[0] - theirs:+.1f}" if one else EMPTY]
+        return [FIGURE_ONLY, *[EMPTY] * gap]
+    difference = f"{100 * ours[0] - theirs:+.1f}" if len(set(ours)) == 1 else EMPTY
+    return [f"{theirs:.1f}", *[difference] * gap]
 
 
 def evaluation_table(result: Document) -> str:
@@ -190,11 +241,11 @@ def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def verdict_lines(result: Document) -> str:
-    """A bullet a claim."""
-    if not result["verdicts"]:
-        return "- none is judged: the picture shows lengths alone\n"
-    return "".join(f"- {_verdict_words(v)}\n" for v in result["verdicts"])
+def verdict_lines(verdicts: Sequence[Document]) -> str:
+    """How many claims hold, then a bullet a claim."""
+    if not verdicts:
+        return "None is judged: the picture shows lengths alone.\n"
+    return f"{held_words(verdicts)}.\n\n" + "".join(f"- {_verdict_words(v)}\n" for v in verdicts)
 
 
 def _verdict_words(verdict: Document) -> str:
@@ -210,7 +261,8 @@ def provenance(result: Document) -> str:
     versions = [f"elastictool {made['elastictool']}", f"Python {made['python']}"]
     versions += [f"torch {made['torch']}"] if made["torch"] else []
     trained = (
-        f" {made['trainings']} trainings, {duration(made['train_seconds'])} together."
+        f" {counted(made['trainings'], 'training')}, {duration(made['train_seconds'])}"
+        f"{' together' * (made['trainings'] > 1)}."
         if made["trainings"]
         else ""
     )

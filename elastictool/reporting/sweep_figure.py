@@ -1,10 +1,10 @@
 """Accuracy against what was swept, as ElasticAST's Figures 4 and 5 (length, resolution) and
-FlexiAST's Figure 3 (patch size): a line a model, a dot at its own setting.
+FlexiAST's Figure 3 (patch size): a line a model, a ring at its own setting.
 
-Dots are what each model was made for: ElasticAST on native lengths (drawn at the longest clip,
+Rings are what each model was made for: ElasticAST on native lengths (drawn at the longest clip,
 because nothing is cut from there on), a fixed-length AST at the length it was trained at, a
 standard AST at its patch size. An ensemble has no place on the axis and is a level line.
-Percentages on the vertical axis; bands are 95 % bootstrap intervals over clips.
+Percentages on the vertical axis; bars are 95 % bootstrap intervals over clips.
 """
 
 from __future__ import annotations
@@ -13,26 +13,34 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from elastictool.errors import UsageError
 from elastictool.evaluation.points import AXES, Axis, SweepPoint, read_points
 from elastictool.metrics.classification import METRIC_LABELS
 from elastictool.reporting.figures import (
     SeriesStyle,
-    add_top_axis,
     save_figure,
     series_styles,
     styled,
 )
+from elastictool.reporting.lines import (
+    Line,
+    Point,
+    draw_lines,
+    interval_bar,
+    legend_below,
+    mark_columns,
+    name_columns,
+    own_ring,
+)
 
 LOG_RATIO = 16
 """Lengths that span more than this factor are drawn on a logarithmic axis."""
-CROWDED = 4
-"""With more series than this the bands are drawn fainter."""
+MOST_LABELS = 18
+"""Columns that have room for their label."""
 RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialias"}
 """Ways of resizing kernels, as the paper calls them."""
 UNIT_METRICS = ("dprime",)
@@ -95,17 +103,18 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
 
 
 def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | None) -> Figure:
-    series = series_of(points)
-    alpha = 0.05 if len(series) > CROWDED else 0.10
-    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
-    axes = figure.subplots()
     factor = 1.0 if metric in UNIT_METRICS else 100.0
+    series = series_of(points)
     styles = series_styles(series)
+    figure = Figure(figsize=(7.6, 4.4 + 0.1 * len(series)), layout="constrained")
+    axes = figure.subplots()
+    lines = [_line(label, members, styles[label], factor) for label, members in series.items()]
+    draw_lines(axes, [line for line in lines if line.all_points()])
     for label, members in series.items():
-        _draw_series(axes, label, members, styles[label], factor, alpha)
-    axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
+        _draw_level(axes, label, members, styles[label], factor)
     axis = AXES[points[0].axis]
     axes.set_xlabel(axis.label)
+    axes.set_ylabel(METRIC_LABELS.get(metric, metric) + (" (%)" if factor == 100 else ""))
     _scale(axes, points, axis.log if log_x is None else log_x)
     _second_scale(axes, points)
     if title:
@@ -114,59 +123,34 @@ def _draw(points: Sequence[SweepPoint], metric: str, title: str, log_x: bool | N
     return figure
 
 
+def _line(label: str, members: Sequence[SweepPoint], style: SeriesStyle, factor: float) -> Line:
+    """The points of a series that have a place on the axis."""
+    placed = [point for point in members if not math.isnan(point.x)]
+    points = [_point(point, factor) for point in placed if not point.native]
+    own = [_point(point, factor) for point in placed if point.native]
+    return Line(label, style, points, own[0] if own else None)
+
+
+def _point(point: SweepPoint, factor: float) -> Point:
+    return Point(point.x, factor * point.value, factor * point.low, factor * point.high)
+
+
+def _draw_level(
+    axes: Axes, label: str, members: Sequence[SweepPoint], style: SeriesStyle, factor: float
+) -> None:
+    """An ensemble, whose members differ in what is swept, as a level line."""
+    for point in members[:1]:
+        if math.isnan(point.x):
+            height = factor * point.value
+            axes.axhline(height, color=style.colour, linestyle=style.line, label=label)
+
+
 def _second_scale(axes: Axes, points: Sequence[SweepPoint]) -> None:
     """Frames as seconds, compressions as frame shifts, where one number does it."""
     shifts = {round(point.shift_ms, 6) for point in points}
-    if points[0].axis == "length" and len(shifts) == 1:
-        shift_ms = shifts.pop()
-        add_top_axis(axes, shift_ms * 0.001, f"seconds ({shift_ms:g} ms a frame)")
     bases = {round(p.shift_ms / p.x, 3) for p in points if not math.isnan(p.x)}
-    if points[0].axis == "resolution" and len(bases) == 1:
-        add_top_axis(axes, bases.pop(), "frame shift (ms)")
-
-
-def _draw_series(
-    axes: Axes,
-    label: str,
-    members: Sequence[SweepPoint],
-    style: SeriesStyle,
-    factor: float,
-    alpha: float,
-) -> None:
-    level = [p for p in members if math.isnan(p.x)]
-    if level:
-        axes.axhline(factor * level[0].value, color=style.colour, linestyle=style.line, label=label)
-        return
-    # The own point lies on the curve: nothing is cut or fitted there.
-    line = sorted({p.x: p for p in members}.values(), key=lambda p: p.x)
-    places = [p.x for p in line]
-    axes.fill_between(
-        places,
-        [factor * p.low for p in line],
-        [factor * p.high for p in line],
-        color=style.colour,
-        alpha=alpha,
-        linewidth=0,
-    )
-    axes.plot(
-        places,
-        [factor * p.value for p in line],
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        label=label,
-    )
-    own = [p for p in members if p.native]
-    axes.scatter(
-        [p.x for p in own],
-        [factor * p.value for p in own],
-        s=95,
-        color=style.colour,
-        edgecolor="black",
-        linewidth=1.1,
-        marker=style.marker,
-        zorder=5,
-    )
+    one_shift, one_base = (s.pop() if len(s) == 1 else None for s in (shifts, bases))
+    name_columns(axes, points[0].axis, one_shift, one_base)
 
 
 def _scale(axes: Axes, points: Sequence[SweepPoint], log_x: bool | None) -> None:
@@ -175,36 +159,13 @@ def _scale(axes: Axes, points: Sequence[SweepPoint], log_x: bool | None) -> None
     places = places or sorted({point.x for point in placed})
     if log_x is None:
         log_x = places[-1] / places[0] > LOG_RATIO
-    if log_x:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_minor_locator(NullLocator())
-    if log_x or len(places) <= 10:
-        step = max(1, -(-len(places) // 12))
-        ticks = spread(places[::step], log_x)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-
-
-def spread(places: Sequence[float], log_x: bool, most: int = 14) -> list[float]:
-    """Ticks far enough apart that their labels do not touch: about ``most`` at the most."""
-    span = places[-1] / places[0] if log_x else places[-1] - places[0]
-    kept = [places[0]]
-    for place in places[1:]:
-        gap = place / kept[-1] if log_x else place - kept[-1]
-        if gap >= (span ** (1 / most) if log_x else span / most):
-            kept.append(place)
-    return kept
+    own = {point.x for point in placed if point.native}
+    mark_columns(axes, places, own, log_x, MOST_LABELS)
 
 
 def _legend(axes: Axes, axis: Axis) -> None:
-    """Beside the axes: curves that cross everywhere leave no room inside."""
+    """Below the axes: curves that cross everywhere leave no room inside."""
+    handles: list[Artist]
     handles, labels = axes.get_legend_handles_labels()
-    dot = Line2D(
-        [], [], linestyle="", marker="o", markersize=9, color="white", markeredgecolor="black"
-    )
-    axes.legend(
-        [*handles, dot],
-        [*labels, axis.dot],
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-    )
+    handles += [own_ring(), interval_bar()]
+    legend_below(axes, handles, [*labels, axis.dot, "95 % interval over clips"])

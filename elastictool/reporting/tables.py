@@ -41,9 +41,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, first column left, the others right; ``|`` in cells is escaped."""
-    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """A Markdown table, the first ``left`` columns left, the others right; ``|`` is escaped."""
+    lines = [columns, [*[":--"] * left, *["--:"] * (len(columns) - left)], *rows]
     return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
 
 
@@ -86,6 +86,12 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: float, what: str) -> str:
+    """``1 recording``, ``8,035 clips``, ``2.5 points``, ``2 classes``."""
+    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{amount} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def age(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """The token table of ElasticAST (Table 1, left) as text cells, CSV and a figure.
 
 Padding and cut have different denominators (processed and native tokens), so they are drawn in
-two panels side by side and never stacked.
+two panels side by side and never stacked; where nothing is cut, words stand for the second one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
 from elastictool.reporting.published import FIGURE_ONLY as FIGURE_ONLY
 from elastictool.reporting.published import published_tokens
+from elastictool.reporting.tables import counted
 
 PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""
@@ -89,10 +90,10 @@ def conditions(report: TokenReport) -> str:
     rule, settings = report.settings.rule, report.settings
     windowed = any(use.planner in WINDOW_PLANNERS for use in report.uses)
     return (
-        f"cap {rule.max_frames:,} frames ({report.beyond_cap_percent:.1f} % of all frames lie "
-        f"beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
-        f"shift {report.shift_ms:g} ms, {settings.capacity:,} tokens a row"
-        + (f", windows of {settings.window:,} clips" if windowed else "")
+        f"cap {counted(rule.max_frames, 'frame')} ({report.beyond_cap_percent:.1f} % of all frames "
+        f"lie beyond it), edge {rule.edge}, patch {rule.patch} x {rule.patch}, "
+        f"shift {report.shift_ms:g} ms, {counted(settings.capacity, 'token')} a row"
+        + (f", windows of {counted(settings.window, 'clip')}" if windowed else "")
     )
 
 
@@ -152,16 +153,20 @@ def write_files(report: TokenReport, folder: Path) -> list[Path]:
 
 def draw(report: TokenReport) -> Figure:
     """Padding and cut as bars; diamonds are published shares."""
+    cut = is_stand_in(report) or any(use.cut_tokens for use in report.uses)
+    titles = ["padding, % of processed tokens", *["cut, % of native tokens"] * cut]
     with styled():
         figure = Figure(figsize=(9.5, 1.6 + 0.27 * len(report.uses)), layout="constrained")
-        padding, cut = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        widths = (3, 2)[: len(titles)]
+        panels = figure.subplots(1, len(titles), sharey=True, width_ratios=widths, squeeze=False)[0]
         title = f"Token use: {report.source}"
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-        _bars(padding, report, 0, "padding, % of processed tokens")
-        _bars(cut, report, 1, "cut, % of native tokens")
-        padding.set_yticks(range(len(report.uses)), [_tick(use) for use in report.uses])
-        padding.invert_yaxis()
-        figure.supxlabel(conditions(report), x=0.01, ha="left", fontsize=8, color=GREY)
+        for column, axes in enumerate(panels):
+            _bars(axes, report, column, titles[column])
+        panels[0].set_yticks(range(len(report.uses)), [_tick(use) for use in report.uses])
+        panels[0].invert_yaxis()
+        note = conditions(report) + ("" if cut else "; nothing is cut")
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
 
@@ -174,7 +179,6 @@ def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
     axes.set_title(title, fontsize=9, weight="normal")
     axes.tick_params(labelsize=8, left=False)
     axes.grid(visible=False, axis="y")
-    axes.spines["top"].set_visible(False)
     if is_stand_in(report):
         _mark_published(axes, report.uses, column)
 
@@ -191,5 +195,6 @@ def _mark_published(axes: Axes, uses: Sequence[TokenUse], column: int) -> None:
 
 
 def _tick(use: TokenUse) -> str:
-    words = [use.model, use.planner, f"{use.batch_clips} clips" if use.batch_clips else ""]
+    clips = counted(use.batch_clips, "clip") if use.batch_clips else ""
+    words = [use.model, use.planner, clips]
     return ", ".join(word for word in words if word)
