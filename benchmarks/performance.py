@@ -476,14 +476,14 @@ def others_table(document: Document) -> str:
             "training step" if row["part"] == "train" else row["part"],
             row["contender"],
             f"{row['clips_per_second']:,.2f}",
-            f"{row['clips_per_second'] / _padded_rate(document, row['part']):.2f}×",
+            f"{row['clips_per_second'] / padded_rate(document, row['part']):.2f}×",
         ]
         for row in document["rows"]
     ]
     return markdown_table(["", "", "clips/s", "against HF"], rows)
 
 
-def _padded_rate(document: Document, part: str) -> float:
+def padded_rate(document: Document, part: str) -> float:
     """Clips a second of the padded model."""
     rate: float = next(
         row["clips_per_second"]
@@ -512,6 +512,25 @@ def resize(document: Document) -> str:
         "of the whole patches' map at each call, in float32, as published code (FlexiAST, timm) "
         "does; `dense` keeps it; elastictool keeps one small matrix an axis, from float64. Results "
         f"differ by {difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
+    )
+
+
+def filterbank(document: Document) -> str:
+    """Log-mel frames against torchaudio's."""
+    rows = [
+        [
+            f"{row['shift_ms']:g} ms",
+            f"{row['torchaudio_ms']:.2f}",
+            f"{row['elastictool_ms']:.2f}",
+            f"{row['ratio']:.2f}×",
+        ]
+        for row in document["rows"]
+    ]
+    difference = max(row["largest_difference"] for row in document["rows"])
+    columns = ["frame shift", "torchaudio, ms", "elastictool, ms", "faster"]
+    return (
+        f"Log-mel frames of {document['duration_s']:g} s of audio, on one thread; values differ by "
+        f"{difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
     )
 
 
@@ -618,6 +637,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "ranks": ("From one to many ranks", ranks),
     "input": ("Loading", loading),
     "loader": ("The loader against the model", loader),
+    "fbank": ("Filterbank", filterbank),
     "resize": ("PI-resize", resize),
     "sharing": ("Beside other work", sharing),
 }

@@ -56,19 +56,6 @@ LIMIT_S = 2.0
 
 SOURCES = {"epic-sounds": "EPIC-SOUNDS durations", "stand-in": "stand-in for VoxCeleb"}
 
-REFERENCE: dict[str, dict[str, tuple[float, ...]]] = {
-    "first-come": {"epic-sounds": (16.8, 22.9, 20.5), "stand-in": (19.5, 16.5, 15.1)},
-    "balanced": {"epic-sounds": (3.9, 0.6, 0.2), "stand-in": (3.8, 4.3, 4.2)},
-    "first-fit decreasing within the batch": {
-        "epic-sounds": (20.7, 21.5, 12.7),
-        "stand-in": (17.5, 11.1, 7.1),
-    },
-    "sorted-window": {"epic-sounds": (1.1, 2.1, 3.6), "stand-in": (0.5, 1.4, 2.3)},
-    "best-fit-decreasing": {"epic-sounds": (0.0, 0.2, 0.2), "stand-in": (1.6, 2.2, 2.2)},
-}
-"""Padding in percent at 12, 24 and 48 clips a batch, from the experiments before this code: two
-million clips, capacity 2,048, windows of 4,096."""
-
 STYLES: dict[str, dict[str, Any]] = {
     "first-come": {"color": VERMILLION, "linestyle": "-", "marker": "o"},
     "balanced": {"color": GREEN, "linestyle": "-", "marker": "s"},
@@ -201,8 +188,6 @@ def tables(document: dict[str, Any]) -> str:
         f"plan takes {slowest:.2f} s:\n\n{seconds_table(document)}\n"
         f"Padding in % of processed tokens against the window, {WINDOW_CLIPS:,} clips; a window of "
         f"one batch leaves no choice of clips:\n\n{window_table(document)}\n"
-        f"Padding at {most:,} clips beside the experiments that preceded this code "
-        f"(12 / 24 / 48 clips a batch):\n\n{reference_table(document)}\n"
         f"Capacity {document['capacity']:,} tokens a row, windows of {document['window']:,} clips "
         f"unless said, cap {document['max_frames']:,} frames, edge `{document['edge']}`. Made by "
         f"`{document['command']}`, {env['date']}, numpy {env['numpy']}, Python {env['python']}, "
@@ -241,19 +226,6 @@ def window_table(document: dict[str, Any]) -> str:
                 values = [row["padding_percent"] for row in _where(document["windows"], wanted)]
                 cells = [f"{value:.1f}" for value in values]
                 rows.append([f"{planner}, {title}", str(batch_clips), *cells])
-    return markdown_table(columns, rows)
-
-
-def reference_table(document: dict[str, Any]) -> str:
-    """Ours and the earlier experiments' padding, side by side."""
-    columns = ["planner"] + [f"{t}, {who}" for t in SOURCES.values() for who in ("here", "earlier")]
-    rows = []
-    for name, earlier in REFERENCE.items():
-        cells = [name]
-        for source in SOURCES:
-            ours = _reference_padding(document, name, source)
-            cells += [" / ".join(f"{v:.1f}" for v in values) for values in (ours, earlier[source])]
-        rows.append(cells)
     return markdown_table(columns, rows)
 
 

@@ -1,4 +1,4 @@
-"""Make the README's result tables, ``docs/results.md`` and the figures from committed results.
+"""Make the README's tables, ``docs/results.md`` and the figures from committed results.
 
     python -m benchmarks.report            write them
     python -m benchmarks.report --check    fail if the committed ones are not what this writes
@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, fill, made_by
-from benchmarks.performance import others_table
+from benchmarks.pages import RESULTS, ROOT, fill
+from benchmarks.performance import padded_rate
 from benchmarks.studies import STUDIES
 from benchmarks.study_tables import (
     MANY_RUNS,
+    cell,
     claim_lines,
+    curves,
     draw,
     main_table,
     mark_lines,
@@ -29,14 +32,43 @@ from elastictool.files import write_text
 from elastictool.reporting.figures import save_figure
 from elastictool.reporting.tables import markdown_table
 
-IN_README = (
-    "fsdd-digit",
-    "fsdd-speaker",
-    "instruments",
-    "flexi-instruments",
-    "resolution-instruments",
-)
-"""Studies that the README shows; docs/results.md has all."""
+HUGGING_FACE = "Hugging Face's AST, clips padded or cut to 1,024 frames"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the README shows of a study of lengths.
+
+    Attributes:
+        title: Of its data.
+        short: Frames that are few for them.
+        long_ast: The standard AST of long clips.
+        short_ast: The one of short clips.
+    """
+
+    title: str
+    short: int
+    long_ast: str
+    short_ast: str
+
+    def rows(self) -> dict[str, str]:
+        """The study's curve for each row of the summary."""
+        return {
+            "ElasticAST": "ElasticAST",
+            "ElasticAST, trained with shorter views too": "ElasticAST, diverse lengths",
+            "AST trained on long clips": self.long_ast,
+            "the same, positions sliced": f"{self.long_ast} (positions sliced)",
+            "AST trained on short clips": self.short_ast,
+            "logistic regression on mean and deviation": "Logistic regression (mean, deviation)",
+        }
+
+
+SUMMARY = {
+    "fsdd-digit": Summary("spoken digits", 48, "AST-160", "AST-48"),
+    "fsdd-speaker": Summary("six speakers", 48, "AST-160", "AST-48"),
+    "instruments": Summary("ten instruments", 128, "AST-1024", "AST-128"),
+}
+"""Studies that the README sums up; docs/results.md has all."""
 
 
 def provenance(study: dict[str, Any]) -> str:
@@ -55,62 +87,70 @@ def provenance(study: dict[str, Any]) -> str:
     )
 
 
-def readme_section(name: str, study: dict[str, Any]) -> str:
-    """What stands in the README between a study's markers; of a length sweep the table, too."""
-    if study["axis"] != "length":
-        return (
-            f"![{study['title']}](docs/results/{name}.png)\n\n{claim_lines(study)}\n"
-            f"{provenance(study)}"
-        )
+def summary_table(studies: dict[str, dict[str, Any]]) -> str:
+    """Each model at whole clips and at short ones, for every summed-up study."""
+    cells: dict[str, list[str]] = {}
+    columns = ["top-1, %"]
+    for name, summary in SUMMARY.items():
+        found = {curve.label: curve for curve in curves(studies[name])}
+        columns += [f"{summary.title}, whole", f"first {summary.short} frames"]
+        for row, label in summary.rows().items():
+            curve = found[label]
+            at = {x: cell(values) for x, values in curve.at.items()}
+            whole = at[max(at)] if label == summary.short_ast else cell(curve.own)
+            cells.setdefault(row, []).extend((whole, at[summary.short]))
+    return markdown_table(columns, [[row, *values] for row, values in cells.items()])
+
+
+def summary_section(studies: dict[str, dict[str, Any]]) -> str:
+    """The summary, and what it is made from."""
+    runs = ", ".join(f"{studies[name]['planned_runs']} runs ({name})" for name in SUMMARY)
     return (
-        f"![{study['title']}](docs/results/{name}.png)\n\n"
-        f"{main_table(study)}\n{mark_lines(study)}\n{provenance(study)}"
+        f"{summary_table(studies)}\nMeans ± 95 % t interval over seeds or folds: {runs}. "
+        "Made by `python -m benchmarks.study NAME --data DIR` and `python -m benchmarks.report`; "
+        "every run, length and model: [docs/results.md](docs/results.md).\n"
     )
 
 
 def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
-    """Ratios of the committed benchmarks: attention backends, and filterbanks."""
-    parts = []
-    if "attention" in benchmarks:
-        document = benchmarks["attention"]
-        rows = [
-            [
-                r["mode"],
-                r["precision"],
-                r["attention"],
-                f"{r['tokens_per_second']:,.0f}",
-                f"{r['speed_against_reference']:.2f}×",
-            ]
-            for r in document["results"]
-        ]
-        model = document["model"]
-        parts.append(
-            f"Attention backends, {model['width']} wide, {model['depth']} deep, "
-            f"{document['clips']} clips with lengths of {document['durations']}. `reference` is "
-            "the paper's padded rows with a dense mask, `rows-sdpa` the same through torch's "
-            "fused attention, `split` ours:\n\n"
-            + markdown_table(["", "precision", "backend", "tokens/s", "against reference"], rows)
-            + _measured(document)
-        )
-    if "others" in benchmarks:
-        parts.append(others_section(benchmarks["others"]))
-    if "fbank" in benchmarks:
-        document = benchmarks["fbank"]
-        rows = [
-            [
-                f"{r['shift_ms']:g} ms",
-                f"{r['torchaudio_ms']:.2f} ms",
-                f"{r['elastictool_ms']:.2f} ms",
-                f"{r['ratio']:.2f}×",
-            ]
-            for r in document["rows"]
-        ]
-        parts.append(
-            f"Filterbank of {document['duration_s']:g} s of audio:\n\n"
-            + markdown_table(["frame shift", "torchaudio", "elastictool", "faster"], rows)
-            + _measured(document)
-        )
-    return "\n".join(parts)
+    """How many times as fast as what: ratios of one run each."""
+    attention, others, fbank = (benchmarks[name] for name in ("attention", "others", "fbank"))
+    speed = {
+        (r["mode"], r["attention"]): r["tokens_per_second"]
+        for r in attention["results"]
+        if r["precision"] == "fp32"
+    }
+    rows = []
+    for mode in ("training step", "inference"):
+        for slow, what in (
+            ("reference", "the paper's padded rows and dense mask"),
+            ("rows-sdpa", "the same rows and mask through torch's fused attention"),
+        ):
+            rows.append([mode, what, f"{speed[mode, 'split'] / speed[mode, slow]:.1f}×"])
+        part = "train" if mode == "training step" else mode
+        rows.append([mode, HUGGING_FACE, f"{others_ratio(others, part):.1f}×"])
+    first = fbank["rows"][0]
+    what = f"filterbank, {first['shift_ms']:g} ms a frame"
+    rows.append([what, "torchaudio", f"{first['ratio']:.1f}×"])
+    commands = ", ".join(f"`{document['command']}`" for document in (attention, others, fbank))
+    spread = [row for row in benchmarks["spread"]["rows"] if row["path"] == "segments"]
+    gain = ", ".join(f"{row['speed_against_padded']:.1f}×" for row in spread)
+    spreads = ", ".join(f"{row['spread']:g}" for row in spread)
+    env = attention["environment"]
+    return (
+        f"{markdown_table(['what', 'beside', 'times as fast'], rows)}\n"
+        f"One thread of an {env['cpu']}, fp32, {attention['clips']} clips with lengths of "
+        "EPIC-SOUNDS. The gain comes from lengths that differ: against "
+        f"padding to the longest clip it is {gain} at spreads (deviation of ln length) of "
+        f"{spreads}. {commands}; more, and how: [docs/performance.md](docs/performance.md).\n"
+    )
+
+
+def others_ratio(document: dict[str, Any], part: str) -> float:
+    """Clips a second of ``split`` against Hugging Face's AST."""
+    wanted = {"part": part, "contender": "split"}
+    (ours,) = [row for row in document["rows"] if wanted.items() <= row.items()]
+    return float(ours["clips_per_second"]) / padded_rate(document, part)
 
 
 def prep_section(document: dict[str, Any]) -> str:
@@ -146,28 +186,12 @@ def prep_section(document: dict[str, Any]) -> str:
     )
 
 
-def others_section(document: dict[str, Any]) -> str:
-    """The same clips through Hugging Face's AST."""
-    return (
-        "Against Hugging Face's AST, which pads and cuts every clip to 1,024 frames:\n\n"
-        f"{others_table(document)}{made_by(document)}"
-    )
-
-
 def token_section() -> str:
     """Figure and table of token usage on real annotations, as its recipe wrote them."""
     name = "recipes/small/elasticast/table1_token_usage"
     page = (RESULTS / f"{name}.md").read_text("utf-8")
     table = page[page.index("padding of processed tokens") :]
-    return f"![Token usage on EPIC-SOUNDS](docs/results/{name}.png)\n\n{table}"
-
-
-def _measured(document: dict[str, Any]) -> str:
-    env = document["environment"]
-    return (
-        f"\n`{document['command']}`, {env['date']}, torch {env['torch']}, {env['cpu']}, "
-        f"{env['threads']} thread; processor time.\n"
-    )
+    return f"![Token usage on EPIC-SOUNDS](results/{name}.png)\n\n{table}"
 
 
 def results_page(studies: dict[str, dict[str, Any]]) -> str:
@@ -194,23 +218,23 @@ def pages() -> dict[Path, str]:
     """Every generated text and where it belongs."""
     studies = committed_studies()
     readme = (ROOT / "README.md").read_text("utf-8")
-    for name in studies.keys() & set(IN_README):
-        readme = fill(readme, name, readme_section(name, studies[name]))
-    files = {
-        "attention": RESULTS / "performance/attention.json",
-        "others": RESULTS / "performance/others.json",
-        "fbank": RESULTS / "fbank.json",
-    }
-    speed = {n: json.loads(f.read_text("utf-8")) for n, f in files.items() if f.exists()}
+    readme = fill(readme, "results", summary_section(studies))
+    speed = {name: _performance(name) for name in ("attention", "others", "fbank", "spread")}
     readme = fill(readme, "speed", speed_section(speed))
-    readme = fill(readme, "token-usage", token_section())
-    data = ROOT / "docs" / "data.md"
+    data, packing = ROOT / "docs" / "data.md", ROOT / "docs" / "packing.md"
     prep = json.loads((RESULTS / "prep.json").read_text("utf-8"))
     return {
         ROOT / "README.md": readme,
         ROOT / "docs" / "results.md": results_page(studies),
         data: fill(data.read_text("utf-8"), "prep", prep_section(prep)),
+        packing: fill(packing.read_text("utf-8"), "token-usage", token_section()),
     }
+
+
+def _performance(name: str) -> dict[str, Any]:
+    file = RESULTS / "performance" / f"{name}.json"
+    document: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return document
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from benchmarks.pages import ROOT, fill
-from benchmarks.report import pages
+from benchmarks.report import SUMMARY, committed_studies, pages, summary_table
 from benchmarks.study_tables import (
     cell,
     claim_lines,
@@ -22,10 +24,26 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 def test_every_figure_that_a_page_shows_is_there() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for name in ("fsdd-digit", "fsdd-speaker", "instruments"):
-        assert f"docs/results/{name}.png" in readme
-        assert (ROOT / "docs" / "results" / f"{name}.png").stat().st_size > 10_000
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8"))
+        assert all((page.parent / name).stat().st_size > 10_000 for name in shown), page
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text("utf-8")
+        for target, _, heading in re.findall(r"\]\(([^)#:]+)(#([^)]+))?\)", text):
+            there = page.parent / target
+            assert there.exists(), f"{page.name}: {target}"
+            titles = re.findall(r"^#+ (.+)$", there.read_text("utf-8"), re.M) if heading else []
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert not heading or heading in anchors, f"{page.name}: {target}#{heading}"
+
+
+def test_the_summary_has_every_study_at_whole_and_at_short_clips() -> None:
+    head, _, *rows = summary_table(committed_studies()).splitlines()
+    assert head.count("|") == 2 + 2 * len(SUMMARY) and len(rows) == 6
+    assert all("–" not in row for row in rows)
 
 
 def test_an_interval_is_students() -> None:
