@@ -29,10 +29,10 @@ from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.store import shard_name, shard_schema
 from elastictool.errors import AudioError
+from elastictool.files import PROGRESS_FOLDER as PROGRESS_FOLDER
 from elastictool.files import atomic_path, readable, write_json
 from elastictool.stopping import end_with_parent, leave_to_parent
 
-PROGRESS_FOLDER = "unfinished"
 _BATCH_BYTES = 32 << 20
 
 
