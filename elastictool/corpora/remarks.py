@@ -6,13 +6,20 @@ wording, leaves what was prepared before as it is.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from elastictool.corpora.base import Listing, SourceClip
+from elastictool.corpora.base import Listing, MissingClip, SourceClip
 
 _EXAMPLES = 3
+_STRANGE = {
+    re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://"): "are addresses (fetch them, and list the files)",
+    re.compile(r"^[A-Za-z]:[\\/]"): "have paths of Windows (list them as they are called here)",
+    re.compile(r"^[^:]*\\"): "have backslashes in their paths (write /)",
+    re.compile(r"^~"): "begin with ~ (write the whole path)",
+}
 
 
 def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> str:
@@ -80,6 +87,25 @@ def doubtful_labels(listing: Listing) -> list[str]:
     first = listing.clips[0].labels if listing.clips else ()
     if len(first) == 1 and all(clip.labels == first for clip in listing.clips):
         remarks.append(f"all clips have the label {first[0]!r}: there is nothing to tell apart")
+    return remarks
+
+
+def other_number_of_classes(listing: Listing) -> list[str]:
+    """A remark where the data have more or fewer classes than were published."""
+    found, published = len(listing.label_names), listing.expected_classes
+    if not published or found == published:
+        return []
+    return [f"there are {found:,} classes, {published:,} are published"]
+
+
+def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
+    """Remarks on missing files whose paths are written as no path is here, if there are any."""
+    remarks = []
+    paths = [clip.path for clip in missing]
+    for pattern, what in _STRANGE.items():
+        found = [path for path in paths if pattern.search(path)]
+        if found:
+            remarks.append(f"{len(found):,} missing files {what}: {some_of(found)}")
     return remarks
 
 

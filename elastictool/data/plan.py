@@ -122,7 +122,7 @@ def check_listing(corpus: Corpus, listing: Listing) -> None:
         first = f"; the first is {listing.missing[0].path}" if listing.missing else ""
         raise UsageError(
             f"no clips found under {listing.root}: {len(listing.missing)} files are missing{first}",
-            corpus.describe(),
+            "\n".join([*listing.remarks, corpus.describe()]),
         )
     if len({clip.id for clip in listing.clips}) != len(listing.clips):
         raise ValueError(f"corpus {corpus.name} lists two clips under one id")
