@@ -57,7 +57,7 @@ class CsvList:
         return (
             "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns, divided by\n"
             "commas, semicolons or tabs:\n"
-            "  path   of the audio file, relative to the table\n"
+            "  path   of the audio file, relative to the table (in HDF5: FILE/NAME)\n"
             "  label  several are joined by |\n"
             "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop or end\n"
             "  (seconds), group (what must not be spread over splits)\n"
