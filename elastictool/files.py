@@ -1,4 +1,8 @@
-"""Writing files so that a crash leaves the old one or the new one, and which files count."""
+"""Writing files so that a crash leaves the old one or the new one, and reading those of users.
+
+Users' trees hold links, leavings and our own results beside the data, and their texts come from
+other systems: which files count, and how a text is read, is decided here once.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,104 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
-from elastictool.errors import write_error
+from elastictool.errors import ElasticToolError, UsageError, write_error
 
+INFO_NAME = "dataset.json"
+"""What a folder of prepared data holds when it is finished, ..."""
+PROGRESS_FOLDER, LOCK_NAME = "unfinished", "lock"
+"""... and until then: a folder, and in it a file."""
 ARCHIVE_LEAVINGS = "__MACOSX"
 """Folder in archives made on a Mac: what is no audio, under names that end like it."""
+_DISK_LEAVINGS = "lost+found"
+"""Folder at the top of a disk, which only its administrator may read."""
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is none of the user's data: ``.name``, ``__MACOSX``."""
-    return name.startswith(".") or name == ARCHIVE_LEAVINGS
+    return name.startswith(".") or name in (ARCHIVE_LEAVINGS, _DISK_LEAVINGS)
+
+
+class FoundFile(NamedTuple):
+    """A file below a folder.
+
+    Attributes:
+        path: Relative to the folder, its parts joined by ``/``.
+        is_there: False for a link that leads nowhere.
+    """
+
+    path: str
+    is_there: bool = True
+
+
+def walk_files(folder: str | Path, hidden: bool = False) -> Iterator[FoundFile]:
+    """All files below ``folder`` in the order of their paths, through links, too.
+
+    A link to a folder that it lies in itself is not followed: what is there is found already.
+
+    Args:
+        folder: Where to look.
+        hidden: Also what is hidden (``is_hidden``), as far as it can be read.
+
+    Raises:
+        ElasticToolError: A folder that is not hidden cannot be read.
+    """
+    return _walk(os.fspath(folder), "", hidden, frozenset())
+
+
+def _walk(
+    folder: str, inside: str, hidden: bool, above: frozenset[tuple[int, int]]
+) -> Iterator[FoundFile]:
+    place = os.path.join(folder, inside)
+    try:
+        status = os.stat(place)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(place) as entries:
+            listed = sorted((entry.name, *_kind(entry)) for entry in entries)
+    except OSError as error:
+        if any(map(is_hidden, inside.split("/"))):
+            return
+        raise ElasticToolError(
+            f"cannot read the folder {place}: {error.strerror or error}",
+            "check that it is there and that you have the right to read it",
+        ) from error
+    for name, is_folder, is_there in listed:
+        if is_hidden(name) and not hidden:
+            continue
+        if is_folder:
+            yield from _walk(folder, f"{inside}{name}/", hidden, above | {here})
+        else:
+            yield FoundFile(inside + name, is_there)
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether it is a folder, and whether it is there at all."""
+    try:
+        return entry.is_dir(), not entry.is_symlink() or os.path.exists(entry.path)
+    except OSError:  # a ring of links
+        return False, False
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A user's text: UTF-8, with or without the mark that Windows writes at its beginning.
+
+    Raises:
+        UsageError: It is in another encoding, or cannot be read; while it is read, too.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}",
+            "check that it is a file and that you have the right to read it",
+        ) from error
 
 
 def readable(text: str) -> str:

@@ -18,9 +18,10 @@ from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.export import export, file_names
 from elastictool.data.inspect import duration_histogram, find_clip
 from elastictool.data.prepare import prepare
-from elastictool.data.store import PROGRESS_FOLDER, PreparedStore, shard_name
+from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
 from elastictool.errors import UsageError
+from elastictool.files import PROGRESS_FOLDER
 from tests.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
 from tests.test_cli import run
 

@@ -79,6 +79,36 @@ def test_each_kind_of_mistake_in_the_sample_columns_is_told(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [("rinse", 1, "class 1 is 'rinse', but above class 1 is 'water'"),
+     ("water", 7, "class 7 is 'water', but above class 'water' is 1")],
+)  # fmt: skip
+def test_a_class_with_two_names_or_two_numbers_is_refused(
+    name: str, number: int, message: str, tmp_path: Path
+) -> None:
+    times = ("00:00:10.000", "00:00:12.500", 240_000, 300_000)
+    rows = [("a", "P01", "P01_01", *times, "x", "water", 1)]
+    rows.append(("b", "P01", "P01_01", *times, "x", name, number))
+    write_table(tmp_path / TABLES["val"], [EPIC_HEADER, *rows])
+    with pytest.raises(UsageError, match=f"line 3: {message}"):
+        listing_of(tmp_path)
+
+
+def test_a_row_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    table = epic_tree(tmp_path) / TABLES["train"]
+    table.write_text(table.read_text() + "P01_01_7,P01,P01_01,00:00:")
+    with pytest.raises(UsageError, match="line 5: 4 cells for 10 columns"):
+        listing_of(tmp_path)
+
+
+def test_pickles_alone_are_not_read_and_the_message_says_why(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "EPIC_Sounds_train.pkl").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"train\.pkl is not read, because .* take the csv"):
+        listing_of(tmp_path)
+
+
 def test_a_slice_of_hours_costs_the_memory_of_the_slice(tmp_path: Path) -> None:
     samples = 5 * 3_600 * 24_000
     with h5py.File(tmp_path / "a.h5", "w") as file:

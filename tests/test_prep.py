@@ -22,9 +22,10 @@ from elastictool.data.plan import limited, plan_shards
 from elastictool.data.prepare import prepare
 from elastictool.data.shards import PrepSettings
 from elastictool.data.splits import select_clips
-from elastictool.data.store import PROGRESS_FOLDER, PreparedStore
+from elastictool.data.store import PreparedStore
 from elastictool.data.summary import check_rejected
 from elastictool.errors import Interrupted, RejectedItemsError, UsageError
+from elastictool.files import PROGRESS_FOLDER
 from elastictool.progress import Task
 from elastictool.settings import load_run_config
 from tests.corpus_trees import csv_tree, write_audio, write_table

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
+from elastictool.corpora.class_table import ClassTable
 from elastictool.data.ingest import PrepSettings, _first, _trimmed
 from elastictool.data.prepare import prepare
 from elastictool.errors import UsageError
-from tests.corpus_trees import TREES, write_audio, write_table
+from tests.corpus_trees import TREES, write_audio, write_classes, write_table
 
 
 def listing_of(name: str, root: Path, subset: str = "") -> Listing:
@@ -38,6 +39,50 @@ def test_audioset_joins_segments_with_files_under_four_names(tmp_path: Path) -> 
     assert "4 of 5 annotated clips are on disk (80.0%)" in note
     for template in ("Y<id>", "<id>", "<id>_<startms>_<endms>", "<id>_<start>"):
         assert f"{template}: 1" in note
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Y{}.wav", "{}.wav", "{}_30000_37500.flac", "{}_30.wav", "{}_30.000.wav", "Y{}_30.wav"),
+        *("{}_30000.wav", "{}_30_38.wav", "{}_30.000_37.500.wav", "Y{}_30000_37500.m4a"),
+    ],
+)
+def test_audioset_knows_each_way_in_which_a_clip_is_called(name: str, tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    (tmp_path / "eval_segments.csv").write_text('-b_c-1, 30.000, 37.500, "/m/00"\n')
+    path = tmp_path / "audio" / name.format("-b_c-1")
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    (clip,) = listing_of("audioset", tmp_path).clips
+    assert clip.path == f"audio/{path.name}"
+
+
+def test_clips_beside_the_folder_of_audio_are_found(tmp_path: Path) -> None:
+    root = TREES["audioset"](tmp_path) or tmp_path
+    (root / "audio" / "ev").rename(root / "eval")
+    listing = listing_of("audioset", root)
+    assert listing.clips[-1].path == "eval/e4_x_70.wav" and len(listing.missing) == 1
+
+
+def test_a_class_table_orders_classes_by_their_numbers_also_where_names_repeat(
+    tmp_path: Path,
+) -> None:
+    header = ("index", "mid", "display_name")
+    rows = [(10, "/m/b", "Same"), (2, "/m/a", "Same"), (1, "/m/c", "Other")]
+    table = ClassTable.read(write_table(tmp_path / "t.csv", [header, *rows]))
+    assert table.names == ["Other (/m/c)", "Same (/m/a)", "Same (/m/b)"]
+    assert [table.name(mid, tmp_path) for mid in ("/m/a", "/m/b")] == table.names[1:]
+
+
+@pytest.mark.parametrize("row", ["x,/m/01,Speech", "1,/m/01", "-1,/m/01,Speech"])
+def test_a_damaged_class_table_is_named_with_its_line(row: str, tmp_path: Path) -> None:
+    TREES["audioset"](tmp_path)
+    table = tmp_path / "class_labels_indices.csv"
+    table.write_text(f"index,mid,display_name\n0,/m/00,Dog\n{row}\n")
+    with pytest.raises(UsageError, match=r"class_labels_indices\.csv, line 3") as caught:
+        listing_of("audioset", tmp_path)
+    assert "as it is published" in caught.value.hint
 
 
 def test_audioset_balanced_leaves_the_unbalanced_segments_out(tmp_path: Path) -> None:
@@ -81,6 +126,18 @@ def test_vggsound_keeps_the_order_of_a_class_table(tmp_path: Path) -> None:
     assert listing_of("vggsound", tmp_path).label_names == ["playing drums, loud", "dog barking"]
 
 
+def test_a_label_of_vggsound_outside_the_class_table_hints_at_its_names(tmp_path: Path) -> None:
+    TREES["vggsound"](tmp_path)
+    names = ["playing drums, loud", "dog barkin", *(f"class {number}" for number in range(40))]
+    rows = [(index, f"/m/{index:02d}", name) for index, name in enumerate(names)]
+    header = ("index", "mid", "display_name")
+    write_table(tmp_path / "class_labels_indices.csv", [header, *rows])
+    with pytest.raises(UsageError, match="'dog barking' is not in") as caught:
+        listing_of("vggsound", tmp_path)
+    assert caught.value.hint.startswith("did you mean 'dog barkin'?")
+    assert "/m/" not in caught.value.hint and len(caught.value.hint) < 300
+
+
 def test_voxceleb_takes_merged_and_separate_folders(tmp_path: Path) -> None:
     listing = listing_of("voxceleb", TREES["voxceleb"](tmp_path) or tmp_path)
     assert listing.label_names == ["id10001", "id10002"]
@@ -110,6 +167,15 @@ def test_esc50_keeps_folds_targets_order_and_sources(tmp_path: Path) -> None:
     assert listing.clips[0].group == "10"
     part = listing_of("esc50", tmp_path, "esc10")
     assert (part.name, part.label_names, len(part.clips)) == ("esc10", ["dog"], 5)
+
+
+def test_esc50_lies_in_its_archives_folder_or_is_resampled_already(tmp_path: Path) -> None:
+    before = listing_of("esc50", TREES["esc50"](tmp_path / "ESC-50-master") or tmp_path)
+    assert listing_of("esc50", tmp_path) == before
+    folder = tmp_path / "ESC-50-master"
+    (folder / "audio").rename(folder / "audio_16k")
+    paths = [clip.path for clip in listing_of("esc50", tmp_path).clips]
+    assert paths == [clip.path.replace("audio/", "audio_16k/") for clip in before.clips]
 
 
 def test_trim_silence_gives_esc50_its_native_lengths(tmp_path: Path) -> None:
@@ -143,10 +209,12 @@ def test_speech_commands_trains_on_what_no_list_names(tmp_path: Path) -> None:
     assert Counter(clip.split for clip in listing.clips) == {"train": 2, "val": 2, "test": 2}
     assert listing.notes == ["1 recordings of background noise left out"]
     shutil.rmtree(tmp_path / "no")
-    assert [clip.path for clip in listing_of("speech-commands", tmp_path).missing] == [
+    listing = listing_of("speech-commands", tmp_path)
+    assert [clip.path for clip in listing.missing] == [
         "no/1b88bf70_nohash_0.wav",
         "no/c1d39ce8_nohash_0.wav",
     ]
+    assert listing.remarks == ["the lists name 1 words that no recording is of: no"]
 
 
 def test_json_lists_give_splits_by_their_names_and_labels_by_the_table(tmp_path: Path) -> None:

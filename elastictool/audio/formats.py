@@ -71,6 +71,9 @@ AUDIO_SUFFIXES = frozenset(
 )
 """File endings that count as audio, lower case."""
 
+MEMBER_SUFFIXES = frozenset(suffix for kind in FORMATS if kind.members for suffix in kind.suffixes)
+"""Endings of files that hold recordings by name, lower case."""
+
 
 def sniff(head: bytes) -> Format | None:
     """The format of a file that begins with ``head``; None where it is none of ``FORMATS``."""

@@ -182,7 +182,8 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
             gets them without asking.
     """
     from elastictool.data.locate import locate_dataset
-    from elastictool.data.store import INFO_NAME, PreparedStore
+    from elastictool.data.store import PreparedStore
+    from elastictool.files import INFO_NAME
 
     own = run.config.data.dataset
     if not dataset and own and not (Path(own) / INFO_NAME).is_file():

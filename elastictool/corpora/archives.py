@@ -9,18 +9,16 @@ from __future__ import annotations
 import fnmatch
 import json
 import lzma
-import os
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from elastictool.corpora.download import download
 from elastictool.errors import ElasticToolError
-from elastictool.files import atomic_path, write_json
+from elastictool.files import atomic_path, walk_files, write_json
 from elastictool.locks import hold
 from elastictool.progress import SILENT, Progress
 
@@ -77,14 +75,11 @@ def _is_unpacked(archive: Archive, root: Path, noted: Path) -> bool:
         note = json.loads(noted.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    files = (path.relative_to(root).as_posix() for path in _visible_files(root))
-    there = sum(any(fnmatch.fnmatchcase(path, w) for w in archive.wanted) for path in files)
+    there = sum(
+        any(fnmatch.fnmatchcase(file.path, pattern) for pattern in archive.wanted)
+        for file in walk_files(root)
+    )
     return bool(note == {"url": archive.url, "files": there})
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place, name) for name in names if name[0] != ".")
 
 
 class BadArchive(ElasticToolError):

@@ -6,17 +6,13 @@ move over with the files they have: one list for each split and ``class_labels_i
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from elastictool.corpora.base import (
     CORPORA,
-    SPLIT_NAMES,
     CorpusOptions,
     Listing,
     MissingClip,
@@ -25,11 +21,13 @@ from elastictool.corpora.base import (
     require_root,
     source_files,
 )
-from elastictool.corpora.remarks import repeated_slices
+from elastictool.corpora.class_table import CLASS_TABLE, CLASS_TABLES, ClassTable
+from elastictool.corpora.folds import counted_from_one
+from elastictool.corpora.join import is_there
+from elastictool.corpora.list_files import Entry, ListFile, fold_lists, read_lists
+from elastictool.corpora.remarks import repeated_slices, some_of
 from elastictool.errors import UsageError
-from elastictool.registry import nearest_hint
-
-CLASS_TABLE = "class_labels_indices.csv"
+from elastictool.files import is_hidden
 
 
 @dataclass(frozen=True)
@@ -46,133 +44,158 @@ class AudioLists:
         return (
             "--dataset json --root FOLDER (or one list): the lists of the AST repositories,\n"
             '  {"data": [{"wav": PATH, "labels": "mid,mid"}]}, one file for each split; a name\n'
-            "  that holds train, val, dev, test or eval says which (else: train)\n"
-            f"  {CLASS_TABLE} (index,mid,display_name) beside them; without it labels are taken\n"
-            "  as they are, in alphabetical order\n"
-            "Relative paths start at the folder of the list. Such lists are also written by\n"
-            "elastictool data export --lists."
+            "  that holds train, val, dev, test or eval says which (else: train); numbered pairs\n"
+            "  of lists to train and to evaluate on (esc_train_data_1.json, ...) are folds\n"
+            f"  {CLASS_TABLE} (or {CLASS_TABLES}: index,mid,display_name) beside them\n"
+            "  or one folder above; without it labels are taken as they are, alphabetically\n"
+            "Relative paths start at the folder of the list, where you stand, or above the list.\n"
+            "Such lists are also written by elastictool data export --lists."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
         """The entries whose file exists; the others are ``missing``.
 
         Raises:
-            UsageError: No list, a list of another form, or a label that the table lacks.
+            UsageError: No list, a damaged list, or a label that the table lacks.
         """
         chosen_task(self, options)
         place = require_root(root, self)
-        lists = sorted(place.glob("*.json")) if place.is_dir() else [place]
-        if not lists:
+        paths = _visible(place, "*.json") if place.is_dir() else [place]
+        if not paths:
             raise UsageError(f"no .json list in {place}", self.describe())
         folder = place if place.is_dir() else place.parent
-        entries = [(path, entry) for path in lists for entry in _entries(path)]
-        classes = ClassTable.read(folder / CLASS_TABLE, [entry[1] for _, entry in entries])
+        lists, remarks = read_lists(paths)
+        entries, fold_remarks = _placed(lists)
+        several = [labels for _, (_, labels), _ in entries]
+        classes, class_remark = _classes(folder, {label for labels in several for label in labels})
         listing = Listing(
             name=folder.resolve().name if place.is_dir() else place.stem,
             root=folder,
             clips=[],
             label_names=classes.names,
-            multi_label=any(len(mids) > 1 for _, (_, mids) in entries),
+            multi_label=any(len(labels) > 1 for labels in several),
+            remarks=[class_remark, *remarks, *fold_remarks],
         )
-        seen: set[str] = set()
-        for path, (named, mids) in entries:
-            wav = _relative(named, folder)
-            clip_id = wav if wav not in seen else f"{wav}@{path.stem}{len(seen)}"
-            seen.add(clip_id)
-            labels = tuple(classes.name(mid, path) for mid in mids)
-            clip = SourceClip(clip_id, wav, None, None, labels, _split(path))
-            if (folder / wav).is_file():
-                listing.clips.append(clip)
-            else:
-                listing.missing.append(MissingClip(clip_id, wav, clip.split))
-        listing.remarks = repeated_slices(listing.clips, source_files(listing.clips, folder))
+        _fill(listing, entries, classes)
+        listing.remarks += repeated_slices(listing.clips, source_files(listing.clips, folder))
         return listing
 
 
-@dataclass(frozen=True)
-class ClassTable:
-    """Class names in their published order, by machine identifier.
+def _fill(
+    listing: Listing, entries: Sequence[tuple[ListFile, Entry, int]], classes: ClassTable
+) -> None:
+    """Each entry as a clip, or as a missing one where its file is not there."""
+    paths = _Paths(listing.root)
+    seen: set[str] = set()
+    for one, (named, labels), fold in entries:
+        short = paths.short(named)
+        clip_id = short if short not in seen else f"{short}@{one.path.stem}{len(seen)}"
+        seen.add(clip_id)
+        names = tuple(classes.name(label, one.path) for label in labels)
+        split = "train" if fold else one.split or "train"
+        path = paths.find(named)
+        if path:
+            listing.clips.append(SourceClip(clip_id, path, None, None, names, split, fold))
+        else:
+            listing.missing.append(MissingClip(clip_id, short, split))
+    listing.remarks += paths.remarks()
 
-    Attributes:
-        names: All names in order.
-        by_mid: Name of each identifier.
+
+def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
+    """The class table for lists in ``folder``, and which it is.
+
+    One beside the lists counts whatever it says; one above them, which may belong to other data,
+    only if it has all labels.
+
+    Raises:
+        UsageError: There are several beside the lists, or it is no such table.
+    """
+    beside = _tables(folder)
+    if len(beside) > 1:
+        raise UsageError(
+            f"several class tables in {folder}: {some_of(path.name for path in beside)}",
+            f"keep one, or call the right one {CLASS_TABLE}",
+        )
+    for path in beside or _tables(Path(os.path.abspath(folder)).parent):
+        table = ClassTable.read(path)
+        if beside or all(map(table.knows, labels)):
+            return table, f"classes and their order are those of {path}"
+    return (
+        ClassTable.of_labels(labels),
+        f"no {CLASS_TABLES} with these labels beside the lists or above: classes are the labels, "
+        "in alphabetical order",
+    )
+
+
+def _tables(folder: Path) -> list[Path]:
+    usual = folder / CLASS_TABLE
+    return [usual] if usual.is_file() else _visible(folder, CLASS_TABLES)
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.name))
+
+
+def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]], list[str]]:
+    """Each entry with its list and fold (0: none), and a remark if lists are folds.
+
+    Then every clip is training data, and what training lists only repeat is passed over.
+    """
+    numbers = fold_lists(lists)
+    folds, remarks = counted_from_one([numbers.get(one.path) for one in lists])
+    known = {entry for one in lists if one.path in numbers for entry in one.entries}
+    placed = []
+    for one, fold in zip(lists, folds, strict=True):
+        repeats = bool(numbers) and not fold and one.pair is not None
+        for entry in one.entries:
+            if not (repeats and entry in known):
+                placed.append((one, entry, fold))
+            if repeats:
+                known.add(entry)
+    if numbers:
+        remarks.append(
+            f"{len(numbers)} evaluation lists are folds; their training lists only repeat them"
+        )
+    return placed, remarks
+
+
+class _Paths:
+    """Paths as lists have them, looked for below the lists and where their own code finds them.
+
+    That stands at the top of its recipe (``egs/esc50``), above the lists; so may the user.
     """
 
-    names: list[str]
-    by_mid: dict[str, str]
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._absolute = Path(os.path.abspath(folder))
+        self._bases = (Path.cwd(), *self._absolute.parents)
+        self._used: dict[Path, int] = {}
 
-    @classmethod
-    def read(cls, path: Path, used: Sequence[Sequence[str]] = ()) -> ClassTable:
-        """The table at ``path``; where there is none, the ``used`` identifiers are the names.
+    def short(self, named: str) -> str:
+        """A path below the lists' folder from there on: where that lies changes nothing."""
+        path = Path(named)
+        if path.is_absolute() and path.is_relative_to(self._absolute):
+            return path.relative_to(self._absolute).as_posix()
+        return named
 
-        Raises:
-            UsageError: It is no such table, or there is neither a table nor a label.
-        """
-        if not path.is_file():
-            names = sorted({mid for mids in used for mid in mids})
-            if not names:
-                raise UsageError(f"{path} does not exist", f"put {CLASS_TABLE} there")
-            return cls(names, {name: name for name in names})
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, skipinitialspace=True))
-        if not rows or [name.strip() for name in rows[0][:3]] != ["index", "mid", "display_name"]:
-            raise UsageError(
-                f"{path} does not begin with index,mid,display_name",
-                f"take {CLASS_TABLE} as it is published",
-            )
-        body = [row for row in rows[1:] if len(row) >= 3]
-        names = [row[2] for row in sorted(body, key=lambda row: int(row[0]))]
-        if len(set(names)) < len(names):
-            names = [f"{row[2]} ({row[1]})" for row in body]
-            return cls(names, dict(zip((row[1] for row in body), names, strict=True)))
-        return cls(names, {row[1]: row[2] for row in body})
+    def find(self, named: str) -> str:
+        """Path from the lists' folder, or an absolute one; empty where nothing is."""
+        short = self.short(named)
+        if is_there(self._folder / short):
+            return short
+        bases = () if os.path.isabs(named) else self._bases
+        base = next((base for base in bases if is_there(base / named)), None)
+        if base is None:
+            return ""
+        self._used[base] = self._used.get(base, 0) + 1
+        return str(base / named)
 
-    def name(self, mid: str, source: Path) -> str:
-        """The class of ``mid``, which may also be a class's name.
-
-        Raises:
-            UsageError: There is none.
-        """
-        if mid in self.by_mid:
-            return self.by_mid[mid]
-        if mid in self.names:
-            return mid
-        raise UsageError(
-            f"{source}: the label {mid!r} is not in {CLASS_TABLE}",
-            nearest_hint(mid, list(self.by_mid)[:20]),
-        )
-
-
-def _entries(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(wav, labels) of each entry."""
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-        for number, entry in enumerate(document["data"]):
-            wav, labels = entry["wav"], entry["labels"]
-            mids = tuple(mid.strip() for mid in labels.split(",") if mid.strip())
-            if not wav or not mids:
-                raise UsageError(
-                    f"{path}, entry {number}: an empty path or no label", "mend or remove it"
-                )
-            yield wav, tuple(dict.fromkeys(mids))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f'{path} is not of the form {{"data": [{{"wav": …, "labels": …}}]}}: {error!r}',
-            "see elastictool prep --dataset json",
-        ) from error
-
-
-def _relative(wav: str, folder: Path) -> str:
-    """A path below the list's folder from there on, so that where it lies changes nothing."""
-    path = Path(wav)
-    if path.is_absolute() and path.is_relative_to(folder.absolute()):
-        return path.relative_to(folder.absolute()).as_posix()
-    return wav
-
-
-def _split(path: Path) -> str:
-    words = re.split(r"[^a-z]+", path.stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
+    def remarks(self) -> list[str]:
+        """Where paths begin that do not begin at the lists' folder."""
+        return [
+            f"{count:,} paths begin at {base}, not at the folder of the lists"
+            for base, count in self._used.items()
+        ]
 
 
 CORPORA.register("json")(AudioLists())

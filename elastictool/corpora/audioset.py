@@ -6,12 +6,10 @@ videos vanish, which shifts mAP by points, so what is missing is counted and tol
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.audio_lists import CLASS_TABLE, ClassTable
 from elastictool.corpora.base import (
     CORPORA,
     CorpusOptions,
@@ -19,9 +17,11 @@ from elastictool.corpora.base import (
     SourceClip,
     chosen_subset,
     chosen_task,
-    require_root,
+    require_folder,
 )
-from elastictool.corpora.join import FileIndex, file_clip, first_file, first_folder
+from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
+from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.tables import table_rows
 from elastictool.errors import UsageError
 
 TABLES = {
@@ -30,6 +30,7 @@ TABLES = {
     "eval": ("eval_segments.csv", "test"),
 }
 _EXPECTED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
+_CLASSES = 527
 _FOLDERS = ("metadata", "annotations", "csv")
 
 
@@ -53,7 +54,8 @@ class AudioSet:
             "2. the 10 s excerpts of the YouTube videos (2 million, each under its own licence;\n"
             "   balanced and evaluation alone are 42,531), with a downloader of your choice,\n"
             f"   to {self.default_root}/audio/ in any subfolders, named\n"
-            "     Y<id>.wav, <id>.wav, <id>_<startms>_<endms>.flac or <id>_<start>.wav\n"
+            "     <id>.wav, or <id> with start, or start and end, in seconds or milliseconds\n"
+            "     (<id>_30.wav, <id>_30000_40000.flac), each also as Y<id>\n"
             "then: elastictool prep --dataset audioset [--subset balanced]\n"
             "full trains on balanced and unbalanced segments, balanced on the former alone; test\n"
             "is the evaluation set. Vanished videos are counted as missing."
@@ -67,27 +69,34 @@ class AudioSet:
         """
         chosen_task(self, options)
         subset = chosen_subset(self, options)
-        place = require_root(root, self)
+        place = require_folder(root, self)
         tables = _tables(place, subset)
         classes_file = first_file(place, [CLASS_TABLE], _FOLDERS)
         if not tables or classes_file is None:
             wanted = CLASS_TABLE if tables else "segment tables (…_segments.csv)"
             raise UsageError(f"no {wanted} in {place}", self.describe())
         classes = ClassTable.read(classes_file)
-        index = FileIndex.scan(first_folder(place, ("audio", "wav", "audios")), place)
-        expected: dict[str, int] = {}
-        listing = Listing("audioset", place, [], classes.names, multi_label=True, expected=expected)
-        if subset != self.subsets[0]:
-            listing.name = f"audioset-{subset}"
+        index = FileIndex.scan(place, ("audio", "wav", "audios"))
+        listing = Listing(
+            "audioset" if subset == self.subsets[0] else f"audioset-{subset}",
+            place,
+            [],
+            classes.names,
+            multi_label=True,
+            expected_classes=_CLASSES,
+        )
+        filing = Filing(listing)
         for part, table in tables.items():
             split = TABLES[part][1]
-            expected[split] = expected.get(split, 0) + _EXPECTED[part]
-            for video, start, stop, mids in _segments(table):
+            listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]
+            for line, video, start, stop, mids in _segments(table):
                 labels = tuple(classes.name(mid, table) for mid in mids)
-                path = index.find(_stems(video, start, stop))
-                clip = SourceClip(f"{video}_{start:g}", path, None, None, labels, split, 0, video)
-                file_clip(listing, clip, f"audio/Y{video}.wav")
+                clip_id = f"{video}_{start:g}"
+                path = "" if clip_id in filing else index.find(_stems(video, start, stop))
+                clip = SourceClip(clip_id, path, None, None, labels, split, 0, video)
+                filing.add(clip, f"audio/Y{video}.wav", table, line)
         listing.notes.append(index.note(len(listing.clips) + len(listing.missing)))
+        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
         return listing
 
 
@@ -102,27 +111,37 @@ def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
     """File names in the wild by template, the most frequent first (made only when asked for)."""
     yield "Y<id>", f"Y{video}"
     yield "<id>", video
-    yield "<id>_<startms>_<endms>", f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}"
-    yield "<id>_<start>", f"{video}_{start:.0f}"
+    tails = (
+        ("<startms>_<endms>", f"{start * 1000:.0f}_{stop * 1000:.0f}"),
+        ("<start>", f"{start:.0f}"),
+        ("<start>_<end>", f"{start:.0f}_{stop:.0f}"),
+        ("<start.000>", f"{start:.3f}"),
+        ("<start.000>_<end.000>", f"{start:.3f}_{stop:.3f}"),
+        ("<startms>", f"{start * 1000:.0f}"),
+    )
+    for template, tail in tails:
+        yield f"<id>_{template}", f"{video}_{tail}"
+    for template, tail in tails:
+        yield f"Y<id>_{template}", f"Y{video}_{tail}"
 
 
-def _segments(table: Path) -> Iterator[tuple[str, float, float, tuple[str, ...]]]:
-    """(video, start, stop, mids) of each row; comments begin with #."""
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            # Ids may begin with '-' or hold anything but a comma; the mids are one quoted cell.
-            reader = csv.reader(file, skipinitialspace=True)
-            for row in reader:
-                if not row or row[0].startswith("#"):
-                    continue
-                video, start, stop, mids = row
-                labels = tuple(dict.fromkeys(mids.replace(" ", "").split(",")))
-                yield video, float(start), float(stop), labels
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{table}, line {reader.line_num}: not YTID, start, end, mids ({error})",
-            "take the segment tables as they are published",
-        ) from error
+def _segments(table: Path) -> Iterator[tuple[int, str, float, float, tuple[str, ...]]]:
+    """(line, video, start, stop, mids) of each row; comments begin with #.
+
+    Ids may begin with '-' or hold anything but a comma; the mids are one quoted cell.
+    """
+    for line, row in table_rows(table):
+        if row[0].startswith("#"):
+            continue
+        try:
+            video, start, stop, mids = row
+            times = float(start), float(stop)
+        except ValueError as error:
+            raise UsageError(
+                f"{table}, line {line}: not YTID, start, end, mids ({error})",
+                "take the segment tables as they are published",
+            ) from error
+        yield line, video, *times, tuple(dict.fromkeys(mids.replace(" ", "").split(",")))
 
 
 CORPORA.register("audioset")(AudioSet())

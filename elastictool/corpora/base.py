@@ -79,6 +79,7 @@ class Listing:
         multi_label: Whether a clip may have several labels.
         missing: Clips that the annotations name but the disk lacks.
         expected: Published number of clips per split; empty if nothing was published.
+        expected_classes: Published number of classes; 0 if none was published.
         notes: What the user should know about this listing.
         remarks: The same, where it follows from the clips: no part of the fingerprint.
         drawn: How the split was drawn, if it was: known by the fingerprint and shown to nobody
@@ -95,6 +96,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     drawn: str = ""
+    expected_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,20 @@ def require_root(root: Path | None, corpus: Corpus) -> Path:
         raise UsageError(f"--dataset {corpus.name} needs --root", corpus.describe())
     if not place.exists():
         raise UsageError(f"no {corpus.name} data: {place} does not exist", corpus.describe())
+    return place
+
+
+def require_folder(root: Path | None, corpus: Corpus) -> Path:
+    """``require_root`` for a corpus that is a folder.
+
+    Raises:
+        UsageError: It does not exist, or is a file.
+    """
+    place = require_root(root, corpus)
+    if not place.is_dir():
+        raise UsageError(
+            f"{place} is a file, and --dataset {corpus.name} wants a folder", corpus.describe()
+        )
     return place
 
 

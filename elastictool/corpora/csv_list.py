@@ -1,19 +1,17 @@
 """Any data, described by one table: ``path,label`` and optionally split, fold, start, stop, group.
 
 The table is checked row by row before anything is decoded, and a message names file, row and
-column, because a table is where a user's mistakes are. Commas, semicolons or tabs divide its
-columns. Labels are joined by ``|``; their order is that of a ``labels.txt`` beside the table (one a
-line), without it numerical if all are whole numbers, else alphabetical. Without ``split`` and
-``fold`` columns a seeded, stratified 80/10/10 split is drawn; with folds alone every clip is
-``train``.
+column, because a table is where a user's mistakes are. A path may also name a recording in an HDF5
+file (``FILE/NAME``). Labels are joined by ``|``; their order is that of a ``labels.txt`` beside the
+table (one a line), without it numerical if all are whole numbers, else alphabetical. Without splits
+and folds a seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +28,19 @@ from elastictool.corpora.base import (
     source_files,
     stratified_split,
 )
+from elastictool.corpora.csv_table import CsvTable
+from elastictool.corpora.folds import counted_from_one
+from elastictool.corpora.join import is_there
 from elastictool.corpora.remarks import drawn_split, files_of_several_groups, repeated_slices
 from elastictool.errors import UsageError
+from elastictool.files import open_text
 from elastictool.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
 LABELS_NAME = "labels.txt"
 _DRAWN = "no split column: drew 80/10/10 by label with seed {}"
-_DIVIDERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
 """Of a column that lacks a number somewhere, pandas writes the others as 2.0."""
-_COLUMNS = ("path", "label", "split", "fold", "start", "stop", "group")
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class CsvList:
         return (
             "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns, divided by\n"
             "commas, semicolons or tabs:\n"
-            "  path   of the audio file, relative to the table\n"
+            "  path   of the audio file, relative to the table (in HDF5: FILE/NAME)\n"
             "  label  several are joined by |\n"
-            "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop "
-            "(seconds),\n  group (what must not be spread over splits)\n"
+            "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop or end\n"
+            "  (seconds), group (what must not be spread over splits)\n"
             f"A {LABELS_NAME} beside it, one label a line, gives the order of the classes."
         )
 
@@ -72,36 +72,36 @@ class CsvList:
         """
         chosen_task(self, options)
         place = require_root(root, self)
-        table = place / TABLE_NAME if place.is_dir() else place
-        if not table.is_file():
+        path = place / TABLE_NAME if place.is_dir() else place
+        if not path.is_file():
             raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
-        clips, columns = _read_clips(table)
-        label_names = _label_names(table.parent / LABELS_NAME, clips)
-        files = source_files(clips, table.parent)
-        is_drawn = "split" not in columns and "fold" not in columns
+        table = CsvTable.open(path)
+        clips, remarks = _read_clips(table)
+        label_names = _label_names(path.parent / LABELS_NAME, clips)
+        files = source_files(clips, path.parent)
+        is_drawn = "split" not in table.columns and not any(clip.fold for clip in clips)
         if is_drawn:
             clips = stratified_split(clips, options.seed, files)
-        found = [clip for clip in clips if (table.parent / clip.path).is_file()]
+        found = [clip for clip in clips if is_there(path.parent / clip.path)]
         here = {clip.id for clip in found}
+        how = (drawn_split("no split column", "label", found, options.seed),)
         return Listing(
-            name=_dataset_name(table),
-            root=table.parent,
+            name=_dataset_name(path),
+            root=path.parent,
             clips=found,
             label_names=label_names,
             multi_label=any(len(clip.labels) > 1 for clip in clips),
             missing=[
                 MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.id not in here
             ],
-            remarks=_remarks(found, files, options.seed, is_drawn),
+            remarks=[
+                *(how if is_drawn and found else ()),
+                *remarks,
+                *repeated_slices(found, files),
+                *files_of_several_groups(found, files),
+            ],
             drawn=_DRAWN.format(options.seed) if is_drawn else "",
         )
-
-
-def _remarks(
-    clips: list[SourceClip], files: Mapping[str, str], seed: int, is_drawn: bool
-) -> list[str]:
-    drawn = [drawn_split("no split column", "label", clips, seed)] if is_drawn else []
-    return [*drawn, *repeated_slices(clips, files), *files_of_several_groups(clips, files)]
 
 
 def _dataset_name(table: Path) -> str:
@@ -113,10 +113,8 @@ def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
     used = [label for clip in clips for label in clip.labels]
     if not path.is_file():
         return ordered_labels(used)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+    with open_text(path) as file:
+        lines = file.read().splitlines()
     names = list(dict.fromkeys(stripped for line in lines if (stripped := line.strip())))
     known = set(names)
     for label in used:
@@ -127,69 +125,26 @@ def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
     return names
 
 
-def _read_clips(table: Path) -> tuple[list[SourceClip], set[str]]:
+def _read_clips(table: CsvTable) -> tuple[list[SourceClip], list[str]]:
+    """One clip a row, and remarks on what was not taken as it stands there."""
     clips: list[SourceClip] = []
+    folds: list[int | None] = []
     seen: set[str] = set()
-    columns: set[str] = set()
-    for number, row in _rows(table):
-        columns = set(row)
-        clip = _Row(table, number, row).clip()
+    for number, cells in table.rows():
+        row = _Row(table.path, number, cells)
+        clip = row.clip()
         if clip.id in seen:
             clip = clip._replace(id=f"{clip.id}@row{number}")
         seen.add(clip.id)
         clips.append(clip)
+        folds.append(row.fold())
     if not clips:
-        raise UsageError(f"{table} has a header but no rows", "add one row per clip")
-    return clips, columns
-
-
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Row numbers (as editors count lines) and rows with known columns only."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            divider = _divider(file.readline())
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=divider, skipinitialspace=True)
-            _check_header(table, reader.fieldnames or [])
-            for row in reader:
-                number = reader.line_num
-                if None in row:
-                    raise UsageError(
-                        f"{table}, row {number}: more cells than columns",
-                        f'quote cells that contain a {_DIVIDERS[divider]}: "a{divider} b"',
-                    )
-                yield number, {key: (row[key] or "").strip() for key in _COLUMNS if key in row}
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{table} is not UTF-8 text ({error.reason})", "save it as UTF-8"
-        ) from None
-    except csv.Error as error:
-        raise UsageError(f"{table} is not a csv table: {error}") from None
-
-
-def _divider(header: str) -> str:
-    """What divides the columns: that by which the ones that must be there are found.
-
-    Nothing else counts, so that a comma in a label is never taken for one. If none finds them,
-    it is what divides most columns, and messages name these.
-    """
-    columns = {
-        divider: next(csv.reader([header], delimiter=divider, skipinitialspace=True), [])
-        for divider in _DIVIDERS
-    }
-    wanted = {"path", "label"}
-    return next(
-        (divider for divider, names in columns.items() if wanted <= set(names)),
-        max(columns, key=lambda divider: len(columns[divider])),
-    )
-
-
-def _check_header(table: Path, header: object) -> None:
-    names = [str(name) for name in header] if isinstance(header, (list, tuple)) else []
-    for wanted in ("path", "label"):
-        if wanted not in names:
-            hint = nearest_hint(wanted, names) if names else "the table is empty"
-            raise UsageError(f"{table} has no column {wanted!r}", hint)
+        raise UsageError(f"{table.path} has a header but no rows", "add one row per clip")
+    counted, remarks = counted_from_one(folds)
+    if table.ignored:
+        remarks.append(f"columns that are not read: {', '.join(table.ignored)}")
+    clips = [clip._replace(fold=fold) for clip, fold in zip(clips, counted, strict=True)]
+    return clips, remarks
 
 
 @dataclass(frozen=True)
@@ -201,7 +156,7 @@ class _Row:
     cells: Mapping[str, str]
 
     def clip(self) -> SourceClip:
-        """The row's clip; its id is the path, with the slice if there is one."""
+        """The row's clip without its fold; its id is the path, with the slice if there is one."""
         path = self._required("path")
         start, stop = self._seconds("start"), self._seconds("stop")
         if stop is not None and stop <= (start or 0.0):
@@ -214,7 +169,6 @@ class _Row:
             stop_s=stop,
             labels=self._labels(),
             split=self._split(),
-            fold=self._fold(),
             group=self.cells.get("group", ""),
         )
 
@@ -242,13 +196,14 @@ class _Row:
         name = self._required("split")
         return SPLIT_NAMES.get(name.lower(), name)
 
-    def _fold(self) -> int:
+    def fold(self) -> int | None:
+        """The fold as it stands there; None if none does."""
         text = self.cells.get("fold", "")
         if not text:
-            return 0
+            return None
         number = _WHOLE_NUMBER.fullmatch(text)
         if not number:
-            raise self._wrong("fold", "is not a whole number of 1 or above")
+            raise self._wrong("fold", "is not a whole number")
         return int(number[1])
 
     def _seconds(self, column: str) -> float | None:

@@ -8,12 +8,11 @@ test table has no labels: its clips have none either, and scores on them are ref
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elastictool.audio.formats import AUDIO_SUFFIXES, HEAD_BYTES, sniff
+from elastictool.audio.formats import HEAD_BYTES, MEMBER_SUFFIXES, sniff
 from elastictool.audio.hdf5 import members
 from elastictool.corpora.base import (
     CORPORA,
@@ -21,17 +20,19 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
     chosen_task,
-    require_root,
+    require_folder,
 )
-from elastictool.corpora.join import file_clip
+from elastictool.corpora.join import FileIndex, Filing, first_file, rank_of
+from elastictool.corpora.tables import NumberedClasses, records
 from elastictool.errors import UsageError
+from elastictool.files import FoundFile, walk_files
 
 ANNOTATED_RATE_HZ = 24_000
 TABLES = {"train": "EPIC_Sounds_train.csv", "val": "EPIC_Sounds_validation.csv"}
 TEST_TABLE = "EPIC_Sounds_recognition_test_timestamps.csv"
 _EXPECTED = {"train": 60_055, "val": 8_035}
-_HDF5_SUFFIXES = (".hdf5", ".h5")
-_PREFERRED = (".wav", ".flac", *_HDF5_SUFFIXES)
+_CLASSES = 44
+_FOLDERS = ("annotations",)
 _PLACES = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp")
 _LABELS = ("class", "class_id")
 _TOLERANCE_SAMPLES = ANNOTATED_RATE_HZ // 100
@@ -79,23 +80,28 @@ class EpicSounds:
             ElasticToolError: An HDF5 file that cannot be read.
         """
         chosen_task(self, options)
-        place = require_root(root, self)
+        place = require_folder(root, self)
         tables = _tables(place)
         if not tables.keys() & TABLES.keys():
-            raise UsageError(f"no {' or '.join(TABLES.values())} in {place}", self.describe())
-        audio = _audio_files(place)
-        listing = Listing("epic-sounds", place, [], [], expected=dict(_EXPECTED))
-        classes: dict[int, str] = {}
-        agreement = Agreement()
+            raise UsageError(
+                f"no {' or '.join(TABLES.values())} in {place}{_pickled(place)}", self.describe()
+            )
+        index = _recordings(place)
+        listing = Listing(
+            "epic-sounds", place, [], [], expected=dict(_EXPECTED), expected_classes=_CLASSES
+        )
+        filing, classes, agreement = Filing(listing), NumberedClasses(), Agreement()
         for split, table in tables.items():
-            for row in _rows(table, labelled=split in TABLES):
-                clip = _clip(row, split, audio.get(row["video_id"], ""))
+            for line, row in _rows(table, labelled=split in TABLES):
+                clip = _clip(row, split, index.paths.get(row["video_id"], ""))
                 if clip.labels:
-                    classes[int(row["class_id"])] = row["class"]
-                agreement.add(row, clip)
-                file_clip(listing, clip, f"audio/{row['video_id']}.wav")
-        listing.label_names = [classes[index] for index in sorted(classes)]
+                    classes.add(int(row["class_id"]), row["class"], table, line)
+                if clip.id not in filing:
+                    agreement.add(row, clip)
+                filing.add(clip, f"audio/{row['video_id']}.wav", table, line)
+        listing.label_names = classes.names
         listing.notes += agreement.notes()
+        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
         return listing
 
 
@@ -167,67 +173,60 @@ def _mistake(pairs: list[tuple[float, float]]) -> str:
 
 def _tables(root: Path) -> dict[str, Path]:
     """Annotation files, in the root or in ``annotations``."""
-    return {
-        split: path
+    found = {
+        split: first_file(root, [name], _FOLDERS)
         for split, name in {**TABLES, "test": TEST_TABLE}.items()
-        for path in (root / "annotations" / name, root / name)
-        if path.is_file()
     }
+    return {split: path for split, path in found.items() if path is not None}
 
 
-def _audio_files(root: Path) -> dict[str, str]:
-    """Path of each video's audio relative to ``root``, the best of several kinds.
+def _pickled(root: Path) -> str:
+    """What to say where the tables are there as pickles alone."""
+    names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
+    pickle = first_file(root, names, _FOLDERS)
+    return f"; {pickle.name} is not read, because a pickle is code: take the csv" if pickle else ""
 
-    wav goes before flac, flac before an array in HDF5, and that before videos.
+
+def _recordings(root: Path) -> FileIndex:
+    """Path of each video's audio, the best of several kinds, arrays in HDF5 among them."""
+    files = list(walk_files(root))
+    index = FileIndex.of(files, root, ("audio",))
+    for name, (file, path) in _arrays(files, root).items():
+        if name not in index.paths or rank_of(file) < rank_of(index.paths[name]):
+            index.paths[name] = path
+    return index
+
+
+def _arrays(files: list[FoundFile], root: Path) -> dict[str, tuple[str, str]]:
+    """Each array in HDF5 files by its name: the file, and its path through it.
+
+    Of several arrays of one name it is the one in the file that sorts first.
     """
-    folder = root / "audio" if (root / "audio").is_dir() else root
-    places = set(folder.rglob("*"))
-    places.update(path for suffix in _HDF5_SUFFIXES for path in root.glob(f"*{suffix}"))
-    ranked = [(rank, path) for path in places if (rank := _rank(path)) >= 0]
-    audio: dict[str, str] = {}
-    for _, path in sorted(ranked, reverse=True):
-        relative = path.relative_to(root).as_posix()
-        if path.suffix.lower() in _HDF5_SUFFIXES:
-            audio.update({name.rpartition("/")[2]: f"{relative}/{name}" for name in members(path)})
-        else:
-            audio[path.stem] = relative
-    return audio
-
-
-def _rank(path: Path) -> int:
-    """Place in the order of preference; -1 for what is no audio."""
-    suffix = path.suffix.lower()
-    if suffix in _HDF5_SUFFIXES and not _is_hdf5(path):
-        return -1
-    if suffix in _PREFERRED:
-        return _PREFERRED.index(suffix)
-    return len(_PREFERRED) if suffix in AUDIO_SUFFIXES else -1
+    arrays: dict[str, tuple[str, str]] = {}
+    for path, is_there in files:
+        if is_there and Path(path).suffix.lower() in MEMBER_SUFFIXES and _is_hdf5(root / path):
+            for name in members(root / path):
+                arrays.setdefault(name.rpartition("/")[2], (path, f"{path}/{name}"))
+    return arrays
 
 
 def _is_hdf5(path: Path) -> bool:
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
         kind = sniff(file.read(HEAD_BYTES))
     return kind is not None and kind.members
 
 
-def _rows(table: Path, labelled: bool) -> Iterator[dict[str, str]]:
+def _rows(table: Path, labelled: bool) -> Iterator[tuple[int, dict[str, str]]]:
     wanted = _PLACES + (_LABELS if labelled else ())
     hint = "take the csv files of epic-sounds-annotations as they are"
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        absent = [name for name in wanted if name not in (reader.fieldnames or ())]
-        if absent:
-            raise UsageError(f"{table} lacks the columns {', '.join(absent)}", hint)
-        for row in reader:
-            try:
-                seconds(row["start_timestamp"])
-                seconds(row["stop_timestamp"])
-                int(row["class_id"] if labelled else 0)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UsageError(f"{table}, row {reader.line_num}: {error}", hint) from error
-            yield row
+    for line, row in records(table, wanted, hint):
+        try:
+            seconds(row["start_timestamp"])
+            seconds(row["stop_timestamp"])
+            int(row["class_id"] if labelled else 0)
+        except ValueError as error:
+            raise UsageError(f"{table}, line {line}: {error}", hint) from error
+        yield line, row
 
 
 def seconds(timestamp: str) -> float:

@@ -6,7 +6,6 @@ their own length.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from elastictool.corpora.base import (
     SourceClip,
     chosen_subset,
     chosen_task,
-    require_root,
+    require_folder,
 )
-from elastictool.corpora.join import file_clip, first_file
+from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.tables import NumberedClasses, records
 from elastictool.errors import UsageError
 from elastictool.progress import SILENT, Progress
 
@@ -30,7 +30,9 @@ ARCHIVE_CHECKSUM = "md5:7771e4b9d86d0945acce719c7a59305a"
 """Of the one state that the archive has had for years; Source: soundata and HEAR, which agree."""
 TABLE = "esc50.csv"
 _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
+_ARCHIVE_FOLDER = "ESC-50-master"
 _EXPECTED = {"esc50": 2_000, "esc10": 400}
+_CLASSES = {"esc50": 50, "esc10": 10}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ESC50:
             "  fetch it:    elastictool prep --dataset esc50 --download\n"
             f"  or by hand:  {self.url}\n"
             f"               unpacked so that {self.default_root}/meta/esc50.csv and\n"
-            f"               {self.default_root}/audio/*.wav exist\n"
+            f"               {self.default_root}/audio/*.wav (or audio_16k/*.wav) exist\n"
             "Five folds: train with --set data.test_fold=1, then 2, ... and average. Many clips\n"
             "end in digital silence: --trim-silence stores them at their own length."
         )
@@ -65,24 +67,25 @@ class ESC50:
         """
         chosen_task(self, options)
         subset = chosen_subset(self, options)
-        place = require_root(root, self)
+        place = _inside(require_folder(root, self))
         table = first_file(place, [TABLE], ["meta"])
         if table is None:
             raise UsageError(f"no meta/{TABLE} in {place}", self.describe())
-        rows = [r for r in _rows(table) if subset != "esc10" or r["esc10"].lower() == "true"]
-        classes = {int(row["target"]): row["category"] for row in rows}
+        index = FileIndex.scan(place, ("audio", "audio_16k"))
+        classes = NumberedClasses()
+        expected = {"train": _EXPECTED[subset]}
         listing = Listing(
-            name=subset,
-            root=place,
-            clips=[],
-            label_names=[classes[target] for target in sorted(classes)],
-            expected={"train": _EXPECTED[subset]},
+            subset, place, [], [], expected=expected, expected_classes=_CLASSES[subset]
         )
-        for row in rows:
-            path = f"audio/{row['filename']}"
+        filing = Filing(listing)
+        for line, row in _rows(table):
+            if subset == "esc10" and row["esc10"].lower() != "true":
+                continue
+            classes.add(int(row["target"]), row["category"], table, line)
+            clip_id = row["filename"].rpartition(".")[0]
             clip = SourceClip(
-                id=row["filename"].rpartition(".")[0],
-                path=path if (place / path).is_file() else "",
+                id=clip_id,
+                path="" if clip_id in filing else index.find_listed(row["filename"]),
                 start_s=None,
                 stop_s=None,
                 labels=(row["category"],),
@@ -90,7 +93,9 @@ class ESC50:
                 fold=int(row["fold"]),
                 group=row["src_file"],
             )
-            file_clip(listing, clip, path)
+            filing.add(clip, f"audio/{row['filename']}", table, line)
+        listing.label_names = classes.names
+        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
         return listing
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
@@ -99,22 +104,22 @@ class ESC50:
         fetch(Archive(self.url, "esc50.zip", self.checksum, wanted, strip=1), root, progress)
 
 
-def _rows(table: Path) -> Iterator[dict[str, str]]:
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        absent = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if absent:
+def _inside(root: Path) -> Path:
+    """``root``, or the folder in it that the archive unpacks to."""
+    inside = root / _ARCHIVE_FOLDER
+    return root if first_file(root, [TABLE], ["meta"]) or not inside.is_dir() else inside
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    hint = f"take {TABLE} as it is published"
+    for line, row in records(table, _COLUMNS, hint):
+        if not (row["fold"].isdecimal() and row["target"].isdecimal()):
             raise UsageError(
-                f"{table} lacks the columns {', '.join(absent)}", f"take {TABLE} as it is published"
+                f"{table}, line {line}: fold {row['fold']!r} or target {row['target']!r} is no "
+                "number",
+                hint,
             )
-        for row in reader:
-            if not (str(row["fold"]).isdigit() and str(row["target"]).isdigit()):
-                raise UsageError(
-                    f"{table}, row {reader.line_num}: fold {row['fold']!r} or target "
-                    f"{row['target']!r} is no number",
-                    f"take {TABLE} as it is published",
-                )
-            yield row
+        yield line, row
 
 
 CORPORA.register("esc50")(ESC50())

@@ -1,13 +1,15 @@
 """Any data, described by its folders: ``DIR[/train|val|test]/<class>/**/*.wav``.
 
 The class is the folder under the root (or under the split folder); deeper folders belong to it.
-Classes are ordered numerically if all are whole numbers, else alphabetically. Without split
-folders a seeded, stratified 80/10/10 split is drawn.
+Only folders that hold audio count, and prepared data are never taken for recordings. Classes are
+ordered numerically if all are whole numbers, else alphabetically. Without split folders a seeded,
+stratified 80/10/10 split is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +19,27 @@ from elastictool.corpora.base import (
     SPLIT_NAMES,
     CorpusOptions,
     Listing,
+    MissingClip,
     SourceClip,
     chosen_task,
     ordered_labels,
-    require_root,
+    require_folder,
     source_files,
     stratified_split,
 )
 from elastictool.corpora.remarks import drawn_split, some_of
 from elastictool.errors import UsageError
-from elastictool.files import ARCHIVE_LEAVINGS, is_hidden
+from elastictool.files import (
+    ARCHIVE_LEAVINGS,
+    INFO_NAME,
+    LOCK_NAME,
+    PROGRESS_FOLDER,
+    FoundFile,
+    is_hidden,
+    walk_files,
+)
 
+_PREPARED = (INFO_NAME, f"{PROGRESS_FOLDER}/{LOCK_NAME}")
 _DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
 
 
@@ -49,90 +61,142 @@ class Folder:
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """All audio files below class folders, sorted by path.
+        """All audio files below class folders, sorted by path; broken links are ``missing``.
 
         Raises:
-            UsageError: The folder is absent or holds no class folder with audio.
+            UsageError: The folder is absent, holds no class folder with audio, or holds folders of
+                splits beside others.
         """
         chosen_task(self, options)
-        place = require_root(root, self)
-        if not place.is_dir():
-            raise UsageError(f"{place} is a file, not a folder of class folders", self.describe())
-        split_folders = _split_folders(place)
-        tree = _Tree.read(place, split_folders)
-        clips, remarks = tree.clips, []
+        place = require_folder(root, self)
+        tree = _Tree.read(place)
+        splits = _split_folders(place, tree.files)
+        clips, loose = _clips(tree.files, splits)
+        left_out = [*_left_out(loose), *tree.remarks()]
         if not clips:
-            loose = "; ".join(tree.left_out())
+            lying = "; ".join(left_out)
             raise UsageError(
-                f"no audio files in class folders under {place}{loose and f' ({loose})'}",
+                f"no audio files in class folders under {place}{lying and f' ({lying})'}",
                 self.describe(),
             )
-        if not split_folders:
+        if not splits:
             clips = stratified_split(clips, options.seed, source_files(clips, place))
-            remarks = [drawn_split("no split folders", "class", clips, options.seed)]
+        broken = {file.path for file in tree.files if not file.is_there}
+        found = [clip for clip in clips if clip.path not in broken]
+        gone = [clip for clip in clips if clip.path in broken]
+        why = "no split folders"
+        drawn = [] if splits else [drawn_split(why, "class", found, options.seed)]
         return Listing(
             name=place.resolve().name,
             root=place,
-            clips=clips,
+            clips=found,
             label_names=ordered_labels([clip.labels[0] for clip in clips]),
-            remarks=[*remarks, *tree.left_out()],
-            drawn="" if split_folders else _DRAWN.format(options.seed),
+            missing=[MissingClip(clip.id, clip.path, clip.split) for clip in gone],
+            remarks=[*drawn, *left_out],
+            drawn="" if splits else _DRAWN.format(options.seed),
         )
-
-
-def _split_folders(root: Path) -> dict[str, str]:
-    """Split of each visible folder under ``root``, if all are named like splits, else none."""
-    names = [path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)]
-    if all(name.lower() in SPLIT_NAMES for name in names):
-        return {name: SPLIT_NAMES[name.lower()] for name in names}
-    return {}
 
 
 @dataclass
 class _Tree:
-    """Audio files of a tree, sorted by path: the clips, and what is none.
+    """Audio files of a tree, sorted by path, and what else ends like audio.
 
     Attributes:
-        clips: Those in class folders.
-        loose: Paths of those that lie above the class folders.
+        files: Those that may be clips.
         num_hidden: How many are hidden, or lie in hidden folders.
+        prepared: Folders of prepared data that hold audio, too.
     """
 
-    clips: list[SourceClip] = field(default_factory=list)
-    loose: list[str] = field(default_factory=list)
+    files: list[FoundFile] = field(default_factory=list)
     num_hidden: int = 0
+    prepared: set[str] = field(default_factory=set)
 
     @classmethod
-    def read(cls, root: Path, split_folders: Mapping[str, str]) -> _Tree:
+    def read(cls, root: Path) -> _Tree:
         """Look at every file below ``root``."""
         tree = cls()
-        above = 2 if split_folders else 1
-        for file in sorted(root.rglob("*")):
-            if file.suffix.lower() not in AUDIO_SUFFIXES:
+        ours: set[str] = set()
+        for file in walk_files(root, hidden=True):
+            top, _, below = file.path.partition("/")
+            if below in _PREPARED or below.partition("/")[2] in _PREPARED:
+                ours.add(top)
+            if os.path.splitext(file.path)[1].lower() not in AUDIO_SUFFIXES:
                 continue
-            path = file.relative_to(root)
-            if any(is_hidden(part) for part in path.parts):
+            if any(map(is_hidden, file.path.split("/"))):
                 tree.num_hidden += 1
-            elif len(path.parts) <= above:
-                tree.loose.append(path.as_posix())
             else:
-                split = split_folders.get(path.parts[0], "train")
-                label, name = path.parts[above - 1], path.as_posix()
-                tree.clips.append(SourceClip(name, name, None, None, (label,), split))
+                tree.files.append(file)
+        tree.prepared = ours & {_top(file) for file in tree.files}
+        tree.files = [file for file in tree.files if _top(file) not in ours]
         return tree
 
-    def left_out(self) -> list[str]:
-        """Remarks on the files that are no clips."""
+    def remarks(self) -> list[str]:
+        """Remarks on the files that are no clips wherever classes are."""
         remarks = []
-        if self.loose:
-            files = "audio file is" if len(self.loose) == 1 else "audio files are"
-            some = some_of(self.loose)
-            remarks.append(f"{len(self.loose)} {files} in no class folder: {some} (left out)")
         if self.num_hidden:
             files = "file" if self.num_hidden == 1 else "files"
             kinds = f".name, {ARCHIVE_LEAVINGS}"
             remarks.append(f"{self.num_hidden} hidden audio {files} left out ({kinds})")
+        if self.prepared:
+            names = some_of(sorted(self.prepared))
+            remarks.append(f"audio beside prepared data is in no class: {names} (left out)")
         return remarks
+
+
+def _top(file: FoundFile) -> str:
+    return file.path.partition("/")[0]
+
+
+def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
+    """Split of each folder under ``root``, if they are named like splits; none if by class.
+
+    A class may be called like a split (``train`` is one of ESC-50): its audio lies in it, and not
+    in class folders below it.
+
+    Raises:
+        UsageError: Some are splits, and others are not.
+    """
+    deepest: dict[str, int] = {}
+    for file in files:
+        top, _, below = file.path.partition("/")
+        if below:
+            deepest[top] = max(deepest.get(top, 0), below.count("/"))
+    named = {name: SPLIT_NAMES[name.lower()] for name in deepest if name.lower() in SPLIT_NAMES}
+    others = [name for name in deepest if name not in named]
+    splits = [name for name in named if deepest[name]]
+    if others and splits:
+        raise UsageError(
+            f"{root} has folders of splits ({', '.join(splits)}) and others with audio beside "
+            f"them ({some_of(others)})",
+            "move the others away, or, if they are classes, into the folders of splits; or give "
+            "the --root of one kind",
+        )
+    return {} if others else named
+
+
+def _clips(
+    files: Iterable[FoundFile], splits: Mapping[str, str]
+) -> tuple[list[SourceClip], list[str]]:
+    """The files in class folders, and the paths of those above them."""
+    above = 2 if splits else 1
+    clips: list[SourceClip] = []
+    loose: list[str] = []
+    for path, _ in files:
+        parts = path.split("/")
+        if len(parts) <= above:
+            loose.append(path)
+        else:
+            split = splits.get(parts[0], "train")
+            clips.append(SourceClip(path, path, None, None, (parts[above - 1],), split))
+    return clips, loose
+
+
+def _left_out(loose: list[str]) -> list[str]:
+    """A remark on audio files above the class folders, if there are any."""
+    if not loose:
+        return []
+    files = "audio file is" if len(loose) == 1 else "audio files are"
+    return [f"{len(loose)} {files} in no class folder: {some_of(loose)} (left out)"]
 
 
 CORPORA.register("folder")(Folder())

@@ -7,6 +7,7 @@ It is not disjoint in speakers, so clips carry no group.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +18,19 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
     chosen_task,
-    require_root,
+    require_folder,
 )
+from elastictool.corpora.join import FileIndex
+from elastictool.corpora.remarks import some_of
 from elastictool.errors import UsageError
+from elastictool.files import walk_files
 from elastictool.progress import SILENT, Progress
 
 VERSION = "1.0.10"
 ARCHIVE_URL = (
     f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v{VERSION}.tar.gz"
 )
-_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.wav")
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)")
 _TEST_INDICES = range(5)
 _EXPECTED = {"train": 2700, "test": 300}
 
@@ -60,25 +64,28 @@ class Fsdd:
             UsageError: No recording under ``root``.
         """
         task = chosen_task(self, options)
-        place = require_root(root, self)
-        folder = place / "recordings" if (place / "recordings").is_dir() else place
-        matches = [_NAME.fullmatch(path.name) for path in sorted(folder.glob("*.wav"))]
-        clips = [_clip(match, folder, place, task) for match in matches if match]
+        place = require_folder(root, self)
+        inside = "recordings/" if (place / "recordings").is_dir() else ""
+        folder = place / inside
+        index = FileIndex.of((f for f in walk_files(folder) if "/" not in f.path), folder)
+        named = [(_NAME.fullmatch(stem), inside + path) for stem, path in index.paths.items()]
+        clips = [_clip(match, path, task) for match, path in named if match]
         if not clips:
             raise UsageError(
                 f"no FSDD recordings ({{digit}}_{{speaker}}_{{index}}.wav) in {folder}",
                 self.describe(),
             )
         clips.sort(key=lambda clip: _order(clip.id))
-        strangers = len(matches) - len(clips)
-        return Listing(
+        listing = Listing(
             name=f"fsdd-{task}",
             root=place,
             clips=clips,
             label_names=sorted({label for clip in clips for label in clip.labels}),
             expected=dict(_EXPECTED),
-            notes=[f"{strangers} wav files with other names left out"] if strangers else [],
+            remarks=_strangers([path for match, path in named if not match]),
         )
+        listing.remarks += index.remarks(listing)
+        return listing
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetch and unpack the archive; ``root/recordings`` exists afterwards."""
@@ -87,10 +94,15 @@ class Fsdd:
         fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
 
 
-def _clip(match: re.Match[str], folder: Path, root: Path, task: str) -> SourceClip:
+def _strangers(paths: Sequence[str]) -> list[str]:
+    """A remark on recordings that are called otherwise, if there are any."""
+    return [f"{len(paths)} files with other names left out: {some_of(paths)}"] if paths else []
+
+
+def _clip(match: re.Match[str], path: str, task: str) -> SourceClip:
     return SourceClip(
-        id=Path(match.group()).stem,
-        path=(folder / match.group()).relative_to(root).as_posix(),
+        id=match.group(),
+        path=path,
         start_s=None,
         stop_s=None,
         labels=(match[task],),

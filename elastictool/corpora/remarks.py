@@ -6,13 +6,20 @@ wording, leaves what was prepared before as it is.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from elastictool.corpora.base import Listing, SourceClip
+from elastictool.corpora.base import Listing, MissingClip, SourceClip
 
 _EXAMPLES = 3
+_STRANGE = {
+    re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://"): "are addresses (fetch them, and list the files)",
+    re.compile(r"^[A-Za-z]:[\\/]"): "have paths of Windows (list them as they are called here)",
+    re.compile(r"^[^:]*\\"): "have backslashes in their paths (write /)",
+    re.compile(r"^~"): "begin with ~ (write the whole path)",
+}
 
 
 def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> str:
@@ -89,6 +96,25 @@ def missing_files(listing: Listing) -> str:
     clips = len(listing.missing)
     of = f" of {len(files)} files" if len(files) != clips else ""
     return f"missing clips: {clips}{of}: {some_of(files)}"
+
+
+def other_number_of_classes(listing: Listing) -> list[str]:
+    """A remark where the data have more or fewer classes than were published."""
+    found, published = len(listing.label_names), listing.expected_classes
+    if not published or found == published:
+        return []
+    return [f"there are {found:,} classes, {published:,} are published"]
+
+
+def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
+    """Remarks on missing files whose paths are written as no path is here, if there are any."""
+    remarks = []
+    paths = [clip.path for clip in missing]
+    for pattern, what in _STRANGE.items():
+        found = [path for path in paths if pattern.search(path)]
+        if found:
+            remarks.append(f"{len(found):,} missing files {what}: {some_of(found)}")
+    return remarks
 
 
 def some_of(names: Iterable[str]) -> str:

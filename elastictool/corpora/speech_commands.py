@@ -6,6 +6,7 @@ which is no word. They were drawn by speaker, so the speaker's hash is the group
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,19 @@ from elastictool.corpora.base import (
     MissingClip,
     SourceClip,
     chosen_task,
-    require_root,
+    require_folder,
 )
+from elastictool.corpora.join import FileIndex
+from elastictool.corpora.remarks import some_of
 from elastictool.errors import UsageError
+from elastictool.files import FoundFile, open_text, walk_files
 from elastictool.progress import SILENT, Progress
 
 ARCHIVE_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 ARCHIVE_CHECKSUM = "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE_FOLDER = "_background_noise_"
+_WORDS = 35
 _EXPECTED = {"train": 84_843, "val": 9_981, "test": 11_005}
 
 
@@ -59,48 +64,61 @@ class SpeechCommands:
             UsageError: A list is absent, or there is no word.
         """
         chosen_task(self, options)
-        place = require_root(root, self)
-        listed: dict[str, str] = {}
-        for split, name in LISTS.items():
-            if not (place / name).is_file():
-                raise UsageError(f"no {name} in {place}", self.describe())
-            lines = (place / name).read_text(encoding="utf-8").split()
-            listed.update(dict.fromkeys(lines, split))
-        clips = [
-            SourceClip(
-                id=path.removesuffix(".wav"),
-                path=path,
-                start_s=None,
-                stop_s=None,
-                labels=(path.partition("/")[0],),
-                split=listed.pop(path, "train"),
-                group=path.rpartition("/")[2].partition("_nohash_")[0],
-            )
-            for path in _words(place)
-        ]
-        noise = len(list((place / NOISE_FOLDER).glob("*.wav")))
-        return Listing(
+        place = require_folder(root, self)
+        listed = self._listed(place)
+        splits = {os.path.splitext(path)[0]: split for path, split in listed.items()}
+        files = [file for file in walk_files(place) if file.path.count("/") == 1]
+        words = [file for file in files if not _is_noise(file)]
+        noise = len(FileIndex.of(filter(_is_noise, files), place).paths)
+        index = FileIndex.of(words, place, depth=2)
+        clips = [_clip(key, path, splits.get(key, "train")) for key, path in index.paths.items()]
+        listing = Listing(
             name="speech-commands",
             root=place,
             clips=clips,
             label_names=sorted({clip.labels[0] for clip in clips}),
-            missing=[MissingClip(path, path, split) for path, split in sorted(listed.items())],
+            missing=[
+                MissingClip(path, path, split)
+                for path, split in sorted(listed.items())
+                if os.path.splitext(path)[0] not in index.paths
+            ],
             expected=dict(_EXPECTED),
+            expected_classes=_WORDS,
             notes=[f"{noise} recordings of background noise left out"] if noise else [],
         )
+        listing.remarks = [*_lost_words(listing), *index.remarks(listing)]
+        return listing
+
+    def _listed(self, root: Path) -> dict[str, str]:
+        """Split of each path that a list names."""
+        listed: dict[str, str] = {}
+        for split, name in LISTS.items():
+            if not (root / name).is_file():
+                raise UsageError(f"no {name} in {root}", self.describe())
+            with open_text(root / name) as file:
+                listed.update(dict.fromkeys(file.read().split(), split))
+        return listed
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetch and unpack the archive into ``root``."""
         fetch(Archive(self.url, "speech_commands_v0.02.tar.gz", self.checksum), root, progress)
 
 
-def _words(root: Path) -> list[str]:
-    return [
-        f"{folder.name}/{path.name}"
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and folder.name != NOISE_FOLDER and folder.name[0] != "."
-        for path in sorted(folder.glob("*.wav"))
-    ]
+def _is_noise(file: FoundFile) -> bool:
+    return file.path.startswith(f"{NOISE_FOLDER}/")
+
+
+def _clip(key: str, path: str, split: str) -> SourceClip:
+    word, _, name = key.partition("/")
+    return SourceClip(key, path, None, None, (word,), split, 0, name.partition("_nohash_")[0])
+
+
+def _lost_words(listing: Listing) -> list[str]:
+    """A remark on words that the lists name and of which nothing is there, if there are any."""
+    words = {clip.path.partition("/")[0] for clip in listing.missing} - set(listing.label_names)
+    if not words:
+        return []
+    return [f"the lists name {len(words)} words that no recording is of: {some_of(sorted(words))}"]
 
 
 CORPORA.register("speech-commands")(SpeechCommands())

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing, SourceClip, chosen_task
+from elastictool.errors import UsageError
 
 SAMPLE_RATE_HZ = 16_000
 SIZES = {"train": 900, "val": 150, "test": 200}
@@ -286,8 +287,18 @@ class Synth:
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """All clips of the seed; labels in the order of ``COMPOSERS``."""
+        """All clips of the seed; labels in the order of ``COMPOSERS``.
+
+        Raises:
+            UsageError: A root is given.
+        """
         chosen_task(self, options)
+        if root is not None:
+            raise UsageError(
+                f"--root {root}: synth renders its clips and reads none",
+                f"did you mean --dataset folder --root {root}? (csv for a table, json for lists "
+                "of the AST repositories, or a corpus by its name)",
+            )
         clips: list[SourceClip] = []
         for split, size in SIZES.items():
             for index in range(len(clips), len(clips) + size):

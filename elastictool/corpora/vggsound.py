@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.audio_lists import CLASS_TABLE, ClassTable
 from elastictool.corpora.base import (
     CORPORA,
     SPLIT_NAMES,
@@ -15,13 +13,16 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
     chosen_task,
-    require_root,
+    require_folder,
 )
-from elastictool.corpora.join import FileIndex, file_clip, first_file, first_folder
+from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
+from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.tables import table_rows
 from elastictool.errors import UsageError
 
 TABLE = "vggsound.csv"
 _EXPECTED = {"train": 183_730, "test": 15_446}
+_CLASSES = 309
 _FOLDERS = ("metadata", "annotations", "csv")
 
 
@@ -55,39 +56,48 @@ class VGGSound:
             UsageError: No table, or one that cannot be read.
         """
         chosen_task(self, options)
-        place = require_root(root, self)
+        place = require_folder(root, self)
         table = first_file(place, [TABLE], _FOLDERS)
         if table is None:
             raise UsageError(f"no {TABLE} in {place}", self.describe())
-        index = FileIndex.scan(first_folder(place, ("audio", "wav", "video")), place)
+        index = FileIndex.scan(place, ("audio", "wav", "video"))
         rows = list(_rows(table))
-        classes = ClassTable.read(table.parent / CLASS_TABLE, [[row[2]] for row in rows])
-        listing = Listing("vggsound", place, [], classes.names, expected=dict(_EXPECTED))
-        for video, start, label, split in rows:
+        beside = table.parent / CLASS_TABLE
+        labels = (label for _, _, _, label, _ in rows)
+        classes = ClassTable.read(beside) if beside.is_file() else ClassTable.of_labels(labels)
+        listing = Listing(
+            "vggsound",
+            place,
+            [],
+            classes.names,
+            expected=dict(_EXPECTED),
+            expected_classes=_CLASSES,
+        )
+        filing = Filing(listing)
+        for line, video, start, label, split in rows:
             stem = f"{video}_{start:06d}"
-            path = index.find((("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}")))
-            labels = (classes.name(label, table),)
-            clip = SourceClip(stem, path, None, None, labels, split, 0, video)
-            file_clip(listing, clip, f"audio/{stem}.wav")
-        listing.notes.append(index.note(len(rows)))
+            names = (("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}"))
+            path = "" if stem in filing else index.find(names)
+            name = classes.name(label, table)
+            clip = SourceClip(stem, path, None, None, (name,), split, 0, video)
+            filing.add(clip, f"audio/{stem}.wav", table, line)
+        listing.notes.append(index.note(len(listing.clips) + len(listing.missing)))
+        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
         return listing
 
 
-def _rows(table: Path) -> Iterator[tuple[str, int, str, str]]:
-    """(video, start second, label, split) of each row; the table has no header."""
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            for row in reader:
-                if not row:
-                    continue
-                video, start, label, split = row
-                yield video, int(start), label, SPLIT_NAMES.get(split.lower(), split)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{table}, line {reader.line_num}: not id, start, label, split ({error})",
-            "take vggsound.csv as it is published",
-        ) from error
+def _rows(table: Path) -> Iterator[tuple[int, str, int, str, str]]:
+    """(line, video, start second, label, split) of each row; the table has no header."""
+    for line, row in table_rows(table):
+        try:
+            video, start, label, split = row
+            second = int(start)
+        except ValueError as error:
+            raise UsageError(
+                f"{table}, line {line}: not id, start, label, split ({error})",
+                "take vggsound.csv as it is published",
+            ) from error
+        yield line, video, second, label, SPLIT_NAMES.get(split.lower(), split)
 
 
 CORPORA.register("vggsound")(VGGSound())

@@ -17,19 +17,20 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
     chosen_task,
-    require_root,
+    require_folder,
 )
-from elastictool.corpora.join import file_clip, first_file
+from elastictool.corpora.join import FileIndex, Filing, first_file
 from elastictool.errors import UsageError
+from elastictool.files import open_text
 
 SPLIT_FILES = ("iden_split.txt", "veri_test_class.txt")
 _VERIFICATION = (
     *("veri_test.txt", "veri_test2.txt", "list_test_hard.txt", "list_test_hard2.txt"),
     *("list_test_all.txt", "list_test_all2.txt"),
 )
-_AUDIO_FOLDERS = ("wav", "dev/wav", "test/wav", "")
 _SPLITS = {"1": "train", "2": "val", "3": "test"}
 _EXPECTED = {"train": 138_361, "val": 6_904, "test": 8_251}
+_SPEAKERS = 1_251
 _PATH = re.compile(r"(?P<speaker>id\d{5})/(?P<video>[^/]+)/(?P<number>[^/]+)\.\w+")
 
 
@@ -52,7 +53,7 @@ class VoxCeleb:
             "2. the audio of dev and test (16 kHz, about 30 GB unpacked; CC BY-SA 4.0; the\n"
             "   address asks for registration), merged under one folder\n"
             f"     to {self.default_root}/wav/idXXXXX/<video>/NNNNN.wav\n"
-            "     (dev/wav and test/wav are taken, too)\n"
+            "     (dev/wav, test/wav or any other folders, and any audio format, are taken, too)\n"
             "then: elastictool prep --dataset voxceleb\n"
             "Utterances are 4 to 145 s; the papers use the first 30 s: --max-seconds 30."
         )
@@ -64,40 +65,46 @@ class VoxCeleb:
             UsageError: No split file, the verification list instead of it, or a wrong line.
         """
         chosen_task(self, options)
-        place = require_root(root, self)
+        place = require_folder(root, self)
         folders = ("", "metadata", "meta")
         file = first_file(place, SPLIT_FILES, folders)
         if file is None:
             other = first_file(place, _VERIFICATION, folders)
             found = f"; {other.name} lists verification pairs, not this task" if other else ""
             raise UsageError(f"no {SPLIT_FILES[0]} in {place}{found}", self.describe())
-        listing = Listing("voxceleb", place, [], [], expected=dict(_EXPECTED))
+        index = FileIndex.scan(place, ("wav",), depth=3)
+        listing = Listing(
+            "voxceleb", place, [], [], expected=dict(_EXPECTED), expected_classes=_SPEAKERS
+        )
+        filing = Filing(listing)
         speakers: set[str] = set()
-        for split, path in _utterances(file):
+        for line, split, path in _utterances(file):
             match = _PATH.fullmatch(path)
             if match is None:
                 raise UsageError(
-                    f"{file}: {path!r} is not idXXXXX/<video>/NNNNN.wav",
+                    f"{file}, line {line}: {path!r} is not idXXXXX/<video>/NNNNN.wav",
                     f"take {SPLIT_FILES[0]} as it is published",
                 )
             speakers.add(match["speaker"])
+            clip_id = path.rpartition(".")[0]
             clip = SourceClip(
-                id=path.rpartition(".")[0],
-                path=_place_of(path, place),
+                id=clip_id,
+                path="" if clip_id in filing else index.find_listed(path),
                 start_s=None,
                 stop_s=None,
                 labels=(match["speaker"],),
                 split=split,
                 group=f"{match['speaker']}/{match['video']}",
             )
-            file_clip(listing, clip, f"wav/{path}")
+            filing.add(clip, f"wav/{path}", file, line)
         listing.label_names = sorted(speakers)
+        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
         return listing
 
 
-def _utterances(file: Path) -> Iterator[tuple[str, str]]:
-    """(split, path) of each line ``1|2|3 path``."""
-    with file.open(encoding="utf-8") as lines:
+def _utterances(file: Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, split, path) of each line ``1|2|3 path``."""
+    with open_text(file) as lines:
         for number, line in enumerate(lines, start=1):
             cells = line.split()
             if not cells:
@@ -109,13 +116,7 @@ def _utterances(file: Path) -> Iterator[tuple[str, str]]:
                     + (" but a verification pair" if pairs else ""),
                     f"the identification split is {SPLIT_FILES[0]}",
                 )
-            yield _SPLITS[cells[0]], cells[1]
-
-
-def _place_of(path: str, root: Path) -> str:
-    """Where the utterance lies relative to ``root``; empty if nowhere."""
-    places = (f"{folder}/{path}" if folder else path for folder in _AUDIO_FOLDERS)
-    return next((place for place in places if (root / place).is_file()), "")
+            yield number, _SPLITS[cells[0]], cells[1]
 
 
 CORPORA.register("voxceleb")(VoxCeleb())

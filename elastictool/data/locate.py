@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elastictool.data.store import DATA_ROOT, INFO_NAME, PROGRESS_FOLDER, latest_dataset
+from elastictool.data.store import DATA_ROOT, latest_dataset
 from elastictool.errors import UsageError
+from elastictool.files import INFO_NAME, PROGRESS_FOLDER
 
 
 def locate_dataset(text: str) -> Path:

@@ -121,7 +121,10 @@ def check_listing(corpus: Corpus, listing: Listing) -> None:
     """
     if not listing.clips:
         missing = f": {missing_files(listing)}" if listing.missing else ""
-        raise UsageError(f"no clips found under {listing.root}{missing}", corpus.describe())
+        raise UsageError(
+            f"no clips found under {listing.root}{missing}",
+            "\n".join([*listing.remarks, corpus.describe()]),
+        )
     if len({clip.id for clip in listing.clips}) != len(listing.clips):
         raise ValueError(f"corpus {corpus.name} lists two clips under one id")
     if not {label for clip in listing.clips for label in clip.labels} <= set(listing.label_names):

@@ -17,7 +17,11 @@ from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing
 from elastictool.corpora.names import make_readable
-from elastictool.corpora.remarks import doubtful_labels
+from elastictool.corpora.remarks import (
+    doubtful_labels,
+    other_number_of_classes,
+    strange_paths,
+)
 from elastictool.data.parts import Part, all_reports
 from elastictool.data.plan import (
     check_listing,
@@ -29,16 +33,15 @@ from elastictool.data.plan import (
     plan_shards,
 )
 from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
-from elastictool.data.store import DATA_ROOT, INFO_NAME, PROGRESS_FOLDER, DatasetInfo, PreparedStore
+from elastictool.data.store import DATA_ROOT, DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
 from elastictool.data.workforce import Workforce, write_shards
 from elastictool.errors import UsageError, WriteError, write_error
-from elastictool.files import remove_temporaries
+from elastictool.files import INFO_NAME, LOCK_NAME, PROGRESS_FOLDER, remove_temporaries
 from elastictool.locks import hold
 from elastictool.progress import SILENT, Progress
 
 DURATIONS_NAME = "durations.png"
-LOCK_NAME = "lock"
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def plan(
     corpus = CORPORA[corpus_name]
     listing = corpus.list_clips(root, options)
     make_readable(listing)
-    listing.remarks += doubtful_labels(listing)
+    listing.remarks += strange_paths(listing.missing)
     check_listing(corpus, listing)
+    listing.remarks += [*doubtful_labels(listing), *other_number_of_classes(listing)]
     listing.clips = limited(listing.clips, limit)
     folder = out / checked_name(name or file_name(listing.name))
     measured = measured_clips(listing.clips, settings, options.seed)

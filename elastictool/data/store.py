@@ -22,13 +22,11 @@ from numpy.typing import NDArray
 
 from elastictool.audio.decode import decode
 from elastictool.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
+from elastictool.files import INFO_NAME
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""
 
-INFO_NAME = "dataset.json"
-PROGRESS_FOLDER = "unfinished"
-"""In the folder of a dataset while it is being prepared."""
 _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 

@@ -19,9 +19,16 @@ from elastictool.corpora.base import Corpus, Listing, SourceClip
 from elastictool.corpora.remarks import missing_files, some_of
 from elastictool.data.plan import measured_clips
 from elastictool.data.shards import PrepSettings, ShardReport
-from elastictool.data.store import INFO_NAME, PROGRESS_FOLDER, DatasetInfo, FbankSums, SplitCounts
+from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts
 from elastictool.errors import ElasticToolError, RejectedItemsError
-from elastictool.files import atomic_path, readable, remove_temporaries, write_json
+from elastictool.files import (
+    INFO_NAME,
+    PROGRESS_FOLDER,
+    atomic_path,
+    readable,
+    remove_temporaries,
+    write_json,
+)
 
 REJECTED_NAME = "rejected.csv"
 

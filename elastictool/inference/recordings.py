@@ -8,6 +8,7 @@ the others go on.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from elastictool.audio.decode import probe, resample_blocks, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
-from elastictool.files import is_hidden
+from elastictool.files import walk_files
 
 Waveform = npt.NDArray[np.float32]
 
@@ -148,7 +149,7 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 def _expand(item: str) -> list[Path]:
     path = Path(item)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if _is_audio(file.relative_to(path)))
+        found = [path / file.path for file in walk_files(path) if _is_audio(file.path)]
     elif not path.exists() and glob.has_magic(item):
         found = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
     else:
@@ -158,8 +159,8 @@ def _expand(item: str) -> list[Path]:
     return found
 
 
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and not any(map(is_hidden, path.parts))
+def _is_audio(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
 
 
 def _checked(recording: Array | StoredClip) -> Waveform:
