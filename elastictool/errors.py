@@ -44,7 +44,7 @@ class CheckpointError(ElasticToolError):
 
 
 class Interrupted(ElasticToolError):
-    """The user stopped the program (Ctrl-C, SIGTERM) and the work so far is saved."""
+    """The user stopped the program (Ctrl-C, SIGTERM): what is saved, and how to go on."""
 
     exit_code = 130
 

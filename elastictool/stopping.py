@@ -1,24 +1,38 @@
-"""Ctrl-C and SIGTERM as a request that long jobs answer at places of their own choosing.
+"""Ctrl-C and other signals as a request that long jobs answer at places of their own choosing.
 
 The first signal is only noted: an exception raised anywhere would leave half a step behind, and
 one that is raised while a C library calls back into Python (as libsndfile does when it writes to
 memory) is printed and lost there. The second signal ends the job at once; what is on the disk
 stays whole, because files are renamed into place.
+
+SIGTERM asks as Ctrl-C does, and so do SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's
+``--signal=USR1@60``). These two may come twice or before a SIGTERM, without anybody being
+impatient; where they are ignored (``nohup``) they stay ignored.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import FrameType, TracebackType
 from typing import Any
 
+from elastictool.errors import Interrupted
 from elastictool.launch import launched
 
 _PARENT_CHECK_S = 0.2
+_ASKING = (signal.SIGINT, signal.SIGTERM)
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+_TELLING = tuple(number for number in (_HANGUP, getattr(signal, "SIGUSR1", None)) if number)
+"""Windows has neither."""
+_interrupted = False
+"""A signal has raised KeyboardInterrupt; a C library may have lost it."""
 
 
 class Stopped(Exception):
@@ -26,7 +40,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while it is open; the second one raises KeyboardInterrupt.
+    """Catches signals while it is open; a second SIGINT or SIGTERM raises KeyboardInterrupt.
 
     Under torchrun a second one changes nothing: it ends processes that take too long itself.
     Outside the main thread, where Python allows no signal handlers, nothing is caught.
@@ -37,8 +51,10 @@ class StopRequest:
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        global _interrupted
+        _interrupted = False
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (*_ASKING, *filter(_is_heard, _TELLING)):
                 self._former[number] = signal.signal(number, self._note)
         return self
 
@@ -61,19 +77,96 @@ class StopRequest:
             raise Stopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and launched().alone:  # torchrun may pass on what has come already
-            raise KeyboardInterrupt
+        if number == _HANGUP:
+            _leave_dead_terminal()
+        again = self.requested and number in _ASKING
         self.requested = True
+        if again and launched().alone:  # torchrun may pass on what has come already
+            _interrupt(number, frame)
+
+
+@contextmanager
+def stoppable(what: str, then: str) -> Iterator[StopRequest]:
+    """A request to be checked inside; where it was made, the block ends in an error of ours.
+
+    Args:
+        what: What became of the work.
+        then: What to do to go on.
+
+    Raises:
+        Interrupted: The user stopped it, perhaps at once.
+    """
+    try:
+        with StopRequest() as stop:
+            yield stop
+            stop.check()
+    except (Stopped, KeyboardInterrupt):
+        raise Interrupted(what, then) from None
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
+
+    Under torchrun SIGTERM is ignored afterwards: it asks all processes to end when one has.
+    """
+    global _interrupted
+    _interrupted = False
+    caught = [number for number in (*_ASKING, _HANGUP) if number and _is_heard(number)]
+    former = {number: signal.signal(number, _interrupt) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if not launched().alone:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def raise_lost_interrupt() -> None:
+    """Where a C library fails: it may have done so because it lost our KeyboardInterrupt.
+
+    Raises:
+        KeyboardInterrupt: It has.
+    """
+    global _interrupted
+    if _interrupted:
+        _interrupted = False
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    _interrupted = True
+    if number == _HANGUP:
+        _leave_dead_terminal()
+    raise KeyboardInterrupt
+
+
+def _is_heard(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _leave_dead_terminal() -> None:
+    """Let what is written to a terminal that is closed go nowhere: an error would end the job."""
+    import termios
+
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def leave_to_parent() -> None:
-    """In a worker: the process that started it decides what Ctrl-C and SIGTERM mean.
+    """In a worker: the process that started it decides what signals mean.
 
-    Both reach whole groups of processes, and the parent lets its workers finish what they do.
+    They reach whole groups of processes, and the parent lets its workers finish what they do.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (*_ASKING, *_TELLING):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @cache

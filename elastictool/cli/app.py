@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from elastictool import __version__
 from elastictool.cli import (
@@ -30,13 +31,32 @@ from elastictool.cli import (
     tokens,
     train,
 )
-from elastictool.cli.console import say, show_error
+from elastictool.cli.console import show_error
 from elastictool.cli.ranges import ListCommand
-from elastictool.errors import ElasticToolError, UsageError, from_system
+from elastictool.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.launch import first_to_tell, launched
+from elastictool.stopping import signals_interrupt
+
+
+class _Program(TyperGroup):
+    """The subcommands; an interrupt that none of them answers is told, which typer does not do."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _interrupted() from None
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted(
+        "stopped at once; what was written before is whole", "the same command starts again"
+    )
+
 
 app = typer.Typer(
     name="elastictool",
+    cls=_Program,
     help="Audio spectrogram transformers for clips of any length: prepare data, train, evaluate, "
     "sweep lengths, count tokens, look at runs.",
     no_args_is_help=True,
@@ -100,10 +120,10 @@ def main() -> None:
     """
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both clean up and leave
     _share_the_processor()
     try:
-        app()
+        with signals_interrupt():
+            app()
     except ElasticToolError as error:
         _leave(error)
     except (MemoryError, OSError, RuntimeError) as error:
@@ -112,11 +132,8 @@ def main() -> None:
             raise
         _drop_unwritten_output()
         _leave(known)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGTERM, former if launched().alone else signal.SIG_IGN)
+    except KeyboardInterrupt:  # before a subcommand has begun, or after it
+        _leave(_interrupted())
 
 
 def _drop_unwritten_output() -> None:

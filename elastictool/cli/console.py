@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as RichBars
 from rich.table import Table
 
-from elastictool.errors import ElasticToolError
+from elastictool.errors import ElasticToolError, Interrupted
 from elastictool.files import readable
 from elastictool.launch import launched
 from elastictool.progress import Progress, Task
@@ -40,7 +40,11 @@ def say(message: str) -> None:
 
 
 def show_error(error: ElasticToolError) -> None:
-    """What and where, then what to do; never a traceback."""
+    """What and where, then what to do; never a traceback. An interrupt is one line."""
+    if isinstance(error, Interrupted):
+        line = f"{error.message}; {error.hint}" if error.hint else error.message
+        stderr.print(f"[bold]interrupted:[/] {escape(readable(line))}")
+        return
     stderr.print(f"[bold red]error:[/] {escape(readable(error.message))}")
     if error.hint:
         stderr.print(f"[bold]hint:[/]  {escape(readable(error.hint))}")

@@ -19,6 +19,7 @@ from elastictool.data.sounds import Sound, SoundBatch, gather
 from elastictool.data.watch import ReadingBoard, WatchedBatches
 from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
 from elastictool.packing.batch import PackedBatch
+from elastictool.stopping import leave_to_parent
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,6 @@ def load_undelivered(
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the training process decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What reaches the whole process group is the training process's; SIGTERM ends a worker, too."""
+    leave_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -66,8 +66,7 @@ def write_shards(
                 stop.check()
     except (Stopped, KeyboardInterrupt):
         raise Interrupted(
-            f"prep was interrupted; {len(reports)} of {len(tasks)} shards are finished and saved "
-            f"in {tasks[0].folder}",
+            f"{len(reports)} of {len(tasks)} shards are finished and saved in {tasks[0].folder}",
             "run the same command again: it continues there",
         ) from None
     except WriteError as error:
