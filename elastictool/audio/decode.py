@@ -151,7 +151,7 @@ def recording(source: Source) -> Iterator[Recording]:
         yield Recording(_opened_by_its_decoder(stack, source, name), name)
 
 
-def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
+def resample(waveform: Waveform, from_hz: float, to_hz: int) -> Waveform:
     """(n,) samples at ``from_hz`` to (round(n * to_hz / from_hz),) at ``to_hz``."""
     if from_hz == to_hz:
         return waveform
@@ -161,7 +161,7 @@ def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
 
 def resample_blocks(
     blocks: Iterable[Waveform],
-    from_hz: int,
+    from_hz: float,
     to_hz: int,
     over: Callable[[float], None] = lambda peak: None,
 ) -> Iterator[Waveform]:
@@ -194,7 +194,7 @@ def resample_blocks(
         yield waveform_of(_to_integers(block))
 
 
-def _resampled(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
+def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterator[Waveform]:
     if from_hz == to_hz:
         yield from blocks
         return
