@@ -61,7 +61,9 @@ class ElasticModel:
 
     def __init__(self, run: LoadedRun, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
-            raise UsageError(f"precision = {precision!r} is none", f"use {' or '.join(PRECISIONS)}")
+            raise UsageError(
+                f"there is no precision {precision!r}", f"use {' or '.join(PRECISIONS)}"
+            )
         self.run = run
         self.precision = precision
         self.label_names = run.label_names

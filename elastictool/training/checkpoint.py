@@ -107,7 +107,7 @@ class LoadedRun:
             bins = front_end.fbank.num_mel_bins
             if patch_size != int(patch_size) or not 1 <= patch_size <= bins:
                 raise UsageError(
-                    f"a patch size of {patch_size} is no whole number within 1..{bins} (mel bins)",
+                    f"a patch size of {patch_size} is not within 1, 2, ... {bins} (mel bins)",
                     "e.g. 32",
                 )
             patch_size = int(patch_size)
@@ -118,7 +118,7 @@ class LoadedRun:
         if compression is not None:
             if not 0.1 <= compression < math.inf:
                 raise UsageError(
-                    f"a resolution of {compression:g} is no number from 0.1 on", "e.g. 2"
+                    f"a resolution of {compression:g} is below 0.1 or without end", "e.g. 2"
                 )
             front_end = front_end.at_compression(compression)
             words.append(f"resolution_{compression:g}")
