@@ -304,7 +304,7 @@ def test_heads_are_assumed_aloud_or_told(name: str, tmp_path: Path) -> None:
     path = SAMPLES[name](depth=1).write(tmp_path)
     weights = load(name, path)
     assert weights.config.model.heads == 2
-    assert any("2 heads of 64 values are assumed" in note for note in weights.report.notes)
+    assert any("2 heads are assumed, of 64 values" in note for note in weights.report.notes)
     told = load(name, path, heads=4)
     assert told.config.model.heads == 4
     assert not any("heads" in note for note in told.report.notes)

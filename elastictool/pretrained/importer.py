@@ -111,12 +111,12 @@ def _described(form: Format, source: Source, tensors: Tensors, init: InitConfig)
     """
     try:
         described = form.describe(source, tensors, init)
-    except UsageError as error:
-        raise CheckpointError(
-            f"{source.file} describes no possible model: {error.message}", error.hint
-        ) from error
+    except (CheckpointError, UsageError) as error:
+        if str(source.file) in error.message:
+            raise
+        raise CheckpointError(f"{source.file}: {error.message}", error.hint) from error
     model = described.config.model
-    blocks = number_of_blocks(tensors, _block_pattern(form))
+    blocks = number_of_blocks(tensors, _block_pattern(form), source.file)
     if blocks != model.depth:
         raise CheckpointError(
             f"{source.file} holds {blocks} blocks, its configuration says {model.depth}",

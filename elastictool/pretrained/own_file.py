@@ -70,7 +70,7 @@ def require_fit(file: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) 
     Raises:
         CheckpointError: They are not.
     """
-    depth = number_of_blocks(tensors, r"blocks\.(\d+)\.")
+    depth = number_of_blocks(tensors, r"blocks\.(\d+)\.", file)
     problems = [] if depth == config.depth else [f"{depth} blocks, and model.depth {config.depth}"]
     if not problems:
         expected = tensor_shapes(config)

@@ -68,8 +68,8 @@ def need(tensors: Tensors, key: str, axes: str) -> Tensor:
     return tensors[key]
 
 
-def number_of_blocks(keys: Iterable[str], pattern: str) -> int:
-    """How many blocks ``pattern`` finds, whose first group is a block's number.
+def number_of_blocks(keys: Iterable[str], pattern: str, file: object = "the file") -> int:
+    """How many blocks ``pattern`` finds in ``file``, whose first group is a block's number.
 
     Raises:
         CheckpointError: They are not numbered from 0 on without a gap.
@@ -77,7 +77,7 @@ def number_of_blocks(keys: Iterable[str], pattern: str) -> int:
     found = {match[1] for key in keys if (match := re.match(pattern, key))}
     if found != {str(number) for number in range(len(found))}:
         raise CheckpointError(
-            f"the {len(found)} blocks of the file are not numbered from 0 to {len(found) - 1}",
+            f"the {len(found)} blocks of {file} are not numbered from 0 to {len(found) - 1}",
             "it may be part of a model, or damaged",
         )
     return len(found)
@@ -127,8 +127,8 @@ def heads_note(model: ModelConfig, init: InitConfig) -> tuple[str, ...]:
     if init.heads:
         return ()
     return (
-        f"{model.heads} heads of {model.width // model.heads} values are assumed, as published "
-        f"models of width {model.width} have: no file tells (else --set init.heads=…)",
+        f"{model.heads} heads are assumed, of {model.width // model.heads} values as in published "
+        "models: no file tells (else --set init.heads=…)",
     )
 
 
