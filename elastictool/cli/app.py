@@ -6,6 +6,7 @@ Subcommand modules import typer only; what needs torch is imported inside the co
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import signal
@@ -76,7 +77,7 @@ def _share_the_processor() -> None:
 def _write_any_text() -> None:
     """Letters that the terminal or file cannot take are escaped: they are no reason to end."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="backslashreplace")
 
 
