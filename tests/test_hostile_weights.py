@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,21 @@ def test_only_plain_floats_are_weights(
     sample.tensors = {key: change(value) for key, value in sample.tensors.items()}
     with pytest.raises(CheckpointError, match=words):
         load("ast", sample.write(tmp_path))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_changed_bytes_end_in_one_sentence(legacy: bool, tmp_path: Path) -> None:
+    tensors = foreign_weights.ast(depth=1, width=64).tensors
+    file, rng = tmp_path / "a.pth", random.Random(0)
+    torch.save(tensors, file, _use_new_zipfile_serialization=not legacy)
+    good = file.read_bytes()
+    for _ in range(60):
+        content = bytearray(good)
+        for place in rng.choices(range(3_000), k=6):  # where the pickle is, or its beginning
+            content[place] = rng.randrange(256)
+        file.write_bytes(content)
+        with suppress(CheckpointError):  # some changes are to numbers only
+            load("ast", file)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

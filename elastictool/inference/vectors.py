@@ -173,8 +173,8 @@ def read_vectors(path: Path) -> EmbeddingTable:
         names, vectors, told = readers[path.suffix.lower()](path)
         _require_table(names, vectors)
         origin = from_dict(Origin, json.loads(told)) if told else None
-    except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile, zlib.error,
-            pa.ArrowException, UsageError) as error:  # fmt: skip
+    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
+            zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
         raise UsageError(
             f"{path} is no table of embeddings: {first_line(error)}",
             "make one with elastictool embed --out",

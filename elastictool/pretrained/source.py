@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,9 +167,16 @@ def _read_pickle(file: Path) -> Any:
             f"{file} is refused: reading it would run code ({reason})",
             _CONVERT.format(name=_quoted(file.name), wrappers=_WRAPPERS),
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except _LOADER_ERRORS as error:
         first_line = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{file} is damaged: {first_line}", _REFETCH) from error
+
+
+_LOADER_ERRORS = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, struct.error,
+)  # fmt: skip
+"""What torch's loader raises over bytes that nobody wrote so; found by changing some."""
 
 
 def _quoted(name: str) -> str:
