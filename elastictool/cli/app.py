@@ -6,6 +6,8 @@ Subcommand modules import typer only; what needs torch is imported inside the co
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -72,6 +74,13 @@ def _share_the_processor() -> None:
         os.environ.setdefault(SPINS_VARIABLE, SPINS)
 
 
+def _write_any_text() -> None:
+    """Letters that the terminal or file cannot take are escaped: they are no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -102,6 +111,7 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both clean up and leave
     _share_the_processor()
+    _write_any_text()
     try:
         app()
     except ElasticToolError as error:
