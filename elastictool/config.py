@@ -388,6 +388,10 @@ class ModelConfig:
             self.pooling != "prefix" or self.prefix_tokens > 0,
             "model.pooling = prefix needs model.prefix_tokens of 1 or 2",
         )
+        _require(
+            min(self.norm_eps, self.head_norm_eps) >= 0,
+            "model.norm_eps and model.head_norm_eps must not be negative",
+        )
         _require(self.attention_scale >= 0, "model.attention_scale must not be negative")
         _require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
         _require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")
@@ -593,8 +597,9 @@ class InitConfig:
     ``grid_mean`` twice keeps the mean that both factorised tables of one grid hold.
     ``pooling`` starts attention pooling, where the file has none, from the mean of the encoder's
     attention, from that ``official`` code's value, a sixth of it, or at random.
-    ``source_stride`` says the file's patch stride where it cannot be inferred. ``compat``
-    official: all of these, and attention without scale, as in the published ElasticAST code.
+    ``source_stride`` says the file's patch stride where it cannot be inferred, ``heads`` its number
+    of attention heads (0: as published models of its width have). ``compat`` official: the four
+    before these as in the published ElasticAST code, and attention without scale.
     """
 
     source: str = field(default="", metadata={"key": "from"})
@@ -606,11 +611,13 @@ class InitConfig:
     grid_mean: Literal["once", "twice"] = "once"
     pooling: PoolingStart = "mean"
     source_stride: tuple[int, int] = (0, 0)
+    heads: int = 0
     compat: Literal["none", "official"] = "none"
 
     def __post_init__(self) -> None:
         _require(bool(self.source) == bool(self.path), "set init.from and init.path together")
         _require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
+        _require(self.heads >= 0, "init.heads must be 0 (inferred) or above")
         chosen = (self.rgb, self.positions, self.grid_mean, self.pooling)
         _require(
             self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),

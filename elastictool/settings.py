@@ -324,7 +324,7 @@ def _coerce_scalar(kind: Any, value: Any, path: str) -> Any:
         raise wrong
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise wrong from None
     if not math.isfinite(number) or (kind is int and number != int(number)):
         raise wrong

@@ -104,7 +104,7 @@ def most_waited(loads: npt.NDArray[np.int64]) -> float:
 
 
 def clip_frames(durations: Durations) -> npt.NDArray[np.int64]:
-    return np.maximum(frames_of(durations, 10.0), 1)
+    return np.maximum(frames_of(durations), 1)
 
 
 def test_eight_processes_get_equal_tokens_of_epic_sounds(shared_data: Path) -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.pretrained.formats import FORMATS
 from elastictool.pretrained.importer import Imported, import_weights
-from elastictool.pretrained.shapes import audio_grid
+from elastictool.pretrained.shapes import audio_grid, encoder
 from elastictool.settings import frontend_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
@@ -89,7 +90,8 @@ def test_a_missing_key_stops_the_import(
     sample = samples[name].copy()
     gone = next(key for key in sample.tensors if "norm2" in key or "_after" in key)
     del sample.tensors[gone]
-    with pytest.raises(CheckpointError, match=r"missing blocks\.\d\.norm2") as caught:
+    own_spelling = re.escape(FORMATS[name].spell(gone))
+    with pytest.raises(CheckpointError, match=f"missing {own_spelling}$") as caught:
         load(name, sample.write(tmp_path))
     assert caught.value.exit_code == 4
 
@@ -276,9 +278,53 @@ def test_a_grid_that_cannot_be_is_refused(tmp_path: Path) -> None:
         load("timm", sample.write(tmp_path))
 
 
-def test_heads_that_cannot_be_inferred_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="100 wide"):
-        load("ast", foreign_weights.ast(width=100).write(tmp_path))
+def test_heads_that_cannot_be_inferred_are_asked_for(tmp_path: Path) -> None:
+    path = foreign_weights.ast(width=100).write(tmp_path)
+    with pytest.raises(CheckpointError, match="100 wide") as caught:
+        load("ast", path)
+    assert "init.heads" in caught.value.hint
+    assert load("ast", path, heads=5).config.model.heads == 5
+    with pytest.raises(CheckpointError, match=r"init\.heads = 3 does not divide"):
+        load("ast", path, heads=3)
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1408, 16), (1536, 24), (1664, 16)],
+)
+def test_heads_of_published_image_models(width: int, heads: int) -> None:
+    shapes = {"blocks.0.mlp.fc1.weight": torch.empty(4 * width, width, device="meta")}
+    init = InitConfig("timm", "x")
+    found = encoder(shapes, r"blocks\.(\d+)\.", "blocks.0.mlp.fc1.weight", width, init)
+    assert found["heads"] == heads
+
+
+@pytest.mark.parametrize("name", ["timm", "ast", "ssast", "flexiast", "elasticast"])
+def test_heads_are_assumed_aloud_or_told(name: str, tmp_path: Path) -> None:
+    path = SAMPLES[name](depth=1).write(tmp_path)
+    weights = load(name, path)
+    assert weights.config.model.heads == 2
+    assert any("2 heads are assumed, of 64 values" in note for note in weights.report.notes)
+    told = load(name, path, heads=4)
+    assert told.config.model.heads == 4
+    assert not any("heads" in note for note in told.report.notes)
+
+
+def test_heads_that_a_configuration_tells_are_not_told_otherwise(tmp_path: Path) -> None:
+    path = foreign_weights.hf_ast(depth=1).write(tmp_path)
+    assert load("hf-ast", path, heads=2).config.model.heads == 2
+    with pytest.raises(UsageError, match=r"init\.heads = 4, but"):
+        load("hf-ast", path, heads=4)
+
+
+def test_fine_tuned_asts_and_ssasts_are_told_apart_by_the_user_only(tmp_path: Path) -> None:
+    path = foreign_weights.ast(depth=1).write(tmp_path)
+    for name, other, pooling in (("ast", "ssast", "prefix"), ("ssast", "ast", "mean")):
+        weights = load(name, path)
+        assert weights.config.model.pooling == pooling
+        assert f"else --from {other}" in weights.report.notes[-1]
+    pretrained = load("ssast", foreign_weights.ssast(depth=1).write(tmp_path / "pretrained"))
+    assert not any("cannot be told" in note for note in pretrained.report.notes)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}])
@@ -310,11 +356,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool, c
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state", "model_state_dict", ""])
 def test_the_advice_for_a_refused_pickle_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrapper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = foreign_weights.ast(depth=1)
-    torch.save({"state_dict": sample.tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
+    tensors = foreign_weights.ast(depth=1).tensors
+    content = {wrapper: tensors} if wrapper else tensors
+    torch.save({**content, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as caught:
         load("ast", tmp_path / "a.pth")
     line = caught.value.hint.partition("python -c ")[2]
@@ -366,7 +414,7 @@ def test_hugging_face_weights_without_their_json_are_refused(tmp_path: Path) -> 
         ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ({"layer_norm_eps": None}, "layer_norm_eps"),
         ({"model_type": "wav2vec2"}, "wav2vec2"),
-        ({"num_hidden_layers": 1}, r"unexplained .*layer\.1"),
+        ({"num_hidden_layers": 1}, "holds 2 blocks, its configuration says 1"),
         ({"max_length": 1024}, r"not \(1212, 128\)"),
     ):
         (path / "config.json").write_text(json.dumps(config | change))
@@ -386,7 +434,7 @@ def test_what_hugging_face_says_of_the_front_end_is_taken_over(tmp_path: Path) -
     assert (config.data.mean, config.data.std) == (0.0, 0.5)  # x = (x - 0) / (2 x 0.5)
     assert (config.fbank.sample_rate_hz, config.train.loss) == (22_050, "bce")
     del extractor["do_normalize"], extractor["mean"]
-    with pytest.raises(CheckpointError, match="no mean and std"):
+    with pytest.raises(CheckpointError, match="no usable mean"):
         load("hf-ast", sample.write(tmp_path))
     (tmp_path / "preprocessor_config.json").unlink()
     weights = load("hf-ast", tmp_path)

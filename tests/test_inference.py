@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,15 +23,18 @@ from typer.testing import CliRunner
 
 import elastictool
 from elastictool.cli.app import app
+from elastictool.corpora.base import CorpusOptions
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError, UsageError
 from elastictool.inference.model import ElasticModel, WindowRule
 from elastictool.inference.recordings import Array, expand, num_windows, windows
 from elastictool.inference.vectors import EmbeddingTable, read_vectors, write_vectors
 from elastictool.packing.batch import PackedBatch
+from elastictool.stopping import Stopped, StopRequest
 from elastictool.training.scoring import score_clips
-from tests.corpus_trees import write_audio
+from tests.corpus_trees import write_audio, write_table
 from tests.saved_runs import save_run
 from tests.toy_data import toy_store
 
@@ -83,6 +89,27 @@ def test_predictions_equal_those_of_eval(model: ElasticModel, store: PreparedSto
         np.testing.assert_allclose([p for _, p in found.labels], sorted(row)[::-1][:3], atol=1e-5)
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
+def test_a_source_file_is_heard_as_its_prepared_clip(
+    model: ElasticModel, rate_hz: int, tmp_path: Path
+) -> None:
+    # A tone in few bands: in the others, the rounding to 16 bits is all that there is.
+    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(rate_hz) / rate_hz)
+    rows = [["path", "label"]]
+    for number, label in enumerate(("high", "low", "noise")):
+        soundfile.write(tmp_path / f"{number}.wav", tone, rate_hz, subtype="FLOAT")
+        rows.append([f"{number}.wav", label])
+    listing = write_table(tmp_path / "clips.csv", rows)
+    store = prepare("csv", listing, tmp_path / "data", name="tones", options=CorpusOptions())
+    path = tmp_path / "0.wav"
+    (window,) = windows(path, RATE_HZ, 10 * RATE_HZ, RATE_HZ)
+    np.testing.assert_array_equal(window.waveform, store.waveform(0))
+    logits = score_clips(model.run.model, ClipDataset(store, model.run.front_end), [0]).logits
+    expected = torch.from_numpy(logits).softmax(1).numpy()[0]
+    (found,) = model.predict(path)
+    np.testing.assert_allclose(found.windows.mean, expected, atol=1e-6)
+
+
 def test_a_long_recording_is_the_average_of_its_windows(model: ElasticModel) -> None:
     samples = noise(7.0)
     (found,) = model.predict(samples, sample_rate_hz=RATE_HZ)
@@ -95,6 +122,13 @@ def test_a_long_recording_is_the_average_of_its_windows(model: ElasticModel) -> 
     expected = np.average(alone, axis=0, weights=[len(part) for part in parts])
     np.testing.assert_allclose(found.windows.mean, expected, atol=1e-5)
     assert found.duration_s == 7.0
+
+
+def test_a_tail_of_less_than_a_frame_counts_as_time(model: ElasticModel) -> None:
+    size = round(model.longest_s * RATE_HZ)
+    (found,) = model.predict(noise((size + 10) / RATE_HZ), sample_rate_hz=RATE_HZ)
+    assert len(found.windows.values) == 1
+    assert found.duration_s == found.windows.duration_s == (size + 10) / RATE_HZ
 
 
 def test_recordings_that_share_a_batch_do_not_change_one_another(model: ElasticModel) -> None:
@@ -161,9 +195,18 @@ def test_one_bad_recording_does_not_stop_the_others(model: ElasticModel, tmp_pat
     broken = tmp_path / "broken.wav"
     broken.write_text("no audio")
     short = write_audio(tmp_path / "short.wav", 0.01)
-    found = model.predict([broken, good, tmp_path / "gone.wav", short])
-    assert [bool(item.error) for item in found] == [True, False, True, True]
-    assert "gone.wav" in found[2].error and "shorter than one frame" in found[3].error
+    one = tmp_path / "one.wav"  # of whose sample nothing is left at 16 kHz
+    soundfile.write(one, [0.5], 44_100)
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, 1e4 * noise(0.5), RATE_HZ, subtype="FLOAT")
+    found = model.predict([broken, good, tmp_path / "gone.wav", short, one, loud])
+    assert [bool(item.error) for item in found] == [True, False, True, True, True, True]
+    assert "gone.wav" in found[2].error
+    for item in found[3:5]:
+        assert f"{item.name}: is shorter than one frame (25 ms)" == item.error
+    assert f"{loud}: holds floats of up to" in found[5].error
+    with pytest.raises(AudioError, match="shorter than one frame"):
+        _ = found[4].windows.mean
     with pytest.raises(AudioError, match=r"broken\.wav"):
         model.embed([good, broken])
 
@@ -198,15 +241,55 @@ def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
     assert all(blocks <= 4 * (index + 1) + 4 for index, (blocks, _) in enumerate(seen))
 
 
-@pytest.mark.parametrize("rule", [(1.0, 2.0), (-1.0, 0.0)])
+@pytest.mark.parametrize(
+    "rule",
+    [(1.0, 2.0), (-1.0, 0.0), (math.nan, 0.0), (1.0, math.nan), (math.inf, 1.0), (0.0, 1.0)],
+)
 def test_windows_that_leave_gaps_are_refused(rule: tuple[float, float]) -> None:
     with pytest.raises(UsageError):
         WindowRule(*rule)
 
 
 def test_a_window_beyond_the_model_is_refused(model: ElasticModel) -> None:
-    with pytest.raises(UsageError, match="outside what the model takes"):
+    with pytest.raises(UsageError, match="outside what the model takes") as caught:
         model.predict(noise(1.0), rule=WindowRule(60.0), sample_rate_hz=RATE_HZ)
+    told = re.search(r"to ([\d.]+) s\)", caught.value.message)
+    assert told and model.predict(noise(1.0), 1, WindowRule(float(told[1])), RATE_HZ)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"precision": "fp16"}, {"patch_size": 3.5}, {"patch_size": 129}, {"resolution": math.inf},
+        {"resolution": math.nan}, {"device": "tpu"},
+    ],
+)  # fmt: skip
+def test_a_model_is_loaded_as_it_can_be_used(run: Path, how: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        elastictool.load(run, **how)
+
+
+def test_a_model_is_loaded_by_name_file_or_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    (run.parent / "runs").mkdir(exist_ok=True)
+    (run.parent / "runs" / "mine").symlink_to(run)
+    for place in ("mine", run, str(run / "checkpoints" / "best.safetensors")):
+        found = elastictool.load(place, device=torch.device("cpu"))
+        assert found.run.weights_sha256 == elastictool.load(run).run.weights_sha256
+    with pytest.raises(UsageError, match="neither a run directory") as caught:
+        elastictool.load("minne")
+    assert "mine" in caught.value.hint
+
+
+def test_what_is_public_is_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(elastictool.__all__) <= set(dir(elastictool))
+    assert elastictool.WindowRule is WindowRule and elastictool.Array is Array
+    page = pydoc.render_doc(elastictool, renderer=pydoc.plaintext)
+    assert "load(path" in page and "class WindowRule" in page
+    with pytest.raises(AttributeError, match="lod"):
+        _ = elastictool.lod
 
 
 def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
@@ -222,11 +305,28 @@ def test_inputs_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
             expand(nothing)
 
 
+def test_folders_are_looked_into_whatever_they_are_called(tmp_path: Path) -> None:
+    inner = write_audio(tmp_path / "a" / "folder.wav" / "b.wav")
+    outside = write_audio(tmp_path / "elsewhere" / "c.wav")
+    (tmp_path / "a" / "link").symlink_to(outside.parent)
+    linked = tmp_path / "a" / "link" / "c.wav"
+    assert expand([f"{tmp_path}/*"]) == [inner, linked, outside], "patterns match folders too"
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "a")
+    assert expand([str(tmp_path / "a")]) == [inner, linked]
+    (tmp_path / "a" / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert tmp_path / "a" / "broken.wav" in expand([str(tmp_path / "a")]), "to be reported"
+
+
+def test_lines_are_names_to_the_last_letter(tmp_path: Path) -> None:
+    odd = write_audio(tmp_path / " a .wav ".replace("wav ", "wav"))
+    assert expand(["-"], [f"{odd}\n", "\r\n"]) == [odd]
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet", ".NPZ"])
 def test_vectors_come_back_with_their_names(suffix: str, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     path = tmp_path / f"all{suffix}"
-    write_vectors(path, ["a", "b", "ü", "d"], vectors)
+    write_vectors(path, EmbeddingTable(("a", "b", "ü", "d"), vectors))
     table = read_vectors(path)
     assert table.names == ("a", "b", "ü", "d")
     np.testing.assert_array_equal(table.vectors, vectors)
@@ -316,3 +416,32 @@ def test_the_bar_moves_within_a_recording(
     assert heard.words == [f"{len(found.windows.values)} windows of 1 s"]
     assert sum(step > 0 for step in heard.steps) > 3
     assert sum(heard.steps) == pytest.approx(1)
+
+
+def test_the_bar_moves_within_a_long_recording_without_a_rule(
+    model: ElasticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    path, heard = write_audio(tmp_path / "long.wav", 30.0), _Heard()
+    (found,) = model.predict(path, progress=heard)
+    assert len(found.windows.values) > 5 and not heard.words
+    assert sum(step > 0 for step in heard.steps) > 3
+    assert sum(heard.steps) == pytest.approx(1)
+
+
+def test_a_stop_is_answered_between_batches_and_what_came_before_stands(
+    model: ElasticModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 100)
+    stop, found = StopRequest(), []
+    with pytest.raises(Stopped):
+        for item in model.predictions([noise(1.0)] * 6, 1, WindowRule(), RATE_HZ, stop=stop):
+            found.append(item)
+            stop.requested = len(found) == 2
+    assert len(found) == 2 and all(item.labels for item in found)
+
+
+def test_predictions_are_compared_by_what_they_say(model: ElasticModel) -> None:
+    one, two = (model.predict(noise(1.0), sample_rate_hz=RATE_HZ)[0] for _ in range(2))
+    assert one == two and hash(one) == hash(two)
+    assert one != model.predict(noise(1.0, 5), sample_rate_hz=RATE_HZ)[0]

@@ -39,7 +39,9 @@ def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
     store = prepare("folder", tmp_path / "raw", tmp_path / "data")
     assert len(store) == len(kinds)
     assert read_rejected(store.path) == []
-    assert store.info.notes == ["all clips have the label 'tone': there is nothing to tell apart"]
+    label, alike = store.info.notes
+    assert label == "all clips have the label 'tone': there is nothing to tell apart"
+    assert alike.startswith("clips that hold the same samples"), "one tone, in lossless formats"
     for index in range(len(store)):
         assert abs(len(store.waveform(index)) - 16_000) < 1_600
         middle = store.waveform(index)[2_000:12_000]
@@ -80,10 +82,8 @@ def test_files_that_are_named_wrongly_are_read_and_noted(tmp_path: Path) -> None
     rows: list[tuple[object, ...]] = [("path", "label", "start"), *slices]
     store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
     assert len(store) == 6
-    (*_, note) = store.info.notes
-    assert note == (
-        "2 files hold another format than their ending says: a.mp3 is wav, b.wav is flac"
-    )
+    note = "2 files hold another format than their ending says: a.mp3 is wav, b.wav is flac"
+    assert note in store.info.notes
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus", "aiff", "au", "w64", "rf64", "caf", "nist", "mp3"])

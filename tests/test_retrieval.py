@@ -10,7 +10,12 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_curve
 from typer.testing import CliRunner
 
+import elastictool
 from elastictool.cli.app import app
+from elastictool.corpora.base import CorpusOptions
+from elastictool.data.prepare import prepare
+from elastictool.errors import UsageError
+from elastictool.inference.recordings import StoredClip
 from elastictool.inference.vectors import read_vectors
 from elastictool.metrics.retrieval import (
     equal_error_rate,
@@ -19,7 +24,7 @@ from elastictool.metrics.retrieval import (
     verification_pairs,
 )
 from tests.saved_runs import save_run
-from tests.toy_data import toy_store
+from tests.toy_data import toy_store, write_toy_recordings
 
 
 def draw(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
@@ -95,3 +100,31 @@ def test_embed_measures_a_prepared_dataset_and_keeps_its_vectors(tmp_path: Path)
     test_clips = [store.ids[i] for i in range(len(store)) if store.splits[i] == "test"]
     assert document["clips"] == len(test_clips) == len(read_vectors(out).names)
     assert 0 < document["retrieval_map"] <= 1 and 0 <= document["equal_error_rate"] <= 1
+
+
+def test_embed_cuts_the_clips_of_a_dataset_as_told(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "toy")
+    run, out = save_run(tmp_path / "run", store), tmp_path / "test.npz"
+    command = ["embed", "-d", str(store.path), "-r", str(run), "--out", str(out)]
+    result = CliRunner().invoke(app, [*command, "--window", "0.2", "--hop", "0.1"])
+    assert result.exit_code == 0, result.output
+    table, model = read_vectors(out), elastictool.load(run)
+    clips = [StoredClip(store, list(store.ids).index(name)) for name in table.names]
+    expected = model.embed(clips, elastictool.WindowRule(0.2, 0.1))
+    np.testing.assert_allclose(table.vectors, expected, atol=1e-6)
+    assert table.origin and (table.origin.window_s, table.origin.hop_s) == (0.2, 0.1)
+    refused = CliRunner().invoke(app, [*command, "--hop", "0.1"])
+    assert isinstance(refused.exception, UsageError)
+
+
+def test_vectors_are_measured_on_classes_that_the_model_does_not_know(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", toy_store(tmp_path / "toy"))
+    listing = write_toy_recordings(tmp_path, clips_per_class=8)
+    text = listing.read_text().replace("low", "dull").replace("high", "bright")
+    listing.write_text(text)
+    store = prepare("csv", listing, tmp_path / "other", name="other", options=CorpusOptions())
+    command = ["embed", "-d", str(store.path), "-r", str(run), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "not the data" in result.stderr
+    assert json.loads(result.stdout)["queries"] == 6

@@ -77,31 +77,53 @@ def test_overlapping_patches_cover_the_area_of_fewer_whole_ones(
 
 
 def test_an_image_grid_is_cut_in_frequency_and_stretched_in_time() -> None:
-    source, target = grid_model((14, 14)), grid_model((8, 64))
+    source, target, area = grid_model((14, 14)), grid_model((8, 64)), (14, 14)
     image = table((14, 14))
-    fitted = fit_axis(fit_axis(image, 0, source, target, "crop"), 1, source, target, "crop")
+    fitted = fit_axis(image, 0, area, source, target, "crop")
+    fitted = fit_axis(fitted, 1, area, source, target, "crop")
     # As the AST code does it: rows 14 // 2 - 8 // 2 onward, columns bilinear without antialias.
     middle = image[3:11].permute(2, 0, 1)[None]
     expected = F.interpolate(middle, (8, 64), mode="bilinear")[0].permute(1, 2, 0)
     assert torch.allclose(fitted, expected, atol=1e-12)
-    stretched = fit_axis(image, 0, source, target, "interpolate")
+    stretched = fit_axis(image, 0, area, source, target, "interpolate")
     assert stretched.shape == (8, 14, 64) and not torch.allclose(stretched, image[3:11])
 
 
 def test_patches_of_another_stride_stretch_the_whole_table() -> None:
-    source, target = grid_model((12, 101), stride=10), grid_model((8, 64))
+    source, target, area = grid_model((12, 101), stride=10), grid_model((8, 64)), (8, 64)
     old = table((12, 101))
-    fitted = fit_axis(fit_axis(old, 0, source, target, "crop"), 1, source, target, "crop")
+    fitted = fit_axis(old, 0, area, source, target, "crop")
+    fitted = fit_axis(fitted, 1, area, source, target, "crop")
     image = old.permute(2, 0, 1)[None]
     expected = F.interpolate(image, (8, 64), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     assert torch.allclose(fitted, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("stride", "size", "grid"), [(10, 16, (12, 101)), (16, 16, (8, 64)), (32, 32, (4, 32))]
+)
+def test_pictures_give_overlapping_patches_the_positions_of_the_ast_code(
+    stride: int, size: int, grid: tuple[int, int], tmp_path: Path
+) -> None:
+    sample = foreign_weights.timm()
+    sets = [f"model.patch_size={size}", f"model.patch_stride={stride}", "data.mean=0", "data.std=1"]
+    result = convert("timm", str(sample.write(tmp_path)), tmp_path / "out.safetensors", sets)
+    found = load_run(result.out).model.state_dict()[GRID]
+    image = sample.tensors["pos_embed"][:, 1:].transpose(1, 2).reshape(1, -1, 14, 14)
+    if size == 32:  # which the AST code does not know: the picture has half as many patches
+        image = F.interpolate(image, (7, 7), mode="bilinear", antialias=True)
+    rows = image.shape[2]
+    cut = image[:, :, rows // 2 - grid[0] // 2 :][:, :, : grid[0]]
+    expected = F.interpolate(cut, grid, mode="bilinear")[0].flatten(1).T
+    assert result.config.model.grid == grid
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_positions_by_index_keep_their_first_rows() -> None:
     source = dataclasses.replace(grid_model((8, 64)), positions="factorised")
     target = dataclasses.replace(source, grid=(8, 20))
     tables = {FREQUENCY: table((8, 1))[:, 0], TIME: table((64, 1))[:, 0]}
-    fitted = fit_positions(tables, source, target, "crop", False)
+    fitted = fit_positions(tables, (8, 64), source, target, "crop", False)
     assert torch.equal(fitted[TIME], tables[TIME][:20])
     assert torch.equal(fitted[FREQUENCY], tables[FREQUENCY])
 
@@ -125,9 +147,8 @@ def test_marginal_means_hold_the_mean_of_the_grid_once() -> None:
 def test_factorised_tables_become_the_grid_of_their_sums() -> None:
     source = dataclasses.replace(grid_model((8, 64)), positions="factorised")
     frequency, time = table((8, 1))[:, 0], table((64, 1))[:, 0]
-    fitted = fit_positions(
-        {FREQUENCY: frequency, TIME: time}, source, grid_model((8, 64)), "crop", False
-    )
+    tables, target = {FREQUENCY: frequency, TIME: time}, grid_model((8, 64))
+    fitted = fit_positions(tables, (8, 64), source, target, "crop", False)
     assert torch.equal(fitted[GRID].view(8, 64, 64)[3, 40], frequency[3] + time[40])
 
 
@@ -279,6 +300,9 @@ def test_a_conversion_that_cannot_be_is_refused(tmp_path: Path) -> None:
         ("a.safetensors", ["model.num_classes=3"], "num_classes cannot be changed"),
         ("a.safetensors", ["init.rgb=sun"], "init.rgb"),
         ("a.safetensors", ["init.compat=official", "init.rgb=mean"], "leave them out"),
+        ("a.safetensors", ["init.compat=official", "model.initialization=scaled"], "makes it off"),
+        ("a.safetensors", ["init.head=replace"], r"takes no init\.head"),
+        ("a.safetensors", ["init.path=b.pth"], r"takes no init\.path"),
     ):
         with pytest.raises(UsageError, match=words):
             convert("ast", path, tmp_path / out, sets)

@@ -151,7 +151,7 @@ def recording(source: Source) -> Iterator[Recording]:
         yield Recording(_opened_by_its_decoder(stack, source, name), name)
 
 
-def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
+def resample(waveform: Waveform, from_hz: float, to_hz: int) -> Waveform:
     """(n,) samples at ``from_hz`` to (round(n * to_hz / from_hz),) at ``to_hz``."""
     if from_hz == to_hz:
         return waveform
@@ -161,16 +161,17 @@ def resample(waveform: Waveform, from_hz: int, to_hz: int) -> Waveform:
 
 def resample_blocks(
     blocks: Iterable[Waveform],
-    from_hz: int,
+    from_hz: float,
     to_hz: int,
     over: Callable[[float], None] = lambda peak: None,
 ) -> Iterator[Waveform]:
-    """As ``resample`` on all ``blocks`` joined, block by block; equal to rounding.
+    """As ``resample`` on all ``blocks`` joined, block by block, in 16 bits.
 
-    A single block is resampled in one piece, so that clips are the same whoever asks. What goes
-    beyond full scale (floats may, and resampling overshoots) is clipped here and not where clips
-    are stored: ``prep`` and ``predict`` both come by, and a model should be asked about the
-    samples that it would have been trained on.
+    A single block is resampled in one piece, so that clips are the same whoever asks. Samples are
+    clipped to full scale (floats may go beyond it, and resampling overshoots) and rounded to 16
+    bits here and not where clips are stored: ``prep`` and ``predict`` both come by, and a model
+    should be asked about the samples that it would have been trained on. In bands without sound
+    the rounding is all that there is, and log-mel values tell.
 
     Args:
         blocks: (n,) samples.
@@ -183,19 +184,17 @@ def resample_blocks(
     """
     for block in _resampled(blocks, from_hz, to_hz):
         peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
-        if peak <= 1.0:
-            yield block
-            continue
         if peak > _LOUDEST:
             raise AudioError(
                 f"holds floats of up to {peak:,.0f}, where full scale is 1: divide them by 32,768 "
                 "if they are 16-bit integers"
             )
-        over(peak)
-        yield np.clip(block, -1.0, np.float32(1 - 1 / _FULL_SCALE))
+        if peak > 1.0:
+            over(peak)
+        yield waveform_of(_to_integers(block))
 
 
-def _resampled(blocks: Iterable[Waveform], from_hz: int, to_hz: int) -> Iterator[Waveform]:
+def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterator[Waveform]:
     if from_hz == to_hz:
         yield from blocks
         return

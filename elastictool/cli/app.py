@@ -6,6 +6,8 @@ Subcommand modules import typer only; what needs torch is imported inside the co
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -92,6 +94,13 @@ def _share_the_processor() -> None:
         os.environ.setdefault(SPINS_VARIABLE, SPINS)
 
 
+def _write_any_text() -> None:
+    """Letters that the terminal or file cannot take are escaped: they are no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -121,6 +130,7 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _share_the_processor()
+    _write_any_text()
     try:
         with signals_interrupt():
             app()

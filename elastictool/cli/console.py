@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -27,8 +28,8 @@ from elastictool.files import readable
 from elastictool.launch import launched
 from elastictool.progress import Progress, Task
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
 if not stdout.is_terminal and "COLUMNS" not in os.environ:
     stdout.width = 120  # a pipe has no width, and rich would fold tables at 80
 
@@ -53,8 +54,10 @@ def show_error(error: ElasticToolError) -> None:
 def print_json(document: Any) -> None:
     """Exactly one JSON document on stdout."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    if readable(text) != text:  # a path that is not text; JSON has an escape for it
-        text = json.dumps(document, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a path that is no text, or a terminal of few letters
+        text = json.dumps(document, indent=2)  # JSON has an escape for them
     sys.stdout.write(text + "\n")
     sys.stdout.flush()  # where a full disk is an error that can still be told
 
@@ -76,11 +79,21 @@ def print_table(
 class _BarTask:
     def __init__(self, bars: RichBars, task_id: Any) -> None:
         self._bars, self._id = bars, task_id
+        self._done = 0.0
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         if note:
             self._bars.update(self._id, note=note)
-        self._bars.advance(self._id, amount)
+        self._done += amount
+        self._bars.update(self._id, completed=_whole(self._done))
+
+
+def _whole(done: float) -> float:
+    """Parts of something, added up, are whole where the last digits alone are missing.
+
+    What is shown is rounded down: nothing may count as done before it is.
+    """
+    return round(done, 6)
 
 
 class _BarProgress:
@@ -134,7 +147,7 @@ class _LineTask:
         if self._total is not None and 0 < self._done < self._total:
             eta = f", {elapsed / self._done * (self._total - self._done):.0f} s left"
         note = f"  {self._note}" if self._note else ""
-        return f"{self._what}: {self._done:.0f}{of}, {elapsed:.0f} s{eta}{note}"
+        return f"{self._what}: {math.floor(_whole(self._done))}{of}, {elapsed:.0f} s{eta}{note}"
 
 
 class _LineProgress:

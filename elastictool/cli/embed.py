@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,22 +24,24 @@ from elastictool.cli.evaluate import (
     open_data,
     tell_other_data,
 )
-from elastictool.cli.predict import (
+from elastictool.cli.recordings import (
     FilesArgument,
     HopOption,
     RunOption,
     WindowOption,
+    finish,
     load_model,
     recordings,
-    report_failures,
+    until_stopped,
 )
 from elastictool.errors import UsageError
-from elastictool.files import check_output
+from elastictool.files import check_output, finite
 from elastictool.reporting.tables import counted
 
 if TYPE_CHECKING:
-    from elastictool.inference.model import ElasticModel, Windows
-    from elastictool.inference.vectors import EmbeddingTable
+    from elastictool.inference.model import ElasticModel
+    from elastictool.inference.results import WindowRule, Windows
+    from elastictool.inference.vectors import EmbeddingTable, Origin
 
 
 def embed(
@@ -73,7 +76,9 @@ def embed(
 
     With --dataset it says how well vectors find what belongs together: mean average precision of
     retrieval, and the equal error rate of telling pairs of one class from others (speaker
-    verification).
+    verification); the classes need not be those of the training. An index knows what made it, and
+    queries of another model, budget or window are refused. A recording that cannot be read is
+    named at the end (exit code 3); Ctrl-C ends with what is done (exit code 130).
 
     Examples: elastictool embed recordings/ --out all.npz;
     elastictool embed --index all.npz --query new.wav; elastictool embed --dataset fsdd-speaker
@@ -82,42 +87,52 @@ def embed(
         if files or index is not None or query:
             raise UsageError("--dataset stands for the recordings", "leave files and --index out")
         _check_out(out)
+        rule = _rule(window, hop)
         model = load_model(run, which, attention, precision, device, patch_size, resolution)
-        _measure(model, dataset, split, out, json_output)
+        _measure(model, dataset, split, rule, out, json_output)
         return
     _check(files, out, index, query)
-    names = list(query or files or [])
-    paths, rule = recordings(names, window, hop)
+    paths, rule = recordings(list(query or files or []), window, hop)
     table = _read(index)
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
+    origin = _origin(model, rule)
+    if table is not None and index is not None:
+        _require_kin(table, origin, index)
     say(counted(len(paths), "recording"))
-    found = list(model.embeddings(paths, rule, progress()))
-    good = [item for item in found if not item.error]
-    if out is not None and good:
-        _write(out, good, json_output)
-    if table is not None and good:
-        _search(table, good, top, json_output)
-    report_failures([(item.name, item.error) for item in found if item.error], len(found))
+    found, stopped = until_stopped(
+        lambda stop: model.embeddings(paths, rule, progress=progress(), stop=stop)
+    )
+    document = (
+        _search(table, found, top) if table is not None else _write(out, found, origin, stopped)
+    )
+    if json_output:
+        print_json(document)
+    elif table is not None:
+        _show(document)
+    failures = [(item.name, item.error) for item in found if item.error]
+    finish(failures, len(found), len(paths), stopped)
 
 
 def _measure(
     model: ElasticModel,
     dataset: str,
     split: Split,
+    rule: WindowRule,
     out: Path | None,
     json_output: bool,
 ) -> None:
-    from elastictool.evaluation.evaluate import split_clips
+    from elastictool.evaluation.evaluate import clips_of
     from elastictool.evaluation.retrieval import measure_retrieval
-    from elastictool.inference.vectors import write_vectors
+    from elastictool.inference.vectors import EmbeddingTable, write_vectors
 
     loaded = model.run
     store = open_data(dataset, loaded)
     say(f"dataset {store.path}, {split.value} split")
     tell_other_data([loaded], store)
-    result = measure_retrieval(model, store, split_clips(loaded, store, split.value), progress())
+    clips = clips_of(loaded, store, split.value)
+    result = measure_retrieval(model, store, clips, rule, progress())
     if out is not None:
-        write_vectors(out, result.names, result.vectors)
+        write_vectors(out, EmbeddingTable(result.names, result.vectors, _origin(model, rule)))
         say(f"wrote {out}")
     if json_output:
         print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
@@ -153,16 +168,16 @@ def _check_out(out: Path | None) -> None:
         check_output(out, is_folder=False)
 
 
-def _write(out: Path, found: list[Windows], json_output: bool) -> None:
-    import numpy as np
+def _rule(window: float, hop: float) -> WindowRule:
+    from elastictool.inference.results import WindowRule
 
-    from elastictool.inference.vectors import write_vectors
+    return WindowRule(window, hop)
 
-    vectors = np.stack([item.mean for item in found])
-    write_vectors(out, [item.name for item in found], vectors)
-    say(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
-    if json_output:
-        print_json({"out": str(out), "recordings": len(vectors), "width": vectors.shape[1]})
+
+def _origin(model: ElasticModel, rule: WindowRule) -> Origin:
+    from elastictool.inference.vectors import Origin
+
+    return Origin.of(model.run, rule)
 
 
 def _read(index: Path | None) -> EmbeddingTable | None:
@@ -172,18 +187,55 @@ def _read(index: Path | None) -> EmbeddingTable | None:
     return None if index is None else read_vectors(index)
 
 
-def _search(table: EmbeddingTable, found: list[Windows], top: int, json_output: bool) -> None:
+def _require_kin(table: EmbeddingTable, origin: Origin, index: Path) -> None:
+    """The index must be of what the queries will be of, before they are computed."""
+    if table.origin is not None:
+        table.origin.require(origin, index)
+    else:
+        say(f"note: {index} does not say what made it: it must have been the same run and options")
+
+
+def _write(
+    out: Path | None, found: Sequence[Windows], origin: Origin, stopped: bool
+) -> dict[str, Any]:
+    """Write what could be read; says what is where."""
     import numpy as np
 
-    nearest = table.nearest(np.stack([item.mean for item in found]), top)
-    if json_output:
-        print_json(
-            {
-                item.name: [{"recording": name, "cosine": cosine} for name, cosine in places]
-                for item, places in zip(found, nearest, strict=True)
-            }
-        )
-        return
-    for item, places in zip(found, nearest, strict=True):
-        rows = [(name, f"{cosine:.4f}") for name, cosine in places]
-        print_table(f"nearest to {item.name}", ("recording", "cosine"), rows)
+    from elastictool.inference.vectors import EmbeddingTable, write_vectors
+
+    good = [item for item in found if not item.error]
+    if out is not None and good:
+        vectors = np.stack([item.mean for item in good])
+        write_vectors(out, EmbeddingTable(tuple(item.name for item in good), vectors, origin))
+        say(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
+        if out.suffix.lower() == ".npy" and len(good) < len(found):
+            say(f"note: the rows of {out} are those of the recordings that could be read, in order")
+    return {
+        "out": str(out) if good else None,
+        "recordings": len(good),
+        "width": len(good[0].mean) if good else None,
+        "names": [item.name for item in good],
+        "failures": {item.name: item.error for item in found if item.error},
+        "interrupted": stopped,
+    }
+
+
+def _search(table: EmbeddingTable, found: Sequence[Windows], top: int) -> dict[str, Any]:
+    """For each recording the nearest ones, or why there are none."""
+    import numpy as np
+
+    good = [item for item in found if not item.error]
+    nearest = table.nearest(np.stack([item.mean for item in good]), top) if good else []
+    document: dict[str, Any] = {item.name: {"error": item.error} for item in found if item.error}
+    for item, places in zip(good, nearest, strict=True):
+        document[item.name] = [
+            {"recording": name, "cosine": finite(cosine)} for name, cosine in places
+        ]
+    return document
+
+
+def _show(document: dict[str, Any]) -> None:
+    for query, places in document.items():
+        if isinstance(places, list):
+            rows = [(place["recording"], f"{place['cosine']:.4f}") for place in places]
+            print_table(f"nearest to {query}", ("recording", "cosine"), rows)

@@ -47,14 +47,16 @@ def export(
     """Export a trained model: ONNX for single clips, a Hugging Face folder, or one file.
 
     The ONNX graph takes a normalised log-mel spectrogram and is compared with the model before it
-    is written; labels, filterbank settings, mean and std are in its metadata. The Hugging Face
-    folder (ASTForAudioClassification) needs a standard AST with two prefix tokens. The
+    is written; labels, thresholds, filterbank settings, mean and std are in its metadata. The
+    Hugging Face folder (ASTForAudioClassification) needs a standard AST with two prefix tokens. The
     safetensors file holds weights, configuration and labels, and every command takes it in place
     of a run.
 
     Example: elastictool export runs/my-run --out model.onnx
     """
     to, out = _target(to, out)
+    if frames and to is not Target.onnx:
+        raise UsageError(f"--frames is for onnx, not for {to.value}", "leave --frames out")
     check_output(out, is_folder=to is Target.hf)
     from elastictool.training.checkpoint import load_run
 

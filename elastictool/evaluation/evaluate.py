@@ -140,6 +140,15 @@ def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray
         UsageError: There is no such split, or it is empty.
     """
     check_data(run, store)
+    return clips_of(run, store, split)
+
+
+def clips_of(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray[np.int64]:
+    """As ``split_clips``, for what needs no classifier: other classes and rates will do.
+
+    Raises:
+        UsageError: There is no such split, or it is empty.
+    """
     parts = select_clips(store, run.config.data, run.config.seed, to_train=False)
     clips = parts[split]
     if len(clips) == 0:

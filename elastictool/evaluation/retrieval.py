@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError
+from elastictool.files import finite
 from elastictool.inference.model import ElasticModel
-from elastictool.inference.recordings import Recording, StoredClip
+from elastictool.inference.recordings import StoredClip
+from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import (
     equal_error_rate,
     pair_similarities,
@@ -50,14 +52,11 @@ class RetrievalResult:
     def document(self) -> dict[str, Any]:
         """For ``--json``; a value that could not be measured is null."""
 
-        def number(value: float) -> float | None:
-            return None if np.isnan(value) else value
-
         return {
             "clips": len(self.names),
-            "retrieval_map": number(self.retrieval_map),
+            "retrieval_map": finite(self.retrieval_map),
             "queries": self.queries,
-            "equal_error_rate": number(self.equal_error_rate),
+            "equal_error_rate": finite(self.equal_error_rate),
             "pairs": self.pairs,
             "same_pairs": self.same_pairs,
         }
@@ -67,15 +66,16 @@ def measure_retrieval(
     model: ElasticModel,
     store: PreparedStore,
     clips: Sequence[int] | npt.NDArray[np.int64],
+    rule: WindowRule = WindowRule(),
     progress: Progress = SILENT,
 ) -> RetrievalResult:
-    """Embed ``clips`` and measure retrieval mAP and equal error rate.
+    """Embed ``clips``, cut by ``rule``, and measure retrieval mAP and equal error rate.
 
     Raises:
         AudioError: A clip of the store cannot be read.
     """
-    recordings: list[Recording] = [StoredClip(store, int(clip)) for clip in clips]
-    found = list(model.embeddings(recordings, progress=progress))
+    recordings = [StoredClip(store, int(clip)) for clip in clips]
+    found = list(model.embeddings(recordings, rule, progress=progress))
     broken = next((item for item in found if item.error), None)
     if broken is not None:
         raise AudioError(broken.error, f"check the data: elastictool data verify {store.path}")

@@ -12,101 +12,36 @@ their lengths. Windows of many recordings share a batch; packing changes no resu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from elastictool.data.collate import Example, collate
 from elastictool.errors import AudioError, UsageError
-from elastictool.inference.recordings import (
-    Array,
-    Recording,
-    StoredClip,
-    Window,
-    num_windows,
-    windows,
-)
+from elastictool.inference.gather import Gathered
+from elastictool.inference.inputs import Given, listed
+from elastictool.inference.recordings import Recording, Window, name_of, num_windows, windows
+from elastictool.inference.results import Prediction, Values, WindowRule, Windows, rounded_down
+from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, decide
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
+from elastictool.stopping import StopRequest
 from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.resolve import pick_device
+from elastictool.training.rundir import find_run
 from elastictool.training.scoring import autocast
 
-Values = npt.NDArray[np.float32]
-Waveforms = npt.NDArray[np.floating | np.integer] | Tensor
 MAX_TOKENS = 8_192
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What was computed for the windows of one recording.
-
-    Attributes:
-        name: The recording.
-        starts_s: (W,) start of each window.
-        stops_s: (W,) its end.
-        values: (W, C) probabilities or (W, D) embeddings.
-        error: Why there is nothing; empty if all is well.
-    """
-
-    name: str
-    starts_s: npt.NDArray[np.float64]
-    stops_s: npt.NDArray[np.float64]
-    values: Values
-    error: str = ""
-
-    @property
-    def mean(self) -> Values:
-        """(C,) or (D,): the windows' average, weighted by their lengths."""
-        return np.average(self.values, axis=0, weights=self.stops_s - self.starts_s).astype(
-            np.float32
-        )
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the recording."""
-        return float(self.stops_s[-1]) if len(self.stops_s) else 0.0
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest classes of one recording.
-
-    Attributes:
-        name: The recording.
-        labels: (name, probability), the likeliest first; empty where there is an error.
-        duration_s: Length of the recording.
-        windows: Probabilities over time.
-        error: Why there are no labels; empty if all is well.
-    """
-
-    name: str
-    labels: tuple[tuple[str, float], ...]
-    duration_s: float
-    windows: Windows
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class WindowRule:
-    """Length and distance of windows in seconds; 0 takes recordings whole as far as possible."""
-
-    window_s: float = 0.0
-    hop_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.window_s < 0 or self.hop_s < 0 or self.hop_s > self.window_s:
-            raise UsageError(
-                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart, leave gaps or are none",
-                "for example: --window 10 --hop 5",
-            )
+PRECISIONS = ("fp32", "bf16")
+Recordings = Given | Iterable[Given]
+Compute = Callable[[PackedBatch], Tensor]
+Batch = list[tuple[int, Window, Example]]
+"""The number of the recording, a window of it, and its spectrogram."""
 
 
 class ElasticModel:
@@ -119,9 +54,16 @@ class ElasticModel:
     Attributes:
         run: As given.
         label_names: Class names in the order of the probabilities.
+
+    Raises:
+        UsageError: There is no such precision.
     """
 
     def __init__(self, run: LoadedRun, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise UsageError(
+                f"there is no precision {precision!r}", f"use {' or '.join(PRECISIONS)}"
+            )
         self.run = run
         self.precision = precision
         self.label_names = run.label_names
@@ -136,7 +78,7 @@ class ElasticModel:
         names = ", ".join(self.label_names[:3]) + (", ..." if len(self.label_names) > 3 else "")
         return (
             f"<ElasticModel {self.run.name}: {len(self.label_names)} classes ({names}), "
-            f"{self.sample_rate_hz} Hz, up to {self.longest_s:.1f} s in one piece>"
+            f"{self.sample_rate_hz} Hz, up to {rounded_down(self.longest_s, 1)} s in one piece>"
         )
 
     @property
@@ -146,32 +88,53 @@ class ElasticModel:
 
     def predict(
         self,
-        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
+        recordings: Recordings,
         top: int = 5,
         rule: WindowRule = WindowRule(),
-        sample_rate_hz: int = 0,
+        sample_rate_hz: float = 0,
         progress: Progress = SILENT,
     ) -> list[Prediction]:
         """The ``top`` likeliest classes of each recording.
 
         Args:
-            recordings: Paths, ``Array``s, NumPy or torch waveforms (see ``Array``); one or many.
+            recordings: One or many of: paths; NumPy or torch waveforms (see ``Array``), also as
+                pairs (waveform, rate) or mappings of ``array`` and ``sampling_rate``; ``Array``s.
             top: Classes to name.
             rule: Windows.
-            sample_rate_hz: Of waveforms, which do not say it themselves.
+            sample_rate_hz: Of waveforms that do not say it themselves.
             progress: Where to show how far it is.
 
         Raises:
-            UsageError: Waveforms without a rate, or windows that the model does not take.
+            UsageError: Waveforms without a rate, windows that the model does not take, or no
+                class to name.
         """
-        listed = self._listed(recordings, sample_rate_hz)
-        return [self._prediction(found, top) for found in self.windows(listed, rule, progress)]
+        return list(self.predictions(recordings, top, rule, sample_rate_hz, progress))
+
+    def predictions(
+        self,
+        recordings: Recordings,
+        top: int = 5,
+        rule: WindowRule = WindowRule(),
+        sample_rate_hz: float = 0,
+        progress: Progress = SILENT,
+        stop: StopRequest | None = None,
+    ) -> Iterator[Prediction]:
+        """As ``predict``, each when it is ready; between batches a ``stop`` is answered.
+
+        Raises:
+            UsageError: As ``predict``.
+            Stopped: ``stop`` was requested; what came before stands.
+        """
+        if not isinstance(top, (int, np.integer)) or top < 1:
+            raise UsageError(f"top = {top!r} names no class", "give 1 or more")
+        found = self.windows(recordings, rule, sample_rate_hz, progress, stop)
+        return (self._prediction(item, int(top)) for item in found)
 
     def embed(
         self,
-        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
+        recordings: Recordings,
         rule: WindowRule = WindowRule(),
-        sample_rate_hz: int = 0,
+        sample_rate_hz: float = 0,
         progress: Progress = SILENT,
     ) -> Values:
         """(n, D) embeddings: the pooled vectors before the classifier.
@@ -182,55 +145,37 @@ class ElasticModel:
             UsageError: As ``predict``.
             AudioError: A recording cannot be read (``embeddings`` goes on where one cannot).
         """
-        listed = self._listed(recordings, sample_rate_hz)
-        rows = []
-        for found in self.embeddings(listed, rule, progress):
-            if found.error:
-                raise AudioError(found.error)
-            rows.append(found.mean)
+        found = self.embeddings(recordings, rule, sample_rate_hz, progress)
+        rows = [item.mean for item in found]
         return np.stack(rows) if rows else np.empty((0, self.run.config.model.width), np.float32)
 
     def windows(
         self,
-        recordings: Sequence[Recording],
+        recordings: Recordings,
         rule: WindowRule = WindowRule(),
+        sample_rate_hz: float = 0,
         progress: Progress = SILENT,
+        stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
-        """(W, C) probabilities over time of each recording, in their order."""
-        return self._each(recordings, rule, progress, self._probabilities)
+        """(W, C) probabilities over time of each recording, in their order; see ``predictions``."""
+        given = listed(recordings, sample_rate_hz, self.sample_rate_hz)
+        return self._each(given, self._sizes(rule), rule, progress, stop, self._probabilities)
 
     def embeddings(
         self,
-        recordings: Sequence[Recording],
+        recordings: Recordings,
         rule: WindowRule = WindowRule(),
+        sample_rate_hz: float = 0,
         progress: Progress = SILENT,
+        stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
-        """(W, D) embeddings over time of each recording, in their order."""
-        return self._each(recordings, rule, progress, self.run.model.embed)
+        """(W, D) embeddings over time of each recording, in their order; see ``predictions``."""
+        given = listed(recordings, sample_rate_hz, self.sample_rate_hz)
+        return self._each(given, self._sizes(rule), rule, progress, stop, self.run.model.embed)
 
     def _probabilities(self, batch: PackedBatch) -> Tensor:
         logits: Tensor = self.run.model(batch).float()
         return logits.sigmoid() if self.run.multi_label else logits.softmax(dim=1)
-
-    def _listed(
-        self,
-        recordings: Recording | Waveforms | Iterable[Recording | Waveforms],
-        sample_rate_hz: int,
-    ) -> list[Recording]:
-        listed: list[Any]
-        if isinstance(recordings, (str, Path, Array, StoredClip, np.ndarray, Tensor)):
-            listed = [recordings]
-        else:
-            listed = list(recordings)
-        for index, item in enumerate(listed):
-            if isinstance(item, (np.ndarray, Tensor)):
-                if not sample_rate_hz:
-                    raise UsageError(
-                        "a waveform does not say its rate",
-                        f"give sample_rate_hz=...; {self.sample_rate_hz} is the model's own",
-                    )
-                listed[index] = Array(_numpy(item), sample_rate_hz, f"array {index}")
-        return listed
 
     @property
     def _longest_samples(self) -> int:
@@ -246,7 +191,7 @@ class ElasticModel:
         if not least <= size <= self._longest_samples:
             raise UsageError(
                 f"a window of {rule.window_s:g} s is outside what the model takes "
-                f"({least / self.sample_rate_hz:g} to {self.longest_s:.2f} s)",
+                f"({least / self.sample_rate_hz:g} to {rounded_down(self.longest_s, 2)} s)",
                 "choose another --window, or 0 for as long as possible",
             )
         return size, max(1, round((rule.hop_s or rule.window_s) * self.sample_rate_hz))
@@ -254,46 +199,52 @@ class ElasticModel:
     def _each(
         self,
         recordings: Sequence[Recording],
+        sizes: tuple[int, int],
         rule: WindowRule,
         progress: Progress,
-        compute: Callable[[PackedBatch], Tensor],
+        stop: StopRequest | None,
+        compute: Compute,
     ) -> Iterator[Windows]:
         """Batches of windows through ``compute``, regrouped by recording."""
-        size, hop = self._sizes(rule)
-        gathered = [_Gathered(_name(recording)) for recording in recordings]
-        totals = self._count_windows(recordings, size, hop) if rule.window_s else []
-        if totals:
-            progress.say(f"{sum(totals):,} windows of {rule.window_s:g} s")
+        gathered = [Gathered(name_of(recording)) for recording in recordings]
+        if rule.window_s:  # what takes long should say so first
+            for item, recording in zip(gathered, recordings, strict=True):
+                item.total = num_windows(recording, self.sample_rate_hz, *sizes)
+            total = sum(item.total for item in gathered)
+            progress.say(f"{total:,} windows of {rule.window_s:g} s")
         ready = done = 0
         shown = 0.0
         with progress.task("recordings", len(recordings)) as bar:
-            for batch in self._batches(recordings, gathered, size, hop):
+            for batch in self._batches(recordings, gathered, sizes):
+                if stop is not None:
+                    stop.check()
                 self._run(batch, gathered, compute)
                 done += len(batch)
                 while ready < len(gathered) and gathered[ready].complete:
                     yield gathered[ready].result(self.sample_rate_hz)
-                    gathered[ready] = _Gathered("")  # its values are the caller's now
+                    gathered[ready] = Gathered("")  # its values are the caller's now
                     ready += 1
-                now = ready + _share(gathered, totals, ready)
+                now = ready + (gathered[ready].share if ready < len(gathered) else 0.0)
                 bar.advance(max(0.0, now - shown), f"{done:,} windows")
                 shown = max(shown, now)
-        for rest in gathered[ready:]:
-            yield rest.result(self.sample_rate_hz)
-
-    def _count_windows(self, recordings: Sequence[Recording], size: int, hop: int) -> list[int]:
-        """Of each recording, from its header: what takes long should say so first."""
-        return [num_windows(item, self.sample_rate_hz, size, hop) for item in recordings]
 
     def _batches(
-        self, recordings: Sequence[Recording], gathered: list[_Gathered], size: int, hop: int
-    ) -> Iterator[list[tuple[int, Window, Example]]]:
+        self,
+        recordings: Sequence[Recording],
+        gathered: list[Gathered],
+        sizes: tuple[int, int],
+    ) -> Iterator[Batch]:
         """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
-        batch: list[tuple[int, Window, Example]] = []
+        batch: Batch = []
         tokens = 0
+        too_short = f"is shorter than one frame ({self.run.front_end.fbank.window_ms:g} ms)"
         for index, recording in enumerate(recordings):
+            item = gathered[index]
+            item.total = item.total or num_windows(recording, self.sample_rate_hz, *sizes)
             try:
-                for window in windows(recording, self.sample_rate_hz, size, hop):
-                    example = self._example(window, gathered[index])
+                for window in windows(recording, self.sample_rate_hz, *sizes):
+                    item.saw(window)
+                    example = self._example(window, item.name)
                     if example is None:
                         continue
                     needed = example.grid[0] * example.grid[1]
@@ -301,33 +252,24 @@ class ElasticModel:
                         yield batch
                         batch, tokens = [], 0
                     batch.append((index, window, example))
-                    gathered[index].expected += 1
+                    item.expected += 1
                     tokens += needed
             except AudioError as error:
-                gathered[index].error = error.message
-            gathered[index].read = True
+                item.error = error.message
+            item.finish(too_short)
         yield batch
 
-    def _example(self, window: Window, gathered: _Gathered) -> Example | None:
+    def _example(self, window: Window, name: str) -> Example | None:
         """The window as a spectrogram; None where it is shorter than one frame."""
         front_end = self.run.front_end
         frames = front_end.fbank.num_frames(len(window.waveform))
         if not frames:
-            if not gathered.expected and not gathered.values:
-                gathered.error = (
-                    f"{gathered.name}: is shorter than one frame ({front_end.fbank.window_ms:g} ms)"
-                )
             return None
         targets = torch.zeros(len(self.label_names))
         features = front_end.features(window.waveform)
-        return front_end.example(features, front_end.view(0, frames), targets, gathered.name)
+        return front_end.example(features, front_end.view(0, frames), targets, name)
 
-    def _run(
-        self,
-        batch: list[tuple[int, Window, Example]],
-        gathered: list[_Gathered],
-        compute: Callable[[PackedBatch], Tensor],
-    ) -> None:
+    def _run(self, batch: Batch, gathered: list[Gathered], compute: Compute) -> None:
         if not batch:
             return
         model = self.run.model
@@ -343,75 +285,37 @@ class ElasticModel:
             gathered[index].add(window, row)
 
     def _prediction(self, found: Windows, top: int) -> Prediction:
-        labels: tuple[tuple[str, float], ...] = ()
-        if not found.error:
-            mean = found.mean
-            order = np.argsort(-mean, kind="stable")[:top]
-            labels = tuple((self.label_names[index], float(mean[index])) for index in order)
-        return Prediction(found.name, labels, found.duration_s, found, found.error)
+        if found.error:
+            return Prediction(found.name, (), found.duration_s, found, found.error)
+        mean = found.mean
+        labels, decided = self.named(mean, top), self.decided(mean)
+        return Prediction(found.name, labels, found.duration_s, found, decided=decided)
 
+    def named(self, probabilities: Values, top: int) -> tuple[tuple[str, float], ...]:
+        """(name, probability) of the ``top`` likeliest of (C,) ``probabilities``."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return tuple((self.label_names[index], float(probabilities[index])) for index in order)
 
-class _Gathered:
-    """Values of one recording's windows while batches come in."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bounds: list[tuple[int, int]] = []
-        self.values: list[Values] = []
-        self.expected = 0
-        self.read = False
-        self.error = ""
-
-    @property
-    def complete(self) -> bool:
-        """All of it was read and computed."""
-        return self.read and len(self.values) == self.expected
-
-    def add(self, window: Window, row: Values) -> None:
-        """One window's values."""
-        self.bounds.append((window.start, window.stop))
-        self.values.append(row)
-
-    def result(self, rate_hz: int) -> Windows:
-        """All windows; none where the recording has an error."""
-        if not self.error and self.values and not np.isfinite(self.values).all():
-            self.error = f"{self.name}: the model's output is not finite"
-        keep = not self.error
-        bounds = np.array(self.bounds if keep else [], dtype=np.float64).reshape(-1, 2) / rate_hz
-        values = np.array(self.values if keep else [], dtype=np.float32)
-        return Windows(self.name, bounds[:, 0], bounds[:, 1], values, self.error)
-
-
-def _share(gathered: Sequence[_Gathered], totals: Sequence[int], place: int) -> float:
-    """How much of the recording at ``place`` is done, below 1; 0 where nobody counted."""
-    if place >= len(totals) or not totals[place]:
-        return 0.0
-    return min(0.99, len(gathered[place].values) / totals[place])
-
-
-def _numpy(waveform: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
-    if not isinstance(waveform, Tensor):
-        return waveform
-    held = waveform.detach().cpu()
-    return (held.float() if held.is_floating_point() else held).numpy()  # NumPy knows no bfloat16
-
-
-def _name(recording: Recording) -> str:
-    return recording.name if isinstance(recording, (Array, StoredClip)) else str(recording)
+    def decided(self, probabilities: Values) -> tuple[str, ...]:
+        """Multi-label: classes that reach their threshold, chosen in training or else 0.5."""
+        if not self.run.multi_label:
+            return ()
+        reached = decide(probabilities, self.run.thresholds or DEFAULT_THRESHOLD)
+        return tuple(self.label_names[index] for index in np.flatnonzero(reached))
 
 
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "fp32",
     attention: str = "auto",
     patch_size: int | None = None,
     resolution: float | None = None,
 ) -> ElasticModel:
-    """A trained model from a run directory or from one of our ``.safetensors`` files.
+    """A trained model from a run or from one of our ``.safetensors`` files.
 
     Args:
-        path: The run or file.
+        path: A run directory, the name of a run under ``runs/``, or a file.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``.
         attention: Backend.
@@ -422,5 +326,6 @@ def load(
         UsageError: There is no such run or device, or a budget makes no sense.
         CheckpointError: The file is damaged or not ours.
     """
-    run = load_run(Path(path), attention=attention, device=pick_device(device))
+    place = find_run(os.fspath(path))
+    run = load_run(place, attention=attention, device=pick_device(str(device)))
     return ElasticModel(run.at_budget(patch_size, resolution), precision)

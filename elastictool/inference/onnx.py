@@ -9,26 +9,35 @@ graph's metadata.
 from __future__ import annotations
 
 import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elastictool.data.collate import PatchSpec, patch_coords
 from elastictool.errors import ElasticToolError, UsageError
-from elastictool.files import atomic_path
+from elastictool.files import atomic_path, finite
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pooling import AttentionPooling
 from elastictool.models.positions import FactorisedPositions
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.grid import covered, grid_shape
 from elastictool.settings import to_dict
 from elastictool.training.checkpoint import LoadedRun
 
 INPUT, OUTPUT = "spectrogram", "logits"
 TOLERANCE = 1e-3
 """Largest difference between the graph's and the model's logits that an export accepts."""
+MOST_BYTES = 2**31
+"""Of a graph in one file, weights included: a limit of its format."""
 
 
 class SingleClip(nn.Module):
@@ -36,29 +45,32 @@ class SingleClip(nn.Module):
 
     Args:
         model: Its weights are used, not copied.
-
-    Raises:
-        UsageError: The model's positions cannot be taken by a plain slice.
+        patch: How spectrograms become patches.
+        frames: Length of the clip; 0 takes any whole number of patches side by side, as far as the
+            trained positions reach.
     """
 
-    def __init__(self, model: SpectrogramTransformer) -> None:
+    rows: Tensor
+    columns: Tensor
+    fixed_positions: Tensor
+
+    def __init__(self, model: SpectrogramTransformer, patch: PatchSpec, frames: int = 0) -> None:
         super().__init__()
-        self.model = model
-        config = model.config
-        if config.patch_size != config.patch_stride:
-            raise UsageError(
-                "models with overlapping patches cannot be exported to ONNX",
-                "convert it to non-overlapping patches first",
-            )
+        self.model, self.patch, self.frames = model, patch, frames
+        shape = (frames or patch.size[1], model.config.num_mel_bins)
+        self.grid = grid_shape(*shape, patch.size, patch.stride, patch.edge)
+        self.register_buffer("rows", _places(self.grid[0], patch.size[0], patch.stride[0]))
+        self.register_buffer("columns", _places(self.grid[1], patch.size[1], patch.stride[1]))
+        with torch.no_grad():
+            coords, clip = patch_coords(*self.grid), torch.zeros(math.prod(self.grid)).long()
+            fixed = model.positions(coords, clip, [self.grid], patch.size)
+        self.register_buffer("fixed_positions", fixed)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(T, F) normalised frames, T a multiple of the patch's width, to logits (C,)."""
+        """(T, F) normalised frames to logits (C,)."""
         model, config = self.model, self.model.config
-        height, width = config.patch_size
-        bands, columns = spectrogram.shape[1] // height, spectrogram.shape[0] // width
-        grid = spectrogram.T.reshape(bands, height, columns, width).transpose(1, 2)
-        patches = grid.reshape(bands * columns, height * width)
-        tokens = model.embedding(patches, config.patch_size) + self._positions(bands, columns)
+        patches, positions = self._cut(spectrogram)
+        tokens = model.embedding(patches, self.patch.size) + positions
         if model.prefix_tokens is not None and model.prefix_positions is not None:
             tokens = torch.cat((model.prefix_tokens + model.prefix_positions, tokens))
         scale = attention_scale(config)
@@ -67,12 +79,30 @@ class SingleClip(nn.Module):
         logits: Tensor = model.head(model.head_norm(pooled))
         return logits
 
-    def _positions(self, bands: int, columns: int) -> Tensor:
-        positions = self.model.positions
-        if isinstance(positions, FactorisedPositions):
-            table = positions.frequency[:bands, None] + positions.time[None, :columns]
-            return table.reshape(bands * columns, -1)
-        return positions.fitted((bands, columns), self.model.config.patch_size)
+    def _cut(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, P) patches, flattened frequency-major, and (N, D) positions."""
+        height, width = self.patch.size
+        bands, frames = len(self.rows), spectrogram.shape[0]
+        below = self._beyond(0, spectrogram.shape[1])
+        image = F.pad(spectrogram.T, (0, 0, 0, below), value=self.patch.pad_value)
+        if not self.frames:
+            columns = frames // width
+            cut = image[self.rows].reshape(bands, height, columns, width).transpose(1, 2)
+            return cut.reshape(bands * columns, height * width), self._positions(columns)
+        image = F.pad(image, (0, self._beyond(1, frames)), value=self.patch.pad_value)
+        cut = image[self.rows][:, :, self.columns].transpose(1, 2)
+        return cut.reshape(math.prod(self.grid), height * width), self.fixed_positions
+
+    def _beyond(self, axis: int, size: int) -> int:
+        """By how much the patches reach beyond an axis of ``size``."""
+        reach = covered(self.grid[axis], self.patch.size[axis], self.patch.stride[axis])
+        return max(reach - size, 0)
+
+    def _positions(self, columns: int) -> Tensor:
+        """Of clips that the trained tables cover."""
+        positions = cast(FactorisedPositions, self.model.positions)
+        table = positions.frequency[:, None] + positions.time[None, :columns]
+        return table.reshape(len(self.rows) * columns, -1)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         pooling, config = self.model.pooling, self.model.config
@@ -92,6 +122,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1)
 
 
+def _places(count: int, size: int, stride: int) -> Tensor:
+    """(count, size) places along one axis that each patch shows."""
+    return torch.arange(count)[:, None] * stride + torch.arange(size)
+
+
 def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
     """Write the run's model as an ONNX graph and check it with onnxruntime.
 
@@ -108,38 +143,99 @@ def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
         UsageError: The model or the length cannot be exported.
         ElasticToolError: onnx is not installed, or the graph does not compute the model.
     """
+    fixed = _fixed_frames(run, frames)
     onnxruntime = _runtime()
-    width = run.config.model.patch_size[1]
-    fixed = run.config.length.fixed_frames or frames
-    if fixed % width:
-        raise UsageError(
-            f"{fixed} frames are no multiple of the patch's {width}", "choose another --frames"
-        )
-    longest = run.front_end.longest_grid()[1] * width
-    example = torch.randn(fixed or min(longest, 8 * width), run.config.fbank.num_mel_bins)
-    module = SingleClip(run.model).cpu().eval()
+    width, most = run.front_end.patch_size[1], _most_columns(run)
+    module = SingleClip(run.model, run.front_end.patch_spec, fixed).cpu().eval()
+    example = torch.randn(fixed or min(most, 8) * width, run.config.fbank.num_mel_bins)
     dynamic = None
     if not fixed:
-        dynamic = {INPUT: {0: width * torch.export.Dim("columns", min=1, max=longest // width)}}
+        dynamic = {INPUT: {0: width * torch.export.Dim("columns", min=1, max=most)}}
     with atomic_path(path) as temporary:
-        torch.onnx.export(
-            module,
-            (example,),
-            str(temporary),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes={"spectrogram": dynamic[INPUT]} if dynamic else None,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        _describe(temporary, run)
-        lengths = [fixed] if fixed else [width, len(example), longest]
+        with _quiet():
+            torch.onnx.export(
+                module,
+                (example,),
+                str(temporary),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={"spectrogram": dynamic[INPUT]} if dynamic else None,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        _describe(temporary, run, fixed)
+        lengths = [fixed] if fixed else [width, len(example), most * width]
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         worst = max(_difference(module, session, n, example.shape[1]) for n in lengths)
         if not worst <= TOLERANCE:
             raise ElasticToolError(f"the exported graph differs from the model by {worst:.2g}")
     return worst
+
+
+def _fixed_frames(run: LoadedRun, frames: int) -> int:
+    """The graph's fixed length, 0 for any; what cannot be is refused before the work.
+
+    Raises:
+        UsageError: So it is.
+    """
+    own, config, front_end = run.config.length.fixed_frames, run.config.model, run.front_end
+    if frames and own and frames != own:
+        raise UsageError(
+            f"--frames {frames}: the model always takes {own} frames", "leave --frames out"
+        )
+    if frames > front_end.length.most_frames:
+        raise UsageError(
+            f"--frames {frames} is beyond the {front_end.length.most_frames} that the model takes",
+            "choose another --frames",
+        )
+    if not config.num_classes:
+        raise UsageError("the model has no classifier, so it has no logits", "train one first")
+    size = sum(value.numel() * value.element_size() for value in run.model.state_dict().values())
+    if size >= MOST_BYTES:
+        raise UsageError(
+            f"the weights take {size / 2**30:.1f} GB, one ONNX file holds 2",
+            "export to safetensors instead",
+        )
+    if own or frames:
+        return own or frames
+    _require_any_length(run)
+    return 0 if _most_columns(run) > 1 else front_end.patch_size[1]
+
+
+def _require_any_length(run: LoadedRun) -> None:
+    """A graph for all lengths needs patches side by side and positions that need no fitting."""
+    config = run.config.model
+    why = ""
+    if config.patch_stride[1] != config.patch_size[1]:
+        why = "its patches overlap in time"
+    elif config.positions != "factorised":
+        why = "its positions are fitted to each length (model.positions=grid)"
+    elif run.front_end.longest_grid()[0] != config.grid[0]:
+        why = "its positions are fitted to the bands of its input"
+    if why:
+        raise UsageError(
+            f"the model cannot be exported for clips of any length: {why}",
+            f"give one length, for example --frames {run.front_end.length.most_frames}",
+        )
+
+
+def _most_columns(run: LoadedRun) -> int:
+    """Patches in time that both the length limits and the trained positions allow."""
+    return min(run.front_end.longest_grid()[1], run.config.model.grid[1])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, what libraries say of operators that nobody asked for is not shown."""
+    former = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(former)
 
 
 def _difference(module: SingleClip, session: Any, frames: int, bins: int) -> float:
@@ -150,7 +246,7 @@ def _difference(module: SingleClip, session: Any, frames: int, bins: int) -> flo
     return float(np.abs(found - expected).max())
 
 
-def _describe(path: Path, run: LoadedRun) -> None:
+def _describe(path: Path, run: LoadedRun, fixed: int) -> None:
     """What a user of the graph needs, as its metadata."""
     import onnx
 
@@ -158,6 +254,10 @@ def _describe(path: Path, run: LoadedRun) -> None:
     facts = {
         "label_names": json.dumps(list(run.label_names)),
         "multi_label": json.dumps(run.multi_label),
+        "thresholds": json.dumps([finite(value) for value in run.thresholds]),
+        "frames": str(fixed)
+        if fixed
+        else f"1 to {_most_columns(run)} times {run.front_end.patch_size[1]}",
         "fbank": json.dumps(to_dict(run.config.fbank)),
         "mean": str(run.front_end.mean),
         "std": str(run.front_end.std),

@@ -8,9 +8,12 @@ the others go on.
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from elastictool.files import walk_files
 Waveform = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Array:
     """A waveform in memory as a recording.
 
@@ -35,11 +38,21 @@ class Array:
             in -1..1, or integers, whose full range is -1..1 (unsigned ones around its middle).
         sample_rate_hz: Their rate.
         name: How it is called in results.
+
+    Raises:
+        UsageError: The rate is none.
     """
 
     samples: npt.NDArray[np.floating | np.integer]
-    sample_rate_hz: int
+    sample_rate_hz: float
     name: str = "array"
+
+    def __post_init__(self) -> None:
+        rate = self.sample_rate_hz
+        if not (is_number(rate) and math.isfinite(rate) and rate > 0):
+            raise UsageError(
+                f"sample_rate_hz = {rate!r} is no rate in Hz", "for example sample_rate_hz=44_100"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,16 @@ class StoredClip:
 Recording = str | Path | Array | StoredClip
 
 
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a number of Python's or NumPy's, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def name_of(recording: Recording) -> str:
+    """What results call it."""
+    return recording.name if isinstance(recording, (Array, StoredClip)) else str(recording)
+
+
 @dataclass(frozen=True)
 class Window:
     """A part of a recording.
@@ -94,21 +117,33 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
     Raises:
         AudioError: The recording cannot be read.
     """
-    if isinstance(recording, (Array, StoredClip)):
-        blocks: Iterable[Waveform] = [_checked(recording)]
-        yield from _cut(resample_blocks(blocks, recording.sample_rate_hz, rate_hz), size, hop)
-        return
     try:
-        with stream(Path(recording)) as (source_rate_hz, blocks):
+        with _opened(recording) as (source_rate_hz, blocks):
             yield from _cut(resample_blocks(blocks, source_rate_hz, rate_hz), size, hop)
     except OSError as error:
         raise AudioError(f"{recording}: {error.strerror or error}") from error
+    except AudioError as error:
+        name = name_of(recording)
+        if error.message.startswith(name):
+            raise
+        raise AudioError(f"{name}: {error.message}") from error  # the resampler knows no names
+
+
+@contextmanager
+def _opened(recording: Recording) -> Iterator[tuple[float, Iterable[Waveform]]]:
+    """(rate, blocks) of a recording."""
+    if isinstance(recording, (Array, StoredClip)):
+        yield recording.sample_rate_hz, [_checked(recording)]
+        return
+    with stream(Path(recording)) as opened:
+        yield opened
 
 
 def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
     """How many ``windows`` gives, from the recording's header; 0 where it cannot be read."""
+    found: tuple[int, float]
     if isinstance(recording, Array):
-        found = max(recording.samples.shape, default=0), recording.sample_rate_hz
+        found = max(np.shape(recording.samples), default=0), recording.sample_rate_hz
     elif isinstance(recording, StoredClip):
         found = int(recording.store.num_samples[recording.clip]), recording.sample_rate_hz
     else:
@@ -124,11 +159,11 @@ def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
 
 
 def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
-    """Files that the ``items`` name: files, folders (all audio below them), patterns.
+    """Files that the ``items`` name: files, folders (all audio below them), patterns of both.
 
     ``-`` stands for the lines of ``listed`` (standard input). A file that does not exist stays in
     the list: it is reported with the others that cannot be read. Hidden files below a folder are
-    left out, as by ``prep``.
+    left out, and links to folders are followed, as by ``prep``.
 
     Raises:
         UsageError: Nothing is named, or a folder or pattern holds no audio.
@@ -136,7 +171,8 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
     paths: list[Path] = []
     for item in items:
         if item == "-":
-            paths += [Path(line.strip()) for line in listed if line.strip()]
+            names = (line.rstrip("\r\n") for line in listed)  # spaces may be part of a name
+            paths += [Path(name) for name in names if name.strip()]
         else:
             paths += _expand(item)
     if not paths:
@@ -148,15 +184,19 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 
 def _expand(item: str) -> list[Path]:
     path = Path(item)
-    if path.is_dir():
-        found = [path / file.path for file in walk_files(path) if _is_audio(file.path)]
-    elif not path.exists() and glob.has_magic(item):
-        found = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
+    if not path.exists() and glob.has_magic(item):
+        matches = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
     else:
-        return [path]
+        matches = [path]
+    found = [file for match in matches for file in (_below(match) if match.is_dir() else [match])]
     if not found:
         raise UsageError(f"{item} holds no audio files", "check the path")
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """Audio in ``folder`` and the folders below it."""
+    return [folder / file.path for file in walk_files(folder) if _is_audio(file.path)]
 
 
 def _is_audio(path: str) -> bool:

@@ -1,35 +1,111 @@
 """Embeddings on disk, and the nearest among them.
 
-``.npz`` and ``.parquet`` hold names and vectors, ``.npy`` the vectors alone. Nearest means by
-cosine: the angle says what a clip is like, the length mostly how loud or long it is.
+``.npz`` and ``.parquet`` hold names, vectors and what made them, ``.npy`` the vectors alone.
+Nearest means by cosine: the angle says what a clip is like, the length mostly how loud or long it
+is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib.npyio import NpzFile
 
-from elastictool.errors import UsageError
-from elastictool.files import atomic_path
+from elastictool.errors import UsageError, first_line
+from elastictool.files import atomic_path, readable
+from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
+from elastictool.settings import from_dict, to_dict
+from elastictool.training.checkpoint import LoadedRun
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 Vectors = npt.NDArray[np.float32]
+_MADE_BY = "made_by"
+"""Under this name, a file says as JSON what made its vectors."""
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What made vectors; those of anything else mean nothing beside them.
+
+    Attributes:
+        weights: SHA-256, see ``LoadedRun.weights_sha256``.
+        run: The weights file, for who wants to use it again.
+        patch_size: (frequency, time) of the patches.
+        shift_ms: Time between frames.
+        window_s: Length of windows; 0 took recordings whole as far as possible.
+        hop_s: From window to window; 0 with ``window_s`` 0.
+    """
+
+    weights: str
+    run: str
+    patch_size: tuple[int, int]
+    shift_ms: float
+    window_s: float
+    hop_s: float
+
+    @classmethod
+    def of(cls, run: LoadedRun, rule: WindowRule) -> Origin:
+        """Of what ``run`` gives for recordings that are cut by ``rule``."""
+        front_end = run.front_end
+        return cls(
+            run.weights_sha256,
+            str(run.file),
+            front_end.patch_size,
+            front_end.analysis.shift_ms,
+            rule.window_s,
+            rule.hop_s or rule.window_s,
+        )
+
+    def require(self, other: Origin, place: Path) -> None:
+        """Vectors of ``other`` shall be looked for among those at ``place``, which are of this.
+
+        Raises:
+            UsageError: They are not of one kind; the hint says what makes such.
+        """
+        if other.weights != self.weights:
+            raise UsageError(
+                f"{place} was made with other weights than {other.run}", f"--run {self.run}"
+            )
+        if (other.patch_size, other.shift_ms) != (self.patch_size, self.shift_ms):
+            raise UsageError(
+                f"{place} holds vectors of {_budget(self)}, the query would be of {_budget(other)}",
+                "give the query the --patch-size and --resolution of the index",
+            )
+        if (other.window_s, other.hop_s) != (self.window_s, self.hop_s):
+            raise UsageError(
+                f"{place} holds vectors of {_cut(self)}, the query would be of {_cut(other)}",
+                f"--window {self.window_s:g} --hop {self.hop_s:g}",
+            )
+
+
+def _budget(origin: Origin) -> str:
+    height, width = origin.patch_size
+    return f"patches of {height}x{width} at {origin.shift_ms:g} ms a frame"
+
+
+def _cut(origin: Origin) -> str:
+    if not origin.window_s:
+        return "whole recordings"
+    return f"windows of {origin.window_s:g} s, {origin.hop_s:g} s apart"
+
+
+@dataclass(frozen=True, eq=False)
 class EmbeddingTable:
-    """Names and (n, D) vectors."""
+    """Names and (n, D) vectors, and what made them; None where the file does not say."""
 
     names: tuple[str, ...]
     vectors: Vectors
+    origin: Origin | None = None
 
     def nearest(self, queries: Vectors, top: int) -> list[list[tuple[str, float]]]:
         """For each of (m, D) ``queries`` the ``top`` nearest names with their cosines.
@@ -61,7 +137,7 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{path} says no known format", f"end it in {', '.join(SUFFIXES)}")
 
 
-def write_vectors(path: Path, names: Sequence[str], vectors: Vectors) -> None:
+def write_vectors(path: Path, table: EmbeddingTable) -> None:
     """Write embeddings in the format that the name says.
 
     Raises:
@@ -69,15 +145,19 @@ def write_vectors(path: Path, names: Sequence[str], vectors: Vectors) -> None:
         ElasticToolError: The place cannot be written.
     """
     check_suffix(path)
+    vectors = table.vectors
+    told: dict[str, Any] = {_MADE_BY: json.dumps(to_dict(table.origin))} if table.origin else {}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         if path.suffix.lower() == ".npz":
-            np.savez(file, names=np.array(names, dtype=np.str_), vectors=vectors)
+            np.savez(file, names=np.array(table.names, dtype=np.str_), vectors=vectors, **told)
         elif path.suffix.lower() == ".npy":
             np.save(file, vectors)
         else:
             flat = pa.array(vectors.reshape(-1), pa.float32())
             column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-            pq.write_table(pa.table({"name": list(names), "vector": column}), file)
+            names = [readable(name) for name in table.names]  # Arrow's text is UTF-8
+            columns = pa.table({"name": pa.array(names, pa.string()), "vector": column})
+            pq.write_table(columns.replace_schema_metadata(told or None), file)
 
 
 def read_vectors(path: Path) -> EmbeddingTable:
@@ -86,17 +166,49 @@ def read_vectors(path: Path) -> EmbeddingTable:
     Raises:
         UsageError: Not there, no table of embeddings, or without names.
     """
+    readers = {".npz": _read_npz, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise UsageError(f"{path} cannot be searched", "an index is .npz or .parquet (with names)")
     try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                return EmbeddingTable(tuple(held["names"].tolist()), held["vectors"])
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
-            width = table.schema.field("vector").type.list_size
-            flat = table["vector"].combine_chunks().flatten().to_numpy()
-            return EmbeddingTable(tuple(table["name"].to_pylist()), flat.reshape(-1, width))
-    except (OSError, KeyError, ValueError, BadZipFile, pa.ArrowException) as error:
+        names, vectors, told = readers[path.suffix.lower()](path)
+        _require_table(names, vectors)
+        origin = from_dict(Origin, json.loads(told)) if told else None
+    except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
+            zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
         raise UsageError(
-            f"{path} is no table of embeddings: {error}", "make one with elastictool embed --out"
+            f"{path} is no table of embeddings: {first_line(error)}",
+            "make one with elastictool embed --out",
         ) from error
-    raise UsageError(f"{path} cannot be searched", "an index is .npz or .parquet (with names)")
+    return EmbeddingTable(tuple(names), vectors.astype(np.float32, copy=False), origin)
+
+
+Read = tuple[list[Any], npt.NDArray[Any], str]
+"""Names, vectors, and the JSON of what made them; empty where the file does not say."""
+
+
+def _read_npz(path: Path) -> Read:
+    held = np.load(path, allow_pickle=False)
+    if not isinstance(held, NpzFile):
+        raise ValueError("it holds one array and no names")
+    with held:
+        told = str(held[_MADE_BY]) if _MADE_BY in held else ""
+        return held["names"].tolist(), held["vectors"], told
+
+
+def _read_parquet(path: Path) -> Read:
+    table = pq.read_table(path)
+    kind = table.schema.field("vector").type
+    if not pa.types.is_fixed_size_list(kind):
+        raise ValueError(f"its vectors are of the type {kind}")
+    flat = table["vector"].combine_chunks().flatten().to_numpy()
+    told = (table.schema.metadata or {}).get(_MADE_BY.encode(), b"")
+    return table["name"].to_pylist(), flat.reshape(-1, kind.list_size), told.decode()
+
+
+def _require_table(names: Any, vectors: npt.NDArray[Any]) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its names are no text")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(names):
+        raise ValueError(f"{len(names)} names and vectors of {vectors.shape}, {vectors.dtype}")
+    if not len(vectors) or not np.isfinite(vectors).all():
+        raise ValueError("it holds no vectors, or some that are not finite")

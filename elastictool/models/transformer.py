@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
+from elastictool.errors import CheckpointError, first_line
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.embedding import PatchEmbedding, place
 from elastictool.models.encoder import Block, attention_scale, encode
@@ -114,6 +115,20 @@ class SpectrogramTransformer(nn.Module):
         if self.prefix_tokens is None or self.prefix_positions is None:
             return None
         return self.prefix_tokens + self.prefix_positions
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a model of ``config``, without making them.
+
+    Raises:
+        CheckpointError: No computer has such tensors.
+    """
+    try:
+        with torch.device("meta"):
+            empty = SpectrogramTransformer(config)
+    except RuntimeError as error:  # more values than 64 bits count
+        raise CheckpointError(f"no model is of this size: {first_line(error)}") from error
+    return {name: tuple(value.shape) for name, value in empty.state_dict().items()}
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -27,11 +27,13 @@ from elastictool.pretrained.names import (
 from elastictool.pretrained.shapes import (
     AUDIOSET_CLASSES,
     AUDIOSET_STATISTICS,
+    POSITION_AXES,
     Grid,
     audio_grid,
     classes,
     conv_patch,
     encoder,
+    heads_note,
     need,
 )
 from elastictool.pretrained.source import Source
@@ -41,20 +43,27 @@ HEAD_EPS = 1e-5
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     patch = conv_patch(tensors, "v.patch_embed.proj.weight")
-    table = need(tensors, "v.pos_embed")
+    table = need(tensors, "v.pos_embed", POSITION_AXES)
     prefix = 2 if "v.dist_token" in tensors else 1
     grid = audio_grid(table.shape[1] - prefix, patch, init.source_stride)
-    return spectrogram(ast_model(tensors, patch, grid, prefix), grid.frames)
+    model = ast_model(tensors, patch, grid, prefix, init)
+    return spectrogram(model, init, grid.frames, AMBIGUOUS.format(format="ssast", pooled="prefix"))
+
+
+AMBIGUOUS = (
+    "a fine-tuned AST and a fine-tuned SSAST cannot be told from each other: {pooled} tokens are "
+    "averaged, as this format has it (else --from {format})"
+)
 
 
 def ast_model(
-    tensors: Tensors, patch: tuple[int, int], grid: Grid, prefix_tokens: int
+    tensors: Tensors, patch: tuple[int, int], grid: Grid, prefix_tokens: int, init: InitConfig
 ) -> ModelConfig:
     """The model of an AST whose encoder is under ``v.`` and whose head is ``mlp_head``."""
-    width = need(tensors, "v.cls_token").shape[-1]
+    width = need(tensors, "v.cls_token", "1, 1, D").shape[-1]
     num_classes = classes(tensors, "mlp_head.1.weight")
     return ModelConfig(
-        **encoder(tensors, r"v\.blocks\.(\d+)\.", "v.blocks.0.mlp.fc1.weight", width),
+        **encoder(tensors, r"v\.blocks\.(\d+)\.", "v.blocks.0.mlp.fc1.weight", width, init),
         preset="ast",
         patch_size=patch,
         patch_stride=grid.stride,
@@ -69,17 +78,21 @@ def ast_model(
     )
 
 
-def spectrogram(model: ModelConfig, fixed_frames: int = 0) -> Described:
+def spectrogram(
+    model: ModelConfig, init: InitConfig, fixed_frames: int = 0, *notes: str
+) -> Described:
     """An audio model of the AST family; AudioSet's statistics where it has AudioSet's classes."""
     data, train = DataConfig(), TrainConfig()
-    notes = [
+    said = [
         f"{model.grid[0]}x{model.grid[1]} patches of {model.patch_size[0]}x{model.patch_size[1]} "
-        f"at stride {model.patch_stride[0]}x{model.patch_stride[1]}"
+        f"at stride {model.patch_stride[0]}x{model.patch_stride[1]}",
+        *heads_note(model, init),
+        *notes,
     ]
     if model.num_classes == AUDIOSET_CLASSES:
         mean, std = AUDIOSET_STATISTICS
         data, train = DataConfig(mean=mean, std=std), TrainConfig(loss="bce")
-        notes.append("527 classes are taken for AudioSet's: its published mean and std, BCE")
+        said.append("527 classes are taken for AudioSet's: its published mean and std, BCE")
     length = LengthConfig(
         max_frames=fixed_frames or model.grid[1] * model.patch_size[1],
         fixed_frames=fixed_frames,
@@ -88,7 +101,7 @@ def spectrogram(model: ModelConfig, fixed_frames: int = 0) -> Described:
     )
     fbank = FbankConfig(num_mel_bins=model.num_mel_bins)
     config = RunConfig(data=data, fbank=fbank, length=length, model=model, train=train)
-    return Described(config, notes=tuple(notes))
+    return Described(config, notes=tuple(said))
 
 
 FORMATS.register("ast")(

@@ -25,8 +25,8 @@ EPIC_SOUNDS_CLASSES = 44
 
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    frequency, time = need(tensors, "pos_embed_freq"), need(tensors, "pos_embed_time")
-    width, values = need(tensors, "patch_embed.0.weight").shape
+    frequency, time = (need(tensors, f"pos_embed_{axis}", "rows, D") for axis in ("freq", "time"))
+    width, values = need(tensors, "patch_embed.0.weight", "D, P").shape
     side = math.isqrt(values)
     if side * side != values:
         raise CheckpointError(
@@ -35,7 +35,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         )
     fc1 = "blocks.modules_list.0.mlp.fc1.weight"
     model = ModelConfig(
-        **encoder(tensors, r"blocks\.modules_list\.(\d+)\.", fc1, width),
+        **encoder(tensors, r"blocks\.modules_list\.(\d+)\.", fc1, width, init),
         preset="elasticast",
         num_mel_bins=len(frequency) * side,
         patch_size=(side, side),
@@ -48,7 +48,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         attention_scale=1.0,
         num_classes=classes(tensors, "head.weight"),
     )
-    described = spectrogram(model)
+    described = spectrogram(model, init)
     return _epic_sounds(described) if model.num_classes == EPIC_SOUNDS_CLASSES else described
 
 

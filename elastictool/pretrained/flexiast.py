@@ -19,7 +19,7 @@ from elastictool.pretrained.names import (
     linear,
     timm_encoder,
 )
-from elastictool.pretrained.shapes import Grid, audio_grid, conv_patch, need
+from elastictool.pretrained.shapes import POSITION_AXES, Grid, audio_grid, conv_patch, need
 from elastictool.pretrained.source import Source
 
 _BASE_GRID, _FRAMES = (8, 64), 1_024
@@ -29,12 +29,12 @@ _BASE_GRID, _FRAMES = (8, 64), 1_024
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     patch = conv_patch(tensors, "patch_embed.proj.weight")
     prefix = 2 if "v.dist_token" in tensors else 1
-    positions = need(tensors, "pos_embed.pos_embed").shape[1] - prefix
+    positions = need(tensors, "pos_embed.pos_embed", POSITION_AXES).shape[1] - prefix
     if positions == _BASE_GRID[0] * _BASE_GRID[1]:
         grid = Grid(_BASE_GRID, patch, _FRAMES)
     else:
         grid = audio_grid(positions, patch, patch)
-    return spectrogram(ast_model(tensors, patch, grid, prefix), grid.frames)
+    return spectrogram(ast_model(tensors, patch, grid, prefix, init), init, grid.frames)
 
 
 _STALE = "left over from the AST it grew from; the live one is beside v."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch import Tensor
 from elastictool.config import InitConfig, ModelConfig, Rgb, RunConfig
 from elastictool.pretrained.source import Source
 from elastictool.registry import Registry
+
+if TYPE_CHECKING:
+    from elastictool.pretrained.own_file import OwnMetadata
 
 BLOCK = "{n}"
 """Stands for the number of a block in the tables of names."""
@@ -99,11 +102,13 @@ class Described:
         config: The model and, where the format knows them, the front end's settings.
         label_names: Classes in order; empty where the format does not know them.
         notes: What was inferred and not read.
+        own: What else files of ours tell.
     """
 
     config: RunConfig
     label_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    own: OwnMetadata | None = None
 
 
 Tensors = Mapping[str, Tensor]

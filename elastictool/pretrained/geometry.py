@@ -8,12 +8,14 @@ is too long is cut and one that is too short is stretched, or both are stretched
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from elastictool.config import GridFit, ModelConfig
 from elastictool.models.resize import pi_resize, resize_position_grid
-from elastictool.packing.grid import covered, patches_along
+from elastictool.packing.grid import covered, patches_along, scaled_stride
 
 Size = tuple[int, int]
 Positions = dict[str, Tensor]
@@ -35,6 +37,15 @@ def same_area_grid(source: ModelConfig, target: ModelConfig) -> Size:
     return bands, columns
 
 
+def picture_grid(source: ModelConfig, target: ModelConfig) -> Size:
+    """As ``same_area_grid``, for a picture's table, which does not know of overlapping patches.
+
+    Source: the published AST code takes a picture's rows as they are, whatever the stride.
+    """
+    stride = scaled_stride(source.patch_size, source.patch_stride, target.patch_size)
+    return same_area_grid(source, dataclasses.replace(target, patch_stride=stride))
+
+
 def _same_area(count: int, patch: int, stride: int, new_patch: int, new_stride: int) -> int:
     if (patch, stride) == (new_patch, new_stride):
         return count
@@ -42,14 +53,15 @@ def _same_area(count: int, patch: int, stride: int, new_patch: int, new_stride: 
 
 
 def fit_axis(
-    table: Tensor, axis: int, source: ModelConfig, target: ModelConfig, how: GridFit
+    table: Tensor, axis: int, area: Size, source: ModelConfig, target: ModelConfig, how: GridFit
 ) -> Tensor:
     """Fit one axis (0 frequency, 1 time) of (bands, columns, D) positions to ``target``.
 
-    Source: cut at the centre and stretched linearly without antialiasing, as AST; with
-    antialiasing where the patches differ, as FlexiAST.
+    ``area`` is the grid of ``target``'s patches where ``source``'s grid is. Source: cut at the
+    centre and stretched linearly without antialiasing, as AST; with antialiasing where the patches
+    differ, as FlexiAST.
     """
-    table = _stretch(table, axis, same_area_grid(source, target)[axis], antialias=True)
+    table = _stretch(table, axis, area[axis], antialias=True)
     if how == "crop":
         table = _cut(table, axis, target.grid[axis], centre=source.positions == "grid")
     return _stretch(table, axis, target.grid[axis], antialias=False)
@@ -72,22 +84,27 @@ def _cut(table: Tensor, axis: int, size: int, centre: bool) -> Tensor:
 
 
 def fit_positions(
-    tables: Positions, source: ModelConfig, target: ModelConfig, how: GridFit, mean_twice: bool
+    tables: Positions,
+    area: Size,
+    source: ModelConfig,
+    target: ModelConfig,
+    how: GridFit,
+    mean_twice: bool,
 ) -> Positions:
     """Position tables of ``source``, by our names, as tables of ``target``.
 
-    One grid becomes two factorised tables by marginal means; two factorised tables become the
-    grid of their sums.
+    ``area`` is as in ``fit_axis``. One grid becomes two factorised tables by marginal means; two
+    factorised tables become the grid of their sums.
     """
     if source.positions == "factorised":
-        frequency = fit_axis(tables[FREQUENCY][:, None], 0, source, target, how)
-        time = fit_axis(tables[TIME][None], 1, source, target, how)
+        frequency = fit_axis(tables[FREQUENCY][:, None], 0, area, source, target, how)
+        time = fit_axis(tables[TIME][None], 1, area, source, target, how)
         if target.positions == "factorised":
             return {FREQUENCY: frequency.flatten(0, 1), TIME: time.flatten(0, 1)}
         return {GRID: (frequency + time).flatten(0, 1)}
     grid = tables[GRID].reshape(*source.grid, -1)
     for axis in (0, 1):
-        grid = fit_axis(grid, axis, source, target, how)
+        grid = fit_axis(grid, axis, area, source, target, how)
     if target.positions == "grid":
         return {GRID: grid.flatten(0, 1)}
     frequency, time = marginal_means(grid, mean_twice)

@@ -11,7 +11,6 @@ from elastictool.config import (
     RunConfig,
     TrainConfig,
 )
-from elastictool.errors import CheckpointError
 from elastictool.packing.grid import grid_shape
 from elastictool.pretrained import hf_json
 from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
@@ -22,12 +21,9 @@ from elastictool.pretrained.source import Source
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     hf_json.need_config(source, "audio-spectrogram-transformer")
-    size = hf_json.number(source, "patch_size")
-    stride = (
-        hf_json.number(source, "frequency_stride"),
-        hf_json.number(source, "time_stride"),
-    )
-    frames, bins = hf_json.number(source, "max_length"), hf_json.number(source, "num_mel_bins")
+    size = hf_json.count(source, "patch_size")
+    stride = hf_json.count(source, "frequency_stride"), hf_json.count(source, "time_stride")
+    frames, bins = hf_json.count(source, "max_length"), hf_json.count(source, "num_mel_bins")
     num_classes = classes(tensors, "classifier.dense.weight")
     model = ModelConfig(
         **hf_json.encoder(source),
@@ -45,9 +41,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     several = source.config.get("problem_type") == "multi_label_classification"
     config = RunConfig(
         data=_statistics(source),
-        fbank=FbankConfig(
-            num_mel_bins=bins, sample_rate_hz=int(source.preprocessor.get("sampling_rate", 16_000))
-        ),
+        fbank=FbankConfig(num_mel_bins=bins, sample_rate_hz=_rate(source)),
         length=LengthConfig(max_frames=frames, fixed_frames=frames, edge="drop", padding="zero"),
         model=model,
         train=TrainConfig(loss="bce" if several or num_classes == AUDIOSET_CLASSES else "ce"),
@@ -63,14 +57,18 @@ def _statistics(source: Source) -> DataConfig:
         return DataConfig()
     if not told.get("do_normalize", True):
         return DataConfig(mean=0.0, std=0.5)
-    mean, std = told.get("mean"), told.get("std")
-    if not isinstance(mean, (int, float)) or not isinstance(std, (int, float)):
-        raise CheckpointError(
-            f"{source.file.parent}/preprocessor_config.json has no mean and std "
-            f"(found {mean!r} and {std!r})"
-        )
-    return DataConfig(mean=float(mean), std=float(std))
+    mean, std = (hf_json.number(source, key, _EXTRACTOR) for key in ("mean", "std"))
+    return DataConfig(mean=mean, std=std)
 
+
+def _rate(source: Source) -> int:
+    """The feature extractor's; its default where it is not said."""
+    if "sampling_rate" not in source.preprocessor:
+        return FbankConfig().sample_rate_hz
+    return hf_json.count(source, "sampling_rate", _EXTRACTOR)
+
+
+_EXTRACTOR = "preprocessor_config.json"
 
 FORMATS.register("hf-ast")(
     Format(

@@ -7,6 +7,7 @@ cannot express is refused with the reason, never approximated.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import ModelConfig, RunConfig
+from elastictool.config import FbankConfig, ModelConfig, RunConfig
 from elastictool.errors import UsageError
 from elastictool.files import atomic_path, write_json
 from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.grid import grid_shape
 
 ROOT = "audio_spectrogram_transformer"
 _BLOCK = {
@@ -50,30 +52,50 @@ def export_hf(
         save_file(tensors, str(temporary), {"format": "pt"})
 
 
+_EXTRACTOR = FbankConfig()
+"""What ``ASTFeatureExtractor`` computes, whatever its JSON says: Kaldi's defaults. At other rates
+it depends on whether torchaudio is installed."""
+_HINT = (
+    "export to onnx or safetensors instead; an AST that can be exported is trained with "
+    "--set model.preset=ast --set model.prefix_tokens=2 --set model.head_norm_eps=1e-6 "
+    "--set length.fixed_frames=1024 --set length.padding=zero (and model.norm_eps = 1e-6, as it is)"
+)
+
+
 def _check(config: RunConfig) -> None:
-    model = config.model
-    needs = {
-        "grid positions (model.positions=grid)": model.positions == "grid",
-        "two prefix tokens, averaged (model.prefix_tokens=2, model.pooling=prefix)": (
-            model.pooling == "prefix" and model.prefix_tokens == 2
-        ),
-        "a classifier behind a LayerNorm (model.head_norm)": model.head_norm
-        and model.num_classes > 0,
-        "one eps for all norms": model.norm_eps == model.head_norm_eps,
-        "square patches": model.patch_size[0] == model.patch_size[1],
-        "attention scaled by 1/sqrt(d)": model.attention_scale
-        in (0.0, (model.width // model.heads) ** -0.5),
-        "a fixed input length (length.fixed_frames)": config.length.fixed_frames > 0,
-        "a length and bins that patches fill (no edge padding)": _filled(config),
-        "Kaldi's filterbank at 10 ms": config.fbank.shift_ms == 10.0
-        and config.fbank.frontend == "kaldi",
-    }
-    missing = [need for need, there in needs.items() if not there]
-    if missing:
-        raise UsageError(
-            f"Hugging Face's AST needs {'; '.join(missing)}",
-            "export to onnx or safetensors instead",
-        )
+    model, length = config.model, config.length
+    scales = (0.0, (model.width // model.heads) ** -0.5)
+    wants: list[tuple[str, object, object, bool]] = [  # name, what it is, what it should be
+        ("model.positions", model.positions, "grid", model.positions == "grid"),
+        ("model.prefix_tokens", model.prefix_tokens, 2, model.prefix_tokens == 2),
+        ("model.pooling", model.pooling, "prefix", model.pooling == "prefix"),
+        ("model.head_norm", model.head_norm, True, model.head_norm),
+        ("model.num_classes", model.num_classes, "1 or more", model.num_classes > 0),
+        ("model.head_norm_eps", model.head_norm_eps, f"{model.norm_eps} (model.norm_eps)",
+         model.norm_eps == model.head_norm_eps),
+        ("model.patch_size", model.patch_size, "square", len(set(model.patch_size)) == 1),
+        ("model.attention_scale", model.attention_scale, 0.0, model.attention_scale in scales),
+        ("length.fixed_frames", length.fixed_frames, "a fixed length", length.fixed_frames > 0),
+        ("length.padding", length.padding, "zero", length.padding == "zero"),
+        ("length.edge", length.edge, "drop, or patches that fill the input", _filled(config)),
+        ("model.grid", model.grid, "the grid of its input", model.grid == _grid(config)),
+    ]  # fmt: skip
+    for field in dataclasses.fields(FbankConfig):
+        if field.name != "num_mel_bins":
+            found, wanted = (getattr(c, field.name) for c in (config.fbank, _EXTRACTOR))
+            wants.append((f"fbank.{field.name}", found, wanted, found == wanted))
+    wrong = [
+        f"{name} = {wanted} (here {found})" for name, found, wanted, there in wants if not there
+    ]
+    if wrong:
+        raise UsageError(f"Hugging Face's AST needs {'; '.join(wrong)}", _HINT)
+
+
+def _grid(config: RunConfig) -> tuple[int, int]:
+    """Patches of the model's input as Hugging Face counts them."""
+    model, frames = config.model, config.length.fixed_frames
+    bins = config.fbank.num_mel_bins
+    return grid_shape(frames, bins, model.patch_size, model.patch_stride, "drop")
 
 
 def _filled(config: RunConfig) -> bool:

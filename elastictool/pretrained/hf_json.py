@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from elastictool.errors import CheckpointError
@@ -36,36 +37,61 @@ def need_config(source: Source, *model_types: str) -> None:
             )
 
 
-def number(source: Source, key: str) -> Any:
-    """A number of ``config.json``.
+def count(source: Source, key: str, beside: str = "config.json") -> int:
+    """A whole number above 0 of ``config.json``, or of another file ``beside`` the weights.
 
     Raises:
-        CheckpointError: It is not there or no number.
+        CheckpointError: It is not there or no such number.
     """
-    value = source.config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CheckpointError(
-            f"{source.file.parent}/config.json has no usable {key} (found {value!r})"
-        )
+    value = _held(source, beside).get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
+        raise _unusable(source, beside, key, value)
     return value
+
+
+def number(source: Source, key: str, beside: str = "config.json") -> float:
+    """A finite number of ``config.json``, or of another file ``beside`` the weights.
+
+    Raises:
+        CheckpointError: It is not there or no such number.
+    """
+    value = _held(source, beside).get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MOST:
+        raise _unusable(source, beside, key, value)
+    return float(value)
+
+
+_MOST = 2**31
+"""Beyond every size, rate and length; JSON also knows NaN, which is not below it."""
+
+
+def _held(source: Source, beside: str) -> Mapping[str, Any]:
+    return source.config if beside == "config.json" else source.preprocessor
+
+
+def _unusable(source: Source, beside: str, key: str, value: object) -> CheckpointError:
+    found = f"{value!r}"[:40]
+    return CheckpointError(f"{source.file.parent}/{beside} has no usable {key} (found {found})")
 
 
 def encoder(source: Source) -> dict[str, Any]:
     """Width, depth, heads, MLP ratio and eps for a ``ModelConfig``."""
-    width = number(source, "hidden_size")
+    width, eps = count(source, "hidden_size"), number(source, "layer_norm_eps")
     return {
         "width": width,
-        "depth": number(source, "num_hidden_layers"),
-        "heads": number(source, "num_attention_heads"),
-        "mlp_ratio": number(source, "intermediate_size") / width,
-        "norm_eps": float(number(source, "layer_norm_eps")),
-        "head_norm_eps": float(number(source, "layer_norm_eps")),
+        "depth": count(source, "num_hidden_layers"),
+        "heads": count(source, "num_attention_heads"),
+        "mlp_ratio": count(source, "intermediate_size") / width,
+        "norm_eps": eps,
+        "head_norm_eps": eps,
     }
 
 
 def label_names(source: Source, num_classes: int) -> tuple[str, ...]:
     """Class names in order; empty where they are missing or placeholders (``LABEL_0``)."""
-    table = source.config.get("id2label") or {}
+    table = source.config.get("id2label")
+    if not isinstance(table, Mapping):
+        return ()
     names = tuple(str(table.get(str(index), "")) for index in range(num_classes))
     if not all(names) or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return ()

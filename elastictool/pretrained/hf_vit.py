@@ -6,7 +6,7 @@ from elastictool.config import InitConfig, ModelConfig
 from elastictool.pretrained import hf_json
 from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Tensors
 from elastictool.pretrained.names import TWO_HEADS, hf_aliases, hf_encoder, linear
-from elastictool.pretrained.shapes import classes, conv_patch, need, square_grid
+from elastictool.pretrained.shapes import POSITION_AXES, classes, conv_patch, need, square_grid
 from elastictool.pretrained.source import Source
 from elastictool.pretrained.timm_vit import picture
 
@@ -16,7 +16,8 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     patch = conv_patch(tensors, "embeddings.patch_embeddings.projection.weight")
     distilled = "embeddings.distillation_token" in tensors
     prefix = 2 if distilled else 1
-    grid = square_grid(need(tensors, "embeddings.position_embeddings").shape[1] - prefix)
+    positions = need(tensors, "embeddings.position_embeddings", POSITION_AXES)
+    grid = square_grid(positions.shape[1] - prefix)
     num_classes = 0 if distilled else classes(tensors, "classifier.weight")
     model = ModelConfig(
         **hf_json.encoder(source),

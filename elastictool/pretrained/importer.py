@@ -6,6 +6,7 @@ another model (other patches, positions, pooling, classes) is the business of ``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +14,22 @@ import torch
 from torch import Tensor
 
 from elastictool.config import GridFit, InitConfig, ModelConfig, PoolingStart, Rgb, RunConfig
-from elastictool.errors import CheckpointError
-from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.pretrained.formats import BLOCK, FORMATS, Context, Format, Key
+from elastictool.errors import CheckpointError, UsageError
+from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
+from elastictool.pretrained.formats import (
+    BLOCK,
+    FORMATS,
+    Context,
+    Described,
+    Format,
+    Key,
+    Tensors,
+)
 from elastictool.pretrained.locate import find_weights
+from elastictool.pretrained.own_file import OwnMetadata
 from elastictool.pretrained.report import ImportReport, require_explained
-from elastictool.pretrained.source import OWN_FORMAT, Source, read_source
+from elastictool.pretrained.shapes import number_of_blocks
+from elastictool.pretrained.source import OWN_FORMAT, Source, read_source, require_floats
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Choices:
     positions: GridFit = "crop"
     grid_mean_twice: bool = False
     pooling: PoolingStart = "mean"
-    unscaled_attention: bool = False
+    official: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Imported:
         choices: How to fit them to another model.
         image: The grid is of pictures.
         report: What became of each key.
+        own: What else files of ours tell; None for others.
     """
 
     config: RunConfig
@@ -52,6 +64,7 @@ class Imported:
     choices: Choices
     image: bool
     report: ImportReport
+    own: OwnMetadata | None = None
 
     def model(self, attention: str = "auto") -> SpectrogramTransformer:
         """The file's own model, in evaluation mode; it shares memory with ``state``."""
@@ -74,7 +87,7 @@ def import_weights(init: InitConfig) -> Imported:
     _require_format(init.source, form, source)
     spelled = _spelled(form, source)
     tensors = {name: source.tensors[key] for name, key in spelled.items()}
-    described = form.describe(source, tensors, init)
+    described = _described(form, source, tensors, init)
     report = ImportReport(
         format=init.source,
         source=source.given,
@@ -85,8 +98,43 @@ def import_weights(init: InitConfig) -> Imported:
     choices = _choices(form, init)
     state = _convert(form, described.config.model, choices, spelled, source, report)
     return Imported(
-        described.config, state, described.label_names, choices, form.image, report
-    )  # fmt: skip
+        described.config, state, described.label_names, choices, form.image, report, described.own
+    )
+
+
+def _described(form: Format, source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    """What the file's model is, held against what the file holds: a JSON can say anything.
+
+    Raises:
+        CheckpointError: They do not agree.
+        UsageError: ``init`` contradicts the file.
+    """
+    try:
+        described = form.describe(source, tensors, init)
+    except (CheckpointError, UsageError) as error:
+        if str(source.file) in error.message:
+            raise
+        raise CheckpointError(f"{source.file}: {error.message}", error.hint) from error
+    model = described.config.model
+    blocks = number_of_blocks(tensors, _block_pattern(form), source.file)
+    if blocks != model.depth:
+        raise CheckpointError(
+            f"{source.file} holds {blocks} blocks, its configuration says {model.depth}",
+            "take weights and configuration from one place",
+        )
+    if init.heads not in (0, model.heads):
+        raise UsageError(
+            f"init.heads = {init.heads}, but the configuration of {source.file} says {model.heads}",
+            "leave init.heads out",
+        )
+    return described
+
+
+def _block_pattern(form: Format) -> str:
+    """A pattern for the keys of blocks, with a block's number as its group."""
+    names = [key.sources[0] for key in form.keys if BLOCK in key.sources[0]] or [f"blocks.{BLOCK}."]
+    prefix = names[0].partition(BLOCK)[0]
+    return re.escape(prefix) + r"(\d+)\."
 
 
 def looks_like(source: Source) -> list[str]:
@@ -135,7 +183,7 @@ def _convert(
     report: ImportReport,
 ) -> dict[str, Tensor]:
     """The state of ``model``, key by key; fills in the report."""
-    expected = _expected_shapes(model)
+    expected = tensor_shapes(model)
     context = Context(model, choices.rgb)
     state: dict[str, Tensor] = {}
     for entry in _expanded(form.keys or _own_keys(expected), model.depth):
@@ -143,7 +191,9 @@ def _convert(
         if entry.target not in expected or names is None:
             continue
         report.loaded[entry.target] = [spelled[name] for name in names]
-        parts = [source.tensors[spelled[name]].float() for name in names]
+        held = {spelled[name]: source.tensors[spelled[name]] for name in names}
+        require_floats(source.file, held)
+        parts = [value.float() for value in held.values()]
         state[entry.target] = _joined(entry, parts, context, report)
     _require_shapes(state, expected, report)
     used = {key for keys in report.loaded.values() for key in keys}
@@ -154,17 +204,29 @@ def _convert(
     require_explained(
         report,
         unexplained=[key for key in left.values() if key not in report.ignored],
-        missing=[name for name in expected if name not in state],
+        missing=_missing(form, expected, model.depth, state, spelled),
         hint="it may be of another version of the model; nothing was imported",
     )
     return state
 
 
-def _expected_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's tensors, without making them."""
-    with torch.device("meta"):
-        empty = SpectrogramTransformer(model)
-    return {name: tuple(value.shape) for name, value in empty.state_dict().items()}
+def _missing(
+    form: Format,
+    expected: Mapping[str, object],
+    depth: int,
+    state: Mapping[str, object],
+    spelled: Mapping[str, str],
+) -> list[str]:
+    """Keys that the file should have, in its own spelling; our names where no key makes one."""
+    made_of = {
+        key.target: key.sources for key in _expanded(form.keys or _own_keys(expected), depth)
+    }
+    names: list[str] = []
+    for target in expected:
+        if target not in state:
+            sources = [name for name in made_of.get(target, (target,)) if not name.endswith("?")]
+            names += [name for name in sources if name not in spelled]
+    return list(dict.fromkeys(names))
 
 
 def _own_keys(expected: Mapping[str, object]) -> tuple[Key, ...]:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.pretrained.shards import INDEXES, is_index, is_shard, shard_of_tensors
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", *INDEXES)
 """Names of weights in a Hugging Face folder, the preferred one first."""
 BESIDE = ("config.json", "preprocessor_config.json")
 RUN_WEIGHTS = ("checkpoints/best.safetensors", "checkpoints/last.safetensors")
@@ -25,6 +26,10 @@ def find_weights(given: str) -> Path:
         ElasticToolError: The hub cannot be reached, or ``huggingface_hub`` is not installed.
     """
     path = Path(given).expanduser()
+    if path.is_file() and is_shard(path):
+        raise UsageError(
+            f"{path} is one of several files of a model", f"name their folder: {path.parent}"
+        )
     if path.is_file():
         return path
     if path.is_dir():
@@ -43,7 +48,7 @@ def _in_folder(folder: Path) -> Path:
             return folder / name
     raise UsageError(
         f"{folder} holds no weights (looked for {', '.join((*RUN_WEIGHTS, *WEIGHTS))})",
-        "name the file itself; a model in several shards must be merged first",
+        "name the file itself",
     )
 
 
@@ -62,6 +67,8 @@ def _from_hub(name: str) -> Path:
     for weights in WEIGHTS:
         try:
             file = Path(hf_hub_download(name, weights))
+            for shard in sorted(set(shard_of_tensors(file).values())) if is_index(file) else ():
+                hf_hub_download(name, shard)
         except (OSError, ValueError, EntryNotFoundError) as error:
             failures.append(error)
             continue

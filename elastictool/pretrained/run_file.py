@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
-from elastictool.config import InitConfig, RunConfig
-from elastictool.errors import CheckpointError, UsageError
+from elastictool.config import InitConfig
 from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
+from elastictool.pretrained.own_file import read_metadata
 from elastictool.pretrained.source import Source
-from elastictool.settings import from_dict
 
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    try:
-        config = from_dict(RunConfig, json.loads(source.metadata["config"]))
-        label_names = tuple(json.loads(source.metadata["label_names"]))
-    except (KeyError, json.JSONDecodeError, UsageError) as error:
-        raise CheckpointError(
-            f"{source.file} holds a configuration that this version cannot read: {error}"
-        ) from error
-    return Described(config, label_names)
+    told = read_metadata(source.file, source.metadata)
+    return Described(told.config, told.label_names, own=told)
 
 
 FORMATS.register("run")(

@@ -1,10 +1,11 @@
 """What the shapes of a file's tensors say about its model, and where they leave doubt.
 
 The published files carry no configuration: width, depth and patch size follow from shapes, the
-number of heads from the width (64 values a head in every published model), and the grid of
-patches from the number of positions. Only the last is ambiguous: 600 positions are 12 x 50 at
-stride 10 or 8 x 75 at stride 16. A guess is made only where exactly one grid belongs to an input
-length of the published models; else the user is asked.
+number of heads from the width, and the grid of patches from the number of positions. Nothing in a
+file tells heads, so the report says what was assumed: 64 values a head, as all published models
+have but the largest image models. Grids are ambiguous: 600 positions are 12 x 50 at stride 10 or
+8 x 75 at stride 16. A guess is made only where exactly one grid belongs to an input length of the
+published models; else the user is asked.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from elastictool.config import InitConfig, ModelConfig
 from elastictool.errors import CheckpointError
 from elastictool.packing.grid import covered
 from elastictool.pretrained.formats import Tensors
 
 HEAD_WIDTH = 64
+OTHER_HEADS = {1280: 16, 1408: 16, 1664: 16}
+"""Heads of published ViTs that have not 64 values a head, by width: ViT-H, ViT-g and ViT-G."""
 MEL_BINS = 128
 """Of every published AST, SSAST, FlexiAST and ElasticAST."""
 STRIDES = (10, 12, 14, 16)
@@ -32,6 +36,8 @@ AUDIOSET_STATISTICS = (-4.2677393, 4.5689974)
 """Mean and std that AST and its kin normalise AudioSet with. Source: published scripts."""
 
 Size = tuple[int, int]
+POSITION_AXES = "1, positions, D"
+"""Axes of timm's table of positions."""
 
 
 class Grid(NamedTuple):
@@ -42,57 +48,93 @@ class Grid(NamedTuple):
     frames: int
 
 
-def need(tensors: Tensors, key: str) -> Tensor:
-    """The tensor called ``key``.
+def need(tensors: Tensors, key: str, axes: str) -> Tensor:
+    """The tensor called ``key``, of the axes that ``axes`` names: ``D, channels, pf, pt``.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or it has other axes.
     """
     if key not in tensors:
         raise CheckpointError(
             f"the file has no {key}, without which its model is not known",
             "it may be part of a model, or of another format than named with --from",
         )
+    shape = tuple(tensors[key].shape)
+    if len(shape) != len(axes.split(",")) or not all(shape):
+        raise CheckpointError(
+            f"{key} is {shape} and should be ({axes})",
+            "the file may be damaged, or of another format than named with --from",
+        )
     return tensors[key]
 
 
-def number_of_blocks(tensors: Tensors, pattern: str) -> int:
-    """One more than the highest block number that ``pattern`` finds."""
-    found = (re.match(pattern, key) for key in tensors)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+def number_of_blocks(keys: Iterable[str], pattern: str, file: object = "the file") -> int:
+    """How many blocks ``pattern`` finds in ``file``, whose first group is a block's number.
+
+    Raises:
+        CheckpointError: They are not numbered from 0 on without a gap.
+    """
+    found = {match[1] for key in keys if (match := re.match(pattern, key))}
+    if found != {str(number) for number in range(len(found))}:
+        raise CheckpointError(
+            f"the {len(found)} blocks of {file} are not numbered from 0 to {len(found) - 1}",
+            "it may be part of a model, or damaged",
+        )
+    return len(found)
 
 
 def conv_patch(tensors: Tensors, key: str) -> Size:
     """(frequency, time) of the patches of a convolutional embedding (D, channels, pf, pt)."""
-    shape = need(tensors, key).shape
-    if len(shape) != 4:
-        raise CheckpointError(f"{key} is {tuple(shape)} and no (D, channels, pf, pt) kernel")
-    return (shape[2], shape[3])
+    _, _, frequency, time = need(tensors, key, "D, channels, pf, pt").shape
+    return frequency, time
 
 
-def encoder(tensors: Tensors, blocks: str, fc1: str, width: int) -> dict[str, Any]:
+def encoder(
+    tensors: Tensors, blocks: str, fc1: str, width: int, init: InitConfig
+) -> dict[str, Any]:
     """Width, depth, heads and MLP ratio for a ``ModelConfig``.
 
     Raises:
-        CheckpointError: The number of heads cannot be inferred.
+        CheckpointError: The number of heads cannot be inferred, or the blocks are no whole model.
     """
-    if width % HEAD_WIDTH:
-        raise CheckpointError(
-            f"the model is {width} wide, which is no multiple of {HEAD_WIDTH}: "
-            "its number of heads cannot be inferred",
-            "published models of this format have 64 values a head",
-        )
     return {
         "width": width,
         "depth": number_of_blocks(tensors, blocks),
-        "heads": width // HEAD_WIDTH,
-        "mlp_ratio": need(tensors, fc1).shape[0] / width,
+        "heads": _heads(width, init.heads),
+        "mlp_ratio": need(tensors, fc1, "4D, D").shape[0] / width,
     }
+
+
+def _heads(width: int, told: int) -> int:
+    if told:
+        if width % told:
+            raise CheckpointError(
+                f"init.heads = {told} does not divide the width of the weights, {width}",
+                "give the number of attention heads that they were trained with",
+            )
+        return told
+    if width not in OTHER_HEADS and width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"the model is {width} wide, which is no multiple of {HEAD_WIDTH}: "
+            "its number of heads cannot be inferred",
+            "say it: --set init.heads=…",
+        )
+    return OTHER_HEADS.get(width, width // HEAD_WIDTH)
+
+
+def heads_note(model: ModelConfig, init: InitConfig) -> tuple[str, ...]:
+    """What the report says of heads that were not told."""
+    if init.heads:
+        return ()
+    return (
+        f"{model.heads} heads are assumed, of {model.width // model.heads} values as in published "
+        "models: no file tells (else --set init.heads=…)",
+    )
 
 
 def classes(tensors: Tensors, key: str) -> int:
     """Rows of the classifier ``key``; 0 where the file has none."""
-    return len(tensors[key]) if key in tensors else 0
+    return len(need(tensors, key, "C, D")) if key in tensors else 0
 
 
 def square_grid(positions: int) -> Size:

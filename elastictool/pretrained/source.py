@@ -8,10 +8,11 @@ whose origin the user trusts. What a file is shows in its first bytes, not in it
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
-from collections.abc import Mapping
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elastictool.errors import CheckpointError, UsageError
+from elastictool.pretrained.hf_files import read_json
 from elastictool.pretrained.report import listed
+from elastictool.pretrained.shards import is_index, shard_of_tensors
 
 OWN_FORMAT = "elastictool-1"
 """What the metadata of our own checkpoints call themselves."""
@@ -30,8 +33,9 @@ _WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
 _CONVERT = (
     "if you trust its origin, convert it where it can do no harm (a container without network): "
     "python -c \"import torch; from safetensors.torch import save_file; d = torch.load('{name}', "
-    "map_location='cpu', weights_only=False); save_file({{k: v.contiguous() for k, v in "
-    "d.get('state_dict', d).items() if torch.is_tensor(v)}}, '{name}.safetensors')\""
+    "map_location='cpu', weights_only=False); d = d if isinstance(d, dict) else d.state_dict(); "
+    "d = next((d[n] for n in {wrappers} if isinstance(d.get(n), dict)), d); save_file({{k: "
+    "v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}, '{name}.safetensors')\""
 )
 
 
@@ -41,8 +45,8 @@ class Source:
 
     Attributes:
         given: As the user wrote it.
-        file: The weights file.
-        sha256: Of the file.
+        file: The weights file, or the index of several.
+        sha256: Of the file; of shards, of all their bytes in the order of their names.
         tensors: By the file's own keys.
         others: Keys of the file that hold no tensor.
         metadata: Of a safetensors file.
@@ -61,39 +65,64 @@ class Source:
 
 
 def read_source(given: str, file: Path) -> Source:
-    """Read ``file`` and the JSON files beside it.
+    """Read ``file``, or the shards that it is an index of, and the JSON files beside it.
 
     Raises:
         UsageError: It cannot be opened.
         CheckpointError: It is damaged, no weights file, would run code, or holds values that are
             not finite.
     """
-    try:
-        digest = _sha256(file)
-        with file.open("rb") as opened:
-            start = opened.read(16)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
-    metadata: Mapping[str, str] = {}
-    if start[8:9] == b"{":
-        values, metadata = _read_safetensors(file)
-    elif start[:4] == b"PK\x03\x04" or _is_pickle(start):
-        values = _unwrapped(_read_pickle(file))
+    if is_index(file):
+        values, metadata = _read_shards(file)
+        files = sorted({file.with_name(name) for name in shard_of_tensors(file).values()})
     else:
-        raise CheckpointError(f"{file} is no weights file: {_appearance(start)}", _REFETCH)
+        values, metadata = _read_file(file)
+        files = [file]
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
     others = tuple(str(key) for key in values if key not in tensors)
     _require_sound(file, tensors)
     return Source(
         given=given,
         file=file,
-        sha256=digest,
+        sha256=_sha256(files),
         tensors=tensors,
         others=others,
         metadata=metadata,
-        config=_read_json(file.with_name("config.json")),
-        preprocessor=_read_json(file.with_name("preprocessor_config.json")),
+        config=read_json(file.with_name("config.json")),
+        preprocessor=read_json(file.with_name("preprocessor_config.json")),
     )
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """All shards' tensors; each must be where the index says."""
+    values: dict[str, Any] = {}
+    shards = shard_of_tensors(index)
+    for name in sorted(set(shards.values())):
+        held, _ = _read_file(index.with_name(name))
+        wrong = [key for key in held if shards.get(key) != name]
+        if wrong:
+            raise CheckpointError(
+                f"{name} holds {listed(wrong)}, which {index} looks for elsewhere", _REFETCH
+            )
+        values |= held
+    missing = [key for key in shards if key not in values]
+    if missing:
+        raise CheckpointError(f"{index} promises {listed(missing)}, not in its shards", _REFETCH)
+    return values, {}
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """What one file holds, and the metadata of safetensors."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(16)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
+    if start[8:9] == b"{":
+        return _read_safetensors(file)
+    if start[:4] == b"PK\x03\x04" or _is_pickle(start):
+        return _unwrapped(_read_pickle(file)), {}
+    raise CheckpointError(f"{file} is no weights file: {_appearance(start)}", _REFETCH)
 
 
 _REFUSED = re.compile(
@@ -104,11 +133,12 @@ _REFUSED = re.compile(
 _REFETCH = "fetch the file again (.safetensors, .pth or .bin), and compare its size"
 
 
-def _sha256(file: Path) -> str:
+def _sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -124,7 +154,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 def _read_pickle(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what follows says it
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = _refused_global(str(error))
         if reason is None:
@@ -133,11 +165,23 @@ def _read_pickle(file: Path) -> Any:
             ) from error
         raise CheckpointError(
             f"{file} is refused: reading it would run code ({reason})",
-            _CONVERT.format(name=file.name),
+            _CONVERT.format(name=_quoted(file.name), wrappers=_WRAPPERS),
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except _LOADER_ERRORS as error:
         first_line = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{file} is damaged: {first_line}", _REFETCH) from error
+
+
+_LOADER_ERRORS = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, struct.error,
+)  # fmt: skip
+"""What torch's loader raises over bytes that nobody wrote so; found by changing some."""
+
+
+def _quoted(name: str) -> str:
+    """A file's name as it can stand in the line; one that a shell would change is not named."""
+    return name if re.fullmatch(r"[\w .+@-]+", name) else "FILE"
 
 
 def _refused_global(message: str) -> str | None:
@@ -180,6 +224,18 @@ def _appearance(start: bytes) -> str:
 def _require_sound(file: Path, tensors: Mapping[str, Tensor]) -> None:
     if not tensors:
         raise CheckpointError(f"{file} holds no tensors", "save the model's state_dict")
+    strange = [
+        f"{name} ({_kind(value)})"
+        for name, value in tensors.items()
+        if value.is_meta
+        or value.layout != torch.strided
+        or value.is_complex()
+        or (value.is_floating_point() and value.dtype not in FLOATS)
+    ]
+    if strange:
+        raise CheckpointError(
+            f"{file} holds tensors that no model here has: {listed(strange)}", _AS
+        )
     broken = [
         name for name, value in tensors.items()
         if value.is_floating_point() and not bool(value.isfinite().all())
@@ -191,13 +247,28 @@ def _require_sound(file: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{file} must hold a JSON object")
-    return document
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that weights may have."""
+_AS = "save the weights as plain tensors of float32, float16 or bfloat16"
+
+
+def require_floats(file: object, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no floats: quantised ones mean nothing without their scales.
+
+    Raises:
+        CheckpointError: There are such.
+    """
+    wrong = [
+        f"{name} ({_kind(value)})" for name, value in tensors.items() if value.dtype not in FLOATS
+    ]
+    if wrong:
+        raise CheckpointError(f"{file} holds weights that are no floats: {listed(wrong)}", _AS)
+
+
+def _kind(value: Tensor) -> str:
+    """What is unusual about a tensor, in a word."""
+    if value.is_meta:
+        return "without values"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    return str(value.dtype).removeprefix("torch.")

@@ -12,7 +12,7 @@ import dataclasses
 
 from elastictool.config import InitConfig
 from elastictool.errors import CheckpointError
-from elastictool.pretrained.ast_file import ast_model, spectrogram
+from elastictool.pretrained.ast_file import AMBIGUOUS, ast_model, spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Tensors
 from elastictool.pretrained.names import (
     DATA_PARALLEL,
@@ -22,7 +22,14 @@ from elastictool.pretrained.names import (
     linear,
     timm_encoder,
 )
-from elastictool.pretrained.shapes import MEL_BINS, Grid, audio_grid, conv_patch, need
+from elastictool.pretrained.shapes import (
+    MEL_BINS,
+    POSITION_AXES,
+    Grid,
+    audio_grid,
+    conv_patch,
+    need,
+)
 from elastictool.pretrained.source import Source
 
 
@@ -34,20 +41,28 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
             "which has no grid in frequency and cannot be used here",
             "take a patch model (16x16), such as SSAST-Base-Patch-400",
         )
-    table = need(tensors, "v.pos_embed")
+    table = need(tensors, "v.pos_embed", POSITION_AXES)
     prefix = 2 if "v.dist_token" in tensors else 1
     positions = table.shape[1] - prefix
     grid = _pretraining_grid(tensors, patch, positions)
     grid = grid or audio_grid(positions, patch, init.source_stride)
-    model = dataclasses.replace(ast_model(tensors, patch, grid, prefix), pooling="mean")
-    return spectrogram(model, grid.frames)
+    model = ast_model(tensors, patch, grid, prefix, init)
+    model = dataclasses.replace(model, pooling="mean")
+    told = any(key.startswith(_PRETRAINING) for key in tensors)
+    notes = () if told else (AMBIGUOUS.format(format="ast", pooled="patch"),)
+    return spectrogram(model, init, grid.frames, *notes)
+
+
+_PRETRAINING = ("cpredlayer.", "gpredlayer.", "p_input_")
+"""Beginnings of keys that no AST has."""
 
 
 def _pretraining_grid(tensors: Tensors, patch: tuple[int, int], positions: int) -> Grid | None:
     """The grid from ``p_input_fdim`` and ``p_input_tdim``; pretraining patches do not overlap."""
-    if not {"p_input_fdim", "p_input_tdim"} <= set(tensors):
+    sizes = [tensors.get(key) for key in ("p_input_fdim", "p_input_tdim")]
+    if any(size is None or size.numel() != 1 for size in sizes):
         return None
-    bins, frames = int(tensors["p_input_fdim"]), int(tensors["p_input_tdim"])
+    bins, frames = (int(size) for size in sizes if size is not None)
     shape = (bins // patch[0], frames // patch[1])
     if bins != MEL_BINS or shape[0] * shape[1] != positions:
         return None

@@ -12,7 +12,15 @@ from elastictool.pretrained.names import (
     linear,
     timm_encoder,
 )
-from elastictool.pretrained.shapes import classes, conv_patch, encoder, need, square_grid
+from elastictool.pretrained.shapes import (
+    POSITION_AXES,
+    classes,
+    conv_patch,
+    encoder,
+    heads_note,
+    need,
+    square_grid,
+)
 from elastictool.pretrained.source import Source
 
 
@@ -20,10 +28,10 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     patch = conv_patch(tensors, "patch_embed.proj.weight")
     distilled = "dist_token" in tensors
     prefix = 2 if distilled else 1
-    positions = need(tensors, "pos_embed")
+    positions = need(tensors, "pos_embed", POSITION_AXES)
     grid = square_grid(positions.shape[1] - prefix)
     model = ModelConfig(
-        **encoder(tensors, r"blocks\.(\d+)\.", "blocks.0.mlp.fc1.weight", positions.shape[2]),
+        **encoder(tensors, r"blocks\.(\d+)\.", "blocks.0.mlp.fc1.weight", positions.shape[2], init),
         preset="ast",
         num_mel_bins=grid[0] * patch[0],
         patch_size=patch,
@@ -36,10 +44,12 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         head_norm=False,
         num_classes=0 if distilled else classes(tensors, "head.weight"),
     )
-    return picture(model)
+    return picture(model, notes=heads_note(model, init))
 
 
-def picture(model: ModelConfig, label_names: tuple[str, ...] = ()) -> Described:
+def picture(
+    model: ModelConfig, label_names: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+) -> Described:
     """An image model: a spectrogram takes the place of a picture of the same size."""
     frames = model.grid[1] * model.patch_size[1]
     config = RunConfig(
@@ -47,7 +57,7 @@ def picture(model: ModelConfig, label_names: tuple[str, ...] = ()) -> Described:
         length=LengthConfig(fixed_frames=frames, edge="drop"),
         model=model,
     )
-    return Described(config, label_names)
+    return Described(config, label_names, notes)
 
 
 FORMATS.register("timm")(

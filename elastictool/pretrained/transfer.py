@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from elastictool.pretrained.geometry import (
     fit_kernel,
     fit_positions,
     mean_attention,
+    picture_grid,
     same_area_grid,
 )
 from elastictool.pretrained.importer import Imported
@@ -50,16 +52,15 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
     """
     init, source = config.init, weights.config.model
     taken = {name: getattr(source, name) for name in BODY}
-    if weights.choices.unscaled_attention and config.model.pooling == "attention":
-        taken |= {"attention_scale": source.attention_scale or 1.0}
-    _require_agreement(taken, config.model)
+    told = config.model
     if init.model == "weights":
-        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, config.model)
+        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, told)
         taken |= {name: getattr(source, name) for name in SHAPE}
         config = _front_end_of(weights, config)
-    if init.compat == "official":
-        taken |= {"initialization": "official"}
-    model = dataclasses.replace(config.model, **taken)
+    official = official_settings(weights, str(taken.get("pooling", told.pooling)))
+    _require_agreement({name: taken[name] for name in BODY if name not in official}, told)
+    require_official(official, told, ModelConfig())
+    model = dataclasses.replace(told, **taken | official)
     if not weights.image and not config.length.fixed_frames:
         bands, columns = same_area_grid(source, model)
         model = dataclasses.replace(model, grid=(model.grid[0] or bands, model.grid[1] or columns))
@@ -67,13 +68,40 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _require_agreement(taken: Mapping[str, object], model: ModelConfig) -> None:
-    defaults = ModelConfig()
+def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
+    """What ``init.compat = official`` sets in a model with such ``pooling``.
+
+    Source: published ElasticAST code: how new parts start, and attention without scale; its AST
+    keeps that of the weights.
+    """
+    if not weights.choices.official:
+        return {}
+    settings: dict[str, Any] = {"initialization": "official"}
+    if pooling == "attention":
+        settings["attention_scale"] = weights.config.model.attention_scale or 1.0
+    return settings
+
+
+def require_official(official: Mapping[str, Any], told: ModelConfig, before: ModelConfig) -> None:
+    """Nobody may have set (against ``before``) otherwise what ``official`` sets.
+
+    Raises:
+        UsageError: Somebody has.
+    """
+    _require_agreement(official, told, before, "init.compat = official makes it")
+
+
+def _require_agreement(
+    taken: Mapping[str, Any],
+    told: ModelConfig,
+    before: ModelConfig = ModelConfig(),
+    because: str = "that of the weights is",
+) -> None:
     for name, value in taken.items():
-        told = getattr(model, name)
-        if told not in (getattr(defaults, name), value):
+        found = getattr(told, name)
+        if found not in (getattr(before, name), value):
             raise UsageError(
-                f"model.{name} = {told}, but that of the weights is {value}",
+                f"model.{name} = {found}, but {because} {value}",
                 f"leave model.{name} out, or take other weights",
             )
 
@@ -164,14 +192,14 @@ def _fit_kernel(
 def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelConfig) -> None:
     source, choices, report = weights.config.model, weights.choices, weights.report
     alike = source.positions == target.positions
-    if alike and source.grid == target.grid == same_area_grid(source, target):
+    area = (picture_grid if weights.image else same_area_grid)(source, target)
+    if alike and source.grid == target.grid == area:
         return
     tables = {name: state.pop(name) for name in POSITIONS[source.positions]}
     keys = [key for name in tables for key in report.loaded.pop(name)]
     twice = choices.grid_mean_twice
-    fitted = fit_positions(tables, source, target, choices.positions, twice)
+    fitted = fit_positions(tables, area, source, target, choices.positions, twice)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
-    area = same_area_grid(source, target)
     how += ["stretched with the patches"] if area != source.grid else []
     how += [choices.positions] if area != target.grid else []
     if not alike:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from elastictool.reporting.figures import BLUE, save_figure, styled
+from elastictool.files import readable
+from elastictool.reporting.figures import BLUE, plain_text, save_figure, styled
 
 MAX_CLASSES = 12
 LEAST_SHOWN = 0.02
 """Classes that are nowhere likelier than this are left out (the three likeliest stay)."""
+_NAME_LENGTH = 40
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", BLUE])
 
 
@@ -31,7 +33,8 @@ def save_timeline(
     Args:
         stem: Files to write, without ending (png and svg).
         title: Over the figure.
-        starts_s: (W,) start of each window; overlapping windows are drawn to the next start.
+        starts_s: (W,) start of each window; what two share is drawn half for the one, half for
+            the other.
         stops_s: (W,) its end.
         probabilities: (W, C).
         label_names: C names.
@@ -42,19 +45,26 @@ def save_timeline(
     highest = probabilities.max(axis=0)
     shown = np.argsort(-highest, kind="stable")[:MAX_CLASSES]
     shown = shown[: max(3, int((highest[shown] >= LEAST_SHOWN).sum()))]
-    edges = np.append(starts_s, stops_s[-1])
+    edges = np.concatenate((starts_s[:1], (stops_s[:-1] + starts_s[1:]) / 2, stops_s[-1:]))
     unit, label = (60.0, "minutes") if edges[-1] > 600 else (1.0, "seconds")
     with styled():
         figure = Figure(figsize=(9, 1.4 + 0.32 * len(shown)), layout="constrained")
         axes = figure.subplots()
         rows = np.arange(len(shown) + 1)
         mesh = axes.pcolormesh(
-            edges / unit, rows, probabilities[:, shown].T, cmap=_SHADES, vmin=0, vmax=1
+            edges / unit,
+            rows,
+            probabilities[:, shown].T,
+            cmap=_SHADES,
+            vmin=0,
+            vmax=1,
+            rasterized=True,  # thousands of windows would be thousands of paths in the SVG
         )
-        axes.set_yticks(rows[:-1] + 0.5, [label_names[index] for index in shown])
+        names = [plain_text(label_names[index], _NAME_LENGTH) for index in shown]
+        axes.set_yticks(rows[:-1] + 0.5, names)
         axes.invert_yaxis()
         axes.grid(False)
         axes.set_xlabel(label)
-        axes.set_title(title)
+        axes.set_title(plain_text(readable(title)))
         figure.colorbar(mesh, ax=axes, label="probability")
     return save_figure(figure, stem)

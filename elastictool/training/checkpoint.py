@@ -8,6 +8,7 @@ optimiser and counters together, written in one rename: a killed run never mixes
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -31,8 +32,9 @@ from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import patch_size_along
+from elastictool.pretrained.own_file import read_metadata, require_fit
 from elastictool.pretrained.source import OWN_FORMAT
-from elastictool.settings import from_dict, to_dict
+from elastictool.settings import to_dict
 
 Which = Literal["best", "last", "averaged"]
 
@@ -43,6 +45,7 @@ class LoadedRun:
 
     Attributes:
         path: The run directory, or the folder of a lone checkpoint.
+        file: The weights file itself.
         name: For tables and legends.
         config: The resolved configuration of the run.
         model: In evaluation mode.
@@ -56,6 +59,7 @@ class LoadedRun:
     """
 
     path: Path
+    file: Path
     name: str
     config: RunConfig
     model: SpectrogramTransformer
@@ -72,6 +76,15 @@ class LoadedRun:
         train = self.config.train
         device = next(self.model.parameters()).device
         return Feed.choose(device, train.fbank_on, train.prefetch)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the tensors, by name: the same for a run, its copies and its exports."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def at_budget(
         self, patch_size: int | None = None, compression: float | None = None
@@ -92,17 +105,21 @@ class LoadedRun:
         front_end, words = self.front_end, []
         if patch_size is not None:
             bins = front_end.fbank.num_mel_bins
-            if not 1 <= patch_size <= bins:
+            if patch_size != int(patch_size) or not 1 <= patch_size <= bins:
                 raise UsageError(
-                    f"a patch size of {patch_size} is not within 1..{bins} (mel bins)", "e.g. 32"
+                    f"a patch size of {patch_size} is not within 1, 2, ... {bins} (mel bins)",
+                    "e.g. 32",
                 )
+            patch_size = int(patch_size)
             along = self.config.flexi.axes
             size = patch_size_along(along, patch_size, front_end.patch_size)
             front_end = front_end.at_patch_size(size)
             words.append(f"patch_{patch_size}")
         if compression is not None:
-            if not compression >= 0.1:
-                raise UsageError(f"a resolution of {compression:g} is below 0.1", "e.g. 2")
+            if not 0.1 <= compression < math.inf:
+                raise UsageError(
+                    f"a resolution of {compression:g} is below 0.1 or without end", "e.g. 2"
+                )
             front_end = front_end.at_compression(compression)
             words.append(f"resolution_{compression:g}")
         return dataclasses.replace(self, front_end=front_end, budget="_".join(words))
@@ -215,10 +232,12 @@ def load_run(
     file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(
-            f"{path} holds no trained model ({file.name} is missing)", _how_to_make(file)
+            f"{path} holds no trained model ({file.name} is missing)", _how_to_make(path, file)
         )
     tensors, metadata = _read(file)
-    config = _config(file, metadata)
+    told = read_metadata(file, metadata)
+    config = told.config
+    require_fit(file, config.model, tensors)
     model_config = dataclasses.replace(
         config.model,
         position_fit=position_fit or config.model.position_fit,
@@ -226,21 +245,22 @@ def load_run(
     )
     config = dataclasses.replace(config, model=model_config)
     model = SpectrogramTransformer(config.model, attention)
-    _fill(model, tensors, file)
+    model.load_state_dict(tensors)
     return LoadedRun(
         path=path if path.is_dir() else path.parent,
+        file=file,
         name=config.name or path.name,
         config=config,
         model=model.to(device).eval(),
-        label_names=tuple(json.loads(metadata["label_names"])),
-        multi_label=json.loads(metadata["multi_label"]),
+        label_names=told.label_names,
+        multi_label=told.multi_label,
         front_end=front_end_of(config),
-        metrics=json.loads(metadata["metrics"]),
-        thresholds=_thresholds(metadata),
+        metrics=told.metrics,
+        thresholds=told.thresholds,
     )
 
 
-def _how_to_make(file: Path) -> str:
+def _how_to_make(path: Path, file: Path) -> str:
     """How a checkpoint that is missing comes to be, and which others are there."""
     there = sorted(other.stem for other in file.parent.glob("*.safetensors"))
     if file.stem == "averaged" and there:
@@ -248,7 +268,19 @@ def _how_to_make(file: Path) -> str:
             f"there are: {', '.join(there)}; averaged needs a run with "
             "--set train.average_epochs=[FIRST,LAST]"
         )
+    if (path / file.name).is_file():
+        return f"name the run, {path.parent}, or the file itself"
+    if (path / "config.json").is_file():
+        return _convert_first(path)
     return "train one with: elastictool train --dataset DATA"
+
+
+def _convert_first(path: Path) -> str:
+    """What to do with weights of others."""
+    return (
+        "weights of other projects are converted first: "
+        f"elastictool convert {path} --from FORMAT --out {path.stem}-own.safetensors"
+    )
 
 
 def front_end_of(config: RunConfig) -> FrontEnd:
@@ -294,44 +326,16 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is damaged or no safetensors file: {error}",
-            "give a run directory or a .safetensors file that elastictool wrote",
+            _convert_first(file)
+            if file.suffix in (".pth", ".pt", ".bin", ".ckpt")
+            else "give a run directory or a .safetensors file that elastictool wrote",
         ) from error
     if metadata.get("format") != OWN_FORMAT:
         raise CheckpointError(
             f"{file} was not written by elastictool (format {metadata.get('format')!r})",
-            "give a run directory or a .safetensors file that elastictool wrote",
+            _convert_first(file),
         )
     return tensors, metadata
-
-
-def _config(file: Path, metadata: Mapping[str, str]) -> RunConfig:
-    try:
-        return from_dict(RunConfig, json.loads(metadata["config"]))
-    except (KeyError, json.JSONDecodeError, UsageError) as error:
-        raise CheckpointError(
-            f"{file} holds a configuration that this version cannot read: {error}"
-        ) from error
-
-
-def _thresholds(metadata: Mapping[str, str]) -> tuple[float, ...]:
-    values = json.loads(metadata.get("thresholds", "[]"))
-    return tuple(math.nan if value is None else float(value) for value in values)
-
-
-def _fill(model: SpectrogramTransformer, tensors: Mapping[str, Tensor], file: Path) -> None:
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)} and should be {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{file} does not fit the model that it describes: {'; '.join(problems[:4])}"
-        )
-    model.load_state_dict(dict(tensors))
 
 
 def complete_model(config: ModelConfig, num_classes: int, grid: tuple[int, int]) -> ModelConfig:

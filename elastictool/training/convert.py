@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
+from elastictool.corpora.class_table import ClassTable
 from elastictool.errors import CheckpointError, UsageError
 from elastictool.files import write_json
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.report import ImportReport
-from elastictool.pretrained.transfer import transfer
+from elastictool.pretrained.transfer import official_settings, require_official, transfer
 from elastictool.settings import with_settings
 from elastictool.training.checkpoint import front_end_of, save_weights
 
@@ -52,7 +55,7 @@ def convert(
         source: File, folder, run or hub id.
         out: A .safetensors file; its report goes beside it.
         sets: Settings (``section.key=value``): how to import, and changes to the model.
-        labels: A text file of class names, one a line.
+        labels: A text file of class names, one a line, or ``class_labels_indices.csv``.
 
     Raises:
         UsageError: A setting is wrong, or a file missing.
@@ -61,6 +64,7 @@ def convert(
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} does not end in .safetensors")
     how = [text for text in sets if text.startswith("init.")]
+    _refuse_training_settings(how)
     init = with_settings(RunConfig(init=InitConfig(source=form, path=source)), how).init
     weights = import_weights(init)
     config = target_config(weights, [text for text in sets if text not in how])
@@ -70,12 +74,56 @@ def convert(
     report = transfer(model, weights, init)
     config = dataclasses.replace(config, name=out.stem)
     if config.data.mean is None:
-        report.notes.append("mean and std of the input are unknown: --set data.mean=… data.std=…")
+        report.notes.append(
+            "mean and std of the input are unknown: --set data.mean=… --set data.std=…"
+        )
+    kept = _kept(weights, config)
     origin = {"imported_from": form, "imported_sha256": report.sha256}
-    save_weights(out, model, config, names, config.train.loss == "bce", origin)
+    save_weights(
+        out, model, config, names, kept.multi_label, {**kept.metrics, **origin}, kept.thresholds
+    )
     report_file = out.with_suffix(".import_report.json")
     write_json(report_file, report.document())
     return Converted(out, report_file, config, names, report)
+
+
+_OF_TRAINING = {
+    "init.from": "--from names the format",
+    "init.path": "the source is the argument",
+    "init.model": "the model is the file's own, changed by --set model.…",
+    "init.head": "a new classifier is drawn where it is trained: train --set init.head=replace",
+}
+
+
+def _refuse_training_settings(sets: Sequence[str]) -> None:
+    for text in sets:
+        key = text.partition("=")[0].strip()
+        if key in _OF_TRAINING:
+            raise UsageError(f"convert takes no {key}", _OF_TRAINING[key])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What a run knows of its weights beside its configuration."""
+
+    multi_label: bool
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+
+
+def _kept(weights: Imported, config: RunConfig) -> _Kept:
+    """What stays true of ``config``: scores and thresholds are of one model and one input."""
+    own = weights.own
+    if own is None:
+        return _Kept(config.train.loss == "bce")
+    parts = ("model", "fbank", "length", "data")
+    if all(getattr(config, part) == getattr(own.config, part) for part in parts):
+        return _Kept(own.multi_label, own.metrics, own.thresholds)
+    if own.thresholds:
+        weights.report.notes.append(
+            "decision thresholds are left out: they were chosen with the unchanged model"
+        )
+    return _Kept(own.multi_label)
 
 
 def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
@@ -97,6 +145,9 @@ def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
             f"model.{changed[0]} cannot be changed: it is what the weights are",
             "change patches, positions, pooling or prefix tokens",
         )
+    official = official_settings(weights, config.model.pooling)
+    require_official(official, config.model, base.model)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **official))
     if config.model.grid != source.model.grid:
         return config
     grid = _grid(weights, config)
@@ -127,14 +178,21 @@ def _same_patches(source: RunConfig, config: RunConfig) -> bool:
 def _label_names(weights: Imported, labels: Path | None, count: int) -> tuple[str, ...]:
     if labels is None:
         return weights.label_names or tuple(str(index) for index in range(count))
-    try:
-        lines = labels.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {labels}: {error}", "check --labels") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = _read_labels(labels)
     if len(names) != count:
         raise CheckpointError(
             f"{labels} has {len(names)} names, the classifier of the weights {count} classes",
             "give one name a line, in the order of the classes",
         )
     return names
+
+
+def _read_labels(file: Path) -> tuple[str, ...]:
+    """One name a line, or AudioSet's table of classes."""
+    try:
+        if file.suffix.lower() == ".csv":
+            return tuple(ClassTable.read(file).names)
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"cannot read {file}: {error}", "check --labels") from error
+    return tuple(line.strip() for line in lines if line.strip())

@@ -156,6 +156,6 @@ def pick_device(wanted: str) -> str:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"train.device = {wanted!r} cannot be used here", "use cpu or auto"
+            f"the device {wanted!r} cannot be used here", "--device (or train.device) cpu or auto"
         ) from error
     return wanted
