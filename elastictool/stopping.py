@@ -1,9 +1,9 @@
 """Ctrl-C and other signals as a request that long jobs answer at places of their own choosing.
 
-The first signal is only noted: an exception raised anywhere would leave half a step behind, and
-one that is raised while a C library calls back into Python (as libsndfile does when it writes to
-memory) is printed and lost there. The second signal ends the job at once; what is on the disk
-stays whole, because files are renamed into place.
+The first signal is only noted: an exception raised anywhere would leave half a step behind. The
+second signal ends the job at once; what is on the disk stays whole, because files are renamed into
+place. Where libsndfile calls back into Python, an exception would be printed and lost, and the
+recording called damaged: a signal that comes there comes again a moment later.
 
 SIGTERM asks as Ctrl-C does, and so do SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's
 ``--signal=USR1@60``). These two may come twice or before a SIGTERM, without anybody being
@@ -31,8 +31,9 @@ _ASKING = (signal.SIGINT, signal.SIGTERM)
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 _TELLING = tuple(number for number in (_HANGUP, getattr(signal, "SIGUSR1", None)) if number)
 """Windows has neither."""
-_interrupted = False
-"""A signal has raised KeyboardInterrupt; a C library may have lost it."""
+_LOSING = "vio_"
+"""How soundfile names the functions that libsndfile calls to read and write what is in memory."""
+_AGAIN_S = 0.005
 
 
 class Stopped(Exception):
@@ -51,8 +52,6 @@ class StopRequest:
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        global _interrupted
-        _interrupted = False
         if threading.current_thread() is threading.main_thread():
             for number in (*_ASKING, *filter(_is_heard, _TELLING)):
                 self._former[number] = signal.signal(number, self._note)
@@ -110,8 +109,6 @@ def signals_interrupt() -> Iterator[None]:
 
     Under torchrun SIGTERM is ignored afterwards: it asks all processes to end when one has.
     """
-    global _interrupted
-    _interrupted = False
     caught = [number for number in (*_ASKING, _HANGUP) if number and _is_heard(number)]
     former = {number: signal.signal(number, _interrupt) for number in caught}
     try:
@@ -123,24 +120,29 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def raise_lost_interrupt() -> None:
-    """Where a C library fails: it may have done so because it lost our KeyboardInterrupt.
-
-    Raises:
-        KeyboardInterrupt: It has.
-    """
-    global _interrupted
-    if _interrupted:
-        _interrupted = False
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == _HANGUP:
+        _leave_dead_terminal()
+    if _is_lost(frame):
+        threading.Timer(_AGAIN_S, _signal_main_thread, [number]).start()
+    else:
         raise KeyboardInterrupt
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _interrupted
-    _interrupted = True
-    if number == _HANGUP:
-        _leave_dead_terminal()
-    raise KeyboardInterrupt
+def _signal_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # which also wakes it
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _is_lost(frame: FrameType | None) -> bool:
+    """Whether an exception raised here would end in libsndfile."""
+    while frame is not None:
+        if frame.f_code.co_name.startswith(_LOSING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_heard(number: signal.Signals) -> bool:
@@ -156,7 +158,9 @@ def _leave_dead_terminal() -> None:
             termios.tcgetattr(stream)
         except termios.error as error:
             if error.args[0] == errno.EIO:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 def leave_to_parent() -> None:

@@ -259,8 +259,9 @@ def test_no_memory_for_a_step_names_the_settings(toy_store: PreparedStore, tmp_p
 # Signals
 
 
-def test_sigterm_to_the_whole_group_saves_while_loader_workers_run(
-    toy_store: PreparedStore, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_saves_while_loader_workers_run(
+    toy_store: PreparedStore, tmp_path: Path, number: signal.Signals
 ) -> None:
     many = sets("train.epochs=2000", "train.loader_workers=2")
     child = Child(tmp_path, "train", "--dataset", toy_store.path, "--run-dir", "run", *many)
@@ -268,7 +269,7 @@ def test_sigterm_to_the_whole_group_saves_while_loader_workers_run(
     while not state.exists() and child.process.is_alive():
         time.sleep(0.02)
     assert child.process.pid is not None
-    os.killpg(child.process.pid, signal.SIGTERM)
+    os.killpg(child.process.pid, number)
     assert child.wait() == 130, child.shown()
     assert "everything is saved" in child.shown() and "Traceback" not in child.shown()
     assert load_training_state(state)["state"]["step"] > 0

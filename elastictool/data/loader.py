@@ -184,6 +184,6 @@ def load_undelivered(
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """What reaches the whole process group is the training process's; SIGTERM ends a worker, too."""
+    """What reaches the whole group is for the training process; SIGTERM ends a worker, too."""
     leave_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from elastictool.audio.decode import decode
 from elastictool.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
 from elastictool.files import INFO_NAME
-from elastictool.stopping import raise_lost_interrupt
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""
@@ -360,17 +359,14 @@ class PreparedStore:
 
         Raises:
             DamagedDataError: The bytes are no longer those that ``prep`` has decoded.
-            KeyboardInterrupt: The user's, which libsndfile has lost.
         """
         whole = int(self.num_samples[self._row(index)])
         expected = (whole if stop is None else min(stop, whole)) - start
         try:
             waveform = decode(bytes(self.audio_bytes(index)), start, stop)[0]
         except AudioError as error:
-            raise_lost_interrupt()
             raise self._damaged(index, error.message) from error
         if len(waveform) != expected:
-            raise_lost_interrupt()
             raise self._damaged(index, f"{len(waveform)} samples instead of {expected}")
         return waveform
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from elastictool.progress import SILENT, Progress, Task
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.plan import Plan, Step
 from elastictool.recipes.steps import execute
-from elastictool.stopping import StopRequest, end_with_parent
+from elastictool.stopping import StopRequest, end_with_parent, signals_interrupt
 
 MakePlan = Callable[[], Plan]
 _POLL_S = 0.2
@@ -62,7 +61,7 @@ def _one_by_one(make: MakePlan, plan: Plan, progress: Progress) -> Plan:
         progress.say(f"step {number} of {len(plan.steps)}: {step.name}{left}")
         try:
             execute(step, progress)
-        except Interrupted as error:
+        except (Interrupted, KeyboardInterrupt) as error:
             raise _interrupted(plan) from error
         spent += _weight(costs[step.name])
         plan = make()
@@ -87,7 +86,7 @@ def _side_by_side(make: MakePlan, jobs: int, progress: Progress) -> Plan:
     done = [step for step in plan.steps if step.state == "done"]
     with StopRequest() as stop, progress.task(f"{jobs} jobs", len(plan.steps)) as bar:
         bar.advance(len(done))
-        pool = _Pool(jobs, bar, costs)
+        pool = _Pool(jobs, progress, bar, costs)
         try:
             while True:
                 if not (stop.requested or pool.failures):
@@ -123,8 +122,8 @@ class _Job:
 class _Pool:
     """Processes at work, a step each."""
 
-    def __init__(self, jobs: int, bar: Task, costs: Mapping[str, Cost]) -> None:
-        self._bar, self._costs = bar, costs
+    def __init__(self, jobs: int, progress: Progress, bar: Task, costs: Mapping[str, Cost]) -> None:
+        self._progress, self._bar, self._costs = progress, bar, costs
         self._free = list(range(jobs))
         self._threads = max(1, (os.cpu_count() or 1) // jobs)
         self._gpus = visible_gpus()
@@ -155,6 +154,9 @@ class _Pool:
         """Until a step ends (True), or a moment has passed; hands a stop request on, once."""
         if stop.requested and not self._told:
             self._told = True
+            self._progress.say(
+                f"stopping: {', '.join(self.running)} save what they have; once more ends at once"
+            )
             for job in self.jobs:
                 job.process.terminate()
         ended = wait([job.answer for job in self.jobs], _POLL_S)
@@ -167,6 +169,8 @@ class _Pool:
             error: ElasticToolError | None = job.answer.recv()
         except EOFError:
             error = ElasticToolError(f"{job.step.name} ended without an answer", _SEE_ABOVE)
+            if self._told:  # it had not come to listening
+                error = Interrupted(f"{job.step.name} was interrupted")
         job.process.join()
         self.jobs.remove(job)
         self._free.append(job.slot)
@@ -205,14 +209,14 @@ def work(step: Step, answer: Connection, gpu: str | None, threads: int, parent: 
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_with_parent(parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     error: ElasticToolError | None = None
     try:
-        execute(step)
+        with signals_interrupt():
+            execute(step)
     except ElasticToolError as found:
         error = found
     except KeyboardInterrupt:

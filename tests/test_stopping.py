@@ -1,0 +1,131 @@
+"""Ctrl-C and other signals: asked once, work is saved; asked twice, it ends; none is lost."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastictool.audio.decode import encode
+from elastictool.cli.console import show_error
+from elastictool.errors import Interrupted
+from elastictool.stopping import (
+    Stopped,
+    StopRequest,
+    leave_to_parent,
+    signals_interrupt,
+    stoppable,
+)
+
+TELLING = (signal.SIGHUP, signal.SIGUSR1)
+RATE_HZ = 16_000
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Puts back the handlers that a test has changed."""
+    numbers = (signal.SIGINT, signal.SIGTERM, *TELLING)
+    former = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+class Ringing(io.BytesIO):
+    """A file during whose first reading the user presses Ctrl-C."""
+
+    rung = False
+
+    def readinto(self, buffer: Any) -> int:
+        if not self.rung:
+            self.rung = True
+            signal.raise_signal(signal.SIGINT)
+        return super().readinto(buffer)
+
+
+def test_an_interrupt_that_comes_inside_libsndfile_comes_again_and_damages_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE_HZ).astype(np.float32)
+    file, read = Ringing(encode(noise, RATE_HZ, "flac")), []
+    with signals_interrupt(), pytest.raises(KeyboardInterrupt), soundfile.SoundFile(file) as sound:
+        read.append(len(sound.read()))
+        time.sleep(10)
+    assert file.rung and read == [len(noise)]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *TELLING])
+def test_the_first_signal_of_each_kind_is_a_request(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        stop.check()
+        signal.raise_signal(number)
+        with pytest.raises(Stopped):
+            stop.check()
+
+
+@pytest.mark.parametrize("number", TELLING)
+def test_what_nobody_sends_out_of_impatience_never_ends_at_once(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        for _ in range(3):
+            signal.raise_signal(number)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_nohup_ignores_stays_ignored(as_before: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals_interrupt(), StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        stop.check()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_workers_hear_nothing_that_goes_to_the_whole_group(as_before: None) -> None:
+    leave_to_parent()
+    for number in (signal.SIGINT, *TELLING):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stoppable_block_says_what_became_of_the_work(times: int) -> None:
+    block = stoppable("half is done", "the same command continues")
+    with pytest.raises(Interrupted, match="half is done") as caught, block as stop:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        stop.check()
+    assert caught.value.hint == "the same command continues"
+
+
+def test_an_interrupt_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(Interrupted("half is done", "the same command continues"))
+    assert capsys.readouterr().err == "interrupted: half is done; the same command continues\n"
+
+
+def test_a_terminal_that_is_gone_ends_no_saving(as_before: None) -> None:
+    reader, writer = os.openpty()
+    os.close(reader)  # whoever has shown what was written is no more
+    with pytest.raises(OSError):
+        os.write(writer, b"lost")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(writer, 1)
+            os.dup2(writer, 2)
+            with StopRequest() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                os.write(1, b"saving\n")
+                code = 0 if stop.requested else 2
+        finally:
+            os._exit(code)
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
