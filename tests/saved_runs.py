@@ -30,5 +30,5 @@ def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **len
     run.create(overwrite=False)
     run.write_config(config, store.info.fingerprint)
     names, multi_label = store.info.label_names, store.info.multi_label
-    save_weights(run.best_weights, network, config, names, multi_label, {"epoch": 1})
+    save_weights(run.best_weights, network, config, names, multi_label, {"epoch": 1, "step": 1})
     return path

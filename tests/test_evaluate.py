@@ -6,16 +6,20 @@ import csv
 import dataclasses
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from elastictool.cli.clip_answers import write_predictions
+from elastictool.cli.evaluate import Split, _split
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, ElasticToolError, UsageError
+from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.evaluation.evaluate import (
     class_probabilities,
     evaluate_run,
@@ -23,7 +27,16 @@ from elastictool.evaluation.evaluate import (
     front_end_at,
     save_evaluation,
 )
-from elastictool.training.checkpoint import LoadedRun, load_run
+from elastictool.inference.model import ElasticModel
+from elastictool.inference.recordings import Array
+from elastictool.reporting.evaluation_files import read_evaluation
+from elastictool.reporting.evaluation_text import notes
+from elastictool.reporting.run_report import write_report
+from elastictool.reporting.runs import summarise
+from elastictool.reporting.summary import summary_table
+from elastictool.reporting.tables import EMPTY
+from elastictool.stopping import stoppable
+from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
 from tests.saved_runs import save_run
 
 
@@ -90,6 +103,82 @@ def test_results_are_valid_json_and_a_per_class_table(
     rows = list(csv.DictReader(table.open()))
     assert [row["class"] for row in rows] == store.info.label_names
     assert sum(int(row["positives"]) for row in rows) == read["clips"]
+
+
+def test_scores_of_weights_that_a_run_has_no_more_are_not_shown_as_its_own(
+    tmp_path: Path, store: PreparedStore
+) -> None:
+    path = save_run(tmp_path / "run", store)
+    (path / "metrics.jsonl").write_text("")
+    run = load_run(path)
+    (document, *_) = save_evaluation(path, evaluate_run(run, store), {"checkpoint": "best"})
+    told = json.loads(document.read_text())["weights"]
+    assert told == {"epoch": 1, "step": 1, "sha256": run.weights_sha256}
+    before, (row,) = summarise(path), summary_table([path])[1]
+    assert before.test is not None and not before.problem and row[1] != EMPTY
+    later = {"epoch": 2, "step": 7}
+    save_weights(run.file, run.model, run.config, run.label_names, run.multi_label, later)
+    after, (row,) = summarise(path), summary_table([path])[1]
+    assert after.test is None and row[1] == EMPTY
+    assert list(after.evaluations) == ["test (former weights (step 1, now 7))"]
+    assert "eval_test.json: of weights that the run has no more" in after.problem
+    assert "former weights (step 1, now 7)" in read_evaluation(path, "test").title
+    page = write_report(path)[-1].read_text()
+    assert "former weights (step 1, now 7)" in page
+    save_evaluation(path, evaluate_run(load_run(path), store), {"checkpoint": "best"})
+    assert summarise(path).test is not None
+
+
+def test_clips_that_are_cut_are_counted_and_said(elastic: LoadedRun, store: PreparedStore) -> None:
+    frames = ClipDataset(store, elastic.front_end).native_frames
+    clips = select_clips(store, elastic.config.data, 0).test
+    limit = int(np.sort(frames[clips])[-3])
+    short = dataclasses.replace(elastic, front_end=front_end_at(elastic.front_end, limit))
+    result = evaluate_run(short, store, length="native").document()
+    cut = int((frames[clips] > limit).sum())
+    assert 0 < cut == result["cut_clips"] and result["limit_frames"] == limit
+    assert f"{cut} of {len(clips)} clips were cut at {limit:,} frames" in " ".join(notes(result))
+    assert not [line for line in notes(evaluate_run(elastic, store).document()) if "cut" in line]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_predictions_are_the_scores_of_the_evaluation_and_of_predict(
+    elastic: LoadedRun, store: PreparedStore, tmp_path: Path, suffix: str
+) -> None:
+    result = evaluate_run(elastic, store)
+    file = write_predictions(tmp_path / f"clips.{suffix}", result, elastic, store)
+    if suffix == "csv":
+        rows = list(csv.DictReader(file.open()))
+        truth = [(row["recording"], row["label"]) for row in rows if row["truth"] == "yes"]
+        first = [(row["label"], float(row["score"])) for row in rows if row["rank"] == "1"]
+        assert len(rows) == len(result.scores.clip_ids) * len(elastic.label_names)
+    else:
+        documents = [json.loads(line) for line in file.read_text().splitlines()]
+        truth = [(item["recording"], name) for item in documents for name in item["truth"]]
+        first = [tuple(item["labels"][0].values()) for item in documents]
+    names = elastic.label_names
+    targets = result.scores.targets.argmax(1)
+    assert truth == [(c, names[t]) for c, t in zip(result.scores.clip_ids, targets, strict=True)]
+    clip = int(np.flatnonzero(store.ids == result.scores.clip_ids[0])[0])
+    sound = Array(store.waveform(clip), store.info.sample_rate_hz)
+    (told,) = ElasticModel(elastic).predict(sound, top=1)
+    assert first[0][0] == told.labels[0][0]
+    assert first[0][1] == pytest.approx(told.labels[0][1], abs=1e-5)
+
+
+def test_the_split_has_both_of_its_names_and_the_backend_is_told(
+    elastic: LoadedRun, store: PreparedStore
+) -> None:
+    assert _split("val") is _split("validation") is Split.validation
+    with pytest.raises(UsageError, match="no part"):
+        _split("tset")
+    assert evaluate_run(elastic, store).document()["attention"] == "split"
+
+
+def test_an_evaluation_stops_between_batches(elastic: LoadedRun, store: PreparedStore) -> None:
+    with pytest.raises(Interrupted, match="nothing"), stoppable("nothing is written", "") as stop:
+        signal.raise_signal(signal.SIGINT)
+        evaluate_run(elastic, store, between=stop.check)
 
 
 def test_values_that_are_not_finite_become_null() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TextIO
@@ -33,20 +33,22 @@ class Answers:
         model: That made them.
         top: Classes to name.
         by_window: Tell each window, not recordings alone.
+        truth: The labels that recordings have by name, where they are known: told beside.
     """
 
     model: ElasticModel
     top: int
     by_window: bool
+    truth: Mapping[str, Sequence[str]] | None = None
 
     def tell(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
         """On stdout; ``stopped``: the user did not wait for all of them."""
         if form is Format.json:
-            documents = [self._document(item) for item in found]
+            documents = [self.document(item) for item in found]
             run = str(self.model.run.path)
             print_json({"run": run, "predictions": documents, "interrupted": stopped})
         elif form is Format.csv:
-            self._write_csv(found, sys.stdout)
+            self.write_csv(found, sys.stdout)
         else:
             self._show(found)
 
@@ -74,11 +76,14 @@ class Answers:
         if rows:
             print_table("predictions", columns, rows)
 
-    def _document(self, item: Prediction) -> dict[str, Any]:
+    def document(self, item: Prediction) -> dict[str, Any]:
+        """Of one recording, for JSON."""
         if item.error:
             return {"recording": item.name, "error": item.error}
         whole = self._labels(item.labels, item.decided)
         document = {"recording": item.name, "duration_s": round(item.duration_s, 3)} | whole
+        if self.truth is not None:
+            document["truth"] = list(self.truth[item.name])
         if self.by_window:
             document["windows"] = [
                 {"start_s": piece.start_s, "stop_s": piece.stop_s}
@@ -95,11 +100,13 @@ class Answers:
         }
         return document | ({"decided": list(decided)} if self.model.run.multi_label else {})
 
-    def _write_csv(self, found: Sequence[Prediction], file: TextIO) -> None:
+    def write_csv(self, found: Iterable[Prediction], file: TextIO) -> None:
         """One line a class; ``decided`` is empty for models of one label a clip."""
         writer = csv.writer(file, lineterminator="\n")
         times = ["start_s", "stop_s"] if self.by_window else []
-        writer.writerow(["recording", *times, "rank", "label", "score", "decided", "error"])
+        known = [] if self.truth is None else ["truth"]
+        columns = ["recording", *times, "rank", "label", "score", "decided", "error", *known]
+        writer.writerow(columns)
         for item in found:
             name = readable(item.name)
             if item.error:
@@ -109,7 +116,14 @@ class Answers:
                 when = [f"{piece.start_s:.3f}", f"{piece.stop_s:.3f}"] if times else []
                 for rank, (label, score) in enumerate(piece.labels, start=1):
                     taken = self._taken(label, piece.decided)
-                    writer.writerow([name, *when, rank, label, f"{score:.6f}", taken, ""])
+                    row = [name, *when, rank, label, f"{score:.6f}", taken, ""]
+                    writer.writerow([*row, *self._known(item.name, label)])
+
+    def _known(self, name: str, label: str) -> list[str]:
+        """Whether the recording has the label, where that is known."""
+        if self.truth is None:
+            return []
+        return ["yes" if label in self.truth[name] else "no"]
 
     def _taken(self, label: str, decided: Sequence[str]) -> str:
         if not self.model.run.multi_label:

@@ -13,6 +13,7 @@ import typer
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.errors import UsageError
 from elastictool.files import check_output
+from elastictool.stopping import stoppable
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -26,6 +27,10 @@ class Split(str, Enum):
     test = "test"
     validation = "validation"
     train = "train"
+
+    def __str__(self) -> str:
+        """As it is written on a command line."""
+        return self.value
 
 
 class Checkpoint(str, Enum):
@@ -46,7 +51,27 @@ class Precision(str, Enum):
 DatasetOption = Annotated[
     str, typer.Option("--dataset", "-d", help="Prepared data; by default those of the run.")
 ]
-SplitOption = Annotated[Split, typer.Option(help="Clips, as the run divides the data.")]
+
+
+def _split(text: str) -> Split:
+    """A split by its name, or as prepared data call it: ``val``."""
+    try:
+        return Split("validation" if text == "val" else text)
+    except ValueError:
+        raise UsageError(
+            f"--split {text!r} is no part of the data",
+            f"{', '.join(Split)}: as the run divides them",
+        ) from None
+
+
+SplitOption = Annotated[
+    Split,
+    typer.Option(
+        parser=_split,
+        metavar=f"[{'|'.join(Split)}]",
+        help="Clips, as the run divides the data (also a fraction that it set aside to validate).",
+    ),
+]
 CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoint.")]
 AttentionOption = Annotated[
     str, typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")
@@ -84,6 +109,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder; default that of the run, or FILE_eval/ beside a weights file."),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Also write every clip's scores here, as predict does: .csv or .jsonl."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate a trained run: top-1, top-5, mean class accuracy, mAP, mAUC, d', per class.
@@ -101,35 +130,41 @@ def evaluate(
     for folder in (place, place / "results", place / "figures"):
         check_output(folder)
 
+    from elastictool.cli.clip_answers import check_predictions, write_predictions
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
 
+    if predictions is not None:
+        check_predictions(predictions)
     loaded = open_run(path, which.value, attention, pick_device(device))
     loaded = loaded.at_budget(patch_size, resolution)
     store = open_data(dataset, loaded)
     say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
     tell_other_data([loaded], store)
-    result = evaluate_run(
-        loaded,
-        store,
-        split.value,
-        frames,
-        precision.value,
-        progress=progress(),
-        checkpoint=which.value,
-    )
+    with stoppable("eval writes nothing before its end", "the same command starts again") as stop:
+        result = evaluate_run(
+            loaded,
+            store,
+            split.value,
+            frames,
+            precision.value,
+            progress=progress(),
+            checkpoint=which.value,
+            between=stop.check,
+        )
     about = {
         "checkpoint": which.value,
         "precision": precision.value,
-        "attention": loaded.model.attention,
         "environment": environment(store.info.fingerprint),
     }
     files: list[Path] = []
     try:
         files += save_evaluation(place, result, about)
         files += report_evaluation(place, result.stem)
+        if predictions is not None:
+            files.append(write_predictions(predictions, result, loaded, store))
     finally:  # a full disk must not take the scores along
         if json_output:
             print_json(result.document() | about | {"files": [str(file) for file in files]})

@@ -27,9 +27,8 @@ from elastictool.metrics.thresholds import (
     f1_scores,
     filled,
 )
-from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import LoadedRun
-from elastictool.training.scoring import score_clips
+from elastictool.training.scoring import ScoringOptions, score_clips
 from elastictool.training.thresholds import ChosenThresholds
 
 Source = Literal["weights", "validation", "none"]
@@ -107,16 +106,18 @@ def judge_decisions(
     split: str,
     probabilities: Array,
     targets: npt.ArrayLike,
-    precision: str = "fp32",
-    workers: int = 0,
-    progress: Progress = SILENT,
+    precision: str,
+    how: ScoringOptions,
 ) -> Decisions:
     """Decide on the (S, C) probabilities of the clips of ``split`` and judge the decisions.
 
+    ``precision`` and ``how`` are for scoring validation clips, where those choose thresholds.
+
     Raises:
         ElasticToolError: The scores of the validation clips are NaN.
+        Stopped: By ``how["between"]``.
     """
-    source, thresholds = _thresholds(run, store, precision, workers, progress)
+    source, thresholds = _thresholds(run, store, precision, how)
     default = np.full(len(run.label_names), DEFAULT_THRESHOLD)
     judged = source != "none"
     return Decisions(
@@ -129,7 +130,7 @@ def judge_decisions(
 
 
 def _thresholds(
-    run: LoadedRun, store: PreparedStore, precision: str, workers: int, progress: Progress
+    run: LoadedRun, store: PreparedStore, precision: str, how: ScoringOptions
 ) -> tuple[Source, Array]:
     if run.thresholds:
         return "weights", np.array(run.thresholds)
@@ -137,7 +138,5 @@ def _thresholds(
     if not len(clips):
         return "none", np.full(len(run.label_names), np.nan)
     dataset = ClipDataset(store, run.front_end)
-    scores = score_clips(
-        run.model, dataset, clips, precision, workers=workers, progress=progress, feed=run.feed
-    )
+    scores = score_clips(run.model, dataset, clips, precision, **how)
     return "validation", ChosenThresholds.choose(scores, run.config.train.loss).values

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from elastictool.data.dataset import ClipDataset, FrontEnd
 from elastictool.data.splits import Splits, select_clips
@@ -33,10 +34,11 @@ from elastictool.metrics.classification import (
 )
 from elastictool.metrics.classification import class_probabilities as class_probabilities
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.models.attention.base import choose_attention
 from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.scoring import Scores, score_clips
+from elastictool.training.scoring import Scores, ScoringOptions, score_clips
 
 OWN = "own"
 """The length that a run was trained at: native lengths, or its fixed number of frames."""
@@ -63,6 +65,10 @@ class Evaluation:
         budget: The run's, see ``LoadedRun.at_budget``.
         dataset: Name of the data.
         variant: What else is not the run's own, see ``variant``.
+        cut_clips: Clips longer than ``limit_frames``, of which the rest was not heard.
+        limit_frames: Frames that the model takes of a clip at most.
+        weights: Which ones they were, see ``LoadedRun.weights_record``.
+        attention: The backend that computed.
     """
 
     run: str
@@ -79,6 +85,10 @@ class Evaluation:
     budget: str = ""
     dataset: str = ""
     variant: str = ""
+    cut_clips: int = 0
+    limit_frames: int = 0
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    attention: str = ""
 
     @property
     def stem(self) -> str:
@@ -100,6 +110,8 @@ class Evaluation:
             "clips": self.metrics.clips,
             "tokens": self.scores.tokens,
             "cut_frames": self.scores.cut_frames,
+            "cut_clips": self.cut_clips,
+            "limit_frames": self.limit_frames,
             "seconds": round(self.scores.seconds, 3),
             "metrics": {name: finite(value) for name, value in self.metrics.values.items()},
             "intervals": {
@@ -108,6 +120,8 @@ class Evaluation:
             "left_out": self.metrics.left_out,
             **({"decisions": self.decisions.document()} if self.decisions else {}),
             "trained_on_these_data": self.trained_on_these_data,
+            "weights": dict(self.weights),
+            "attention": self.attention,
             "per_class": self.class_rows(),
         }
 
@@ -245,6 +259,7 @@ def evaluate_run(
     workers: int = 0,
     progress: Progress = SILENT,
     checkpoint: str = "best",
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score a run on one of its splits.
 
@@ -258,20 +273,21 @@ def evaluate_run(
         workers: Loader processes.
         progress: Where to show a bar.
         checkpoint: Which one ``run`` is, for the names of files.
+        between: Called before each batch; may raise ``Stopped``.
 
     Raises:
         CheckpointError: The model's classes are not those of the data.
         UsageError: No such split, or it is empty.
+        Stopped: ``between`` raised it.
         ElasticToolError: The model's scores are NaN.
     """
     clips = split_clips(run, store, split)
     dataset = ClipDataset(store, front_end_at(run.front_end, length))
-    scores = score_clips(
-        run.model, dataset, clips, precision, workers=workers, progress=progress, feed=run.feed
-    )
+    how = ScoringOptions(workers=workers, progress=progress, between=between, feed=run.feed)
+    scores = score_clips(run.model, dataset, clips, precision, **how)
     values = class_probabilities(scores.logits, run.config.train.loss)
     decisions = (
-        judge_decisions(run, store, split, values, scores.targets, precision, workers, progress)
+        judge_decisions(run, store, split, values, scores.targets, precision, how)
         if run.multi_label
         else None
     )
@@ -290,6 +306,22 @@ def evaluate_run(
         budget=run.budget,
         dataset=store.info.name,
         variant=variant(run, store, checkpoint, precision),
+        cut_clips=int((dataset.native_frames[clips] > dataset.front_end.length.most_frames).sum()),
+        limit_frames=dataset.front_end.length.most_frames,
+        weights=run.weights_record,
+        attention=attention_of(run, precision),
+    )
+
+
+def attention_of(run: LoadedRun, precision: str) -> str:
+    """The attention backend that scores clips: what ``auto`` comes to where the model is."""
+    config = run.config.model
+    return choose_attention(
+        run.model.attention,
+        str(next(run.model.parameters()).device),
+        torch.bfloat16 if precision == "bf16" else torch.float32,
+        training=False,
+        head_width=config.width // config.heads,
     )
 
 

@@ -174,7 +174,10 @@ class ElasticModel:
         return self._each(given, self._sizes(rule), rule, progress, stop, self.run.model.embed)
 
     def _probabilities(self, batch: PackedBatch) -> Tensor:
-        logits: Tensor = self.run.model(batch).float()
+        return self.probabilities(self.run.model(batch).float())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(S, C) of S clips: a class by itself, or all together 1 where a clip has one label."""
         return logits.sigmoid() if self.run.multi_label else logits.softmax(dim=1)
 
     @property

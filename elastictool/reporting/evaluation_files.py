@@ -13,6 +13,7 @@ from elastictool.errors import ElasticToolError
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.summary import main_metric
 from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
+from elastictool.training.weights_header import former_weights
 
 Document = dict[str, Any]
 
@@ -58,13 +59,19 @@ class EvaluationFile:
         length = {"own": "", "native": ", native lengths"}.get(
             self.document["length"], f", {self.document['length']} frames"
         )
-        others = "".join(f", {other}" for other in self.others)
+        others = "".join(f", {other}" for other in filter(None, [*self.others, self.former]))
         renamed = (self.run_dir / "config.yaml").is_file()  # a run is called as its folder is
         return (
             f"{self.document['model']} ({self.run_dir.name if renamed else self.document['run']}), "
             f"{self.document['split']} split{length}{others}, "
             f"{counted(self.document['clips'], 'clip')}"
         )
+
+    @property
+    def former(self) -> str:
+        """In words which weights it is of, where the run has others by now; else empty."""
+        checkpoint = str(self.document.get("checkpoint", "best"))
+        return former_weights(self.run_dir, checkpoint, self.document.get("weights"))
 
     @property
     def others(self) -> list[str]:

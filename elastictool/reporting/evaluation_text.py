@@ -49,6 +49,12 @@ def notes(document: dict[str, Any]) -> list[str]:
         for what, count in document.get("left_out", {}).items()
         if count
     ]
+    if document.get("cut_clips"):
+        clips, limit = counted(document["clips"], "clip"), document["limit_frames"]
+        lines.append(
+            f"{document['cut_clips']:,} of {clips} were cut at {limit:,} frames: what comes after "
+            "that was not heard"
+        )
     if document["metrics"]["dprime"] is None:
         lines.append(
             "d′ is infinite or undefined: mAUC is exactly 0 or 1, or no class could be ranked"

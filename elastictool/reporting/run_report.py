@@ -131,6 +131,8 @@ def _evaluation(run_dir: Path, stem: str, shown: set[Path]) -> list[str]:
         title = evaluation.title
     except (ElasticToolError, KeyError, TypeError, ValueError, IndexError) as error:
         return _section(stem, [html.element("p", f"eval_{stem}.json: {error}", "problem")])
+    if evaluation.former:
+        remarks.append(html.element("p", evaluation.former, "problem"))
     if document.get("trained_on_these_data") is False:
         remarks.append(html.element("p", "not the data that the run was trained on", "problem"))
     figures = run_dir / "figures"

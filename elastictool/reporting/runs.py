@@ -228,9 +228,9 @@ def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:
 
 
 def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
-    """The main score of each evaluation, and what is wrong with those that have none."""
+    """The main score of each evaluation, and what is wrong with some of them."""
     scores: dict[str, Score] = {}
-    problems = []
+    problems, former = [], []
     for stem in evaluation_stems(path):
         try:
             evaluation = read_evaluation(path, stem)
@@ -238,18 +238,24 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
             low, high = document["intervals"].get(name) or (None, None)
             score = Score(name, document["metrics"][name], low, high)
             scores[_key(evaluation)] = score
+            former += [f"eval_{stem}.json"] if evaluation.former else []
         except (ElasticToolError, KeyError, TypeError, ValueError) as error:
             problems.append(f"eval_{stem}.json: {error}")
+    if former:
+        again = f"make them anew: elastictool eval {path}"
+        problems.append(f"{', '.join(former)}: of weights that the run has no more; {again}")
     return scores, "; ".join(problems)
 
 
 def _key(evaluation: EvaluationFile) -> str:
-    """What an evaluation is listed as.
+    """What an evaluation is listed as: not as the run's own score where it is none.
 
     Files of before names said it may hold other data or weights under the name of the run's own.
     """
-    stem, others = evaluation.stem, evaluation.others
-    return f"{stem} ({', '.join(others)})" if others and "_" not in stem else stem
+    stem = evaluation.stem
+    others = [] if "_" in stem else evaluation.others
+    words = ", ".join(filter(None, [*others, evaluation.former]))
+    return f"{stem} ({words})" if words else stem
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:

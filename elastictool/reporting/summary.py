@@ -15,6 +15,7 @@ from elastictool.config import RunConfig
 from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
 from elastictool.settings import from_dict, read_yaml
+from elastictool.training.weights_header import former_weights
 
 
 def summary_table(
@@ -65,8 +66,9 @@ def _rows(
 def _own(path: Path, split: str, points: Sequence[SweepPoint]) -> tuple[str, str]:
     """The run's own-length score with interval, and its tokens a clip."""
     evaluation = path / "results" / f"eval_{split}.json"
-    if evaluation.is_file():
-        document = read_json(evaluation)
+    document = read_json(evaluation) if evaluation.is_file() else {}
+    former = former_weights(path, document.get("checkpoint", "best"), document.get("weights"))
+    if document and not former:
         metric = points[0].metric if points else main_metric(document)
         score = metric_text(metric, document["metrics"][metric], document["intervals"].get(metric))
         return score, f"{document['tokens'] / document['clips']:.0f}"

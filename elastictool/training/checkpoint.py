@@ -35,6 +35,7 @@ from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.own_file import read_metadata, require_fit
 from elastictool.pretrained.source import OWN_FORMAT
 from elastictool.settings import to_dict
+from elastictool.training.weights_header import moment_of
 
 Which = Literal["best", "last", "averaged"]
 
@@ -85,6 +86,11 @@ class LoadedRun:
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def weights_record(self) -> dict[str, Any]:
+        """What tells these weights from others, for the results that they give."""
+        return moment_of(dict(self.metrics)) | {"sha256": self.weights_sha256}
 
     def at_budget(
         self, patch_size: int | None = None, compression: float | None = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,15 @@ class Scores:
     tokens: int
     cut_frames: int
     seconds: float
+
+
+class ScoringOptions(TypedDict, total=False):
+    """What ``score_clips`` takes beside model and clips."""
+
+    workers: int
+    progress: Progress
+    between: Callable[[], None]
+    feed: Feed
 
 
 def score_clips(
