@@ -4,14 +4,14 @@ Table 1), temporal resolution (ElasticAST, Figure 5) or pooling (ElasticAST, Tab
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import print_json, progress, say
 from elastictool.cli.evaluate import (
     AttentionOption,
     Checkpoint,
@@ -30,15 +30,16 @@ from elastictool.cli.evaluate import (
     tell_other_data,
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
+from elastictool.cli.sweep_results import SweepFiles, show_points
 from elastictool.errors import UsageError
 from elastictool.files import check_output
+from elastictool.stopping import stoppable
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
     from elastictool.training.checkpoint import LoadedRun, Which
 
 
-DEFAULT_LENGTHS = "256:3072"
 MOST_POINTS = 2_000
 PATCH_STEP = 8
 """Between the patch sizes of a range that names no step."""
@@ -88,8 +89,8 @@ def sweep(
     lengths: Annotated[
         str,
         typer.Option(
-            help="Frames: start:stop[:step], both ends included, or a comma list; "
-            "256:3072 where nothing is named."
+            help="Frames: start:stop[:step], both ends included, or a comma list; a dozen up to "
+            "the longest clip where nothing is named."
         ),
     ] = "",
     patch_sizes: Annotated[
@@ -136,6 +137,9 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder; default results/ and figures/ of the first run.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin the files anew; else points are added.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate runs at a series of lengths, patch sizes or resolutions, and each at its own.
@@ -143,7 +147,8 @@ def sweep(
     ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
     positions are resized for other patch sizes. At another resolution all see as many seconds as
     in training. Each clip is decoded once. Writes a CSV, a figure (PNG, SVG) and the first run's
-    report.html.
+    report.html; points of an earlier sweep of the same weights and data stay. Ctrl-C keeps what is
+    scored, and the same command continues.
 
     Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
 
@@ -163,14 +168,15 @@ def sweep(
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
-    _check_number(option, values, len(paths))
     place = results_place(paths[0])
     for folder in [out] if out else [place, place / "results", place / "figures"]:
         check_output(folder)
 
-    from elastictool.evaluation.evaluate import variant
+    from elastictool.evaluation.evaluate import attention_of, variant
     from elastictool.evaluation.resolutions import shortest_shift_ms
-    from elastictool.evaluation.sweep_axes import sweep_axis
+    from elastictool.evaluation.sweep import known_metric
+    from elastictool.evaluation.sweep_axes import default_lengths, sweep_axis
+    from elastictool.reporting.former_sweep import document_of, former_points, merged
     from elastictool.reporting.run_report import write_report
     from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
@@ -182,6 +188,8 @@ def sweep(
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     tell_other_data([*loaded, *averaged], store)
+    values = values or default_lengths(loaded, store, split.value)
+    _check_number(option, values, len(paths))
     kind = (pooling_kind or PoolingKind.average).value
     base_shift_ms = base_shift or shortest_shift_ms(loaded)
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
@@ -191,41 +199,74 @@ def sweep(
         "--pooling": (f"{kind}_pooling", {"kind": kind}),
     }
     axis, special = chosen[option]
-    points = sweep_axis(
-        axis,
-        loaded,
-        store,
-        values,
-        along=axes.value,
-        base_shift_ms=base_shift_ms,
-        split=split.value,
-        metric=metric,
-        precision=precision.value,
-        progress=progress(),
-        ensemble=averaged,
-    )
+    suffix = variant(loaded[0], store, which.value, precision.value)
+    files = SweepFiles.of(axis, split.value, out, place, suffix)
     about = {
         "split": split.value,
+        "metric": known_metric(metric, store.info.multi_label),
         "checkpoint": which.value,
         "precision": precision.value,
         "dataset": store.info.name,
+        "data_fingerprint": store.info.fingerprint,
+        "weights": {run.name: run.weights_record for run in [*loaded, *averaged]},
+        "attention": attention_of(loaded[0], precision.value),
         "environment": environment(store.info.fingerprint),
         **special,
     }
-    suffix = variant(loaded[0], store, which.value, precision.value)
-    files: list[Path] = []
+    former = [] if overwrite else former_points(files.document, about)
+    with stoppable(
+        f"what is scored so far is in {files.unfinished}", "the same command continues there"
+    ) as stop:
+        new = sweep_axis(
+            axis,
+            loaded,
+            store,
+            values,
+            along=axes.value,
+            base_shift_ms=base_shift_ms,
+            split=split.value,
+            metric=metric,
+            precision=precision.value,
+            progress=progress(),
+            ensemble=averaged,
+            known=former,
+            keep=files.unfinished,
+            between=stop.check,
+        )
+    points = merged(former, new)
+    shown = _asked(points, new, {run.name for run in loaded}, values)
+    if len(shown) > len(new):
+        say(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
+    written: list[Path] = []
     try:
-        files += _write(points, about, out, place, suffix)
-        files += write_report(place) if out is None else []
+        written += files.write(points, about)
+        written += write_report(place) if out is None else []
     finally:  # a full disk must not take the scores along
         if json_output:
-            print_json(_document(points) | about | {"files": [str(file) for file in files]})
+            names = [str(file) for file in written]
+            print_json(document_of(shown) | about | {"files": names})
         else:
-            _show(points, files)
+            show_points(shown, written)
+
+
+def _asked(
+    points: Sequence[SweepPoint],
+    new: Sequence[SweepPoint],
+    runs: Collection[str],
+    values: Sequence[float],
+) -> list[SweepPoint]:
+    """Of all ``points`` those that the command names, known already or ``new``."""
+    wanted = {point.identity for point in new}
+    return [
+        point
+        for point in points
+        if point.identity in wanted
+        or (point.run in runs and (point.native or point.x in set(values)))
+    ]
 
 
 def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
-    """The one sweep that is asked for, lengths where none is, and its values."""
+    """The one sweep that is asked for, lengths where none is, and its values; none: by the data."""
     given = [option for option, text in asked.items() if text] or ["--lengths"]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are {len(given)} sweeps", "give one of them")
@@ -234,7 +275,7 @@ def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
     if option == "--resolutions":
         return option, parse_fractions([text], option, RESOLUTION_STEP)
     if option == "--lengths":
-        return option, parse_lengths(text or DEFAULT_LENGTHS)
+        return option, parse_lengths(text) if text else ()
     return option, parse_numbers([text], option, PATCH_STEP if option == "--patch-sizes" else 1)
 
 
@@ -303,71 +344,3 @@ def _load(
     loaded = [open_run(path, which, attention, device, **variant) for variant in variants]
     no_grid = loaded[0].config.model.positions != "grid"
     return loaded[:1] if no_grid and "position_fit" in variants[0] else loaded
-
-
-def _write(
-    points: Sequence[SweepPoint], about: dict[str, Any], out: Path | None, run: Path, suffix: str
-) -> list[Path]:
-    """CSV and JSON beside the other results, the figure beside the other figures.
-
-    In a run's own folder, names say what is not the run's own (``suffix``), as those of ``eval``.
-    """
-    from elastictool.evaluation.points import AXES, write_points
-    from elastictool.files import write_json
-    from elastictool.reporting.sweep_figure import plot_sweep
-    from elastictool.reporting.tables import counted
-
-    split = about["split"]
-    words = ("" if split == "test" else split, suffix if out is None else "")
-    stem = "_".join((AXES[points[0].axis].stem, *filter(None, words)))
-    results, figures = (out, out) if out is not None else (run / "results", run / "figures")
-    table, document = results / f"{stem}.csv", results / f"{stem}.json"
-    write_points(table, points)
-    write_json(document, _document(points) | about)
-    title = f"{about['dataset']}, {counted(points[0].clips, f'{split} clip')}"
-    return [table, document, *plot_sweep(points, figures / stem, title)]
-
-
-def _document(points: Sequence[SweepPoint]) -> dict[str, Any]:
-    import dataclasses
-
-    from elastictool.evaluation.evaluate import finite
-
-    plain = [dataclasses.asdict(point) for point in points]
-    return {
-        "points": [
-            {
-                name: finite(value) if isinstance(value, float) else value
-                for name, value in point.items()
-            }
-            for point in plain
-        ]
-    }
-
-
-def _show(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
-    """One column a model, one row a swept value; intervals and cost are in the CSV."""
-    from elastictool.evaluation.points import AXES
-    from elastictool.metrics.classification import METRIC_LABELS
-    from elastictool.reporting.sweep_figure import series_of
-    from elastictool.reporting.tables import EMPTY, counted, metric_text
-
-    series = series_of(points)
-    axis = AXES[points[0].axis]
-    values = sorted({point.x for point in points if not point.native})
-
-    def row(title: str, value: float | None) -> list[str]:
-        cells = [title]
-        for members in series.values():
-            found = [p for p in members if (None if p.native else p.x) == value]
-            cells.append(metric_text(found[0].metric, found[0].value) if found else EMPTY)
-        return cells
-
-    unit = "" if points[0].metric == "dprime" else ", %"
-    print_table(
-        f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}",
-        [axis.column, *series],
-        [row(axis.own, None), *(row(f"{value:g}", value) for value in values)],
-    )
-    for file in files:
-        say(f"wrote {file}")

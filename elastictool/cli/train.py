@@ -125,20 +125,17 @@ def train(
     for file in files:
         say(f"wrote {file}")
     if not dry_run:
-        longest = config.fbank.num_frames(int(store.num_samples.max()))
-        axis = _axis(config, longest)
-        say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")
+        sweep = " ".join(filter(None, ("elastictool sweep", str(path), _axis(config))))
+        say(f"next: elastictool eval {path}, {sweep}")
 
 
-def _axis(config: RunConfig, longest: int) -> str:
-    """The sweep that shows what the run was trained for, on clips of up to ``longest`` frames."""
+def _axis(config: RunConfig) -> str:
+    """Options of the sweep that shows what the run was trained for; none for lengths."""
     resolution = config.augment.resolution
     if config.flexi.sizes:
         return "--patch-sizes 8:48:8"
     if not resolution.compressions:
-        width = config.model.patch_size[1]
-        most = max(1, min(longest, config.length.max_frames) // width)
-        return f"--lengths {max(1, round(most / 12)) * width}:{most * width}"
+        return ""
     if resolution.reduction == "shift":
         return "--resolutions 1:4:0.2"
     return f"--pooling 1,2,3,4 --pooling-kind {resolution.reduction}"

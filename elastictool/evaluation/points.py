@@ -90,6 +90,10 @@ AXES = {
 }
 
 
+Identity = tuple[str, str, str, float | None]
+"""Of a point: run, ways of fitting positions and kernels, value (None: the run's own)."""
+
+
 @dataclass(frozen=True)
 class SweepPoint:
     """One model at one value of what is swept.
@@ -140,6 +144,11 @@ class SweepPoint:
     def x(self) -> float:
         """Its place on the axis."""
         return self.setting or self.length_frames
+
+    @property
+    def identity(self) -> Identity:
+        """What tells it from the other points of a sweep."""
+        return (self.run, self.positions, self.resize, None if self.native else self.x)
 
     @property
     def shift_ms(self) -> float:

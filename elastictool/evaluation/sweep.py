@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from elastictool.audio.analysis import Analysis
 from elastictool.config import PatchAxes
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
+from elastictool.data.dataset import FrontEnd
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
-from elastictool.evaluation.cost import forward_flops
-from elastictool.evaluation.evaluate import class_probabilities, split_clips
+from elastictool.evaluation.evaluate import split_clips
+from elastictool.evaluation.kept_scores import KeptScores
 from elastictool.evaluation.points import AXES, SweepPoint, model_label
+from elastictool.evaluation.sweep_chunks import Probabilities, Setting, Targets, score_chunk
 from elastictool.metrics.classification import (
     METRIC_LABELS,
     classification_metrics,
@@ -40,10 +37,9 @@ from elastictool.metrics.classification import (
 )
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.packing.grid import patch_size_along
-from elastictool.progress import SILENT, Progress, Task
+from elastictool.progress import SILENT, Progress
 from elastictool.registry import nearest_hint
 from elastictool.training.checkpoint import LoadedRun
-from elastictool.training.scoring import Scores, score_clips
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,10 +49,6 @@ CHUNK_CLIPS = 32
 3,072 frames, because one analysis after the other is scored."""
 
 
-Views = tuple[ClipView, ...]
-Indices = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float64]
-Targets = npt.NDArray[np.float32]
 Along = PatchAxes | Literal["auto"]
 """Axes along which a patch size counts; ``auto`` is what a run was trained with, else both."""
 
@@ -69,6 +61,9 @@ class SweepOptions(TypedDict, total=False):
     precision: str
     progress: Progress
     ensemble: Sequence[LoadedRun]
+    known: Collection[SweepPoint]
+    keep: Path | None
+    between: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -84,67 +79,6 @@ class Swept:
     axis: str
     at: Callable[[LoadedRun, float], FrontEnd]
     own: Callable[[LoadedRun, int], float]
-
-
-@dataclass
-class _Setting:
-    """One run at one value of the axis (None: its own) on its clips, and what they gave so far."""
-
-    run: LoadedRun
-    front_end: FrontEnd
-    value: float | None
-    clips: Indices
-    views: list[ClipView] = field(default_factory=list)
-    scores: list[Scores] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """For the progress bar."""
-        return f"{self.run.name} at {f'{self.value:g}' if self.value else 'its own setting'}"
-
-    @property
-    def front_end_but_length(self) -> FrontEnd:
-        """With the run's own length: what a length does to a clip is in its view."""
-        return dataclasses.replace(self.front_end, length=self.run.front_end.length)
-
-    def views_of(self, chunk: Indices, store: PreparedStore) -> Views:
-        """Views of those clips of ``chunk`` that the run is evaluated on."""
-        count = self.front_end.analysis.num_frames
-        return tuple(
-            self.front_end.view(clip, count(int(store.num_samples[clip])))
-            for clip in np.intersect1d(chunk, self.clips).tolist()
-        )
-
-    def add(self, views: Views, scores: Scores) -> None:
-        """Keep the scores of a chunk."""
-        self.views.extend(views)
-        self.scores.append(scores)
-
-    def answers(self) -> tuple[Probabilities, Targets]:
-        """(S, C) probabilities and targets in the order of the store, as in ``eval``."""
-        order = np.argsort([view.clip for view in self.views])
-        logits = np.concatenate([scores.logits for scores in self.scores])[order]
-        targets = np.concatenate([scores.targets for scores in self.scores])[order]
-        return class_probabilities(logits, self.run.config.train.loss), targets
-
-    def gflops(self) -> float:
-        """For all clips, in 1e9 operations."""
-        model, size = self.run.config.model, self.front_end.patch_size
-        counts = Counter(self.front_end.num_patches(view) for view in self.views)
-        return sum(n * forward_flops(model, count, size) for count, n in counts.items()) / 1e9
-
-
-class _AnalysedClips(ClipDataset):
-    """Clips whose log-mel frames are already in memory."""
-
-    def __init__(
-        self, store: PreparedStore, front_end: FrontEnd, frames: Mapping[int, Tensor]
-    ) -> None:
-        super().__init__(store, front_end)
-        self._analysed = frames
-
-    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
-        return self._analysed[view.clip], view
 
 
 def sweep_lengths(
@@ -209,6 +143,9 @@ def sweep(
     precision: str = "fp32",
     progress: Progress = SILENT,
     ensemble: Sequence[LoadedRun] = (),
+    known: Collection[SweepPoint] = (),
+    keep: Path | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> list[SweepPoint]:
     """Score every run at every value of an axis, and at its own.
 
@@ -222,27 +159,39 @@ def sweep(
         precision: ``fp32`` or ``bf16``.
         progress: Where to show a bar.
         ensemble: Runs whose probabilities, each at its own setting, are averaged as one more row.
+        known: Points of these runs on these data, of an earlier sweep: not scored again.
+        keep: Folder for what is scored so far; the same sweep goes on from there.
+        between: Called between batches; may raise ``Stopped``.
 
     Returns:
         For each run its own point (``native``), then its points by value; the ensemble last.
+        Without those that are known.
 
     Raises:
         CheckpointError: A model's classes are not those of the data.
         UsageError: No run, no such split or metric, a value below the axis' least, or an
             ensemble whose members are evaluated on different clips.
         ElasticToolError: A model's scores are NaN.
+        Stopped: ``between`` raised it.
     """
     metric = _checked(swept.axis, runs, values, metric, store.info.multi_label)
-    settings = [s for run in runs for s in _settings(run, store, swept, values, split)]
+    done = {point.identity for point in known}
+    asked = [s for run in runs for s in _settings(run, store, swept, values, split)]
+    settings = [setting for setting in asked if setting.identity not in done]
     members = [_settings(run, store, swept, (), split)[0] for run in ensemble]
     _check_members(members)
     scored = [*settings, *members]
+    if not scored:
+        return []
+    kept = KeptScores(keep, store, precision, progress)
     everything = np.unique(np.concatenate([setting.clips for setting in scored]))
     order = everything[np.argsort(store.num_samples[everything], kind="stable")]
     total = sum(len(setting.clips) for setting in scored)
     with progress.task(f"sweeping {len(scored)} points", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
-            _score_chunk(scored, store, order[first : first + CHUNK_CLIPS], precision, bar)
+            between()
+            chunk = order[first : first + CHUNK_CLIPS]
+            score_chunk(scored, store, chunk, precision, bar, kept, between)
     points = [_point(swept, setting, metric) for setting in settings]
     return points + ([_ensemble_point(swept, members, metric)] if members else [])
 
@@ -250,6 +199,19 @@ def sweep(
 def no_run() -> UsageError:
     """The error of a sweep without runs."""
     return UsageError("there is no run to sweep", "train one: elastictool train")
+
+
+def known_metric(metric: str, multi_label: bool) -> str:
+    """The name of the metric that ``metric`` stands for.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if metric == "auto":
+        return "map" if multi_label else "top1"
+    if metric not in METRIC_LABELS:
+        raise UsageError(f"unknown metric {metric!r}", nearest_hint(metric, list(METRIC_LABELS)))
+    return metric
 
 
 def _checked(
@@ -261,22 +223,21 @@ def _checked(
     if any(value < least for value in values):
         what = axis.replace("_", " ")
         raise UsageError(f"a {what} of {min(values)} is no {what}", f"use {least:g} or more")
-    if metric == "auto":
-        return "map" if multi_label else "top1"
-    if metric not in METRIC_LABELS:
-        raise UsageError(f"unknown metric {metric!r}", nearest_hint(metric, list(METRIC_LABELS)))
-    return metric
+    return known_metric(metric, multi_label)
 
 
 def _settings(
     run: LoadedRun, store: PreparedStore, swept: Swept, values: Sequence[float], split: str
-) -> list[_Setting]:
+) -> list[Setting]:
     clips = split_clips(run, store, split)
-    others = [_Setting(run, swept.at(run, value), value, clips) for value in sorted(set(values))]
-    return [_Setting(run, run.front_end, None, clips), *others]
+    others = [(swept.at(run, value), value) for value in sorted(set(values))]
+    return [
+        Setting(swept.axis, run, front_end, value, clips)
+        for front_end, value in [(run.front_end, None), *others]
+    ]
 
 
-def _check_members(members: Sequence[_Setting]) -> None:
+def _check_members(members: Sequence[Setting]) -> None:
     if len(members) == 1:
         raise UsageError("an ensemble of one run is that run", "name two runs or more")
     for member in members[1:]:
@@ -289,51 +250,7 @@ def _check_members(members: Sequence[_Setting]) -> None:
             )
 
 
-def _score_chunk(
-    settings: Sequence[_Setting], store: PreparedStore, chunk: Indices, precision: str, bar: Task
-) -> None:
-    """Score a chunk of clips at all settings; equal views of one run are scored once."""
-    views = [setting.views_of(chunk, store) for setting in settings]
-    waveforms = _waveforms(settings, views, store)
-    known: dict[tuple[int, FrontEnd, Views], Scores] = {}
-    for analysis, members in _by_analysis(settings, views).items():
-        clips = {view.clip for _, wanted in members for view in wanted}
-        frames = {clip: analysis.frames(waveforms[clip]) for clip in clips}
-        for setting, wanted in members:
-            key = (id(setting.run), setting.front_end_but_length, wanted)
-            if key not in known:
-                analysed = _AnalysedClips(store, setting.front_end, frames)
-                known[key] = score_clips(
-                    setting.run.model, analysed, [view.clip for view in wanted], precision
-                )
-            setting.add(wanted, known[key])
-            bar.advance(len(wanted), setting.label)
-
-
-def _waveforms(
-    settings: Sequence[_Setting], views: Sequence[Views], store: PreparedStore
-) -> dict[int, Tensor]:
-    """The samples of each clip that its views need, decoded once."""
-    stops: dict[int, int] = {}
-    for setting, wanted in zip(settings, views, strict=True):
-        for view in wanted:
-            stop = setting.front_end.analysis.samples_for(view.num_frames)
-            stops[view.clip] = max(stops.get(view.clip, 0), stop)
-    return {clip: torch.from_numpy(store.waveform(clip, 0, stop)) for clip, stop in stops.items()}
-
-
-def _by_analysis(
-    settings: Sequence[_Setting], views: Sequence[Views]
-) -> dict[Analysis, list[tuple[_Setting, Views]]]:
-    """Settings that share their log-mel frames, each with its views (those that have any)."""
-    groups: dict[Analysis, list[tuple[_Setting, Views]]] = {}
-    for setting, wanted in zip(settings, views, strict=True):
-        if wanted:
-            groups.setdefault(setting.front_end.analysis, []).append((setting, wanted))
-    return groups
-
-
-def _point(swept: Swept, setting: _Setting, metric: str) -> SweepPoint:
+def _point(swept: Swept, setting: Setting, metric: str) -> SweepPoint:
     run, front_end, axis = setting.run, setting.front_end, swept.axis
     value, interval = _metric(*setting.answers(), metric)
     longest = max(view.total_frames for view in setting.views)
@@ -351,15 +268,15 @@ def _point(swept: Swept, setting: _Setting, metric: str) -> SweepPoint:
         tokens=sum(scores.tokens for scores in setting.scores),
         seconds=sum(scores.seconds for scores in setting.scores),
         gflops=setting.gflops(),
-        positions=run.config.model.position_fit if run.config.model.positions == "grid" else "",
+        positions=setting.ways[0],
         native=setting.value is None,
         axis=axis,
         setting=float(swept.own(run, frames) if setting.value is None else setting.value),
-        resize=run.config.model.resize if axis == "patch_size" else "",
+        resize=setting.ways[1],
     )
 
 
-def _ensemble_point(swept: Swept, members: Sequence[_Setting], metric: str) -> SweepPoint:
+def _ensemble_point(swept: Swept, members: Sequence[Setting], metric: str) -> SweepPoint:
     """The mean of the members' probabilities; cost is the sum of theirs."""
     parts = [_point(swept, member, metric) for member in members]
     answers = [member.answers() for member in members]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
+from elastictool.evaluation.evaluate import split_clips
 from elastictool.evaluation.points import AXES, SweepPoint
 from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
 from elastictool.evaluation.sweep import Along, SweepOptions, sweep_lengths, sweep_patch_sizes
@@ -15,6 +16,29 @@ from elastictool.training.checkpoint import LoadedRun
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+STEPS = 12
+"""Lengths of a sweep for which nobody has named any."""
+
+
+def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str) -> list[int]:
+    """About a dozen numbers of frames up to the longest clip of ``split``, whole patches.
+
+    Models that take native lengths were not trained beyond their cap, so nothing lies beyond it.
+    Split, frames and patches are those of the first run.
+
+    Raises:
+        CheckpointError: The model's classes are not those of the data.
+        UsageError: The split is empty.
+    """
+    front_end = runs[0].front_end
+    longest = int(store.num_samples[split_clips(runs[0], store, split)].max())
+    frames = front_end.analysis.num_frames(longest)
+    caps = [run.front_end.length.max_frames for run in runs if not run.front_end.pads]
+    width = front_end.patch_size[1]
+    most = max(1, min(frames, max(caps, default=frames)) // width)
+    return sorted({max(1, round(most * step / STEPS)) * width for step in range(1, STEPS + 1)})
 
 
 def sweep_axis(

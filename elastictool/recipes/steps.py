@@ -2,8 +2,8 @@
 call, with the paths that the plan has worked out.
 
 A step writes what it makes into its folder and, last of all, the marker that says that it is
-finished and what it took. A step that is stopped before that is begun again, a training continues
-where it was saved, and prep takes over finished shards.
+finished and what it took. A step that is stopped before that is begun again; but a training or a
+sweep continues where it was, and prep takes over finished shards.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from elastictool.recipes.plan import MARKER, Kind, Step
 from elastictool.reporting.tables import read_json
 
 POINTS, EVALUATION, TOKENS, DURATIONS = "points.csv", "eval.json", "tokens.json", "durations.json"
+UNFINISHED = "sweep.unfinished"
 
 
 def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
 def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
+    from elastictool.evaluation.kept_scores import forget
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.training.checkpoint import load_run
@@ -164,8 +166,10 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
         base_shift_ms=settings["base_shift_ms"],
         precision=settings["precision"],
         progress=progress,
+        keep=step.path / UNFINISHED,
     )
     write_points(step.path / POINTS, points)
+    forget(step.path / UNFINISHED)
     return {"clips": points[0].clips, "environment": environment()}
 
 

@@ -22,6 +22,7 @@ from elastictool.reporting.evaluation_text import class_table, notes, score_rows
 from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
+from elastictool.training.weights_header import former_weights
 
 REPORT_NAME = "report.html"
 
@@ -160,7 +161,19 @@ def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
     points = html.folded("every point", html.table(columns, rows))
     what = _swept_clips(path.stem.removeprefix(axis.stem).strip("_"))
-    return _section(f"Sweep of {axis.values}, {what}", [*pictures, points])
+    former = _former_sweep(run_dir, path.with_suffix(".json"))
+    remarks = [html.element("p", former, "problem")] if former else []
+    return _section(f"Sweep of {axis.values}, {what}", [*remarks, *pictures, points])
+
+
+def _former_sweep(run_dir: Path, path: Path) -> str:
+    """In words of which weights a sweep is, where the run has others by now."""
+    try:
+        document = read_json(path)
+        weights = document["weights"].get(run_dir.name)
+        return former_weights(run_dir, document["checkpoint"], weights)
+    except (ElasticToolError, KeyError, TypeError, AttributeError):
+        return ""  # a sweep of before they said it
 
 
 def _swept_clips(suffix: str) -> str:

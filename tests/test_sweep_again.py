@@ -1,0 +1,208 @@
+"""A sweep that is stopped, extended or repeated: nothing is lost, and nothing is mixed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elastictool.cli.app import app
+from elastictool.data.prepare import prepare
+from elastictool.data.splits import select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.errors import Interrupted, UsageError
+from elastictool.evaluation.points import SweepPoint, read_points
+from elastictool.evaluation.sweep import sweep_lengths
+from elastictool.evaluation.sweep_axes import default_lengths
+from elastictool.reporting.former_sweep import document_of, former_points, merged
+from elastictool.reporting.run_report import write_report
+from elastictool.stopping import Stopped
+from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
+from tests.saved_runs import save_run
+
+LENGTHS = (24, 96)
+Decoded = Counter[int]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
+    return prepare("synth", out=tmp_path_factory.mktemp("data"), limit=36)
+
+
+@pytest.fixture
+def path(tmp_path: Path, store: PreparedStore) -> Path:
+    return save_run(tmp_path / "elastic", store)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
+    """How often each clip was decoded."""
+    counted: Decoded = Counter()
+    read = PreparedStore.waveform
+
+    def counting(self: PreparedStore, index: int, *limits: int) -> object:
+        counted[int(index)] += 1
+        return read(self, index, *limits)
+
+    monkeypatch.setattr(PreparedStore, "waveform", counting)
+    return counted
+
+
+def without_times(points: list[SweepPoint]) -> list[SweepPoint]:
+    return [dataclasses.replace(point, seconds=0.0) for point in points]
+
+
+def stop_at(call: int) -> Callable[[], None]:
+    calls = iter(range(1, 10**6))
+
+    def between() -> None:
+        if next(calls) == call:
+            raise Stopped
+
+    return between
+
+
+def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
+    path: Path,
+    store: PreparedStore,
+    tmp_path: Path,
+    decoded: Decoded,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("elastictool.evaluation.sweep.CHUNK_CLIPS", 4)
+    runs, keep = (
+        [load_run(path), load_run(save_run(tmp_path / "ast", store, "ast"))],
+        tmp_path / "k",
+    )
+    whole = sweep_lengths(runs, store, LENGTHS, split="train")
+    decoded.clear()
+    with pytest.raises(Stopped):
+        sweep_lengths(runs, store, LENGTHS, split="train", keep=keep, between=stop_at(14))
+    done = len(decoded)
+    files = sorted(keep.iterdir())
+    assert 0 < len(files) < done and done < whole[0].clips
+    files[0].write_bytes(b"damaged")
+    again = sweep_lengths(runs, store, LENGTHS, split="train", keep=keep)
+    assert without_times(again) == without_times(whole)
+    twice = [clip for clip, times in decoded.items() if times > 1]
+    assert 4 <= len(twice) <= 8 and len(decoded) == whole[0].clips
+
+
+def test_other_weights_find_nothing_that_is_kept(
+    path: Path, store: PreparedStore, tmp_path: Path, decoded: Decoded
+) -> None:
+    run, keep = load_run(path), tmp_path / "kept"
+    sweep_lengths([run], store, LENGTHS, keep=keep)
+    decoded.clear()
+    sweep_lengths([run], store, LENGTHS[:1], keep=keep)
+    assert not decoded
+    with_others = load_run(path)
+    next(with_others.model.parameters()).data.add_(1.0)
+    found = sweep_lengths([with_others], store, LENGTHS, keep=keep)
+    assert decoded
+    assert without_times(found) == without_times(sweep_lengths([with_others], store, LENGTHS))
+
+
+def test_known_points_are_not_scored_again(path: Path, store: PreparedStore) -> None:
+    run = load_run(path)
+    first = sweep_lengths([run], store, LENGTHS[:1])
+    second = sweep_lengths([run], store, LENGTHS, known=first)
+    assert [point.x for point in second] == [96]
+    assert not sweep_lengths([run], store, LENGTHS, known=[*first, *second])
+    whole = sweep_lengths([run], store, LENGTHS)
+    assert without_times(merged(first, second)) == without_times(whole)
+    assert without_times(merged(second, first)) == without_times(whole)
+
+
+def sweep(path: Path, store: PreparedStore, lengths: str, *more: str) -> None:
+    arguments = ["sweep", str(path), "--dataset", str(store.path), "--lengths", lengths, *more]
+    app(arguments, standalone_mode=False)
+
+
+def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
+    path: Path, store: PreparedStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(path, store, "24,96")
+    capsys.readouterr()
+    sweep(path, store, "24,48", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [point["setting"] for point in told["points"] if not point["native"]] == [24, 48]
+    table = path / "results" / "sweep.csv"
+    assert [point.x for point in read_points(table) if not point.native] == [24, 48, 96]
+    assert not list(table.parent.glob("*.unfinished"))
+    before = table.read_bytes()
+
+    run = load_run(path)
+    next(run.model.parameters()).data.add_(1.0)
+    later = {"epoch": 2, "step": 7}
+    save_weights(run.file, run.model, run.config, run.label_names, run.multi_label, later)
+    with pytest.raises(UsageError, match=r"other weights of elastic \(step 1, not 7\)") as caught:
+        sweep(path, store, "24")
+    assert "--overwrite" in caught.value.hint and table.read_bytes() == before
+    assert "former weights (step 1, now 7)" in write_report(path)[-1].read_text()
+    with pytest.raises(UsageError, match="another metric"):
+        sweep(path, store, "24", "--metric", "map")
+    sweep(path, store, "24", "--overwrite")
+    assert [point.x for point in read_points(table) if not point.native] == [24]
+    assert "former weights" not in (path / "report.html").read_text()
+
+
+def test_ctrl_c_keeps_what_is_scored_and_says_where(
+    path: Path, store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("elastictool.evaluation.sweep._point", interrupted)
+        with pytest.raises(Interrupted, match=r"sweep\.unfinished") as caught:
+            sweep(path, store, "24")
+    assert "continues" in caught.value.hint
+    assert list((path / "results" / "sweep.unfinished").glob("*.npz"))
+
+
+def test_a_file_that_does_not_say_of_what_it_is_is_not_added_to(
+    path: Path, store: PreparedStore, tmp_path: Path
+) -> None:
+    points = sweep_lengths([load_run(path)], store, LENGTHS)
+    file = tmp_path / "sweep.json"
+    for content in (json.dumps(document_of(points)), "no JSON", "[]"):
+        file.write_text(content)
+        with pytest.raises(UsageError, match="cannot be read, or does not say"):
+            former_points(file, {"weights": {}})
+    file.unlink()
+    assert former_points(file, {"weights": {}}) == []
+
+
+def test_points_survive_their_document_to_the_last_bit(
+    path: Path, store: PreparedStore, tmp_path: Path
+) -> None:
+    (own, point) = sweep_lengths([load_run(path)], store, [24])
+    ensemble = dataclasses.replace(own, setting=math.nan, run="a + b")
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(document_of([own, point, ensemble]) | {"weights": {}}))
+    read = former_points(file, {"weights": {}})
+    assert read[:2] == [own, point] and math.isnan(read[2].setting)
+
+
+def test_lengths_that_nobody_names_follow_from_data_and_cap(
+    path: Path, store: PreparedStore
+) -> None:
+    run = load_run(path)
+    clips = select_clips(store, run.config.data, 0).test
+    longest = run.front_end.analysis.num_frames(int(store.num_samples[clips].max()))
+    found = default_lengths([run], store, "test")
+    assert found[-1] == longest // 16 * 16 and len(found) == 12
+    assert not [length for length in found if length % 16]
+    assert np.ptp(np.diff([0, *found])) <= 16
+    length = dataclasses.replace(run.front_end.length, max_frames=100)
+    capped: LoadedRun = dataclasses.replace(
+        run, front_end=dataclasses.replace(run.front_end, length=length)
+    )
+    assert default_lengths([capped], store, "test") == [16, 32, 48, 64, 80, 96]
