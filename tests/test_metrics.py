@@ -25,7 +25,12 @@ from elastictool.metrics.classification import (
     dprime,
     top_k_hits,
 )
-from elastictool.metrics.intervals import bootstrap_intervals, weighted_ranking
+from elastictool.metrics.intervals import (
+    bootstrap_intervals,
+    f1_intervals,
+    weighted_ranking,
+    wilson_interval,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -215,6 +220,38 @@ def test_intervals_of_a_few_clips_hold_their_values(seed: int) -> None:
         assert name == "dprime" or (low >= 0 and high <= 1)
     low, high = intervals["map"]
     assert high - low > 0.1, "ten clips say little about mAP"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_clips_agree_the_interval_is_wilsons(right: bool) -> None:
+    truth = np.arange(12) % 3
+    targets = np.eye(3)[truth]
+    intervals = bootstrap_intervals(targets if right else 1 - targets, targets, resamples=50)
+    expected = wilson_interval(float(right), 12)
+    for name in ("top1", "mean_class_accuracy", "mauc"):
+        assert intervals[name] == pytest.approx(expected)
+    f1 = f1_intervals(targets if right else 1 - targets, targets, resamples=50)
+    assert f1["micro_f1"] == f1["macro_f1"] == pytest.approx(expected)
+
+
+def test_a_mean_over_classes_is_as_sure_as_its_small_classes() -> None:
+    truth = np.repeat(np.arange(2), (2, 98))
+    targets = np.eye(2)[truth]
+    intervals = bootstrap_intervals(targets, targets, resamples=20)
+    assert intervals["top1"] == pytest.approx(wilson_interval(1.0, 100))
+    few = 4 / (1 / 2 + 1 / 98)
+    assert intervals["mean_class_accuracy"] == pytest.approx(wilson_interval(1.0, few))
+
+
+def test_the_intervals_of_nearly_perfect_models_hold_the_truth() -> None:
+    rng, held = np.random.default_rng(0), []
+    for _ in range(200):
+        right = rng.random(20) < 0.97
+        targets = np.eye(2)[np.zeros(20, dtype=int)]
+        scores = np.where(right[:, None], targets, 1 - targets)
+        low, high = bootstrap_intervals(scores, targets, ["top1"], resamples=100)["top1"]
+        held.append(low <= 0.97 <= high)
+    assert np.mean(held) > 0.9, "without Wilson's interval, it was not half of them"
 
 
 def test_perfect_ranking_has_an_interval_that_ends_at_one() -> None:

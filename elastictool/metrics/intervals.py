@@ -12,6 +12,11 @@ drawn test sets of 10 to 300 clips it held the mean mAP of such sets in 91 to 95
 84 to 93 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and
 resamples in which a class without positives keeps its value, held them less often. The mAP of a
 small set is itself above that of a large one: that is the metric's bias, which no interval mends.
+
+Where all clips are right, or all wrong, every resample agrees, and none says how far the truth may
+be: there, all metrics get Wilson's interval. What is a mean over classes counts as a proportion of
+as many clips as would give it the same variance (C^2 / sum of 1 / clips of a class: all clips where
+classes are of one size), at most of all clips.
 """
 
 from __future__ import annotations
@@ -90,7 +95,7 @@ def bootstrap_intervals(
     everything = np.ones((1, len(checked)))
     whole = _weighted_metrics(list(rounds), everything, checked, labels, hits)
     return {
-        name: _interval(name, float(whole[name][0]), np.concatenate(parts), len(checked), level)
+        name: _interval(name, float(whole[name][0]), np.concatenate(parts), labels, level)
         for name, parts in drawn.items()
     }
 
@@ -102,7 +107,7 @@ def f1_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals of micro and macro F1 of (S, C) decisions under resampling of clips."""
+    """Intervals of micro and macro F1 of (S, C) decisions under resampling of clips."""
     decided = np.asarray(decisions, dtype=np.float64)
     labels = np.asarray(targets, dtype=np.float64)
     micro, macro = [], []
@@ -113,10 +118,12 @@ def f1_intervals(
         micro.append(_ratio(hits.sum(axis=1), whole.sum(axis=1)))
         macro.append(_nanmean(np.where(positives > 0, _ratio(hits, whole), np.nan)))
     drawn = {"micro_f1": np.concatenate(micro), "macro_f1": np.concatenate(macro)}
-    return {name: _percentile(float(of[0]), of[1:], level) for name, of in drawn.items()}
+    return {
+        name: _interval(name, float(of[0]), of[1:], labels > 0, level) for name, of in drawn.items()
+    }
 
 
-def wilson_interval(share: float, count: int, level: float = 0.95) -> Interval:
+def wilson_interval(share: float, count: float, level: float = 0.95) -> Interval:
     """Interval of a proportion of ``count`` clips, good for a handful of them and near 0 and 1.
 
     Source: Wilson (1927); the bootstrap says nothing where all of five clips are right.
@@ -125,7 +132,8 @@ def wilson_interval(share: float, count: int, level: float = 0.95) -> Interval:
     centre = share + z * z / (2 * count)
     reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     factor = 1 / (1 + z * z / count)
-    return Interval(factor * (centre - reach), factor * (centre + reach))
+    low, high = factor * (centre - reach), factor * (centre + reach)
+    return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))  # but for last digits
 
 
 def _weights(num_clips: int, resamples: int, seed: int) -> Iterator[Array]:
@@ -207,12 +215,28 @@ def _nanmean(values: Array) -> Array:
     return mean
 
 
-def _interval(name: str, value: float, drawn: Array, clips: int, level: float) -> Interval:
+def _clips_behind(name: str, labels: Labels) -> float:
+    """Clips of which a proportion would vary as the metric does; see the head of this module."""
+    labelled = max(1.0, float(labels.any(axis=1).sum()))
+    if name in ("top1", "top5", "micro_f1"):
+        return labelled
+    sizes = labels.sum(axis=0, dtype=np.float64)
+    sizes = sizes[sizes > 0]
+    return min(labelled, len(sizes) ** 2 / (1 / sizes).sum()) if len(sizes) else labelled
+
+
+def _interval(name: str, value: float, drawn: Array, labels: Labels, level: float) -> Interval:
     if name == "dprime":  # follows from mAUC, and so do its ends
         area, *areas = (NormalDist().cdf(d / math.sqrt(2)) for d in (value, *drawn))
-        return Interval(*(dprime(end) for end in _around(area, np.array(areas), clips, level)))
+        ends = _interval("mauc", area, np.array(areas), labels, level)
+        return Interval(*(dprime(end) for end in ends))
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn) or math.isnan(value):
+        return Interval(math.nan, math.nan)
+    if value in (0.0, 1.0) and (drawn == value).all():
+        return wilson_interval(value, _clips_behind(name, labels), level)
     if name in RANKED:
-        return _around(value, drawn, clips, level)
+        return _around(value, drawn, len(labels), level)
     return _percentile(value, drawn, level)
 
 
@@ -221,9 +245,6 @@ def _around(value: float, drawn: Array, clips: int, level: float) -> Interval:
 
     Shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is infinite.
     """
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn) or math.isnan(value):
-        return Interval(math.nan, math.nan)
     nearest = 1 / (2 * clips + 2)
     centre, *others = np.clip(np.append(value, drawn), nearest, 1 - nearest)
     logits = np.log(others) - np.log1p(-np.array(others))
@@ -238,9 +259,6 @@ def _percentile(value: float, drawn: Array, level: float) -> Interval:
 
     It can in a mean over classes, where resamples leave out a class that lost its only clip.
     """
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn) or math.isnan(value):
-        return Interval(math.nan, math.nan)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
     return Interval(min(float(low), value), max(float(high), value))
