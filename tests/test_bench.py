@@ -50,6 +50,15 @@ def test_peak_memory_sees_what_a_call_allocates() -> None:
     assert 150 < peak < 400
 
 
+def test_memory_that_an_earlier_call_has_left_behind_is_counted_again() -> None:
+    def call() -> object:  # small pieces, which the allocator keeps
+        return [torch.ones(2_000) for _ in range(5_000)]
+
+    call()
+    peak = peak_memory_mb(call, torch.device("cpu"))
+    assert peak is None or 30 < peak < 100
+
+
 def test_batches_hold_the_tokens_that_the_workload_counts() -> None:
     workload = small_workload()
     for padded_rows in (False, True):

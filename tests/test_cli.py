@@ -128,6 +128,8 @@ def test_a_dry_run_and_print_config_write_nothing(
     assert json.loads(capsys.readouterr().out)["train_clips"] == 18
     assert run(monkeypatch, "train", *sets(), "--print-config") == 0
     assert "width: 32" in capsys.readouterr().out
+    assert run(monkeypatch, "train", *sets(), "--print-config", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["model"]["width"] == 32
     assert list(place.iterdir()) == []
 
 

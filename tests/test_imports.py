@@ -29,8 +29,8 @@ ROOMS = (
     "audio",
 )
 FOUNDATION = (
-    "config", "settings", "errors", "launch", "registry", "progress", "files", "locks", "seeds",
-    "stopping",
+    "config", "settings", "errors", "extras", "launch", "registry", "progress", "files", "locks",
+    "seeds", "stopping",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

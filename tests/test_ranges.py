@@ -10,7 +10,13 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastictool.cli.ranges import ListCommand, parse_fractions, parse_lengths, parse_numbers
+from elastictool.cli.ranges import (
+    ListCommand,
+    parse_fractions,
+    parse_lengths,
+    parse_numbers,
+    parse_numbers_or_zero,
+)
 from elastictool.errors import UsageError
 
 
@@ -45,6 +51,21 @@ def test_lists_keep_their_order_and_hold_each_number_once(
     texts: list[str], numbers: list[int]
 ) -> None:
     assert parse_numbers(texts, "--batch-size") == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0", [0]), ("0,1,2", [0, 1, 2]), ("0:2", [0, 1, 2]), ("0:4:2, 9", [0, 2, 4, 9])],
+)
+def test_where_zero_is_allowed_it_is_allowed_in_ranges_too(text: str, numbers: list[int]) -> None:
+    assert parse_numbers_or_zero(text, "--seeds") == numbers
+
+
+@pytest.mark.parametrize("text", ["", "-1", "a", "0,", "0:4:0", "2:0", "1.5"])
+def test_what_is_no_seed_is_told_with_an_example_of_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="--seeds") as caught:
+        parse_numbers_or_zero(text, "--seeds")
+    assert caught.value.hint and "above 0" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,13 @@ from elastictool.reporting.evaluation_files import evaluation_stems, read_evalua
 from elastictool.reporting.evaluation_text import notes, score_rows
 from elastictool.reporting.figures import plain_text
 from elastictool.reporting.learning_curves import (
+    _draw,
     binned,
     curve,
     epoch_positions,
     plot_learning_curves,
 )
+from elastictool.reporting.run_log import read_log
 from elastictool.reporting.run_report import report_evaluation, write_report
 from elastictool.training.checkpoint import load_run
 from tests.saved_runs import save_run
@@ -204,6 +206,17 @@ def test_learning_curves_of_a_run_before_in_and_after_its_epochs(tmp_path: Path)
     assert ">step<" in svg and "best weights" not in svg
     (path / "metrics.jsonl").write_text("")
     assert plot_learning_curves(path, "title") == []
+
+
+def test_no_legend_covers_a_curve(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", 3, 3)
+    figure = _draw(read_log(path, "step"), read_log(path, "epoch"), "title")
+    figure.savefig(tmp_path / "figure.png")
+    legends = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
+    assert len(legends) == 2
+    for legend in legends:
+        assert legend.get_window_extent().x0 >= legend.axes.get_window_extent().x1
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 class _Page(HTMLParser):

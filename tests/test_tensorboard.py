@@ -9,11 +9,11 @@ import pytest
 
 from elastictool.data.store import PreparedStore
 from elastictool.errors import Interrupted, UsageError
-from elastictool.training import tensorboard
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
 from tests.test_training import small, train_and_stop
+from tests.toy_data import hide_module
 
 pytest.importorskip("tensorboard")
 ON = ("train.tensorboard=true", "train.average_epochs=[1, 2]")
@@ -76,8 +76,8 @@ def _save_early(self: Any) -> None:
 def test_without_the_package_the_run_is_refused_before_anything_is_written(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="tensorboard, which is not installed") as caught:
+    hide_module(monkeypatch, "tensorboard")
+    with pytest.raises(UsageError, match="needs the extra tensorboard") as caught:
         train_run(small(*ON), toy_store, tmp_path / "run")
     assert "elastictool[tensorboard]" in caught.value.hint
     assert not (tmp_path / "run").exists()

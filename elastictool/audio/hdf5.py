@@ -7,7 +7,6 @@ opens the file anew (about a millisecond), so no handle ever crosses into anothe
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,8 +25,9 @@ from elastictool.audio.reader import (
     place_of,
 )
 from elastictool.errors import AudioError, ElasticToolError
+from elastictool.extras import install, lack_of
 
-INSTALL = 'pip install "elastictool[h5py]"'
+INSTALL = install("h5py")
 RATE_ATTRIBUTE = "sample_rate"
 """Attribute of an array, or of the file, that gives the rate in Hz."""
 DEFAULT_RATE_HZ = 24_000
@@ -38,8 +38,8 @@ class Hdf5Decoder:
     """Opens arrays in HDF5 files."""
 
     def missing(self) -> str:
-        """How to install h5py, where it is not."""
-        return "" if importlib.util.find_spec("h5py") else INSTALL
+        """What to do about h5py, where it cannot be used."""
+        return lack_of("h5py")
 
     @contextmanager
     def open(self, source: Source, name: str) -> Iterator[AudioReader]:

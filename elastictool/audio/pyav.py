@@ -8,7 +8,6 @@ read by seeking, so that a clip out of an hour of video costs a clip's time.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +30,9 @@ from elastictool.audio.reader import (
     opened,
 )
 from elastictool.errors import AudioError
+from elastictool.extras import install, lack_of
 
-INSTALL = 'pip install "elastictool[av]"'
+INSTALL = install("av")
 
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,avi,wv,asf,mp3,ogg,flac,wav,w64,aiff,au,caf,"
@@ -52,8 +52,8 @@ class PyAvDecoder:
     """Opens files with PyAV."""
 
     def missing(self) -> str:
-        """How to install PyAV, where it is not."""
-        return "" if importlib.util.find_spec("av") else INSTALL
+        """What to do about PyAV, where it cannot be used."""
+        return lack_of("av")
 
     @contextmanager
     def open(self, source: Source, name: str) -> Iterator[AudioReader]:

@@ -83,7 +83,7 @@ def bench(
     workload = _workload(durations, size or "small", depth, clips, batch_clips)
     say(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
     rows: list[Row] = []
-    with progress().task("measuring", len(chosen)) as bar:
+    with progress().task("measuring, parts", len(chosen)) as bar:
         for part in chosen:
             if part == "loader":
                 model = _workload(durations, size or "base", depth, clips, batch_clips).model

@@ -78,13 +78,12 @@ def parse_numbers(texts: Sequence[str], option: str, step: int = 1) -> list[int]
 
 
 def parse_numbers_or_zero(text: str, option: str) -> list[int]:
-    """A comma list of whole numbers in the order given; like ``parse_numbers``, with 0 allowed.
+    """Whole numbers in the order given; like ``parse_numbers``, with 0 allowed.
 
     Raises:
-        UsageError: Not numbers of 0 or above.
+        UsageError: Not numbers of 0 or above, or a range that runs backwards.
     """
-    items = [item.strip() for item in text.split(",")]
-    return [0 if item == "0" else parse_numbers([item], option)[0] for item in items]
+    return _expanded([text], option, 1, _whole_or_zero)
 
 
 def parse_fractions(texts: Sequence[str], option: str, step: str = "1") -> list[float]:
@@ -123,6 +122,8 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
         raise UsageError(f"{option} {item!r} is not start:stop[:step]", "e.g. 256:3072:128")
     start, stop = parts[:2]
     step = parts[2] if len(parts) == 3 else step
+    if step == 0:
+        raise UsageError(f"{option} {item!r} has a step of 0", f"e.g. {start}:{stop}:1")
     if stop < start:
         raise UsageError(f"{option} {item!r} runs backwards", f"write {stop}:{start}")
     count = int((stop - start) // step) + 1
@@ -137,6 +138,15 @@ def _whole(part: str, item: str, option: str) -> int:
         raise UsageError(
             f"{option}: {part!r}{_within(part, item)} is not a whole number above 0",
             "write start:stop[:step], e.g. 256:3072, or a comma list, e.g. 12,24,48",
+        )
+    return int(part)
+
+
+def _whole_or_zero(part: str, item: str, option: str) -> int:
+    if not (part.isascii() and part.isdigit()):
+        raise UsageError(
+            f"{option}: {part!r}{_within(part, item)} is not a whole number of 0 or above",
+            "write a comma list, e.g. 0,1,2, or start:stop[:step], e.g. 0:2",
         )
     return int(part)
 

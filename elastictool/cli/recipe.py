@@ -56,7 +56,11 @@ OutOption = Annotated[
     Path, typer.Option(help="Folder for prepared data, runs and results, a folder a scale.")
 ]
 SeedsOption = Annotated[
-    str, typer.Option(help="Train every run with these seeds, e.g. 0,1,2; default the recipe's.")
+    str,
+    typer.Option(
+        help="Train every run with each of these seeds, e.g. 0,1,2 or 0:2 (3 is one, seed 3); "
+        "default the recipe's."
+    ),
 ]
 FoldsOption = Annotated[
     str, typer.Option(help="Only these test folds of data that have several, e.g. 1,2.")

@@ -45,7 +45,10 @@ def train(
     ] = False,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", help="Print all settings and what they mean as YAML, stop."),
+        typer.Option(
+            "--print-config",
+            help="Print all settings and what they mean as YAML (with --json as JSON), stop.",
+        ),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout.")
@@ -71,9 +74,7 @@ def train(
     if (print_config or dry_run) and not launched().first:
         return
     if print_config:
-        from elastictool.reporting.settings import commented_yaml
-
-        typer.echo(commented_yaml(config), nl=False)
+        _print_config(config, json_output)
         return
 
     from elastictool.data.locate import locate_dataset
@@ -127,6 +128,17 @@ def train(
     if not dry_run:
         sweep = " ".join(filter(None, ("elastictool sweep", str(path), _axis(config))))
         say(f"next: elastictool eval {path}, {sweep}")
+
+
+def _print_config(config: RunConfig, as_json: bool) -> None:
+    """All settings: as YAML with what they mean, or as JSON."""
+    from elastictool.reporting.settings import commented_yaml
+    from elastictool.settings import to_dict
+
+    if as_json:
+        print_json(to_dict(config))
+    else:
+        typer.echo(commented_yaml(config), nl=False)
 
 
 def _axis(config: RunConfig) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 
 from elastictool.data.shards import ShardReport, ShardTask, finished, write_in_worker
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.extras import install, lack_of
 
-INSTALL = 'pip install "elastictool[dask]"'
+INSTALL = install("dask")
 _CONNECT_S, _WORKERS_S = 20, 60
 _VISIBLE_S = 20.0
 """How long a network disk may take to show what another machine has written."""
@@ -32,10 +33,9 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
         UsageError: Dask is not installed, or nothing answers there.
         ElasticToolError: The cluster broke down, or writes where we do not see it.
     """
-    try:
-        distributed: Any = importlib.import_module("distributed")
-    except ImportError:
-        raise UsageError("--scheduler needs the extra dask", INSTALL) from None
+    if lack := lack_of("dask", "distributed"):
+        raise UsageError("--scheduler needs the extra dask", lack)
+    distributed: Any = importlib.import_module("distributed")
 
     by_index = {task.index: task for task in tasks}
     with _client(distributed, address) as client:

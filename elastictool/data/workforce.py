@@ -57,7 +57,7 @@ def write_shards(
     if reports:
         progress.say(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
-        with StopRequest() as stop, progress.task("prepare", sum(map(_size, tasks))) as bar:
+        with StopRequest() as stop, progress.task("preparing clips", sum(map(_size, tasks))) as bar:
             sizes = {task.index: _size(task) for task in tasks}
             bar.advance(sum(sizes[index] for index in reports))
             for index, report in _run(pending, workforce, stop):

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from elastictool import __version__
 from elastictool.audio import torchaudio_compat
+from elastictool.extras import install, lack_of
 
 T = TypeVar("T")
 
@@ -118,19 +119,17 @@ def _torchaudio() -> Answer:
 
 
 def extras() -> list[Answer]:
-    """Each extra: the versions of its packages, or how to install it."""
+    """Each extra: the versions of its packages, or what to do before it can be used."""
     return [_extra(name, packages) for name, packages in EXTRAS.items()]
 
 
 def _extra(name: str, packages: tuple[str, ...]) -> Answer:
     def look() -> Answer:
         found = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-        missing = [package for package in packages if importlib.util.find_spec(package) is None]
-        if missing:
-            raise ImportError(f"{', '.join(missing)} cannot be found")
-        return Answer(name, True, ", ".join(found))
+        lack = lack_of(name, *packages)
+        return Answer(name, None if lack else True, lack or ", ".join(found))
 
-    return attempt(look, lambda _: Answer(name, None, f'pip install "elastictool[{name}]"'))
+    return attempt(look, lambda _: Answer(name, None, install(name)))
 
 
 def devices() -> list[Answer]:

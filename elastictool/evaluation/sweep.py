@@ -187,7 +187,7 @@ def sweep(
     everything = np.unique(np.concatenate([setting.clips for setting in scored]))
     order = everything[np.argsort(store.num_samples[everything], kind="stable")]
     total = sum(len(setting.clips) for setting in scored)
-    with progress.task(f"sweeping {len(scored)} points", total) as bar:
+    with progress.task(f"sweeping {len(scored)} points, clips at all", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
             between()
             chunk = order[first : first + CHUNK_CLIPS]

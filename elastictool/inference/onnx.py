@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from elastictool.data.collate import PatchSpec, patch_coords
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.extras import lack_of
 from elastictool.files import atomic_path, finite
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pooling import AttentionPooling
@@ -268,12 +269,8 @@ def _describe(path: Path, run: LoadedRun, fixed: int) -> None:
 
 
 def _runtime() -> Any:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ElasticToolError(
-            f"exporting to ONNX needs {error.name}", 'pip install "elastictool[onnx]"'
-        ) from error
+    if lack := lack_of("onnx", "onnx", "onnxruntime", "onnxscript"):
+        raise ElasticToolError("exporting to ONNX needs the extra onnx", lack)
+    import onnxruntime
+
     return onnxruntime

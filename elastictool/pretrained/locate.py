@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from elastictool.errors import ElasticToolError, UsageError
+from elastictool.extras import lack_of
 from elastictool.pretrained.shards import INDEXES, is_index, is_shard, shard_of_tensors
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", *INDEXES)
@@ -54,15 +55,15 @@ def _in_folder(folder: Path) -> Path:
 
 def _from_hub(name: str) -> Path:
     """Fetch ``name``, or take it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
+    if lack := lack_of("hub", "huggingface_hub"):
         raise ElasticToolError(
-            f"{name} is no file here, and looking it up on the Hugging Face hub needs "
-            "huggingface_hub",
-            'pip install "elastictool[hub]"',
-        ) from error
+            f"{name} is no file here, and looking it up on the Hugging Face hub needs the extra "
+            "hub",
+            lack,
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     failures: list[Exception] = []
     for weights in WEIGHTS:
         try:

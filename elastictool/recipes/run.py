@@ -84,7 +84,7 @@ def _side_by_side(make: MakePlan, jobs: int, progress: Progress) -> Plan:
     plan = make()
     costs = plan_costs(plan)
     done = [step for step in plan.steps if step.state == "done"]
-    with StopRequest() as stop, progress.task(f"{jobs} jobs", len(plan.steps)) as bar:
+    with StopRequest() as stop, progress.task(f"{jobs} jobs, steps", len(plan.steps)) as bar:
         bar.advance(len(done))
         pool = _Pool(jobs, progress, bar, costs)
         try:

@@ -87,7 +87,7 @@ def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
 def _draw(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figure:
     names = [name for name in METRIC_LABELS if len(curve(epochs, f"val_{name}").steps)]
     heights = (3, 3, 2) if names else (3, 2)
-    figure = Figure(figsize=(7.6, 0.9 * sum(heights)), layout="constrained")
+    figure = Figure(figsize=(9.6, 0.9 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_losses(panels[0], steps, epochs)
     panels[0].set_title(plain_text(title))
@@ -120,7 +120,7 @@ def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) 
     _draw_by_epoch(axes, epochs, "val_loss", "validation, after the epoch", VERMILLION, "s")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    _legend_beside(axes)
 
 
 def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> None:
@@ -145,7 +145,12 @@ def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> 
             markeredgecolor="black",
             label=label,
         )
-    axes.legend(loc="lower right")
+    _legend_beside(axes)
+
+
+def _legend_beside(axes: Axes) -> None:
+    """Curves may be anywhere in the panel, so no corner of it is free."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_by_epoch(

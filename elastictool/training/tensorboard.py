@@ -7,13 +7,13 @@ whatever TensorBoard had buffered.
 
 from __future__ import annotations
 
-import importlib.util
 import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from elastictool.errors import UsageError
+from elastictool.extras import lack_of
 from elastictool.training.rundir import RunDirectory
 
 
@@ -21,12 +21,12 @@ def check_tensorboard() -> None:
     """Refuse to start a run whose TensorBoard files cannot be written.
 
     Raises:
-        UsageError: The extra is not installed.
+        UsageError: The extra is not installed, or broken.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    if lack := lack_of("tensorboard", "tensorboard.summary.writer.event_file_writer"):
         raise UsageError(
-            "train.tensorboard = true needs the package tensorboard, which is not installed",
-            'pip install "elastictool[tensorboard]", or --set train.tensorboard=false',
+            "train.tensorboard = true needs the extra tensorboard",
+            f"{lack}, or --set train.tensorboard=false",
         )
 
 

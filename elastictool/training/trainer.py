@@ -171,15 +171,18 @@ class Trainer:
         self.model.train()
         self.thresholds = None  # those of the last validation belong to other weights from here
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
-        title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
+        title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}, batches"
+        begin, views = time.perf_counter(), 0
         with self.progress.task(title, num_batches - self.state.batch) as bar:
             for share, batches in self._steps(plans, num_batches):
                 started = time.perf_counter()
                 with memory_told(batches, memory_hint(self.config)):
                     loss = self._step(share, batches, total_steps)
                 self.state.seconds += time.perf_counter() - started
+                views += share.num_views
                 note = "skipped" if loss is None else f"loss {loss:.3f}"
-                bar.advance(share.num_batches, note)
+                speed = views / (time.perf_counter() - begin)
+                bar.advance(share.num_batches, f"{note}, {speed:,.1f} clips/s")
                 self._after_step(loss)
 
     def _steps(

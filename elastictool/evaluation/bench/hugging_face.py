@@ -17,6 +17,7 @@ from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.errors import ElasticToolError
 from elastictool.evaluation.bench.parts import Bench, ready_optimizer, step
 from elastictool.evaluation.bench.workload import Workload
+from elastictool.extras import broken, lack_of, reason_of
 from elastictool.training.scoring import autocast
 
 FIXED_FRAMES = 1_024
@@ -27,15 +28,16 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
     """One pass over the workload's clips with transformers' model, by name.
 
     Raises:
-        ElasticToolError: transformers is not installed.
+        ElasticToolError: transformers is not installed, or broken.
     """
     load_torchaudio()  # transformers imports it, which beside a CPU build of torch needs our help
-    try:
+    if lack := lack_of("transformers"):
+        raise ElasticToolError("--compare hf needs the extra transformers", lack)
+    try:  # its modules are loaded when they are asked for
         from transformers import ASTConfig, ASTForAudioClassification
-    except ImportError as error:
-        raise ElasticToolError(
-            "--compare hf needs transformers", 'pip install "elastictool[transformers]"'
-        ) from error
+    except (ImportError, RuntimeError, OSError) as error:
+        hint = broken("transformers", reason_of(error))
+        raise ElasticToolError("--compare hf needs the extra transformers", hint) from error
     config = workload.model
     torch.manual_seed(0)
     model: Any = ASTForAudioClassification(

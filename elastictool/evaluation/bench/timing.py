@@ -8,12 +8,15 @@ the one that is interrupted): single-threaded contenders are then timed in proce
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,8 +55,7 @@ def interleaved(
 def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | None:
     """Memory that ``call`` needs at its peak beyond what is held before it; None if unknown.
 
-    On CUDA what torch allocates; on a CPU under Linux the growth of the resident set, to which
-    memory that the allocator kept from earlier calls does not add: the first call says most.
+    On CUDA what torch allocates; on a CPU under Linux the growth of the resident set.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -63,12 +65,20 @@ def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | 
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     try:
+        _give_memory_back()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
         before_mb = _resident_mb("VmRSS")
         call()
         return max(0.0, _resident_mb("VmHWM") - before_mb)
     except OSError:
         return None
+
+
+def _give_memory_back() -> None:
+    """What the allocator keeps from earlier calls would be taken again without being counted."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc has it; others keep less
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:

@@ -1,0 +1,55 @@
+"""Packages that only some commands need: how to install them, or why one that is there fails."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import lru_cache
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of ours."""
+    return f'pip install "elastictool[{extra}]"'
+
+
+def lack_of(extra: str, *modules: str) -> str:
+    """What to do before an extra can be used; empty where it can.
+
+    Args:
+        extra: Its name.
+        modules: What is imported of its packages; by default the package of its name.
+    """
+    for module in modules or (extra,):
+        if importlib.util.find_spec(_package(module)) is None:
+            return install(extra)
+        if reason := _failure(module):
+            return broken(module, reason)
+    return ""
+
+
+def broken(module: str, reason: str) -> str:
+    """What to do about a package that is installed and fails."""
+    package = _package(module)
+    return (
+        f"{package} is installed, but {module} cannot be imported ({reason}); "
+        f"install it anew: pip install --force-reinstall --no-deps {package}"
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """An error of an import in one line: some have their cause in a later one."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@lru_cache
+def _failure(module: str) -> str:
+    """Why a module that is there cannot be imported; empty where it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a library built for another version may raise anything
+        return reason_of(error)
+    return ""
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]

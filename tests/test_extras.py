@@ -1,0 +1,55 @@
+"""Packages that only some commands need: missing, broken, or fine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from elastictool.errors import ElasticToolError
+from elastictool.evaluation.bench import hugging_face
+from elastictool.extras import lack_of
+from tests.toy_data import hide_module
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder from which Python imports."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_package_that_works_lacks_nothing_and_a_missing_one_is_to_be_installed(
+    packages: Path,
+) -> None:
+    (packages / "works_fine.py").write_text("")
+    assert lack_of("any", "works_fine") == ""
+    assert lack_of("any", "works_fine", "not_there_at_all") == 'pip install "elastictool[any]"'
+
+
+@pytest.mark.parametrize("fault", ["import nowhere_to_be_found", "raise OSError('libx.so: bad')"])
+def test_a_package_that_is_there_and_fails_is_named_with_its_error(
+    packages: Path, fault: str, request: pytest.FixtureRequest
+) -> None:
+    name = f"fails_{abs(hash(fault))}"
+    (packages / name).mkdir()
+    (packages / name / "__init__.py").write_text("")
+    (packages / name / "part.py").write_text(fault)
+    told = lack_of("any", f"{name}.part")
+    assert f"{name} is installed, but {name}.part cannot be imported" in told
+    assert ("nowhere_to_be_found" in told) or ("OSError: libx.so: bad" in told)
+    assert f"--no-deps {name}" in told and "elastictool[" not in told
+
+
+def test_bench_says_whether_to_install_or_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contend() -> ElasticToolError:
+        with pytest.raises(ElasticToolError, match="needs the extra transformers") as caught:
+            hugging_face.contender(None, None, training=False)  # type: ignore[arg-type]
+        return caught.value
+
+    with monkeypatch.context() as patched:
+        hide_module(patched, "transformers")
+        assert contend().hint == 'pip install "elastictool[transformers]"'
+    monkeypatch.setattr("elastictool.extras._failure", lambda module: "ImportError: no such name")
+    assert "transformers is installed, but" in contend().hint
+    assert "no such name" in contend().hint
