@@ -129,6 +129,16 @@ def test_scores_of_weights_that_a_run_has_no_more_are_not_shown_as_its_own(
     assert summarise(path).test is not None
 
 
+def test_a_run_without_best_weights_names_those_that_it_has(
+    tmp_path: Path, store: PreparedStore
+) -> None:
+    path = save_run(tmp_path / "run", store)
+    (path / "checkpoints" / "best.safetensors").rename(path / "checkpoints" / "last.safetensors")
+    with pytest.raises(UsageError, match=r"best\.safetensors is missing") as caught:
+        load_run(path)
+    assert "--which last" in caught.value.hint
+
+
 def test_clips_that_are_cut_are_counted_and_said(elastic: LoadedRun, store: PreparedStore) -> None:
     frames = ClipDataset(store, elastic.front_end).native_frames
     clips = select_clips(store, elastic.config.data, 0).test

@@ -242,7 +242,7 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
         except (ElasticToolError, KeyError, TypeError, ValueError) as error:
             problems.append(f"eval_{stem}.json: {error}")
     if former:
-        again = f"make them anew: elastictool eval {path}"
+        again = f"make them anew, with the same options: elastictool eval {path}"
         problems.append(f"{', '.join(former)}: of weights that the run has no more; {again}")
     return scores, "; ".join(problems)
 

@@ -274,6 +274,8 @@ def _how_to_make(path: Path, file: Path) -> str:
             f"there are: {', '.join(there)}; averaged needs a run with "
             "--set train.average_epochs=[FIRST,LAST]"
         )
+    if there and file.stem == "best":
+        return f"no epoch was validated yet; there are: {', '.join(there)} (--which {there[0]})"
     if (path / file.name).is_file():
         return f"name the run, {path.parent}, or the file itself"
     if (path / "config.json").is_file():
