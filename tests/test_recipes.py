@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,13 +26,14 @@ from elastictool.recipes.cost import Cost, finished_throughput, measured_through
 from elastictool.recipes.library import full_name, load_recipe, own_settings, recipe_names
 from elastictool.recipes.plan import MARKER, Places, Plan, Step, make_plan
 from elastictool.recipes.result import _mean
-from elastictool.recipes.run import run_plan, visible_gpus
+from elastictool.recipes.run import _Job, _Pool, run_plan, visible_gpus
 from elastictool.recipes.spec import SCALES, Recipe, Repeats, Scale
 from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
 from elastictool.settings import load_run_config
+from elastictool.stopping import StopRequest
 
 POINT = SweepPoint(
     model="AST",
@@ -354,6 +357,25 @@ def test_a_stopped_recipe_names_the_command_that_continues_it_and_not_a_training
     with pytest.raises(Interrupted, match=f"{name} was interrupted") as found:
         run_plan(lambda: plan_of(name, "smoke", tmp_path))
     assert "the same command" in found.value.hint
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_job_that_ends_before_it_listens_is_a_failure_unless_it_was_told_to(
+    tmp_path: Path, told: bool
+) -> None:
+    says: list[str] = []
+    progress = SimpleNamespace(say=says.append)
+    pool = _Pool(1, progress, SimpleNamespace(advance=lambda *_: None), {})  # type: ignore[arg-type]
+    step = plan_of("elasticast/table1_pooling", "smoke", tmp_path).steps[0]
+    process = SimpleNamespace(terminate=lambda: None, join=lambda: None)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.close()  # as the end of a process does
+    pool.jobs.append(_Job(step, process, ours, 0))
+    stop = StopRequest()
+    stop.requested = told
+    assert pool.wait(stop)
+    assert bool(pool.failures) == (not told)
+    assert bool(says) == told and all(step.name in line for line in says)
 
 
 def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +77,24 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 def records(path: Path, kind: str) -> list[dict[str, Any]]:
     lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_progress_tells_unit_loss_and_speed(toy_store: PreparedStore, tmp_path: Path) -> None:
+    titles: list[str] = []
+    notes: list[str] = []
+
+    class Heard:
+        @contextmanager
+        def task(self, what: str, total: float | None) -> Iterator[Any]:
+            titles.append(what)
+            yield SimpleNamespace(advance=lambda amount=1, note="": notes.append(note))
+
+        def say(self, message: str) -> None:
+            pass
+
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run", progress=Heard())
+    assert titles[0] == "epoch 1/1, batches"
+    assert notes and all(re.fullmatch(r"loss [\d.]+, [\d,.]+ clips/s", note) for note in notes)
 
 
 def test_a_model_learns_the_toy_classes(toy_store: PreparedStore, tmp_path: Path) -> None:
