@@ -1,0 +1,31 @@
+"""Options that are settings: what to write in their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+from elastictool.errors import UsageError
+
+
+class SettingsCommand(TyperCommand):
+    """A command with ``--set``, which knows what is a setting and no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Point from ``--epochs 3`` to ``--set train.epochs=3``, then parse as usual."""
+        options = {name for parameter in self.params for name in parameter.opts}
+        for arg, following in zip(args, [*args[1:], "-"], strict=True):
+            name, given, value = arg.partition("=")
+            if name.startswith("--") and name not in {*options, "--", "--help"}:
+                _refuse_setting(name, value if given or following.startswith("-") else following)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_setting(option: str, value: str) -> None:
+    from elastictool.config.words import settings_called
+
+    meant = settings_called(option.removeprefix("--").replace("-", "_"))
+    if meant:
+        ways = " or ".join(f"--set {name}={value or '…'}" for name in meant)
+        raise UsageError(f"there is no option {option}: it is a setting", ways)
