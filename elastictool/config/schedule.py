@@ -31,8 +31,3 @@ class ScheduleConfig:
         require(self.decay_from >= 0, "train.schedule.decay_from must not be negative")
         require(0 < self.decay_factor <= 1, "train.schedule.decay_factor must be in 0..1")
         require(0 <= self.final_factor <= 1, "train.schedule.final_factor must be in 0..1")
-
-    def warmup_of(self, total_steps: int) -> int:
-        """Steps of the warm-up in a run of ``total_steps``."""
-        share = self.warmup_steps
-        return round(share * total_steps) if share < 1 else round(share)

@@ -20,7 +20,8 @@ def lr_factor(config: ScheduleConfig, step: int, total_steps: int, epoch: int) -
         total_steps: Optimiser steps of the whole run.
         epoch: Epoch of the step, from 0.
     """
-    warmup = config.warmup_of(total_steps)
+    share = config.warmup_steps
+    warmup = round(share * total_steps) if share < 1 else round(share)
     factor = _decay(config, step - warmup, max(1, total_steps - warmup), epoch)
     return factor * min(1.0, (step + 1) / (warmup + 1))
 
