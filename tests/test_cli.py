@@ -56,6 +56,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "--learning-rate=1e-4"], 2, ["--set train.lr=1e-4"]),
         (["train", "--heads", "3"], 2, ["--set model.heads=3 or --set init.heads=3"]),
         (["train", "--model.size", "tiny"], 2, ["--set model.size=tiny"]),
+        (["train", "--average-epochs", "[1,3]"], 2, ["--set 'train.average_epochs=[1,3]'"]),
+        (["train", "--data", "synth"], 2, ["No such option: --data"]),
         (["train", "--resum"], 2, ["--resume"]),
         (["train", "--set", "init.head=replace"], 2, ["init.head = replace has no effect"]),
         (["train", "--recipe", "none.yaml"], 2, ["none.yaml", "or give a file"]),

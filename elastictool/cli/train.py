@@ -27,7 +27,12 @@ def train(
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", help="One setting, e.g. train.lr=1e-4; repeatable."),
+        typer.Option(
+            "--set",
+            "-s",
+            help="One setting, e.g. train.lr=1e-4; repeatable. "
+            "Lists in quotes: 'flexi.sizes=[8,16]'.",
+        ),
     ] = None,
     attention: Annotated[
         str | None, typer.Option(help="Attention backend: auto, reference, split, varlen or flex.")
