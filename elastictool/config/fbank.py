@@ -51,8 +51,7 @@ class FbankConfig:
     """
 
     sample_rate_hz: int = 16_000
-    """Samples per second of the prepared data; ``prep`` resamples to it. Change it where the data
-    were prepared at another rate."""
+    """Samples per second, those of the prepared data, which ``prep --frontend`` decides."""
     num_mel_bins: int = 128
     """Mel bands of a frame, at least 4; ``model.num_mel_bins`` must be the same."""
     window_ms: float = 25.0

@@ -38,10 +38,10 @@ class TrainConfig:
     layer_decay: float = 1.0
     """Factor on the rate from block to block downwards, above 0 and at most 1 (1: all alike). Block
     i of d, from 0, has ``lr * layer_decay ** (d - i)``, positions and patches one power more. For
-    fine-tuning, 0.65 to 0.9."""
+    fine-tuning, 0.65 to 0.9 (BEiT)."""
     head_lr_factor: float = 1.0
-    """Factor on the classifier's rate, above 0. A new classifier on imported weights takes 10 or
-    more (``head_lr`` of the SSAST scripts)."""
+    """Factor on the classifier's rate, above 0. Above 1 a new classifier learns faster than the
+    imported weights below it (``head_lr`` of the SSAST and CAV-MAE scripts)."""
     freeze: tuple[str, ...] = ()
     """Module groups that do not learn: ``embedding``, ``positions``, ``prefix``, ``encoder`` or
     ``encoder.0-5`` (blocks), ``norm``, ``pooling``, ``head``, ``all_but_head``."""
@@ -65,11 +65,11 @@ class TrainConfig:
     """Number format of the model's arithmetic; ``auto`` is bf16 on a GPU that computes with it,
     fp32 elsewhere. A run keeps what it began with."""
     attention: str = "auto"
-    """Backend of the attention within clips; all give the same. ``auto`` takes the fastest that
+    """Backend of the attention within clips; all compute the same. ``auto`` takes the fastest that
     works here; ``reference`` is the paper's rows and mask."""
     compile: bool = False
-    """Whether the blocks are compiled before the first step, which takes a minute and a
-    compiler."""
+    """Whether the blocks are compiled before the first step: it needs a compiler and takes a while,
+    and steps may be faster afterwards."""
     selection_metric: Literal["auto", "top1", "map"] = "auto"
     """Validation metric by which the best epoch is chosen; ``auto`` is top1, or map where clips
     have several labels."""
