@@ -53,6 +53,7 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ("train=3", ["train", "mapping"]),
         ("seed", ["section.key=value"]),
         ("seed=[1", ["not valid YAML"]),
+        ("name=..", ["name must be one name"]),
         ("augment.length_diversity.share=2", ["share"]),
         ("augment.token_dropout=1", ["augment.token_dropout", "below 1"]),
         ("augment.mixup=2", ["augment.mixup"]),

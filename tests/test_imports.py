@@ -115,6 +115,7 @@ def test_only_the_command_line_prints_and_knows_typer(path: Path) -> None:
             "elastictool.cli.app",
             ("torch", "torchaudio", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow"),
         ),
+        ("elastictool.settings", ("torch", "numpy")),
         ("elastictool.packing.batching", ("torch",)),
         ("elastictool.reporting.runs", ("torch", "matplotlib", "sklearn", "scipy", "pyarrow")),
         ("elastictool.evaluation.tokens", ("torch", "matplotlib", "pyarrow")),

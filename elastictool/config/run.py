@@ -37,7 +37,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed must be in 0..2^63-1")
-        require(not set("/\\") & set(self.name), "name must be one name, not a path")
+        require(
+            not set("/\\") & set(self.name) and self.name not in (".", ".."),
+            "name must be one name, not a path",
+        )
         require(
             self.model.num_mel_bins == self.fbank.num_mel_bins,
             f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "
