@@ -15,9 +15,9 @@ class PackingConfig:
     """How clips become batches: a planner fills rows with the tokens of several clips."""
 
     planner: str = "first-come"
-    """Who decides which clips share a row, and with planners of a window (those that choose among
-    ``window`` clips) also which share a batch. ``first-come`` is the paper's (ElasticAST Section
-    2.2); ``balanced`` leaves less padding."""
+    """Who decides which clips share a row; planners of a window (``…-decreasing`` and
+    ``sorted-window``, see ``window``) also decide which share a batch. ``first-come`` is the
+    paper's (ElasticAST Section 2.2); ``balanced`` leaves less padding."""
     capacity: int = 2_048
     """Tokens that a row holds; a longer clip gets a row of its own. ElasticAST Section 2.2: 2,048.
     """
