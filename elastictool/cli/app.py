@@ -34,6 +34,7 @@ from elastictool.cli import (
     train,
 )
 from elastictool.cli.console import show_error
+from elastictool.cli.options import SettingsCommand
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.launch import first_to_tell, launched
@@ -67,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prep")(prep.prep)
-app.command("train")(train.train)
+app.command("train", cls=SettingsCommand)(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("sweep", cls=ListCommand)(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
@@ -75,7 +76,7 @@ app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
-app.command("convert")(convert.convert)
+app.command("convert", cls=SettingsCommand)(convert.convert)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app)
 app.add_typer(recipe.app)

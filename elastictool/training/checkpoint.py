@@ -272,7 +272,7 @@ def _how_to_make(path: Path, file: Path) -> str:
     if file.stem == "averaged" and there:
         return (
             f"there are: {', '.join(there)}; averaged needs a run with "
-            "--set train.average_epochs=[FIRST,LAST]"
+            "--set 'train.average_epochs=[FIRST,LAST]'"
         )
     if there and file.stem == "best":
         return f"no epoch was validated yet; there are: {', '.join(there)} (--which {there[0]})"
