@@ -643,7 +643,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**63, "seed must be in 0..2^63-1")
-        _require(not set("/\\") & set(self.name), "name must be one name, not a path")
+        _require(
+            not set("/\\") & set(self.name) and self.name not in (".", ".."),
+            "name must be one name, not a path",
+        )
         _require(
             self.model.num_mel_bins == self.fbank.num_mel_bins,
             f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "

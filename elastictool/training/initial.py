@@ -6,9 +6,14 @@ the run. A resumed run has its own weights and never looks at these again.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from elastictool.config import RunConfig
+import numpy as np
+
+from elastictool.config import InitConfig, RunConfig
+from elastictool.data.locate import locate_recorded
+from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.files import write_json
@@ -16,7 +21,7 @@ from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.transfer import model_for, require_labels, transfer
 from elastictool.progress import Progress
-from elastictool.training.rundir import RunDirectory
+from elastictool.training.rundir import RunDirectory, find_run
 
 
 def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Imported | None]:
@@ -28,9 +33,46 @@ def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Im
     """
     if not config.init.source:
         return config, None
-    weights = import_weights(config.init)
+    weights = import_weights(_located(config.init))
     require_labels(weights, store.info.label_names, config.init)
     return model_for(weights, config), weights
+
+
+def _located(init: InitConfig) -> InitConfig:
+    """``init`` with the place of a run that is called by its name."""
+    if init.source != "run":
+        return init
+    return dataclasses.replace(init, path=str(find_run(init.path)))
+
+
+def notes(weights: Imported | None, store: PreparedStore, splits: Splits) -> list[str]:
+    """What to know before the scores of a run that starts from ``weights`` are believed.
+
+    Clips that a former run was trained on may be in what judges this one: another fold, another
+    seed of a drawn part.
+    """
+    if weights is None or weights.own is None:
+        return []
+    before, file = weights.own.config, Path(weights.report.file)
+    place = locate_recorded(before.data.dataset, file) if before.data.dataset else None
+    if place is None:
+        return []
+    former = PreparedStore.open(place)
+    same_clips = former.info.fingerprint == store.info.fingerprint
+    if not same_clips and (former.info.corpus, former.info.name) != (
+        store.info.corpus, store.info.name,
+    ):  # fmt: skip
+        return []  # ids of other data mean other clips
+    known = former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
+    parts = {"test": splits.test, "validation": splits.validation}
+    seen = {name: int(np.isin(store.ids[clips], known).sum()) for name, clips in parts.items()}
+    told = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
+    if not told:
+        return []
+    return [
+        f"{file} was trained on {' and '.join(told)} of this run: their scores will be too good; "
+        "keep data.test_fold, the splits and the seed of that run"
+    ]
 
 
 def require_elsewhere(weights: Imported | None, path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
@@ -13,7 +15,7 @@ from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.errors import UsageError
 from elastictool.launch import Launch, launched
-from elastictool.models.attention.base import ATTENTION
+from elastictool.models.attention.base import Operands, require_support
 from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 from elastictool.training.compilation import check_compiler
@@ -28,7 +30,6 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         UsageError: The data do not fit the configuration, or a planner is unknown.
     """
     check_planner(config.packing.planner)
-    ATTENTION[config.train.attention]
     _check_budget(config)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
@@ -42,7 +43,8 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             f"{store.path} has clips of several labels, which cross-entropy cannot train",
             "--set train.loss=bce",
         )
-    check_machine(config.train)
+    check_machine(config)
+    _check_frames(config, store, splits)
     data = config.data
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
@@ -103,16 +105,37 @@ def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, fl
     return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
 
 
-def check_machine(config: TrainConfig) -> None:
+def check_machine(config: RunConfig) -> None:
     """See that what the run needs beside Python is here, before anything is written.
 
     Raises:
-        UsageError: A compiler or a package is missing.
+        UsageError: A compiler or a package is missing, or the attention cannot be computed here.
     """
-    if config.compile:
-        check_compiler(pick_device(config.device))
-    if config.tensorboard:
+    train, model = config.train, config.model
+    device = device_of(train)
+    dtype = torch.bfloat16 if pick_precision(train) == "bf16" else torch.float32
+    width = model.width // model.heads
+    require_support(train.attention, Operands(torch.device(device), dtype, head_width=width))
+    if train.compile:
+        check_compiler(device)
+    if train.tensorboard:
         check_tensorboard()
+
+
+def _check_frames(config: RunConfig, store: PreparedStore, splits: Splits) -> None:
+    """Refuse an analysis window that is longer than a clip: it makes no frame of it."""
+    clips = np.concatenate([splits.train, splits.validation])
+    samples = store.num_samples[clips]
+    distinct, counts = np.unique(samples, return_counts=True)
+    without = [n for n, size in enumerate(distinct.tolist()) if not config.fbank.num_frames(size)]
+    if without:
+        shortest_ms = 1_000 * int(distinct[0]) / config.fbank.sample_rate_hz
+        raise UsageError(
+            f"{int(counts[without].sum())} of {len(clips)} clips of {store.path} are shorter than "
+            f"fbank.window_ms = {config.fbank.window_ms:g} and make no frame (the shortest has "
+            f"{shortest_ms:.1f} ms)",
+            f"--set fbank.window_ms={math.floor(10 * shortest_ms) / 10:g} or less",
+        )
 
 
 def _own_gpu(wanted: str, here: Launch) -> str:
@@ -137,13 +160,26 @@ def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
     """
     if config.precision != "auto":
         return config.precision
-    device = torch.device(pick_device(config.device))
+    device = torch.device(device_of(config))
     fit = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if fit else "fp32"
 
 
-def pick_device(wanted: str) -> str:
+def device_of(config: TrainConfig) -> str:
+    """The device that a run trains on.
+
+    Raises:
+        UsageError: What ``pick_device`` says.
+    """
+    return pick_device(config.device, "--set train.device=")
+
+
+def pick_device(wanted: str, option: str = "--device ") -> str:
     """``auto`` is CUDA where there is one; of several processes, each has a GPU of its own.
+
+    Args:
+        wanted: ``auto``, or a name that torch knows.
+        option: How the user chose it, for the hint.
 
     Raises:
         UsageError: No such device here, or not one for each process.
@@ -153,9 +189,9 @@ def pick_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not launched().alone:
         wanted = _own_gpu(wanted, launched())
     try:
-        torch.empty(0, device=wanted)
+        torch.zeros(1, device=wanted).item()  # "meta" makes tensors, but they have no values
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"the device {wanted!r} cannot be used here", "--device (or train.device) cpu or auto"
+            f"the device {wanted!r} cannot be used here", f"{option}cpu or {option}auto"
         ) from error
     return wanted
