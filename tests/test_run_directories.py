@@ -14,6 +14,7 @@ from elastictool.cli.evaluate import open_data
 from elastictool.config import RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
+from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.settings import dump_yaml, read_settings
 from elastictool.training.checkpoint import load_run
 from elastictool.training.former import remove_run
@@ -158,6 +159,18 @@ def test_what_cannot_work_here_is_found_without_training(
     with pytest.raises(UsageError, match=told):
         train_run(small(setting), toy_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_clips_that_are_shorter_than_the_window_are_no_damaged_data(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    """Only to test with, they are found by eval."""
+    shortest = toy_store.num_samples[toy_store.splits != "test"].min()
+    assert (toy_store.num_samples[toy_store.splits == "test"] < shortest).any()
+    window = f"fbank.window_ms={shortest / 16}"
+    train_run(small("train.epochs=1", window), toy_store, tmp_path / "a")
+    with pytest.raises(UsageError, match="make no frame"):
+        evaluate_run(load_run(tmp_path / "a"), toy_store)
 
 
 def test_the_hint_about_a_device_is_an_option_of_the_command() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ def find_weights(given: str, hub: bool = True) -> Path:
         UsageError: There is none.
         ElasticToolError: The hub cannot be reached, or ``huggingface_hub`` is not installed.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_file() and is_shard(path):
         raise UsageError(
             f"{path} is one of several files of a model", f"name their folder: {path.parent}"

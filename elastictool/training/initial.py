@@ -10,12 +10,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from elastictool.config import InitConfig, RunConfig
 from elastictool.data.locate import locate_recorded
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import ElasticToolError, UsageError
 from elastictool.files import write_json
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported, import_weights
@@ -54,16 +55,10 @@ def notes(weights: Imported | None, store: PreparedStore, splits: Splits) -> lis
     if weights is None or weights.own is None:
         return []
     before, file = weights.own.config, Path(weights.report.file)
-    place = locate_recorded(before.data.dataset, file) if before.data.dataset else None
-    if place is None:
+    try:
+        known = _trained_on(before, file, store)
+    except ElasticToolError:  # data of a former run need not be sound, nor as they were
         return []
-    former = PreparedStore.open(place)
-    same_clips = former.info.fingerprint == store.info.fingerprint
-    if not same_clips and (former.info.corpus, former.info.name) != (
-        store.info.corpus, store.info.name,
-    ):  # fmt: skip
-        return []  # ids of other data mean other clips
-    known = former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
     parts = {"test": splits.test, "validation": splits.validation}
     seen = {name: int(np.isin(store.ids[clips], known).sum()) for name, clips in parts.items()}
     told = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
@@ -73,6 +68,19 @@ def notes(weights: Imported | None, store: PreparedStore, splits: Splits) -> lis
         f"{file} was trained on {' and '.join(told)} of this run: their scores will be too good; "
         "keep data.test_fold, the splits and the seed of that run"
     ]
+
+
+def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDArray[np.str_]:
+    """Ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
+    place = locate_recorded(before.data.dataset, file) if before.data.dataset else None
+    if place is None:
+        return np.empty(0, dtype=np.str_)
+    former = PreparedStore.open(place)
+    same_clips = former.info.fingerprint == store.info.fingerprint
+    names = [(data.info.corpus, data.info.name) for data in (former, store)]
+    if not same_clips and names[0] != names[1]:  # ids of other data mean other clips
+        return np.empty(0, dtype=np.str_)
+    return former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
 
 
 def require_elsewhere(weights: Imported | None, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal
 
 import numpy as np
@@ -11,9 +10,10 @@ import torch
 
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
+from elastictool.data.frames import require_frames
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, first_line
 from elastictool.launch import Launch, launched
 from elastictool.models.attention.base import Operands, require_support
 from elastictool.packing.stream import check_planner, plans_windows
@@ -44,7 +44,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             "--set train.loss=bce",
         )
     check_machine(config)
-    _check_frames(config, store, splits)
+    require_frames(store, np.concatenate([splits.train, splits.validation]), config.fbank)
     data = config.data
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
@@ -122,22 +122,6 @@ def check_machine(config: RunConfig) -> None:
         check_tensorboard()
 
 
-def _check_frames(config: RunConfig, store: PreparedStore, splits: Splits) -> None:
-    """Refuse an analysis window that is longer than a clip: it makes no frame of it."""
-    clips = np.concatenate([splits.train, splits.validation])
-    samples = store.num_samples[clips]
-    distinct, counts = np.unique(samples, return_counts=True)
-    without = [n for n, size in enumerate(distinct.tolist()) if not config.fbank.num_frames(size)]
-    if without:
-        shortest_ms = 1_000 * int(distinct[0]) / config.fbank.sample_rate_hz
-        raise UsageError(
-            f"{int(counts[without].sum())} of {len(clips)} clips of {store.path} are shorter than "
-            f"fbank.window_ms = {config.fbank.window_ms:g} and make no frame (the shortest has "
-            f"{shortest_ms:.1f} ms)",
-            f"--set fbank.window_ms={math.floor(10 * shortest_ms) / 10:g} or less",
-        )
-
-
 def _own_gpu(wanted: str, here: Launch) -> str:
     """The GPU of one process of several."""
     if wanted != "cuda":
@@ -192,6 +176,7 @@ def pick_device(wanted: str, option: str = "--device ") -> str:
         torch.zeros(1, device=wanted).item()  # "meta" makes tensors, but they have no values
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"the device {wanted!r} cannot be used here", f"{option}cpu or {option}auto"
+            f"the device {wanted!r} cannot be used here: {first_line(error)}",
+            f"{option}cpu or {option}auto",
         ) from error
     return wanted

@@ -36,7 +36,7 @@ def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
     Raises:
         UsageError: There is no such run; the hint names those there are.
     """
-    found = [path for path in (Path(text).expanduser(), root / text) if path.exists()]
+    found = [path for path in (Path(os.path.expanduser(text)), root / text) if path.exists()]
     for path in found:  # a folder that only shares its name with a run comes second
         if path.is_file() or (path / "config.yaml").exists():
             return path
