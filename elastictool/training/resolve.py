@@ -173,7 +173,9 @@ def pick_device(wanted: str, option: str = "--device ") -> str:
     if wanted.startswith("cuda") and not launched().alone:
         wanted = _own_gpu(wanted, launched())
     try:
-        torch.zeros(1, device=wanted).item()  # "meta" makes tensors, but they have no values
+        if torch.device(wanted).type == "meta":
+            raise RuntimeError("its tensors have no values")
+        torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"the device {wanted!r} cannot be used here: {first_line(error)}",
