@@ -295,6 +295,19 @@ def test_a_finished_run_says_so_and_what_comes_next(
     assert f"elastictool sweep {path} --lengths 16:1" in told  # of the run, not of the defaults
 
 
+def test_a_run_whose_state_was_deleted_is_not_trained_again_over_its_weights(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    train_run(small(), toy_store, run.path)
+    run.training_state.unlink()
+    before = run.best_weights.read_bytes()
+    with pytest.raises(CheckpointError, match="nothing to resume") as caught:
+        resume_run(run.path, toy_store)
+    assert run.best_weights.read_bytes() == before
+    assert f"init.path={run.last_weights}" in caught.value.hint
+
+
 def test_what_is_left_of_a_run_is_offered(toy_store: PreparedStore, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     train_run(small("train.epochs=1"), toy_store, run.path)

@@ -99,7 +99,7 @@ def resume_run(
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)
         with _claimed(run):
-            saved = load_training_state(run.training_state) if run.training_state.exists() else {}
+            saved = load_training_state(run.training_state) if run.was_saved() else {}
             before = trained_with(run, saved)
             require_unedited(run, before, config)
             if locate_recorded(config.data.dataset, path) is None:  # they have moved
@@ -114,7 +114,9 @@ def resume_run(
                 start_from(weights, trainer.model, config, run, progress)
             step, total = trainer.state.step, trainer.total_steps
             longer = tell_epochs(run, before, config, step, total)
-            run.write_config(trainer.config, store.info.fingerprint)
+            if trainer.config != run.read_config():
+                run.write_config(trainer.config, store.info.fingerprint)
+            run.write_environment(store.info.fingerprint)
             if not trainer.is_finished:
                 _tell_start(trainer, progress, [longer] if longer else [])
             return trainer.fit()

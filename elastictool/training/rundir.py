@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ class RunDirectory:
         """See that a run may be made here.
 
         Raises:
-            UsageError: It is a file; it has content and ``overwrite`` is off; it is no run of
-                ours, or one that is being trained.
+            UsageError: It is a file; it has content and is no run of ours, or one that is being
+                trained; it is a run, and ``overwrite`` is off.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(
@@ -101,12 +102,12 @@ class RunDirectory:
             )
         if not self._has_content():
             return
+        require_run(self.path)
         if not overwrite:
             raise UsageError(
                 f"{self.path} is not empty",
                 "--resume continues it, --overwrite starts anew, --run-dir names another",
             )
-        require_run(self.path)
         if is_claimed(self.path):
             raise UsageError(
                 f"{self.path} is being trained by another process: it is left as it is",
@@ -134,7 +135,8 @@ class RunDirectory:
         """Clear the place for the next attempt, if not one step has been tried."""
         began = (self.metrics, self.skipped_steps, self.training_state)
         if self.writes and not any(file.exists() for file in began):
-            remove_run(self.path)
+            with suppress(OSError):  # what made it fail is to be told, not this
+                remove_run(self.path)
 
     def _has_content(self) -> bool:
         """Whether there is more than a process leaves that was killed before it began."""
@@ -148,9 +150,7 @@ class RunDirectory:
         if not self.writes:
             return
         remove_temporaries(self.path)  # of a process that was killed right here
-        text = dump_yaml(config)
-        if not self.config_file.exists() or self.config_file.read_text("utf-8") != text:
-            write_text(self.config_file, text)
+        write_text(self.config_file, dump_yaml(config))
         self.write_environment(fingerprint)
 
     def write_environment(self, fingerprint: str) -> None:
@@ -184,6 +184,11 @@ class RunDirectory:
             return str(json.loads(self.environment.read_text("utf-8"))["data_fingerprint"])
         except (OSError, KeyError, json.JSONDecodeError):
             return ""
+
+    def was_saved(self) -> bool:
+        """Whether there is, or was, a state to continue from: each epoch is saved at its end."""
+        epochs = sum(record.get("kind") == "epoch" for record in self.records())
+        return self.training_state.exists() or epochs > 1
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``.
