@@ -142,7 +142,9 @@ INTRODUCTION = """# Performance
 
 Made by `python -m benchmarks.performance` from the files in `docs/results/performance`. Contenders
 of a table took turns in one run, so their ratios carry over to other machines and busy hours;
-seconds do not. `elastictool bench` measures the same on your machine.
+seconds do not. `elastictool bench` measures the same on your machine. Each command stands below its
+table; the csv file that some of them take is EPIC-SOUNDS' own table
+([where it is](reproducing.md#the-data-of-scale-small)).
 """
 
 
