@@ -400,7 +400,7 @@ INPUT_SETTINGS = """How batches reach the model:
 | `train.prefetch` | -1 | batches loaded ahead in the background where there are no `train.loader_workers`; -1 is 2 on CUDA, 0 on a CPU |
 | `train.cache_mb` | 512 | keeps log-mel frames; with `device` decoded audio |
 
-    elastictool train --dataset synth --set train.fbank_on=device --set train.prefetch=2
+    elastictool train --recipe small_data --set train.fbank_on=device --set train.prefetch=2
 
 Either way a clip gets the same masks, to the last cell; features differ from the host's by less
 than 1e-4 after normalisation (tested on a CPU). Loading ahead and interruptions change no bit. On

@@ -154,7 +154,8 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
         "EPIC-SOUNDS. The gain comes from lengths that differ: against "
         f"padding to the longest clip it is {gain} at spreads (deviation of ln length) of "
         f"{spreads}. Measured by\n\n{commands}\n\n"
-        f"with [EPIC-SOUNDS' table]({SMALL_DATA}). More: [docs/performance.md](docs/performance.md).\n"
+        f"with [EPIC-SOUNDS' table]({SMALL_DATA}). "
+        "More: [docs/performance.md](docs/performance.md).\n"
     )
 
 
@@ -214,9 +215,9 @@ def anchor(title: str) -> str:
 def results_page(studies: dict[str, dict[str, Any]]) -> str:
     """``docs/results.md``: every study with every run."""
     parts = [
-        "# Results on real recordings\n\nSmall models from scratch, every run of every study: where "
-        "curves fall, which claims of the papers hold. Made by `python -m benchmarks.report` from "
-        "the results that the command below each table writes "
+        "# Results on real recordings\n\n"
+        "Small models from scratch, every run of every study: where curves fall, "
+        "which claims of the papers hold. Made by `python -m benchmarks.report` from the results that the command below each table writes "
         f"([what its DIR holds]({SMALL_DATA.removeprefix('docs/')})).\n\n",
         *(f"- [{title}](#{anchor(title)})\n" for title in (s["title"] for s in studies.values())),
     ]
