@@ -217,7 +217,8 @@ def results_page(studies: dict[str, dict[str, Any]]) -> str:
     parts = [
         "# Results on real recordings\n\n"
         "Small models from scratch, every run of every study: where curves fall, "
-        "which claims of the papers hold. Made by `python -m benchmarks.report` from the results that the command below each table writes "
+        "which claims of the papers hold. Made by `python -m benchmarks.report` from the results "
+        "that the command below each table writes "
         f"([what its DIR holds]({SMALL_DATA.removeprefix('docs/')})).\n\n",
         *(f"- [{title}](#{anchor(title)})\n" for title in (s["title"] for s in studies.values())),
     ]
