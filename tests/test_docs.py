@@ -18,7 +18,8 @@ from elastictool.settings import load_run_config
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = re.compile(r"^```\n(.*?)^```|((?:^    .*\n)+)", re.M | re.S)
-PROGRAM = re.compile(r"(?:torchrun \S+ \d+ -m )?elastictool (.+)")
+COMMANDS = typer.main.get_command(app)
+PROGRAM = re.compile(r"(?:torchrun \S+ \d+ -m |/usr/bin/time -v )?elastictool (.+)")
 
 
 def commands(page: Path) -> Iterator[str]:
@@ -35,7 +36,7 @@ def commands(page: Path) -> Iterator[str]:
 def parsed(line: str) -> tuple[str, dict[str, Any]]:
     """The subcommand's name and parameters; a wrong option is an error."""
     words, names = shlex.split(line), list[str]()
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMANDS
     while words and words[0] in getattr(command, "commands", {}):
         names.append(words.pop(0))
         command = command.commands[names[-1]]
