@@ -285,20 +285,6 @@ def _by_batch(document: dict[str, Any], key: str) -> dict[str, list[float]]:
     return values
 
 
-def _reference_padding(document: dict[str, Any], name: str, source: str) -> list[float]:
-    if name in STYLES:
-        most = max(row["clips"] for row in document["rows"])
-        rows = _where(document["rows"], {"planner": name, "source": source, "clips": most})
-    else:
-        wanted = {"planner": "first-fit-decreasing", "source": source}
-        rows = [
-            row
-            for row in _where(document["windows"], wanted)
-            if row["window"] == row["batch_clips"]
-        ]
-    return [row["padding_percent"] for row in rows][:3]
-
-
 def _where(rows: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 

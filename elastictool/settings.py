@@ -17,7 +17,16 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from elastictool.config import FRONTENDS, PATCH_SIZES, SIZES, FbankConfig, ModelConfig, RunConfig
+from elastictool.config import FRONTENDS, PATCH_SIZES, SIZES, FbankConfig, RunConfig
+from elastictool.config.conflicts import check_together
+from elastictool.config.words import (
+    MODEL_SIZE,
+    meaning,
+    names_by_key,
+    names_in,
+    nearest_settings,
+    sections,
+)
 from elastictool.errors import UsageError
 from elastictool.registry import nearest_hint
 
@@ -32,19 +41,28 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
-    hints, names = typing.get_type_hints(cls), _names_by_key(cls)
+    hints, names = typing.get_type_hints(cls), names_by_key(cls)
     built: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in names:
             raise UsageError(f"unknown configuration key {path!r}", _key_hint(cls, path, where))
         built[names[key]] = _coerce(hints[names[key]], value, path)
-    return cls(**built)
+    try:
+        return cls(**built)
+    except UsageError as error:
+        raise _with_meaning(error) from None
 
 
-def _names_by_key(cls: type) -> dict[str, str]:
-    """Field names by their key in YAML: the same, but where the key is a Python keyword."""
-    return {field.metadata.get("key", field.name): field.name for field in dataclasses.fields(cls)}
+def _with_meaning(error: UsageError) -> UsageError:
+    """A refused setting with what it means, if its name begins the message and no hint is given."""
+    name = error.message.partition(" ")[0]
+    return UsageError(error.message, error.hint or _explained(name))
+
+
+def _explained(name: str) -> str:
+    text = meaning(name)
+    return f"{name}: {text}" if text else ""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -52,7 +70,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            names = _names_by_key(type(value))
+            names = names_by_key(type(value))
             return {key: plain(getattr(value, name)) for key, name in names.items()}
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
@@ -88,13 +106,21 @@ def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, An
     return values
 
 
-def run_config(values: Mapping[str, Any]) -> RunConfig:
+def run_config(values: Mapping[str, Any], complete: bool = True) -> RunConfig:
     """The run that nested ``values`` over the defaults describe; presets and sizes are expanded.
 
+    Args:
+        values: Settings of a run.
+        complete: They are all that is asked for, so they are judged together too; a resumed run
+            has others of its own, which may be what these belong to.
+
     Raises:
-        UsageError: A key or value is wrong.
+        UsageError: A key or value is wrong, or some do not go together.
     """
-    return from_dict(RunConfig, _expanded(values))
+    config = from_dict(RunConfig, _expanded(values))
+    if complete:
+        check_together(config)
+    return config
 
 
 def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +143,9 @@ def other_settings(values: Mapping[str, Any], config: RunConfig) -> list[str]:
     Raises:
         UsageError: A key or value is wrong.
     """
-    wanted, start, own = (to_dict(c) for c in (run_config(values), RunConfig(), config))
+    wanted, start, own = (
+        to_dict(c) for c in (run_config(values, complete=False), RunConfig(), config)
+    )
 
     def compare(given: Any, path: str, *kinds: Any) -> Iterator[str]:
         asked, default, found = kinds
@@ -238,7 +266,7 @@ def _expand_model(values: Any, preset: str = "elasticast") -> Any:
     size = values.pop("size", None)
     if size is not None:
         if size not in SIZES:
-            raise UsageError(f"unknown model.size {size!r}", nearest_hint(str(size), sorted(SIZES)))
+            raise UsageError(f"unknown {MODEL_SIZE} {size!r}", nearest_hint(str(size), [*SIZES]))
         expanded["width"], expanded["heads"] = SIZES[size]
     if "patch_size" in values:
         expanded["patch_stride"] = values["patch_size"]
@@ -286,7 +314,8 @@ def _coerce(kind: Any, value: Any, path: str) -> Any:
         if value not in arguments:
             known = [str(argument) for argument in arguments]
             raise UsageError(
-                f"{path} = {value!r} is not one of its values", nearest_hint(str(value), known)
+                f"{path} = {value!r} is not one of its values",
+                ". ".join(filter(None, (nearest_hint(str(value), known), _explained(path)))),
             )
         return value
     if origin is tuple:
@@ -305,13 +334,13 @@ def _coerce_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, .
         return tuple(_coerce(kinds[0], item, path) for item in items)
     items = value if isinstance(value, (list, tuple)) else [value] * len(kinds)
     if len(items) != len(kinds):
-        raise UsageError(f"{path} = {value!r} must have {len(kinds)} values")
+        raise UsageError(f"{path} = {value!r} must have {len(kinds)} values", _explained(path))
     return tuple(_coerce(kind, item, path) for kind, item in zip(kinds, items, strict=True))
 
 
 def _coerce_scalar(kind: Any, value: Any, path: str) -> Any:
     """PyYAML reads ``1e-5`` as text (YAML 1.1 wants a dot), hence strings become numbers here."""
-    wrong = UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}")
+    wrong = UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}", _explained(path))
     if kind is str:  # YAML reads yes and no as true and false
         if isinstance(value, (dict, list, bool)) or value is None:
             raise wrong
@@ -335,5 +364,9 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _key_hint(cls: type, path: str, where: str) -> str:
-    known = [f"{where}.{key}" if where else key for key in _names_by_key(cls)]
-    return nearest_hint(path, known + (["model.size"] if cls is ModelConfig else []))
+    """The settings that may be meant; beside other classes than a run's, the nearest key."""
+    if dict(sections()).get(where) is not cls:
+        return nearest_hint(path, [f"{where}.{key}" if where else key for key in names_by_key(cls)])
+    if meant := nearest_settings(path):
+        return f"did you mean {' or '.join(map(repr, meant))}?"
+    return f"known: {', '.join(names_in(where))}"

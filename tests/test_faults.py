@@ -180,6 +180,21 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_saved(
         resume_run(tmp_path / "run", toy_store)
 
 
+def test_a_run_that_could_take_no_step_is_no_success(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    run = trainer(toy_store, tmp_path / "run")
+    run.model.head.weight.register_hook(lambda grad: grad * torch.inf)
+    with pytest.raises(
+        ElasticToolError, match=r"none of the \d+ steps .* could be taken"
+    ) as caught:
+        run.fit()
+    assert caught.value.exit_code == 1 and "skipped_steps.jsonl" in caught.value.hint
+    assert 0 < len(skipped(tmp_path / "run")) <= run.config.train.max_skipped_steps
+    with pytest.raises(ElasticToolError, match="none of"):  # nor where nothing is left to train
+        run.fit()
+
+
 def test_steps_skipped_now_and_then_do_not_stop_a_run(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:

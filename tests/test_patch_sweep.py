@@ -140,6 +140,15 @@ def test_an_ensemble_needs_members_that_answer_for_the_same_clips(
         sweep_patch_sizes(runs, toy_store, [8], ensemble=[runs[1], other])
 
 
+def test_an_ensemble_needs_members_that_answer_the_same_question(
+    runs: list[LoadedRun], toy_store: PreparedStore
+) -> None:
+    train = dataclasses.replace(runs[1].config.train, loss="bce")
+    other = dataclasses.replace(runs[1], config=dataclasses.replace(runs[1].config, train=train))
+    with pytest.raises(UsageError, match=r"train\.loss=bce, .* with ce"):
+        sweep_patch_sizes(runs, toy_store, [8], ensemble=[runs[1], other])
+
+
 def test_files_keep_every_column_and_older_ones_still_read(
     points: list[SweepPoint], tmp_path: Path
 ) -> None:

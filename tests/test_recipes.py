@@ -30,7 +30,7 @@ from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
-from elastictool.settings import load_run_config
+from elastictool.settings import read_settings, run_config
 
 POINT = SweepPoint(
     model="AST",
@@ -158,15 +158,16 @@ def test_options_that_the_docs_name_exist() -> None:
     text = (Path(__file__).parents[1] / "docs" / "reproducing.md").read_text("utf-8")
     rows = text.partition("## Where papers and published code differ")[2]
     cells = [line.rsplit("|", 2)[-2] for line in rows.splitlines() if line.startswith("| ")][2:]
-    section, sets = "", []
+    section, named = "", []
     for setting in re.findall(r"`([a-z_]*\.[a-z_.]+)(?:=([\w.-]+))?`", " ".join(cells)):
         key, value = setting
         key = section + key if key.startswith(".") else key
         section = key.rpartition(".")[0]
-        sets.append((key, value))
-    assert len(sets) > 15
-    for key, value in sets:
-        config = load_run_config(None, [f"{key}={value}"] if value else [])
+        named.append((key, value))
+    assert len(named) > 15
+    for key, value in named:
+        sets = [f"{key}={value}"] if value else []
+        config = run_config(read_settings(None, sets), complete=False)
         assert key in flat_settings(config)
 
 

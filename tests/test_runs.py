@@ -275,9 +275,15 @@ def test_a_run_whose_last_steps_were_left_out_has_diverged(tmp_path: Path) -> No
         (path / "skipped_steps.jsonl").write_text("\n".join(lines) + "\n{\n")
     broken = make_run(tmp_path / "weights", 1, 2)
     (broken / "skipped_steps.jsonl").write_text('{"step": 3, "where": "weights"}\n')
+    for name in ("to the end", "taking none"):
+        ended = make_run(tmp_path / name, 2, 2)
+        (ended / "skipped_steps.jsonl").write_text('{"step": 4, "where": "loss"}\n')
+    log = (ended / "metrics.jsonl").read_text().splitlines()
+    (ended / "metrics.jsonl").write_text("\n".join(line for line in log if '"step",' not in line))
     states = {run.name: run.state for run in list_runs(tmp_path)}
-    expected = {"early": "stopped", "once": "stopped"}
-    assert states == expected | {"diverged": "diverged", "weights": "diverged"}
+    expected = {"early": "stopped", "once": "stopped", "to the end": "finished"}
+    expected |= dict.fromkeys(("diverged", "weights", "taking none"), "diverged")
+    assert states == expected
     assert "skipped_steps.jsonl" in summarise(tmp_path / "diverged").problem
 
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from elastictool.config import RunConfig
+from elastictool.config import COMPILED_MULTIPLE, PATCH_SIZES, SIZES, RunConfig
+from elastictool.config.augment import FINEST_COMPRESSION
+from elastictool.config.words import sections, settings
+from elastictool.models.attention.base import ATTENTION
+from elastictool.packing.stream import known_planners
+from elastictool.pretrained.formats import FORMATS
 from elastictool.reporting.settings import commented_yaml, settings_page
 from elastictool.settings import run_config, to_dict
 
@@ -31,9 +36,39 @@ def test_every_setting_stands_under_its_section() -> None:
         assert not section or f"| `{key}` |" in sections[section], leaf
 
 
+def test_every_setting_and_section_is_described_in_words() -> None:
+    described = settings()
+    assert set(leaves(to_dict(RunConfig()))) == described.keys() - {"model.size"}
+    for name, text in described.items():
+        assert len(text.split()) > 3 and text.endswith("."), name
+    for path, cls in sections():
+        assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__), path
+
+
+def test_names_of_parts_stand_in_the_page_and_in_the_comments() -> None:
+    names = {"packing.planner": known_planners(), "train.attention": list(ATTENTION)}
+    names |= {"init.from": list(FORMATS), "model.size": list(SIZES)}
+    comments = commented_yaml(RunConfig())
+    for setting, known in names.items():
+        row = f"| `{setting.rpartition('.')[2]}` |"
+        (line,) = [line for line in settings_page().splitlines() if line.startswith(row)]
+        assert all(f"`{name}`" in line for name in known), setting
+        if setting != "model.size":
+            assert ", ".join(known) in " ".join(comments.replace("#", " ").split()), setting
+
+
+def test_words_do_not_drift_from_the_numbers_that_they_name() -> None:
+    described = settings()
+    assert f"0 is {COMPILED_MULTIPLE} with" in described["packing.token_multiple"]
+    assert ", ".join(map(str, PATCH_SIZES)) in described["flexi.sizes"]
+    assert f"each {FINEST_COMPRESSION} or above" in described["augment.resolution.compressions"]
+    assert "COMPILED_MULTIPLE" not in settings_page()
+
+
 def test_settings_with_their_meaning_are_the_same_settings() -> None:
     config = run_config({"model": {"preset": "flexiast", "size": "tiny"}, "seed": 3})
     text = commented_yaml(config)
     assert run_config(yaml.safe_load(text)) == config
     assert "\n# Which prepared clips train, validate and test.\n" in text
-    assert text.count("# ") > 50
+    assert "\n  # Passes over the training clips.\n  epochs: 10\n" in text
+    assert text.count("# ") > 150

@@ -601,6 +601,20 @@ def test_the_run_directory_says_what_made_it(toy_store: PreparedStore, tmp_path:
     assert RunDirectory(tmp_path / "run").read_config().model.num_classes == 3
 
 
+@pytest.mark.parametrize("packing", ["packing.batch_clips=6", "packing.batch_tokens=100"])
+def test_a_warm_up_longer_than_training_is_refused_before_anything_is_touched(
+    toy_store: PreparedStore, tmp_path: Path, packing: str
+) -> None:
+    steps = describe(small(packing, "train.epochs=1"), toy_store)["optimizer_steps"]
+    too_long = small(packing, "train.epochs=1", f"train.schedule.warmup_steps={steps + 1}")
+    for start in (describe, lambda *run: train_run(*run, tmp_path / "run")):
+        with pytest.raises(UsageError, match=rf"= {steps + 1} is longer than .* {steps} steps"):
+            start(too_long, toy_store)
+    assert not (tmp_path / "run").exists()
+    fitting = small(packing, "train.epochs=1", f"train.schedule.warmup_steps={steps}")
+    assert describe(fitting, toy_store)["optimizer_steps"] == steps
+
+
 def test_describe_counts_what_training_does(toy_store: PreparedStore, tmp_path: Path) -> None:
     plan = describe(small(), toy_store)
     train_run(small(), toy_store, tmp_path / "run")

@@ -33,6 +33,7 @@ from elastictool.cli import (
     train,
 )
 from elastictool.cli.console import say, show_error
+from elastictool.cli.options import SettingsCommand
 from elastictool.cli.ranges import ListCommand
 from elastictool.errors import ElasticToolError, UsageError, from_system
 from elastictool.launch import first_to_tell, launched
@@ -47,7 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prep")(prep.prep)
-app.command("train")(train.train)
+app.command("train", cls=SettingsCommand)(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("sweep", cls=ListCommand)(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
@@ -55,7 +56,7 @@ app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
-app.command("convert")(convert.convert)
+app.command("convert", cls=SettingsCommand)(convert.convert)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app)
 app.add_typer(recipe.app)

@@ -28,7 +28,8 @@ def convert(
         typer.Option(
             "--set",
             "-s",
-            help="One setting, e.g. model.preset=elasticast or init.rgb=mean; repeatable.",
+            help="One setting, e.g. model.preset=elasticast or init.rgb=mean; repeatable. "
+            "Lists in quotes: 'model.patch_size=[16,32]'.",
         ),
     ] = None,
     labels: Annotated[

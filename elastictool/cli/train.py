@@ -27,7 +27,12 @@ def train(
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", help="One setting, e.g. train.lr=1e-4; repeatable."),
+        typer.Option(
+            "--set",
+            "-s",
+            help="One setting, e.g. train.lr=1e-4; repeatable. "
+            "Lists in quotes: 'flexi.sizes=[8,16]'.",
+        ),
     ] = None,
     attention: Annotated[
         str | None, typer.Option(help="Attention backend: auto, reference, split, varlen or flex.")
@@ -67,7 +72,7 @@ def train(
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     settings = read_settings(recipe and training_recipe(recipe), [*(sets or []), *flags])
-    config = run_config(settings)
+    config = run_config(settings, complete=not resume)
     if (print_config or dry_run) and not launched().first:
         return
     if print_config:
@@ -76,6 +81,7 @@ def train(
         typer.echo(commented_yaml(config), nl=False)
         return
 
+    from elastictool.config.conflicts import notes
     from elastictool.data.locate import locate_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.errors import UsageError
@@ -98,6 +104,8 @@ def train(
     store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")
+    for note in [] if resume else notes(config):
+        say(f"note: {note}")
     files: list[Path] = []
     if dry_run:
         report = describe(own_config(path, settings) if resume else config, store)

@@ -280,13 +280,25 @@ def _check_members(members: Sequence[_Setting]) -> None:
     if len(members) == 1:
         raise UsageError("an ensemble of one run is that run", "name two runs or more")
     for member in members[1:]:
-        if not np.array_equal(member.clips, members[0].clips):
-            raise UsageError(
-                f"{member.run.name} and {members[0].run.name} set other clips aside, so they "
-                "cannot answer together",
-                "an ensemble needs runs with the same data settings and the same seed, or data "
-                "with a split of its own",
-            )
+        _check_pair(members[0], member)
+
+
+def _check_pair(first: _Setting, second: _Setting) -> None:
+    """Two members must answer the same question about the same clips."""
+    names = second.run.name, first.run.name
+    losses = second.run.config.train.loss, first.run.config.train.loss
+    if losses[0] != losses[1]:
+        raise UsageError(
+            f"{names[0]} was trained with train.loss={losses[0]}, {names[1]} with {losses[1]}: "
+            "chances of one class among all (ce) and of each class by itself (bce) have no mean",
+            "an ensemble needs runs with the same train.loss",
+        )
+    if not np.array_equal(second.clips, first.clips):
+        raise UsageError(
+            f"{names[0]} and {names[1]} set other clips aside, so they cannot answer together",
+            "an ensemble needs runs with the same data settings and the same seed, or data "
+            "with a split of its own",
+        )
 
 
 def _score_chunk(

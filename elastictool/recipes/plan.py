@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elastictool.config import RunConfig
+from elastictool.config.conflicts import check_together
 from elastictool.errors import UsageError
 from elastictool.recipes.spec import (
     DataSpec,
@@ -352,9 +353,11 @@ class _Graph:
             **({"data": {"test_fold": replicate.fold}} if replicate.fold else {}),
         }
         try:
-            return run_config(merged(merged(settings, spec.settings), own))
+            config = run_config(merged(merged(settings, spec.settings), own), complete=False)
+            check_together(_with_sources(config, spec))
         except UsageError as error:
             raise UsageError(f"run {name!r}: {error.message}", error.hint) from error
+        return config
 
     def _how(self) -> dict[str, Any]:
         return {"checkpoint": self.scale.checkpoint, "precision": self.scale.precision}
@@ -399,6 +402,16 @@ class _Graph:
         swept = [self.scale.runs[run].data for sweep in self.scale.sweeps for run in sweep.runs]
         counted = [spec.data for spec in self.scale.tokens]
         return list(dict.fromkeys([*swept, *counted, *self.scale.histograms]))
+
+
+def _with_sources(config: RunConfig, spec: RunSpec) -> RunConfig:
+    """``config`` as it will be once the runs that it starts from and learns from have places."""
+    init, train = config.init, config.train
+    if spec.start:
+        init = dataclasses.replace(init, source="run", path=spec.start)
+    distill = dataclasses.replace(train.distill, teacher=spec.teacher)
+    train = dataclasses.replace(train, distill=distill)
+    return dataclasses.replace(config, init=init, train=train)
 
 
 def fingerprint(document: Any) -> str:

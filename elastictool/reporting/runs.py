@@ -154,7 +154,9 @@ def summarise(path: Path) -> RunSummary:
     evaluations, problem = _evaluations(path)
     epoch = int(number(epochs[-1], "epoch") or 0) if epochs else 0
     state = _state(path, epoch, config.train.epochs, about["age_s"])
-    if state == "stopped" and _has_diverged(path, config):
+    if (state == "stopped" and _has_diverged(path, config)) or (
+        state == "finished" and _took_no_step(path)
+    ):
         state = "diverged"
         why = "its last steps could not be taken, --resume would end there again: see "
         problem = "; ".join(filter(None, (why + SKIPPED_NAME, problem)))
@@ -210,6 +212,10 @@ def _has_diverged(path: Path, config: RunConfig) -> bool:
     last = [record for record in skipped if (number(record, "step") or 0) > taken]
     several = min(SEVERAL_STEPS, config.train.max_skipped_steps + 1)
     return len(last) >= several or any(record.get("where") == "weights" for record in last)
+
+
+def _took_no_step(path: Path) -> bool:
+    return (path / SKIPPED_NAME).exists() and not read_log(path, "step")
 
 
 def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:

@@ -1,24 +1,28 @@
 """Every setting of a run, with its default, its values and what it means.
 
-All of it comes from the configuration classes: names and types from their fields, meanings from
-their docstrings. ``docs/settings.md`` is ``settings_page()``, and ``train --print-config`` writes
-the same meanings as comments.
+All of it comes from the configuration classes (``config/words.py``), and the names of
+interchangeable parts from their tables. ``docs/settings.md`` is ``settings_page()``, and ``train
+--print-config`` writes the same meanings as comments.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
+import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from elastictool.config import RunConfig
-from elastictool.settings import dump_yaml, to_dict
+import yaml
+
+from elastictool.config import SIZES, RunConfig
+from elastictool.config.words import MODEL_SIZE, names_by_key, sections, settings
+from elastictool.settings import to_dict
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+_COMMENT_WIDTH = 96
 
 
 def settings_page() -> str:
@@ -27,61 +31,70 @@ def settings_page() -> str:
         "# Settings\n\n"
         "Made by `python scripts/settings.py`.\n\n"
         "A run's settings are the defaults below, over them a recipe file (`--recipe FILE`, YAML\n"
-        "with these sections), and over both `--set section.key=value`. `elastictool train\n"
-        "--print-config` prints what that comes to; the run directory keeps it as `config.yaml`.\n"
-        "`model.preset` sets positions, prefix tokens, pooling and patch sizes as the papers do,\n"
-        "`model.size` width and heads (`tiny`, `small`, `base`); single keys go before both.\n",
+        "with these sections), and over both `--set section.key=value` (lists in quotes:\n"
+        "`--set 'flexi.sizes=[8,16]'`). `elastictool train --print-config` prints what that comes\n"
+        "to, with these descriptions; the run directory keeps it as `config.yaml`. Single keys go\n"
+        "before `model.preset` and `model.size`. A setting that another one leaves without effect\n"
+        "is refused.\n",
     ]
-    for path, kind in _sections(RunConfig):
+    for path, cls in sections():
         title = f"## `{path}`" if path else "## At the top"
-        parts.append(f"{title}\n\n{_meaning(kind)}\n\n{_table(kind)}\n")
+        parts.append(f"{title}\n\n{_meaning(cls)}\n\n{_table(path, cls)}\n")
     return "\n".join(parts)
 
 
 def commented_yaml(config: RunConfig) -> str:
-    """``config`` as YAML, the meaning of each section above it as comments."""
-    meanings = {path: _meaning(kind) for path, kind in _sections(RunConfig)}
-    lines: list[str] = []
-    places: list[str] = []
-    for line in dump_yaml(config).splitlines():
-        key, separator, value = line.strip().partition(":")
-        depth = (len(line) - len(line.lstrip())) // 2
-        places = [*places[:depth], key]
-        meaning = meanings.get(".".join(places))
-        if separator and not value and meaning:
-            indent = "  " * depth
-            lines += ["", *(f"{indent}# {text}".rstrip() for text in meaning.splitlines())]
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    """``config`` as YAML, the meaning of each section and setting above it as comments."""
+    return "".join(f"{line}\n" for line in _commented(to_dict(config), dict(sections())))
 
 
-def _sections(kind: type, path: str = "") -> Iterator[tuple[str, type]]:
-    """Each configuration class under ``kind``, itself first, with its path."""
-    yield path, kind
-    for field, hint in _fields(kind):
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _sections(hint, f"{path}.{field.name}" if path else field.name)
+def _commented(
+    values: Mapping[str, Any], classes: Mapping[str, type], path: str = ""
+) -> Iterator[str]:
+    indent = "  " * (path.count(".") + 1) if path else ""
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        if name in classes:
+            yield ""
+            yield from _comment(_meaning(classes[name]).splitlines(), indent)
+            yield f"{indent}{key}:"
+            yield from _commented(value, classes, name)
+        else:
+            known = _known(name)
+            words = settings()[name] + (f" Known: {', '.join(known)}." if known else "")
+            width = _COMMENT_WIDTH - len(indent)
+            yield from _comment(textwrap.wrap(_markdown(words), width), indent)
+            yield from textwrap.indent(_yaml({key: value}), indent).splitlines()
 
 
-def _fields(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        yield field, hints[field.name]
+def _comment(lines: Sequence[str], indent: str) -> list[str]:
+    return [f"{indent}# {line}".rstrip() for line in lines]
 
 
-def _meaning(kind: type) -> str:
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def _meaning(cls: type) -> str:
     """The class's docstring in Markdown."""
-    return inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+    return _markdown(inspect.cleandoc(cls.__doc__ or ""))
 
 
-def _table(kind: type) -> str:
-    rows = ["| Key | Default | Values |", "| --- | --- | --- |"]
-    defaults = to_dict(kind())
-    for field, hint in _fields(kind):
-        if not dataclasses.is_dataclass(hint):
-            key = str(field.metadata.get("key", field.name))
-            default = json.dumps(defaults[key], ensure_ascii=False).strip('"') or "(empty)"
-            rows.append(f"| `{key}` | {default} | {_values(hint)} |")
+def _markdown(text: str) -> str:
+    return text.replace("``", "`")
+
+
+def _table(path: str, cls: type) -> str:
+    rows = ["| Key | Default | Values | Meaning |", "| --- | --- | --- | --- |"]
+    hints, fields = typing.get_type_hints(cls), names_by_key(cls)
+    defaults = to_dict(cls())
+    for name, words in settings().items():
+        section, _, key = name.rpartition(".")
+        if section == path:
+            shown = json.dumps(defaults.get(key, ""), ensure_ascii=False).strip('"') or "(empty)"
+            kind = hints[fields[key]] if key in fields else str
+            values = ", ".join(f"`{known}`" for known in _known(name)) or _values(kind)
+            rows.append(f"| `{key}` | {shown} | {values} | {_markdown(words)} |")
     return "\n".join(rows)
 
 
@@ -97,3 +110,34 @@ def _values(hint: Any) -> str:
         each = _values(arguments[0])
         return f"list, each {each}" if many else f"{len(arguments)} values, each {each}"
     return _KINDS[hint]
+
+
+def _known(name: str) -> list[str]:
+    """The names that the setting ``name`` may have, where they are those of a table of parts."""
+    return _TABLES[name]() if name in _TABLES else []
+
+
+def _planners() -> list[str]:
+    from elastictool.packing.stream import known_planners
+
+    return known_planners()
+
+
+def _backends() -> list[str]:
+    from elastictool.models.attention.base import ATTENTION
+
+    return list(ATTENTION)
+
+
+def _formats() -> list[str]:
+    from elastictool.pretrained.formats import FORMATS
+
+    return list(FORMATS)
+
+
+_TABLES: Mapping[str, Callable[[], list[str]]] = {
+    MODEL_SIZE: lambda: list(SIZES),
+    "packing.planner": _planners,
+    "train.attention": _backends,
+    "init.from": _formats,
+}

@@ -266,7 +266,7 @@ def _how_to_make(path: Path, file: Path) -> str:
     if file.stem == "averaged" and there:
         return (
             f"there are: {', '.join(there)}; averaged needs a run with "
-            "--set train.average_epochs=[FIRST,LAST]"
+            "--set 'train.average_epochs=[FIRST,LAST]'"
         )
     if (path / file.name).is_file():
         return f"name the run, {path.parent}, or the file itself"

@@ -124,6 +124,16 @@ def too_many(fault: StepFault, in_a_row: int, step: int) -> ElasticToolError:
     )
 
 
+def nothing_learned(steps: int) -> ElasticToolError:
+    """The end of a run that has left out every one of its ``steps``."""
+    return ElasticToolError(
+        f"none of the {steps} steps of this training could be taken: the weights are those that it "
+        "started with",
+        "skipped_steps.jsonl in the run directory says why for each step; most often a lower "
+        "train.lr helps",
+    )
+
+
 def _explain(
     model: SpectrogramTransformer,
     batches: Sequence[PackedBatch],

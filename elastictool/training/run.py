@@ -52,8 +52,10 @@ def train_run(
     with joined(pick_device(config.train.device)) as ranks:
         config, weights = read_initial(_named(config, store, path), store)
         # Before the directory is touched: a wrong setting deletes nothing.
-        resolved, _ = resolve(config, store)
+        resolved, splits = resolve(config, store)
         load_teacher(resolved, store, "cpu")
+        dataset = ClipDataset(store, front_end_of(resolved))
+        _check_warmup(resolved, TrainingSampler.of_run(resolved, dataset, splits.train))
         require_other_place(path, config)
         require_elsewhere(weights, path)
         run, progress = _of_first(path, progress, ranks)
@@ -154,6 +156,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     dataset = ClipDataset(store, front_end_of(resolved))
     sampler = TrainingSampler.of_run(resolved, dataset, splits.train)
     load_teacher(resolved, store, "cpu")
+    _check_warmup(resolved, sampler)
     plans = list(sampler.epoch(0))
     return {
         "dataset": str(store.path),
@@ -168,6 +171,27 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
         **_among(launched().world, sampler, plans),
     }
+
+
+def _check_warmup(config: RunConfig, sampler: TrainingSampler) -> None:
+    """Refuse a warm-up longer than training, in which the rate never gets to ``train.lr``.
+
+    Epochs are counted only as far as needed: with a token budget each has to be planned for it.
+    """
+    train = config.train
+    wanted = train.schedule.warmup_steps
+    if wanted < 1:  # a share of all steps
+        return
+    steps = 0
+    for epoch in range(train.epochs):
+        steps += -(-sampler.num_batches(epoch) // train.accumulate)
+        if steps >= wanted:
+            return
+    raise UsageError(
+        f"train.schedule.warmup_steps = {wanted:g} is longer than the whole training of {steps} "
+        "steps",
+        "take fewer, or a share of all steps (train.schedule.warmup_steps=0.1)",
+    )
 
 
 def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:

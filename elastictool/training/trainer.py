@@ -48,6 +48,7 @@ from elastictool.training.faults import (
     check_weights,
     count_broken,
     explain_fault,
+    nothing_learned,
     too_many,
     worst_fault,
 )
@@ -131,6 +132,8 @@ class Trainer:
                 self._check_stop()
                 self._train_epoch(batches[self.state.epoch], total_steps)
                 validation = self._finish_epoch()
+        if self.state.skipped_in_a_row == self.state.step:
+            raise nothing_learned(self.state.step)
         return TrainResult(
             run=self.run.path,
             epochs=config.epochs,

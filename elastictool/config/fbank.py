@@ -1,0 +1,180 @@
+"""The front end: what a frame is, and how many of them a clip has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from elastictool.config.check import require
+
+
+@dataclass(frozen=True)
+class FrontendTraits:
+    """What a front end fixes; ``audio/frontends.py`` has the arithmetic.
+
+    ``centred`` frames have zeros beyond the clip's ends, and frame k has its middle k shifts into
+    the clip; others lie wholly within the clip, from its first sample on. Clips of fewer than
+    ``min_frames`` frames repeat their last one. ``fft_size`` 0 is the next power of two.
+    ``defaults`` replace those of ``FbankConfig``.
+    """
+
+    centred: bool = False
+    min_frames: int = 0
+    fft_size: int = 0
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+FRONTENDS: Mapping[str, FrontendTraits] = {
+    "kaldi": FrontendTraits(),
+    "epic-librosa": FrontendTraits(
+        centred=True,
+        min_frames=192,
+        fft_size=2_048,
+        defaults={
+            "sample_rate_hz": 24_000,
+            "window_ms": 10.0,
+            "shift_ms": 5.0,
+            "low_frequency_hz": 0.0,
+            "preemphasis": 0.0,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FbankConfig:
+    """How recordings become log-mel frames.
+
+    Source: ElasticAST Section 3.2 (25 ms window, 10 ms shift, 128 bins); the rest is Kaldi's.
+    """
+
+    sample_rate_hz: int = 16_000
+    """Samples per second, those of the prepared data, which ``prep --frontend`` decides."""
+    num_mel_bins: int = 128
+    """Mel bands of a frame, at least 4; ``model.num_mel_bins`` must be the same."""
+    window_ms: float = 25.0
+    """Length of the analysis window in milliseconds. Longer windows tell frequencies apart better
+    and moments worse."""
+    shift_ms: float = 10.0
+    """Time from frame to frame in milliseconds. Shorter shifts give more frames and so more tokens,
+    which short clips need; limits in frames then stand for less time."""
+    low_frequency_hz: float = 20.0
+    """Lower end of the lowest mel band in hertz."""
+    high_frequency_hz: float = 0.0
+    """Upper end of the highest mel band in hertz; at or below 0 it counts down from half the sample
+    rate, as in Kaldi."""
+    preemphasis: float = 0.97
+    """Share of the former sample that is taken off each sample, 0 up to but not 1; 0 is off. Only
+    ``kaldi`` has it."""
+    frontend: Literal["kaldi", "epic-librosa"] = "kaldi"
+    """Which frames: ``kaldi`` as AST and ElasticAST compute them, or ``epic-librosa`` as the public
+    EPIC-SOUNDS code does, which brings its own rate, window and shift. Data must be prepared with
+    the same one (``prep --frontend``)."""
+
+    def __post_init__(self) -> None:
+        require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")
+        require(self.num_mel_bins > 3, "fbank.num_mel_bins must be above 3")
+        require(self.shift_ms > 0, "fbank.shift_ms must be above 0")
+        require(self.window_samples >= 2, "fbank.window_ms is shorter than two samples")
+        nyquist = self.sample_rate_hz / 2
+        top = (
+            self.high_frequency_hz
+            if self.high_frequency_hz > 0
+            else nyquist + self.high_frequency_hz
+        )
+        require(
+            0 <= self.low_frequency_hz < top <= nyquist,
+            f"fbank frequencies {self.low_frequency_hz}..{top} Hz do not lie within 0..{nyquist}",
+        )
+        require(0 <= self.preemphasis < 1, "fbank.preemphasis must be in 0..1")
+        require(
+            self.frontend == "kaldi" or self.preemphasis == 0,
+            f"fbank.frontend = {self.frontend} has no fbank.preemphasis: set it to 0",
+        )
+        require(
+            self.window_samples <= self.fft_size, f"fbank.window_ms exceeds {self.fft_size} samples"
+        )
+
+    @property
+    def traits(self) -> FrontendTraits:
+        """What the front end fixes."""
+        return FRONTENDS[self.frontend]
+
+    @property
+    def window_samples(self) -> int:
+        """Length of the analysis window in samples."""
+        return int(self.sample_rate_hz * self.window_ms * 0.001)
+
+    @property
+    def fft_size(self) -> int:
+        """Length of the Fourier transform in samples; the window is padded to it."""
+        return self.traits.fft_size or 1 << (self.window_samples - 1).bit_length()
+
+    @property
+    def lead(self) -> int:
+        """Samples of a frame before the place that it is counted from: 0, or half a window."""
+        return -(-self.window_samples // 2) if self.traits.centred else 0
+
+    @property
+    def context_frames(self) -> int:
+        """Frames to read before a wanted one: they reach over the beginning of what is read."""
+        return -(-self.lead // max(self.frame_place(1), 1))
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether the shift is a whole number of samples."""
+        return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
+
+    def frame_place(self, frame: int) -> int:
+        """Start or middle of ``frame``: round(frame x shift x rate), so any real shift is exact."""
+        return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
+
+    def frame_start(self, frame: int) -> int:
+        """First sample of ``frame``; below 0 where a centred frame begins before the clip."""
+        return self.frame_place(frame) - self.lead
+
+    @property
+    def reach(self) -> int:
+        """Samples of the clip that a frame needs from its place on.
+
+        Source: Kaldi's ``snip_edges``, or librosa's ``center``.
+        """
+        return 0 if self.traits.centred else self.window_samples
+
+    def own_frames(self, num_samples: int) -> int:
+        """Frames of a clip before its last one is repeated."""
+        last_place = num_samples - self.reach
+        if last_place < 0 or num_samples == 0:
+            return 0
+        frames = int((last_place + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
+        while self.frame_place(frames) <= last_place:
+            frames += 1
+        while frames > 0 and self.frame_place(frames - 1) > last_place:
+            frames -= 1
+        return frames
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip; 0 where it is too short for one."""
+        own = self.own_frames(num_samples)
+        return max(own, self.traits.min_frames) if own else 0
+
+    def samples_for(self, num_frames: int) -> int:
+        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
+        return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
+
+    def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
+        """What to read of a clip of ``native_frames`` for ``num_frames`` frames from ``first``.
+
+        Reading begins ``context_frames`` earlier; where frames are not whole samples apart, or are
+        repeated, at the clip's beginning.
+
+        Returns:
+            First sample, sample after the last (it may lie beyond the clip), and how many frames
+            of what is read precede the wanted ones.
+        """
+        begin = 0
+        if self.whole_steps and native_frames > self.traits.min_frames:
+            begin = max(first - self.context_frames, 0)
+        return self.frame_place(begin), self.samples_for(first + num_frames), first - begin

@@ -1,0 +1,53 @@
+"""One training run, with all of its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from elastictool.config.augment import AugmentConfig
+from elastictool.config.check import require
+from elastictool.config.data import DataConfig
+from elastictool.config.fbank import FbankConfig
+from elastictool.config.flexi import FlexiConfig
+from elastictool.config.init import InitConfig
+from elastictool.config.length import LengthConfig
+from elastictool.config.model import ModelConfig
+from elastictool.config.packing import COMPILED_MULTIPLE, PackingConfig
+from elastictool.config.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete: what ``config.yaml`` in the run directory holds."""
+
+    name: str = ""
+    """Name of the run, under which it goes to ``runs/``; empty: made from data and preset."""
+    seed: int = 0
+    """Seed of everything random, 0 or above. Runs that differ in it alone show how much chance
+    there is in a result."""
+    data: DataConfig = field(default_factory=DataConfig)
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+    length: LengthConfig = field(default_factory=LengthConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    flexi: FlexiConfig = field(default_factory=FlexiConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed must be in 0..2^63-1")
+        require(
+            not set("/\\") & set(self.name) and self.name not in (".", ".."),
+            "name must be one name, not a path",
+        )
+        require(
+            self.model.num_mel_bins == self.fbank.num_mel_bins,
+            f"model.num_mel_bins ({self.model.num_mel_bins}) and fbank.num_mel_bins "
+            f"({self.fbank.num_mel_bins}) must be equal",
+        )
+
+    @property
+    def token_multiple(self) -> int:
+        """``packing.token_multiple``, or what it stands for."""
+        return self.packing.token_multiple or (COMPILED_MULTIPLE if self.train.compile else 1)
