@@ -63,7 +63,7 @@ def test_brackets_on_the_pages_are_quoted() -> None:
     assert [line for line in bare if "*.wav" not in line] == []
 
 
-@pytest.mark.parametrize("line", ["train --epochs 3", "data shw synth", "sweep --patches 8"])
+@pytest.mark.parametrize("line", ["prep --epochs 3", "data shw synth", "sweep --patches 8"])
 def test_a_command_that_cannot_be_typed_is_noticed(line: str) -> None:
     with pytest.raises(Exception, match="No such"):
         parsed(line)
