@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
@@ -131,14 +131,25 @@ def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "model": model, "flexi": flexi, "fbank": fbank}
 
 
-def other_settings(values: Mapping[str, Any], config: RunConfig) -> list[str]:
+class Difference(NamedTuple):
+    """A setting that is asked for and another one that a run has."""
+
+    asked: Any
+    found: Any
+
+    def told(self, key: str) -> str:
+        """``section.key=value (the run: value)``."""
+        return f"{key}={self.asked} (the run: {self.found})"
+
+
+def other_settings(values: Mapping[str, Any], config: RunConfig) -> dict[str, Difference]:
     """Which of the nested ``values`` the resolved ``config`` of a run does not have.
 
     Values that stand for themselves only until data, weights or machine decide (``auto``, no mean,
     no grid) are not held against what was decided.
 
     Returns:
-        ``section.key=value (the run: value)`` each.
+        By dotted key.
 
     Raises:
         UsageError: A key or value is wrong.
@@ -147,7 +158,7 @@ def other_settings(values: Mapping[str, Any], config: RunConfig) -> list[str]:
         to_dict(c) for c in (run_config(values, complete=False), RunConfig(), config)
     )
 
-    def compare(given: Any, path: str, *kinds: Any) -> Iterator[str]:
+    def compare(given: Any, path: str, *kinds: Any) -> Iterator[tuple[str, Difference]]:
         asked, default, found = kinds
         if isinstance(given, Mapping) and isinstance(asked, Mapping):
             for key in given:
@@ -155,9 +166,37 @@ def other_settings(values: Mapping[str, Any], config: RunConfig) -> list[str]:
                     below = f"{path}.{key}" if path else key
                     yield from compare(given[key], below, *(kind[key] for kind in kinds))
         elif asked != found and not (asked == default and path.startswith(_DECIDED_LATER)):
-            yield f"{path}={asked} (the run: {found})"
+            yield path, Difference(asked, found)
 
-    return list(compare(_expanded(values), "", wanted, start, own))
+    return dict(compare(_expanded(values), "", wanted, start, own))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Difference]:
+    """Where two nested settings differ, by dotted key; what only one of them has does not count.
+
+    ``asked`` is the value of ``now``, ``found`` that of ``before``.
+    """
+    changed: dict[str, Difference] = {}
+    for key in before.keys() & now.keys():
+        old, new = before[key], now[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = differences(old, new)
+            changed |= {f"{key}.{below}": difference for below, difference in inner.items()}
+        elif old != new:
+            changed[key] = Difference(new, old)
+    return dict(sorted(changed.items()))
+
+
+def replaced_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """``config`` with the values of ``changes``, by dotted key; nothing else follows from them."""
+    values = to_dict(config)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return from_dict(RunConfig, values)
 
 
 _DECIDED_LATER = ("name", "data.dataset", "data.mean", "data.std", "model.", "train.precision")

@@ -72,7 +72,7 @@ def test_a_run_that_exists_stays_readable_and_resumes_with_its_own_settings(
     file = tmp_path / "config.yaml"
     file.write_text("train: {schedule: {kind: multistep, decay_from: 2}}\nflexi: {axes: time}")
     config = from_dict(RunConfig, read_yaml(file))
-    assert other_settings({"train": {"schedule": {"decay_from": 2}}}, config) == []
+    assert other_settings({"train": {"schedule": {"decay_from": 2}}}, config) == {}
 
 
 @pytest.mark.parametrize(

@@ -220,10 +220,45 @@ def test_a_validation_part_is_stratified_seeded_and_taken_from_training(
     assert not set(first.validation) & set(first.train)
 
 
-def test_an_unknown_split_names_those_there_are(toy_store: PreparedStore) -> None:
-    with pytest.raises(UsageError, match="no clip to train on") as caught:
-        select_clips(toy_store, DataConfig(train_split="training"), 0)
+@pytest.mark.parametrize("setting", ["train_split", "validation_split", "test_split"])
+def test_an_unknown_split_names_those_there_are(toy_store: PreparedStore, setting: str) -> None:
+    misspelt = DataConfig(**{setting: "tset"})
+    with pytest.raises(UsageError, match=f"{setting} = 'tset'") as caught:
+        select_clips(toy_store, misspelt, 0)
     assert "test, train, val" in caught.value.hint
+    select_clips(toy_store, misspelt, 0, to_train=False)  # another corpus may call them otherwise
+    if setting != "train_split":
+        assert len(select_clips(toy_store, DataConfig(**{setting: "none"}), 0).train)
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"), [("train_split", "test"), ("train_split", "val"), ("test_split", "val")]
+)
+def test_two_parts_never_share_a_split(toy_store: PreparedStore, setting: str, other: str) -> None:
+    with pytest.raises(UsageError, match=f"are both '{other}'"):
+        select_clips(toy_store, DataConfig(**{setting: other}), 0)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5])
+def test_a_part_of_many_small_classes_is_that_part_of_all_clips(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
+    """Of each class alone, rounding would take none or all."""
+    monkeypatch.setattr(PreparedStore, "label_indices", lambda self, clip: (clip,))
+    config = DataConfig(validation_split="none", validation_fraction=fraction)
+    splits = select_clips(toy_store, config, 0)
+    pool = len(splits.train) + len(splits.validation)
+    assert abs(len(splits.validation) - fraction * pool) <= 0.5
+
+
+@pytest.mark.parametrize(("fraction", "taken"), [(0.001, "none"), (0.999, "all")])
+def test_a_part_without_clips_is_refused(
+    toy_store: PreparedStore, fraction: float, taken: str
+) -> None:
+    config = DataConfig(validation_split="none", validation_fraction=fraction)
+    with pytest.raises(UsageError, match=f"takes {taken} of the 18 training clips"):
+        select_clips(toy_store, config, 0)
+    assert len(select_clips(toy_store, config, 0, to_train=False).test)
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

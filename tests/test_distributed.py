@@ -35,11 +35,11 @@ from elastictool.launch import command, launched
 from elastictool.packing.planners import share_out
 from elastictool.stopping import Stopped, StopRequest
 from elastictool.training import distributed
-from elastictool.training.checkpoint import load_training_state
 from elastictool.training.distributed import ALONE, Ranks, joined
 from elastictool.training.faults import StepFault, worst_fault
 from elastictool.training.resolve import pick_device
 from elastictool.training.run import describe, resume_run, train_run
+from elastictool.training.saving import load_training_state
 from elastictool.training.trainer import Trainer
 from tests.several import Several
 from tests.test_batches import front_end

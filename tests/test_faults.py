@@ -30,8 +30,8 @@ from elastictool.errors import (
     UsageError,
     WriteError,
 )
-from elastictool.training.checkpoint import load_training_state
 from elastictool.training.run import resume_run, train_run
+from elastictool.training.saving import load_training_state
 from elastictool.training.trainer import Trainer
 from tests.test_training import records, same, small, trainer, weights
 
@@ -119,7 +119,7 @@ def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_dra
         run = trainer(toy_store, tmp_path / name, *sets)
         run.model.train()
         steps = run._steps(run.sampler.epoch(0), run.sampler.num_batches(0))
-        assert run._step(*next(steps), 10) is not None
+        assert run._step(*next(steps)) is not None
         kept = {key: value.clone() for key, value in run.model.state_dict().items()}
         moments = [
             {key: value.clone() for key, value in state.items()}
@@ -128,7 +128,7 @@ def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_dra
         plans, batches = next(steps)
         if spoil:  # the last batch: the gradient of the first has been added up by then
             batches[-1].patch_groups[0].patches[5] = torch.inf
-        loss = run._step(plans, batches, 10)
+        loss = run._step(plans, batches)
         assert (loss is None) == spoil
         return kept, moments, run
 
@@ -555,15 +555,28 @@ def test_a_directory_of_a_run_killed_before_it_began_can_be_used(
     assert train_run(config, toy_store, place).epochs == 1
 
 
+class _Killed(BaseException):
+    """Nothing handles it, as nothing handles kill -9."""
+
+
 def test_an_overwrite_killed_half_way_can_be_repeated(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small("train.epochs=1")
     train_run(config, toy_store, tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", lambda path: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        unlink, deleted = Path.unlink, []
+
+        def dies(self: Path, missing_ok: bool = False) -> None:
+            if len(deleted) == 3:
+                raise _Killed
+            deleted.append(self)
+            unlink(self, missing_ok)
+
+        patched.setattr(Path, "unlink", dies)
+        with pytest.raises(_Killed):
             train_run(config, toy_store, tmp_path / "run", overwrite=True)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert train_run(config, toy_store, tmp_path / "run", overwrite=True).epochs == 1
 
 

@@ -247,6 +247,15 @@ def test_statistics_of_another_front_end_are_refused(epic_store: PreparedStore) 
     resolve(RunConfig(fbank=kaldi, data=DataConfig(mean=-5.0, std=4.0)), epic_store)
 
 
+def test_data_of_another_rate_name_the_front_end_that_reads_them(epic_store: PreparedStore) -> None:
+    """At 24 kHz kaldi would take them too; they were prepared for another one."""
+    with pytest.raises(UsageError, match="is at 24000 Hz") as caught:
+        resolve(RunConfig(), epic_store)
+    assert caught.value.hint == "--set fbank.frontend=epic-librosa"
+    sets = [caught.value.hint.removeprefix("--set ")]
+    assert resolve(load_run_config(None, sets), epic_store)[0].fbank.sample_rate_hz == 24_000
+
+
 @pytest.mark.parametrize("mix", [None, Mix(clip=3, ratio=1.0)], ids=["plain", "mixed"])
 def test_views_of_stored_clips_are_crops_of_the_whole(
     epic_store: PreparedStore, mix: Mix | None

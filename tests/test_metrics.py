@@ -120,7 +120,7 @@ def test_nothing_to_score_is_nan_and_no_labels_do_not_crash() -> None:
 def test_nan_scores_are_a_clear_error(function) -> None:  # type: ignore[no-untyped-def]
     scores = np.zeros((4, 3))
     scores[2, 1] = np.nan
-    with pytest.raises(ElasticToolError, match="1 of 4 clips hold NaN"):
+    with pytest.raises(ElasticToolError, match="1 of 4 clips are NaN or infinite"):
         function(scores, np.eye(3)[[0, 1, 2, 0]])
 
 

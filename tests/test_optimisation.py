@@ -15,11 +15,12 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import load_run, load_training_state
+from elastictool.training.checkpoint import load_run
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze, lr_factor_of, module_group
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.rundir import RunDirectory
+from elastictool.training.saving import load_training_state
 from elastictool.training.trainer import Trainer
 from tests.test_training import records, same, small, trainer, weights
 
@@ -188,15 +189,15 @@ def test_what_is_frozen_stays_to_the_last_bit_and_all_else_learns(
 def test_a_group_that_the_model_does_not_have_is_refused_before_an_old_run_is_deleted(
     toy_store: PreparedStore, tmp_path: Path, frozen: str, words: list[str]
 ) -> None:
-    precious = tmp_path / "run" / "config.yaml"
-    precious.parent.mkdir()
-    precious.write_text("years of training")
+    former = RunDirectory(tmp_path / "run")
+    former.create(overwrite=False)
+    former.write_config(small(), "years of training")
     config = small(*TWO_BLOCKS, f"train.freeze={frozen}")
     with pytest.raises(UsageError) as caught:
         train_run(config, toy_store, tmp_path / "run", overwrite=True)
     text = f"{caught.value.message} {caught.value.hint}"
     assert all(word in text for word in words), text
-    assert precious.read_text() == "years of training"
+    assert former.read_fingerprint() == "years of training"
 
 
 def test_prefix_and_all_but_head_cover_what_an_ast_has() -> None:

@@ -22,8 +22,8 @@ from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.errors import ElasticToolError, LoaderError, WriteError, from_system, write_error
 from elastictool.files import append_line, atomic_path
-from elastictool.training.checkpoint import load_training_state, save_training_state
 from elastictool.training.run import resume_run, train_run
+from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
 from tests.children import Child, run
 from tests.saved_runs import save_run

@@ -21,16 +21,12 @@ from elastictool.data.store import PreparedStore
 from elastictool.errors import CheckpointError, Interrupted, UsageError
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.settings import load_run_config, read_settings
-from elastictool.training.checkpoint import (
-    latest_run,
-    load_run,
-    load_training_state,
-    save_training_state,
-)
+from elastictool.training.checkpoint import latest_run, load_run
 from elastictool.training.objective import clip_losses
 from elastictool.training.resolve import pick_device, pick_precision
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
+from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
 
 SMALL = (
@@ -450,8 +446,8 @@ def test_a_run_begun_on_a_cpu_has_no_state_of_cuda_to_take_up(
     path = tmp_path / "run"
     train_run(small("train.epochs=1"), toy_store, path)
     continued = Trainer(RunDirectory(path).read_config(), toy_store, RunDirectory(path))
-    continued.device = torch.device("cuda")
-    continued.resume()
+    continued.learner = dataclasses.replace(continued.learner, device=torch.device("cuda"))
+    continued.resume(load_training_state(RunDirectory(path).training_state))
     assert continued.state.epoch == 1
 
 
@@ -462,7 +458,7 @@ def test_a_run_begun_on_a_cpu_has_no_state_of_cuda_to_take_up(
 def test_automatic_precision_is_bf16_where_a_gpu_computes_with_it(
     device: str, capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elastictool.training.resolve.pick_device", lambda wanted: device)
+    monkeypatch.setattr("elastictool.training.resolve.pick_device", lambda *wanted: device)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_precision(TrainConfig()) == precision
     assert pick_precision(TrainConfig(precision="fp32")) == "fp32"

@@ -181,17 +181,13 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
         UsageError: They are not there. Scores on other data are none of the run's, so nobody
             gets them without asking.
     """
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.locate import locate_dataset, own_dataset
     from elastictool.data.store import PreparedStore
-    from elastictool.files import INFO_NAME
 
     own = run.config.data.dataset
-    if not dataset and own and not (Path(own) / INFO_NAME).is_file():
-        raise UsageError(
-            f"{own}, the data that {run.name} was trained on, is not there",
-            "name the prepared data with --dataset",
-        )
-    return PreparedStore.open(locate_dataset(dataset or own))
+    if dataset or not own:
+        return PreparedStore.open(locate_dataset(dataset))
+    return PreparedStore.open(own_dataset(own, run.path, run.name))
 
 
 def tell_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:

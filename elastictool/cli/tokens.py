@@ -70,6 +70,9 @@ def tokens(
 
     Example: elastictool tokens --batch-size 12 24 48 --durations clips.csv
     """
+    if shift_ms is not None and not shift_ms > 0:
+        raise UsageError(f"--shift-ms {shift_ms:g} is not above 0", "e.g. 10")
+
     from elastictool.evaluation.tokens import TokenRule, TokenSettings, count_tokens
     from elastictool.reporting import token_table
 

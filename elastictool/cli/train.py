@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from elastictool.cli.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from elastictool.config import RunConfig
+    from elastictool.training.state import TrainResult
 
 
 def train(
@@ -81,15 +82,15 @@ def train(
         typer.echo(commented_yaml(config), nl=False)
         return
 
-    from elastictool.config.conflicts import notes
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.locate import locate_dataset, own_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.errors import UsageError
     from elastictool.reporting.run_report import write_report
+    from elastictool.reporting.tables import counted
+    from elastictool.training.resuming import own_config
     from elastictool.training.run import (
         default_run_dir,
         describe,
-        own_config,
         resume_run,
         train_run,
     )
@@ -97,15 +98,15 @@ def train(
 
     if resume and overwrite:
         raise UsageError("--resume goes on with a run, --overwrite deletes it", "choose one")
+    place = None
     if resume:
         run_dir = run_dir or (None if dataset or config.name else latest_started())
-        if run_dir is not None:
-            dataset = dataset or RunDirectory(run_dir).read_config().data.dataset
-    store = PreparedStore.open(locate_dataset(dataset or config.data.dataset))
+        if run_dir is not None and not dataset:
+            own = RunDirectory(run_dir).read_config().data.dataset
+            place = own_dataset(own, run_dir, str(run_dir))
+    store = PreparedStore.open(place or locate_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")
-    for note in [] if resume else notes(config):
-        say(f"note: {note}")
     files: list[Path] = []
     if dry_run:
         report = describe(own_config(path, settings) if resume else config, store)
@@ -115,27 +116,39 @@ def train(
             if resume
             else train_run(config, store, path, overwrite, progress())
         )
-        report = {
-            "run": str(result.run),
-            "epochs": result.epochs,
-            "best_epoch": result.best_epoch if result.validation else None,
-            "seconds": round(result.seconds, 1),
-            **{f"last_val_{name}": round(value, 4) for name, value in result.validation.items()},
-            **{f"averaged_{name}": round(value, 4) for name, value in result.averaged.items()},
-        }
+        config = RunDirectory(path).read_config()  # of a resumed run: not what was typed
+        report = _report(result)
         if not launched().first:
             return
         files = write_report(result.run)
     if json_output:
         print_json(report)
         return
+    notes = report.pop("notes", [])
     print_table(f"train {path}", ["what", "value"], list(report.items()))
+    for note in notes:
+        say(f"note: {note}")
     for file in files:
         say(f"wrote {file}")
     if not dry_run:
+        if result.was_finished:
+            epochs = counted(result.epochs, "epoch")
+            say(f"{path} was finished before, after {epochs}: nothing was trained")
         longest = config.fbank.num_frames(int(store.num_samples.max()))
         axis = _axis(config, longest)
         say(f"next: elastictool eval {path}, elastictool sweep {path} {axis}")
+
+
+def _report(result: TrainResult) -> dict[str, Any]:
+    """What a run says when it is done."""
+    return {
+        "run": str(result.run),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch if result.best_epoch > 0 else None,
+        "seconds": round(result.seconds, 1),
+        **{f"last_val_{name}": round(value, 4) for name, value in result.validation.items()},
+        **{f"averaged_{name}": round(value, 4) for name, value in result.averaged.items()},
+    }
 
 
 def _axis(config: RunConfig, longest: int) -> str:

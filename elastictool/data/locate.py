@@ -1,4 +1,4 @@
-"""From what a user types after ``--dataset`` to a prepared folder."""
+"""From what a user types after ``--dataset``, or a run says of its data, to a prepared folder."""
 
 from __future__ import annotations
 
@@ -30,3 +30,33 @@ def locate_dataset(text: str) -> Path:
         f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}",
         f"prepared there: {', '.join(known)}" if known else "make one: elastictool prep --help",
     )
+
+
+def locate_recorded(text: str, run: Path) -> Path | None:
+    """The prepared folder that ``run`` (a directory or a file) has on record; None if it is gone.
+
+    A path that is not absolute was seen from where the run was started, which is most often a
+    folder above it; so a run finds its data whatever folder it is used from, and also where the
+    whole project has moved.
+    """
+    for folder in (*run.absolute().parents, Path()):
+        found = folder / text
+        if (found / INFO_NAME).is_file():
+            same_here = Path(text).exists() and Path(text).samefile(found)
+            return Path(text) if same_here else found
+    return None
+
+
+def own_dataset(text: str, run: Path, name: str) -> Path:
+    """The prepared folder that a run called ``name`` has on record.
+
+    Raises:
+        UsageError: It is gone; no other data take its place unasked.
+    """
+    found = locate_recorded(text, run)
+    if found is None:
+        raise UsageError(
+            f"{text}, the data that {name} was trained on, is not there",
+            "name the prepared data with --dataset",
+        )
+    return found

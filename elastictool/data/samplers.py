@@ -131,6 +131,14 @@ class TrainingSampler:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self.epoch(epoch))
 
+    def epoch_batches(self, epochs: int) -> list[int]:
+        """Batches of each of the first ``epochs`` epochs."""
+        return [self.num_batches(epoch) for epoch in range(epochs)]
+
+    def num_steps(self, epoch_batches: Sequence[int]) -> int:
+        """Optimiser steps of epochs with so many batches."""
+        return sum(-(-count // self.batches_per_step) for count in epoch_batches)
+
     def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
         """What each of so many processes computes of the batches of one optimiser step.
 

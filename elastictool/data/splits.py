@@ -49,20 +49,63 @@ def select_clips(
             and no folds.
 
     Raises:
-        UsageError: No training clip, or an unknown fold.
+        UsageError: No training clip, an unknown fold or split, parts that share clips, or a
+            ``validation_fraction`` that leaves one part without clips.
     """
     if config.test_fold and (to_train or store.folds.any()):
         train, validation, test = _by_fold(store, config)
     else:
+        if to_train:
+            _check_names(store, config)
         train, validation, test = _by_split(store, config)
     if len(train) == 0 and to_train:
         raise UsageError(
             f"{store.path} has no clip to train on (split {config.train_split!r})",
-            f"its splits are: {', '.join(sorted(set(store.splits.tolist())))}",
+            _known_splits(store),
         )
     if len(validation) == 0 and config.validation_fraction:
+        pool = len(train)
         train, validation = _take(store, train, test, config.validation_fraction, seed)
+        if to_train and not (len(train) and len(validation)):
+            raise UsageError(
+                f"data.validation_fraction = {config.validation_fraction:g} takes "
+                f"{'all' if len(validation) else 'none'} of the {pool} training clips of "
+                f"{store.path}",
+                "choose one nearer to a half; clips of one group stay together",
+            )
     return Splits(train, validation, test)
+
+
+NO_SPLIT = ("", "none")
+"""Names of a part that is to have no clips."""
+_SETTINGS = ("train_split", "validation_split", "test_split")
+
+
+def _check_names(store: PreparedStore, config: DataConfig) -> None:
+    """Refuse names of splits that the data do not have, and two parts of one name.
+
+    Data need not have the splits that are looked for by default; ``NO_SPLIT`` are no names.
+    """
+    known = set(store.splits.tolist())
+    named: dict[str, str] = {}
+    for setting in _SETTINGS:
+        name = getattr(config, setting)
+        if name not in (*known, *NO_SPLIT) and name != getattr(DataConfig, setting):
+            raise UsageError(
+                f"data.{setting} = {name!r}, but {store.path} has no such split",
+                _known_splits(store),
+            )
+        if name in known and name in named:
+            raise UsageError(
+                f"data.{named[name]} and data.{setting} are both {name!r}: the same clips would "
+                "be in both",
+                f"{_known_splits(store)}; none is no split",
+            )
+        named[name] = setting
+
+
+def _known_splits(store: PreparedStore) -> str:
+    return f"its splits are: {', '.join(sorted(set(store.splits.tolist())))}"
 
 
 def _by_split(store: PreparedStore, config: DataConfig) -> tuple[Indices, Indices, Indices]:
@@ -94,18 +137,20 @@ def _take(
     rng = clip_rng(seed, 0, 0, "validation-part")
     shuffled = rng.permutation(train)
     keep_groups = not set(store.groups[train].tolist()) & set(store.groups[test].tolist())
-    units: dict[tuple[int, str], list[int]] = {}
+    units: dict[int, dict[str, list[int]]] = {}
     for clip in shuffled.tolist():
         group = store.groups[clip] if keep_groups else ""
         label = 0 if group else next(iter(store.label_indices(clip)), -1)
-        units.setdefault((label, group or str(clip)), []).append(clip)
-    wanted: dict[int, float] = {}
-    for (label, _), members in units.items():
-        wanted[label] = wanted.get(label, 0.0) + fraction * len(members)
+        units.setdefault(label, {}).setdefault(group or str(clip), []).append(clip)
     taken: list[int] = []
-    for (label, _), members in units.items():
-        if wanted[label] >= len(members) / 2:
-            taken.extend(members)
-            wanted[label] -= len(members)
+    wanted = 0.0
+    for groups in units.values():
+        # What is left of one label counts for the next: a tenth of each of many small classes is
+        # less than a clip, and a tenth of all.
+        wanted += fraction * sum(map(len, groups.values()))
+        for members in groups.values():
+            if wanted >= len(members) / 2:
+                taken.extend(members)
+                wanted -= len(members)
     validation = np.array(sorted(taken), dtype=np.int64)
     return np.setdiff1d(train, validation), validation

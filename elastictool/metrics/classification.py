@@ -73,7 +73,8 @@ def class_probabilities(logits: npt.ArrayLike, loss: str) -> Array:
     wide = np.asarray(logits, dtype=np.float64)
     if loss == "bce":
         return np.asarray(np.exp(-np.logaddexp(0, -wide)))
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which check_scores refuses
+        powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
@@ -81,7 +82,7 @@ def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, 
     """Scores as (S, C) float64 and targets as (S, C) bool.
 
     Raises:
-        ElasticToolError: No clips, or a score that is NaN: the model has diverged.
+        ElasticToolError: No clips, or a score that is not finite: the model has diverged.
         ValueError: The shapes differ.
     """
     checked: Array = np.asarray(scores, dtype=np.float64)
@@ -90,11 +91,11 @@ def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, 
         raise ValueError(f"scores {checked.shape} and targets {labels.shape} must be equal (S, C)")
     if checked.size == 0:
         raise ElasticToolError("there are no clips or no classes to score", "check the split")
-    broken = np.flatnonzero(np.isnan(checked).any(axis=1))
+    broken = np.flatnonzero(~np.isfinite(checked).all(axis=1))
     if len(broken):
         raise ElasticToolError(
-            f"the scores of {len(broken)} of {len(checked)} clips hold NaN "
-            f"(first: row {broken[0]})",
+            f"the scores of {len(broken)} of {len(checked)} clips are NaN or "
+            f"infinite (first: row {broken[0]})",
             "the model has diverged: train with a lower learning rate or in fp32",
         )
     return checked, labels
@@ -115,7 +116,7 @@ def top_k_accuracy(scores: npt.ArrayLike, targets: npt.ArrayLike, k: int) -> flo
     """Share of the labelled clips with a hit among their ``k`` best classes; NaN without any.
 
     Raises:
-        ElasticToolError: No clips, or NaN scores.
+        ElasticToolError: No clips, or scores that are not finite.
     """
     checked, labels = check_scores(scores, targets)
     return _top_k_mean(checked, labels, k)
@@ -130,7 +131,7 @@ def mean_average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike) -> flo
     """Macro mAP over the classes that can be scored; NaN without any.
 
     Raises:
-        ElasticToolError: No clips, or NaN scores.
+        ElasticToolError: No clips, or scores that are not finite.
     """
     checked, labels = check_scores(scores, targets)
     positives = labels.sum(axis=0)
@@ -202,7 +203,7 @@ def classification_metrics(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Met
     (for multi-label clips: the share of the class's clips whose top class it is).
 
     Raises:
-        ElasticToolError: No clips, or NaN scores.
+        ElasticToolError: No clips, or scores that are not finite.
     """
     checked, labels = check_scores(scores, targets)
     per_class = class_scores(checked, labels)

@@ -83,7 +83,7 @@ def import_weights(init: InitConfig) -> Imported:
             not explain.
     """
     form = FORMATS[init.source]
-    source = read_source(init.path, find_weights(init.path))
+    source = read_source(init.path, find_weights(init.path, hub=not form.own))
     _require_format(init.source, form, source)
     spelled = _spelled(form, source)
     tensors = {name: source.tensors[key] for name, key in spelled.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +19,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
-def find_weights(given: str) -> Path:
-    """The weights file that ``given`` names.
+def find_weights(given: str, hub: bool = True) -> Path:
+    """The weights file that ``given`` names; ``hub``: it may be one of the Hugging Face hub.
 
     Raises:
         UsageError: There is none.
         ElasticToolError: The hub cannot be reached, or ``huggingface_hub`` is not installed.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_file() and is_shard(path):
         raise UsageError(
             f"{path} is one of several files of a model", f"name their folder: {path.parent}"
@@ -34,11 +35,13 @@ def find_weights(given: str) -> Path:
         return path
     if path.is_dir():
         return _in_folder(path)
-    if _HUB_ID.fullmatch(given) and not given.endswith(_FILE_ENDINGS):
+    if hub and _HUB_ID.fullmatch(given) and not given.endswith(_FILE_ENDINGS):
         return _from_hub(given)
     raise UsageError(
         f"{given} does not exist",
-        "give a weights file, a folder with config.json, a run, or a Hugging Face id (owner/name)",
+        "give a weights file, a folder with config.json, a run, or a Hugging Face id (owner/name)"
+        if hub
+        else "give a run directory, or a weights file that elastictool wrote",
     )
 
 

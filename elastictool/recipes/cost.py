@@ -229,13 +229,13 @@ def measured_throughput(plan: Plan) -> float | None:
     from elastictool.evaluation.bench.timing import interleaved
     from elastictool.evaluation.bench.workload import Workload
     from elastictool.models.attention.base import ATTENTION
-    from elastictool.training.resolve import pick_device, pick_precision
+    from elastictool.training.resolve import device_of, pick_precision
 
     configs = [_config(step) for step in plan.steps if step.kind == "train"]
     if not configs:
         return None
     config = max(configs, key=lambda c: c.model.width * c.model.depth)
-    bench = Bench(torch.device(pick_device(config.train.device)), pick_precision(config.train))
+    bench = Bench(torch.device(device_of(config.train)), pick_precision(config.train))
     frames = (MEASURED_FRAMES,) * MEASURED_CLIPS[bench.device.type == "cuda"]
     work = Workload(frames, _elastic(config.model), config.packing, "random")
     model = work.build_model().to(bench.device)

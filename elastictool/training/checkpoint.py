@@ -1,8 +1,7 @@
-"""Files of a run directory: weights that stand alone, and the state that training continues from.
+"""Weights of a run that stand alone: written, and read again as a model to use.
 
 ``checkpoints/{last,best,averaged}.safetensors`` hold weights with the configuration and label names
-in their metadata, so one file is a model. ``checkpoints/last.training.pt`` holds weights,
-optimiser and counters together, written in one rename: a killed run never mixes two moments.
+in their metadata, so one file is a model.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -145,7 +142,7 @@ def save_weights(
     if len(thresholds):
         metadata["thresholds"] = json.dumps([finite(value) for value in thresholds])
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(path) as temporary, _disk_errors():
+    with atomic_path(path) as temporary, disk_errors():
         save_file(tensors, str(temporary), metadata)
         _sort_metadata(temporary)
 
@@ -165,14 +162,8 @@ def _sort_metadata(file: Path) -> None:
             opened.write(text.ljust(size))
 
 
-def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what training continues from; tensors and plain values only."""
-    with atomic_path(path) as temporary, _disk_errors(), temporary.open("wb") as file:
-        torch.save(dict(state), file)
-
-
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Inside, what torch and safetensors make of a full disk is the OSError that it was."""
     try:
         yield
@@ -185,26 +176,6 @@ def _disk_errors() -> Iterator[None]:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
-
-
-def load_training_state(path: Path) -> dict[str, Any]:
-    """What ``save_training_state`` wrote.
-
-    Raises:
-        CheckpointError: Not there, damaged, or not a file of ours.
-    """
-    try:
-        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} does not exist: there is nothing to resume",
-            "start the run anew with --overwrite",
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a training state of elastictool",
-            "start the run anew with --overwrite",
-        ) from error
 
 
 def load_run(
@@ -268,6 +239,10 @@ def _how_to_make(path: Path, file: Path) -> str:
             f"there are: {', '.join(there)}; averaged needs a run with "
             "--set 'train.average_epochs=[FIRST,LAST]'"
         )
+    if there:
+        return f"there are: {', '.join(there)}; --which {there[-1]} takes it"
+    if (path / "config.yaml").is_file():
+        return f"the run was stopped before its first checkpoint: train --resume --run-dir {path}"
     if (path / file.name).is_file():
         return f"name the run, {path.parent}, or the file itself"
     if (path / "config.json").is_file():

@@ -27,6 +27,7 @@ from elastictool.launch import command
 from elastictool.packing.batch import PackedBatch
 from elastictool.stopping import Stopped, StopRequest
 from elastictool.training.distributed import ALONE, Ranks
+from elastictool.training.rundir import RunDirectory
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def orderly(
         ElasticToolError: What else came, with the command to continue in its hint.
     """
     resume = f"{command()} train --resume --run-dir {run_dir}"
+    state = RunDirectory(run_dir).training_state
     try:
         yield
     except Stopped:
@@ -75,10 +77,11 @@ def orderly(
         save()
         raise _with_resume(error, f"then continue with: {resume}") from error
     except WriteError as error:
-        raise _with_resume(error, f"then continue from the last saved state: {resume}") from error
+        more = f"then continue from the last saved state: {resume}"
+        raise _with_resume(error, more if state.exists() else "") from error
     except OutOfMemory as error:
         more = f"or, if it was others who took it, continue from the last saved state: {resume}"
-        raise _with_resume(error, more) from error
+        raise _with_resume(error, more if state.exists() else "") from error
 
 
 def _interrupted(run_dir: Path, where: str, resume: str) -> Interrupted:
@@ -88,7 +91,7 @@ def _interrupted(run_dir: Path, where: str, resume: str) -> Interrupted:
 
 
 def _with_resume(error: ElasticToolError, more: str) -> ElasticToolError:
-    error.hint = f"{error.hint}; {more}"
+    error.hint = "; ".join(filter(None, (error.hint, more)))
     return error
 
 

@@ -1,9 +1,34 @@
-"""Records of ``metrics.jsonl`` as one line each, for people who watch a run."""
+"""Lines for people who watch a run: what it is, and the records of ``metrics.jsonl``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elastictool.training.trainer import Trainer
+
+
+def start_lines(trainer: Trainer) -> list[str]:
+    """What a run trains on, what and where; and that nothing is validated, if so."""
+    splits, config = trainer.splits, trainer.config
+    sizes = [(value.numel(), value.requires_grad) for value in trainer.model.parameters()]
+    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    learns = "" if learning == total else f" ({learning:,} learn)"
+    lines = [
+        f"training on {len(splits.train):,} clips of {config.model.num_classes} classes, "
+        f"validating on {len(splits.validation):,}, {len(splits.test):,} to test; "
+        f"{total:,} parameters{learns}; {trainer.device}, {config.train.precision}"
+    ]
+    if not len(splits.validation):
+        lines.append(
+            "warning: without validation clips the last epoch counts as the best; "
+            "--set data.validation_fraction=0.1 takes a part of the training clips"
+        )
+    if trainer.state.step:
+        at = f"epoch {trainer.state.epoch + 1}, step {trainer.state.step}"
+        lines.append(f"continuing at {at} of {trainer.total_steps}")
+    return lines
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import numpy as np
 import torch
 
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
+from elastictool.data.frames import require_frames
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.errors import UsageError, first_line
 from elastictool.launch import Launch, launched
-from elastictool.models.attention.base import ATTENTION
+from elastictool.models.attention.base import Operands, require_support
 from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.checkpoint import complete_model, front_end_of
 from elastictool.training.compilation import check_compiler
@@ -28,7 +30,6 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         UsageError: The data do not fit the configuration, or a planner is unknown.
     """
     check_planner(config.packing.planner)
-    ATTENTION[config.train.attention]
     _check_budget(config)
     splits = select_clips(store, config.data, config.seed)
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
@@ -42,7 +43,8 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             f"{store.path} has clips of several labels, which cross-entropy cannot train",
             "--set train.loss=bce",
         )
-    check_machine(config.train)
+    check_machine(config)
+    require_frames(store, np.concatenate([splits.train, splits.validation]), config.fbank)
     data = config.data
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
@@ -103,15 +105,20 @@ def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, fl
     return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
 
 
-def check_machine(config: TrainConfig) -> None:
+def check_machine(config: RunConfig) -> None:
     """See that what the run needs beside Python is here, before anything is written.
 
     Raises:
-        UsageError: A compiler or a package is missing.
+        UsageError: A compiler or a package is missing, or the attention cannot be computed here.
     """
-    if config.compile:
-        check_compiler(pick_device(config.device))
-    if config.tensorboard:
+    train, model = config.train, config.model
+    device = device_of(train)
+    dtype = torch.bfloat16 if pick_precision(train) == "bf16" else torch.float32
+    width = model.width // model.heads
+    require_support(train.attention, Operands(torch.device(device), dtype, head_width=width))
+    if train.compile:
+        check_compiler(device)
+    if train.tensorboard:
         check_tensorboard()
 
 
@@ -137,13 +144,26 @@ def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
     """
     if config.precision != "auto":
         return config.precision
-    device = torch.device(pick_device(config.device))
+    device = torch.device(device_of(config))
     fit = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if fit else "fp32"
 
 
-def pick_device(wanted: str) -> str:
+def device_of(config: TrainConfig) -> str:
+    """The device that a run trains on.
+
+    Raises:
+        UsageError: What ``pick_device`` says.
+    """
+    return pick_device(config.device, "--set train.device=")
+
+
+def pick_device(wanted: str, option: str = "--device ") -> str:
     """``auto`` is CUDA where there is one; of several processes, each has a GPU of its own.
+
+    Args:
+        wanted: ``auto``, or a name that torch knows.
+        option: How the user chose it, for the hint.
 
     Raises:
         UsageError: No such device here, or not one for each process.
@@ -153,9 +173,12 @@ def pick_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not launched().alone:
         wanted = _own_gpu(wanted, launched())
     try:
+        if torch.device(wanted).type == "meta":
+            raise RuntimeError("its tensors have no values")
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"the device {wanted!r} cannot be used here", "--device (or train.device) cpu or auto"
+            f"the device {wanted!r} cannot be used here: {first_line(error)}",
+            f"{option}cpu or {option}auto",
         ) from error
     return wanted

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from elastictool.config import RunConfig
+from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.locate import locate_recorded
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
+from elastictool.errors import CheckpointError, Interrupted, UsageError
 from elastictool.launch import launched
 from elastictool.progress import SILENT, Progress
-from elastictool.settings import other_settings
 from elastictool.training.checkpoint import front_end_of
 from elastictool.training.claim import claim
 from elastictool.training.distillation import load_teacher, require_other_place
 from elastictool.training.distributed import Ranks, joined
-from elastictool.training.initial import read_initial, require_elsewhere, start_from
-from elastictool.training.resolve import pick_device, resolve
+from elastictool.training.initial import leak_notes, read_initial, require_elsewhere, start_from
+from elastictool.training.messages import start_lines
+from elastictool.training.resolve import device_of, resolve
+from elastictool.training.resuming import (
+    own_config,
+    require_unedited,
+    tell_epochs,
+    trained_with,
+)
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
+from elastictool.training.saving import load_training_state
 from elastictool.training.state import TrainResult
 from elastictool.training.trainer import Trainer
 
@@ -49,21 +58,23 @@ def train_run(
         UsageError: The directory is not empty, or configuration and data do not fit.
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
-    with joined(pick_device(config.train.device)) as ranks:
+    with joined(device_of(config.train)) as ranks:
+        run, progress = _of_first(path, progress, ranks)
+        if run.writes:
+            run.require_free(overwrite)
         config, weights = read_initial(_named(config, store, path), store)
-        # Before the directory is touched: a wrong setting deletes nothing.
-        resolved, splits = resolve(config, store)
-        load_teacher(resolved, store, "cpu")
-        dataset = ClipDataset(store, front_end_of(resolved))
-        _check_warmup(resolved, TrainingSampler.of_run(resolved, dataset, splits.train))
         require_other_place(path, config)
         require_elsewhere(weights, path)
-        run, progress = _of_first(path, progress, ranks)
+        # Before the directory is touched: a wrong setting deletes nothing.
+        trainer = Trainer(config, store, run, progress, ranks)
+        _check_warmup(trainer.config, trainer.sampler)
         run.create(overwrite)
-        with _claimed(run):
-            trainer = Trainer(config, store, run, progress, ranks)
+        with _claimed(run), _cleared(run):
             run.write_config(trainer.config, store.info.fingerprint)
             start_from(weights, trainer.model, config, run, progress)
+            _tell_start(
+                trainer, progress, [*notes(config), *leak_notes(weights, store, trainer.splits)]
+            )
             return trainer.fit()
 
 
@@ -79,49 +90,62 @@ def resume_run(
         path: The run.
         store: The data that it was started on.
         progress: Where to show bars.
-        settings: What the user asks for, nested as in a recipe: nothing that the run has not.
+        settings: What the user asks for, nested as in a recipe: what the run has, another
+            machine's settings, or more epochs where its schedule allows them.
 
     Raises:
-        CheckpointError: There is no run, or the data are not those of the run.
+        CheckpointError: There is no run, its configuration was changed, or the data are not those
+            of the run.
         UsageError: The run has other settings than those asked for.
     """
     config = own_config(path, settings or {})
-    with joined(pick_device(config.train.device)) as ranks:
+    with joined(device_of(config.train)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)
         with _claimed(run):
+            saved = load_training_state(run.training_state) if run.was_saved() else {}
+            before = trained_with(run, saved)
+            require_unedited(run, before, config)
+            if locate_recorded(config.data.dataset, path) is None:  # they have moved
+                config = _named(config, store, path)
             trainer = Trainer(config, store, run, progress, ranks)
-            run.write_environment(store.info.fingerprint)
-            if run.training_state.exists():
-                trainer.resume()
+            if saved:
+                trainer.resume(saved)
+                saved = {}  # as large as the model and its optimiser
             else:  # stopped before its first checkpoint: it starts again, from the same weights
                 run.clean_up(step=0, epochs=0)
                 _, weights = read_initial(config, store)
                 start_from(weights, trainer.model, config, run, progress)
+            step, total = trainer.state.step, trainer.total_steps
+            longer = tell_epochs(run, before, config, step, total)
+            if trainer.config != run.read_config():
+                run.write_config(trainer.config, store.info.fingerprint)
+            run.write_environment(store.info.fingerprint)
+            if not trainer.is_finished:
+                _tell_start(trainer, progress, [longer] if longer else [])
             return trainer.fit()
 
 
-def own_config(path: Path, settings: Mapping[str, Any]) -> RunConfig:
-    """The configuration that the run was started with; ``settings`` may ask for no other.
-
-    Raises:
-        CheckpointError: There is no run.
-        UsageError: The run has other settings than those asked for.
-    """
-    config = RunDirectory(path).read_config()
-    if others := other_settings(settings, config):
-        raise UsageError(
-            f"{path} continues with the settings that it was started with, "
-            f"which are others: {', '.join(others)}",
-            "leave them out, or start a new run from its weights: "
-            f"--set init.from=run --set init.path={path}",
-        )
-    return config
+def _tell_start(trainer: Trainer, progress: Progress, notes: Sequence[str]) -> None:
+    for line in (*start_lines(trainer), *(f"note: {note}" for note in notes)):
+        progress.say(line)
 
 
 def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
     """Of several processes, the first one writes and shows bars."""
     return RunDirectory(path, writes=ranks.first), progress if ranks.first else SILENT
+
+
+@contextmanager
+def _cleared(run: RunDirectory) -> Iterator[None]:
+    """A run that fails before its first step does not keep the next attempt from its place."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception:
+        run.give_up()
+        raise
 
 
 def _claimed(run: RunDirectory) -> AbstractContextManager[None]:
@@ -143,7 +167,7 @@ def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
 
 
 def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
-    """What a run would do, without doing it: clips, tokens, steps.
+    """What a run would do, without doing it: clips, tokens, steps, and what to know before.
 
     Under torchrun, also ``token_imbalance``: how much longer an epoch is than it would be if all
     processes had the same tokens in each step.
@@ -151,7 +175,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     Raises:
         UsageError: Configuration and data do not fit.
     """
-    config, _ = read_initial(config, store)
+    config, weights = read_initial(config, store)
     resolved, splits = resolve(config, store)
     dataset = ClipDataset(store, front_end_of(resolved))
     sampler = TrainingSampler.of_run(resolved, dataset, splits.train)
@@ -168,8 +192,9 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
         **_cut(dataset, splits.train),
-        "optimizer_steps": -(-len(plans) // resolved.train.accumulate) * resolved.train.epochs,
+        "optimizer_steps": sampler.num_steps(sampler.epoch_batches(resolved.train.epochs)),
         **_among(launched().world, sampler, plans),
+        "notes": [*notes(resolved), *leak_notes(weights, store, splits)],
     }
 
 

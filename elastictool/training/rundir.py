@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from elastictool.files import append_line, remove_temporaries, write_json, write
 from elastictool.launch import launched
 from elastictool.settings import dump_yaml, from_dict, read_yaml
 from elastictool.training.claim import LOCK_NAME, is_claimed
+from elastictool.training.former import (
+    CONFIG_NAME,
+    ENVIRONMENT_NAME,
+    remove_run,
+    require_run,
+)
 
 RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""
@@ -31,7 +37,7 @@ def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
     Raises:
         UsageError: There is no such run; the hint names those there are.
     """
-    found = [path for path in (Path(text), root / text) if path.exists()]
+    found = [path for path in (Path(os.path.expanduser(text)), root / text) if path.exists()]
     for path in found:  # a folder that only shares its name with a run comes second
         if path.is_file() or (path / "config.yaml").exists():
             return path
@@ -69,8 +75,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        self.config_file = path / "config.yaml"
-        self.environment = path / "environment.json"
+        self.config_file = path / CONFIG_NAME
+        self.environment = path / ENVIRONMENT_NAME
         self.metrics = path / "metrics.jsonl"
         self.import_report = path / "import_report.json"
         self.tensorboard = path / "tensorboard"
@@ -83,35 +89,54 @@ class RunDirectory:
         self.thresholds = path / "results" / "thresholds.csv"
         self._known: tuple[int, int] | None = None
 
-    def create(self, overwrite: bool) -> None:
-        """Make the directory, empty.
+    def require_free(self, overwrite: bool) -> None:
+        """See that a run may be made here.
 
         Raises:
-            UsageError: It has content and ``overwrite`` is off, or it is no run directory.
+            UsageError: It is a file; it has content and is no run of ours, or one that is being
+                trained; it is a run, and ``overwrite`` is off.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(
+                f"{self.path} is a file, and a run is a directory", "--run-dir names another place"
+            )
+        if not self._has_content():
+            return
+        require_run(self.path)
+        if not overwrite:
+            raise UsageError(
+                f"{self.path} is not empty",
+                "--resume continues it, --overwrite starts anew, --run-dir names another",
+            )
+        if is_claimed(self.path):
+            raise UsageError(
+                f"{self.path} is being trained by another process: it is left as it is",
+                "wait for it, stop it, or name another place with --run-dir",
+            )
+
+    def create(self, overwrite: bool) -> None:
+        """Make the directory, without a former run.
+
+        Raises:
+            UsageError: What ``require_free`` says.
+            WriteError: It cannot be made.
         """
         if not self.writes:
             return
-        if self._has_content():
-            if not overwrite:
-                raise UsageError(
-                    f"{self.path} is not empty",
-                    "--resume continues it, --overwrite starts anew, --run-dir names another",
-                )
-            if not self.config_file.exists():
-                raise UsageError(
-                    f"{self.path} is not empty and not a run directory: it is left as it is",
-                    "--run-dir names another",
-                )
-            if is_claimed(self.path):
-                raise UsageError(
-                    f"{self.path} is being trained by another process: it is left as it is",
-                    "wait for it, stop it, or name another place with --run-dir",
-                )
-            self._remove_content()
+        self.require_free(overwrite)
         try:
+            if self._has_content():
+                remove_run(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
+
+    def give_up(self) -> None:
+        """Clear the place for the next attempt, if not one step has been tried."""
+        began = (self.metrics, self.skipped_steps, self.training_state)
+        if self.writes and not any(file.exists() for file in began):
+            with suppress(OSError):  # what made it fail is to be told, not this
+                remove_run(self.path)
 
     def _has_content(self) -> bool:
         """Whether there is more than a process leaves that was killed before it began."""
@@ -119,15 +144,6 @@ class RunDirectory:
             return False
         names = [path.name for path in self.path.iterdir()]
         return any(name != LOCK_NAME and not name.endswith(".tmp") for name in names)
-
-    def _remove_content(self) -> None:
-        """Delete everything, and last what shows that it is ours: this may be killed half-way."""
-        for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path != self.config_file:
-                path.unlink()
-        self.config_file.unlink()
 
     def write_config(self, config: RunConfig, fingerprint: str) -> None:
         """Record the resolved configuration and where it ran."""
@@ -146,13 +162,21 @@ class RunDirectory:
         """The configuration that the run was started with.
 
         Raises:
-            CheckpointError: There is no run here.
+            CheckpointError: There is no run here, or its configuration is none.
         """
         if not self.config_file.is_file():
+            named = RUNS_ROOT / self.path.name
+            meant = f"; --run-dir {named} is one" if (named / CONFIG_NAME).is_file() else ""
             raise CheckpointError(
-                f"{self.path} holds no run to resume", "start one without --resume"
+                f"{self.path} holds no run to resume{meant}", "start one without --resume"
             )
-        return from_dict(RunConfig, read_yaml(self.config_file))
+        try:
+            return from_dict(RunConfig, read_yaml(self.config_file))
+        except UsageError as error:
+            raise CheckpointError(
+                f"{self.config_file} is no configuration of a run: {error.message}",
+                "it was changed, or is of another version: put back what was there",
+            ) from error
 
     def read_fingerprint(self) -> str:
         """Fingerprint of the data that the run was started on; empty if it is not recorded."""
@@ -160,6 +184,11 @@ class RunDirectory:
             return str(json.loads(self.environment.read_text("utf-8"))["data_fingerprint"])
         except (OSError, KeyError, json.JSONDecodeError):
             return ""
+
+    def was_saved(self) -> bool:
+        """Whether there is, or was, a state to continue from: each epoch is saved at its end."""
+        epochs = sum(record.get("kind") == "epoch" for record in self.records())
+        return self.training_state.exists() or epochs > 1
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``.
@@ -208,9 +237,9 @@ class RunDirectory:
         self._known = self._known or now
         if now is None or now != self._known:
             raise RunRemovedError(
-                f"{self.path} was {'removed' if now is None else 'replaced'} while the run was "
-                "training: nothing more of it is saved",
-                "start it anew, without --resume",
+                f"{self.path} was {'moved or removed' if now is None else 'replaced'} while the "
+                "run was training: nothing more of it is saved",
+                "if it was moved, continue it there with --resume --run-dir; else start it anew",
             )
 
 

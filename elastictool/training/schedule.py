@@ -20,10 +20,28 @@ def lr_factor(config: ScheduleConfig, step: int, total_steps: int, epoch: int) -
         total_steps: Optimiser steps of the whole run.
         epoch: Epoch of the step, from 0.
     """
-    share = config.warmup_steps
-    warmup = round(share * total_steps) if share < 1 else round(share)
+    warmup = warmup_steps(config, total_steps)
     factor = _decay(config, step - warmup, max(1, total_steps - warmup), epoch)
     return factor * min(1.0, (step + 1) / (warmup + 1))
+
+
+def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
+    """Steps of the warm-up in a run of so many."""
+    share = config.warmup_steps
+    return round(share * total_steps) if share < 1 else round(share)
+
+
+def against_more_epochs(config: ScheduleConfig, step: int, total_steps: int) -> str:
+    """Why a run at ``step`` cannot go on as one of ``total_steps``; empty where it can.
+
+    It can where its rates so far are those that the longer run would have had, or where no step of
+    it is left in a warm-up that has become longer.
+    """
+    if config.kind == "cosine":
+        return "a cosine schedule falls over all epochs, and the rate would jump up again"
+    if config.warmup_steps < 1 and step < warmup_steps(config, total_steps):
+        return "its warm-up is a share of all steps, and would not be over where the run stands"
+    return ""
 
 
 def _decay(config: ScheduleConfig, step: int, steps: int, epoch: int) -> float:

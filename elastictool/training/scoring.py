@@ -14,6 +14,7 @@ import torch
 
 from elastictool.data.dataset import ClipDataset, ClipView
 from elastictool.data.feed import HOST, Feed
+from elastictool.data.frames import require_frames
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
 from elastictool.errors import LoaderError
@@ -85,11 +86,13 @@ def score_clips(
 
     Raises:
         ValueError: ``clips`` is empty.
+        UsageError: A clip is shorter than the analysis window.
         OutOfMemory: A batch does not fit.
         Stopped: ``between`` raised it, in any of the processes.
     """
     if len(clips) == 0:
         raise ValueError("no clips to score")
+    require_frames(dataset.store, np.asarray(clips), dataset.front_end.fbank)
     started = time.perf_counter()
     prefix_tokens = model.config.prefix_tokens
     frames = dataset.native_frames

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,21 @@ class TrainingState:
     skipped_in_a_row: int = 0
     best_score: float = -math.inf
     best_epoch: int = -1
+
+    def epoch_record(self) -> dict[str, Any]:
+        """What the log says of the epoch that is ending, without its validation."""
+        return {
+            "kind": "epoch",
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "train_loss": self.loss_sum / self.views if self.views else None,
+            "lr": self.lr,
+            "tokens": self.tokens,
+            "padding_share": 1 - self.tokens / max(1, self.slots),
+            "cut_frames": self.cut_frames,
+            "skipped_steps": self.skipped,
+            "seconds": round(self.seconds, 3),
+        }
 
     def next_epoch(self) -> TrainingState:
         """The state at the start of the next epoch: what counts within an epoch is 0 again."""
@@ -81,6 +97,7 @@ class TrainResult:
         validation: Last validation metrics; empty without validation clips.
         averaged: Those of the mean of epochs, if this session finished it.
         seconds: Training time over all sessions of the run, validation excluded.
+        was_finished: There was nothing left to train.
     """
 
     run: Path
@@ -89,3 +106,4 @@ class TrainResult:
     validation: dict[str, float] = field(default_factory=dict)
     averaged: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    was_finished: bool = False

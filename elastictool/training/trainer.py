@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,13 @@ from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.shares import StepShare, step_shares, twice
 from elastictool.data.store import PreparedStore
 from elastictool.errors import LoaderError
-from elastictool.metrics.classification import class_probabilities, classification_metrics
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.progress import SILENT, Progress
 from elastictool.stopping import Stopped, StopRequest
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import (
-    front_end_of,
-    load_training_state,
-    save_training_state,
-    save_weights,
-)
+from elastictool.training.checkpoint import front_end_of
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import ALONE, Ranks
@@ -57,13 +52,15 @@ from elastictool.training.messages import averaged_line, epoch_line
 from elastictool.training.objective import clip_losses
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
-from elastictool.training.resolve import pick_device, resolve
+from elastictool.training.resolve import device_of, resolve
 from elastictool.training.rundir import RunDirectory
+from elastictool.training.saving import Learner, Saver, take_up
 from elastictool.training.schedule import lr_factor
 from elastictool.training.scoring import autocast, score_clips
 from elastictool.training.state import StepSums, TrainingState, TrainResult, read_numbers
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
+from elastictool.training.validation import selection_metric, validation_metrics
 
 
 class Trainer:
@@ -88,12 +85,15 @@ class Trainer:
         self.config, self.splits = resolve(config, store)
         self.store, self.run, self.progress, self.ranks = store, run, progress, ranks
         torch.manual_seed(self.config.seed)
-        self.device = torch.device(pick_device(self.config.train.device))
+        self.device = torch.device(device_of(self.config.train))
         self.model = SpectrogramTransformer(self.config.model, self.config.train.attention)
         self.model.to(self.device)
         freeze(self.model, self.config.train.freeze)
         self.averages = Averages(self.model, self.config.train)
         self.optimizer = build_optimizer(self.model, self.config)
+        self.learner = Learner(self.model, self.optimizer, self.averages, self.device)
+        self.saver = Saver(run, self.config, store.info)
+        self.selection_metric = selection_metric(self.config, store.info.multi_label)
         self.state = TrainingState()
         self.stop = StopRequest()
         self.thresholds: ChosenThresholds | None = None
@@ -109,6 +109,21 @@ class Trainer:
         train = self.config.train
         self.feed = Feed.choose(self.device, train.fbank_on, train.prefetch)
 
+    @cached_property
+    def epoch_batches(self) -> list[int]:
+        """Batches of each epoch: counted once, since token budgets have them planned for it."""
+        return self.sampler.epoch_batches(self.config.train.epochs)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.sampler.num_steps(self.epoch_batches)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return self.state.epoch >= self.config.train.epochs
+
     def fit(self) -> TrainResult:
         """Train to the last epoch, or continue from where the run directory stands.
 
@@ -117,20 +132,19 @@ class Trainer:
             ElasticToolError: Training cannot go on; the message says what is saved.
         """
         config = self.config.train
-        batches = [self.sampler.num_batches(epoch) for epoch in range(config.epochs)]
-        total_steps = sum(-(-count // config.accumulate) for count in batches)
         validation: dict[str, float] = {}
+        was_finished = self.is_finished
         self.ranks.same_start(self.model)
         if self.state.step == 0:
             self.averages.start()
-        if config.compile:
+        if config.compile and not was_finished:
             self._compile()
         mirror = mirrored(self.run) if config.tensorboard and self.run.writes else nullcontext()
         ways_out = orderly(self.run.path, self.stop, self._save, self._where, self.ranks)
         with self.stop, mirror, ways_out:
-            while self.state.epoch < config.epochs:
+            while not self.is_finished:
                 self._check_stop()
-                self._train_epoch(batches[self.state.epoch], total_steps)
+                self._train_epoch(self.epoch_batches[self.state.epoch])
                 validation = self._finish_epoch()
         if self.state.skipped_in_a_row == self.state.step:
             raise nothing_learned(self.state.step)
@@ -141,22 +155,16 @@ class Trainer:
             validation=validation,
             averaged=self.averaged,
             seconds=self.state.seconds,
+            was_finished=was_finished,
         )
 
-    def resume(self) -> None:
-        """Take up the saved state of the run directory.
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Take up the state of the run directory, as ``load_training_state`` gives it.
 
         Raises:
-            CheckpointError: There is none, it is damaged, or belongs to another model.
+            CheckpointError: It belongs to another model.
         """
-        saved = load_training_state(self.run.training_state)
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = TrainingState(**saved["state"])
-        torch.set_rng_state(saved["rng"])
-        if self.device.type == "cuda" and "cuda_rng" in saved:  # a run begun on a CPU has none
-            torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.averages.load_state_dict(saved.get("averages", self.averages.state_dict()))
+        self.state = take_up(saved, self.learner, self.run)
         self.run.clean_up(self.state.step, self.state.epoch)
 
     def _compile(self) -> None:
@@ -170,7 +178,7 @@ class Trainer:
     def _where(self) -> str:
         return f"epoch {self.state.epoch + 1}, step {self.state.step}"
 
-    def _train_epoch(self, num_batches: int, total_steps: int) -> None:
+    def _train_epoch(self, num_batches: int) -> None:
         self.model.train()
         self.thresholds = None  # those of the last validation belong to other weights from here
         plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
@@ -179,7 +187,7 @@ class Trainer:
             for share, batches in self._steps(plans, num_batches):
                 started = time.perf_counter()
                 with memory_told(batches, memory_hint(self.config)):
-                    loss = self._step(share, batches, total_steps)
+                    loss = self._step(share, batches)
                 self.state.seconds += time.perf_counter() - started
                 note = "skipped" if loss is None else f"loss {loss:.3f}"
                 bar.advance(share.num_batches, note)
@@ -224,7 +232,7 @@ class Trainer:
             self.feed,
         )
 
-    def _step(self, share: StepShare, batches: list[PackedBatch], total_steps: int) -> float | None:
+    def _step(self, share: StepShare, batches: list[PackedBatch]) -> float | None:
         """One optimiser step over one or several batches, or this process's share of them.
 
         Returns:
@@ -234,7 +242,7 @@ class Trainer:
             Stopped: One of several processes was asked to stop; the step is not taken.
         """
         config, state = self.config.train, self.state
-        state.lr = config.lr * lr_factor(config.schedule, state.step, total_steps, state.epoch)
+        state.lr = config.lr * lr_factor(config.schedule, state.step, self.total_steps, state.epoch)
         set_rates(self.optimizer, state.lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.ranks.seed_step(self.config.seed, state.step)
@@ -355,17 +363,8 @@ class Trainer:
         ):
             validation = self._validate(self.averages.evaluated, self.stop.check)
         record = {
-            "kind": "epoch",
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "train_loss": state.loss_sum / state.views if state.views else None,
-            "lr": state.lr,
-            "tokens": state.tokens,
-            "padding_share": 1 - state.tokens / max(1, state.slots),
-            "cut_frames": state.cut_frames,
-            "skipped_steps": state.skipped,
-            "seconds": round(state.seconds, 3),
-            "selection_metric": self._selection_metric(),
+            **state.epoch_record(),
+            "selection_metric": self.selection_metric,
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
@@ -381,7 +380,7 @@ class Trainer:
         state = self.state
         if not validation and state.best_epoch >= 0:
             return  # an epoch that was not validated is no better than one that was
-        score = validation.get(self._selection_metric())
+        score = validation.get(self.selection_metric)
         if score is not None:
             if score <= state.best_score:
                 return
@@ -420,27 +419,10 @@ class Trainer:
             ranks=self.ranks,
             feed=self.feed,
         )
-        losses = clip_losses(
-            torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), self.config
-        )
-        # As eval ranks them: the softmax weighs a clip's classes against each other.
-        probabilities = class_probabilities(scores.logits, self.config.train.loss)
-        metrics = classification_metrics(probabilities, scores.targets)
+        metrics = validation_metrics(scores, self.config)
         if self.store.info.multi_label:
             self.thresholds = ChosenThresholds.choose(scores, self.config.train.loss)
-        values = {
-            "loss": float(losses.mean()),
-            "top1": metrics.values["top1"],
-            "map": metrics.values["map"],
-        }
-        # Without any labelled clip, or any class to rank, a metric is NaN: there is no such value.
-        return {name: value for name, value in values.items() if math.isfinite(value)}
-
-    def _selection_metric(self) -> str:
-        chosen = self.config.train.selection_metric
-        if chosen != "auto":
-            return chosen
-        return "map" if self.store.info.multi_label else "top1"
+        return metrics
 
     def _save(self) -> None:
         """Write the weights, and the state last: what it says is written, is.
@@ -449,31 +431,11 @@ class Trainer:
             ElasticToolError: The weights are broken; what was saved before stays.
         """
         check_weights(self.model, self.config.train.lr)
-        if not self.run.writes:
-            return
         self._save_weights(self.run.last_weights, self.averages.evaluated, {})
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "state": dataclasses.asdict(self.state),
-            "averages": self.averages.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        save_training_state(self.run.training_state, state)
+        self.saver.state(self.learner, self.state)
 
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
     ) -> None:
-        if not self.run.writes:
-            return
-        save_weights(
-            path,
-            model,
-            self.config,
-            self.store.info.label_names,
-            self.store.info.multi_label,
-            {"epoch": self.state.epoch + 1, "step": self.state.step, **validation},
-            () if self.thresholds is None else self.thresholds.values.tolist(),
-        )
+        thresholds = () if self.thresholds is None else self.thresholds.values.tolist()
+        self.saver.weights(path, model, self.state, validation, thresholds)
