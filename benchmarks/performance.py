@@ -142,7 +142,9 @@ INTRODUCTION = """# Performance
 
 Made by `python -m benchmarks.performance` from the files in `docs/results/performance`. Contenders
 of a table took turns in one run, so their ratios carry over to other machines and busy hours;
-seconds do not. `elastictool bench` measures the same on your machine.
+seconds do not. `elastictool bench` measures the same on your machine. Each command stands below its
+table; the csv file that some of them take is EPIC-SOUNDS' own table
+([where it is](reproducing.md#the-data-of-scale-small)).
 """
 
 
@@ -398,7 +400,7 @@ INPUT_SETTINGS = """How batches reach the model:
 | `train.prefetch` | -1 | batches loaded ahead in the background where there are no `train.loader_workers`; -1 is 2 on CUDA, 0 on a CPU |
 | `train.cache_mb` | 512 | keeps log-mel frames; with `device` decoded audio |
 
-    elastictool train --dataset synth --set train.fbank_on=device --set train.prefetch=2
+    elastictool train --recipe small_data --set train.fbank_on=device --set train.prefetch=2
 
 Either way a clip gets the same masks, to the last cell; features differ from the host's by less
 than 1e-4 after normalisation (tested on a CPU). Loading ahead and interruptions change no bit. On

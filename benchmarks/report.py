@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,9 @@ SUMMARY = {
 }
 """Studies that the README sums up; docs/results.md has all."""
 
+SMALL_DATA = "docs/reproducing.md#the-data-of-scale-small"
+"""Where it is said what the studies' data folder holds."""
+
 
 def provenance(study: dict[str, Any]) -> str:
     """One line: command, date, versions."""
@@ -107,7 +111,8 @@ def summary_section(studies: dict[str, dict[str, Any]]) -> str:
     runs = ", ".join(f"{studies[name]['planned_runs']} runs ({name})" for name in SUMMARY)
     return (
         f"{summary_table(studies)}\nMeans ± 95 % t interval over seeds or folds: {runs}. "
-        "Made by `python -m benchmarks.study NAME --data DIR` and `python -m benchmarks.report`; "
+        "Made by `python -m benchmarks.study NAME --data DIR` "
+        f"([what DIR holds]({SMALL_DATA})) and `python -m benchmarks.report`; "
         "every run, length and model: [docs/results.md](docs/results.md).\n"
     )
 
@@ -132,7 +137,13 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
     first = fbank["rows"][0]
     what = f"filterbank, {first['shift_ms']:g} ms a frame"
     rows.append([what, "torchaudio", f"{first['ratio']:.1f}×"])
-    commands = ", ".join(f"`{document['command']}`" for document in (attention, others, fbank))
+    parts = {
+        "the paper's rows": attention,
+        "Hugging Face": others,
+        "filterbank": fbank,
+        "spreads": benchmarks["spread"],
+    }
+    commands = "\n".join(f"- {what}: `{made['command']}`" for what, made in parts.items())
     spread = [row for row in benchmarks["spread"]["rows"] if row["path"] == "segments"]
     gain = ", ".join(f"{row['speed_against_padded']:.1f}×" for row in spread)
     spreads = ", ".join(f"{row['spread']:g}" for row in spread)
@@ -142,7 +153,9 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
         f"One thread of an {env['cpu']}, fp32, {attention['clips']} clips with lengths of "
         "EPIC-SOUNDS. The gain comes from lengths that differ: against "
         f"padding to the longest clip it is {gain} at spreads (deviation of ln length) of "
-        f"{spreads}. {commands}; more, and how: [docs/performance.md](docs/performance.md).\n"
+        f"{spreads}. Measured by\n\n{commands}\n\n"
+        f"with [EPIC-SOUNDS' table]({SMALL_DATA}). "
+        "More: [docs/performance.md](docs/performance.md).\n"
     )
 
 
@@ -194,9 +207,21 @@ def token_section() -> str:
     return f"![Token usage on EPIC-SOUNDS](results/{name}.png)\n\n{table}"
 
 
+def anchor(title: str) -> str:
+    """What a link to the heading ``title`` ends in, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+
+
 def results_page(studies: dict[str, dict[str, Any]]) -> str:
     """``docs/results.md``: every study with every run."""
-    parts = ["# Results on real recordings\n\nMade by `python -m benchmarks.report`.\n"]
+    parts = [
+        "# Results on real recordings\n\n"
+        "Small models from scratch, every run of every study: where curves fall, "
+        "which claims of the papers hold. Made by `python -m benchmarks.report` from the results "
+        "that the command below each table writes "
+        f"([what its DIR holds]({SMALL_DATA.removeprefix('docs/')})).\n\n",
+        *(f"- [{title}](#{anchor(title)})\n" for title in (s["title"] for s in studies.values())),
+    ]
     for name, study in studies.items():
         parts.append(
             f"\n## {study['title']}\n\n![{study['title']}](results/{name}.png)\n\n"

@@ -1,6 +1,6 @@
 """Run a study on real recordings; resumable, one process per run.
 
-    python -m benchmarks.study fsdd-digit --data ../shared/data [--jobs 2] [--only ElasticAST]
+    python -m benchmarks.study fsdd-digit --data data/raw [--jobs 2] [--only ElasticAST]
 
 Each (model, seed, fold) is trained into ``runs/studies/STUDY/`` and swept on the test split; its
 numbers, with date, versions and settings, go to ``docs/results/runs/STUDY/``. What is there with

@@ -37,7 +37,8 @@ def bar(axes: Axes, left: int, level: float, width: int, colour: str, text: str 
 def title(axes: Axes, what: str, says: str) -> None:
     """A bold line over a plain one."""
     axes.set_title(what, fontsize=10, pad=18)
-    axes.text(0, 1.03, says, transform=axes.transAxes, fontsize=8.5, color=GREY)
+    above = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(says, (0, 1), xytext=(0, 6), fontsize=8.5, color=GREY, **above)
 
 
 def padded(axes: Axes) -> None:
@@ -71,7 +72,7 @@ def attention(axes: Axes) -> None:
         size = tokens(frames)
         axes.add_patch(Rectangle((left, left), size, size, facecolor=COLOURS[name]))
         left += size
-    axes.set(xlim=(0, whole), ylim=(whole, 0), aspect="equal", xticks=[], yticks=[])
+    axes.set(xlim=(0, whole), ylim=(whole, 0), aspect="equal", anchor="N", xticks=[], yticks=[])
     title(axes, "attention", "within each clip")
 
 

@@ -294,6 +294,20 @@ def test_what_comes_next_after_data_without_validation_sets_some_clips_aside(
     assert line.split(" --set ")[1:] == ["data.validation_fraction=0.1"]
 
 
+def test_what_comes_next_after_several_labels_a_clip_is_training_that_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = csv_tree(tmp_path / "toy") / "clips.csv"
+    head, first, *rows = listing.read_text("utf-8").splitlines()
+    label = head.split(",").index("label")
+    cells = [*first.split(",")]
+    cells[label] += "|" + rows[-1].split(",")[label] + "|both"
+    listing.write_text("\n".join([head, ",".join(cells), *rows]), "utf-8")
+    prep(dataset="csv", root=listing, out=tmp_path / "data", name="mixtures", workers=1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
+    assert line.split(" --set ")[-1] == "train.loss=bce"
+
+
 def test_what_comes_next_after_folds_tests_on_one_and_validates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,12 +32,18 @@ def test_every_figure_that_a_page_shows_is_there() -> None:
 def test_every_link_between_pages_leads_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         text = page.read_text("utf-8")
-        for target, _, heading in re.findall(r"\]\(([^)#:]+)(#([^)]+))?\)", text):
-            there = page.parent / target
+        for target, _, heading in re.findall(r"\]\(([^)#:]*)(#([^)]+))?\)", text):
+            there = page.parent / target if target else page
             assert there.exists(), f"{page.name}: {target}"
             titles = re.findall(r"^#+ (.+)$", there.read_text("utf-8"), re.M) if heading else []
             anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
             assert not heading or heading in anchors, f"{page.name}: {target}#{heading}"
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([a-z-]+\.md)\)", index)) == pages
 
 
 def test_the_summary_has_every_study_at_whole_and_at_short_clips() -> None:

@@ -382,7 +382,7 @@ def _next(store: PreparedStore) -> str:
 
 
 def _settings(store: PreparedStore) -> str:
-    """What training on these data needs to be told: front end, fold to test on, validation."""
+    """What training on these data must be told: front end, fold to test on, validation, loss."""
     settings = []
     frontend = store.info.fbank_config.get("frontend", "kaldi")
     if frontend != "kaldi":
@@ -392,6 +392,8 @@ def _settings(store: PreparedStore) -> str:
         settings.append(f"data.test_fold={folds[0] or folds[1]}")
     if "val" not in splits:
         settings.append("data.validation_fraction=0.1")
+    if store.info.multi_label:
+        settings.append("train.loss=bce")
     return "".join(f" --set {setting}" for setting in settings)
 
 

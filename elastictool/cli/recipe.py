@@ -166,7 +166,7 @@ def run(
 
     Example: elastictool recipe run elasticast/fig4_voxceleb --scale smoke
 
-    Example: elastictool recipe run flexiast/table1_vggsound --scale small --data shared/data
+    Example: elastictool recipe run flexiast/table1_vggsound --scale small --data data/raw
 
     Example: elastictool recipe run elasticast/fig5_audioset --scale paper --dry-run
     """
