@@ -13,6 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +46,15 @@ class KeptScores:
     ) -> None:
         self._folder, self._store, self._precision = folder, store, precision
         self._progress = progress
-        self._models: dict[int, str] = {}
+        # Each run beside its text, so that no later one can have its id.
+        self._models: dict[int, tuple[LoadedRun, str]] = {}
 
     def key(self, run: LoadedRun, front_end: FrontEnd, views: tuple[ClipView, ...]) -> str:
         """What tells the scores of ``views`` from all others."""
         if id(run) not in self._models:
-            self._models[id(run)] = f"{run.weights_sha256} {run.config.model}"
-        return _digest(f"{self._models[id(run)]} {front_end} {views} {self._precision}".encode())
+            self._models[id(run)] = run, f"{run.weights_sha256} {run.config.model}"
+        model = self._models[id(run)][1]
+        return _digest(f"{model} {front_end} {views} {self._precision}".encode())
 
     def read(self, chunk: npt.NDArray[np.int64]) -> dict[str, Scores]:
         """The kept scores of a chunk of clips by their keys; a damaged file is none."""
@@ -70,10 +73,10 @@ class KeptScores:
         """Keep the scores of a chunk with the clips that they are of, in their order."""
         if self._folder is None:
             return
-        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for key, (of, clips) in scores.items():
             counts = np.array([of.tokens, of.cut_frames, of.seconds])
-            parts = (of.logits, np.array(clips, dtype=np.int64), counts)
+            parts: tuple[npt.NDArray[Any], ...] = (of.logits, np.array(clips), counts)
             arrays |= {f"{key}.{part}": value for part, value in zip(_PARTS, parts, strict=True)}
         try:
             with atomic_path(self._file(chunk)) as temporary, temporary.open("wb") as file:

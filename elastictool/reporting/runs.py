@@ -27,6 +27,7 @@ from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.reporting.summary import training_seconds
 from elastictool.settings import from_dict, read_yaml, to_dict
 from elastictool.training.claim import is_claimed
+from elastictool.training.rundir import HOW_TO_MAKE_ONE
 
 State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]
@@ -110,10 +111,7 @@ def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
         UsageError: There is no such folder.
     """
     if not root.is_dir():
-        raise UsageError(
-            f"there is no folder {root}",
-            "make a run: elastictool prep --dataset synth, then elastictool train",
-        )
+        raise UsageError(f"there is no folder {root}", HOW_TO_MAKE_ONE)
     paths = sorted(path for path in root.iterdir() if path.is_dir() and _is_run(path))
     runs = [summarise(path) for path in paths]
     if sort == "name":

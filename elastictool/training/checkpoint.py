@@ -32,6 +32,7 @@ from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.own_file import read_metadata, require_fit
 from elastictool.pretrained.source import OWN_FORMAT
 from elastictool.settings import to_dict
+from elastictool.training.rundir import HOW_TO_MAKE_ONE, RUNS_ROOT
 from elastictool.training.weights_header import moment_of
 
 Which = Literal["best", "last", "averaged"]
@@ -281,7 +282,7 @@ def front_end_of(config: RunConfig) -> FrontEnd:
     )
 
 
-def latest_run(root: Path = Path("runs")) -> Path:
+def latest_run(root: Path = RUNS_ROOT) -> Path:
     """The run under ``root`` whose weights were written last.
 
     Raises:
@@ -291,10 +292,7 @@ def latest_run(root: Path = Path("runs")) -> Path:
         root.glob("*/checkpoints/last.safetensors"), key=lambda file: file.stat().st_mtime_ns
     )
     if not found:
-        raise UsageError(
-            f"there is no trained run under {root}",
-            "make one: elastictool prep --dataset synth, then elastictool train",
-        )
+        raise UsageError(f"there is no trained run under {root}", HOW_TO_MAKE_ONE)
     return found[-1].parent.parent
 
 

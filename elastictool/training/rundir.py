@@ -29,6 +29,11 @@ from elastictool.training.former import (
 
 RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""
+HOW_TO_MAKE_ONE = (
+    "make one: elastictool prep (your recordings, or clips of its own), then "
+    "elastictool train --recipe small_data"
+)
+"""The hint where there is no run."""
 
 
 def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
@@ -46,9 +51,7 @@ def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
     known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
     raise UsageError(
         f"{text!r} is neither a run directory nor a name under {root}",
-        f"runs there: {', '.join(known)}"
-        if known
-        else "make one: elastictool prep --dataset synth, then elastictool train",
+        f"runs there: {', '.join(known)}" if known else HOW_TO_MAKE_ONE,
     )
 
 
