@@ -59,6 +59,7 @@ class Summary:
             "ElasticAST, trained with shorter views too": "ElasticAST, diverse lengths",
             "AST trained on long clips": self.long_ast,
             "the same, positions sliced": f"{self.long_ast} (positions sliced)",
+            "AST trained on long clips and shorter views": f"{self.long_ast}, diverse lengths",
             "AST trained on short clips": self.short_ast,
             "logistic regression on mean and deviation": "Logistic regression (mean, deviation)",
         }
@@ -99,7 +100,10 @@ def summary_table(studies: dict[str, dict[str, Any]]) -> str:
         found = {curve.label: curve for curve in curves(studies[name])}
         columns += [f"{summary.title}, whole", f"first {summary.short} frames"]
         for row, label in summary.rows().items():
-            curve = found[label]
+            curve = found.get(label)
+            if curve is None:  # not every study trains every model
+                cells.setdefault(row, []).extend(("–", "–"))
+                continue
             at = {x: cell(values) for x, values in curve.at.items()}
             whole = at[max(at)] if label == summary.short_ast else cell(curve.own)
             cells.setdefault(row, []).extend((whole, at[summary.short]))

@@ -86,6 +86,13 @@ class Study:
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
 
+SHORTER_VIEWS = ("augment.length_diversity.share=1",)
+"""What "diverse lengths" adds, for the standard AST too: do the views help, or does the model?
+
+There a shorter view is not padded: positions are interpolated to its own grid.
+"""
+
+
 def _fsdd(task: str, marks: dict[str, float]) -> Study:
     return Study(
         title={"digit": "Spoken digits", "speaker": "Six speakers"}[task]
@@ -100,6 +107,11 @@ def _fsdd(task: str, marks: dict[str, float]) -> Study:
             *(
                 Entry(f"AST-{n}", f"fsdd_{task}_ast.yaml", (f"length.fixed_frames={n}",))
                 for n in (48, 80, 160)
+            ),
+            Entry(
+                "AST-160, diverse lengths",
+                f"fsdd_{task}_ast.yaml",
+                ("length.fixed_frames=160", *SHORTER_VIEWS),
             ),
         ),
         columns=(32, 48, 64, 80, 96, 128, 160, 192, 256),

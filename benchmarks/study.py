@@ -32,7 +32,8 @@ from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.files import write_json
-from elastictool.settings import load_run_config, to_dict
+from elastictool.settings import differences, load_run_config, to_dict
+from elastictool.training.resuming import MACHINE
 from elastictool.training.rundir import RunDirectory
 
 
@@ -66,14 +67,14 @@ class Cell:
         if not self.result.exists():
             return None
         numbers: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        return numbers if _agrees(numbers["config"], to_dict(self.config())) else None
+        return None if self.changed(numbers["config"]) else numbers
 
+    def changed(self, recorded: dict[str, Any]) -> set[str]:
+        """Recorded settings that are no longer wanted; those of the machine do not count.
 
-def _agrees(recorded: Any, wanted: Any) -> bool:
-    """Whether all recorded settings are still wanted; settings added since then do not count."""
-    if not isinstance(recorded, dict):
-        return bool(recorded == wanted)
-    return all(_agrees(value, wanted.get(key)) for key, value in recorded.items())
+        Neither do settings that were added since then.
+        """
+        return differences(recorded, to_dict(self.config())).keys() - set(MACHINE)
 
 
 def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespace) -> Cell:
@@ -148,8 +149,9 @@ def _resumable(cell: Cell, store: PreparedStore) -> bool:
     if not run.training_state.exists() or run.read_fingerprint() != store.info.fingerprint:
         return False
     wanted = to_dict(cell.config())
-    found = to_dict(run.read_config())
-    return all(found[part] == wanted[part] for part in ("train", "augment", "packing", "length"))
+    parts = ("train", "augment", "packing", "length")
+    recorded = {part: to_dict(run.read_config())[part] for part in parts}
+    return not differences(recorded, wanted).keys() - set(MACHINE)
 
 
 def _tokens(path: Path) -> int:
