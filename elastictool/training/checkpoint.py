@@ -209,9 +209,9 @@ def load_run(
     """
     file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise UsageError(
-            f"{path} holds no trained model ({file.name} is missing)", _how_to_make(path, file)
-        )
+        others = any(file.parent.glob("*.safetensors"))
+        lacks = f"no {file.name}" if others else f"no trained model ({file.name} is missing)"
+        raise UsageError(f"{path} holds {lacks}", _how_to_make(path, file))
     tensors, metadata = _read(file)
     told = read_metadata(file, metadata)
     config = told.config
