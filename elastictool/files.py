@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -124,6 +125,11 @@ def readable(text: str) -> str:
     except UnicodeEncodeError:  # half a character of a JSON list, which no file name can be
         content = text.encode("utf-8", "backslashreplace")
     return content.decode("utf-8", "backslashreplace")
+
+
+def as_argument(value: object) -> str:
+    """A path or name as a shell takes it, for commands that users are told: quoted where needed."""
+    return shlex.quote(str(value))
 
 
 @contextmanager

@@ -12,13 +12,15 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
 from elastictool.config import FRONTENDS, PATCH_SIZES, SIZES, FbankConfig, RunConfig
-from elastictool.config.conflicts import check_together
+from elastictool.config.conflicts import check_together, made_idle
 from elastictool.config.words import (
     MODEL_SIZE,
     meaning,
@@ -91,8 +93,12 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
 def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, Any]:
     """What the recipe file and ``sets`` say, nested, without defaults.
 
+    What ``sets`` leaves without effect in the recipe is left out: who sets
+    ``train.schedule.kind=constant`` over a recipe means the rest of its schedule, too.
+
     Raises:
-        UsageError: The file is missing or no YAML mapping, or a setting is not ``key=value``.
+        UsageError: The file is missing or no YAML mapping, a setting is not ``key=value``, or a key
+            or value is wrong.
     """
     values = {} if recipe is None else read_yaml(recipe)
     if {"title", "scales"} <= values.keys():
@@ -101,8 +107,11 @@ def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, An
             f"{recipe} is the recipe of a figure or table, not of a training",
             f"elastictool recipe run {name}",
         )
-    for assignment in sets:
-        _assign(values, assignment)
+    asked = {_assign(values, assignment) for assignment in sets}
+    if recipe and asked:
+        for setting in made_idle(run_config(values, complete=False), asked):
+            *sections, last = setting.split(".")
+            reduce(getitem, sections, values).pop(last, None)
     return values
 
 
@@ -319,7 +328,8 @@ def _expand_flexi(model: Any, values: Any) -> Any:
     return ({"sizes": PATCH_SIZES} if model.get("preset") == "flexiast" else {}) | dict(values)
 
 
-def _assign(values: dict[str, Any], assignment: str) -> None:
+def _assign(values: dict[str, Any], assignment: str) -> str:
+    """Write ``section.key=value`` into nested ``values``; returns the key."""
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise UsageError(f"--set {assignment!r} is not section.key=value", "e.g. train.lr=1e-4")
@@ -334,6 +344,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         place[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
+    return key.strip()
 
 
 def _coerce(kind: Any, value: Any, path: str) -> Any:
@@ -380,10 +391,12 @@ def _coerce_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, .
 def _coerce_scalar(kind: Any, value: Any, path: str) -> Any:
     """PyYAML reads ``1e-5`` as text (YAML 1.1 wants a dot), hence strings become numbers here."""
     wrong = UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}", _explained(path))
-    if kind is str:  # YAML reads yes and no as true and false
-        if isinstance(value, (dict, list, bool)) or value is None:
+    if kind is str:  # YAML reads yes and no as true and false, and nothing as null
+        if isinstance(value, (dict, list, bool)):
             raise wrong
-        return str(value)
+        return "" if value is None else str(value)
+    if value is None:
+        raise UsageError(f"{path} has no value, but needs {_KINDS[kind]}", _explained(path))
     if kind is bool:
         if not isinstance(value, bool):
             raise wrong

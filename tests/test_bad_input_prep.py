@@ -106,7 +106,7 @@ def test_prepared_and_predicted_samples_of_an_overloud_file_are_the_same(
     np.testing.assert_allclose(window.waveform, store.waveform(0), atol=0.51 / 32_768)
     assert [store.info.splits[split].clipped for split in ("train", "test")] == [0, 1]
     (note,) = [note for note in store.info.notes if "full scale" in note]
-    assert note.startswith("1 clips") and note.endswith("20.00 times full scale: loud.wav")
+    assert note.startswith("1 clip goes") and note.endswith("20.00 times full scale: loud.wav")
 
 
 @pytest.mark.parametrize(("channel", "expected"), [("mean", 0.45), ("first", 0.1), ("7", 0.8)])

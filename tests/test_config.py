@@ -104,6 +104,12 @@ def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
     assert from_dict(RunConfig, to_dict(config)) == config
 
 
+def test_nothing_is_an_empty_text_and_no_number() -> None:
+    assert load_run_config(None, ["train.distill.teacher=", "init.from="]) == load_run_config(None)
+    with pytest.raises(UsageError, match=r"train\.lr has no value"):
+        load_run_config(None, ["train.lr="])
+
+
 def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
     config = load_run_config(
         None, ["model.preset=ast", "model.size=tiny", "model.heads=6", "model.patch_size=8"]

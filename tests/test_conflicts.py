@@ -15,6 +15,7 @@ WEIGHTS = ("init.from=ast", "init.path=a.pth")
 TEACHER = ("train.distill.teacher=runs/a",)
 
 WITHOUT_EFFECT = [
+    ("data.epoch_clips=5", (), ("data.balanced_sampling=true",)),
     ("init.head=replace", (), WEIGHTS),
     ("init.compat=official", (), WEIGHTS),
     ("init.source_stride=[10, 10]", (), WEIGHTS),
@@ -64,6 +65,38 @@ def test_a_recipe_may_spell_defaults_out_and_set_may_take_its_settings_back(
     with pytest.raises(UsageError, match=r"axes|mixup_beta"):
         load_run_config(recipe)
     load_run_config(recipe, ["flexi.axes=both", "augment.mixup=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "taken_back"),
+    [
+        ("train: {schedule: {kind: cosine, final_factor: 0.1}}", "train.schedule.kind=constant"),
+        ("train: {schedule: {kind: multistep, decay_from: 2}}", "train.schedule.kind=cosine"),
+        ("train: {distill: {teacher: runs/a, weight: 0.5}}", "train.distill.teacher="),
+        ("flexi: {sizes: [8, 16], axes: time}", "flexi.sizes=[]"),
+        ("model: {preset: flexiast}\nflexi: {axes: time}", "model.preset=ast"),
+        ("data: {balanced_sampling: true, epoch_clips: 9}", "data.balanced_sampling=false"),
+        ("augment: {resolution: {compressions: [1, 2], reduction: max}}",
+         "augment.resolution.compressions=[]"),
+    ],
+)  # fmt: skip
+def test_what_one_setting_takes_back_of_a_recipe_goes_with_it(
+    tmp_path: Path, recipe: str, taken_back: str
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    assert load_run_config(file) != load_run_config(None)
+    assert load_run_config(file, [taken_back]) == load_run_config(None, [taken_back])
+
+
+def test_what_is_set_beside_a_recipe_is_never_taken_back(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {schedule: {kind: constant, final_factor: 0.1}}")
+    with pytest.raises(UsageError, match="final_factor"):
+        load_run_config(recipe, ["train.epochs=3"])
+    recipe.write_text("train: {epochs: 3}")
+    with pytest.raises(UsageError, match="final_factor"):
+        load_run_config(recipe, ["train.schedule.kind=constant", "train.schedule.final_factor=0.1"])
 
 
 def test_a_run_that_exists_stays_readable_and_resumes_with_its_own_settings(

@@ -49,6 +49,20 @@ def test_the_published_scale_is_that_of_elasticasts_only(tmp_path: Path) -> None
     assert model_for(weights, told).model.attention_scale == 0.0
 
 
+def test_a_run_is_converted_by_its_name(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_run(Path("runs/old one"), toy_store, max_frames=64)
+    assert (
+        convert("run", "old one", Path("own.safetensors")).label_names
+        == load_run(Path("own.safetensors")).label_names
+    )
+    with pytest.raises(UsageError, match="'new'") as caught:
+        convert("run", "new", Path("own.safetensors"))
+    assert caught.value.hint == "runs there: old one"
+
+
 def test_converting_a_run_keeps_what_is_still_true_of_it(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:

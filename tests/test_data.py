@@ -265,3 +265,9 @@ def test_an_unknown_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="neither a prepared folder nor a name"):
         locate_dataset("nothing")
+    inside = tmp_path / "my data" / "bells"
+    inside.mkdir(parents=True)
+    (inside / "dataset.json").touch()
+    with pytest.raises(UsageError) as caught:
+        locate_dataset("my data")
+    assert caught.value.hint == "prepared in it: 'my data/bells'"

@@ -134,7 +134,7 @@ def test_a_run_without_best_weights_names_those_that_it_has(
 ) -> None:
     path = save_run(tmp_path / "run", store)
     (path / "checkpoints" / "best.safetensors").rename(path / "checkpoints" / "last.safetensors")
-    with pytest.raises(UsageError, match=r"best\.safetensors is missing") as caught:
+    with pytest.raises(UsageError, match=r"holds no best\.safetensors") as caught:
         load_run(path)
     assert "--which last" in caught.value.hint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -280,6 +281,15 @@ def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
     prep(dataset="csv", root=listing, out=tmp_path / "data", name="others", workers=1)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
     assert line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'others'}"
+
+
+def test_a_path_with_a_space_is_told_as_a_shell_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my data"
+    prep(dataset="csv", root=csv_tree(tmp_path / "toy"), out=out, name="bells", workers=1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next:")]
+    assert shlex.split(line)[4] == str(out / "bells")
 
 
 def test_what_comes_next_after_data_without_validation_sets_some_clips_aside(

@@ -160,6 +160,11 @@ def test_ctrl_c_keeps_what_is_scored_and_says_where(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
+        patched.setattr("elastictool.evaluation.sweep.score_chunk", interrupted)
+        with pytest.raises(Interrupted, match="no clips are scored yet") as caught:
+            sweep(path, store, "24")
+    assert "starts again" in caught.value.hint
+    with monkeypatch.context() as patched:
         patched.setattr("elastictool.evaluation.sweep._point", interrupted)
         with pytest.raises(Interrupted, match=r"sweep\.unfinished") as caught:
             sweep(path, store, "24")

@@ -10,6 +10,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.errors import WriteError
+from elastictool.files import as_argument
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -144,9 +145,9 @@ def export(
         print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": chosen})
         return
     say(f"wrote {clips} clips to {out}")
-    say(f"read them back: elastictool prep --dataset csv --root {out}")
+    say(f"read them back: elastictool prep --dataset csv --root {as_argument(out)}")
     if lists:
-        say(f"or from the lists: elastictool prep --dataset json --root {out}")
+        say(f"or from the lists: elastictool prep --dataset json --root {as_argument(out)}")
 
 
 def _open(name: str) -> PreparedStore:

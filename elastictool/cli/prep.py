@@ -9,6 +9,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.errors import UsageError
+from elastictool.files import as_argument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -401,4 +402,4 @@ def _as_argument(store: PreparedStore) -> str:
     """The name where ``train`` finds it by name, else the folder."""
     from elastictool.data.store import DATA_ROOT
 
-    return store.path.name if store.path.parent == DATA_ROOT else str(store.path)
+    return as_argument(store.path.name if store.path.parent == DATA_ROOT else store.path)

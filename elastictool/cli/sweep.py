@@ -33,7 +33,6 @@ from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.cli.sweep_results import SweepFiles, show_points
 from elastictool.errors import UsageError
 from elastictool.files import check_output
-from elastictool.stopping import stoppable
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
@@ -214,9 +213,7 @@ def sweep(
         **special,
     }
     former = [] if overwrite else former_points(files.document, about)
-    with stoppable(
-        f"what is scored so far is in {files.unfinished}", "the same command continues there"
-    ) as stop:
+    with files.stoppable() as stop:
         new = sweep_axis(
             axis,
             loaded,

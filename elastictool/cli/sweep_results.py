@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elastictool.cli.console import print_table, say
+from elastictool.errors import Interrupted
+from elastictool.stopping import StopRequest, stoppable
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
@@ -47,6 +50,24 @@ class SweepFiles:
     def unfinished(self) -> Path:
         """What is scored before the sweep is done."""
         return self.results / f"{self.stem}.unfinished"
+
+    @contextmanager
+    def stoppable(self) -> Iterator[StopRequest]:
+        """As ``stoppable`` of all work; says what is kept, if there is any.
+
+        Raises:
+            Interrupted: The user stopped it.
+        """
+        try:
+            with stoppable("no clips are scored yet", "the same command starts again") as stop:
+                yield stop
+        except Interrupted as error:
+            if not any(self.unfinished.glob("*.npz")):
+                raise
+            raise Interrupted(
+                f"what is scored so far is in {self.unfinished}",
+                "the same command continues there",
+            ) from error
 
     def write(self, points: Sequence[SweepPoint], about: Mapping[str, Any]) -> list[Path]:
         """CSV, JSON and figure; returns them."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.files import as_argument
 
 if TYPE_CHECKING:
     from elastictool.config import RunConfig
@@ -135,8 +136,9 @@ def train(
         if result.was_finished:
             epochs = counted(result.epochs, "epoch")
             say(f"{path} was finished before, after {epochs}: nothing was trained")
-        sweep = " ".join(filter(None, ("elastictool sweep", str(path), _axis(config))))
-        say(f"next: elastictool eval {path}, {sweep}")
+        told = as_argument(path)
+        sweep = " ".join(filter(None, ("elastictool sweep", told, _axis(config))))
+        say(f"next: elastictool eval {told}, {sweep}")
 
 
 def _report(result: TrainResult) -> dict[str, Any]:

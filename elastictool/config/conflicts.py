@@ -7,9 +7,9 @@ stays readable, whatever its settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastictool.config.run import RunConfig
 from elastictool.config.words import names_by_key
@@ -23,13 +23,15 @@ class Without:
     Attributes:
         section: Where they stand.
         keys: Their names in it.
-        effect: Whether they have one.
+        given_by: The settings that decide whether they have one, ...
+        effect: ... and whether they do.
         why: Why they have none, in words.
         needs: What gives them one, as ``--set`` takes it.
     """
 
     section: str
     keys: tuple[str, ...]
+    given_by: tuple[str, ...]
     effect: Callable[[RunConfig], bool]
     why: str
     needs: str
@@ -37,9 +39,18 @@ class Without:
 
 _WITHOUT = (
     Without(
+        "data",
+        ("epoch_clips",),
+        ("data.balanced_sampling",),
+        lambda run: run.data.balanced_sampling,
+        "without data.balanced_sampling an epoch has every clip once",
+        "set data.balanced_sampling=true",
+    ),
+    Without(
         "init",
         ("model", "head", "rgb", "positions", "grid_mean", "pooling", "source_stride", "heads",
          "compat"),
+        ("init.from",),
         lambda run: bool(run.init.source),
         "the run starts from new weights",
         "name weights with init.from and init.path",
@@ -47,6 +58,7 @@ _WITHOUT = (
     Without(
         "train.distill",
         ("temperature", "weight"),
+        ("train.distill.teacher",),
         lambda run: bool(run.train.distill.teacher),
         "there is no teacher",
         "name one with train.distill.teacher",
@@ -54,6 +66,7 @@ _WITHOUT = (
     Without(
         "train",
         ("label_smoothing",),
+        ("train.distill.teacher", "train.distill.weight"),
         lambda run: not run.train.distill.teacher or run.train.distill.weight < 1,
         "train.distill.weight = 1 leaves the labels out",
         "lower train.distill.weight",
@@ -61,6 +74,7 @@ _WITHOUT = (
     Without(
         "train.schedule",
         ("decay_from", "decay_factor"),
+        ("train.schedule.kind",),
         lambda run: run.train.schedule.kind == "multistep",
         "train.schedule.kind is not multistep",
         "set train.schedule.kind=multistep",
@@ -68,6 +82,7 @@ _WITHOUT = (
     Without(
         "train.schedule",
         ("final_factor",),
+        ("train.schedule.kind",),
         lambda run: run.train.schedule.kind == "cosine",
         "train.schedule.kind is not cosine",
         "set train.schedule.kind=cosine",
@@ -75,6 +90,7 @@ _WITHOUT = (
     Without(
         "flexi",
         ("axes",),
+        ("flexi.sizes", "model.preset"),
         lambda run: bool(run.flexi.sizes),
         "flexi.sizes names no patch sizes to draw from",
         "set flexi.sizes, or model.preset=flexiast",
@@ -82,6 +98,7 @@ _WITHOUT = (
     Without(
         "augment",
         ("mixup_beta",),
+        ("augment.mixup",),
         lambda run: run.augment.mixup > 0,
         "augment.mixup = 0 mixes no clips",
         "set augment.mixup above 0",
@@ -89,6 +106,7 @@ _WITHOUT = (
     Without(
         "augment",
         ("mask_value",),
+        ("augment.frequency_mask", "augment.time_mask"),
         lambda run: max(run.augment.frequency_mask, run.augment.time_mask) > 0,
         "augment.frequency_mask and augment.time_mask are off",
         "set one of them above 0",
@@ -96,6 +114,7 @@ _WITHOUT = (
     Without(
         "augment.length_diversity",
         ("mode", "prefix_share", "min_frames"),
+        ("augment.length_diversity.share",),
         lambda run: run.augment.length_diversity.share > 0,
         "augment.length_diversity.share = 0 makes no shorter views",
         "set augment.length_diversity.share above 0",
@@ -103,6 +122,7 @@ _WITHOUT = (
     Without(
         "augment.resolution",
         ("reduction",),
+        ("augment.resolution.compressions",),
         lambda run: bool(run.augment.resolution.compressions),
         "augment.resolution.compressions names no resolutions to draw from",
         "set augment.resolution.compressions",
@@ -133,7 +153,31 @@ def notes(run: RunConfig) -> list[str]:
     return []
 
 
-def _check_effect(run: RunConfig, without: Without) -> None:
+def made_idle(run: RunConfig, asked: Collection[str]) -> list[str]:
+    """Settings that those of ``asked`` leave without effect and that are not of them themselves.
+
+    Args:
+        run: All settings, those of ``asked`` among them.
+        asked: Keys, dotted.
+    """
+    return [
+        idle.setting
+        for without in _WITHOUT
+        if not {*without.given_by}.isdisjoint(asked)
+        for idle in _idle(run, without)
+        if idle.setting not in asked
+    ]
+
+
+class _Idle(NamedTuple):
+    """A setting that has no effect, and yet another value than the default."""
+
+    setting: str
+    value: Any
+    default: Any
+
+
+def _idle(run: RunConfig, without: Without) -> Iterator[_Idle]:
     if without.effect(run):
         return
     found = _section(run, without.section)
@@ -141,11 +185,15 @@ def _check_effect(run: RunConfig, without: Without) -> None:
         name = names_by_key(type(found))[key]
         value, default = getattr(found, name), getattr(type(found)(), name)
         if value != default:
-            setting = f"{without.section}.{key}"
-            raise UsageError(
-                f"{setting} = {_text(value)} has no effect: {without.why}",
-                f"{without.needs}, or leave {setting} out (its default is {_text(default)})",
-            )
+            yield _Idle(f"{without.section}.{key}", value, default)
+
+
+def _check_effect(run: RunConfig, without: Without) -> None:
+    for setting, value, default in _idle(run, without):
+        raise UsageError(
+            f"{setting} = {_text(value)} has no effect: {without.why}",
+            f"{without.needs}, or leave {setting} out (its default is {_text(default)})",
+        )
 
 
 def _check_patches(run: RunConfig) -> None:

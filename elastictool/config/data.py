@@ -43,7 +43,3 @@ class DataConfig:
         require(self.std is None or self.std > 0, "data.std must be above 0")
         require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
         require(self.epoch_clips >= 0, "data.epoch_clips must be 0 (all) or above")
-        require(
-            self.balanced_sampling or not self.epoch_clips,
-            "data.epoch_clips needs data.balanced_sampling=true",
-        )

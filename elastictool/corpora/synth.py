@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing, SourceClip, chosen_task
 from elastictool.errors import UsageError
+from elastictool.files import as_argument
 
 SAMPLE_RATE_HZ = 16_000
 SIZES = {"train": 900, "val": 150, "test": 200}
@@ -296,8 +297,8 @@ class Synth:
         if root is not None:
             raise UsageError(
                 f"--root {root}: synth renders its clips and reads none",
-                f"did you mean --dataset folder --root {root}? (csv for a table, json for lists "
-                "of the AST repositories, or a corpus by its name)",
+                f"did you mean --dataset folder --root {as_argument(root)}? (csv for a table, json "
+                "for lists of the AST repositories, or a corpus by its name)",
             )
         clips: list[SourceClip] = []
         for split, size in SIZES.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elastictool.data.store import DATA_ROOT, latest_dataset
 from elastictool.errors import UsageError
-from elastictool.files import INFO_NAME, PROGRESS_FOLDER
+from elastictool.files import INFO_NAME, PROGRESS_FOLDER, as_argument
 
 
 def locate_dataset(text: str) -> Path:
@@ -25,11 +25,17 @@ def locate_dataset(text: str) -> Path:
             raise UsageError(
                 f"{path} is not finished", "the same elastictool prep as before continues there"
             )
-    known = sorted(info.parent.name for info in DATA_ROOT.glob(f"*/{INFO_NAME}"))
     raise UsageError(
-        f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}",
-        f"prepared there: {', '.join(known)}" if known else "make one: elastictool prep --help",
+        f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}", _what_there_is(text)
     )
+
+
+def _what_there_is(text: str) -> str:
+    """What may be meant by ``text``: data in it (what went to ``prep --out``), or by name."""
+    if inside := sorted(info.parent for info in Path(text).glob(f"*/{INFO_NAME}")):
+        return f"prepared in it: {', '.join(map(as_argument, inside))}"
+    known = sorted(info.parent.name for info in DATA_ROOT.glob(f"*/{INFO_NAME}"))
+    return f"prepared there: {', '.join(known)}" if known else "make one: elastictool prep --help"
 
 
 def locate_recorded(text: str, run: Path) -> Path | None:

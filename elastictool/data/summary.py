@@ -180,10 +180,12 @@ def _clipped(reports: Sequence[ShardReport]) -> list[str]:
     if not count:
         return []
     name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
-    return [
-        f"{count} clips go beyond full scale and were clipped to it; the loudest reaches "
-        f"{peak:.2f} times full scale: {name}"
-    ]
+    go = (
+        "clip goes beyond full scale and was"
+        if count == 1
+        else "clips go beyond full scale and were"
+    )
+    return [f"{count} {go} clipped to it; the loudest reaches {peak:.2f} times full scale: {name}"]
 
 
 def _stored(listing: Listing, reports: Sequence[ShardReport]) -> list[SourceClip]:
@@ -239,7 +241,8 @@ def _lost(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
         yield missing_files(listing)
     rejected = [f"{row[1]} ({row[2]})" for report in reports for row in report.rejected]
     if rejected:
-        yield f"{len(rejected)} clips were rejected: {some_of(rejected)}"
+        were = "clip was" if len(rejected) == 1 else "clips were"
+        yield f"{len(rejected)} {were} rejected: {some_of(rejected)}"
 
 
 def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from elastictool.data.store import PreparedStore
 from elastictool.errors import AudioError
-from elastictool.files import finite
+from elastictool.files import as_argument, finite
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.recordings import StoredClip
 from elastictool.inference.results import WindowRule
@@ -78,7 +78,9 @@ def measure_retrieval(
     found = list(model.embeddings(recordings, rule, progress=progress))
     broken = next((item for item in found if item.error), None)
     if broken is not None:
-        raise AudioError(broken.error, f"check the data: elastictool data verify {store.path}")
+        raise AudioError(
+            broken.error, f"check the data: elastictool data verify {as_argument(store.path)}"
+        )
     vectors = np.stack([item.mean for item in found])
     labels = np.stack([store.targets(int(clip)) > 0 for clip in clips])
     precision, queries = retrieval_map(vectors, labels)

@@ -187,7 +187,8 @@ def sweep(
     everything = np.unique(np.concatenate([setting.clips for setting in scored]))
     order = everything[np.argsort(store.num_samples[everything], kind="stable")]
     total = sum(len(setting.clips) for setting in scored)
-    with progress.task(f"sweeping {len(scored)} points, clips at all", total) as bar:
+    what = "one point, clips" if len(scored) == 1 else f"{len(scored)} points, clips at all"
+    with progress.task(f"sweeping {what}", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
             between()
             chunk = order[first : first + CHUNK_CLIPS]

@@ -218,7 +218,9 @@ def _mono(samples: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     if samples.ndim == 2 and samples.shape[0] == 1:
         samples = samples[0]
     frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
-    if samples.ndim not in (1, 2) or not samples.size or channels > frames:
+    if not samples.size:
+        raise AudioError(f"{name}: holds no samples")
+    if samples.ndim not in (1, 2) or channels > frames:
         raise AudioError(
             f"{name}: a waveform is (n,) or (n, channels), not {samples.shape}; "
             "turn it (.T), or give several clips as a list"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.lib.npyio import NpzFile
 
 from elastictool.errors import UsageError, first_line
-from elastictool.files import atomic_path, readable
+from elastictool.files import as_argument, atomic_path, readable
 from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
 from elastictool.settings import from_dict, to_dict
@@ -74,7 +74,8 @@ class Origin:
         """
         if other.weights != self.weights:
             raise UsageError(
-                f"{place} was made with other weights than {other.run}", f"--run {self.run}"
+                f"{place} was made with other weights than {other.run}",
+                f"--run {as_argument(self.run)}",
             )
         if (other.patch_size, other.shift_ms) != (self.patch_size, self.shift_ms):
             raise UsageError(

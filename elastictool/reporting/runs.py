@@ -18,6 +18,7 @@ from typing import Any, Literal
 from elastictool.config import RunConfig
 from elastictool.errors import ElasticToolError, UsageError
 from elastictool.evaluation.points import model_label
+from elastictool.files import as_argument
 from elastictool.reporting.evaluation_files import (
     EvaluationFile,
     evaluation_stems,
@@ -246,7 +247,8 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
         except (ElasticToolError, KeyError, TypeError, ValueError) as error:
             problems.append(f"eval_{stem}.json: {error}")
     if former:
-        again = f"make them anew, with the same options: elastictool eval {path}"
+        them = "it" if len(former) == 1 else "them"
+        again = f"make {them} anew, with the same options: elastictool eval {as_argument(path)}"
         problems.append(f"{', '.join(former)}: of weights that the run has no more; {again}")
     return scores, "; ".join(problems)
 

@@ -35,7 +35,7 @@ def settings_page() -> str:
         "`--set 'flexi.sizes=[8,16]'`). `elastictool train --print-config` prints what that comes\n"
         "to, with these descriptions; the run directory keeps it as `config.yaml`. Single keys go\n"
         "before `model.preset` and `model.size`. A setting that another one leaves without effect\n"
-        "is refused.\n",
+        "is refused; one of the recipe that a `--set` leaves so falls back to its default.\n",
     ]
     for path, cls in sections():
         title = f"## `{path}`" if path else "## At the top"

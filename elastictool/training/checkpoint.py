@@ -26,7 +26,7 @@ from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.data.dataset import FrontEnd
 from elastictool.data.feed import Feed
 from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import atomic_path, finite
+from elastictool.files import as_argument, atomic_path, finite
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.own_file import read_metadata, require_fit
@@ -209,9 +209,9 @@ def load_run(
     """
     file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise UsageError(
-            f"{path} holds no trained model ({file.name} is missing)", _how_to_make(path, file)
-        )
+        others = any(file.parent.glob("*.safetensors"))
+        lacks = f"no {file.name}" if others else f"no trained model ({file.name} is missing)"
+        raise UsageError(f"{path} holds {lacks}", _how_to_make(path, file))
     tensors, metadata = _read(file)
     told = read_metadata(file, metadata)
     config = told.config
@@ -249,7 +249,8 @@ def _how_to_make(path: Path, file: Path) -> str:
     if there:
         return f"there are: {', '.join(there)}; --which {there[-1]} takes it"
     if (path / "config.yaml").is_file():
-        return f"the run was stopped before its first checkpoint: train --resume --run-dir {path}"
+        resume = f"elastictool train --resume --run-dir {as_argument(path)}"
+        return f"the run was stopped before its first checkpoint; continue with: {resume}"
     if (path / file.name).is_file():
         return f"name the run, {path.parent}, or the file itself"
     if (path / "config.json").is_file():
@@ -261,7 +262,8 @@ def _convert_first(path: Path) -> str:
     """What to do with weights of others."""
     return (
         "weights of other projects are converted first: "
-        f"elastictool convert {path} --from FORMAT --out {path.stem}-own.safetensors"
+        f"elastictool convert {as_argument(path)} --from FORMAT "
+        f"--out {as_argument(f'{path.stem}-own.safetensors')}"
     )
 
 

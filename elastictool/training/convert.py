@@ -21,6 +21,7 @@ from elastictool.pretrained.report import ImportReport
 from elastictool.pretrained.transfer import official_settings, require_official, transfer
 from elastictool.settings import with_settings
 from elastictool.training.checkpoint import front_end_of, save_weights
+from elastictool.training.initial import located
 
 PICTURE_BINS, PICTURE_FRAMES = 128, 1_024
 """What an image model is fitted to unless told otherwise, as the published AST code does."""
@@ -66,7 +67,7 @@ def convert(
     how = [text for text in sets if text.startswith("init.")]
     _refuse_training_settings(how)
     init = with_settings(RunConfig(init=InitConfig(source=form, path=source)), how).init
-    weights = import_weights(init)
+    weights = import_weights(located(init))
     config = target_config(weights, [text for text in sets if text not in how])
     names = _label_names(weights, labels, config.model.num_classes)
     torch.manual_seed(config.seed)

@@ -34,12 +34,12 @@ def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Im
     """
     if not config.init.source:
         return config, None
-    weights = import_weights(_located(config.init))
+    weights = import_weights(located(config.init))
     require_labels(weights, store.info.label_names, config.init)
     return model_for(weights, config), weights
 
 
-def _located(init: InitConfig) -> InitConfig:
+def located(init: InitConfig) -> InitConfig:
     """``init`` with the place of a run that is called by its name."""
     if init.source != "run":
         return init

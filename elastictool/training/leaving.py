@@ -23,6 +23,7 @@ from elastictool.errors import (
     first_line,
     is_out_of_memory,
 )
+from elastictool.files import as_argument
 from elastictool.launch import command
 from elastictool.packing.batch import PackedBatch
 from elastictool.stopping import Stopped, StopRequest
@@ -51,7 +52,7 @@ def orderly(
         Interrupted: The user stopped it.
         ElasticToolError: What else came, with the command to continue in its hint.
     """
-    resume = f"{command()} train --resume --run-dir {run_dir}"
+    resume = f"{command()} train --resume --run-dir {as_argument(run_dir)}"
     state = RunDirectory(run_dir).training_state
     try:
         yield

@@ -15,6 +15,7 @@ from typing import Any
 
 from elastictool.config import RunConfig
 from elastictool.errors import CheckpointError, UsageError
+from elastictool.files import as_argument
 from elastictool.settings import (
     Difference,
     differences,
@@ -138,4 +139,4 @@ def _told(others: Mapping[str, Difference]) -> str:
 
 
 def _from_weights(path: Path) -> str:
-    return f"--set init.from=run --set init.path={path}"
+    return f"--set init.from=run --set init.path={as_argument(path)}"

@@ -16,7 +16,7 @@ from typing import Any
 from elastictool import __version__
 from elastictool.config import RunConfig
 from elastictool.errors import CheckpointError, RunRemovedError, UsageError, write_error
-from elastictool.files import append_line, remove_temporaries, write_json, write_text
+from elastictool.files import append_line, as_argument, remove_temporaries, write_json, write_text
 from elastictool.launch import launched
 from elastictool.settings import dump_yaml, from_dict, read_yaml
 from elastictool.training.claim import LOCK_NAME, is_claimed
@@ -169,9 +169,10 @@ class RunDirectory:
         """
         if not self.config_file.is_file():
             named = RUNS_ROOT / self.path.name
-            meant = f"; --run-dir {named} is one" if (named / CONFIG_NAME).is_file() else ""
+            is_name = (named / CONFIG_NAME).is_file()
             raise CheckpointError(
-                f"{self.path} holds no run to resume{meant}", "start one without --resume"
+                f"{self.path} holds no run to resume",
+                f"--run-dir {as_argument(named)} does" if is_name else "start one without --resume",
             )
         try:
             return from_dict(RunConfig, read_yaml(self.config_file))

@@ -20,7 +20,7 @@ import torch
 from elastictool.config import RunConfig
 from elastictool.data.store import DatasetInfo
 from elastictool.errors import CheckpointError
-from elastictool.files import atomic_path
+from elastictool.files import as_argument, atomic_path
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.settings import to_dict
 from elastictool.training.averaging import Averages
@@ -150,6 +150,7 @@ def _start_from_weights(state: Path) -> str:
         if weights.is_file():
             return (
                 "the run cannot go on, but a new one can start from its weights: "
-                f"--set init.from=run --set init.path={weights}; or start anew with --overwrite"
+                f"--set init.from=run --set init.path={as_argument(weights)}; "
+                "or start anew with --overwrite"
             )
     return "start the run anew with --overwrite"
