@@ -405,7 +405,7 @@ def test_without_validation_clips_the_mean_is_written_unscored(
 
 def test_a_run_without_a_mean_says_how_to_get_one(toy_store: PreparedStore, tmp_path: Path) -> None:
     train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
-    with pytest.raises(UsageError, match=r"averaged\.safetensors is missing") as caught:
+    with pytest.raises(UsageError, match=r"holds no averaged\.safetensors") as caught:
         load_run(tmp_path / "run", "averaged")
     assert "there are: best, last" in caught.value.hint
     assert "train.average_epochs" in caught.value.hint

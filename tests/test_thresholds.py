@@ -49,6 +49,8 @@ def test_of_equal_thresholds_the_one_nearest_to_a_half_is_taken() -> None:
     assert best_thresholds(scores, labels)[0] == pytest.approx(0.35)
     labels = np.array([[1], [0], [0], [1]])  # F1 is 2/3 at 0.925 and at 0.15
     assert best_thresholds(scores, labels)[0] == pytest.approx(0.15)
+    scores = np.array([[0.9], [0.6], [0.4], [0.1]])  # and at 0.75 and 0.05
+    assert best_thresholds(scores, labels)[0] == pytest.approx(0.75)
 
 
 def test_a_class_without_positives_has_no_threshold_and_is_decided_at_a_half() -> None:
