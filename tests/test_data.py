@@ -251,6 +251,21 @@ def test_a_part_of_many_small_classes_is_that_part_of_all_clips(
     assert abs(len(splits.validation) - fraction * pool) <= 0.5
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["new to the test", "in the test too"])
+def test_whole_groups_move_into_a_validation_part_where_the_test_has_groups_of_its_own(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    groups = np.array([f"speaker {clip % 6}" for clip in range(len(toy_store))])
+    if not shared:
+        groups[toy_store.splits == "test"] = "somebody else"
+    groups[[np.flatnonzero(toy_store.splits == part)[0] for part in ("train", "test")]] = ""
+    monkeypatch.setattr(toy_store, "groups", groups)
+    config = DataConfig(validation_split="none", validation_fraction=1 / 3)
+    splits = select_clips(toy_store, config, 0)
+    both = set(groups[splits.train].tolist()) & set(groups[splits.validation].tolist()) - {""}
+    assert len(splits.validation) and bool(both) == shared
+
+
 @pytest.mark.parametrize(("fraction", "taken"), [(0.001, "none"), (0.999, "all")])
 def test_a_part_without_clips_is_refused(
     toy_store: PreparedStore, fraction: float, taken: str

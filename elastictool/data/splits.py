@@ -136,7 +136,8 @@ def _take(
     """
     rng = clip_rng(seed, 0, 0, "validation-part")
     shuffled = rng.permutation(train)
-    keep_groups = not set(store.groups[train].tolist()) & set(store.groups[test].tolist())
+    shared = set(store.groups[train].tolist()) & set(store.groups[test].tolist())
+    keep_groups = not shared - {""}  # clips without a group are on both sides, and share nothing
     units: dict[int, dict[str, list[int]]] = {}
     for clip in shuffled.tolist():
         group = store.groups[clip] if keep_groups else ""
