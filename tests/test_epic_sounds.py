@@ -97,8 +97,21 @@ def test_a_class_with_two_names_or_two_numbers_is_refused(
 
 def test_a_row_that_is_cut_off_is_named(tmp_path: Path) -> None:
     table = epic_tree(tmp_path) / TABLES["train"]
-    table.write_text(table.read_text() + "P01_01_7,P01,P01_01,00:00:")
+    whole = table.read_text()
+    table.write_text(whole + "P01_01_7,P01,P01_01,00:00:")
     with pytest.raises(UsageError, match="line 5: 4 cells for 10 columns"):
+        listing_of(tmp_path)
+
+
+def test_a_row_with_more_cells_than_columns_is_named_and_empty_ones_do_no_harm(
+    tmp_path: Path,
+) -> None:
+    table = epic_tree(tmp_path) / TABLES["train"]
+    *rows, last = table.read_text().splitlines()
+    table.write_text("\n".join([*rows, last + ",,"]))
+    listing_of(tmp_path)
+    table.write_text("\n".join([*rows, last + ",,7"]))
+    with pytest.raises(UsageError, match="line 4: 12 cells for 10 columns"):
         listing_of(tmp_path)
 
 

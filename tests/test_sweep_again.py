@@ -68,12 +68,14 @@ def stop_at(call: int) -> Callable[[], None]:
     return between
 
 
+@pytest.mark.parametrize("damaged", [b"damaged", b""])
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
     path: Path,
     store: PreparedStore,
     tmp_path: Path,
     decoded: Decoded,
     monkeypatch: pytest.MonkeyPatch,
+    damaged: bytes,
 ) -> None:
     monkeypatch.setattr("elastictool.evaluation.sweep.CHUNK_CLIPS", 4)
     runs, keep = (
@@ -87,7 +89,7 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
     done = len(decoded)
     files = sorted(keep.iterdir())
     assert 0 < len(files) < done and done < whole[0].clips
-    files[0].write_bytes(b"damaged")
+    files[0].write_bytes(damaged)
     again = sweep_lengths(runs, store, LENGTHS, split="train", keep=keep)
     assert without_times(again) == without_times(whole)
     twice = [clip for clip, times in decoded.items() if times > 1]

@@ -16,7 +16,7 @@ class SettingsCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Point from ``--epochs 3`` to ``--set train.epochs=3``, then parse as usual."""
         options = {name for parameter in self.params for name in parameter.opts}
-        for arg, following in zip(args, [*args[1:], ""], strict=False):
+        for arg, following in zip(args, [*args, ""][1:], strict=True):
             name, given, value = arg.partition("=")
             if name.startswith("--") and name not in {*options, "--", "--help"}:
                 _refuse_setting(name, value if given else following)

@@ -42,7 +42,7 @@ def records(table: Path, wanted: Sequence[str], hint: str) -> Iterator[tuple[int
         hint: What to do about a table that is not as it should be.
 
     Raises:
-        UsageError: A column is absent, a row is too short, or as ``table_rows``.
+        UsageError: A column is absent, a row has fewer cells or more, or as ``table_rows``.
     """
     rows = table_rows(table)
     _, header = next(rows, (0, []))
@@ -50,7 +50,7 @@ def records(table: Path, wanted: Sequence[str], hint: str) -> Iterator[tuple[int
     if absent:
         raise UsageError(f"{table} lacks the columns {', '.join(absent)}", hint)
     for line, cells in rows:
-        if len(cells) < len(header):
+        if len(cells) < len(header) or any(cells[len(header) :]):  # or no cell is its column's
             raise UsageError(
                 f"{table}, line {line}: {len(cells)} cells for {len(header)} columns", hint
             )

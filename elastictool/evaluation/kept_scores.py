@@ -64,7 +64,7 @@ class KeptScores:
                 return {
                     key: self._scores(*(arrays[f"{key}.{part}"] for part in _PARTS)) for key in keys
                 }
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return {}
 
     def write(

@@ -75,8 +75,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
 
 def _draw_line(axes: Axes, line: Line, aside: float) -> None:
     points, style = line.all_points(), line.style
-    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
-    place = axes.transData + ScaledTranslation(aside / 72, 0, scale)
+    place = axes.transData + _moved(axes, right=aside / 72)
     bars = [(p.x, p.low, p.high) for p in points if p.low is not None and p.high is not None]
     if bars:
         places, low, high = zip(*bars, strict=True)
@@ -151,18 +150,23 @@ def name_columns(
     return False
 
 
+def _moved(axes: Axes, right: float = 0, down: float = 0) -> ScaledTranslation:
+    """A move by inches on the paper."""
+    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    return ScaledTranslation(right, -down, scale)
+
+
 def legend_below(
     axes: Axes, handles: Sequence[Artist], labels: Sequence[str], title: str = ""
 ) -> None:
     """A legend of two columns below the axes and the label of the horizontal one."""
-    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
     axes.legend(
         handles,
         labels,
         title=title or None,
         loc="upper left",
         bbox_to_anchor=(0, 0),
-        bbox_transform=axes.transAxes + ScaledTranslation(0, -0.48, scale),
+        bbox_transform=axes.transAxes + _moved(axes, down=0.48),
         ncols=2,
         alignment="left",
         borderaxespad=0,
