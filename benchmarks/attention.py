@@ -29,13 +29,13 @@ from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.bench.workload import epic_like, sample
 from elastictool.evaluation.durations import read_durations
-from elastictool.files import write_json
-from elastictool.models.attention.base import ATTENTION, Operands
+from elastictool.models.attention.base import ATTENTION, AttentionInputs
 from elastictool.models.attention.reference import same_segment_mask
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
 from elastictool.packing.planners import PLANNERS
+from elastictool.utils.io import write_json
 
 CONTENDERS = ("split", "reference", "rows-sdpa")
 Durations = npt.NDArray[np.float64]
@@ -49,7 +49,7 @@ class RowsWithFusedKernel:
     def __init__(self) -> None:
         self._masks: dict[int, tuple[SegmentLayout, Tensor]] = {}
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -60,7 +60,7 @@ class RowsWithFusedKernel:
         if id(layout) not in self._masks:
             self._masks[id(layout)] = (layout, same_segment_mask(layout)[:, None])
         _, mask = self._masks[id(layout)]
-        shape = (*(layout.rows_shape or (1, layout.num_slots)), *q.shape[1:])
+        shape = (*(layout.rows_shape or (1, layout.stream_length)), *q.shape[1:])
         q, k, v = (stream.reshape(shape).transpose(1, 2) for stream in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         return out.transpose(1, 2).flatten(0, 1)

@@ -23,7 +23,7 @@ from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig
 from elastictool.evaluation.bench.timing import environment, interleaved
-from elastictool.files import write_json
+from elastictool.utils.io import write_json
 
 SHIFTS_MS = (10.0, 20.0, 40.0)
 DURATION_S = 10.0

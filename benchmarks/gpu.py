@@ -38,8 +38,8 @@ from benchmarks.gpu_jobs import Job, Rows, Setup, all_jobs
 from elastictool.evaluation.bench.timing import environment
 from elastictool.evaluation.bench.workload import epic_like
 from elastictool.evaluation.durations import read_durations
-from elastictool.files import write_json
 from elastictool.training.rundir import git_revision
+from elastictool.utils.io import write_json
 
 PARTS = (
     "agreement", "features", "training", "dense_mask", "input", "loader", "memory", "attention",

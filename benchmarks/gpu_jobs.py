@@ -26,9 +26,8 @@ from elastictool.config import (
     PackingConfig,
 )
 from elastictool.data.collate import collate
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
-from elastictool.data.sounds import SoundBatch, gather
-from elastictool.errors import ElasticToolError
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.raw import RawBatch, collate_raw
 from elastictool.evaluation.bench.loading import Way, one_pass, plan_batches
 from elastictool.evaluation.bench.parts import (
     TRAINING_PASSES,
@@ -43,9 +42,10 @@ from elastictool.evaluation.durations import Durations
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.seeds import clip_rng
 from elastictool.training.compilation import compile_blocks
-from elastictool.training.scoring import autocast
+from elastictool.training.predict_logits import autocast
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.rng import clip_rng
 
 AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}
 """Largest relative difference from ``reference`` in float32 that counts as agreement."""
@@ -255,7 +255,7 @@ def _others_unchanged(workload: Workload, setup: Setup, attention: str, precisio
     model: SpectrogramTransformer = workload.build_model(attention).to(setup.device)
     (batch,) = batches_of(workload, setup.device, attention)
     (group,) = batch.patch_groups
-    first = batch.layout.segment_ids[group.slots] == 0
+    first = batch.layout.segment_ids[group.token_indices] == 0
     patches = torch.where(first[:, None], -3 * group.patches, group.patches)
     other = replace(batch, patch_groups=(replace(group, patches=patches),))
     with torch.no_grad(), autocast(setup.device, precision):
@@ -301,21 +301,21 @@ EPIC = FbankConfig(
 )
 
 
-def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> SoundBatch:
+def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
     """A batch of noise of those lengths, for the device to analyse; masked as in training."""
-    end = _front_end(config)
+    end = _feature_extractor(config)
     sounds = []
     for number, (waveform, count) in enumerate(_noises(frames, config)):
         sound = end.sound(waveform, _view(number, count), torch.zeros(1), str(number))
         sounds.append(sound.changed(AugmentConfig(), partial(clip_rng, 0, 0, number)))
-    return gather(sounds, collate([sounds]))
+    return collate_raw(sounds, collate([sounds]))
 
 
 def random_patches(frames: tuple[int, ...], config: FbankConfig) -> Tensor:
     """(N, P) patches of the same batch, computed on the host."""
     from elastictool.audio.augment import spec_augment
 
-    end, examples = _front_end(config), []
+    end, examples = _feature_extractor(config), []
     for number, (waveform, count) in enumerate(_noises(frames, config)):
         view = _view(number, count)
         example = end.example(end.features(waveform), view, torch.zeros(1), str(number))
@@ -325,12 +325,12 @@ def random_patches(frames: tuple[int, ...], config: FbankConfig) -> Tensor:
     return collate([examples]).patch_groups[0].patches
 
 
-def _front_end(config: FbankConfig) -> FrontEnd:
-    return FrontEnd(config, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
+def _feature_extractor(config: FbankConfig) -> FeatureExtractor:
+    return FeatureExtractor(config, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
 
 
-def _view(clip: int, frames: int) -> ClipView:
-    return ClipView(clip, frames, 0, frames)
+def _view(clip: int, frames: int) -> Crop:
+    return Crop(clip, frames, 0, frames)
 
 
 def _noises(frames: tuple[int, ...], config: FbankConfig) -> Iterator[tuple[Any, int]]:
@@ -440,7 +440,7 @@ def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
     prefix_tokens = setup.workload(tokens).model.prefix_tokens
     with tempfile.TemporaryDirectory() as folder:
         store = prepare("synth", out=Path(folder), limit=30 if setup.quick else 300)
-        data = ClipDataset(store, _front_end(FbankConfig()), AugmentConfig(), cache_mb=0)
+        data = ClipDataset(store, _feature_extractor(FbankConfig()), AugmentConfig(), cache_mb=0)
         plans = plan_batches(data, PackingConfig(batch_tokens=tokens), [way.workers])
         rates = [
             one_pass(way, setup.bench, data, plans, prefix_tokens)[1]
@@ -469,8 +469,8 @@ def trainer(setup: Setup) -> Rows:
 
     Says whether pinned memory, background loading and the device's features work together.
     """
+    from elastictool.config.loader import load_run_config
     from elastictool.data.prepare import prepare
-    from elastictool.settings import load_run_config
     from elastictool.training.run import train_run
 
     rows = []

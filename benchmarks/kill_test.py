@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from elastictool.config.loader import load_run_config
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.settings import load_run_config
 from elastictool.training.run import resume_run, train_run
 
 CONTEXT = multiprocessing.get_context("forkserver")

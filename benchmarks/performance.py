@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.pages import RESULTS, ROOT, made_by
 from benchmarks.study_tables import claim_lines
-from elastictool.files import write_text
 from elastictool.reporting.tables import markdown_table
+from elastictool.utils.io import write_text
 
 PAGE = ROOT / "docs" / "performance.md"
 FOLDER = RESULTS / "performance"

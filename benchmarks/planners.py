@@ -30,7 +30,6 @@ from elastictool.config import PackingConfig
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.evaluation.tokens import TokenRule, packed_use
-from elastictool.files import write_json, write_text
 from elastictool.packing.batching import Counts
 from elastictool.packing.stream import known_planners, plan_stream
 from elastictool.packing.windows import WINDOW_PLANNERS
@@ -45,6 +44,7 @@ from elastictool.reporting.figures import (
     styled,
 )
 from elastictool.reporting.tables import markdown_table
+from elastictool.utils.io import write_json, write_text
 
 BATCH_CLIPS = (12, 24, 48, 96)
 NUM_CLIPS = (1_000, 10_000, 100_000, 2_000_000)

@@ -41,13 +41,13 @@ from elastictool.audio.decode import recording, resample_blocks
 from elastictool.audio.trials import RATE_HZ as AV_RATE_HZ
 from elastictool.audio.trials import encode_with_av
 from elastictool.data.allocator import keep_freed_memory
+from elastictool.data.executor import Workforce
 from elastictool.data.plan import plan_shards
 from elastictool.data.prepare import carry_out, plan
 from elastictool.data.shards import PrepSettings, ShardTask, write_shard
-from elastictool.data.workforce import Workforce
-from elastictool.errors import AudioError
 from elastictool.evaluation.bench.timing import environment
-from elastictool.files import FoundFile, write_json, write_rows
+from elastictool.utils.errors import AudioError
+from elastictool.utils.io import FoundFile, write_json, write_rows
 
 CLIPS, DURATION_S = 16, 10.0
 WANTED = 0.85
@@ -279,7 +279,7 @@ def _list(segments: int) -> dict[str, Any]:
         _write_segments(place, segments)
         files = (FoundFile(f"audio/{n % 999:03d}/Y{n:011d}.flac") for n in range(segments))
         begin = time.process_time(), time.perf_counter()
-        with mock.patch("elastictool.corpora.join.walk_files", lambda *_: files):
+        with mock.patch("elastictool.corpora.listing.walk_files", lambda *_: files):
             planned = plan("audioset", place, place / "data")
         spent = time.process_time() - begin[0], time.perf_counter() - begin[1]
         return {

@@ -26,14 +26,14 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from elastictool.config.loader import load_run_config
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
-from elastictool.files import write_json
-from elastictool.launch import launched
-from elastictool.settings import load_run_config
 from elastictool.training.distributed import Ranks
 from elastictool.training.run import train_run
+from elastictool.utils.io import write_json
+from elastictool.utils.launch import launched
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -154,7 +154,7 @@ class StepClock:
 def timed_sums() -> dict[str, list[float]]:
     """From here on, the seconds of each step that this process waits for the others, and sums."""
     notes: dict[str, list[float]] = {"waiting": [], "summing": []}
-    add_up = Ranks.add_up
+    all_reduce = Ranks.all_reduce
 
     def timed(what: str, call: Callable[[], T]) -> T:
         begin = time.perf_counter()
@@ -166,9 +166,9 @@ def timed_sums() -> dict[str, list[float]]:
         self: Ranks, parameters: Sequence[nn.Parameter], totals: Sequence[float]
     ) -> list[float]:
         timed("waiting", self.wait)
-        return timed("summing", lambda: add_up(self, parameters, totals))
+        return timed("summing", lambda: all_reduce(self, parameters, totals))
 
-    Ranks.add_up = noted  # type: ignore[method-assign]
+    Ranks.all_reduce = noted  # type: ignore[method-assign]
     return notes
 
 

@@ -29,9 +29,9 @@ from benchmarks.study_tables import (
     mark_lines,
     runs_table,
 )
-from elastictool.files import write_text
 from elastictool.reporting.figures import save_figure
 from elastictool.reporting.tables import markdown_table
+from elastictool.utils.io import write_text
 
 HUGGING_FACE = "Hugging Face's AST, clips padded or cut to 1,024 frames"
 

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import fill
-from elastictool.files import write_json, write_text
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.library import load_recipe, recipe_names
-from elastictool.recipes.plan import Places, Plan, make_plan
+from elastictool.recipes.plan import Paths, Plan, make_plan
 from elastictool.recipes.result import judged
 from elastictool.recipes.spec import Recipe
 from elastictool.recipes.steps import draw_result
 from elastictool.reporting.recipe_table import held_words, page
 from elastictool.reporting.tables import counted, duration, markdown_table, read_json
+from elastictool.utils.io import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproducing.md"
@@ -54,7 +54,7 @@ def row(recipe: Recipe) -> list[str]:
 
 def plan_of(recipe: Recipe, scale: str) -> Plan:
     """Its steps, as if nothing were there."""
-    return make_plan(recipe, scale, Places(Path("DIR"), Path("OUT")))
+    return make_plan(recipe, scale, Paths(Path("DIR"), Path("OUT")))
 
 
 def needs(plan: Plan) -> str:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.pages import fill
-from elastictool.files import write_text
 from elastictool.models.resize import interpolation_matrix
 from elastictool.reporting.tables import markdown_table
+from elastictool.utils.io import write_text
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "flexible.md"
 BASE = 16

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.evaluation.bench.timing import environment, interleaved
-from elastictool.files import write_json
 from elastictool.models.resize import pi_resize
+from elastictool.utils.io import write_json
 
 WIDTH, BASE, SIZES = 768, 16, (8, 12, 24, 32, 48)
 ROUNDS = 15

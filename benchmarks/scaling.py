@@ -41,24 +41,24 @@ from elastictool.config import (
     ModelConfig,
     PackingConfig,
 )
+from elastictool.config.loader import load_run_config
 from elastictool.data.collate import collate
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
-from elastictool.data.feed import Feed
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.loader import load_batches
+from elastictool.data.raw import collate_raw
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.sounds import gather
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.parts import Bench, run_model
 from elastictool.evaluation.bench.timing import environment, interleaved, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like
 from elastictool.evaluation.durations import Durations, frames_of, read_durations
 from elastictool.evaluation.tokens import TokenRule
-from elastictool.files import write_json
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batching import Counts
-from elastictool.packing.planners import share_out
-from elastictool.seeds import clip_rng
-from elastictool.settings import load_run_config
+from elastictool.packing.planners import assign_lpt
+from elastictool.utils.io import write_json
+from elastictool.utils.rng import clip_rng
 
 FOLDER = RESULTS / "performance"
 CPU = torch.device("cpu")
@@ -131,14 +131,14 @@ def spread(rounds: int) -> dict[str, Any]:
         for path, spent in seconds.items():
             tokens = sum(workloads[path].tokens)
             batches = workloads[path].batches(ATTENTION[PATHS[path][0]].padded_rows)
-            slots = sum(batch.layout.num_slots for batch in batches)
+            token_indices = sum(batch.layout.stream_length for batch in batches)
             rows.append(
                 {
                     "spread": sigma,
                     "path": path,
                     "tokens": tokens,
                     "longest": max(workloads[path].tokens),
-                    "padding_share": 1 - tokens / slots,
+                    "padding_share": 1 - tokens / token_indices,
                     "tokens_per_second": tokens / spent,
                     "speed_against_padded": seconds["padded"] / spent,
                 }
@@ -231,7 +231,7 @@ def sampler_of(clips: int) -> TrainingSampler:
     return TrainingSampler(
         clips=np.arange(clips),
         native_frames=frames,
-        front_end=front_end(),
+        feature_extractor=feature_extractor(),
         augment=AugmentConfig(),
         packing=PackingConfig(planner="balanced", batch_clips=48),
         prefix_tokens=0,
@@ -249,9 +249,9 @@ def _plan_all(sampler: TrainingSampler, times: dict[str, float]) -> None:
     times["all_batches_s"] = time.process_time() - begin
 
 
-def front_end() -> FrontEnd:
+def feature_extractor() -> FeatureExtractor:
     """The default one, with any statistics."""
-    return FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
+    return FeatureExtractor(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
 
 
 # Ranks
@@ -293,7 +293,7 @@ def in_turn(batch: Counts, count: int) -> list[int]:
 
 def balanced(batch: Counts, count: int) -> list[int]:
     """Tokens of each rank when clips are shared out as in training."""
-    return [int(batch[share].sum()) for share in share_out(batch.tolist(), [0] * count)]
+    return [int(batch[share].sum()) for share in assign_lpt(batch.tolist(), [0] * count)]
 
 
 # Loading
@@ -313,7 +313,7 @@ def loading(dataset: Path, rounds: int) -> dict[str, Any]:
 
 def stages(store: PreparedStore, rounds: int, most: int = 96) -> Rows:
     """Processor time of each stage for 10 s of audio."""
-    data = ClipDataset(store, front_end(), AugmentConfig(), cache_mb=0)
+    data = ClipDataset(store, feature_extractor(), AugmentConfig(), cache_mb=0)
     spent: dict[str, float] = {}
 
     def timed(stage: str, call: Callable[[], Any]) -> Any:
@@ -333,16 +333,16 @@ def stages(store: PreparedStore, rounds: int, most: int = 96) -> Rows:
         for first in range(0, len(examples), 12):
             timed("host: packing", partial(collate, [examples[first : first + 12]]))
             timed("device: packing", partial(_gathered, sounds[first : first + 12]))
-    seconds = frames * data.front_end.fbank.shift_ms * 1e-3
+    seconds = frames * data.feature_extractor.fbank.shift_ms * 1e-3
     return [{"stage": stage, "ms_per_10_s": 1e4 * s / seconds} for stage, s in spent.items()]
 
 
 def _gathered(sounds: list[Any]) -> Any:
-    return gather(sounds, collate([sounds]))
+    return collate_raw(sounds, collate([sounds]))
 
 
-def _stages_of_clip(data: ClipDataset, view: ClipView, timed: Callable[..., Any]) -> None:
-    end = data.front_end
+def _stages_of_clip(data: ClipDataset, view: Crop, timed: Callable[..., Any]) -> None:
+    end = data.feature_extractor
     stop = end.fbank.samples_for(view.num_frames)
     waveform = timed("reading and decoding", partial(data.store.waveform, view.clip, 0, stop))
     found = timed("filterbank", partial(end.features, waveform))
@@ -351,9 +351,9 @@ def _stages_of_clip(data: ClipDataset, view: ClipView, timed: Callable[..., Any]
     timed("SpecAugment: masks", partial(spec_augment, example.fbank, AugmentConfig(), rng, 0.0))
 
 
-def _views(data: ClipDataset) -> list[ClipView]:
+def _views(data: ClipDataset) -> list[Crop]:
     frames = data.native_frames
-    return [data.front_end.view(clip, int(frames[clip])) for clip in range(len(frames))]
+    return [data.feature_extractor.view(clip, int(frames[clip])) for clip in range(len(frames))]
 
 
 def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
@@ -363,12 +363,14 @@ def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
     workload = replace(_small(epic_like(6), "balanced"), model=config)
     model = workload.build_model("split")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
-    data = ClipDataset(store, front_end(), AugmentConfig(), cache_mb=0)
+    data = ClipDataset(store, feature_extractor(), AugmentConfig(), cache_mb=0)
     views = _views(data)[: 12 * batches]
     plans = [BatchPlan(0, (tuple(views[i : i + 12]),)) for i in range(0, len(views), 12)]
 
     def steps(prefetch: int) -> None:
-        for batch in load_batches(plans, data, 0, False, feed=Feed(CPU, prefetch=prefetch)):
+        for batch in load_batches(
+            plans, data, 0, False, feed=DeviceTransfer(CPU, prefetch=prefetch)
+        ):
             run_model(Bench(CPU, "fp32"), model, "split", [batch], optimizer)
 
     def load() -> None:

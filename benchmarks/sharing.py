@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.cli.app import SPINS, SPINS_VARIABLE
-from elastictool.files import write_json
+from elastictool.utils.io import write_json
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "the runtime's own": {},

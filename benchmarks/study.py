@@ -29,12 +29,12 @@ from benchmarks.pages import RESULTS
 from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
 from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
+from elastictool.config.loader import differences, load_run_config, to_dict
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
-from elastictool.files import write_json
-from elastictool.settings import differences, load_run_config, to_dict
 from elastictool.training.resuming import MACHINE
 from elastictool.training.rundir import RunDirectory
+from elastictool.utils.io import write_json
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,10 @@ def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
     study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
     run = load_run(cell.run, "last", position_fit=way.positions, resize=way.resize)
     if cell.entry.evaluate_natively:
-        native = dataclasses.replace(run.front_end.length, fixed_frames=0)
-        run = dataclasses.replace(run, front_end=dataclasses.replace(run.front_end, length=native))
+        native = dataclasses.replace(run.feature_extractor.length, fixed_frames=0)
+        run = dataclasses.replace(
+            run, feature_extractor=dataclasses.replace(run.feature_extractor, length=native)
+        )
     axis = cell.entry.axis or study.axis
     # Pooling takes whole numbers of frames.
     columns = [x for x in study.columns if axis == "resolution" or x == int(x)]

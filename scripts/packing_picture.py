@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from elastictool.files import atomic_path
 from elastictool.packing.grid import patches_along
 from elastictool.reporting.figures import BLUE, GREEN, GREY, ORANGE, styled
+from elastictool.utils.io import atomic_path
 
 FRAMES = {"a": 200, "b": 900, "c": 50}
 FIXED = 1_024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elastictool.files import write_text
 from elastictool.reporting.settings import settings_page
+from elastictool.utils.io import write_text
 
 write_text(Path(__file__).resolve().parents[1] / "docs" / "settings.md", settings_page())

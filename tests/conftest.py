@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from elastictool.data.store import PreparedStore
-from tests.toy_data import toy_store as make_toy_store
+from tests.helpers.toy_data import toy_store as make_toy_store
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ from elastictool.cli.console import _LineTask
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.timeline import save_timeline
 from elastictool.training.checkpoint import load_run, save_weights
-from tests.corpus_trees import write_audio
-from tests.saved_runs import save_run
+from tests.helpers.corpus_trees import write_audio
+from tests.helpers.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")

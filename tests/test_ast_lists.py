@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
-from elastictool.errors import UsageError
-from tests.corpus_trees import TREES, write_audio, write_classes, write_table
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import TREES, write_audio, write_classes, write_table
 
 
 def listing_of(root: Path) -> Listing:

@@ -17,11 +17,10 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from elastictool.errors import UsageError
 from elastictool.models.attention.auto import AutoAttention
 from elastictool.models.attention.base import (
     ATTENTION,
-    Operands,
+    AttentionInputs,
     _reason,
     choose_attention,
     require_support,
@@ -30,8 +29,9 @@ from elastictool.models.attention.flex import FlexAttention, segment_block_mask
 from elastictool.models.attention.reference import ReferenceAttention, attention_weights
 from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.models.attention.varlen import VarlenAttention
-from elastictool.packing.layout import FILLER, SegmentLayout, build_layout, map_tensors
-from tests.attention_backends import CPU, TRAINABLE, plain_varlen, varlen_without_cuda  # noqa: F401
+from elastictool.packing.layout import PAD, SegmentLayout, build_layout, map_tensors
+from elastictool.utils.errors import UsageError
+from tests.helpers.attention_backends import CPU, TRAINABLE, plain_varlen, varlen_without_cuda  # noqa: F401
 
 HEADS, HEAD_WIDTH, SCALE = 2, 8, 0.6
 ROWS = [[5, 1, 9], [3, 3, 3], [12]]
@@ -45,16 +45,16 @@ rows_of_lengths = st.lists(
 
 
 def draw_qkv(layout: SegmentLayout, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """(3, num_slots, H, d) normal numbers, wide enough to make the softmax uneven."""
+    """(3, stream_length, H, d) normal numbers, wide enough to make the softmax uneven."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (3, layout.num_slots, HEADS, HEAD_WIDTH)
+    shape = (3, layout.stream_length, HEADS, HEAD_WIDTH)
     return 2 * torch.randn(shape, generator=generator, dtype=dtype)
 
 
 def attend(name: str, qkv: Tensor, layout: SegmentLayout) -> Tensor:
     """The backend's outputs for tokens only, (tokens, H, d)."""
     q, k, v = qkv
-    return ATTENTION[name](q, k, v, layout, SCALE)[layout.token_slots]
+    return ATTENTION[name](q, k, v, layout, SCALE)[layout.token_indices]
 
 
 def attend_and_grad(
@@ -64,7 +64,7 @@ def attend_and_grad(
     qkv = qkv.clone().requires_grad_()
     out = attend(name, qkv, layout)
     (grad,) = torch.autograd.grad(out, qkv, weight)
-    return out.detach(), grad[:, layout.token_slots]
+    return out.detach(), grad[:, layout.token_indices]
 
 
 @pytest.mark.parametrize("padded_rows", LAYOUTS)
@@ -77,8 +77,8 @@ def test_agrees_with_the_reference_forward_and_backward(
     reference = build_layout(rows, padded_rows=True)
     layout = build_layout(rows, padded_rows=padded_rows)
     qkv = size * draw_qkv(reference, seed=seed)
-    stream = qkv.new_zeros(3, layout.num_slots, HEADS, HEAD_WIDTH)
-    stream[:, layout.token_slots] = qkv[:, reference.token_slots]
+    stream = qkv.new_zeros(3, layout.stream_length, HEADS, HEAD_WIDTH)
+    stream[:, layout.token_indices] = qkv[:, reference.token_indices]
     weight = torch.randn(layout.num_tokens, HEADS, HEAD_WIDTH, dtype=torch.float64)
     expected = attend_and_grad("reference", qkv, reference, weight)
     for found, wanted in zip(attend_and_grad(name, stream, layout, weight), expected, strict=True):
@@ -92,7 +92,7 @@ def test_equals_plain_attention_of_each_segment_alone(name: str, padded_rows: bo
     qkv = draw_qkv(layout)
     alone = []
     for q, k, v in zip(
-        *(part.split(layout.lengths) for part in qkv[:, layout.token_slots]), strict=True
+        *(part.split(layout.lengths) for part in qkv[:, layout.token_indices]), strict=True
     ):
         weights = (SCALE * torch.einsum("ihd,jhd->hij", q, k)).softmax(-1)
         alone.append(torch.einsum("hij,jhd->ihd", weights, v))
@@ -115,7 +115,7 @@ def test_cross_clip_attention_weights_are_exactly_zero(padded_rows: bool) -> Non
     layout = build_layout(ROWS, padded_rows=padded_rows)
     q, k, _ = draw_qkv(layout)
     weights = attention_weights(q, k, layout, SCALE)
-    batch, length = layout.rows_shape or (1, layout.num_slots)
+    batch, length = layout.rows_shape or (1, layout.stream_length)
     ids = layout.segment_ids.view(batch, 1, length)
     same = (ids.transpose(1, 2) == ids)[:, None].expand_as(weights)
     assert (weights[~same] == 0).all()
@@ -132,10 +132,10 @@ def test_no_output_depends_on_another_segment(name: str, padded_rows: bool) -> N
     out = attend(name, qkv, layout)
     grads = [torch.autograd.grad(value, qkv, retain_graph=True)[0] for value in out.flatten()]
     influence = (
-        torch.stack(grads).abs().sum((1, 3, 4)).view(layout.num_tokens, -1, layout.num_slots)
+        torch.stack(grads).abs().sum((1, 3, 4)).view(layout.num_tokens, -1, layout.stream_length)
     )
     influence = influence.sum(1)
-    owner = layout.segment_ids[layout.token_slots]
+    owner = layout.segment_ids[layout.token_indices]
     foreign = owner[:, None] != layout.segment_ids[None, :]
     assert (influence[foreign] == 0).all()
     assert (influence[~foreign] > 0).all()
@@ -147,7 +147,7 @@ def test_changing_one_segment_leaves_all_others_bit_for_bit(name: str, padded_ro
     layout = build_layout(ROWS, padded_rows=padded_rows)
     qkv = draw_qkv(layout, torch.float32)
     before = attend(name, qkv, layout)
-    owner = layout.segment_ids[layout.token_slots]
+    owner = layout.segment_ids[layout.token_indices]
     for segment in range(layout.num_segments):
         changed = qkv.clone()
         changed[:, layout.segment_ids == segment] *= -3
@@ -165,7 +165,7 @@ def test_a_broken_segment_reaches_no_other_output_or_gradient(
 ) -> None:
     layout = build_layout(ROWS, padded_rows=padded_rows)
     qkv = draw_qkv(layout)
-    owner = layout.segment_ids[layout.token_slots]
+    owner = layout.segment_ids[layout.token_indices]
     broken = qkv.clone()
     for part in where:
         broken[part, layout.segment_ids == 2] = planted
@@ -187,9 +187,9 @@ def test_a_broken_segment_reaches_no_other_output_or_gradient(
 def test_filler_slots_are_finite(name: str) -> None:
     layout = build_layout(ROWS, padded_rows=True)
     q, k, v = draw_qkv(layout)
-    assert (layout.segment_ids == FILLER).any()
+    assert (layout.segment_ids == PAD).any()
     out = ATTENTION[name](q, k, v, layout, SCALE)
-    assert out[layout.segment_ids == FILLER].isfinite().all()
+    assert out[layout.segment_ids == PAD].isfinite().all()
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -262,11 +262,11 @@ def test_flex_block_mask_of_any_layout_equals_that_of_all_pairs(
 
 def assert_blocks_are_those_of_all_pairs(layout: SegmentLayout, block: int = 128) -> None:
     """Filler is a piece of its own wherever it is, as in ``split`` and ``varlen``."""
-    pieces = torch.repeat_interleave(torch.tensor(layout.piece_lengths))
+    pieces = torch.repeat_interleave(torch.tensor(layout.span_lengths))
     mask = segment_block_mask(layout, block)
     wanted = create_block_mask(
         lambda b, h, q, k: pieces[q] == pieces[k],
-        None, None, layout.num_slots, layout.num_slots, CPU, BLOCK_SIZE=block,
+        None, None, layout.stream_length, layout.stream_length, CPU, BLOCK_SIZE=block,
     )  # fmt: skip
     assert mask.shape == wanted.shape
     assert torch.equal(mask.to_dense(), wanted.to_dense())
@@ -322,7 +322,7 @@ def test_varlen_leaves_q_alone_where_the_kernel_scales_as_wanted(width: int) -> 
         return v
 
     layout = build_layout(ROWS)
-    q = torch.ones(layout.num_slots, HEADS, width)
+    q = torch.ones(layout.stream_length, HEADS, width)
     VarlenAttention(without_scale)(q, q, q, layout, float(width**-0.5))
     VarlenAttention(without_scale)(q, q, q, layout, 0.1)
     assert seen[0] is q and not torch.equal(seen[1], q)
@@ -331,10 +331,12 @@ def test_varlen_leaves_q_alone_where_the_kernel_scales_as_wanted(width: int) -> 
 @pytest.mark.parametrize("name", [*BACKENDS])
 def test_filling_the_stream_up_changes_no_output(name: str) -> None:
     plain, filled = build_layout(ROWS), build_layout(ROWS, multiple=64)
-    assert filled.num_slots == 64 and plain.num_slots == filled.num_tokens == plain.num_tokens
+    assert (
+        filled.stream_length == 64 and plain.stream_length == filled.num_tokens == plain.num_tokens
+    )
     qkv = draw_qkv(plain)
     stream = qkv.new_full((3, 64, HEADS, HEAD_WIDTH), 0.5)
-    stream[:, filled.token_slots] = qkv
+    stream[:, filled.token_indices] = qkv
     torch.testing.assert_close(attend(name, stream, filled), attend(name, qkv, plain))
 
 
@@ -343,7 +345,7 @@ def test_a_backend_that_cannot_serve_says_why() -> None:
         VarlenAttention()(*draw_qkv(build_layout(ROWS)), build_layout(ROWS), SCALE)
     assert "auto" in caught.value.hint
     with pytest.raises(UsageError, match="cannot train on a CPU"):
-        require_support("flex", Operands(CPU, torch.float32))
+        require_support("flex", AttentionInputs(CPU, torch.float32))
 
 
 @pytest.fixture
@@ -422,8 +424,8 @@ def test_a_backend_of_that_name_says_which_head_widths_it_takes(
 ) -> None:
     on_cuda()
     with pytest.raises(UsageError, match=why):
-        require_support(name, Operands(torch.device("cuda"), dtype, head_width=width))
-    require_support(name, Operands(torch.device("cuda"), dtype))
+        require_support(name, AttentionInputs(torch.device("cuda"), dtype, head_width=width))
+    require_support(name, AttentionInputs(torch.device("cuda"), dtype))
 
 
 def test_auto_on_cuda_says_once_for_each_type_why_faster_backends_are_not_used(
@@ -434,7 +436,7 @@ def test_auto_on_cuda_says_once_for_each_type_why_faster_backends_are_not_used(
     with fakes:
         there = map_tensors(layout, lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
         for dtype in (torch.float32, torch.float32, torch.float64, torch.float32):
-            qkv = torch.empty(3, layout.num_slots, HEADS, 64, dtype=dtype, device="cuda")
+            qkv = torch.empty(3, layout.stream_length, HEADS, 64, dtype=dtype, device="cuda")
             assert backend(*qkv, there, SCALE).shape == qkv.shape[1:]
     lines = [record.getMessage() for record in caplog.records]
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elastictool.audio.augment import add_noise, mix_waveforms, roll_frames, spec_augment
 from elastictool.config import AugmentConfig
-from elastictool.seeds import clip_rng
+from elastictool.utils.rng import clip_rng
 
 FILL = -7.0
 
@@ -173,7 +173,8 @@ def test_numbers_are_fixed_for_good() -> None:
 def test_another_process_draws_the_same() -> None:
     """Python's own hash() differs between processes; ours may not."""
     code = (
-        "from elastictool.seeds import clip_rng; print(clip_rng(1, 2, 3, 'masks').integers(2**62))"
+        "from elastictool.utils.rng import clip_rng; "
+        "print(clip_rng(1, 2, 3, 'masks').integers(2**62))"
     )
     drawn = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -16,9 +16,9 @@ from elastictool.data.plan import plan_shards
 from elastictool.data.prepare import prepare
 from elastictool.data.shards import PrepSettings, write_shard
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, UsageError
 from elastictool.inference.recordings import windows
-from tests.corpus_trees import write_audio, write_table
+from elastictool.utils.errors import ElasticToolError, UsageError
+from tests.helpers.corpus_trees import write_audio, write_table
 
 RATE_HZ = 16_000
 

@@ -20,7 +20,7 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -34,13 +34,13 @@ EVERYTHING = AugmentConfig(
 )
 
 
-def front_end(shift_ms: float = 10.0, **length: object) -> FrontEnd:
+def feature_extractor(shift_ms: float = 10.0, **length: object) -> FeatureExtractor:
     config = LengthConfig(**({"max_frames": 64} | length))  # type: ignore[arg-type]
-    return FrontEnd(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
+    return FeatureExtractor(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
 
 
 def training(store: PreparedStore, augment: AugmentConfig, cache_mb: int = 512) -> ClipDataset:
-    return ClipDataset(store, front_end(), augment, seed=3, cache_mb=cache_mb)
+    return ClipDataset(store, feature_extractor(), augment, seed=3, cache_mb=cache_mb)
 
 
 def sampler(
@@ -49,8 +49,8 @@ def sampler(
     clips = np.arange(len(store)) if balanced else np.flatnonzero(store.splits == "train")
     return TrainingSampler(
         clips=clips,
-        native_frames=ClipDataset(store, front_end()).native_frames,
-        front_end=front_end(),
+        native_frames=ClipDataset(store, feature_extractor()).native_frames,
+        feature_extractor=feature_extractor(),
         augment=augment,
         packing=PackingConfig(batch_clips=5),
         prefix_tokens=1,
@@ -63,7 +63,7 @@ def sampler(
 def tensors(batch: PackedBatch) -> Iterator[Tensor]:
     yield from (batch.layout.segment_ids, batch.targets)
     for group in batch.patch_groups:
-        yield from (group.slots, group.coords, group.positions, group.patches)
+        yield from (group.token_indices, group.coords, group.positions, group.patches)
 
 
 def same(left: PackedBatch, right: PackedBatch) -> bool:
@@ -79,7 +79,13 @@ def test_default_batches_are_those_of_the_first_release(toy_store: PreparedStore
         found.update("".join(batch.clip_ids).encode())
         (group,) = batch.patch_groups
         masked = group.patches == 0
-        for tensor in (batch.layout.segment_ids, batch.targets, group.slots, group.coords, masked):
+        for tensor in (
+            batch.layout.segment_ids,
+            batch.targets,
+            group.token_indices,
+            group.coords,
+            masked,
+        ):
             found.update(tensor.numpy().tobytes())
     assert found.hexdigest()[:16] == "c35b6a3c591ec57f"
 
@@ -103,7 +109,7 @@ def test_the_cache_never_outgrows_its_room_and_keeps_what_fits(toy_store: Prepar
     for cache_mb in (0, 1, 512):
         dataset = training(toy_store, BARE, cache_mb)
         for clip, native in enumerate(dataset.native_frames.tolist()):
-            dataset.load(dataset.front_end.view(clip, native))
+            dataset.load(dataset.feature_extractor.view(clip, native))
         held.append(sum(frames.nbytes for frames in dataset._cache.values()))
     assert held[0] == 0 and 0.8e6 < held[1] <= 1e6
     assert held[2] == training(toy_store, BARE).native_frames.sum() * 128 * 4
@@ -118,8 +124,8 @@ def test_exactly_the_planned_tokens_are_loaded(
     toy_store: PreparedStore, stride: tuple[int, int], edge: str, share: float
 ) -> None:
     augment = AugmentConfig(token_dropout=share, length_diversity=SHORTER_TOO)
-    front = dataclasses.replace(front_end(edge=edge), patch_stride=stride)
-    planned_by = dataclasses.replace(sampler(toy_store, augment), front_end=front)
+    front = dataclasses.replace(feature_extractor(edge=edge), patch_stride=stride)
+    planned_by = dataclasses.replace(sampler(toy_store, augment), feature_extractor=front)
     plans = list(planned_by.epoch(0))
     dataset = ClipDataset(toy_store, front, augment, seed=3)
     for plan, batch in zip(plans, load_batches(plans, dataset, 1, False), strict=True):
@@ -131,7 +137,7 @@ def test_exactly_the_planned_tokens_are_loaded(
 
 def test_kept_tokens_are_those_of_the_whole_clip_in_their_places(toy_store: PreparedStore) -> None:
     dataset = training(toy_store, BARE)
-    whole = ClipView(2, int(dataset.native_frames[2]), 0, int(dataset.native_frames[2]))
+    whole = Crop(2, int(dataset.native_frames[2]), 0, int(dataset.native_frames[2]))
     patches, coords = dataset.load(whole).patches()
     kept, places = dataset.load(dataclasses.replace(whole, token_dropout=0.4)).patches()
     by_place = {tuple(place): patch for place, patch in zip(coords.tolist(), patches, strict=True)}
@@ -145,9 +151,9 @@ def test_which_tokens_are_dropped_is_even_and_keyed_by_epoch_clip_and_repeat(
     toy_store: PreparedStore,
 ) -> None:
     dataset = training(toy_store, BARE)
-    view = ClipView(0, 48, 0, 48, token_dropout=0.5)
+    view = Crop(0, 48, 0, 48, token_dropout=0.5)
 
-    def kept(view: ClipView, epoch: int = 0) -> list[int]:
+    def kept(view: Crop, epoch: int = 0) -> list[int]:
         found = dataset.load(view, epoch).kept
         return [] if found is None else found.tolist()
 
@@ -164,7 +170,7 @@ def test_which_tokens_are_dropped_is_even_and_keyed_by_epoch_clip_and_repeat(
 # Mixup
 
 
-def reference(store: PreparedStore, view: ClipView, mix: Mix, config: FbankConfig) -> Tensor:
+def reference(store: PreparedStore, view: Crop, mix: Mix, config: FbankConfig) -> Tensor:
     """Log-mel frames of a mixed view in float64, from the whole waveforms."""
     begin = config.frame_start(view.first_frame)
     stop = config.samples_for(view.first_frame + view.num_frames)
@@ -186,13 +192,13 @@ def reference(store: PreparedStore, view: ClipView, mix: Mix, config: FbankConfi
 def test_a_mixed_clip_is_the_filterbank_of_the_mixed_waveforms(
     toy_store: PreparedStore, shift_ms: float, first_frame: int
 ) -> None:
-    dataset = ClipDataset(toy_store, front_end(shift_ms), BARE, cache_mb=8)
+    dataset = ClipDataset(toy_store, feature_extractor(shift_ms), BARE, cache_mb=8)
     by_length = np.argsort(dataset.native_frames).tolist()
     for clip, partner in ((by_length[3], by_length[-2]), (by_length[-2], by_length[3])):
         native = int(dataset.native_frames[clip])
-        view = ClipView(clip, native, first_frame, native - first_frame, mix=Mix(partner, 0.3))
+        view = Crop(clip, native, first_frame, native - first_frame, mix=Mix(partner, 0.3))
         found = dataset.load(view).fbank
-        expected = reference(toy_store, view, Mix(partner, 0.3), dataset.front_end.fbank)
+        expected = reference(toy_store, view, Mix(partner, 0.3), dataset.feature_extractor.fbank)
         assert found.shape == (native - first_frame, 128)
         assert torch.allclose(found.double(), expected, atol=2e-3)
         assert not torch.allclose(found, dataset.load(dataclasses.replace(view, mix=None)).fbank)
@@ -202,8 +208,8 @@ def test_targets_are_mixed_with_the_same_ratio(toy_store: PreparedStore) -> None
     dataset = training(toy_store, BARE)
     one, other = 0, 1
     for view, expected in (
-        (ClipView(one, 40, 0, 20, mix=Mix(other, 0.3)), [(one, 0.3), (other, 0.7)]),
-        (ClipView(one, 40, 0, 20, mix=Mix(one, 0.3)), [(one, 1.0)]),
+        (Crop(one, 40, 0, 20, mix=Mix(other, 0.3)), [(one, 0.3), (other, 0.7)]),
+        (Crop(one, 40, 0, 20, mix=Mix(one, 0.3)), [(one, 1.0)]),
     ):
         targets = torch.zeros(3)
         for clip, share in expected:
@@ -213,7 +219,7 @@ def test_targets_are_mixed_with_the_same_ratio(toy_store: PreparedStore) -> None
 
 def test_a_mixed_clip_never_enters_the_cache(toy_store: PreparedStore) -> None:
     dataset = training(toy_store, BARE)
-    view = ClipView(0, int(dataset.native_frames[0]), 0, int(dataset.native_frames[0]))
+    view = Crop(0, int(dataset.native_frames[0]), 0, int(dataset.native_frames[0]))
     mixed = dataclasses.replace(view, mix=Mix(1, 0.5))
     before = dataset.load(mixed).fbank
     assert torch.equal(dataset.load(view).fbank, training(toy_store, BARE).load(view).fbank)
@@ -228,7 +234,7 @@ def test_noise_and_roll_change_training_clips_after_their_masks(
     toy_store: PreparedStore, option: dict[str, float]
 ) -> None:
     config = dataclasses.replace(AugmentConfig(), **option)  # type: ignore[arg-type]
-    view = ClipView(0, 60, 0, 40)
+    view = Crop(0, 60, 0, 40)
     masked = training(toy_store, AugmentConfig()).load(view).fbank
     changed = [training(toy_store, config).load(view, epoch).fbank for epoch in range(8)]
     assert torch.equal(changed[3], training(toy_store, config).load(view, 3).fbank)

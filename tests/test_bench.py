@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from elastictool.cli.app import app, main
 from elastictool.cli.bench import _loader_packing
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PackingConfig
-from elastictool.data.dataset import ClipDataset, FrontEnd
+from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.evaluation.bench import hugging_face, parts
 from elastictool.evaluation.bench.loading import plan_batches
 from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like, sample
-from tests.toy_data import toy_store
+from tests.helpers.toy_data import toy_store
 
 SMALL = ["--size", "tiny", "--depth", "1", "--clips", "3", "--rounds", "1"]
 BENCH = parts.Bench(torch.device("cpu"), "fp32", rounds=1)
@@ -70,7 +70,7 @@ def test_batches_hold_the_tokens_that_the_workload_counts() -> None:
 def test_flat_streams_are_filled_up_to_a_multiple() -> None:
     workload = small_workload()
     for filled, plain in zip(workload.batches(False, 128), workload.batches(False), strict=True):
-        assert filled.layout.num_slots % 128 == 0 < plain.layout.num_slots % 128
+        assert filled.layout.stream_length % 128 == 0 < plain.layout.stream_length % 128
         assert filled.layout.num_tokens == plain.layout.num_tokens
 
 
@@ -166,13 +166,15 @@ def test_the_loader_is_held_against_what_a_model_consumes_in_the_same_run(tmp_pa
 def test_the_loaders_batches_are_full_and_enough_for_all_workers(
     packing: PackingConfig, workers: int, tmp_path: Path
 ) -> None:
-    front_end = FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), 0.0, 1.0)
-    data = ClipDataset(toy_store(tmp_path), front_end, AugmentConfig(), cache_mb=0)
+    feature_extractor = FeatureExtractor(
+        FbankConfig(), LengthConfig(), (16, 16), (16, 16), 0.0, 1.0
+    )
+    data = ClipDataset(toy_store(tmp_path), feature_extractor, AugmentConfig(), cache_mb=0)
     plans = plan_batches(data, packing, [workers])
     assert len(plans) > 3 * workers
     assert {view.clip for plan in plans for view in plan.views} == set(range(len(data.store)))
     for plan in plans[:-1]:
-        tokens = sum(front_end.num_patches(view) for view in plan.views)
+        tokens = sum(feature_extractor.num_patches(view) for view in plan.views)
         if packing.batch_tokens:
             assert 250 < tokens <= 500
         else:

@@ -14,13 +14,13 @@ import elastictool
 from elastictool.cli.app import app
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.resolutions import sweep_resolutions
 from elastictool.evaluation.sweep import sweep_patch_sizes
 from elastictool.training.checkpoint import load_run
-from elastictool.training.scoring import score_clips
-from tests.saved_runs import save_run
+from elastictool.training.predict_logits import score_clips
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_eval_at_a_budget_is_the_point_of_the_sweep(run: Path, toy_store: Prepar
     _, patches = sweep_patch_sizes([loaded], toy_store, [40], split="train")
     _, sparse = sweep_resolutions([loaded], toy_store, [2.0], split="train")
     for budget, point in (({"patch_size": 40}, patches), ({"compression": 2.0}, sparse)):
-        result = evaluate_run(loaded.at_budget(**budget), toy_store, "train")
+        result = evaluate_run(loaded.with_tokens(**budget), toy_store, "train")
         assert result.metrics.values["top1"] == point.value
         assert result.scores.tokens == point.tokens
 
@@ -43,8 +43,8 @@ def test_predictions_at_a_budget_are_those_of_the_changed_front_end(
 ) -> None:
     arrays = [toy_store.waveform(clip) for clip in range(4)]
     model = elastictool.load(run, device="cpu", patch_size=32, resolution=2)
-    front_end = load_run(run).front_end.at_patch_size((32, 32)).at_compression(2)
-    scores = score_clips(model.run.model, ClipDataset(toy_store, front_end), [0, 1, 2, 3])
+    feature_extractor = load_run(run).feature_extractor.at_patch_size((32, 32)).at_compression(2)
+    scores = score_clips(model.run.model, ClipDataset(toy_store, feature_extractor), [0, 1, 2, 3])
     wanted = torch.from_numpy(scores.logits).softmax(1).numpy()
     found = np.stack([item.windows.mean for item in model.predict(arrays, sample_rate_hz=16_000)])
     assert np.allclose(found, wanted, atol=1e-5)
@@ -57,7 +57,7 @@ def test_predictions_at_a_budget_are_those_of_the_changed_front_end(
 @pytest.mark.parametrize("budget", [{"patch_size": 0}, {"patch_size": 129}, {"compression": 0.0}])
 def test_budgets_that_make_no_sense_are_refused(run: Path, budget: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=r"is not within|is below"):
-        load_run(run).at_budget(**budget)  # type: ignore[arg-type]
+        load_run(run).with_tokens(**budget)  # type: ignore[arg-type]
 
 
 def test_eval_command_keeps_results_of_a_budget_apart(run: Path, toy_store: PreparedStore) -> None:

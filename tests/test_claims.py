@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from elastictool.errors import UsageError
 from elastictool.reporting.claims import Claim, judge
+from elastictool.utils.errors import UsageError
 
 CURVES = {
     "flexible": {8.0: 0.60, 16.0: 0.62, 48.0: 0.58},

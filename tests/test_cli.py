@@ -15,7 +15,7 @@ import pytest
 from elastictool import __version__
 from elastictool.cli import app as program
 from elastictool.data.store import PreparedStore
-from tests.saved_runs import save_run
+from tests.helpers.saved_runs import save_run
 
 TINY = ("model.width=32", "model.heads=2", "model.depth=1", "train.epochs=1")
 
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_leaves_with_code_4(
 
 
 def test_a_bug_of_ours_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("elastictool.data.locate.locate_dataset", lambda text: 1 / 0)
+    monkeypatch.setattr("elastictool.data.paths.locate_dataset", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, "train")
 

@@ -15,12 +15,12 @@ from torch._dynamo.utils import counters
 
 from elastictool.config import ModelConfig
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, Interrupted, UsageError
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.averaging import twin
+from elastictool.training.averaging import clone_model
 from elastictool.training.compilation import check_compiler, compile_blocks, warm_up
+from elastictool.training.predict_logits import autocast
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.scoring import autocast
+from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError
 from tests.test_model_properties import MODELS, make_batch, make_fbanks, make_model
 from tests.test_training import records, same, small, train_and_stop, weights
 
@@ -48,7 +48,7 @@ def test_traced_blocks_equal_eager_ones_and_one_trace_serves_all_blocks_and_batc
     name: str,
 ) -> None:
     eager = make_model(MODELS[name])
-    compiled = twin(eager, eager.state_dict())
+    compiled = clone_model(eager, eager.state_dict())
     compile_blocks(compiled, "aot_eager")
     counters.clear()
     for batch in batches(eager.config, torch.float64):
@@ -62,7 +62,7 @@ def test_warming_up_changes_no_weight_gradient_or_random_state() -> None:
     config = dataclasses.replace(MODELS["ast"], dropout=0.2)
     model = make_model(config, torch.float32)
     compile_blocks(model, "aot_eager")
-    before = twin(model, model.state_dict()).state_dict()
+    before = clone_model(model, model.state_dict()).state_dict()
     random = torch.get_rng_state()
     warm_up(model, batches(model.config, torch.float32)[0], "fp32", validating=True)
     assert torch.equal(random, torch.get_rng_state())
@@ -97,7 +97,7 @@ def test_fifty_random_batches_are_compiled_for_once(precision: str) -> None:
         lengths = draw.integers(4, 48, size=draw.integers(1, 9)).tolist()
         rows = [make_fbanks(lengths, number)]
         batch = make_batch(model.config, rows, multiple=16).astype(torch.float32)
-        sizes.add(batch.layout.num_slots)
+        sizes.add(batch.layout.stream_length)
         with autocast(torch.device("cpu"), precision):
             outcome(model, batch)
     assert counters["stats"]["unique_graphs"] == 3
@@ -105,17 +105,17 @@ def test_fifty_random_batches_are_compiled_for_once(precision: str) -> None:
 
 
 def test_streams_are_filled_up_where_code_is_compiled() -> None:
-    assert small().token_multiple == 1
-    assert small("train.compile=true").token_multiple == 128
-    assert small("train.compile=true", "packing.token_multiple=1").token_multiple == 1
-    assert small("packing.token_multiple=8").token_multiple == 8
+    assert small().pad_to_multiple_of == 1
+    assert small("train.compile=true").pad_to_multiple_of == 128
+    assert small("train.compile=true", "packing.pad_to_multiple_of=1").pad_to_multiple_of == 1
+    assert small("packing.pad_to_multiple_of=8").pad_to_multiple_of == 8
 
 
 def test_filling_streams_up_changes_nothing_that_is_learnt(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     for multiple in (1, 64):
-        sets = f"packing.token_multiple={multiple}"
+        sets = f"packing.pad_to_multiple_of={multiple}"
         train_run(small(sets), toy_store, tmp_path / str(multiple))
     plain, filled = (weights(tmp_path / name) for name in ("1", "64"))
     assert all(torch.allclose(plain[name], filled[name], rtol=0, atol=1e-5) for name in plain)
@@ -179,6 +179,6 @@ def test_a_compiled_run_learns_what_an_eager_one_learns_and_resumes_to_the_last_
     resume_run(tmp_path / "parts", toy_store)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     # Streams filled up alike, or dropout would draw other numbers.
-    train_run(small(*sets, "packing.token_multiple=128"), toy_store, tmp_path / "eager")
+    train_run(small(*sets, "packing.pad_to_multiple_of=128"), toy_store, tmp_path / "eager")
     compiled, eager = (records(tmp_path / name, "step") for name in ("parts", "eager"))
     assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in eager], rel=1e-4)

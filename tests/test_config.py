@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elastictool.config import FbankConfig, RunConfig
-from elastictool.errors import UsageError
-from elastictool.settings import dump_yaml, from_dict, load_run_config, read_yaml, to_dict
+from elastictool.config.loader import dump_yaml, from_dict, load_run_config, read_yaml, to_dict
+from elastictool.utils.errors import UsageError
 
 
 def test_defaults_below_recipe_below_set(tmp_path: Path) -> None:

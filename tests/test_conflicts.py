@@ -8,8 +8,14 @@ import pytest
 
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import notes
-from elastictool.errors import UsageError
-from elastictool.settings import dump_yaml, from_dict, load_run_config, other_settings, read_yaml
+from elastictool.config.loader import (
+    dump_yaml,
+    from_dict,
+    load_run_config,
+    other_settings,
+    read_yaml,
+)
+from elastictool.utils.errors import UsageError
 
 WEIGHTS = ("init.from=ast", "init.path=a.pth")
 TEACHER = ("train.distill.teacher=runs/a",)
@@ -123,7 +129,7 @@ def test_a_run_that_exists_stays_readable_and_resumes_with_its_own_settings(
         ),
         (["augment.resolution.compressions=[1, 0.09]"], ["0.1 or above"]),
         (["model.norm_eps=0"], ["model.norm_eps must be above 0"]),
-        (["model.head_norm_eps=0"], ["model.head_norm_eps must be above 0"]),
+        (["model.fc_norm_eps=0"], ["model.fc_norm_eps must be above 0"]),
     ],
 )
 def test_contradictions_are_refused(sets: list[str], words: list[str]) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from elastictool.config import InitConfig
+from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.pretrained.importer import import_weights
 from elastictool.pretrained.transfer import model_for
-from elastictool.settings import load_run_config
 from elastictool.training.checkpoint import load_run, save_weights
 from elastictool.training.convert import convert
-from tests import foreign_weights
-from tests.saved_runs import save_run
+from elastictool.utils.errors import UsageError
+from tests.helpers import foreign_weights
+from tests.helpers.saved_runs import save_run
 
 
 def test_a_conversion_is_official_as_training_is(toy_store: PreparedStore, tmp_path: Path) -> None:

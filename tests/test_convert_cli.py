@@ -13,11 +13,11 @@ import torch
 
 from elastictool.cli import app as program
 from elastictool.config import InitConfig
-from elastictool.errors import ElasticToolError
 from elastictool.pretrained.importer import import_weights
 from elastictool.training.checkpoint import load_run
-from tests import foreign_weights
-from tests.foreign_weights import Sample
+from elastictool.utils.errors import ElasticToolError
+from tests.helpers import foreign_weights
+from tests.helpers.foreign_weights import Sample
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -41,7 +41,7 @@ def test_convert_writes_weights_and_report_and_prints_one_document(
     report = json.loads(Path(document["report_file"]).read_text())
     assert report == document["report"] and len(report["sha256"]) == 64
     loaded = load_run(out)
-    assert (loaded.front_end.mean, loaded.front_end.std) == (-4.0, 4.5)
+    assert (loaded.feature_extractor.mean, loaded.feature_extractor.std) == (-4.0, 4.5)
     assert loaded.metrics["imported_sha256"] == report["sha256"]
     assert loaded.label_names[6] == "sound 6"
 

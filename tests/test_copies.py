@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
-from elastictool.corpora.join import FileIndex
+from elastictool.corpora.listing import FileIndex
 from elastictool.data.prepare import plan
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.files import FoundFile, walk_files
 from elastictool.inference.recordings import expand
-from tests.corpus_trees import TREES, write_audio, write_table
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import FoundFile, walk_files
+from tests.helpers.corpus_trees import TREES, write_audio, write_table
 
 TABLES = {
     "audioset": ("balanced_train_segments.csv", -1),

@@ -17,8 +17,8 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.epic_sounds import seconds
 from elastictool.data.prepare import plan, prepare
-from elastictool.errors import UsageError
-from tests.corpus_trees import (
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import (
     TREES,
     csv_tree,
     epic_tree,

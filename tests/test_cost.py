@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastictool.config import ModelConfig
+from elastictool.config.loader import PRESETS, from_dict
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.evaluation.cost import forward_flops
+from elastictool.evaluation.flops import forward_flops
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.settings import PRESETS, from_dict
 
 
 def cpu_attention_flops(q: tuple[int, ...], k: tuple[int, ...], *_: object, **__: object) -> int:

@@ -11,8 +11,8 @@ import pytest
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.csv_table import CsvTable
 from elastictool.data.prepare import prepare
-from elastictool.errors import UsageError
-from tests.corpus_trees import epic_hdf5_tree, write_audio, write_table
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import epic_hdf5_tree, write_audio, write_table
 
 
 def table_of(folder: Path, text: str) -> Path:

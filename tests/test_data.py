@@ -22,29 +22,29 @@ from elastictool.config import (
     PackingConfig,
 )
 from elastictool.data.collate import Example, PatchSpec, collate, patchify
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
-from elastictool.data.locate import locate_dataset
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.paths import locate_dataset
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 MEAN, STD = -6.0, 4.0
 
 
-def front_end(**length: object) -> FrontEnd:
+def feature_extractor(**length: object) -> FeatureExtractor:
     config = dataclasses.replace(LengthConfig(), **length)  # type: ignore[arg-type]
-    return FrontEnd(FbankConfig(), config, (16, 16), (16, 16), MEAN, STD)
+    return FeatureExtractor(FbankConfig(), config, (16, 16), (16, 16), MEAN, STD)
 
 
 def sampler(
-    front: FrontEnd, frames: list[int], share: float = 0.0, **diversity: object
+    front: FeatureExtractor, frames: list[int], share: float = 0.0, **diversity: object
 ) -> TrainingSampler:
     config = dataclasses.replace(LengthDiversityConfig(share=share), **diversity)  # type: ignore[arg-type]
     return TrainingSampler(
         clips=np.arange(len(frames)),
         native_frames=np.array(frames),
-        front_end=front,
+        feature_extractor=front,
         augment=AugmentConfig(length_diversity=config),
         packing=PackingConfig(batch_clips=4, capacity=256),
         prefix_tokens=0,
@@ -52,7 +52,7 @@ def sampler(
     )
 
 
-def views(plan_sampler: TrainingSampler, epoch: int = 0) -> list[ClipView]:
+def views(plan_sampler: TrainingSampler, epoch: int = 0) -> list[Crop]:
     return [v for plan in plan_sampler.epoch(epoch) for row in plan.rows for v in row]
 
 
@@ -61,14 +61,14 @@ FRAMES = st.lists(st.integers(1, 900), min_size=1, max_size=30)
 
 @given(frames=FRAMES, epoch=st.integers(0, 3))
 def test_every_clip_is_seen_once_an_epoch(frames: list[int], epoch: int) -> None:
-    seen = Counter(view.clip for view in views(sampler(front_end(), frames), epoch))
+    seen = Counter(view.clip for view in views(sampler(feature_extractor(), frames), epoch))
     assert seen == Counter(range(len(frames)))
 
 
 @given(frames=FRAMES, share=st.floats(0, 1), mode=st.sampled_from(["replace", "add"]))
 @settings(deadline=None)
 def test_shorter_views_lie_within_their_clip(frames: list[int], share: float, mode: str) -> None:
-    drawn = views(sampler(front_end(max_frames=512), frames, share, mode=mode))
+    drawn = views(sampler(feature_extractor(max_frames=512), frames, share, mode=mode))
     for view in drawn:
         assert view.num_frames >= 1
         assert view.first_frame + view.num_frames <= min(frames[view.clip], 512)
@@ -80,8 +80,8 @@ def test_shorter_views_lie_within_their_clip(frames: list[int], share: float, mo
 
 def test_prefixes_start_at_the_beginning_and_excerpts_anywhere() -> None:
     frames = [400] * 200
-    prefixes = views(sampler(front_end(), frames, 1.0, mode="replace", prefix_share=1.0))
-    excerpts = views(sampler(front_end(), frames, 1.0, mode="replace", prefix_share=0.0))
+    prefixes = views(sampler(feature_extractor(), frames, 1.0, mode="replace", prefix_share=1.0))
+    excerpts = views(sampler(feature_extractor(), frames, 1.0, mode="replace", prefix_share=0.0))
     assert {view.first_frame for view in prefixes} == {0}
     assert len({view.first_frame for view in excerpts}) > 50
     shortest = min(view.num_frames for view in prefixes)
@@ -89,22 +89,26 @@ def test_prefixes_start_at_the_beginning_and_excerpts_anywhere() -> None:
 
 
 def test_a_clips_views_do_not_depend_on_its_place_in_the_data() -> None:
-    few = {v.clip: v for v in views(sampler(front_end(), [300] * 10, 1.0, mode="replace"))}
-    again = {v.clip: v for v in views(sampler(front_end(), [300] * 10, 1.0, mode="replace"))}
-    other = {v.clip: v for v in views(sampler(front_end(), [300] * 10, 1.0, mode="replace"), 1)}
+    few = {v.clip: v for v in views(sampler(feature_extractor(), [300] * 10, 1.0, mode="replace"))}
+    again = {
+        v.clip: v for v in views(sampler(feature_extractor(), [300] * 10, 1.0, mode="replace"))
+    }
+    other = {
+        v.clip: v for v in views(sampler(feature_extractor(), [300] * 10, 1.0, mode="replace"), 1)
+    }
     assert few == again
     assert few != other
 
 
 def test_added_views_stay_in_their_clips_batch() -> None:
-    for plan in sampler(front_end(), [300] * 10, 1.0).epoch(0):
+    for plan in sampler(feature_extractor(), [300] * 10, 1.0).epoch(0):
         clips = [view.clip for row in plan.rows for view in row]
         assert all(count == 2 for count in Counter(clips).values())
         assert len(set(clips)) <= 4
 
 
 def test_fixed_lengths_pad_short_clips_and_cut_long_ones() -> None:
-    front = front_end(fixed_frames=100)
+    front = feature_extractor(fixed_frames=100)
     for native in (40, 100, 250):
         view = front.view(0, native)
         raw = torch.randn(native, 128)
@@ -117,15 +121,15 @@ def test_fixed_lengths_pad_short_clips_and_cut_long_ones() -> None:
 
 
 def test_published_padding_is_zero_before_normalisation() -> None:
-    front = front_end(fixed_frames=50, padding="zero")
+    front = feature_extractor(fixed_frames=50, padding="zero")
     example = front.example(torch.randn(20, 128), front.view(0, 20), torch.zeros(1), "clip")
     assert torch.allclose(example.fbank[20:], torch.tensor((0.0 - MEAN) / (2 * STD)))
 
 
 def test_native_lengths_are_cut_at_the_cap_and_never_padded() -> None:
-    front = front_end(max_frames=100)
+    front = feature_extractor(max_frames=100)
     assert front.view(0, 250).num_frames == 100
-    assert front.view(0, 40) == ClipView(0, 40, 0, 40)
+    assert front.view(0, 40) == Crop(0, 40, 0, 40)
     assert front.at_length(30).view(0, 40).num_frames == 30
     assert front.at_length(3000).view(0, 40) == front.view(0, 40)
 
@@ -168,10 +172,10 @@ def test_patch_groups_hold_each_size_and_its_slots() -> None:
     ]
     batch = collate([examples], prefix_tokens=1)
     assert [group.patch_size for group in batch.patch_groups] == [(16, 16), (8, 8)]
-    slots = torch.cat([group.slots for group in batch.patch_groups])
+    token_indices = torch.cat([group.token_indices for group in batch.patch_groups])
     prefix = torch.tensor(batch.layout.starts)
-    everything = torch.cat([slots, prefix]).sort().values
-    assert torch.equal(everything, torch.arange(batch.layout.num_slots))
+    everything = torch.cat([token_indices, prefix]).sort().values
+    assert torch.equal(everything, torch.arange(batch.layout.stream_length))
     assert batch.layout.lengths == (7, 21, 7)
     assert torch.allclose(batch.patch_groups[1].positions[-1], torch.tensor([24.0, 0.32]))
 
@@ -191,11 +195,11 @@ def test_padded_rows_are_the_papers_rows() -> None:
 
 def test_a_view_reads_the_frames_that_the_whole_clip_has_there(toy_store: PreparedStore) -> None:
     for shift_ms in (10.0, 12.3):
-        front = dataclasses.replace(front_end(), fbank=FbankConfig(shift_ms=shift_ms))
+        front = dataclasses.replace(feature_extractor(), fbank=FbankConfig(shift_ms=shift_ms))
         plain, cached = ClipDataset(toy_store, front), ClipDataset(toy_store, front, cache_mb=8)
         native = int(plain.native_frames[0])
         whole = plain.load(front.view(0, native)).fbank
-        view = ClipView(0, native, 7, 11)
+        view = Crop(0, native, 7, 11)
         for dataset in (plain, cached, cached):
             assert torch.allclose(dataset.load(view).fbank, whole[7:18], atol=1e-3)
 

@@ -20,9 +20,9 @@ from elastictool.data.inspect import duration_histogram, find_clip
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
-from elastictool.errors import UsageError
-from elastictool.files import PROGRESS_FOLDER
-from tests.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import PROGRESS_FOLDER
+from tests.helpers.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
 from tests.test_cli import run
 
 COUNT = 40
@@ -144,9 +144,9 @@ def test_counts_that_do_not_add_up_are_found(place: Path) -> None:
     edit_info(folder, splits=info["splits"])
     (fault,) = verify(folder)[1]
     assert fault.what == f"split train has {COUNT} clips, dataset.json says {COUNT - 1}"
-    twice = column(folder, 0, "id")
-    twice[1] = twice[0]
-    rewrite(folder, 0, id=twice)
+    locked_tee = column(folder, 0, "id")
+    locked_tee[1] = locked_tee[0]
+    rewrite(folder, 0, id=locked_tee)
     assert any("more than once" in fault.what for fault in verify(folder)[1])
 
 
@@ -172,7 +172,7 @@ def test_the_command_exits_with_3_and_lists_the_ids(
 def test_what_is_exported_is_prepared_again_to_the_same(
     stored: str, encoding: Literal["flac", "wav"], tmp_path: Path
 ) -> None:
-    from tests.corpus_trees import TREES
+    from tests.helpers.corpus_trees import TREES
 
     before = prepare(stored, TREES[stored](tmp_path / "raw"), tmp_path / "data", limit=24)
     assert export(before, tmp_path / "files", encoding=encoding) == len(before)

@@ -24,7 +24,7 @@ from elastictool.audio.decode import (
     resample,
     resample_blocks,
 )
-from elastictool.errors import AudioError, UsageError
+from elastictool.utils.errors import AudioError, UsageError
 
 RATE_HZ = 16_000
 Encoding = Literal["flac", "wav"]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from elastictool.audio import epic_fbank, streams
 from elastictool.audio import fbank as kaldi
+from elastictool.audio.extractors import EXTRACTORS
 from elastictool.audio.fbank import FLOOR, fbank
-from elastictool.audio.frontends import FRONT_ENDS
 from elastictool.audio.streams import join_clips, prepare_clip, stream_fbank
 from elastictool.config import (
     AugmentConfig,
@@ -27,39 +27,41 @@ from elastictool.config import (
     ResolutionConfig,
 )
 from elastictool.data.collate import PatchSpec
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
-from elastictool.data.feed import HOST, Feed, loader_processes
-from elastictool.data.loader import Cut, load_batches
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.device_transfer import HOST, DeviceTransfer, loader_processes
+from elastictool.data.loader import PackSpec, load_batches
+from elastictool.data.raw import BLANK, RawBatch, needed_frames
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.sounds import BLANK, SoundBatch, needed_frames
 from elastictool.data.store import PreparedStore
-from elastictool.errors import DamagedDataError, Interrupted, OutOfMemory
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.launch import Launch
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.checkpoint import load_run
 from elastictool.training.run import resume_run, train_run
+from elastictool.utils.errors import DamagedDataError, Interrupted, OutOfMemory
+from elastictool.utils.launch import Launch
 from tests.test_batches import EVERYTHING, PLAIN
 from tests.test_training import _StopAfter, records, same, small, weights
 
 CPU = torch.device("cpu")
-ON_DEVICE = Feed(CPU, fbank_on_device=True)
+ON_DEVICE = DeviceTransfer(CPU, fbank_on_device=True)
 TOLERANCE = 1e-4
 """Of normalised values; the filterbank's rounding in float32, away from silence, is far below."""
 EPIC = FbankConfig(frontend="epic-librosa", window_ms=10.0, shift_ms=5.0, preemphasis=0.0)
 
 
-def front_end(fbank: FbankConfig | None = None, **changes: Any) -> FrontEnd:
+def feature_extractor(fbank: FbankConfig | None = None, **changes: Any) -> FeatureExtractor:
     length = LengthConfig(max_frames=64)
-    plain = FrontEnd(fbank or FbankConfig(), length, (16, 16), (16, 16), -6.0, 4.0)
+    plain = FeatureExtractor(fbank or FbankConfig(), length, (16, 16), (16, 16), -6.0, 4.0)
     return dataclasses.replace(plain, **changes)
 
 
-def plans_of(store: PreparedStore, end: FrontEnd, augment: AugmentConfig) -> list[BatchPlan]:
+def plans_of(
+    store: PreparedStore, end: FeatureExtractor, augment: AugmentConfig
+) -> list[BatchPlan]:
     sampler = TrainingSampler(
         clips=np.arange(len(store)),
         native_frames=ClipDataset(store, end).native_frames,
-        front_end=end,
+        feature_extractor=end,
         augment=augment,
         packing=PackingConfig(batch_clips=5),
         prefix_tokens=1,
@@ -70,7 +72,10 @@ def plans_of(store: PreparedStore, end: FrontEnd, augment: AugmentConfig) -> lis
 
 
 def both(
-    store: PreparedStore, end: FrontEnd, augment: AugmentConfig, second: Cut | None = None
+    store: PreparedStore,
+    end: FeatureExtractor,
+    augment: AugmentConfig,
+    second: PackSpec | None = None,
 ) -> list[tuple[PackedBatch, PackedBatch]]:
     """Batches analysed on the host and on the device."""
     plans = plans_of(store, end, augment)
@@ -89,35 +94,35 @@ def assert_alike(host: PackedBatch, device: PackedBatch) -> None:
     assert host.layout.lengths == device.layout.lengths
     assert host.cut_frames == device.cut_frames and torch.equal(host.targets, device.targets)
     for left, right in zip(host.patch_groups, device.patch_groups, strict=True):
-        for name in ("slots", "coords", "positions"):
+        for name in ("token_indices", "coords", "positions"):
             assert torch.equal(getattr(left, name), getattr(right, name))
         assert torch.equal(left.patches == 0, right.patches == 0)
         torch.testing.assert_close(left.patches, right.patches, rtol=0, atol=TOLERANCE)
-    if host.companion is not None and device.companion is not None:
-        assert_alike(host.companion, device.companion)
-    assert (host.companion is None) == (device.companion is None)
+    if host.teacher_batch is not None and device.teacher_batch is not None:
+        assert_alike(host.teacher_batch, device.teacher_batch)
+    assert (host.teacher_batch is None) == (device.teacher_batch is None)
 
 
 @pytest.mark.parametrize(
     ("end", "augment"),
     [
-        (front_end(), PLAIN),
-        (front_end(), EVERYTHING),
-        (front_end(EPIC), EVERYTHING),
-        (front_end(FbankConfig(shift_ms=7.3)), EVERYTHING),
-        (front_end(patch_stride=(10, 10)), PLAIN),
-        (front_end(patch_size=(24, 24), patch_stride=(24, 24)), PLAIN),
-        (front_end(length=LengthConfig(max_frames=64, edge="drop")), PLAIN),
-        (front_end(length=LengthConfig(fixed_frames=100)), EVERYTHING),
-        (front_end(length=LengthConfig(fixed_frames=100, padding="zero")), PLAIN),
-        (front_end(pool=2), PLAIN),
-        (front_end(length=LengthConfig(max_frames=40, crop="random")), PLAIN),
-        (front_end(), dataclasses.replace(EVERYTHING, mask_value="zero")),
+        (feature_extractor(), PLAIN),
+        (feature_extractor(), EVERYTHING),
+        (feature_extractor(EPIC), EVERYTHING),
+        (feature_extractor(FbankConfig(shift_ms=7.3)), EVERYTHING),
+        (feature_extractor(patch_stride=(10, 10)), PLAIN),
+        (feature_extractor(patch_size=(24, 24), patch_stride=(24, 24)), PLAIN),
+        (feature_extractor(length=LengthConfig(max_frames=64, edge="drop")), PLAIN),
+        (feature_extractor(length=LengthConfig(fixed_frames=100)), EVERYTHING),
+        (feature_extractor(length=LengthConfig(fixed_frames=100, padding="zero")), PLAIN),
+        (feature_extractor(pool=2), PLAIN),
+        (feature_extractor(length=LengthConfig(max_frames=40, crop="random")), PLAIN),
+        (feature_extractor(), dataclasses.replace(EVERYTHING, mask_value="zero")),
     ],
     ids=str,
 )
 def test_batches_equal_the_hosts(
-    toy_store: PreparedStore, end: FrontEnd, augment: AugmentConfig
+    toy_store: PreparedStore, end: FeatureExtractor, augment: AugmentConfig
 ) -> None:
     for host, device in both(toy_store, end, augment):
         assert_alike(host, device)
@@ -127,14 +132,14 @@ def test_batches_equal_the_hosts(
 def test_clips_of_many_resolutions_share_a_batch(toy_store: PreparedStore, reduction: Any) -> None:
     resolution = ResolutionConfig(compressions=(1.0, 2.0, 5.0), reduction=reduction)
     augment = dataclasses.replace(EVERYTHING, noise=0.0, resolution=resolution)
-    for host, device in both(toy_store, front_end(), augment):
+    for host, device in both(toy_store, feature_extractor(), augment):
         assert_alike(host, device)
 
 
 def test_a_companion_is_cut_from_the_same_sounds(toy_store: PreparedStore) -> None:
-    second = Cut(PatchSpec((128, 4), (128, 3)), 2, False)
-    for host, device in both(toy_store, front_end(), EVERYTHING, second):
-        assert device.companion is not None
+    second = PackSpec(PatchSpec((128, 4), (128, 3)), 2, False)
+    for host, device in both(toy_store, feature_extractor(), EVERYTHING, second):
+        assert device.teacher_batch is not None
         assert_alike(host, device)
 
 
@@ -145,8 +150,8 @@ def test_masks_are_the_hosts_to_the_last_cell(
     """The cells of each clip, not only those of its patches."""
     augment = AugmentConfig(roll=5, mask_value=mask_value)
     for clip in range(len(toy_store)):
-        dataset = ClipDataset(toy_store, front_end(), augment, seed=3)
-        view = dataset.front_end.view(clip, int(dataset.native_frames[clip]))
+        dataset = ClipDataset(toy_store, feature_extractor(), augment, seed=3)
+        view = dataset.feature_extractor.view(clip, int(dataset.native_frames[clip]))
         host, sound = dataset.load(view, 2), dataset.sound(view, 2)
         blank = torch.from_numpy(sound.rows == BLANK)[:, None].expand_as(host.fbank).clone()
         blank[:, slice(*sound.bins)] = True
@@ -226,7 +231,7 @@ def test_a_stream_cut_down_to_its_blocks_gives_the_same_bits(
         windows = samples.unfold(0, config.window_samples, 1)
         return windows.index_select(0, frame_starts[first:stop])
 
-    FRONT_ENDS[config.frontend].analyse(stream, from_all, config, whole)
+    EXTRACTORS[config.frontend].analyse(stream, from_all, config, whole)
     monkeypatch.setattr(streams, "MOST_VALUES", most)
     stream_fbank(stream, frame_starts, places, config, cut)
     assert torch.equal(whole, cut)
@@ -278,27 +283,27 @@ def test_surplus_rows_of_a_transform_do_not_show(
 
 def test_needed_frames_are_those_that_are_cut_out() -> None:
     config = FbankConfig(shift_ms=7.3)
-    analysis = front_end(config).analysis
-    places, pools = needed_frames(analysis, 16_000, 20, 30)
+    framing = feature_extractor(config).framing
+    places, pools = needed_frames(framing, 16_000, 20, 30)
     assert places.tolist() == [config.frame_place(frame) for frame in range(20, 50)]
     assert pools.tolist() == [1] * 30
     last = config.num_frames(16_000)
-    assert len(needed_frames(analysis, 16_000, last - 3, 30)[0]) == 3
-    assert len(needed_frames(analysis, 100, 0, 30)[0]) == 0  # too short for a frame
+    assert len(needed_frames(framing, 16_000, last - 3, 30)[0]) == 3
+    assert len(needed_frames(framing, 100, 0, 30)[0]) == 0  # too short for a frame
 
 
 def test_the_device_is_never_asked_for_a_value(toy_store: PreparedStore) -> None:
     """Tensors without values get through: no size, no branch and no copy depends on one."""
-    plan = plans_of(toy_store, front_end(), EVERYTHING)[0]
+    plan = plans_of(toy_store, feature_extractor(), EVERYTHING)[0]
     (group,) = sound_batch(toy_store, plan).to("meta").patch_groups
-    assert group.patches.is_meta and group.patches.shape == (len(group.slots), 256)
+    assert group.patches.is_meta and group.patches.shape == (len(group.token_indices), 256)
 
 
-def sound_batch(store: PreparedStore, plan: BatchPlan) -> SoundBatch:
-    dataset = ClipDataset(store, front_end(), EVERYTHING, 3)
-    taken: list[SoundBatch] = []
+def sound_batch(store: PreparedStore, plan: BatchPlan) -> RawBatch:
+    dataset = ClipDataset(store, feature_extractor(), EVERYTHING, 3)
+    taken: list[RawBatch] = []
 
-    class Taker(Feed):
+    class Taker(DeviceTransfer):
         def deliver(self, batch: Any) -> PackedBatch:
             taken.append(batch)
             return super().deliver(batch)
@@ -317,17 +322,16 @@ def test_every_tensor_of_a_batch_is_pinned(
         pinned.add(id(copy))
         return copy
 
-    batch = sound_batch(toy_store, plans_of(toy_store, front_end(), EVERYTHING)[0])
+    batch = sound_batch(toy_store, plans_of(toy_store, feature_extractor(), EVERYTHING)[0])
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     copied = batch.pin_memory()
     (group,) = copied.batch.patch_groups
-    layout = copied.batch.layout
+    layout, (index, *_) = copied.batch.layout, copied.patch_indices
     expected = [
-        copied.samples, copied.frame_starts, copied.sheets[0].rows, copied.sheets[0].bins,
-        copied.sheets[0].noise, copied.sheets[0].places, group.patches, group.slots,
-        group.coords, group.positions,
-        copied.batch.targets, layout.segment_ids, layout.cu_seqlens, layout.cu_pieces,
-        layout.token_slots,
+        copied.samples, copied.frame_starts, index.rows, index.bins, index.noise, index.places,
+        group.patches, group.token_indices, group.coords, group.positions,
+        copied.batch.targets, layout.segment_ids, layout.cu_seqlens, layout.cu_spans,
+        layout.token_indices,
     ]  # fmt: skip
     assert {id(tensor) for tensor in expected} == pinned
     assert torch.equal(copied.samples, batch.samples)
@@ -336,8 +340,8 @@ def test_every_tensor_of_a_batch_is_pinned(
 def test_features_on_the_device_can_be_trained_on_wherever_they_were_loaded(
     toy_store: PreparedStore,
 ) -> None:
-    plans = plans_of(toy_store, front_end(), PLAIN)
-    dataset = ClipDataset(toy_store, front_end(), PLAIN, 3)
+    plans = plans_of(toy_store, feature_extractor(), PLAIN)
+    dataset = ClipDataset(toy_store, feature_extractor(), PLAIN, 3)
     with torch.inference_mode():
         batch = next(iter(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
     patches = batch.patch_groups[0].patches
@@ -347,10 +351,10 @@ def test_features_on_the_device_can_be_trained_on_wherever_they_were_loaded(
 
 
 def test_audio_is_kept_while_there_is_room_and_changes_nothing(toy_store: PreparedStore) -> None:
-    plans = plans_of(toy_store, front_end(), EVERYTHING)
+    plans = plans_of(toy_store, feature_extractor(), EVERYTHING)
     batches, held = [], []
     for cache_mb in (0, 1, 512):
-        dataset = ClipDataset(toy_store, front_end(), EVERYTHING, 3, cache_mb)
+        dataset = ClipDataset(toy_store, feature_extractor(), EVERYTHING, 3, cache_mb)
         for _ in range(2):
             batches.append(list(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
         held.append(sum(audio.nbytes for audio in dataset._audio.values()))
@@ -367,10 +371,14 @@ def test_a_device_without_room_is_told_with_the_batch(
     def full(*args: Any, **kwargs: Any) -> PackedBatch:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(SoundBatch, "to", full)
-    plans = plans_of(toy_store, front_end(), PLAIN)
+    monkeypatch.setattr(RawBatch, "to", full)
+    plans = plans_of(toy_store, feature_extractor(), PLAIN)
     with pytest.raises(OutOfMemory, match=r"a batch of \d+ clips, \d+ tokens"):
-        list(load_batches(plans, ClipDataset(toy_store, front_end()), 1, False, feed=ON_DEVICE))
+        list(
+            load_batches(
+                plans, ClipDataset(toy_store, feature_extractor()), 1, False, feed=ON_DEVICE
+            )
+        )
 
 
 # Training
@@ -388,7 +396,7 @@ def test_a_device_without_room_is_told_with_the_batch(
 def test_settings_mean_what_they_say(
     device: str, settings: tuple[str, int], expected: tuple[bool, int]
 ) -> None:
-    feed = Feed.choose(torch.device(device), *settings)
+    feed = DeviceTransfer.choose(torch.device(device), *settings)
     assert (feed.fbank_on_device, feed.prefetch) == expected
     assert feed.pins == (device == "cuda")
 
@@ -408,14 +416,14 @@ def test_training_on_either_side_gives_the_same_losses(
 def test_an_evaluation_is_fed_as_the_training_was(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[SoundBatch] = []
-    deliver = Feed.deliver
+    made: list[RawBatch] = []
+    deliver = DeviceTransfer.deliver
 
-    def noting(self: Feed, batch: PackedBatch | SoundBatch) -> PackedBatch:
-        made.extend([batch] if isinstance(batch, SoundBatch) else [])
+    def noting(self: DeviceTransfer, batch: PackedBatch | RawBatch) -> PackedBatch:
+        made.extend([batch] if isinstance(batch, RawBatch) else [])
         return deliver(self, batch)
 
-    monkeypatch.setattr(Feed, "deliver", noting)
+    monkeypatch.setattr(DeviceTransfer, "deliver", noting)
     train_run(small(), toy_store, tmp_path / "run")
     host = load_run(tmp_path / "run")
     train = dataclasses.replace(host.config.train, fbank_on="device", prefetch=2)
@@ -454,7 +462,7 @@ def test_an_error_while_loading_ahead_reaches_the_trainer(
 ) -> None:
     read = ClipDataset.load
 
-    def damaged(self: ClipDataset, view: ClipView, *rest: Any) -> Any:
+    def damaged(self: ClipDataset, view: Crop, *rest: Any) -> Any:
         if self.augment is not None and view.clip == 16:
             raise DamagedDataError("clip 16 is damaged", "look at the disk")
         return read(self, view, *rest)
@@ -496,5 +504,5 @@ def test_loader_processes_are_as_many_as_cores_where_a_gpu_waits(
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: [methods])
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     beside = Launch(world=2, local_world=2) if cores == 6 else Launch()
-    monkeypatch.setattr("elastictool.data.feed.launched", lambda: beside)
+    monkeypatch.setattr("elastictool.data.device_transfer.launched", lambda: beside)
     assert loader_processes(setting, torch.device(device), batches) == expected

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from elastictool.config import RunConfig
+from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
-from elastictool.settings import load_run_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.distillation import Teacher, class_divergence, label_divergence
-from elastictool.training.objective import clip_losses
+from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
-from tests.saved_runs import save_run
+from elastictool.utils.errors import CheckpointError, UsageError
+from tests.helpers.saved_runs import save_run
 
 SMALL = (
     "model.preset=flexiast", "model.width=32", "model.heads=2", "model.depth=1",
@@ -78,14 +78,14 @@ def test_the_trainers_loss_is_the_stated_formula(
     )
     trainer = make_trainer(config, toy_store, tmp_path / "run")
     _, (batch,) = next(trainer._steps(trainer.sampler.epoch(0), trainer.sampler.num_batches(0)))
-    assert batch.companion is not None
-    assert batch.patch_groups[0].patch_size != batch.companion.patch_groups[0].patch_size
-    assert batch.companion.patch_groups[0].patch_size == (16, 16)
-    assert batch.companion.clip_ids == batch.clip_ids
+    assert batch.teacher_batch is not None
+    assert batch.patch_groups[0].patch_size != batch.teacher_batch.patch_groups[0].patch_size
+    assert batch.teacher_batch.patch_groups[0].patch_size == (16, 16)
+    assert batch.teacher_batch.clip_ids == batch.clip_ids
     with torch.no_grad():
         found = trainer._clip_losses(batch)
         student = trainer.model(batch)
-        taught = load_run(path).model(batch.companion)
+        taught = load_run(path).model(batch.teacher_batch)
         supervised = clip_losses(student, batch.targets, trainer.config)
     squash = (lambda x: x.softmax(1)) if loss == "ce" else torch.sigmoid
     p, q = squash(taught / temperature), squash(student / temperature)

@@ -25,24 +25,24 @@ from torch import Tensor
 
 from elastictool.cli import app
 from elastictool.config import AugmentConfig, LengthDiversityConfig, PackingConfig
-from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.rank_sharding import locked_tee, shard_steps
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.shares import step_shares, twice
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
-from elastictool.launch import command, launched
-from elastictool.packing.planners import share_out
-from elastictool.stopping import Stopped, StopRequest
+from elastictool.packing.planners import assign_lpt
 from elastictool.training import distributed
-from elastictool.training.distributed import ALONE, Ranks, joined
-from elastictool.training.faults import StepFault, worst_fault
-from elastictool.training.resolve import pick_device
+from elastictool.training.distributed import SINGLE, Ranks, init_distributed
+from elastictool.training.nonfinite import NonFiniteStep, worst_step
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.saving import load_training_state
+from elastictool.training.setup import pick_device
 from elastictool.training.trainer import Trainer
-from tests.several import Several
-from tests.test_batches import front_end
+from elastictool.utils.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
+from elastictool.utils.launch import command, launched
+from elastictool.utils.signals import Stopped, StopRequest
+from tests.helpers.several import Several
+from tests.test_batches import feature_extractor
 from tests.test_training import SMALL, records, same, small, weights
 
 STATE = Path("checkpoints") / "last.training.pt"
@@ -65,7 +65,7 @@ def sampler(
     wanted: dict[str, Any] = {
         "clips": np.arange(len(frames)),
         "native_frames": frames,
-        "front_end": front_end(max_frames=3_072),
+        "feature_extractor": feature_extractor(max_frames=3_072),
         "augment": AugmentConfig(),
         "packing": PackingConfig(batch_clips=batch_clips),
         "prefix_tokens": 0,
@@ -148,7 +148,7 @@ def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> No
         if processes == 1:
             assert shares == [step]
     for process in range(processes):
-        found = list(step_shares(planned, planned.epoch(0), process, processes))
+        found = list(shard_steps(planned, planned.epoch(0), process, processes))
         assert [step.num_batches for step in found] == [3, 3, 2]
         assert [list(step.plans) for step in found] == [
             planned.shares(step, processes)[process] for step in steps_of(planned)
@@ -159,9 +159,9 @@ def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> No
 
 
 def test_clips_go_longest_first_to_the_emptiest_and_ties_to_the_first() -> None:
-    assert share_out([3, 5, 4, 1], [0, 0]) == [[1, 3], [0, 2]]
-    assert share_out([3, 5, 4, 1], [9, 0]) == [[0], [1, 2, 3]]
-    assert share_out([2], [0, 0, 0]) == [[0], [], []]
+    assert assign_lpt([3, 5, 4, 1], [0, 0]) == [[1, 3], [0, 2]]
+    assert assign_lpt([3, 5, 4, 1], [9, 0]) == [[0], [1, 2, 3]]
+    assert assign_lpt([2], [0, 0, 0]) == [[0], [], []]
 
 
 def test_a_dry_run_under_torchrun_tells_how_evenly_the_tokens_are_shared(
@@ -176,7 +176,7 @@ def test_a_dry_run_under_torchrun_tells_how_evenly_the_tokens_are_shared(
 
 
 def test_two_threads_read_the_same_steps_whichever_is_ahead() -> None:
-    left, right = twice(iter(range(1, 2_000)))
+    left, right = locked_tee(iter(range(1, 2_000)))
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(list, (left, right)))
     assert found[0] == found[1] == list(range(1, 2_000))
@@ -187,20 +187,20 @@ def test_two_threads_read_the_same_steps_whichever_is_ahead() -> None:
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")  # batch systems set some of the variables, too
-    assert launched().alone and launched().first and command() == "elastictool"
+    assert launched().is_single and launched().is_main and command() == "elastictool"
     be_rank(monkeypatch, 0, 1)
-    assert launched().alone
+    assert launched().is_single
     be_rank(monkeypatch, 2, 4)
-    assert (launched().rank, launched().world, launched().first) == (2, 4, False)
+    assert (launched().rank, launched().world, launched().is_main) == (2, 4, False)
     assert command() == "torchrun --nproc-per-node 4 -m elastictool"
 
 
 def test_a_process_alone_asks_nobody() -> None:
-    assert ALONE.gather("x") == ["x"] and ALONE.add_up([], [1.0]) == [1.0]
+    assert SINGLE.gather("x") == ["x"] and SINGLE.all_reduce([], [1.0]) == [1.0]
     model = torch.nn.Linear(1, 1)
     before = torch.get_rng_state()
-    ALONE.seed_step(0, 1)
-    ALONE.same_start(model)
+    SINGLE.seed_step(0, 1)
+    SINGLE.broadcast(model)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -232,8 +232,8 @@ def test_gradients_on_a_gpu_are_summed_by_nccl_and_all_else_by_gloo(
     monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: seen.append(name))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append("left"))
     be_rank(monkeypatch, 1, 2)
-    with joined(device) as ranks:
-        assert (ranks.rank, ranks.world, ranks.first, ranks.alone) == (1, 2, False, False)
+    with init_distributed(device) as ranks:
+        assert (ranks.rank, ranks.world, ranks.is_main, ranks.is_single) == (1, 2, False, False)
     assert seen == [*taken, backend, "left"]  # the device first: nccl takes the current one
 
 
@@ -243,7 +243,7 @@ def test_after_an_error_the_group_is_left_to_the_end_of_the_process(
     monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("waits for the others"))
     be_rank(monkeypatch, 0, 2)
-    with pytest.raises(ValueError), joined("cpu"):
+    with pytest.raises(ValueError), init_distributed("cpu"):
         raise ValueError
 
 
@@ -282,7 +282,7 @@ def test_sums_are_of_all_gradients_and_what_nobody_used_keeps_none(
     Twin(monkeypatch)
     monkeypatch.setattr(distributed, "BUCKET_BYTES", bucket_bytes)
     parameters = learning(1.0, None, 3.0, 0.5)
-    assert Ranks(0, 2).add_up(parameters, [7.0, 0.25]) == [14.0, 0.5]
+    assert Ranks(0, 2).all_reduce(parameters, [7.0, 0.25]) == [14.0, 0.5]
     found = [parameter.grad for parameter in parameters]
     assert found[1] is None
     for gradient, parameter, value in zip(found, parameters, (2.0, 0, 6.0, 1.0), strict=True):
@@ -292,15 +292,15 @@ def test_sums_are_of_all_gradients_and_what_nobody_used_keeps_none(
 
 def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others that wait for its numbers notice that it ends; in the midst of nccl they would not."""
-    twin, parameters = Twin(monkeypatch), learning(1.0, 2.0)
+    clone_model, parameters = Twin(monkeypatch), learning(1.0, 2.0)
 
     def full(tensors: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch, "cat", full)
     with pytest.raises(torch.OutOfMemoryError):
-        Ranks(0, 2).add_up(parameters, [1.0])
-    assert not twin.sizes
+        Ranks(0, 2).all_reduce(parameters, [1.0])
+    assert not clone_model.sizes
 
 
 @pytest.mark.parametrize(
@@ -318,23 +318,23 @@ def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.M
 def test_a_lack_of_memory_is_not_told_as_another_process_that_ended(
     monkeypatch: pytest.MonkeyPatch, error: Exception, memory: bool
 ) -> None:
-    twin, parameters = Twin(monkeypatch), learning(1.0)
-    twin.error = error
+    clone_model, parameters = Twin(monkeypatch), learning(1.0)
+    clone_model.error = error
     with pytest.raises(type(error) if memory else ProcessLostError):
-        Ranks(0, 2).add_up(parameters, [])
+        Ranks(0, 2).all_reduce(parameters, [])
     assert is_out_of_memory(error) == memory
     assert parameters[0].grad is not None and parameters[0].grad.unique().tolist() == [1.0]
 
 
 def test_the_start_tries_sums_as_large_as_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    twin, model = Twin(monkeypatch), torch.nn.Linear(5, 4)
+    clone_model, model = Twin(monkeypatch), torch.nn.Linear(5, 4)
     ranks = Ranks(0, 2)
     model.bias.requires_grad_(False)
-    ranks.same_start(model)
-    tried = list(twin.sizes)
+    ranks.broadcast(model)
+    tried = list(clone_model.sizes)
     assert model.weight.grad is None
-    ranks.add_up([model.weight], [1.0, 2.0])
-    assert [2 + 1, *tried] == twin.sizes[len(tried) :]
+    ranks.all_reduce([model.weight], [1.0, 2.0])
+    assert [2 + 1, *tried] == clone_model.sizes[len(tried) :]
 
 
 def test_a_second_signal_under_torchrun_is_no_other_wish(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,9 +349,9 @@ def test_a_second_signal_under_torchrun_is_no_other_wish(monkeypatch: pytest.Mon
 
 
 def test_the_fault_of_a_step_is_the_first_that_any_process_found() -> None:
-    gradient = StepFault("gradient", "the gradient overflows", "lower it", (("a", 1.0),))
-    inputs = StepFault("inputs", "of clip b", "look at it", (("b", 2.0), ("c", 3.0)))
-    worst = worst_fault([gradient, inputs])
+    gradient = NonFiniteStep("gradient", "the gradient overflows", "lower it", (("a", 1.0),))
+    inputs = NonFiniteStep("inputs", "of clip b", "look at it", (("b", 2.0), ("c", 3.0)))
+    worst = worst_step([gradient, inputs])
     assert (worst.where, worst.remedy) == ("inputs", "look at it")
     assert worst.losses == (("a", 1.0), ("b", 2.0), ("c", 3.0))
 
@@ -384,7 +384,7 @@ def poison(clip: int) -> None:
     """Put a NaN into one clip's features in the first epoch, in this process from here on."""
     load = ClipDataset.load
 
-    def poisoned(self: ClipDataset, view: ClipView, epoch: int = 0, *size: Any) -> Any:
+    def poisoned(self: ClipDataset, view: Crop, epoch: int = 0, *size: Any) -> Any:
         example = load(self, view, epoch, *size)
         if self.augment is not None and view.clip == clip and epoch == 0:
             example.fbank[0, 0] = torch.nan
@@ -519,7 +519,7 @@ def in_turn(*actions: Callable[[], None]) -> None:
         (2, ("model.preset=flexiast", "flexi.sizes=[8, 16]", "train.accumulate=2")),
         (2, ("train.loader_workers=1", "train.average_epochs=[1, 2]")),
         (2, ("train.loss=bce", "train.freeze=[embedding, encoder.0]", "train.checkpoint_steps=2")),
-        (2, ("packing.token_multiple=64", "train.optimizer=adamw", "train.layer_decay=0.7")),
+        (2, ("packing.pad_to_multiple_of=64", "train.optimizer=adamw", "train.layer_decay=0.7")),
     ],
     ids=str,
 )

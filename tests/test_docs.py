@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from elastictool.cli.app import app
+from elastictool.config.loader import load_run_config
 from elastictool.recipes.library import full_name, training_recipe
-from elastictool.settings import load_run_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

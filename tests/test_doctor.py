@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from elastictool.audio.torchaudio_compat import load_torchaudio
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation import installation, selftest
 from elastictool.models.resize import bl_resize, pi_resize
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
+from elastictool.utils.errors import ElasticToolError
+from tests.helpers.toy_data import hide_module
 from tests.test_cli import run
-from tests.toy_data import hide_module
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,8 +20,8 @@ import pytest
 from elastictool.corpora.archives import extract_tar
 from elastictool.corpora.base import CORPORA, CorpusOptions, DownloadableCorpus
 from elastictool.corpora.download import download
-from elastictool.errors import ElasticToolError
-from tests.corpus_trees import TREES
+from elastictool.utils.errors import ElasticToolError
+from tests.helpers.corpus_trees import TREES
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 

@@ -15,12 +15,12 @@ from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.epic_sounds import TABLES, TEST_TABLE
 from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
-from elastictool.errors import AudioError, ElasticToolError, UsageError
 from elastictool.evaluation.evaluate import split_clips
 from elastictool.training.checkpoint import load_run
-from tests.corpus_trees import EPIC_HEADER, epic_hdf5_tree, epic_tree, write_table
-from tests.saved_runs import save_run
-from tests.toy_data import hide_module
+from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
+from tests.helpers.corpus_trees import EPIC_HEADER, epic_hdf5_tree, epic_tree, write_table
+from tests.helpers.saved_runs import save_run
+from tests.helpers.toy_data import hide_module
 
 h5py = pytest.importorskip("h5py")
 

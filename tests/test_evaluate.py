@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from elastictool.cli.clip_answers import write_predictions
+from elastictool.cli.clip_output import write_predictions
 from elastictool.cli.evaluate import Split, _split
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.evaluation.evaluate import (
     class_probabilities,
     evaluate_run,
+    feature_extractor_at,
     finite,
-    front_end_at,
     save_evaluation,
 )
 from elastictool.inference.model import ElasticModel
@@ -35,9 +34,10 @@ from elastictool.reporting.run_report import write_report
 from elastictool.reporting.runs import summarise
 from elastictool.reporting.summary import summary_table
 from elastictool.reporting.tables import EMPTY
-from elastictool.stopping import stoppable
 from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
-from tests.saved_runs import save_run
+from elastictool.utils.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
+from elastictool.utils.signals import stoppable
+from tests.helpers.saved_runs import save_run
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,10 @@ def test_a_fixed_length_model_can_be_evaluated_on_native_lengths(
 ) -> None:
     run = load_run(save_run(tmp_path / "fixed", store, "elasticast", fixed_frames=400))
     own, native = evaluate_run(run, store), evaluate_run(run, store, length="native")
-    per_clip = math.prod(run.front_end.longest_grid())
+    per_clip = math.prod(run.feature_extractor.longest_grid())
     assert own.scores.tokens == per_clip * own.metrics.clips
     assert native.scores.tokens != own.scores.tokens
-    assert front_end_at(run.front_end, "native").length.fixed_frames == 0
+    assert feature_extractor_at(run.feature_extractor, "native").length.fixed_frames == 0
 
 
 def test_results_are_valid_json_and_a_per_class_table(
@@ -140,10 +140,12 @@ def test_a_run_without_best_weights_names_those_that_it_has(
 
 
 def test_clips_that_are_cut_are_counted_and_said(elastic: LoadedRun, store: PreparedStore) -> None:
-    frames = ClipDataset(store, elastic.front_end).native_frames
+    frames = ClipDataset(store, elastic.feature_extractor).native_frames
     clips = select_clips(store, elastic.config.data, 0).test
     limit = int(np.sort(frames[clips])[-3])
-    short = dataclasses.replace(elastic, front_end=front_end_at(elastic.front_end, limit))
+    short = dataclasses.replace(
+        elastic, feature_extractor=feature_extractor_at(elastic.feature_extractor, limit)
+    )
     result = evaluate_run(short, store, length="native").document()
     cut = int((frames[clips] > limit).sum())
     assert 0 < cut == result["cut_clips"] and result["limit_frames"] == limit

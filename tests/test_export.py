@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 import elastictool
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.cli.app import app
+from elastictool.config.loader import load_run_config
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.errors import UsageError
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.onnx import SingleClip, export_onnx
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.hf_export import export_hf
-from elastictool.settings import load_run_config
-from elastictool.training.checkpoint import LoadedRun, front_end_of, load_run
-from tests.saved_runs import save_run
-from tests.toy_data import toy_store
+from elastictool.training.checkpoint import LoadedRun, feature_extractor_of, load_run
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
+from tests.helpers.toy_data import toy_store
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def packed(run: LoadedRun, fbank: Tensor) -> Tensor:
     """What the model itself makes of one clip."""
-    example = Example(fbank, torch.zeros(1), "a", 10.0, 0, run.front_end.patch_spec)
+    example = Example(fbank, torch.zeros(1), "a", 10.0, 0, run.feature_extractor.patch_spec)
     with torch.no_grad():
         logits: Tensor = run.model(collate([[example]], run.config.model.prefix_tokens))[0]
     return logits
@@ -58,10 +58,14 @@ def changed(run: LoadedRun, **model: Any) -> LoadedRun:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape))
-    front_end = dataclasses.replace(
-        run.front_end, patch_size=config.model.patch_size, patch_stride=config.model.patch_stride
+    feature_extractor = dataclasses.replace(
+        run.feature_extractor,
+        patch_size=config.model.patch_size,
+        patch_stride=config.model.patch_stride,
     )
-    return dataclasses.replace(run, config=config, model=network, front_end=front_end)
+    return dataclasses.replace(
+        run, config=config, model=network, feature_extractor=feature_extractor
+    )
 
 
 @pytest.mark.parametrize("preset, frames", [("elasticast", 48), ("elasticast", 160), ("ast", 64)])
@@ -71,7 +75,7 @@ def test_a_single_clip_without_packing_is_the_same_function(
     run = load_run(runs[preset])
     fbank = torch.randn(frames, 128)
     for length in (frames,) if preset == "ast" else (0, frames):
-        clip = SingleClip(run.model, run.front_end.patch_spec, length)
+        clip = SingleClip(run.model, run.feature_extractor.patch_spec, length)
         with torch.no_grad():
             torch.testing.assert_close(clip(fbank), packed(run, fbank), rtol=0, atol=1e-4)
 
@@ -92,10 +96,13 @@ def test_a_clip_of_one_length_needs_no_patches_side_by_side(
     runs: dict[str, Path], preset: str, frames: int, model: dict[str, Any], edge: Any
 ) -> None:
     run = changed(load_run(runs[preset]), **model)
-    length = dataclasses.replace(run.front_end.length, edge=edge)
-    front_end = dataclasses.replace(run.front_end, length=length)
-    run, fbank = dataclasses.replace(run, front_end=front_end), torch.randn(frames, 128)
-    clip = SingleClip(run.model, front_end.patch_spec, frames)
+    length = dataclasses.replace(run.feature_extractor.length, edge=edge)
+    feature_extractor = dataclasses.replace(run.feature_extractor, length=length)
+    run, fbank = (
+        dataclasses.replace(run, feature_extractor=feature_extractor),
+        torch.randn(frames, 128),
+    )
+    clip = SingleClip(run.model, feature_extractor.patch_spec, frames)
     with torch.no_grad():
         torch.testing.assert_close(clip(fbank), packed(run, fbank), rtol=0, atol=1e-4)
 
@@ -115,7 +122,7 @@ def test_the_graph_takes_any_length_and_tells_what_it_needs(
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["label_names"]) == list(run.label_names)
     assert json.loads(facts["thresholds"]) == [0.25, None, 0.5]
-    assert float(facts["mean"]) == run.front_end.mean
+    assert float(facts["mean"]) == run.feature_extractor.mean
     assert facts["frames"] == (str(frames) if frames else "1 to 10 times 16")
     for length in (frames,) if frames else (16, 112, 160):
         values = torch.randn(length, 128)
@@ -171,10 +178,10 @@ def test_frames_are_for_onnx_alone(runs: dict[str, Path], to: str, tmp_path: Pat
 def hf_ready(runs: dict[str, Path]) -> LoadedRun:
     """A standard AST as Hugging Face has it: two prefix tokens, one eps, zero padding."""
     run = load_run(runs["ast"])
-    run = changed(run, prefix_tokens=2, head_norm_eps=run.config.model.norm_eps)
+    run = changed(run, prefix_tokens=2, fc_norm_eps=run.config.model.norm_eps)
     length = dataclasses.replace(run.config.length, padding="zero")
     config = dataclasses.replace(run.config, length=length)
-    return dataclasses.replace(run, config=config, front_end=front_end_of(config))
+    return dataclasses.replace(run, config=config, feature_extractor=feature_extractor_of(config))
 
 
 def test_hugging_face_loads_the_folder_and_computes_the_same(
@@ -222,7 +229,7 @@ def test_hugging_face_hears_what_the_model_hears(
     "section, change, words",
     [
         ("model", {"prefix_tokens": 1}, r"model\.prefix_tokens = 2 \(here 1\)"),
-        ("model", {"head_norm_eps": 1e-5}, r"model\.head_norm_eps = 1e-06 .* \(here 1e-05\)"),
+        ("model", {"fc_norm_eps": 1e-5}, r"model\.fc_norm_eps = 1e-06 .* \(here 1e-05\)"),
         ("model", {"attention_scale": 1.0}, r"model\.attention_scale = 0\.0 \(here 1\.0\)"),
         ("model", {"grid": (9, 4)}, r"model\.grid"),
         ("length", {"padding": "floor"}, r"length\.padding = zero \(here floor\)"),
@@ -244,7 +251,7 @@ def test_what_hugging_face_would_compute_otherwise_is_refused(
     with pytest.raises(UsageError, match=words) as caught:
         export_hf(tmp_path, hf_ready.model, config, hf_ready.label_names, False)
     assert not list(tmp_path.iterdir())
-    for name in ("model.prefix_tokens=2", "head_norm_eps", "model.norm_eps", "length.padding=zero"):
+    for name in ("model.prefix_tokens=2", "fc_norm_eps", "model.norm_eps", "length.padding=zero"):
         assert name in caught.value.hint
 
 

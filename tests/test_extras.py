@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation.bench import hugging_face
-from elastictool.extras import lack_of
-from tests.toy_data import hide_module
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.optional import lack_of
+from tests.helpers.toy_data import hide_module
 
 
 @pytest.fixture
@@ -50,6 +50,8 @@ def test_bench_says_whether_to_install_or_to_mend(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patched:
         hide_module(patched, "transformers")
         assert contend().hint == 'pip install "elastictool[transformers]"'
-    monkeypatch.setattr("elastictool.extras._failure", lambda module: "ImportError: no such name")
+    monkeypatch.setattr(
+        "elastictool.utils.optional._failure", lambda module: "ImportError: no such name"
+    )
     assert "transformers is installed, but" in contend().hint
     assert "no such name" in contend().hint

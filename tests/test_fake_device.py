@@ -1,7 +1,7 @@
 """On a device that has no values to give, and tensors of which the host may not mix with its own.
 
 What a CUDA device does only slowly (the host waits for a value) or not at all (an index on the
-host for a tensor on the device) is an error here, on any machine; see ``tests/fake_device.py``.
+host for a tensor on the device) is an error here, on any machine; see ``tests/helpers/fake_device.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def outcomes() -> dict[str, str]:
     if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch cannot register a device written in Python")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fake_device"],
+        [sys.executable, "-m", "tests.helpers.fake_device"],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

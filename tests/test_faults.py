@@ -18,9 +18,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from elastictool.data.dataset import ClipDataset, ClipView
+from elastictool.data.dataset import ClipDataset, Crop
 from elastictool.data.store import PreparedStore
-from elastictool.errors import (
+from elastictool.training.run import resume_run, train_run
+from elastictool.training.saving import load_training_state
+from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import (
     DamagedDataError,
     ElasticToolError,
     Interrupted,
@@ -30,9 +33,6 @@ from elastictool.errors import (
     UsageError,
     WriteError,
 )
-from elastictool.training.run import resume_run, train_run
-from elastictool.training.saving import load_training_state
-from elastictool.training.trainer import Trainer
 from tests.test_training import records, same, small, trainer, weights
 
 Step = Callable[..., float | None]
@@ -43,11 +43,11 @@ def skipped(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[ClipView, int], bool]) -> None:
+def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[Crop, int], bool]) -> None:
     """Put a NaN into the features of each view that ``when`` picks by view and epoch."""
     load = ClipDataset.load
 
-    def poisoned(self: ClipDataset, view: ClipView, epoch: int = 0, *size: Any) -> Any:
+    def poisoned(self: ClipDataset, view: Crop, epoch: int = 0, *size: Any) -> Any:
         example = load(self, view, epoch, *size)
         if self.augment is not None and when(view, epoch):
             example.fbank[0, 0] = torch.nan
@@ -78,7 +78,7 @@ class Says:
         self.lines.append(message)
 
     def task(self, what: str, total: float | None) -> Any:
-        from elastictool.progress import SILENT
+        from elastictool.utils.progress import SILENT
 
         return SILENT.task(what, total)
 

@@ -21,7 +21,7 @@ from elastictool.audio.decode import decode
 from elastictool.audio.fbank import EPSILON, FLOOR, fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio, torchaudio_state
 from elastictool.config import FbankConfig
-from elastictool.errors import ElasticToolError
+from elastictool.utils.errors import ElasticToolError
 
 RATES_HZ = (8_000, 16_000, 24_000, 44_100)
 AWAY_FROM_FLOOR = 5.0

@@ -24,19 +24,19 @@ from elastictool.config import (
     Resize,
     RunConfig,
 )
+from elastictool.config.loader import from_dict, load_run_config, to_dict
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import ClipDataset, FrontEnd
+from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.models.positions import FactorisedPositions, GridPositions
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.grid import patch_size_along, scaled_stride
-from elastictool.settings import from_dict, load_run_config, to_dict
 from elastictool.training.checkpoint import load_run
 from elastictool.training.run import describe, train_run
+from elastictool.utils.errors import UsageError
 
 ELASTIC = ModelConfig(
     width=24, depth=2, heads=3, num_mel_bins=16, patch_size=(8, 8), patch_stride=(8, 8),
@@ -162,10 +162,10 @@ def test_a_foreign_patch_size_asks_the_device_for_no_value(config: ModelConfig) 
 def test_each_way_of_resizing_is_used(resize: Resize) -> None:
     config = dataclasses.replace(FLEXI, resize=resize)
     others = {"pi", "bl", "bl-plain"} - {resize}
-    kernel = make_model(config).embedding.kernel_for((5, 5))
+    kernel = make_model(config).embedding.weight_for((5, 5))
     for other in others:
         different = make_model(dataclasses.replace(FLEXI, resize=other))
-        assert not torch.allclose(kernel, different.embedding.kernel_for((5, 5)), atol=1e-3)
+        assert not torch.allclose(kernel, different.embedding.weight_for((5, 5)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size, columns", [((4, 4), 24), ((6, 6), 16), ((24, 24), 4)])
@@ -208,7 +208,9 @@ def test_grid_positions_are_resized_to_the_grid_that_results() -> None:
 def test_frequency_is_padded_or_dropped_as_time_is(edge: str, bands: int) -> None:
     """At 48, ``drop`` discards 32 of 128 bins, as published."""
     length = from_dict(LengthConfig, {"fixed_frames": 96, "edge": edge})
-    front = FrontEnd(FbankConfig(), length, (16, 16), (16, 16), -5.0, 4.0).at_patch_size((48, 48))
+    front = FeatureExtractor(FbankConfig(), length, (16, 16), (16, 16), -5.0, 4.0).at_patch_size(
+        (48, 48)
+    )
     clip = front.example(torch.randn(96, 128), front.view(0, 96), torch.zeros(1), "clip")
     batch = collate([[clip]])
     assert batch.grid_shapes == ((bands, 2),)
@@ -232,7 +234,7 @@ def sampler(
     frames = np.random.default_rng(0).integers(20, 400, clips)
     return TrainingSampler(
         np.arange(clips), frames.astype(np.int64),
-        FrontEnd(FbankConfig(), LengthConfig(), patch, patch, -5.0, 4.0),
+        FeatureExtractor(FbankConfig(), LengthConfig(), patch, patch, -5.0, 4.0),
         AugmentConfig(), from_dict(PackingConfig, packing), 1, seed,
         flexi=flexi, batches_per_step=steps,
     )  # fmt: skip
@@ -290,7 +292,7 @@ def test_a_token_budget_counts_the_tokens_of_the_drawn_size(budget: int) -> None
     for plan in planned.epoch(0):
         assert plan.patch_size is not None
         views = [view for row in plan.rows for view in row]
-        front = planned.front_end.at_patch_size(plan.patch_size)
+        front = planned.feature_extractor.at_patch_size(plan.patch_size)
         tokens = sum(front.num_patches(view) + 1 for view in views)
         assert tokens <= budget or len(views) == 1
         fullest[plan.patch_size] = max(fullest.get(plan.patch_size, 0), len(views))
@@ -306,7 +308,7 @@ def test_a_window_planner_keeps_every_clip_and_no_row_is_too_long() -> None:
     seen = []
     for number, plan in enumerate(planned.epoch(0)):
         assert plan.patch_size == planned.patch_size(0, number)
-        front = planned.front_end.at_patch_size(plan.patch_size)
+        front = planned.feature_extractor.at_patch_size(plan.patch_size)
         for row in plan.rows:
             assert len(row) == 1 or sum(front.num_patches(view) + 1 for view in row) <= 300
             seen += [view.clip for view in row]
@@ -326,7 +328,7 @@ def test_windows_cannot_keep_a_token_budget_of_sizes_not_drawn_yet(
 def test_loaded_batches_have_the_planned_patches_and_tokens(
     toy_store: PreparedStore, dropout: float
 ) -> None:
-    front = FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -5.0, 4.0)
+    front = FeatureExtractor(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -5.0, 4.0)
     dataset = ClipDataset(toy_store, front)
     planned = TrainingSampler(
         np.arange(6), dataset.native_frames, front, AugmentConfig(token_dropout=dropout),

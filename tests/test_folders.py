@@ -9,8 +9,8 @@ import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.data.prepare import prepare
-from elastictool.errors import UsageError
-from tests.corpus_trees import folder_tree, write_audio
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import folder_tree, write_audio
 
 
 def listing_of(root: Path) -> Listing:

@@ -14,8 +14,8 @@ from elastictool.audio import trials
 from elastictool.audio.decode import Waveform, decode, probe, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS, misnamed, sniff
 from elastictool.audio.pyav import INSTALL
-from elastictool.errors import AudioError
-from tests.toy_data import hide_module
+from elastictool.utils.errors import AudioError
+from tests.helpers.toy_data import hide_module
 
 RATE_HZ = trials.RATE_HZ
 KINDS = [kind.name for kind in FORMATS]

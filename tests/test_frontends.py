@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 
 from elastictool.audio.decode import decode, resample
 from elastictool.audio.epic_fbank import FLOOR, mel_matrix
+from elastictool.audio.extractors import EXTRACTORS
 from elastictool.audio.fbank import FLOOR as KALDI_FLOOR
 from elastictool.audio.fbank import fbank
-from elastictool.audio.frontends import FRONT_ENDS
 from elastictool.config import FRONTENDS, DataConfig, FbankConfig, LengthConfig, RunConfig
+from elastictool.config.loader import frontend_config, load_run_config
 from elastictool.data import ingest
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
 from elastictool.data.ingest import PrepSettings
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.durations import num_frames_array
-from elastictool.settings import frontend_config, load_run_config
-from elastictool.training.resolve import resolve
 from elastictool.training.run import train_run
-from tests.toy_data import write_toy_recordings
+from elastictool.training.setup import resolve
+from elastictool.utils.errors import UsageError
+from tests.helpers.toy_data import write_toy_recordings
 
 EPIC = frontend_config("epic-librosa")
 RATE_HZ = 24_000
@@ -121,7 +121,7 @@ def test_an_odd_window_lies_where_librosa_puts_it() -> None:
 
 def test_the_configuration_knows_the_front_ends_that_there_are() -> None:
     literal = typing.get_type_hints(FbankConfig)["frontend"]
-    assert set(FRONT_ENDS) == set(FRONTENDS) == set(typing.get_args(literal))
+    assert set(EXTRACTORS) == set(FRONTENDS) == set(typing.get_args(literal))
 
 
 @every_front_end
@@ -158,12 +158,16 @@ def test_an_excerpt_is_what_the_whole_clip_has_there(name: str, data: st.DataObj
 @every_front_end
 def test_silence_is_the_floor(name: str) -> None:
     config = frontend_config(name)
-    floor = FRONT_ENDS[name].floor
+    floor = EXTRACTORS[name].floor
     assert floor == {"kaldi": KALDI_FLOOR, "epic-librosa": FLOOR}[name]
     assert fbank(torch.zeros(48_000).double(), config).unique().item() == pytest.approx(floor)
-    front_end = FrontEnd(config, LengthConfig(fixed_frames=300), (16, 16), (16, 16), -6.0, 4.0)
+    feature_extractor = FeatureExtractor(
+        config, LengthConfig(fixed_frames=300), (16, 16), (16, 16), -6.0, 4.0
+    )
     frames = fbank(torch.randn(24_000), config)
-    example = front_end.example(frames, front_end.view(0, len(frames)), torch.zeros(1), "clip")
+    example = feature_extractor.example(
+        frames, feature_extractor.view(0, len(frames)), torch.zeros(1), "clip"
+    )
     assert example.fbank[len(frames) :].unique().item() == pytest.approx((floor + 6.0) / 8.0)
 
 
@@ -262,16 +266,16 @@ def test_views_of_stored_clips_are_crops_of_the_whole(
 ) -> None:
     """Mixing with nothing of the other clip finds the same place, but takes the mean away."""
     above_dc = slice(0 if mix is None else 48, None)
-    front_end = FrontEnd(EPIC, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
-    dataset = ClipDataset(epic_store, front_end)
+    feature_extractor = FeatureExtractor(EPIC, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
+    dataset = ClipDataset(epic_store, feature_extractor)
     longest = int(np.argmax(dataset.native_frames))
     shortest = int(np.argmin(dataset.native_frames))
     assert dataset.native_frames[longest] > dataset.native_frames[shortest] == 192
     for clip in (longest, shortest):
         native = int(dataset.native_frames[clip])
-        whole = dataset.load(front_end.view(clip, native)).fbank
+        whole = dataset.load(feature_extractor.view(clip, native)).fbank
         for first, count in ((0, 5), (1, 1), (7, 60), (native - 30, 30)):
-            view = ClipView(clip, native, first, count, mix=mix)
+            view = Crop(clip, native, first, count, mix=mix)
             cut = dataset.load(view).fbank[:, above_dc]
             expected = whole[first : first + count, above_dc]
             torch.testing.assert_close(cut, expected, rtol=0, atol=1e-4 if mix is None else 0.05)

@@ -179,7 +179,7 @@ def test_compiled_steps_take_streams_as_the_trainer_fills_them(
         step = trained.step(workload, "split")
         assert isinstance(step, partial)
         batches = step.args[3]
-        assert all(batch.layout.num_slots % multiple == 0 for batch in batches)
+        assert all(batch.layout.stream_length % multiple == 0 for batch in batches)
         tokens = sum(batch.layout.num_tokens for batch in batches)
         assert tokens == sum(workload.tokens)
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from elastictool.config import InitConfig
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.pretrained.formats import FORMATS
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.training.checkpoint import load_run
-from tests import foreign_weights
-from tests.foreign_weights import SAMPLES
+from elastictool.utils.errors import CheckpointError, UsageError
+from tests.helpers import foreign_weights
+from tests.helpers.foreign_weights import SAMPLES
 
 each_format = pytest.mark.parametrize("name", SAMPLES)
 

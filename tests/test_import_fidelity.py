@@ -24,12 +24,12 @@ from torch import Tensor
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import ClipView
+from elastictool.data.dataset import Crop
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported, import_weights
-from elastictool.training.checkpoint import front_end_of
-from tests import foreign_weights
-from tests.foreign_weights import RESIDUAL, Sample, drawn
+from elastictool.training.checkpoint import feature_extractor_of
+from tests.helpers import foreign_weights
+from tests.helpers.foreign_weights import RESIDUAL, Sample, drawn
 
 TOLERANCE = 1e-4
 
@@ -137,7 +137,7 @@ def _transposed(table: Tensor) -> Tensor:
 WRONG: dict[str, Callable[[Imported], Imported]] = {
     "scale": lambda w: altered(w, attention_scale=1.0),
     "eps": lambda w: altered(w, norm_eps=1e-6),
-    "eps of the head": lambda w: altered(w, head_norm_eps=1e-5),
+    "eps of the head": lambda w: altered(w, fc_norm_eps=1e-5),
     "order of positions": lambda w: altered(
         w, {"positions.grid": _transposed(w.state["positions.grid"])}
     ),
@@ -148,11 +148,11 @@ WRONG: dict[str, Callable[[Imported], Imported]] = {
         w, {"prefix_tokens": w.state["prefix_tokens"].flip(0)}
     ),
     "prefix without positions": lambda w: altered(
-        w, {"prefix_positions": torch.zeros_like(w.state["prefix_positions"])}
+        w, {"prefix_pos_embed": torch.zeros_like(w.state["prefix_pos_embed"])}
     ),
     "only the first prefix token": lambda w: altered(
         w,
-        {name: w.state[name][:1] for name in ("prefix_tokens", "prefix_positions")},
+        {name: w.state[name][:1] for name in ("prefix_tokens", "prefix_pos_embed")},
         prefix_tokens=1,
     ),
     "kernel transposed": lambda w: altered(
@@ -192,13 +192,13 @@ def test_the_front_end_of_a_hugging_face_ast_is_its_feature_extractor(tmp_path: 
     hf_model("AST", tmp_path, **SMALL, max_length=128, num_labels=4)
     extractor.save_pretrained(tmp_path)
     config = load("hf-ast", tmp_path).config
-    front_end = front_end_of(config)
+    feature_extractor = feature_extractor_of(config)
     for seconds in (0.7, 1.9):  # padded, and cut
         waveform = np.random.default_rng(1).standard_normal(int(16_000 * seconds)) * 0.1
         expected = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values[0]
-        frames = front_end.features(waveform.astype(np.float32))
-        view: ClipView = front_end.view(0, len(frames))
-        found = front_end.example(frames, view, torch.zeros(1), "").fbank
+        frames = feature_extractor.features(waveform.astype(np.float32))
+        view: Crop = feature_extractor.view(0, len(frames))
+        found = feature_extractor.example(frames, view, torch.zeros(1), "").fbank
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=2e-3)
 
@@ -387,7 +387,7 @@ def test_a_mistake_in_a_published_model_would_show(name: str, mistake: str, tmp_
     [
         {"attention_scale": 0.125},
         {"norm_eps": 1e-5},
-        {"head_norm_eps": 1e-5},
+        {"fc_norm_eps": 1e-5},
         {"state": "positions.time"},
         {"state": "positions.frequency"},
         {"state": "pooling.query"},
@@ -412,7 +412,7 @@ def test_a_mistake_in_an_elasticast_would_show(tmp_path: Path, wrong: dict[str, 
 def test_the_eps_of_the_authors_are_not_those_of_hugging_face(tmp_path: Path) -> None:
     """Hugging Face's copy of an AST has eps 1e-12 throughout, the authors' 1e-6 and 1e-5."""
     compared, _ = published("ast", tmp_path)
-    for wrong in ({"norm_eps": 1e-12}, {"head_norm_eps": 1e-12}):
+    for wrong in ({"norm_eps": 1e-12}, {"fc_norm_eps": 1e-12}):
         assert double_difference(compared, altered(compared.weights, **wrong)) > TOLERANCE
 
 

@@ -17,18 +17,18 @@ import torch
 
 from elastictool.cli import convert as command
 from elastictool.config import InitConfig
+from elastictool.config.loader import frontend_config
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.pretrained.formats import FORMATS
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.shapes import audio_grid, encoder
-from elastictool.settings import frontend_config
 from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
-from tests import foreign_weights
-from tests.foreign_weights import SAMPLES, Sample
+from elastictool.utils.errors import CheckpointError, UsageError
+from tests.helpers import foreign_weights
+from tests.helpers.foreign_weights import SAMPLES, Sample
 
 each_format = pytest.mark.parametrize("name", SAMPLES)
 
@@ -206,7 +206,7 @@ def test_published_shapes_of_ast_and_ssast(tmp_path: Path) -> None:
     weights = load("ast", ast.write(tmp_path))
     model, length = weights.config.model, weights.config.length
     assert (model.grid, model.patch_stride, model.prefix_tokens) == ((12, 101), (10, 10), 2)
-    assert (model.heads, model.norm_eps, model.head_norm_eps) == (12, 1e-6, 1e-5)
+    assert (model.heads, model.norm_eps, model.fc_norm_eps) == (12, 1e-6, 1e-5)
     assert (length.fixed_frames, length.edge, length.padding) == (1024, "drop", "zero")
     assert (weights.config.data.mean, weights.config.train.loss) == (-4.2677393, "bce")
     assert weights.report.ignored["module.v.head_dist.bias"].startswith("the ImageNet classifier")
@@ -449,8 +449,8 @@ def test_epic_sounds_weights_select_their_front_end(tmp_path: Path) -> None:
     assert weights.config.fbank == frontend_config("epic-librosa")
     assert (weights.config.data.mean, weights.config.data.std) == (0.0, 0.5)
     run = load_run(convert("elasticast", str(path), tmp_path / "epic.safetensors").out)
-    assert run.front_end.fbank.frontend == "epic-librosa"
-    assert run.front_end.fbank.sample_rate_hz == 24_000
+    assert run.feature_extractor.fbank.frontend == "epic-librosa"
+    assert run.feature_extractor.fbank.sample_rate_hz == 24_000
 
 
 def test_one_key_under_two_names_is_refused(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from typer.testing import CliRunner, Result
 
 from elastictool.cli.app import app
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
-from elastictool.inference.vectors import EmbeddingTable, Origin, read_vectors, write_vectors
+from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable, read_vectors, write_vectors
 from elastictool.training.checkpoint import load_run, save_weights
-from tests.corpus_trees import write_audio
-from tests.saved_runs import save_run
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import write_audio
+from tests.helpers.saved_runs import save_run
 
-ORIGIN = Origin("ab" * 32, "runs/a/checkpoints/best.safetensors", (16, 16), 10.0, 2.0, 1.0)
+ORIGIN = EmbeddingMeta("ab" * 32, "runs/a/checkpoints/best.safetensors", (16, 16), 10.0, 2.0, 1.0)
 
 
 def vectors(count: int = 3) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -27,16 +27,16 @@ from elastictool.corpora.base import CorpusOptions
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import AudioError, UsageError
 from elastictool.inference.model import ElasticModel, WindowRule
 from elastictool.inference.recordings import Array, expand, num_windows, windows
 from elastictool.inference.vectors import EmbeddingTable, read_vectors, write_vectors
 from elastictool.packing.batch import PackedBatch
-from elastictool.stopping import Stopped, StopRequest
-from elastictool.training.scoring import score_clips
-from tests.corpus_trees import write_audio, write_table
-from tests.saved_runs import save_run
-from tests.toy_data import toy_store
+from elastictool.training.predict_logits import score_clips
+from elastictool.utils.errors import AudioError, UsageError
+from elastictool.utils.signals import Stopped, StopRequest
+from tests.helpers.corpus_trees import write_audio, write_table
+from tests.helpers.saved_runs import save_run
+from tests.helpers.toy_data import toy_store
 
 RATE_HZ = 16_000
 
@@ -78,7 +78,7 @@ def test_windows_cover_every_sample_and_none_lies_within_the_one_before(
 
 def test_predictions_equal_those_of_eval(model: ElasticModel, store: PreparedStore) -> None:
     clips = list(range(len(store)))
-    scores = score_clips(model.run.model, ClipDataset(store, model.run.front_end), clips)
+    scores = score_clips(model.run.model, ClipDataset(store, model.run.feature_extractor), clips)
     expected = torch.from_numpy(scores.logits).softmax(1).numpy()
     arrays = [store.waveform(clip) for clip in clips]
     for row, found in zip(
@@ -104,7 +104,9 @@ def test_a_source_file_is_heard_as_its_prepared_clip(
     path = tmp_path / "0.wav"
     (window,) = windows(path, RATE_HZ, 10 * RATE_HZ, RATE_HZ)
     np.testing.assert_array_equal(window.waveform, store.waveform(0))
-    logits = score_clips(model.run.model, ClipDataset(store, model.run.front_end), [0]).logits
+    logits = score_clips(
+        model.run.model, ClipDataset(store, model.run.feature_extractor), [0]
+    ).logits
     expected = torch.from_numpy(logits).softmax(1).numpy()[0]
     (found,) = model.predict(path)
     np.testing.assert_allclose(found.windows.mean, expected, atol=1e-6)

@@ -15,11 +15,11 @@ import torch
 
 import elastictool
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.recordings import Array
-from tests.corpus_trees import write_audio
-from tests.saved_runs import save_run
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import write_audio
+from tests.helpers.saved_runs import save_run
 
 RATE_HZ = 16_000
 Waveform = npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from elastictool.data.store import PreparedStore
-from tests.toy_data import toy_store
+from tests.helpers.toy_data import toy_store
 
 datasets = pytest.importorskip("datasets")
 

@@ -29,7 +29,7 @@ from elastictool.data import ingest
 from elastictool.data.ingest import PrepSettings
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from tests.corpus_trees import write_audio, write_table
+from tests.helpers.corpus_trees import write_audio, write_table
 
 
 def noise(num_samples: int) -> Waveform:

@@ -18,7 +18,6 @@ from sklearn.metrics import (
     confusion_matrix as sklearn_confusion,
 )
 
-from elastictool.errors import ElasticToolError
 from elastictool.metrics.classification import (
     classification_metrics,
     confusion_matrix,
@@ -31,6 +30,7 @@ from elastictool.metrics.intervals import (
     weighted_ranking,
     wilson_interval,
 )
+from elastictool.utils.errors import ElasticToolError
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastictool.config import SIZES, ModelConfig
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.errors import UsageError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from tests.attention_backends import TRAINABLE, varlen_without_cuda  # noqa: F401
+from elastictool.utils.errors import UsageError
+from tests.helpers.attention_backends import TRAINABLE, varlen_without_cuda  # noqa: F401
 
 BACKENDS = TRAINABLE
 SMALL = ModelConfig(
@@ -31,7 +31,7 @@ MODELS = {
     "mean": dataclasses.replace(SMALL, pooling="mean"),
     "mean with cls": dataclasses.replace(SMALL, pooling="mean", prefix_tokens=1),
     "ast": dataclasses.replace(
-        SMALL, positions="grid", pooling="prefix", prefix_tokens=2, head_norm=True,
+        SMALL, positions="grid", pooling="prefix", prefix_tokens=2, fc_norm=True,
         patch_stride=(4, 3), grid=(3, 12),
     ),
 }  # fmt: skip
@@ -114,7 +114,7 @@ def test_a_stream_filled_up_to_a_multiple_gives_the_same_logits_and_gradients(
         outcomes.append({"logits": logits.detach(), **parameter_grads(model)})
     # Padded rows are as long as their longest: the multiple is for flat streams only.
     flat = not ATTENTION[backend].padded_rows
-    assert (batch.layout.num_slots % 64 == 0) == flat
+    assert (batch.layout.stream_length % 64 == 0) == flat
     torch.testing.assert_close(outcomes[1], outcomes[0], rtol=0, atol=1e-10)
 
 
@@ -158,7 +158,7 @@ def test_what_is_planted_in_one_clip_reaches_no_other_logits_or_gradients(
     model.attention = backend
     others = [clip for clip in range(6) if clip != POISONED]
     healthy = make_batch(config, make_rows(), backend)
-    foreign = healthy.layout.segment_ids[healthy.patch_groups[0].slots] != POISONED
+    foreign = healthy.layout.segment_ids[healthy.patch_groups[0].token_indices] != POISONED
     results = []
     for poison in (False, True):
         batch = make_batch(config, make_rows(), backend)
@@ -193,7 +193,7 @@ def test_float32_keeps_what_is_planted_in_its_clip(
     others = [clip for clip in range(6) if clip != POISONED]
     logits = model(batch)[others]
     group = batch.patch_groups[0]
-    group.patches[batch.layout.segment_ids[group.slots] == POISONED] = planted
+    group.patches[batch.layout.segment_ids[group.token_indices] == POISONED] = planted
     poisoned = model(batch)[others]
     poisoned.sum().backward()
     assert torch.equal(poisoned, logits)
@@ -300,7 +300,7 @@ def plain_vit(weights: dict[str, Tensor], config: ModelConfig, fbanks: Tensor) -
     image = fbanks.transpose(1, 2)[:, None]
     x = F.conv2d(image, kernel, weights["embedding.kernel.bias"], stride=config.patch_stride)
     x = x.flatten(2).transpose(1, 2) + weights["positions.grid"]
-    prefix = weights["prefix_tokens"] + weights["prefix_positions"]
+    prefix = weights["prefix_tokens"] + weights["prefix_pos_embed"]
     x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
 
     def norm(x: Tensor, name: str, eps: float) -> Tensor:
@@ -326,7 +326,7 @@ def plain_vit(weights: dict[str, Tensor], config: ModelConfig, fbanks: Tensor) -
         x = x + linear(hidden, f"{block}.mlp.2")
     x = norm(x, "norm", config.norm_eps)
     pooled = (x[:, 0] + x[:, 1]) / 2
-    return linear(norm(pooled, "head_norm", config.head_norm_eps), "head")
+    return linear(norm(pooled, "fc_norm", config.fc_norm_eps), "head")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_sizes_are_those_of_vit(size: str, in_blocks: int) -> None:
 def test_state_names_are_stable() -> None:
     names = set(SpectrogramTransformer(dataclasses.replace(SMALL, depth=1)).state_dict())
     linears = [
-        "embedding.kernel", "norm", "head_norm", "head",
+        "embedding.kernel", "norm", "fc_norm", "head",
         "blocks.0.norm1", "blocks.0.attention.qkv", "blocks.0.attention.projection",
         "blocks.0.norm2", "blocks.0.mlp.0", "blocks.0.mlp.2",
         "pooling.to_q", "pooling.to_kv", "pooling.projection",
@@ -356,8 +356,8 @@ def test_state_names_are_stable() -> None:
     expected = {f"{name}.{part}" for name in linears for part in ("weight", "bias")}
     assert names == expected | {"positions.frequency", "positions.time", "pooling.query"}
     ast = set(SpectrogramTransformer(MODELS["ast"]).state_dict())
-    added = {"prefix_tokens", "prefix_positions", "positions.grid"}
-    assert added | {"head_norm.weight", "head_norm.bias"} <= ast
+    added = {"prefix_tokens", "prefix_pos_embed", "positions.grid"}
+    assert added | {"fc_norm.weight", "fc_norm.bias"} <= ast
 
 
 @each_model
@@ -366,8 +366,8 @@ def test_embed_is_what_the_head_is_given(config: ModelConfig) -> None:
     batch = make_batch(config, make_rows())
     embedded = model.embed(batch)
     assert embedded.shape == (6, config.width)
-    assert torch.equal(model.head(model.head_norm(embedded)), model(batch))
-    headless = make_model(dataclasses.replace(config, num_classes=0, head_norm=False))
+    assert torch.equal(model.head(model.fc_norm(embedded)), model(batch))
+    headless = make_model(dataclasses.replace(config, num_classes=0, fc_norm=False))
     assert torch.equal(headless(batch), headless.embed(batch))
 
 

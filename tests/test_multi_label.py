@@ -14,19 +14,19 @@ import pytest
 import soundfile
 
 from elastictool.config import RunConfig
+from elastictool.config.loader import load_run_config
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.evaluate import Evaluation, evaluate_run, save_evaluation
 from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import best_thresholds
-from elastictool.settings import load_run_config
 from elastictool.training.checkpoint import LoadedRun, load_run
+from elastictool.training.predict_logits import score_clips
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.scoring import score_clips
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import Interrupted, UsageError
 
 RATE_HZ = 16_000
 PARTS = (("low",), ("high",), ("noise",), ("low", "high"), ("low", "noise"), ("high", "noise"))
@@ -87,7 +87,7 @@ def epochs(path: Path) -> list[dict[str, Any]]:
 
 def chosen_on_validation(run: LoadedRun, store: PreparedStore) -> np.ndarray:
     clips = select_clips(store, run.config.data, run.config.seed).validation
-    scores = score_clips(run.model, ClipDataset(store, run.front_end), clips)
+    scores = score_clips(run.model, ClipDataset(store, run.feature_extractor), clips)
     return best_thresholds(class_probabilities(scores.logits, "bce"), scores.targets)
 
 

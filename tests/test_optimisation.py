@@ -12,7 +12,6 @@ from torch import Tensor
 
 from elastictool.config import TrainConfig
 from elastictool.data.store import PreparedStore
-from elastictool.errors import LoaderError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import load_run
@@ -22,6 +21,7 @@ from elastictool.training.run import resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import LoaderError, UsageError
 from tests.test_training import records, same, small, trainer, weights
 
 AST = ("model.preset=ast", "length.fixed_frames=64")
@@ -68,11 +68,11 @@ def test_layer_decay_is_lowest_at_the_embedding_and_one_behind_the_blocks() -> N
         "embedding.kernel.weight": 1 / 8,
         "positions.grid": 1 / 8,
         "prefix_tokens": 1 / 8,
-        "prefix_positions": 1 / 8,
+        "prefix_pos_embed": 1 / 8,
         "blocks.0.norm1.bias": 1 / 4,
         "blocks.1.mlp.0.weight": 1 / 2,
         "norm.weight": 1.0,
-        "head_norm.weight": 1.0,
+        "fc_norm.weight": 1.0,
         "head.weight": 1.0,
     }
     names = dict(network(*AST, *TWO_BLOCKS).named_parameters())
@@ -125,7 +125,7 @@ def test_without_options_the_groups_are_those_of_former_runs() -> None:
 def test_weight_decay_reaches_what_it_is_told_to() -> None:
     names = {name for name, _ in network(*AST).named_parameters()}
     matrices = {name for name, p in network(*AST).named_parameters() if p.ndim >= 2}
-    tables = {"positions.grid", "prefix_tokens", "prefix_positions"}
+    tables = {"positions.grid", "prefix_tokens", "prefix_pos_embed"}
     adamw = "train.optimizer=adamw"
     assert decayed(*AST) == names
     assert decayed(*AST, adamw) == matrices
@@ -208,7 +208,7 @@ def test_prefix_and_all_but_head_cover_what_an_ast_has() -> None:
     ]
     freeze(model, ["all_but_head"])
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert learning == {"head_norm.weight", "head_norm.bias", "head.weight", "head.bias"}
+    assert learning == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
 
 
 # Clipping

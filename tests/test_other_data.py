@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from elastictool.cli.app import app
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.reporting.evaluation_files import read_evaluation
 from elastictool.reporting.runs import summarise
-from tests.saved_runs import save_run
-from tests.toy_data import write_toy_recordings
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
+from tests.helpers.toy_data import write_toy_recordings
 
 
 @pytest.fixture

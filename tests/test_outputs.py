@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 import elastictool
 from elastictool.cli.app import app
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError, WriteError
-from tests.corpus_trees import write_audio
-from tests.saved_runs import save_run
+from elastictool.utils.errors import UsageError, WriteError
+from tests.helpers.corpus_trees import write_audio
+from tests.helpers.saved_runs import save_run
 
 
 @pytest.fixture

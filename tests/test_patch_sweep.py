@@ -16,9 +16,8 @@ import pytest
 from elastictool.config import FlexiConfig, PatchAxes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities, split_clips
+from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import SweepPoint, model_label, read_points, write_points
 from elastictool.evaluation.sweep import Along, sweep_lengths, sweep_patch_sizes
 from elastictool.metrics.classification import mean_average_precision, top_k_accuracy
@@ -29,8 +28,9 @@ from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.reporting.tables import percent
 from elastictool.training.checkpoint import LoadedRun, load_run
-from elastictool.training.scoring import score_clips
-from tests.saved_runs import save_run
+from elastictool.training.predict_logits import score_clips
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
 
 SIZES = (8, 16, 40)
 
@@ -60,7 +60,7 @@ def points(runs: list[LoadedRun], toy_store: PreparedStore) -> list[SweepPoint]:
 
 def answers(run: LoadedRun, store: PreparedStore, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """Probabilities and targets of a run at a patch size, without any sweep."""
-    dataset = ClipDataset(store, run.front_end.at_patch_size(size))
+    dataset = ClipDataset(store, run.feature_extractor.at_patch_size(size))
     scores = score_clips(run.model, dataset, split_clips(run, store, "train"))
     return class_probabilities(scores.logits, "ce"), scores.targets
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastictool.errors import UsageError
 from elastictool.packing.planners import (
     PLANNERS,
     balanced,
@@ -17,6 +16,7 @@ from elastictool.packing.planners import (
     processed_tokens,
     row_loads,
 )
+from elastictool.utils.errors import UsageError
 
 lengths_and_capacity = st.tuples(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 50))
 every_planner = pytest.mark.parametrize("name", list(PLANNERS))

@@ -15,8 +15,8 @@ from elastictool.models.pooling import (
     MeanPooling,
     PrefixPooling,
     build_pooling,
+    drop_padding,
     segment_softmax,
-    without_filler,
 )
 from elastictool.packing.layout import SegmentLayout, build_layout
 
@@ -40,8 +40,8 @@ def make(
     for parameter in pooling.parameters():
         nn.init.normal_(parameter)
     layout = build_layout(ROWS, PREFIX, padded_rows)
-    stream = torch.randn(layout.num_slots, WIDTH, dtype=torch.float64)
-    clips = list(torch.split(stream[layout.token_slots], list(layout.lengths)))
+    stream = torch.randn(layout.stream_length, WIDTH, dtype=torch.float64)
+    clips = list(torch.split(stream[layout.token_indices], list(layout.lengths)))
     return pooling, stream, layout, clips
 
 
@@ -112,5 +112,5 @@ def test_what_is_left_without_filler_are_the_tokens_of_each_segment(
     padded_rows: bool, multiple: int
 ) -> None:
     layout = build_layout(ROWS, padded_rows=padded_rows, multiple=multiple)
-    kept = without_filler(torch.arange(layout.num_slots), layout)
-    assert torch.equal(kept, layout.token_slots)
+    kept = drop_padding(torch.arange(layout.stream_length), layout)
+    assert torch.equal(kept, layout.token_indices)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig, PositionFit
-from elastictool.errors import UsageError
 from elastictool.models.positions import (
     FactorisedPositions,
     GridPositions,
     build_positions,
 )
 from elastictool.models.resize import resize_position_grid, resize_position_rows
+from elastictool.utils.errors import UsageError
 
 WIDTH, BANDS, COLUMNS = 6, 3, 8
 FACTORISED = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS))

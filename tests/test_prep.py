@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from elastictool.cli.prep import prep
+from elastictool.config.loader import load_run_config
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.data.plan import limited, plan_shards
 from elastictool.data.prepare import prepare
@@ -25,11 +26,10 @@ from elastictool.data.shards import PrepSettings
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.data.summary import check_rejected
-from elastictool.errors import Interrupted, RejectedItemsError, UsageError
-from elastictool.files import PROGRESS_FOLDER
-from elastictool.progress import Task
-from elastictool.settings import load_run_config
-from tests.corpus_trees import csv_tree, write_audio, write_table
+from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
+from elastictool.utils.io import PROGRESS_FOLDER
+from elastictool.utils.progress import Task
+from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
 
 CLIPS = 320
 
@@ -379,7 +379,7 @@ def test_a_run_killed_within_its_first_shard_finds_its_folder_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("elastictool.data.workforce.write_shard", lambda task: 1 / 0)
+        patched.setattr("elastictool.data.executor.write_shard", lambda task: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare("synth", out=tmp_path, limit=20)
     (tmp_path / "synth" / ".shard-00000.arrow.7.tmp").write_bytes(b"half a shard")

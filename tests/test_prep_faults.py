@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastictool import locks
 from elastictool.cli.console import print_json, print_table, say
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CORPORA, CorpusOptions
@@ -27,9 +26,10 @@ from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
 from elastictool.data.shards import PrepSettings
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, RejectedItemsError, UsageError, WriteError
-from elastictool.files import readable
-from tests.corpus_trees import csv_tree, folder_tree, write_audio, write_table
+from elastictool.utils import locks
+from elastictool.utils.errors import ElasticToolError, RejectedItemsError, UsageError, WriteError
+from elastictool.utils.io import readable
+from tests.helpers.corpus_trees import csv_tree, folder_tree, write_audio, write_table
 from tests.test_prep import content
 
 # Files that change

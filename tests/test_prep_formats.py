@@ -12,9 +12,9 @@ from elastictool.audio.formats import FORMATS
 from elastictool.audio.pyav import INSTALL
 from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
-from elastictool.errors import AudioError
-from tests.corpus_trees import epic_tree, write_table
-from tests.toy_data import hide_module
+from elastictool.utils.errors import AudioError
+from tests.helpers.corpus_trees import epic_tree, write_table
+from tests.helpers.toy_data import hide_module
 
 
 def write(path: Path, kind: str) -> Path:

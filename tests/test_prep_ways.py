@@ -21,18 +21,18 @@ import soundfile
 
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CorpusOptions
-from elastictool.data import cluster, workforce
-from elastictool.data.parts import Part
+from elastictool.data import cluster, executor
+from elastictool.data.job_shards import Part
 from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_part
 from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
 from elastictool.data.store import PreparedStore
 from elastictool.data.verify import find_faults
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.progress import Task
-from tests.children import Child
-from tests.corpus_trees import csv_tree
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.progress import Task
+from tests.helpers.children import Child
+from tests.helpers.corpus_trees import csv_tree
+from tests.helpers.toy_data import hide_module, write_toy_recordings
 from tests.test_prep import content
-from tests.toy_data import hide_module, write_toy_recordings
 
 CLIPS = 96
 
@@ -120,7 +120,7 @@ def stand_still() -> None:
         print("at work", flush=True)
         time.sleep(600)
 
-    workforce.write_shard = pretend  # type: ignore[assignment]
+    executor.write_shard = pretend  # type: ignore[assignment]
 
 
 @contextmanager
@@ -228,9 +228,9 @@ def test_worker_processes_are_started_where_they_pay_or_are_asked_for(
         return ShardReport("")
 
     monkeypatch.setattr(workforce, "write_shard", write)
-    monkeypatch.setattr(workforce.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(executor.time, "monotonic", lambda: clock[0])
     waiting = deque(SimpleNamespace(index=index) for index in range(30))
-    assert len(list(workforce._here(waiting, workers))) == own
+    assert len(list(executor._here(waiting, workers))) == own
     assert len(waiting) == 30 - own
 
 

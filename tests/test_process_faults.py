@@ -20,13 +20,19 @@ import torch
 from benchmarks.kill_test import kill, prep_job, train_job
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, LoaderError, WriteError, from_system, write_error
-from elastictool.files import append_line, atomic_path
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
-from tests.children import Child, run
-from tests.saved_runs import save_run
+from elastictool.utils.errors import (
+    ElasticToolError,
+    LoaderError,
+    WriteError,
+    from_system,
+    write_error,
+)
+from elastictool.utils.io import append_line, atomic_path
+from tests.helpers.children import Child, run
+from tests.helpers.saved_runs import save_run
 from tests.test_prep import content
 from tests.test_training import SMALL, same, small, weights
 

@@ -14,8 +14,8 @@ from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.class_table import ClassTable
 from elastictool.data.ingest import PrepSettings, _first, _trimmed
 from elastictool.data.prepare import prepare
-from elastictool.errors import UsageError
-from tests.corpus_trees import TREES, write_audio, write_classes, write_table
+from elastictool.utils.errors import UsageError
+from tests.helpers.corpus_trees import TREES, write_audio, write_classes, write_table
 
 
 def listing_of(name: str, root: Path, subset: str = "") -> Listing:

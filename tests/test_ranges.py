@@ -17,7 +17,7 @@ from elastictool.cli.ranges import (
     parse_numbers,
     parse_numbers_or_zero,
 )
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 
 def test_a_length_range_includes_both_ends_in_steps_of_128() -> None:

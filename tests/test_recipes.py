@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 import elastictool
 from elastictool.cli import app as program
-from elastictool.errors import Interrupted, UsageError
+from elastictool.config.loader import read_settings, run_config
 from elastictool.evaluation.points import SweepPoint
 from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
 from elastictool.recipes.library import full_name, load_recipe, own_settings, recipe_names
-from elastictool.recipes.plan import MARKER, Places, Plan, Step, make_plan
+from elastictool.recipes.plan import MARKER, Paths, Plan, Step, make_plan
 from elastictool.recipes.result import _mean
 from elastictool.recipes.run import _Job, _Pool, run_plan, visible_gpus
 from elastictool.recipes.spec import SCALES, Recipe, Repeats, Scale
@@ -32,8 +32,8 @@ from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
-from elastictool.settings import read_settings, run_config
-from elastictool.stopping import StopRequest
+from elastictool.utils.errors import Interrupted, UsageError
+from elastictool.utils.signals import StopRequest
 
 POINT = SweepPoint(
     model="AST",
@@ -63,7 +63,7 @@ PARTLY_PUBLISHED = {("elasticast/fig4_voxceleb", "ElasticAST, own")}
 
 
 def plan_of(name: str, scale: str, out: Path, data: Path = Path("nowhere")) -> Plan:
-    return make_plan(load_recipe(full_name(name)), scale, Places(data, out))
+    return make_plan(load_recipe(full_name(name)), scale, Paths(data, out))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_finished_steps_are_left_alone(smoke: Path, monkeypatch: pytest.MonkeyPa
 def test_other_settings_are_other_steps_and_data_alone_are_shared(smoke: Path) -> None:
     recipe = load_recipe("elasticast/table1_pooling")
     changed = with_run_setting(recipe, "smoke-pooling", {"train": {"lr": 5e-4}})
-    plan = make_plan(changed, "smoke", Places(Path("nowhere"), smoke))
+    plan = make_plan(changed, "smoke", Paths(Path("nowhere"), smoke))
     states = {step.kind: step.state for step in plan.steps}
     assert states == dict.fromkeys(("train", "sweep", "eval", "plot"), "to do") | {"prep": "done"}
 
@@ -292,7 +292,7 @@ def test_some_folds_now_and_the_others_later_train_nothing_twice(tmp_path: Path)
     def planned(*folds: int, seeds: tuple[int, ...] = ()) -> dict[str, Step]:
         recipe = load_recipe("elasticast/fig5_audioset")
         plan = make_plan(
-            recipe, "small", Places(Path("nowhere"), tmp_path), Repeats(seeds, tuple(folds))
+            recipe, "small", Paths(Path("nowhere"), tmp_path), Repeats(seeds, tuple(folds))
         )
         return {step.name: step for step in plan.steps}
 
@@ -324,7 +324,7 @@ def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
 
 
 def with_run_setting(recipe: Recipe, run: str, settings: dict[str, Any]) -> Recipe:
-    from elastictool.settings import merged
+    from elastictool.config.loader import merged
 
     scale = recipe.scale("smoke")
     spec = scale.runs[run]
@@ -388,7 +388,7 @@ def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> Non
     )
     scale = dataclasses.replace(recipe.scale("smoke"), claims=claims)
     recipe = dataclasses.replace(recipe, scales={**recipe.scales, "smoke": scale})
-    finished = run_plan(lambda: make_plan(recipe, "smoke", Places(Path("nowhere"), smoke)))
+    finished = run_plan(lambda: make_plan(recipe, "smoke", Paths(Path("nowhere"), smoke)))
     result = json.loads((finished.result / "result.json").read_text("utf-8"))
     assert [verdict["holds"] for verdict in result["verdicts"]] == [False, True, None]
     page = (finished.result / "table1_token_usage.md").read_text("utf-8")

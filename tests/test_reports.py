@@ -14,7 +14,6 @@ import pytest
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import Confusion, most_confused, write_confusions
 from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
-from elastictool.files import finite
 from elastictool.metrics.classification import classification_metrics, confusion_matrix
 from elastictool.reporting.class_figure import BAR_CLASSES, class_values, plot_classes
 from elastictool.reporting.confusion_figure import MATRIX_CLASSES, draw_confusions, plot_confusions
@@ -31,7 +30,8 @@ from elastictool.reporting.learning_curves import (
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.run_report import report_evaluation, write_report
 from elastictool.training.checkpoint import load_run
-from tests.saved_runs import save_run
+from elastictool.utils.io import finite
+from tests.helpers.saved_runs import save_run
 from tests.test_runs import make_run
 
 NASTY = '<script>alert("x")</script> & $a_b$'

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastictool.audio.analysis import Analysis, pool_frames
 from elastictool.audio.augment import spec_augment
 from elastictool.audio.fbank import fbank
+from elastictool.audio.framing import Framing, pool_frames
 from elastictool.config import (
     AugmentConfig,
     FbankConfig,
@@ -26,30 +26,30 @@ from elastictool.config import (
     ResolutionConfig,
     RunConfig,
 )
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix
+from elastictool.config.loader import from_dict, load_run_config
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.points import model_label
-from elastictool.settings import from_dict, load_run_config
-from elastictool.training.resolve import resolve
+from elastictool.training.setup import resolve
+from elastictool.utils.errors import UsageError
 
 PAPER = tuple(round(1 + step / 5, 1) for step in range(16))
 BARE = AugmentConfig(frequency_mask=0, time_mask=0)
 MIXED = ResolutionConfig(PAPER)
 
 
-def front_end(shift_ms: float = 5.0, **length: object) -> FrontEnd:
+def feature_extractor(shift_ms: float = 5.0, **length: object) -> FeatureExtractor:
     config = LengthConfig(**({"max_frames": 128} | length))  # type: ignore[arg-type]
-    return FrontEnd(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
+    return FeatureExtractor(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
 
 
-def sampler(store: PreparedStore, augment: AugmentConfig, end: FrontEnd) -> TrainingSampler:
+def sampler(store: PreparedStore, augment: AugmentConfig, end: FeatureExtractor) -> TrainingSampler:
     return TrainingSampler(
         clips=np.flatnonzero(store.splits == "train"),
         native_frames=ClipDataset(store, end).native_frames,
-        front_end=end,
+        feature_extractor=end,
         augment=augment,
         packing=PackingConfig(batch_clips=5),
         prefix_tokens=1,
@@ -58,7 +58,7 @@ def sampler(store: PreparedStore, augment: AugmentConfig, end: FrontEnd) -> Trai
     )
 
 
-def views_of(plans: TrainingSampler, epoch: int = 0) -> list[ClipView]:
+def views_of(plans: TrainingSampler, epoch: int = 0) -> list[Crop]:
     return [view for plan in plans.epoch(epoch) for row in plan.rows for view in row]
 
 
@@ -73,9 +73,9 @@ def noise(samples: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 def test_frames_at_a_compression_are_the_filterbanks_at_that_shift(compression: float) -> None:
     waveform = noise(9_001)
     exact = Fraction(str(compression)) * 5
-    end = front_end().at_compression(compression)
+    end = feature_extractor().at_compression(compression)
     assert end.fbank.shift_ms == float(exact), "shifts are those written, to the last digit"
-    found = end.analysis.frames(waveform)
+    found = end.framing.frames(waveform)
     starts = [math.floor(k * exact * 16 + Fraction(1, 2)) for k in range(len(found))]
     assert starts[-1] + 400 <= 9_001 < math.floor(len(found) * exact * 16 + Fraction(1, 2)) + 400
     one = FbankConfig(shift_ms=1_000.0)  # a filterbank that has one frame to give
@@ -88,19 +88,19 @@ def test_frames_at_a_compression_are_the_filterbanks_at_that_shift(compression: 
 
 @pytest.mark.parametrize("reduction", ["shift", "average", "max"])
 def test_compression_1_is_no_change_at_all(reduction: Reduction) -> None:
-    end = front_end(fixed_frames=96)
+    end = feature_extractor(fixed_frames=96)
     assert end.at_compression(1.0, reduction) is end
     assert end.at_compression(0.5).at_compression(2.0).fbank == end.fbank
 
 
 def test_length_limits_keep_their_seconds_and_are_rounded_down() -> None:
-    end = front_end(10.0, max_frames=3_072, fixed_frames=1_024)
+    end = feature_extractor(10.0, max_frames=3_072, fixed_frames=1_024)
     for compression in PAPER:
         length = end.at_compression(compression).length
         exact = Fraction(str(compression))
         assert length.fixed_frames == math.floor(1_024 / exact)  # int(1024 / C), as published
         assert length.max_frames == math.floor(3_072 / exact)
-    native = front_end(max_frames=2).at_compression(4.0).length
+    native = feature_extractor(max_frames=2).at_compression(4.0).length
     assert (native.fixed_frames, native.max_frames) == (0, 1)
 
 
@@ -138,18 +138,18 @@ def test_pooling_before_or_after_normalising_is_the_same(kind: PoolKind) -> None
 def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
     samples: int, first: int, pool: int
 ) -> None:
-    analysis = Analysis(FbankConfig(shift_ms=5.0), pool)
+    framing = Framing(FbankConfig(shift_ms=5.0), pool)
     waveform = noise(samples)
-    frames = analysis.frames(waveform)
-    assert len(frames) == analysis.num_frames(samples) == (samples >= 400) * max(len(frames), 1)
-    assert analysis.shift_ms == 5.0 * pool
-    needed = analysis.samples_for(first + 1)
-    assert analysis.num_frames(needed) == first + 1
-    assert first == 0 or analysis.num_frames(needed - 1) == first
+    frames = framing.frames(waveform)
+    assert len(frames) == framing.num_frames(samples) == (samples >= 400) * max(len(frames), 1)
+    assert framing.shift_ms == 5.0 * pool
+    needed = framing.samples_for(first + 1)
+    assert framing.num_frames(needed) == first + 1
+    assert first == 0 or framing.num_frames(needed - 1) == first
     if len(frames) > first and samples >= 400 + 80 * (pool - 1):
-        begin = analysis.frame_start(first)
-        excerpt = waveform[begin : begin + analysis.samples_for(1)] - waveform.mean()
-        torch.testing.assert_close(analysis.frames(excerpt)[0], frames[first], rtol=1e-6, atol=1e-6)
+        begin = framing.frame_start(first)
+        excerpt = waveform[begin : begin + framing.samples_for(1)] - waveform.mean()
+        torch.testing.assert_close(framing.frames(excerpt)[0], frames[first], rtol=1e-6, atol=1e-6)
 
 
 EPIC = {"frontend": "epic-librosa", "window_ms": 10.0, "low_frequency_hz": 0.0, "preemphasis": 0.0}
@@ -166,14 +166,14 @@ def test_an_excerpt_holds_the_frames_that_the_whole_clip_has(
     seed: int, pool: int, shift_ms: float, own: dict[str, object]
 ) -> None:
     rng = np.random.default_rng(seed)
-    analysis = Analysis(FbankConfig(shift_ms=shift_ms, **own), pool)  # type: ignore[arg-type]
+    framing = Framing(FbankConfig(shift_ms=shift_ms, **own), pool)  # type: ignore[arg-type]
     clip = noise(int(rng.integers(8_000, 30_000)))
     clip -= clip.mean()
-    whole = analysis.frames(clip)
+    whole = framing.frames(clip)
     first = int(rng.integers(0, len(whole)))
     count = int(rng.integers(1, len(whole) - first + 1))
-    begin, stop, before = analysis.excerpt(first, count, len(whole))
-    found = analysis.frames(clip[begin:stop])[before : before + count]
+    begin, stop, before = framing.excerpt(first, count, len(whole))
+    found = framing.frames(clip[begin:stop])[before : before + count]
     torch.testing.assert_close(found, whole[first : first + count], rtol=1e-6, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_tokens_planned_are_those_collated(
         token_dropout=0.2,
         mixup=0.3,
     )
-    end = front_end(fixed_frames=fixed_frames, crop="random")
+    end = feature_extractor(fixed_frames=fixed_frames, crop="random")
     plans = list(sampler(toy_store, augment, end).epoch(1))
     dataset = ClipDataset(toy_store, end, augment, seed=3, cache_mb=64)
     drawn = set()
@@ -223,7 +223,7 @@ def test_a_view_at_a_compression_is_that_part_of_the_clips_frames(
     augment = dataclasses.replace(
         BARE, resolution=resolution, length_diversity=LengthDiversityConfig(share=0.5)
     )
-    end = front_end(crop=crop)
+    end = feature_extractor(crop=crop)
     dataset = ClipDataset(toy_store, end, augment, seed=3)
     for view in views_of(sampler(toy_store, augment, end)):
         shift_ms = round(5.0 * (view.compression if resolution.reduction == "shift" else 1), 9)
@@ -242,7 +242,7 @@ def test_a_view_at_a_compression_is_that_part_of_the_clips_frames(
 def test_resolutions_of_1_train_on_the_same_bits_as_none(toy_store: PreparedStore) -> None:
     plain = AugmentConfig(length_diversity=LengthDiversityConfig(share=0.5))
     ones = dataclasses.replace(plain, resolution=ResolutionConfig((1.0,)))
-    end = front_end()
+    end = feature_extractor()
     assert list(sampler(toy_store, plain, end).epoch(2)) == list(
         sampler(toy_store, ones, end).epoch(2)
     )
@@ -260,7 +260,7 @@ def test_resolutions_of_1_train_on_the_same_bits_as_none(toy_store: PreparedStor
 def test_shorter_views_keep_their_least_seconds(toy_store: PreparedStore) -> None:
     diversity = LengthDiversityConfig(share=1.0, mode="replace", min_frames=40)
     augment = dataclasses.replace(BARE, resolution=MIXED, length_diversity=diversity)
-    plans = sampler(toy_store, augment, front_end())
+    plans = sampler(toy_store, augment, feature_extractor())
     views = [view for epoch in range(20) for view in views_of(plans, epoch)]
     native = plans.native_frames
     for lowest in (1.0, 3.0):
@@ -276,7 +276,7 @@ def test_resolutions_are_drawn_evenly_anew_each_epoch_and_by_the_seed_alone(
     toy_store: PreparedStore,
 ) -> None:
     augment = dataclasses.replace(BARE, resolution=MIXED)
-    plans = sampler(toy_store, augment, front_end())
+    plans = sampler(toy_store, augment, feature_extractor())
     epochs = [{v.clip: v.compression for v in views_of(plans, epoch)} for epoch in range(60)]
     assert epochs[0] == {v.clip: v.compression for v in views_of(plans, 0)}
     assert epochs[0] != epochs[1]
@@ -293,13 +293,19 @@ def test_batches_are_the_same_for_any_worker_and_any_interruption(
     toy_store: PreparedStore,
 ) -> None:
     augment = AugmentConfig(resolution=MIXED, mixup=0.5)
-    plans = list(sampler(toy_store, augment, front_end()).epoch(1))
+    plans = list(sampler(toy_store, augment, feature_extractor()).epoch(1))
     batches = [
-        list(load_batches(plans, ClipDataset(toy_store, front_end(), augment, 3, 64), 1, False, n))
+        list(
+            load_batches(
+                plans, ClipDataset(toy_store, feature_extractor(), augment, 3, 64), 1, False, n
+            )
+        )
         for n in (0, 1)
     ]
     late = list(
-        load_batches(plans[2:], ClipDataset(toy_store, front_end(), augment, 3, 64), 1, False)
+        load_batches(
+            plans[2:], ClipDataset(toy_store, feature_extractor(), augment, 3, 64), 1, False
+        )
     )
     for left, right in zip([*batches[0], *batches[0][2:]], [*batches[1], *late], strict=True):
         assert left.clip_ids == right.clip_ids
@@ -307,7 +313,7 @@ def test_batches_are_the_same_for_any_worker_and_any_interruption(
 
 
 def test_the_cache_holds_frames_of_the_own_resolution_only(toy_store: PreparedStore) -> None:
-    end = front_end()
+    end = feature_extractor()
     dataset = ClipDataset(toy_store, end, cache_mb=64)
     maker = sampler(toy_store, dataclasses.replace(BARE, resolution=MIXED), end)
     for view in views_of(maker):
@@ -319,7 +325,7 @@ def test_the_cache_holds_frames_of_the_own_resolution_only(toy_store: PreparedSt
 
 
 def test_mixed_clips_are_both_at_the_views_resolution(toy_store: PreparedStore) -> None:
-    end = front_end()
+    end = feature_extractor()
     native = end.at_compression(2.0)
     frames = ClipDataset(toy_store, native).native_frames
     view = native.view(0, int(frames[0]))
@@ -334,7 +340,7 @@ def test_the_time_mask_shrinks_with_the_compression(
     toy_store: PreparedStore, compression: float
 ) -> None:
     """The published int(192 / C) of 1,024 / C frames; ours goes by the frames themselves."""
-    end = front_end(10.0, fixed_frames=1_024).at_compression(compression)
+    end = feature_extractor(10.0, fixed_frames=1_024).at_compression(compression)
     frames = end.length.fixed_frames
     config = AugmentConfig(frequency_mask=0, time_mask=192)
     widths = []
@@ -388,6 +394,6 @@ def test_positions_reach_the_finest_resolution_of_the_training(toy_store: Prepar
 
 
 def test_sampling_at_resolutions_needs_the_samples_of_the_clips(toy_store: PreparedStore) -> None:
-    plans = sampler(toy_store, dataclasses.replace(BARE, resolution=MIXED), front_end())
+    plans = sampler(toy_store, dataclasses.replace(BARE, resolution=MIXED), feature_extractor())
     with pytest.raises(ValueError, match="num_samples"):
         next(dataclasses.replace(plans, num_samples=None).epoch(0))

@@ -12,19 +12,19 @@ import pytest
 from typer.testing import CliRunner
 
 from elastictool.cli.app import app
-from elastictool.data.dataset import ClipDataset, FrontEnd
+from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities, evaluate_run, split_clips
+from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import SweepPoint, read_points, write_points
 from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
 from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.metrics.classification import top_k_accuracy
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.training.checkpoint import LoadedRun, load_run
-from elastictool.training.scoring import score_clips
-from tests.saved_runs import save_run
+from elastictool.training.predict_logits import score_clips
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
 
 COMPRESSIONS = (1.0, 1.4, 2.0, 3.0)
 
@@ -42,8 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, toy_store: PreparedStore) -
 def runs(folder: Path) -> list[LoadedRun]:
     """ElasticAST and an AST at 10 ms, and an AST of the same 0.96 s at 20 ms."""
     slow = load_run(folder / "ast-48")
-    fbank = dataclasses.replace(slow.front_end.fbank, shift_ms=20.0)
-    slow = dataclasses.replace(slow, front_end=dataclasses.replace(slow.front_end, fbank=fbank))
+    fbank = dataclasses.replace(slow.feature_extractor.fbank, shift_ms=20.0)
+    slow = dataclasses.replace(
+        slow, feature_extractor=dataclasses.replace(slow.feature_extractor, fbank=fbank)
+    )
     return [load_run(folder / "elastic"), load_run(folder / "ast-96"), slow]
 
 
@@ -52,7 +54,7 @@ def points(runs: list[LoadedRun], toy_store: PreparedStore) -> list[SweepPoint]:
     return sweep_resolutions(runs, toy_store, COMPRESSIONS, split="train")
 
 
-def top1(run: LoadedRun, store: PreparedStore, end: FrontEnd) -> tuple[float, int]:
+def top1(run: LoadedRun, store: PreparedStore, end: FeatureExtractor) -> tuple[float, int]:
     """Top-1 and tokens of a run through a front end, without any sweep."""
     scores = score_clips(run.model, ClipDataset(store, end), split_clips(run, store, "train"))
     return top_k_accuracy(class_probabilities(scores.logits, "ce"), scores.targets, 1), (
@@ -60,9 +62,9 @@ def top1(run: LoadedRun, store: PreparedStore, end: FrontEnd) -> tuple[float, in
     )
 
 
-def at_shift(run: LoadedRun, shift_ms: float, **length: int) -> FrontEnd:
+def at_shift(run: LoadedRun, shift_ms: float, **length: int) -> FeatureExtractor:
     """The run's front end with another shift and limits, put together by hand."""
-    end = run.front_end
+    end = run.feature_extractor
     return dataclasses.replace(
         end,
         fbank=dataclasses.replace(end.fbank, shift_ms=shift_ms),
@@ -107,10 +109,10 @@ def test_the_base_shift_is_the_shortest_or_the_one_named(
     runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     slow = runs[2:]
-    own, twice = sweep_resolutions(slow, toy_store, [2.0], split="train")
-    assert (own.x, twice.x, twice.shift_ms) == (1.0, 2.0, pytest.approx(40))
-    own, twice = sweep_resolutions(slow, toy_store, [2.0], 8.0, split="train")
-    assert (own.x, twice.x, twice.shift_ms) == (2.5, 2.0, pytest.approx(16))
+    own, locked_tee = sweep_resolutions(slow, toy_store, [2.0], split="train")
+    assert (own.x, locked_tee.x, locked_tee.shift_ms) == (1.0, 2.0, pytest.approx(40))
+    own, locked_tee = sweep_resolutions(slow, toy_store, [2.0], 8.0, split="train")
+    assert (own.x, locked_tee.x, locked_tee.shift_ms) == (2.5, 2.0, pytest.approx(16))
 
 
 @pytest.mark.parametrize("kind", ["average", "max"])
@@ -128,10 +130,10 @@ def test_pooling_points_equal_pooled_frames_of_the_filterbank(
 
     for number, run in enumerate(runs[:2]):
         for point in pooled[number * 4 + 2 : number * 4 + 4]:
-            end = run.front_end.at_compression(point.x, kind)  # type: ignore[arg-type]
+            end = run.feature_extractor.at_compression(point.x, kind)  # type: ignore[arg-type]
             assert (point.value, point.tokens) == top1(run, toy_store, end)
             assert point.shift_ms == pytest.approx(10 * point.x)
-            assert (end.fbank, end.pool) == (run.front_end.fbank, point.x)
+            assert (end.fbank, end.pool) == (run.feature_extractor.fbank, point.x)
 
 
 def test_cost_falls_with_the_compression(runs: list[LoadedRun], points: list[SweepPoint]) -> None:

@@ -14,7 +14,6 @@ import elastictool
 from elastictool.cli.app import app
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data.prepare import prepare
-from elastictool.errors import UsageError
 from elastictool.inference.recordings import StoredClip
 from elastictool.inference.vectors import read_vectors
 from elastictool.metrics.retrieval import (
@@ -23,8 +22,9 @@ from elastictool.metrics.retrieval import (
     retrieval_map,
     verification_pairs,
 )
-from tests.saved_runs import save_run
-from tests.toy_data import toy_store, write_toy_recordings
+from elastictool.utils.errors import UsageError
+from tests.helpers.saved_runs import save_run
+from tests.helpers.toy_data import toy_store, write_toy_recordings
 
 
 def draw(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]

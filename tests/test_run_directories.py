@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 from elastictool.cli.app import app
 from elastictool.cli.evaluate import open_data
 from elastictool.config import RunConfig
+from elastictool.config.loader import dump_yaml, read_settings
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.settings import dump_yaml, read_settings
 from elastictool.training.checkpoint import load_run
-from elastictool.training.former import remove_run
-from elastictool.training.resolve import pick_device
+from elastictool.training.earlier_run import remove_run
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state, save_training_state
+from elastictool.training.setup import pick_device
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
 from tests.test_training import SMALL, records, same, small, weights
 
 STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "model.dropout=0.2")
@@ -33,7 +33,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the training tells the user."""
     lines: list[str] = []
     monkeypatch.setattr(
-        "elastictool.progress._SilentProgress.say", lambda self, line: lines.append(line)
+        "elastictool.utils.progress._SilentProgress.say", lambda self, line: lines.append(line)
     )
     return lines
 

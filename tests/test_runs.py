@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from elastictool.cli.app import app
 from elastictool.config import RunConfig
+from elastictool.config.loader import dump_yaml, load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError, WriteError
 from elastictool.reporting.evaluation_files import read_evaluation
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.runs import (
@@ -27,11 +27,11 @@ from elastictool.reporting.runs import (
     list_runs,
     summarise,
 )
-from elastictool.settings import dump_yaml, load_run_config
 from elastictool.training.checkpoint import load_run
-from elastictool.training.claim import LOCK_NAME, claim, is_claimed
 from elastictool.training.run import resume_run, train_run
+from elastictool.training.run_lock import LOCK_NAME, claim, is_claimed
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import UsageError, WriteError
 from tests.test_cli import run as run_program
 
 TINY = ("model.width=32", "model.heads=2", "model.depth=1", "length.max_frames=64")
@@ -74,7 +74,7 @@ def grow_old(path: Path, seconds: float) -> None:
 def training_elsewhere(path: Path) -> Iterator[None]:
     """Another process that holds the run's lock."""
     code = (
-        "import sys, pathlib; from elastictool.training.claim import claim\n"
+        "import sys, pathlib; from elastictool.training.run_lock import claim\n"
         "with claim(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -8,12 +8,12 @@ import yaml
 
 from elastictool.config import COMPILED_MULTIPLE, PATCH_SIZES, SIZES, RunConfig
 from elastictool.config.augment import FINEST_COMPRESSION
+from elastictool.config.loader import run_config, to_dict
 from elastictool.config.words import sections, settings
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.stream import known_planners
 from elastictool.pretrained.formats import FORMATS
 from elastictool.reporting.settings import commented_yaml, settings_page
-from elastictool.settings import run_config, to_dict
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ def test_names_of_parts_stand_in_the_page_and_in_the_comments() -> None:
 
 def test_words_do_not_drift_from_the_numbers_that_they_name() -> None:
     described = settings()
-    assert f"0 is {COMPILED_MULTIPLE} with" in described["packing.token_multiple"]
+    assert f"0 is {COMPILED_MULTIPLE} with" in described["packing.pad_to_multiple_of"]
     assert ", ".join(map(str, PATCH_SIZES)) in described["flexi.sizes"]
     assert f"each {FINEST_COMPRESSION} or above" in described["augment.resolution.compressions"]
     assert "COMPILED_MULTIPLE" not in settings_page()

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from elastictool.config import InitConfig
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.pretrained.importer import import_weights
-from tests import foreign_weights
+from elastictool.utils.errors import CheckpointError, UsageError
+from tests.helpers import foreign_weights
 
 
 def write_shards(folder: Path, kind: str = "safetensors") -> list[Path]:

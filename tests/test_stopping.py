@@ -15,8 +15,8 @@ import soundfile
 
 from elastictool.audio.decode import encode
 from elastictool.cli.console import show_error
-from elastictool.errors import Interrupted
-from elastictool.stopping import (
+from elastictool.utils.errors import Interrupted
+from elastictool.utils.signals import (
     Stopped,
     StopRequest,
     leave_to_parent,

@@ -18,8 +18,8 @@ from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
 from elastictool.data.prepare import prepare
 from elastictool.data.store import Clip, DatasetInfo, PreparedStore, latest_dataset
-from elastictool.errors import ElasticToolError, UsageError
-from tests.corpus_trees import csv_tree, write_audio, write_table
+from elastictool.utils.errors import ElasticToolError, UsageError
+from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import evaluate_run
+from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
 from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.reporting.figures import VERMILLION, series_styles
@@ -35,7 +34,8 @@ from elastictool.reporting.tables import (
     percent,
 )
 from elastictool.training.checkpoint import LoadedRun, load_run
-from tests.saved_runs import save_run
+from elastictool.utils.errors import ElasticToolError, UsageError
+from tests.helpers.saved_runs import save_run
 
 LENGTHS = (24, 96, 1_200)
 POINT = SweepPoint(
@@ -260,9 +260,9 @@ def test_runs_of_one_model_are_told_apart_by_name(points: list[SweepPoint]) -> N
         "AST-96, interpolated",
         "AST-96, sliced",
     ]
-    twice = [point for point in points if point.model == "ElasticAST"]
-    other = [SweepPoint(**(vars(point) | {"run": "seed-1"})) for point in twice]
-    assert list(series_of([*twice, *other])) == ["ElasticAST (elastic)", "ElasticAST (seed-1)"]
+    locked_tee = [point for point in points if point.model == "ElasticAST"]
+    other = [SweepPoint(**(vars(point) | {"run": "seed-1"})) for point in locked_tee]
+    assert list(series_of([*locked_tee, *other])) == ["ElasticAST (elastic)", "ElasticAST (seed-1)"]
 
 
 def test_summary_holds_each_run_at_each_length(

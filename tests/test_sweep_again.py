@@ -16,15 +16,15 @@ from elastictool.cli.app import app
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted, UsageError
 from elastictool.evaluation.points import SweepPoint, read_points
 from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.evaluation.sweep_axes import default_lengths
-from elastictool.reporting.former_sweep import document_of, former_points, merged
+from elastictool.reporting.earlier_sweep import document_of, former_points, merged
 from elastictool.reporting.run_report import write_report
-from elastictool.stopping import Stopped
 from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
-from tests.saved_runs import save_run
+from elastictool.utils.errors import Interrupted, UsageError
+from elastictool.utils.signals import Stopped
+from tests.helpers.saved_runs import save_run
 
 LENGTHS = (24, 96)
 Decoded = Counter[int]
@@ -92,8 +92,8 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
     files[0].write_bytes(damaged)
     again = sweep_lengths(runs, store, LENGTHS, split="train", keep=keep)
     assert without_times(again) == without_times(whole)
-    twice = [clip for clip, times in decoded.items() if times > 1]
-    assert 4 <= len(twice) <= 8 and len(decoded) == whole[0].clips
+    locked_tee = [clip for clip, times in decoded.items() if times > 1]
+    assert 4 <= len(locked_tee) <= 8 and len(decoded) == whole[0].clips
 
 
 def test_other_weights_find_nothing_that_is_kept(
@@ -203,13 +203,13 @@ def test_lengths_that_nobody_names_follow_from_data_and_cap(
 ) -> None:
     run = load_run(path)
     clips = select_clips(store, run.config.data, 0).test
-    longest = run.front_end.analysis.num_frames(int(store.num_samples[clips].max()))
+    longest = run.feature_extractor.framing.num_frames(int(store.num_samples[clips].max()))
     found = default_lengths([run], store, "test")
     assert found[-1] == longest // 16 * 16 and len(found) == 12
     assert not [length for length in found if length % 16]
     assert np.ptp(np.diff([0, *found])) <= 16
-    length = dataclasses.replace(run.front_end.length, max_frames=100)
+    length = dataclasses.replace(run.feature_extractor.length, max_frames=100)
     capped: LoadedRun = dataclasses.replace(
-        run, front_end=dataclasses.replace(run.front_end, length=length)
+        run, feature_extractor=dataclasses.replace(run.feature_extractor, length=length)
     )
     assert default_lengths([capped], store, "test") == [16, 32, 48, 64, 80, 96]

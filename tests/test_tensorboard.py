@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from elastictool.data.store import PreparedStore
-from elastictool.errors import Interrupted, UsageError
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import Interrupted, UsageError
+from tests.helpers.toy_data import hide_module
 from tests.test_training import small, train_and_stop
-from tests.toy_data import hide_module
 
 pytest.importorskip("tensorboard")
 ON = ("train.tensorboard=true", "train.average_epochs=[1, 2]")

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 
 from elastictool.cli import tokens as command
 from elastictool.config import FbankConfig, PackingConfig
-from elastictool.errors import UsageError
+from elastictool.config.loader import frontend_config
 from elastictool.evaluation.durations import (
     Durations,
     frames_of,
@@ -45,7 +45,7 @@ from elastictool.packing.planners import lower_bound, processed_tokens
 from elastictool.packing.stream import batch_rows, known_planners
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting import token_table
-from elastictool.settings import frontend_config
+from elastictool.utils.errors import UsageError
 
 streams = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 

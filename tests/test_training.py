@@ -20,18 +20,18 @@ import pytest
 import torch
 
 from elastictool.config import RunConfig, TrainConfig
+from elastictool.config.loader import load_run_config, read_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, Interrupted, UsageError
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.settings import load_run_config, read_settings
 from elastictool.training.checkpoint import latest_run, load_run
-from elastictool.training.objective import clip_losses
-from elastictool.training.resolve import pick_device, pick_precision
+from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state, save_training_state
+from elastictool.training.setup import pick_device, pick_precision
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
 
 SMALL = (
     "model.width=32",
@@ -468,7 +468,7 @@ def test_a_run_begun_on_a_cpu_has_no_state_of_cuda_to_take_up(
     path = tmp_path / "run"
     train_run(small("train.epochs=1"), toy_store, path)
     continued = Trainer(RunDirectory(path).read_config(), toy_store, RunDirectory(path))
-    continued.learner = dataclasses.replace(continued.learner, device=torch.device("cuda"))
+    continued.train_state = dataclasses.replace(continued.train_state, device=torch.device("cuda"))
     continued.resume(load_training_state(RunDirectory(path).training_state))
     assert continued.state.epoch == 1
 
@@ -480,7 +480,7 @@ def test_a_run_begun_on_a_cpu_has_no_state_of_cuda_to_take_up(
 def test_automatic_precision_is_bf16_where_a_gpu_computes_with_it(
     device: str, capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elastictool.training.resolve.pick_device", lambda *wanted: device)
+    monkeypatch.setattr("elastictool.training.setup.pick_device", lambda *wanted: device)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_precision(TrainConfig()) == precision
     assert pick_precision(TrainConfig(precision="fp32")) == "fp32"
@@ -589,7 +589,7 @@ def test_validation_sees_whole_clips_whatever_training_drops(
     evaluated = [(view, example) for dataset, view, example in loaded if dataset is run.eval_set]
     assert len(evaluated) == 2 * len(run.splits.validation)
     assert all(view.mix is None and example.kept is None for view, example in evaluated)
-    plain = ClipDataset(toy_store, run.front_end)
+    plain = ClipDataset(toy_store, run.feature_extractor)
     assert all(torch.equal(example.fbank, plain.load(view).fbank) for view, example in evaluated)
     assert any(example.kept is not None for *_, example in loaded)
 

@@ -14,10 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.config import InitConfig, ModelConfig, RunConfig
+from elastictool.config.loader import (
+    dump_yaml,
+    from_dict,
+    frontend_config,
+    load_run_config,
+    read_yaml,
+)
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import (
     FREQUENCY,
@@ -32,14 +38,14 @@ from elastictool.pretrained.geometry import (
 )
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.transfer import transfer
-from elastictool.settings import dump_yaml, from_dict, frontend_config, load_run_config, read_yaml
 from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.trainer import Trainer
-from tests import foreign_weights
-from tests.foreign_weights import SAMPLES
-from tests.saved_runs import save_run
+from elastictool.utils.errors import CheckpointError, UsageError
+from tests.helpers import foreign_weights
+from tests.helpers.foreign_weights import SAMPLES
+from tests.helpers.saved_runs import save_run
 
 each_format = pytest.mark.parametrize("name", SAMPLES)
 
@@ -139,8 +145,8 @@ def test_marginal_means_hold_the_mean_of_the_grid_once() -> None:
     additive = frequency[:, None] + time
     again = marginal_means(additive)
     assert torch.allclose(again[0][:, None] + again[1], additive)
-    twice = marginal_means(grid, mean_twice=True)
-    off = twice[0][:, None] + twice[1] - total
+    locked_tee = marginal_means(grid, mean_twice=True)
+    off = locked_tee[0][:, None] + locked_tee[1] - total
     assert torch.allclose(off, grid.mean((0, 1)).expand_as(off))
 
 
@@ -189,7 +195,7 @@ def new_model(weights: Imported, **changes: Any) -> SpectrogramTransformer:
 
 ELASTIC = {
     "positions": "factorised", "pooling": "attention", "prefix_tokens": 0, "grid": (8, 64),
-    "patch_stride": (16, 16), "num_mel_bins": 128, "head_norm": True,
+    "patch_stride": (16, 16), "num_mel_bins": 128, "fc_norm": True,
 }  # fmt: skip
 
 

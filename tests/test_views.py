@@ -21,20 +21,20 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
+from elastictool.config.loader import load_run_config
 from elastictool.data.balance import clip_weights, draw_clips, occurrences
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.packing.grid import kept_patches
-from elastictool.settings import load_run_config
+from elastictool.utils.errors import UsageError
 
 PLAIN = AugmentConfig()
 
 
-def front_end(**length: object) -> FrontEnd:
+def feature_extractor(**length: object) -> FeatureExtractor:
     config = LengthConfig(**length)  # type: ignore[arg-type]
-    return FrontEnd(FbankConfig(), config, (16, 16), (16, 16), -6.0, 4.0)
+    return FeatureExtractor(FbankConfig(), config, (16, 16), (16, 16), -6.0, 4.0)
 
 
 def sampler(augment: AugmentConfig = PLAIN, **changes: object) -> TrainingSampler:
@@ -42,7 +42,7 @@ def sampler(augment: AugmentConfig = PLAIN, **changes: object) -> TrainingSample
     plain = TrainingSampler(
         clips=np.arange(0, 500, 2),
         native_frames=np.random.default_rng(5).integers(1, 900, 500),
-        front_end=front_end(),
+        feature_extractor=feature_extractor(),
         augment=augment,
         packing=PackingConfig(),
         prefix_tokens=1,
@@ -51,11 +51,11 @@ def sampler(augment: AugmentConfig = PLAIN, **changes: object) -> TrainingSample
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def views(drawn_by: TrainingSampler, epoch: int = 0) -> list[ClipView]:
+def views(drawn_by: TrainingSampler, epoch: int = 0) -> list[Crop]:
     return [view for plan in drawn_by.epoch(epoch) for row in plan.rows for view in row]
 
 
-def first_views(drawn_by: TrainingSampler, epoch: int = 0) -> dict[int, ClipView]:
+def first_views(drawn_by: TrainingSampler, epoch: int = 0) -> dict[int, Crop]:
     return {view.clip: view for view in views(drawn_by, epoch)}
 
 
@@ -87,7 +87,7 @@ SHORTER_INSTEAD = LengthDiversityConfig(share=0.7, mode="replace")
             sampler(
                 AugmentConfig(length_diversity=SHORTER_INSTEAD),
                 packing=PackingConfig(batch_tokens=3_000),
-                front_end=front_end(max_frames=512, crop="random"),
+                feature_extractor=feature_extractor(max_frames=512, crop="random"),
             ),
             "625b559fa9243003",
         ),
@@ -125,7 +125,7 @@ def test_every_view_keeps_a_token_and_rows_are_planned_by_what_is_kept(
         AugmentConfig(token_dropout=share, length_diversity=SHORTER_TOO),
         packing=PackingConfig(planner=planner, capacity=300),
     )
-    front = drawn_by.front_end
+    front = drawn_by.feature_extractor
     for plan in drawn_by.epoch(0):
         for row in plan.rows:
             kept = [front.num_patches(view) for view in row]
@@ -144,9 +144,9 @@ def test_rows_fill_up_where_tokens_are_dropped() -> None:
 
 
 def test_evaluation_views_are_whole() -> None:
-    view = front_end().view(3, 400)
+    view = feature_extractor().view(3, 400)
     assert (view.token_dropout, view.mix) == (0.0, None)
-    assert front_end().num_patches(view) == 8 * 25
+    assert feature_extractor().num_patches(view) == 8 * 25
 
 
 # Mixup
@@ -287,7 +287,7 @@ def test_nothing_labelled_cannot_be_balanced(toy_store: PreparedStore) -> None:
 
 def test_a_run_gives_its_sampler_what_it_was_told(toy_store: PreparedStore) -> None:
     sets = ["data.balanced_sampling=true", "data.epoch_clips=11", "augment.mixup=1", "seed=5"]
-    dataset = ClipDataset(toy_store, front_end())
+    dataset = ClipDataset(toy_store, feature_extractor())
     clips = np.flatnonzero(toy_store.splits == "train")
     made = TrainingSampler.of_run(load_run_config(None, sets), dataset, clips)
     drawn = views(made)

@@ -24,13 +24,13 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
-from elastictool.data.dataset import ClipView, FrontEnd
+from elastictool.data.dataset import Crop, FeatureExtractor
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.errors import UsageError
 from elastictool.packing.batching import windows
 from elastictool.packing.planners import Rows, first_come, processed_tokens, row_loads
 from elastictool.packing.stream import batch_rows, check_planner, plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS, fit_decreasing
+from elastictool.utils.errors import UsageError
 
 CAPACITY = 50
 streams = st.lists(st.integers(1, 60), max_size=90)
@@ -231,12 +231,14 @@ def test_sorted_window_puts_neighbours_in_length_together(stream: list[int], cli
 
 
 def sampler(planner: str, frames: list[int], share: float = 0.0, **packing: int) -> TrainingSampler:
-    front_end = FrontEnd(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
+    feature_extractor = FeatureExtractor(
+        FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0
+    )
     limits = {"batch_clips": 4, "capacity": 256, "window": 12} | packing
     return TrainingSampler(
         clips=np.arange(len(frames)),
         native_frames=np.array(frames),
-        front_end=front_end,
+        feature_extractor=feature_extractor,
         augment=AugmentConfig(length_diversity=LengthDiversityConfig(share=share)),
         packing=PackingConfig(planner=planner, **limits),
         prefix_tokens=1,
@@ -288,8 +290,8 @@ def test_rows_of_clips_with_two_views_hold_their_capacity(planner: str, frames: 
             assert sum(map(tokens_of(plans), row)) <= 256 or len(row) == 1
 
 
-def tokens_of(plans: TrainingSampler) -> Callable[[ClipView], int]:
-    return lambda view: plans.front_end.num_patches(view) + plans.prefix_tokens
+def tokens_of(plans: TrainingSampler) -> Callable[[Crop], int]:
+    return lambda view: plans.feature_extractor.num_patches(view) + plans.prefix_tokens
 
 
 @every_planner
@@ -297,7 +299,9 @@ def test_training_meets_the_planned_rows(planner: str) -> None:
     frames = np.random.default_rng(0).integers(10, 900, 96).tolist()
     plans = sampler(planner, frames, window=48)
     shuffled = [clip for plan in sampler("none", frames).epoch(0) for clip in clips_of(plan)]
-    tokens = [tokens_of(plans)(plans.front_end.view(clip, frames[clip])) for clip in shuffled]
+    tokens = [
+        tokens_of(plans)(plans.feature_extractor.view(clip, frames[clip])) for clip in shuffled
+    ]
     rows = batch_rows(np.array(tokens), plans.packing)
     expected = {frozenset(frozenset(shuffled[p] for p in row) for row in batch) for batch in rows}
     found = {

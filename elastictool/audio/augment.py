@@ -4,7 +4,7 @@ Plain functions of tensors and a generator: the caller keys the generator by (ru
 and by what it is for, hence nothing depends on the order in which workers happen to ask.
 SpecAugment always draws all four of its numbers, so that switching one mask off leaves the other
 where it was. What is drawn is kept apart from what is done with it: a batch that is analysed on
-the device (``data/sounds.py``) takes the same numbers for all of its clips at once.
+the device (``data/raw.py``) takes the same numbers for all of its clips at once.
 """
 
 from __future__ import annotations

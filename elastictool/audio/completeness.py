@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from elastictool.errors import AudioError
+from elastictool.utils.errors import AudioError
 
 _UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFF000)
 """What programs that write into a pipe put where a length belongs (ffmpeg, sox)."""

@@ -32,7 +32,7 @@ from elastictool.audio.reader import (
     opened,
     place_of,
 )
-from elastictool.errors import AudioError, UsageError
+from elastictool.utils.errors import AudioError, UsageError
 
 __all__ = [
     "RESAMPLER",

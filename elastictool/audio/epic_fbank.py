@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elastictool.audio.extractors import EXTRACTORS, ExtractorKind, TakeFrames
 from elastictool.audio.fbank import Band, fft_rows, mel_bands
-from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind, TakeFrames
 from elastictool.config import FbankConfig
 
 BLOCK_FRAMES = 64
@@ -77,4 +77,4 @@ def mel_matrix(config: FbankConfig) -> Tensor:
     return slopes.clamp_min(0).float()
 
 
-FRONT_ENDS.register("epic-librosa")(FrontEndKind(_surround, _epic, FLOOR))
+EXTRACTORS.register("epic-librosa")(ExtractorKind(_surround, _epic, FLOOR))

@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from elastictool.audio.frontends import FRONT_ENDS, FrontEndKind, TakeFrames
+from elastictool.audio.extractors import EXTRACTORS, ExtractorKind, TakeFrames
 from elastictool.config import FbankConfig
 
 EPSILON = 1.1920928955078125e-07
@@ -65,7 +65,7 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         frames = waveform.new_empty((own, config.num_mel_bins))
         if own == 0:
             return frames
-        kind = FRONT_ENDS[config.frontend]
+        kind = EXTRACTORS[config.frontend]
         kind.analyse(kind.prepare(waveform, config), _evenly_from(config), config, frames)
         repeated = config.num_frames(len(waveform)) - own
         return torch.cat((frames, frames[-1:].expand(repeated, -1))) if repeated else frames
@@ -196,7 +196,7 @@ def _mel_scale(hertz: float) -> float:
     return 1127.0 * math.log(1.0 + hertz / 700.0)
 
 
-FRONT_ENDS.register("kaldi")(FrontEndKind(_centre, _kaldi, FLOOR))
+EXTRACTORS.register("kaldi")(ExtractorKind(_centre, _kaldi, FLOOR))
 
 _kept = threading.local()
 

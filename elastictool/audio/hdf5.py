@@ -24,8 +24,8 @@ from elastictool.audio.reader import (
     opened,
     place_of,
 )
-from elastictool.errors import AudioError, ElasticToolError
-from elastictool.extras import install, lack_of
+from elastictool.utils.errors import AudioError, ElasticToolError
+from elastictool.utils.optional import install, lack_of
 
 INSTALL = install("h5py")
 RATE_ATTRIBUTE = "sample_rate"

@@ -13,7 +13,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 from elastictool.audio.reader import prefixed
-from elastictool.errors import AudioError
+from elastictool.utils.errors import AudioError
 
 PREROLL_SAMPLES = 25_000
 """How far before a wanted sample decoding begins.

@@ -29,8 +29,8 @@ from elastictool.audio.reader import (
     nameless,
     opened,
 )
-from elastictool.errors import AudioError
-from elastictool.extras import install, lack_of
+from elastictool.utils.errors import AudioError
+from elastictool.utils.optional import install, lack_of
 
 INSTALL = install("av")
 

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.errors import AudioError
-from elastictool.registry import Registry
+from elastictool.utils.errors import AudioError
+from elastictool.utils.registry import Registry
 
 Samples = npt.NDArray[np.float32] | npt.NDArray[np.int16]
 Source = Path | bytes | BinaryIO

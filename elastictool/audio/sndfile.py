@@ -25,7 +25,7 @@ from elastictool.audio.reader import (
     nameless,
     opened,
 )
-from elastictool.errors import AudioError
+from elastictool.utils.errors import AudioError
 
 _SIXTEEN_BIT = "PCM_16"
 _NO_LENGTH = 1 << 62

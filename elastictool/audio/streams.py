@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.audio.frontends import FRONT_ENDS
+from elastictool.audio.extractors import EXTRACTORS
 from elastictool.config import FbankConfig
 
 MOST_VALUES = 2**31 - 1
@@ -29,7 +29,7 @@ MOST_VALUES = 2**31 - 1
 def prepare_clip(waveform: Tensor, config: FbankConfig) -> Tensor:
     """What the front end does to a clip (n,) as a whole: samples ready to be put into a stream."""
     with torch.inference_mode(False), torch.no_grad():
-        return FRONT_ENDS[config.frontend].prepare(waveform, config)
+        return EXTRACTORS[config.frontend].prepare(waveform, config)
 
 
 def join_clips(clips: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
@@ -76,4 +76,4 @@ def stream_fbank(
         return windows.index_select(0, frame_starts[first:stop] - low)
 
     with torch.inference_mode(False), torch.no_grad():
-        FRONT_ENDS[config.frontend].analyse(samples, take, config, out)
+        EXTRACTORS[config.frontend].analyse(samples, take, config, out)

@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from elastictool.errors import ElasticToolError
+from elastictool.utils.errors import ElasticToolError
 
 PACKAGE = "torchaudio"
 """Its name; no other module writes it (a test holds that)."""

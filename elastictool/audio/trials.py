@@ -17,7 +17,7 @@ from elastictool.audio.decode import Waveform, decode
 from elastictool.audio.formats import FORMATS, Format
 from elastictool.audio.hdf5 import RATE_ATTRIBUTE
 from elastictool.audio.reader import DECODERS
-from elastictool.errors import AudioError
+from elastictool.utils.errors import AudioError
 
 RATE_HZ = 48_000
 """Of the samples: the one rate that Opus has."""

@@ -36,9 +36,9 @@ from elastictool.cli import (
 from elastictool.cli.console import show_error
 from elastictool.cli.options import SettingsCommand
 from elastictool.cli.ranges import ListCommand
-from elastictool.errors import ElasticToolError, Interrupted, UsageError, from_system
-from elastictool.launch import first_to_tell, launched
-from elastictool.stopping import signals_interrupt
+from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
+from elastictool.utils.launch import first_to_tell, launched
+from elastictool.utils.signals import signals_interrupt
 
 
 class _Program(TyperGroup):
@@ -115,7 +115,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    if not launched().alone and context.invoked_subcommand != "train":
+    if not launched().is_single and context.invoked_subcommand != "train":
         raise UsageError(
             f"elastictool {context.invoked_subcommand} works in one process only",
             "start it without torchrun",
@@ -156,7 +156,7 @@ def _drop_unwritten_output() -> None:
 
 
 def _leave(error: ElasticToolError) -> NoReturn:
-    if not launched().alone:
+    if not launched().is_single:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if first_to_tell():
         show_error(error)

@@ -11,7 +11,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.cli.ranges import parse_numbers_or_zero
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,8 @@ def bench(
 
     from elastictool.evaluation.bench.parts import Bench
     from elastictool.evaluation.bench.timing import environment
-    from elastictool.files import write_json
-    from elastictool.training.resolve import pick_device
+    from elastictool.training.setup import pick_device
+    from elastictool.utils.io import write_json
 
     chosen = _known_parts(parts)
     if precision not in ("fp32", "bf16") or compare not in ("", "hf"):
@@ -175,17 +175,17 @@ def _loader(
     dataset: str, how: Bench, model: ModelConfig, packing: PackingConfig, workers: list[int]
 ) -> list[Row]:
     from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
-    from elastictool.data.dataset import ClipDataset, FrontEnd
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.dataset import ClipDataset, FeatureExtractor
+    from elastictool.data.paths import locate_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.loading import measure_loader, plan_batches
 
     store = PreparedStore.open(locate_dataset(dataset))
     say(f"loading {store.path}, {len(store)} clips")
-    front_end = FrontEnd(
+    feature_extractor = FeatureExtractor(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
     )
-    data = ClipDataset(store, front_end, AugmentConfig(), cache_mb=0)
+    data = ClipDataset(store, feature_extractor, AugmentConfig(), cache_mb=0)
     return measure_loader(how, data, plan_batches(data, packing, workers), model, workers)
 
 

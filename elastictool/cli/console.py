@@ -23,10 +23,10 @@ from rich.progress import (
 from rich.progress import Progress as RichBars
 from rich.table import Table
 
-from elastictool.errors import ElasticToolError, Interrupted
-from elastictool.files import readable
-from elastictool.launch import launched
-from elastictool.progress import Progress, Task
+from elastictool.utils.errors import ElasticToolError, Interrupted
+from elastictool.utils.io import readable
+from elastictool.utils.launch import launched
+from elastictool.utils.progress import Progress, Task
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -36,7 +36,7 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
 
 def say(message: str) -> None:
     """One line for the reader, on stderr; of several processes, the first one speaks."""
-    if launched().first:
+    if launched().is_main:
         stderr.print(escape(readable(message)))
 
 

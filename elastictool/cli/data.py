@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.errors import WriteError
-from elastictool.files import as_argument
+from elastictool.utils.errors import WriteError
+from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -87,9 +87,9 @@ def verify(name: Name = "", json_output: Json = False) -> None:
 
     Example: elastictool data verify fsdd-digit
     """
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.paths import locate_dataset
     from elastictool.data.verify import verify as find_faults
-    from elastictool.errors import RejectedItemsError
+    from elastictool.utils.errors import RejectedItemsError
 
     path = locate_dataset(name)
     say(f"dataset {path}")
@@ -151,7 +151,7 @@ def export(
 
 
 def _open(name: str) -> PreparedStore:
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.paths import locate_dataset
     from elastictool.data.store import PreparedStore
 
     store = PreparedStore.open(locate_dataset(name))
@@ -235,8 +235,8 @@ def _draw(store: PreparedStore, index: int, path: Path) -> None:
 
     from elastictool.audio.fbank import fbank
     from elastictool.config import FbankConfig
+    from elastictool.config.loader import from_dict
     from elastictool.reporting.clip_picture import save_clip
-    from elastictool.settings import from_dict
 
     config = from_dict(FbankConfig, store.info.fbank_config)
     clip = store.clip(index)

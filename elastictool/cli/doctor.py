@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, say
-from elastictool.errors import ElasticToolError
+from elastictool.utils.errors import ElasticToolError
 
 if TYPE_CHECKING:
     from elastictool.evaluation.installation import Answer

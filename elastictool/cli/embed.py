@@ -34,14 +34,14 @@ from elastictool.cli.recordings import (
     recordings,
     until_stopped,
 )
-from elastictool.errors import UsageError
-from elastictool.files import check_output, finite
 from elastictool.reporting.tables import counted
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import check_output, finite
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
     from elastictool.inference.results import WindowRule, Windows
-    from elastictool.inference.vectors import EmbeddingTable, Origin
+    from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable
 
 
 def embed(
@@ -97,7 +97,7 @@ def embed(
     model = load_model(run, which, attention, precision, device, patch_size, resolution)
     origin = _origin(model, rule)
     if table is not None and index is not None:
-        _require_kin(table, origin, index)
+        check_compatible(table, origin, index)
     say(counted(len(paths), "recording"))
     found, stopped = until_stopped(
         lambda stop: model.embeddings(paths, rule, progress=progress(), stop=stop)
@@ -174,10 +174,10 @@ def _rule(window: float, hop: float) -> WindowRule:
     return WindowRule(window, hop)
 
 
-def _origin(model: ElasticModel, rule: WindowRule) -> Origin:
-    from elastictool.inference.vectors import Origin
+def _origin(model: ElasticModel, rule: WindowRule) -> EmbeddingMeta:
+    from elastictool.inference.vectors import EmbeddingMeta
 
-    return Origin.of(model.run, rule)
+    return EmbeddingMeta.of(model.run, rule)
 
 
 def _read(index: Path | None) -> EmbeddingTable | None:
@@ -187,7 +187,7 @@ def _read(index: Path | None) -> EmbeddingTable | None:
     return None if index is None else read_vectors(index)
 
 
-def _require_kin(table: EmbeddingTable, origin: Origin, index: Path) -> None:
+def check_compatible(table: EmbeddingTable, origin: EmbeddingMeta, index: Path) -> None:
     """The index must be of what the queries will be of, before they are computed."""
     if table.origin is not None:
         table.origin.require(origin, index)
@@ -196,7 +196,7 @@ def _require_kin(table: EmbeddingTable, origin: Origin, index: Path) -> None:
 
 
 def _write(
-    out: Path | None, found: Sequence[Windows], origin: Origin, stopped: bool
+    out: Path | None, found: Sequence[Windows], origin: EmbeddingMeta, stopped: bool
 ) -> dict[str, Any]:
     """Write what could be read; says what is where."""
     import numpy as np

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.errors import UsageError
-from elastictool.files import check_output
-from elastictool.stopping import stoppable
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import check_output
+from elastictool.utils.signals import stoppable
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -130,16 +130,16 @@ def evaluate(
     for folder in (place, place / "results", place / "figures"):
         check_output(folder)
 
-    from elastictool.cli.clip_answers import check_predictions, write_predictions
+    from elastictool.cli.clip_output import check_predictions, write_predictions
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
+    from elastictool.training.setup import pick_device
 
     if predictions is not None:
         check_predictions(predictions)
     loaded = open_run(path, which.value, attention, pick_device(device))
-    loaded = loaded.at_budget(patch_size, resolution)
+    loaded = loaded.with_tokens(patch_size, resolution)
     store = open_data(dataset, loaded)
     say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
     tell_other_data([loaded], store)
@@ -216,7 +216,7 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
         UsageError: They are not there. Scores on other data are none of the run's, so nobody
             gets them without asking.
     """
-    from elastictool.data.locate import locate_dataset, own_dataset
+    from elastictool.data.paths import locate_dataset, own_dataset
     from elastictool.data.store import PreparedStore
 
     own = run.config.data.dataset

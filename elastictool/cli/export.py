@@ -15,8 +15,8 @@ from elastictool.cli.evaluate import (
     JsonOption,
     locate_run,
 )
-from elastictool.errors import UsageError
-from elastictool.files import check_output
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import check_output
 
 
 class Target(str, Enum):

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 
 class SettingsCommand(TyperCommand):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.answers import Answers, Format
 from elastictool.cli.console import progress, say
 from elastictool.cli.evaluate import (
     AttentionOption,
@@ -20,6 +19,7 @@ from elastictool.cli.evaluate import (
     PrecisionOption,
     ResolutionOption,
 )
+from elastictool.cli.prediction_output import Answers, Format
 from elastictool.cli.recordings import (
     FilesArgument,
     HopOption,
@@ -30,8 +30,8 @@ from elastictool.cli.recordings import (
     recordings,
     until_stopped,
 )
-from elastictool.files import check_output
 from elastictool.reporting.tables import counted
+from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.errors import UsageError
-from elastictool.files import as_argument
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from elastictool.data.parts import Part
+    from elastictool.data.job_shards import Part
     from elastictool.data.prepare import Plan
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
@@ -189,15 +189,15 @@ def prep(
 
     Example: elastictool prep --dataset fsdd --task digit --download
     """
+    from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.parts import Part
+    from elastictool.data.executor import Workforce
+    from elastictool.data.job_shards import Part
     from elastictool.data.prepare import carry_out, plan, prepare_part
     from elastictool.data.prepare import merge as merge_parts
     from elastictool.data.shards import PrepSettings
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
-    from elastictool.data.workforce import Workforce
-    from elastictool.settings import frontend_config
 
     wanted = Part.parse(part) if part else None
     _check_way(bool(part), merge, overwrite, scheduler)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 LENGTH_STEP = 128
 """Frames between the lengths of a range that names no step."""

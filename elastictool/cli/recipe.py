@@ -11,7 +11,7 @@ import typer
 from elastictool.cli.console import print_json, print_table, progress, say
 from elastictool.cli.evaluate import JsonOption
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -192,14 +192,14 @@ def run(
 
 def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str, folds: str) -> Plan:
     from elastictool.recipes.library import full_name, load_recipe
-    from elastictool.recipes.plan import Places, make_plan
+    from elastictool.recipes.plan import Paths, make_plan
     from elastictool.recipes.spec import Repeats
 
     repeats = Repeats(
         tuple(parse_numbers_or_zero(seeds, "--seeds")) if seeds else (),
         tuple(parse_numbers([folds], "--folds")) if folds else (),
     )
-    return make_plan(load_recipe(full_name(name)), scale.value, Places(data, out), repeats)
+    return make_plan(load_recipe(full_name(name)), scale.value, Paths(data, out), repeats)
 
 
 def _document(plan: Plan) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import typer
 
 from elastictool.cli.console import say
 from elastictool.cli.evaluate import Checkpoint, Precision, locate_run, open_run
-from elastictool.errors import Interrupted, RejectedItemsError
 from elastictool.reporting.tables import counted
-from elastictool.stopping import Stopped, StopRequest
+from elastictool.utils.errors import Interrupted, RejectedItemsError
+from elastictool.utils.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
@@ -49,11 +49,11 @@ def load_model(
     """The model that a command's options name."""
     from elastictool.inference.model import ElasticModel
     from elastictool.inference.results import rounded_down
-    from elastictool.training.resolve import pick_device
+    from elastictool.training.setup import pick_device
 
     path = locate_run(run)
     loaded = open_run(path, which.value, attention, pick_device(device))
-    model = ElasticModel(loaded.at_budget(patch_size, resolution), precision.value)
+    model = ElasticModel(loaded.with_tokens(patch_size, resolution), precision.value)
     say(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
     return model
 

@@ -10,7 +10,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, say
 from elastictool.cli.evaluate import JsonOption, locate_run
-from elastictool.errors import UsageError, WriteError
+from elastictool.utils.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
     from elastictool.reporting.runs import RunSummary

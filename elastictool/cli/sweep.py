@@ -31,8 +31,8 @@ from elastictool.cli.evaluate import (
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.cli.sweep_results import SweepFiles, show_points
-from elastictool.errors import UsageError
-from elastictool.files import check_output
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
@@ -175,10 +175,10 @@ def sweep(
     from elastictool.evaluation.resolutions import shortest_shift_ms
     from elastictool.evaluation.sweep import known_metric
     from elastictool.evaluation.sweep_axes import default_lengths, sweep_axis
-    from elastictool.reporting.former_sweep import document_of, former_points, merged
+    from elastictool.reporting.earlier_sweep import document_of, former_points, merged
     from elastictool.reporting.run_report import write_report
-    from elastictool.training.resolve import pick_device
     from elastictool.training.rundir import environment
+    from elastictool.training.setup import pick_device
 
     where = pick_device(device)
     variants = _resizings(resize) if option == "--patch-sizes" else _fits(positions)

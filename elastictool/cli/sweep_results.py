@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elastictool.cli.console import print_table, say
-from elastictool.errors import Interrupted
-from elastictool.stopping import StopRequest, stoppable
+from elastictool.utils.errors import Interrupted
+from elastictool.utils.signals import StopRequest, stoppable
 
 if TYPE_CHECKING:
     from elastictool.evaluation.points import SweepPoint
@@ -71,12 +71,12 @@ class SweepFiles:
 
     def write(self, points: Sequence[SweepPoint], about: Mapping[str, Any]) -> list[Path]:
         """CSV, JSON and figure; returns them."""
-        from elastictool.evaluation.kept_scores import forget
+        from elastictool.evaluation.logit_cache import forget
         from elastictool.evaluation.points import write_points
-        from elastictool.files import write_json
-        from elastictool.reporting.former_sweep import document_of
+        from elastictool.reporting.earlier_sweep import document_of
         from elastictool.reporting.sweep_figure import plot_sweep
         from elastictool.reporting.tables import counted
+        from elastictool.utils.io import write_json
 
         table = self.results / f"{self.stem}.csv"
         write_points(table, points)

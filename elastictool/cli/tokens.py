@@ -9,7 +9,7 @@ import typer
 
 from elastictool.cli.console import print_json, print_table, say
 from elastictool.cli.ranges import parse_numbers
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from elastictool.config import Edge
@@ -124,7 +124,7 @@ def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: 
     drawn = durations.stand_in(clips or durations.VOXCELEB_TRAIN_CLIPS)
     if stand_in:
         return drawn
-    from elastictool.data.locate import locate_dataset
+    from elastictool.data.paths import locate_dataset
     from elastictool.data.store import PreparedStore
 
     try:

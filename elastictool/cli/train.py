@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.files import as_argument
+from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
     from elastictool.config import RunConfig
@@ -70,23 +70,22 @@ def train(
 
     Example: elastictool train --dataset synth --recipe small_data --set train.epochs=5
     """
-    from elastictool.launch import launched
+    from elastictool.config.loader import read_settings, run_config
     from elastictool.recipes.library import training_recipe
-    from elastictool.settings import read_settings, run_config
+    from elastictool.utils.launch import launched
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
     flags = [f"{key}={value}" for key, value in named.items() if value is not None]
     settings = read_settings(recipe and training_recipe(recipe), [*(sets or []), *flags])
     config = run_config(settings, complete=not resume)
-    if (print_config or dry_run) and not launched().first:
+    if (print_config or dry_run) and not launched().is_main:
         return
     if print_config:
         _print_config(config, json_output)
         return
 
-    from elastictool.data.locate import locate_dataset, own_dataset
+    from elastictool.data.paths import locate_dataset, own_dataset
     from elastictool.data.store import PreparedStore
-    from elastictool.errors import UsageError
     from elastictool.reporting.run_report import write_report
     from elastictool.reporting.tables import counted
     from elastictool.training.resuming import own_config
@@ -97,6 +96,7 @@ def train(
         train_run,
     )
     from elastictool.training.rundir import RunDirectory, latest_started
+    from elastictool.utils.errors import UsageError
 
     if resume and overwrite:
         raise UsageError("--resume goes on with a run, --overwrite deletes it", "choose one")
@@ -120,7 +120,7 @@ def train(
         )
         config = RunDirectory(path).read_config()  # of a resumed run: not what was typed
         report = _report(result)
-        if not launched().first:
+        if not launched().is_main:
             return
         files = write_report(result.run)
     if json_output:
@@ -155,8 +155,8 @@ def _report(result: TrainResult) -> dict[str, Any]:
 
 def _print_config(config: RunConfig, as_json: bool) -> None:
     """All settings: as YAML with what they mean, or as JSON."""
+    from elastictool.config.loader import to_dict
     from elastictool.reporting.settings import commented_yaml
-    from elastictool.settings import to_dict
 
     if as_json:
         print_json(to_dict(config))

@@ -3,7 +3,7 @@
 Each class rejects values that make no sense when it is built, so later code never checks them
 again. Every setting is described by the text below its field and nowhere else; ``words.py`` reads
 it for pages, comments and hints. ``conflicts.py`` finds settings that do not go together, and
-``elastictool/settings.py`` makes configurations out of recipes and the command line.
+``elastictool/config/loader.py`` makes configurations out of recipes and the command line.
 """
 
 from elastictool.config.augment import (

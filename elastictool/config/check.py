@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 
 def require(condition: bool, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from elastictool.config.run import RunConfig
 from elastictool.config.words import names_by_key
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from elastictool.config.check import require
 
 @dataclass(frozen=True)
 class FrontendTraits:
-    """What a front end fixes; ``audio/frontends.py`` has the arithmetic.
+    """What a front end fixes; ``audio/extractors.py`` has the arithmetic.
 
     ``centred`` frames have zeros beyond the clip's ends, and frame k has its middle k shifts into
     the clip; others lie wholly within the clip, from its first sample on. Clips of fewer than

@@ -23,7 +23,7 @@ class ModelConfig:
     """
 
     preset: Literal["elasticast", "ast", "flexiast"] = "elasticast"
-    """Sets ``positions``, ``prefix_tokens``, ``pooling`` and ``head_norm_eps`` as a paper does,
+    """Sets ``positions``, ``prefix_tokens``, ``pooling`` and ``fc_norm_eps`` as a paper does,
     where they are not set themselves: ``elasticast`` for clips of any length, ``ast`` for one fixed
     length (``length.fixed_frames``), ``flexiast`` an AST whose ``flexi.sizes`` are the paper's."""
     width: int = 768
@@ -65,10 +65,10 @@ class ModelConfig:
     norm_eps: float = 1e-6
     """Added to the variance in the blocks' LayerNorms, above 0. Imported weights bring their own.
     """
-    head_norm: bool = True
+    fc_norm: bool = True
     """Whether a LayerNorm stands before the classifier, as in both published models; attention
     pooling hardly learns without."""
-    head_norm_eps: float = 1e-6
+    fc_norm_eps: float = 1e-6
     """As ``norm_eps``, for the LayerNorm before the classifier."""
     attention_scale: float = 0.0
     """Factor on attention scores; 0 is 1 / sqrt(width of a head). The published ElasticAST code
@@ -100,7 +100,7 @@ class ModelConfig:
         )
         # At 0, a token whose features are all alike is divided by 0.
         require(self.norm_eps > 0, "model.norm_eps must be above 0")
-        require(self.head_norm_eps > 0, "model.head_norm_eps must be above 0")
+        require(self.fc_norm_eps > 0, "model.fc_norm_eps must be above 0")
         require(self.attention_scale >= 0, "model.attention_scale must not be negative")
         require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
         require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")

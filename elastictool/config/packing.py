@@ -30,12 +30,14 @@ class PackingConfig:
     window: int = 4_096
     """Shuffled clips that a planner of a window chooses from, rounded down to whole batches; other
     planners have no use for it."""
-    token_multiple: int = 0
+    pad_to_multiple_of: int = 0
     """Training fills each stream of tokens up to a multiple of so many, so that batches come in few
     sizes; 1 fills nothing up, 0 is 128 with ``train.compile``, else 1."""
 
     def __post_init__(self) -> None:
-        require(self.token_multiple >= 0, "packing.token_multiple must be 0 (auto) or above")
+        require(
+            self.pad_to_multiple_of >= 0, "packing.pad_to_multiple_of must be 0 (auto) or above"
+        )
         require(self.capacity > 0, "packing.capacity must be above 0")
         require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")

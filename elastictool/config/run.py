@@ -48,6 +48,6 @@ class RunConfig:
         )
 
     @property
-    def token_multiple(self) -> int:
-        """``packing.token_multiple``, or what it stands for."""
-        return self.packing.token_multiple or (COMPILED_MULTIPLE if self.train.compile else 1)
+    def pad_to_multiple_of(self) -> int:
+        """``packing.pad_to_multiple_of``, or what it stands for."""
+        return self.packing.pad_to_multiple_of or (COMPILED_MULTIPLE if self.train.compile else 1)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from elastictool.corpora.download import download
-from elastictool.errors import ElasticToolError
-from elastictool.files import atomic_path, walk_files, write_json
-from elastictool.locks import hold
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.io import atomic_path, walk_files, write_json
+from elastictool.utils.locks import hold
+from elastictool.utils.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

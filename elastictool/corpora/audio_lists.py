@@ -23,11 +23,11 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.class_table import CLASS_TABLE, CLASS_TABLES, ClassTable
 from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.join import is_there
 from elastictool.corpora.list_files import Entry, ListFile, fold_lists, read_lists
-from elastictool.corpora.remarks import repeated_slices, some_of
-from elastictool.errors import UsageError
-from elastictool.files import is_hidden
+from elastictool.corpora.listing import is_there
+from elastictool.corpora.warnings import repeated_slices, some_of
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import is_hidden
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from elastictool.corpora.base import (
     require_folder,
 )
 from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
-from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
 from elastictool.corpora.tables import table_rows
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 TABLES = {
     "balanced": ("balanced_train_segments.csv", "train"),
@@ -85,7 +85,7 @@ class AudioSet:
             multi_label=True,
             expected_classes=_CLASSES,
         )
-        filing = Filing(listing)
+        filing = ListingBuilder(listing)
         for part, table in tables.items():
             split = TABLES[part][1]
             listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]

@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from elastictool.errors import UsageError
-from elastictool.progress import SILENT, Progress
-from elastictool.registry import Registry, nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.progress import SILENT, Progress
+from elastictool.utils.registry import Registry, nearest_hint
 
 SPLIT_NAMES = {
     "train": "train",

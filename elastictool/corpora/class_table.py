@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elastictool.corpora.tables import table_rows
-from elastictool.errors import UsageError
-from elastictool.registry import nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 CLASS_TABLE = "class_labels_indices.csv"
 CLASS_TABLES = "*class_labels_indices*.csv"

@@ -30,11 +30,11 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.csv_table import CsvTable
 from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.join import is_there
-from elastictool.corpora.remarks import drawn_split, files_of_several_groups, repeated_slices
-from elastictool.errors import UsageError
-from elastictool.files import open_text
-from elastictool.registry import nearest_hint
+from elastictool.corpora.listing import is_there
+from elastictool.corpora.warnings import drawn_split, files_of_several_groups, repeated_slices
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import open_text
+from elastictool.utils.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
 LABELS_NAME = "labels.txt"

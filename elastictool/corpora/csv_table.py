@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from elastictool.errors import UsageError
-from elastictool.files import open_text
-from elastictool.registry import nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import open_text
+from elastictool.utils.registry import nearest_hint
 
 REQUIRED = ("path", "label")
 COLUMNS = (*REQUIRED, "split", "fold", "start", "stop", "group")

@@ -14,8 +14,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from elastictool.errors import ElasticToolError
-from elastictool.progress import SILENT, Progress, Task
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.progress import SILENT, Progress, Task
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_S = 30.0

@@ -22,10 +22,10 @@ from elastictool.corpora.base import (
     chosen_task,
     require_folder,
 )
-from elastictool.corpora.join import FileIndex, Filing, first_file, rank_of
+from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
 from elastictool.corpora.tables import NumberedClasses, records
-from elastictool.errors import UsageError
-from elastictool.files import FoundFile, walk_files
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import FoundFile, walk_files
 
 ANNOTATED_RATE_HZ = 24_000
 TABLES = {"train": "EPIC_Sounds_train.csv", "val": "EPIC_Sounds_validation.csv"}
@@ -90,7 +90,7 @@ class EpicSounds:
         listing = Listing(
             "epic-sounds", place, [], [], expected=dict(_EXPECTED), expected_classes=_CLASSES
         )
-        filing, classes, agreement = Filing(listing), NumberedClasses(), Agreement()
+        filing, classes, agreement = ListingBuilder(listing), NumberedClasses(), Agreement()
         for split, table in tables.items():
             for line, row in _rows(table, labelled=split in TABLES):
                 clip = _clip(row, split, index.paths.get(row["video_id"], ""))

@@ -20,10 +20,10 @@ from elastictool.corpora.base import (
     chosen_task,
     require_folder,
 )
-from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
 from elastictool.corpora.tables import NumberedClasses, records
-from elastictool.errors import UsageError
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.errors import UsageError
+from elastictool.utils.progress import SILENT, Progress
 
 ARCHIVE_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 ARCHIVE_CHECKSUM = "md5:7771e4b9d86d0945acce719c7a59305a"
@@ -77,7 +77,7 @@ class ESC50:
         listing = Listing(
             subset, place, [], [], expected=expected, expected_classes=_CLASSES[subset]
         )
-        filing = Filing(listing)
+        filing = ListingBuilder(listing)
         for line, row in _rows(table):
             if subset == "esc10" and row["esc10"].lower() != "true":
                 continue

@@ -27,9 +27,9 @@ from elastictool.corpora.base import (
     source_files,
     stratified_split,
 )
-from elastictool.corpora.remarks import drawn_split, some_of
-from elastictool.errors import UsageError
-from elastictool.files import (
+from elastictool.corpora.warnings import drawn_split, some_of
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import (
     ARCHIVE_LEAVINGS,
     INFO_NAME,
     LOCK_NAME,

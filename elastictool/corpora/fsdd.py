@@ -20,11 +20,11 @@ from elastictool.corpora.base import (
     chosen_task,
     require_folder,
 )
-from elastictool.corpora.join import FileIndex
-from elastictool.corpora.remarks import some_of
-from elastictool.errors import UsageError
-from elastictool.files import walk_files
-from elastictool.progress import SILENT, Progress
+from elastictool.corpora.listing import FileIndex
+from elastictool.corpora.warnings import some_of
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import walk_files
+from elastictool.utils.progress import SILENT, Progress
 
 VERSION = "1.0.10"
 ARCHIVE_URL = (

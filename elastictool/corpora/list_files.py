@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.corpora.base import SPLIT_NAMES
-from elastictool.corpora.remarks import some_of
-from elastictool.errors import UsageError
-from elastictool.files import open_text
+from elastictool.corpora.warnings import some_of
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import open_text
 
 Entry = tuple[str, tuple[str, ...]]
 """Path of the recording, and its labels."""

@@ -8,7 +8,7 @@ and its id, labels and group get a text in which each such byte is written as ``
 from __future__ import annotations
 
 from elastictool.corpora.base import Listing, SourceClip
-from elastictool.files import readable
+from elastictool.utils.io import readable
 
 
 def make_readable(listing: Listing) -> None:

@@ -20,11 +20,11 @@ from elastictool.corpora.base import (
     chosen_task,
     require_folder,
 )
-from elastictool.corpora.join import FileIndex
-from elastictool.corpora.remarks import some_of
-from elastictool.errors import UsageError
-from elastictool.files import FoundFile, open_text, walk_files
-from elastictool.progress import SILENT, Progress
+from elastictool.corpora.listing import FileIndex
+from elastictool.corpora.warnings import some_of
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import FoundFile, open_text, walk_files
+from elastictool.utils.progress import SILENT, Progress
 
 ARCHIVE_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 ARCHIVE_CHECKSUM = "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"

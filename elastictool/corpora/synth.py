@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing, SourceClip, chosen_task
-from elastictool.errors import UsageError
-from elastictool.files import as_argument
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import as_argument
 
 SAMPLE_RATE_HZ = 16_000
 SIZES = {"train": 900, "val": 150, "test": 200}

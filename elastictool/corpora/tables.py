@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elastictool.errors import UsageError
-from elastictool.files import open_text
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import open_text
 
 
 def table_rows(table: Path) -> Iterator[tuple[int, list[str]]]:

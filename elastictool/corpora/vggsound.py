@@ -16,9 +16,9 @@ from elastictool.corpora.base import (
     require_folder,
 )
 from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
-from elastictool.corpora.join import FileIndex, Filing, first_file
+from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
 from elastictool.corpora.tables import table_rows
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 TABLE = "vggsound.csv"
 _EXPECTED = {"train": 183_730, "test": 15_446}
@@ -73,7 +73,7 @@ class VGGSound:
             expected=dict(_EXPECTED),
             expected_classes=_CLASSES,
         )
-        filing = Filing(listing)
+        filing = ListingBuilder(listing)
         for line, video, start, label, split in rows:
             stem = f"{video}_{start:06d}"
             names = (("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}"))

@@ -19,9 +19,9 @@ from elastictool.corpora.base import (
     chosen_task,
     require_folder,
 )
-from elastictool.corpora.join import FileIndex, Filing, first_file
-from elastictool.errors import UsageError
-from elastictool.files import open_text
+from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import open_text
 
 SPLIT_FILES = ("iden_split.txt", "veri_test_class.txt")
 _VERIFICATION = (
@@ -76,7 +76,7 @@ class VoxCeleb:
         listing = Listing(
             "voxceleb", place, [], [], expected=dict(_EXPECTED), expected_classes=_SPEAKERS
         )
-        filing = Filing(listing)
+        filing = ListingBuilder(listing)
         speakers: set[str] = set()
         for line, split, path in _utterances(file):
             match = _PATH.fullmatch(path)

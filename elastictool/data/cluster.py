@@ -17,8 +17,8 @@ from itertools import islice
 from typing import Any
 
 from elastictool.data.shards import ShardReport, ShardTask, finished, write_in_worker
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.extras import install, lack_of
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.optional import install, lack_of
 
 INSTALL = install("dask")
 _CONNECT_S, _WORKERS_S = 20, 60

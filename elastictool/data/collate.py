@@ -35,7 +35,7 @@ class PatchSpec:
 
 
 class Packable(Protocol):
-    """What can be packed: an ``Example``, or a ``Sound`` whose patches are filled in later."""
+    """What can be packed: an ``Example``, or a ``RawExample`` whose patches are filled in later."""
 
     @property
     def targets(self) -> Tensor:
@@ -187,16 +187,16 @@ def _patch_group(
     cut: Sequence[tuple[Tensor, Tensor]],
     layout: SegmentLayout,
 ) -> PatchGroup:
-    slots, positions = [], []
+    token_indices, positions = [], []
     for index in indices:
         _, coords = cut[index]
         start = layout.starts[index] + layout.prefix_tokens
-        slots.append(torch.arange(start, start + len(coords)))
+        token_indices.append(torch.arange(start, start + len(coords)))
         stride, shift_ms = examples[index].patch.stride, examples[index].shift_ms
         positions.append(coords * torch.tensor([stride[0], stride[1] * shift_ms * 0.001]))
     return PatchGroup(
         patches=torch.cat([cut[index][0] for index in indices]),
-        slots=torch.cat(slots),
+        token_indices=torch.cat(token_indices),
         coords=torch.cat([cut[index][1] for index in indices]),
         positions=torch.cat(positions).float(),
         patch_size=size,

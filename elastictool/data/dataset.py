@@ -1,8 +1,8 @@
-"""The one dataset of the project: a view of a prepared clip in, a packable example out.
+"""The one dataset of the project: a crop of a prepared clip in, a packable example out.
 
 Which frames of which clip are wanted is decided outside (``data/samplers.py`` in training,
-``FrontEnd.view`` in evaluation) and travels as a ``ClipView``; token counts follow from the view
-alone, so batches are planned without touching audio. Features are computed on the fly, because
+``FeatureExtractor.view`` in evaluation) and travels as a ``Crop``; token counts follow from the
+crop alone, so batches are planned without touching audio. Features are computed on the fly, because
 frame shifts and cuts change from epoch to epoch.
 """
 
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.audio.analysis import Analysis
 from elastictool.audio.augment import (
     Waveform,
     add_noise,
@@ -29,14 +28,15 @@ from elastictool.audio.augment import (
     roll_frames,
     spec_augment,
 )
-from elastictool.audio.frontends import FRONT_ENDS
+from elastictool.audio.extractors import EXTRACTORS
+from elastictool.audio.framing import Framing
 from elastictool.audio.streams import prepare_clip
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PoolKind, Reduction
 from elastictool.data.collate import Example, Packable, PatchSpec
-from elastictool.data.sounds import PADDING, Scale, Sound, needed_frames
+from elastictool.data.raw import PADDING, Normalization, RawExample, needed_frames
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import grid_shape, kept_patches, scaled_stride
-from elastictool.seeds import clip_rng
+from elastictool.utils.rng import clip_rng
 
 ReadAudio = Callable[[int, int, int], Waveform]
 """(clip, start, stop) to its samples."""
@@ -56,7 +56,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class ClipView:
+class Crop:
     """The frames of one clip that the model is to see.
 
     Attributes:
@@ -92,7 +92,7 @@ class ClipView:
 
 
 @dataclass(frozen=True)
-class FrontEnd:
+class FeatureExtractor:
     """From waveform to normalised, fitted spectrogram; everything that a run fixes about it.
 
     ``mean`` and ``std`` are of the training split's log-mel values; input = (x - mean) / (2 std).
@@ -109,9 +109,9 @@ class FrontEnd:
     pool_kind: PoolKind = "average"
 
     @property
-    def analysis(self) -> Analysis:
+    def framing(self) -> Framing:
         """How waveforms become its frames."""
-        return Analysis(self.fbank, self.pool, self.pool_kind)
+        return Framing(self.fbank, self.pool, self.pool_kind)
 
     @property
     def patch_spec(self) -> PatchSpec:
@@ -123,7 +123,7 @@ class FrontEnd:
         """Whether clips are brought to one fixed length (standard AST)."""
         return self.length.fixed_frames > 0
 
-    def at_length(self, num_frames: int) -> FrontEnd:
+    def at_length(self, num_frames: int) -> FeatureExtractor:
         """The same front end evaluated at ``num_frames``.
 
         Source: ElasticAST Section 3.3. Fixed-length models trim and pad to it; native-length
@@ -136,12 +136,14 @@ class FrontEnd:
         )
         return dataclasses.replace(self, length=length)
 
-    def at_patch_size(self, patch_size: tuple[int, int]) -> FrontEnd:
+    def at_patch_size(self, patch_size: tuple[int, int]) -> FeatureExtractor:
         """The same front end with patches of another size, overlapping by the same share."""
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return dataclasses.replace(self, patch_size=patch_size, patch_stride=stride)
 
-    def at_compression(self, compression: float, reduction: Reduction = "shift") -> FrontEnd:
+    def at_compression(
+        self, compression: float, reduction: Reduction = "shift"
+    ) -> FeatureExtractor:
         """The same front end with frames ``compression`` times as far apart, over the same seconds.
 
         Length limits are rounded down to whole frames.
@@ -163,16 +165,16 @@ class FrontEnd:
         pool = self.pool * int(compression)
         return dataclasses.replace(self, pool=pool, pool_kind=reduction, length=length)
 
-    def view(self, clip: int, native_frames: int) -> ClipView:
+    def view(self, clip: int, native_frames: int) -> Crop:
         """The evaluation view of a clip: its first frames, up to the length limits."""
         limit = self.length.most_frames
-        return ClipView(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
+        return Crop(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
 
-    def num_patches(self, view: ClipView) -> int:
+    def num_patches(self, view: Crop) -> int:
         """Patch tokens of a view that the model is to see."""
         return kept_patches(math.prod(self.grid(view)), view.token_dropout)
 
-    def grid(self, view: ClipView) -> tuple[int, int]:
+    def grid(self, view: Crop) -> tuple[int, int]:
         """(frequency, time) patches of a view."""
         return grid_shape(
             view.total_frames,
@@ -185,13 +187,13 @@ class FrontEnd:
     def longest_grid(self) -> tuple[int, int]:
         """(frequency, time) patches of the longest view that the length limits allow."""
         limit = self.length.most_frames
-        return self.grid(ClipView(0, limit, 0, limit))
+        return self.grid(Crop(0, limit, 0, limit))
 
     def features(self, waveform: npt.NDArray[np.float32]) -> Tensor:
         """(T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``, not normalised."""
-        return self.analysis.frames(torch.from_numpy(waveform))
+        return self.framing.frames(torch.from_numpy(waveform))
 
-    def example(self, frames: Tensor, view: ClipView, targets: Tensor, clip_id: str) -> Example:
+    def example(self, frames: Tensor, view: Crop, targets: Tensor, clip_id: str) -> Example:
         """Crop, pad and normalise the (T, F) ``frames`` of a clip as ``view`` says."""
         cut = frames[view.first_frame : view.first_frame + view.num_frames]
         fitted = self._normalise(cut)
@@ -201,26 +203,26 @@ class FrontEnd:
             fbank=fitted,
             targets=targets,
             clip_id=clip_id,
-            shift_ms=self.analysis.shift_ms,
+            shift_ms=self.framing.shift_ms,
             cut_frames=view.native_frames - view.num_frames,
             patch=self.patch_spec,
         )
 
-    def sound(self, waveform: Waveform, view: ClipView, targets: Tensor, clip_id: str) -> Sound:
+    def sound(self, waveform: Waveform, view: Crop, targets: Tensor, clip_id: str) -> RawExample:
         """What ``example`` makes of the waveform's frames, still to be computed on the device."""
-        analysis = self.analysis
-        starts, pools = needed_frames(analysis, len(waveform), view.first_frame, view.num_frames)
+        framing = self.framing
+        starts, pools = needed_frames(framing, len(waveform), view.first_frame, view.num_frames)
         rows = np.full(max(len(pools), view.pad_to), PADDING, dtype=np.int64)
         rows[: len(pools)] = np.arange(len(pools))
-        return Sound(
+        return RawExample(
             samples=prepare_clip(torch.from_numpy(waveform), self.fbank),
             frame_starts=starts,
             pools=pools,
             rows=rows,
             bins=(0, 0),
             noise=None,
-            scale=Scale(self.mean, 2 * self.std, self._pad_value),
-            analysis=analysis,
+            scale=Normalization(self.mean, 2 * self.std, self._pad_value),
+            framing=framing,
             targets=targets,
             clip_id=clip_id,
             cut_frames=view.native_frames - view.num_frames,
@@ -232,7 +234,7 @@ class FrontEnd:
 
     @property
     def _pad_value(self) -> float:
-        raw = FRONT_ENDS[self.fbank.frontend].floor if self.length.padding == "floor" else 0.0
+        raw = EXTRACTORS[self.fbank.frontend].floor if self.length.padding == "floor" else 0.0
         return (raw - self.mean) / (2 * self.std)
 
 
@@ -247,10 +249,10 @@ def _compressed(length: LengthConfig, compression: float) -> LengthConfig:
     return dataclasses.replace(length, max_frames=frames(length.max_frames), fixed_frames=fixed)
 
 
-def frame_counts(num_samples: npt.NDArray[np.int64], analysis: Analysis) -> npt.NDArray[np.int64]:
+def frame_counts(num_samples: npt.NDArray[np.int64], framing: Framing) -> npt.NDArray[np.int64]:
     """(n,) frames of clips of ``num_samples`` (n,) samples."""
     distinct, inverse = np.unique(num_samples, return_inverse=True)
-    frames = [analysis.num_frames(int(samples)) for samples in distinct]
+    frames = [framing.num_frames(int(samples)) for samples in distinct]
     return np.array(frames, dtype=np.int64)[inverse]
 
 
@@ -259,7 +261,7 @@ class ClipDataset:
 
     Args:
         store: The prepared clips.
-        front_end: How waveforms become spectrograms.
+        feature_extractor: How waveforms become spectrograms.
         augment: Masks, noise and roll; None in evaluation. Mixing and token dropout come with
             the views, as they are planned.
         seed: The run's seed; masks depend on (seed, epoch, clip) only, never on worker order.
@@ -272,13 +274,13 @@ class ClipDataset:
     def __init__(
         self,
         store: PreparedStore,
-        front_end: FrontEnd,
+        feature_extractor: FeatureExtractor,
         augment: AugmentConfig | None = None,
         seed: int = 0,
         cache_mb: int = 0,
     ) -> None:
         self.store = store
-        self.front_end = front_end
+        self.feature_extractor = feature_extractor
         self.augment = augment
         self.seed = seed
         self._cache: dict[int, Tensor] = {}
@@ -288,10 +290,10 @@ class ClipDataset:
     @property
     def native_frames(self) -> npt.NDArray[np.int64]:
         """Frames of each clip of the store."""
-        return frame_counts(self.store.num_samples, self.front_end.analysis)
+        return frame_counts(self.store.num_samples, self.feature_extractor.framing)
 
     def load(
-        self, view: ClipView, epoch: int = 0, patch_size: tuple[int, int] | None = None
+        self, view: Crop, epoch: int = 0, patch_size: tuple[int, int] | None = None
     ) -> Example:
         """Read, analyse, crop, normalise and (in training) change one view.
 
@@ -301,8 +303,8 @@ class ClipDataset:
             patch_size: How it will be cut into patches, where not as the front end says.
         """
         frames, local = self._frames(view)
-        front_end = self._front_end(view, patch_size)
-        example = front_end.example(
+        feature_extractor = self._feature_extractor(view, patch_size)
+        example = feature_extractor.example(
             frames, local, self.view_targets(view), self.store.ids[view.clip]
         )
         if self.augment is not None:
@@ -311,12 +313,14 @@ class ClipDataset:
         return example._replace(kept=self._kept(example, view, epoch))
 
     def sound(
-        self, view: ClipView, epoch: int = 0, patch_size: tuple[int, int] | None = None
-    ) -> Sound:
-        """What ``load`` gives, with the features still to be computed (``data/sounds.py``)."""
+        self, view: Crop, epoch: int = 0, patch_size: tuple[int, int] | None = None
+    ) -> RawExample:
+        """What ``load`` gives, with the features still to be computed (``data/raw.py``)."""
         waveform, local = self._waveform(view, self._kept_audio)
-        front_end = self._front_end(view, patch_size)
-        sound = front_end.sound(waveform, local, self.view_targets(view), self.store.ids[view.clip])
+        feature_extractor = self._feature_extractor(view, patch_size)
+        sound = feature_extractor.sound(
+            waveform, local, self.view_targets(view), self.store.ids[view.clip]
+        )
         if self.augment is not None:
             sound = sound.changed(self.augment, partial(self._rng, view, epoch))
         return sound._replace(kept=self._kept(sound, view, epoch))
@@ -325,26 +329,24 @@ class ClipDataset:
         """(C,) float, 1 for each class of the clip."""
         return torch.from_numpy(self.store.targets(clip))
 
-    def view_targets(self, view: ClipView) -> Tensor:
+    def view_targets(self, view: Crop) -> Tensor:
         """(C,) float, the clip's targets, mixed as the view is."""
         targets = self.targets(view.clip)
         if view.mix is None:
             return targets
         return view.mix.ratio * targets + (1 - view.mix.ratio) * self.targets(view.mix.clip)
 
-    def _augmented(
-        self, fbank: Tensor, config: AugmentConfig, view: ClipView, epoch: int
-    ) -> Tensor:
+    def _augmented(self, fbank: Tensor, config: AugmentConfig, view: Crop, epoch: int) -> Tensor:
         """Masks, noise and roll, in the order of the published code; each draws its own numbers."""
         rng = partial(self._rng, view, epoch)
-        front_end = self.front_end
-        fill = mask_fill(config, front_end.mean, 2 * front_end.std)
+        feature_extractor = self.feature_extractor
+        fill = mask_fill(config, feature_extractor.mean, 2 * feature_extractor.std)
         fbank = spec_augment(fbank, config, rng("spec-augment"), fill)
         if config.noise:
             fbank = add_noise(fbank, config.noise, rng("noise"))
         return roll_frames(fbank, config.roll, rng("roll")) if config.roll else fbank
 
-    def _kept(self, example: Packable, view: ClipView, epoch: int) -> Tensor | None:
+    def _kept(self, example: Packable, view: Crop, epoch: int) -> Tensor | None:
         """(K,) int64, the patches that token dropout leaves: as many as were planned."""
         if not view.token_dropout:
             return None
@@ -352,14 +354,16 @@ class ClipDataset:
         order = self._rng(view, epoch, "token-dropout").permutation(count)
         return torch.from_numpy(np.sort(order[: kept_patches(count, view.token_dropout)]))
 
-    def _front_end(self, view: ClipView, patch_size: tuple[int, int] | None = None) -> FrontEnd:
+    def _feature_extractor(
+        self, view: Crop, patch_size: tuple[int, int] | None = None
+    ) -> FeatureExtractor:
         """At the view's resolution, and with the patches of its batch."""
-        front_end = self.front_end
+        feature_extractor = self.feature_extractor
         if view.compression != 1:
-            front_end = front_end.at_compression(view.compression, view.reduction)
-        return front_end.at_patch_size(patch_size) if patch_size else front_end
+            feature_extractor = feature_extractor.at_compression(view.compression, view.reduction)
+        return feature_extractor.at_patch_size(patch_size) if patch_size else feature_extractor
 
-    def _rng(self, view: ClipView, epoch: int, purpose: str) -> np.random.Generator:
+    def _rng(self, view: Crop, epoch: int, purpose: str) -> np.random.Generator:
         return clip_rng(self.seed, epoch, view.clip, f"{purpose}-{view.repeat}")
 
     @cached_property
@@ -371,13 +375,13 @@ class ClipDataset:
         are to find the same bits. Which clips are kept is drawn, because a store has all training
         clips in one place.
         """
-        sizes = self.native_frames * self.front_end.fbank.num_mel_bins * 4
+        sizes = self.native_frames * self.feature_extractor.fbank.num_mel_bins * 4
         order = clip_rng(0, 0, 0, "cache").permutation(len(sizes))
         fits = np.empty(len(sizes), dtype=np.bool_)
         fits[order] = np.cumsum(sizes[order]) <= self._cache_room
         return fits
 
-    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+    def _frames(self, view: Crop) -> tuple[Tensor, Crop]:
         """Frames that hold the view, and the view's place in them."""
         # With another partner each time, or at one of many resolutions, kept frames would seldom
         # be used.
@@ -388,25 +392,23 @@ class ClipDataset:
             self._cache[view.clip], _ = self._read(whole)
         return self._cache[view.clip], view
 
-    def _read(self, view: ClipView) -> tuple[Tensor, ClipView]:
+    def _read(self, view: Crop) -> tuple[Tensor, Crop]:
         """The frames of the view, reading no more audio than they need."""
         waveform, local = self._waveform(view, self.store.waveform)
-        return self._front_end(view).features(waveform), local
+        return self._feature_extractor(view).features(waveform), local
 
-    def _waveform(self, view: ClipView, read: ReadAudio) -> tuple[Waveform, ClipView]:
+    def _waveform(self, view: Crop, read: ReadAudio) -> tuple[Waveform, Crop]:
         """Samples that hold the view, and the view's place in their frames.
 
         From the view's start on, the beginning of another clip may be mixed in.
         """
-        analysis = self._front_end(view).analysis
-        begin, stop, before = analysis.excerpt(
-            view.first_frame, view.num_frames, view.native_frames
-        )
+        framing = self._feature_extractor(view).framing
+        begin, stop, before = framing.excerpt(view.first_frame, view.num_frames, view.native_frames)
         waveform = read(view.clip, begin, stop)
         local = dataclasses.replace(view, first_frame=before)
         if view.mix is None:
             return waveform, local
-        begin = max(analysis.frame_start(before), 0)
+        begin = max(framing.frame_start(before), 0)
         other = read(view.mix.clip, 0, len(waveform) - begin)
         mixed = mix_waveforms(waveform[begin:], other, view.mix.ratio)
         return np.concatenate((waveform[:begin], mixed)), local

@@ -21,9 +21,9 @@ from elastictool.corpora.class_table import CLASS_TABLE
 from elastictool.corpora.csv_list import LABELS_NAME, TABLE_NAME
 from elastictool.data.plan import file_name
 from elastictool.data.store import Clip, PreparedStore
-from elastictool.errors import UsageError
-from elastictool.files import atomic_path, write_json, write_rows, write_text
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import atomic_path, write_json, write_rows, write_text
+from elastictool.utils.progress import SILENT, Progress
 
 AUDIO_FOLDER = "audio"
 

@@ -12,7 +12,7 @@ import numpy as np
 from elastictool.config import FbankConfig
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 
 def require_frames(store: PreparedStore, clips: Indices, fbank: FbankConfig) -> None:

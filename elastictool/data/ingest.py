@@ -35,7 +35,7 @@ from elastictool.audio.fbank import fbank
 from elastictool.audio.reader import place_of
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
-from elastictool.errors import AudioError, write_error
+from elastictool.utils.errors import AudioError, write_error
 
 IN_MEMORY_BYTES = 8 << 20
 """Encoded clips up to this size stay in memory."""

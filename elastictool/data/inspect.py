@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from elastictool.data.store import DATA_ROOT, PreparedStore
 from elastictool.data.summary import REJECTED_NAME
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.files import INFO_NAME, PROGRESS_FOLDER
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER
 
 _EDGES_S = (
     *(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),

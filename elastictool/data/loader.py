@@ -11,19 +11,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import ClipDataset, ClipView
-from elastictool.data.feed import HOST, Feed
+from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.device_transfer import HOST, DeviceTransfer
 from elastictool.data.prefetch import prefetched
+from elastictool.data.raw import RawBatch, RawExample, collate_raw
 from elastictool.data.samplers import BatchPlan
-from elastictool.data.sounds import Sound, SoundBatch, gather
-from elastictool.data.watch import ReadingBoard, WatchedBatches
-from elastictool.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
+from elastictool.data.worker_monitor import WatchedBatches, WorkerMonitor
 from elastictool.packing.batch import PackedBatch
-from elastictool.stopping import leave_to_parent
+from elastictool.utils.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
+from elastictool.utils.signals import leave_to_parent
 
 
 @dataclass(frozen=True)
-class Cut:
+class PackSpec:
     """How a second model wants the clips of a batch."""
 
     patch: PatchSpec
@@ -38,7 +38,7 @@ class _Failure:
     error: ElasticToolError
 
 
-Loaded = PackedBatch | SoundBatch
+Loaded = PackedBatch | RawBatch
 
 
 class _PlannedBatches(Dataset[Loaded | _Failure]):
@@ -49,8 +49,8 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         dataset: ClipDataset,
         prefix_tokens: int,
         padded_rows: bool,
-        companion: Cut | None,
-        board: ReadingBoard,
+        teacher_batch: PackSpec | None,
+        board: WorkerMonitor,
         multiple: int,
         on_device: bool,
     ) -> None:
@@ -58,7 +58,7 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         self._board = board
         self._prefix_tokens = prefix_tokens
         self._padded_rows = padded_rows
-        self._companion = companion
+        self._companion = teacher_batch
         self._multiple = multiple
         self._on_device = on_device
 
@@ -78,9 +78,11 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         sounds = [[self._sound(view, plan) for view in row] for row in plan.rows]
         in_order = [sound for row in sounds for sound in row]
         second = None if self._companion is None else self._companion.patch
-        return gather(in_order, self._packed(sounds), second)
+        return collate_raw(in_order, self._packed(sounds), second)
 
-    def _packed(self, rows: Sequence[Sequence[Example]] | Sequence[Sequence[Sound]]) -> PackedBatch:
+    def _packed(
+        self, rows: Sequence[Sequence[Example]] | Sequence[Sequence[RawExample]]
+    ) -> PackedBatch:
         self._board.note()
         batch = collate(rows, self._prefix_tokens, self._padded_rows, self._multiple)
         second = self._companion
@@ -89,22 +91,22 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         # The second model sees all of its patches: it is not the one that learns from dropping.
         again = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
         taught = collate(again, second.prefix_tokens, second.padded_rows, self._multiple)
-        return replace(batch, companion=taught)
+        return replace(batch, teacher_batch=taught)
 
-    def _load(self, view: ClipView, plan: BatchPlan) -> Example:
+    def _load(self, view: Crop, plan: BatchPlan) -> Example:
         self._board.note(view.clip)
         return self._dataset.load(view, plan.epoch, plan.patch_size)
 
-    def _sound(self, view: ClipView, plan: BatchPlan) -> Sound:
+    def _sound(self, view: Crop, plan: BatchPlan) -> RawExample:
         self._board.note(view.clip)
         return self._dataset.sound(view, plan.epoch, plan.patch_size)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
-        front_end = self._dataset.front_end
+        feature_extractor = self._dataset.feature_extractor
         views = [view for row in plan.rows for view in row]
         if plan.patch_size:
-            front_end = front_end.at_patch_size(plan.patch_size)
-        tokens = sum(front_end.num_patches(view) + self._prefix_tokens for view in views)
+            feature_extractor = feature_extractor.at_patch_size(plan.patch_size)
+        tokens = sum(feature_extractor.num_patches(view) + self._prefix_tokens for view in views)
         return OutOfMemory(
             f"out of memory while loading a batch of {len(views)} clips, {tokens:,} tokens "
             f"({first_line(error)})",
@@ -119,9 +121,9 @@ def load_batches(
     prefix_tokens: int,
     padded_rows: bool,
     workers: int = 0,
-    companion: Cut | None = None,
+    teacher_batch: PackSpec | None = None,
     multiple: int = 1,
-    feed: Feed = HOST,
+    feed: DeviceTransfer = HOST,
 ) -> Generator[PackedBatch, None, None]:
     """The batches of ``plans``, in order, where ``feed`` takes them.
 
@@ -131,7 +133,7 @@ def load_batches(
         prefix_tokens: Prefix tokens of the model.
         padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
-        companion: How a second model wants the same clips; each batch then carries them.
+        teacher_batch: How a second model wants the same clips; each batch then carries them.
         multiple: Flat streams are filled up to a multiple of so many slots.
         feed: Where the batches are wanted, where features are computed, what is loaded ahead.
 
@@ -141,7 +143,7 @@ def load_batches(
         OutOfMemory: There is no room for a batch.
     """
     loaded = load_undelivered(
-        plans, dataset, prefix_tokens, padded_rows, workers, companion, multiple, feed
+        plans, dataset, prefix_tokens, padded_rows, workers, teacher_batch, multiple, feed
     )
     if feed.prefetch and not workers:  # workers are ahead anyway
         loaded = prefetched(loaded, feed.prefetch)
@@ -156,14 +158,14 @@ def load_undelivered(
     prefix_tokens: int,
     padded_rows: bool,
     workers: int = 0,
-    companion: Cut | None = None,
+    teacher_batch: PackSpec | None = None,
     multiple: int = 1,
-    feed: Feed = HOST,
+    feed: DeviceTransfer = HOST,
 ) -> Generator[Loaded, None, None]:
     """Like ``load_batches``, as they leave the loader: in main memory, perhaps without features."""
-    board = ReadingBoard(workers)
+    board = WorkerMonitor(workers)
     planned = _PlannedBatches(
-        dataset, prefix_tokens, padded_rows, companion, board, multiple, feed.fbank_on_device
+        dataset, prefix_tokens, padded_rows, teacher_batch, board, multiple, feed.fbank_on_device
     )
     loader: DataLoader[Loaded | _Failure] = DataLoader(
         planned,

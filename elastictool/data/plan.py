@@ -17,11 +17,11 @@ from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Corpus, Listing, SourceClip
-from elastictool.corpora.remarks import missing_files
+from elastictool.corpora.warnings import missing_files
 from elastictool.data.shards import PrepSettings, ShardTask
 from elastictool.data.store import FORMAT
-from elastictool.errors import UsageError
-from elastictool.seeds import clip_rng
+from elastictool.utils.errors import UsageError
+from elastictool.utils.rng import clip_rng
 
 _SHARDS_WANTED = 32
 _CLIPS_PER_SHARD = (16, 1024)

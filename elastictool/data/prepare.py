@@ -17,12 +17,13 @@ from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing
 from elastictool.corpora.names import make_readable
-from elastictool.corpora.remarks import (
+from elastictool.corpora.warnings import (
     doubtful_labels,
     other_number_of_classes,
     strange_paths,
 )
-from elastictool.data.parts import Part, all_reports
+from elastictool.data.executor import Workforce, write_shards
+from elastictool.data.job_shards import Part, all_reports
 from elastictool.data.plan import (
     check_listing,
     checked_name,
@@ -35,11 +36,10 @@ from elastictool.data.plan import (
 from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
 from elastictool.data.store import DATA_ROOT, DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
-from elastictool.data.workforce import Workforce, write_shards
-from elastictool.errors import UsageError, WriteError, write_error
-from elastictool.files import INFO_NAME, LOCK_NAME, PROGRESS_FOLDER, remove_temporaries
-from elastictool.locks import hold
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.errors import UsageError, WriteError, write_error
+from elastictool.utils.io import INFO_NAME, LOCK_NAME, PROGRESS_FOLDER, remove_temporaries
+from elastictool.utils.locks import hold
+from elastictool.utils.progress import SILENT, Progress
 
 DURATIONS_NAME = "durations.png"
 

@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd, Mix, frame_counts
-from elastictool.data.views import ViewMaker, draw_cuts, draw_mixes, draw_resolutions
+from elastictool.data.crops import CropSampler, draw_cuts, draw_mixes, draw_resolutions
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix, frame_counts
 from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
-from elastictool.packing.planners import PLANNERS, Rows, share_out
+from elastictool.packing.planners import PLANNERS, Rows, assign_lpt
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
-from elastictool.seeds import clip_rng
+from elastictool.utils.rng import clip_rng
 
 REPEATS_PER_DRAW = 2
 """A clip that is drawn once more counts its views on: the whole one and an added shorter one."""
@@ -42,7 +42,7 @@ class BatchPlan:
     """
 
     epoch: int
-    rows: tuple[tuple[ClipView, ...], ...]
+    rows: tuple[tuple[Crop, ...], ...]
     patch_size: tuple[int, int] | None = None
 
     @property
@@ -51,7 +51,7 @@ class BatchPlan:
         return sum(len(row) for row in self.rows)
 
     @property
-    def views(self) -> list[ClipView]:
+    def views(self) -> list[Crop]:
         """All views, in the order of the batch."""
         return [view for row in self.rows for view in row]
 
@@ -63,7 +63,7 @@ class TrainingSampler:
     Attributes:
         clips: Indices of the training clips.
         native_frames: Frames of each clip of the store.
-        front_end: Gives the length limits and token counts.
+        feature_extractor: Gives the length limits and token counts.
         augment: Random shorter views, resolutions, token dropout, mixing.
         packing: Batch size and planner.
         prefix_tokens: Prefix tokens of the model, which take room in a row.
@@ -77,7 +77,7 @@ class TrainingSampler:
 
     clips: npt.NDArray[np.int64]
     native_frames: npt.NDArray[np.int64]
-    front_end: FrontEnd
+    feature_extractor: FeatureExtractor
     augment: AugmentConfig
     packing: PackingConfig
     prefix_tokens: int
@@ -101,7 +101,7 @@ class TrainingSampler:
         return cls(
             clips=clips,
             native_frames=dataset.native_frames,
-            front_end=dataset.front_end,
+            feature_extractor=dataset.feature_extractor,
             augment=config.augment,
             packing=config.packing,
             prefix_tokens=config.model.prefix_tokens,
@@ -151,7 +151,7 @@ class TrainingSampler:
         loads = [0] * processes
         for plan in plans:
             views, tokens = plan.views, self.tokens_of(plan)
-            for process, places in enumerate(share_out(tokens, loads)):
+            for process, places in enumerate(assign_lpt(tokens, loads)):
                 loads[process] += sum(tokens[place] for place in places)
                 if places:
                     own = [views[place] for place in places]
@@ -160,12 +160,12 @@ class TrainingSampler:
 
     def tokens_of(self, plan: BatchPlan) -> list[int]:
         """Tokens of each view of a batch."""
-        front_end = self._sized_as(plan)
-        return [self._tokens(view, front_end) for view in plan.views]
+        feature_extractor = self._sized_as(plan)
+        return [self._tokens(view, feature_extractor) for view in plan.views]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""
-        own, flexi = self.front_end.patch_size, self.flexi
+        own, flexi = self.feature_extractor.patch_size, self.flexi
         if not flexi.sizes:
             return own
         rng = clip_rng(self.seed, epoch, batch // self.batches_per_step, "patch-size")
@@ -173,14 +173,16 @@ class TrainingSampler:
         size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return patch_size_along(flexi.axes, size, own)
 
-    def _sized(self, epoch: int, batch: int) -> FrontEnd:
+    def _sized(self, epoch: int, batch: int) -> FeatureExtractor:
         """The front end of one batch."""
-        return self.front_end.at_patch_size(self.patch_size(epoch, batch))
+        return self.feature_extractor.at_patch_size(self.patch_size(epoch, batch))
 
-    def _sized_as(self, plan: BatchPlan) -> FrontEnd:
-        return self.front_end.at_patch_size(plan.patch_size or self.front_end.patch_size)
+    def _sized_as(self, plan: BatchPlan) -> FeatureExtractor:
+        return self.feature_extractor.at_patch_size(
+            plan.patch_size or self.feature_extractor.patch_size
+        )
 
-    def _batches(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[Rows]:
+    def _batches(self, views: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.
 
         A planner of one batch gets it whole. A window planner has chosen the rows already, at the
@@ -191,14 +193,14 @@ class TrainingSampler:
             for start, stop in self._cuts(views, epoch):
                 yield [list(range(start, stop))]
             return
-        tokens = self._clip_tokens(views, self.front_end)
+        tokens = self._clip_tokens(views, self.feature_extractor)
         for number, window in enumerate(windows(len(tokens), self.packing)):
             batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
             rng = clip_rng(self.seed, epoch, number, "window")
             for batch in rng.permutation(len(batches)).tolist():
                 yield [[window.start + place for place in row] for row in batches[batch]]
 
-    def _cuts(self, views: Sequence[Sequence[ClipView]], epoch: int) -> Iterator[tuple[int, int]]:
+    def _cuts(self, views: Sequence[Sequence[Crop]], epoch: int) -> Iterator[tuple[int, int]]:
         """First clip of each batch and the one after its last, in arrival order.
 
         A token budget counts tokens of the batch's own patch size.
@@ -208,27 +210,31 @@ class TrainingSampler:
         for batch in count():
             if start == len(views):
                 return
-            front_end = self._sized(epoch, batch)
-            size = front_end.patch_size
+            feature_extractor = self._sized(epoch, batch)
+            size = feature_extractor.patch_size
             if size not in totals:
-                totals[size] = self._totals(views, front_end)
+                totals[size] = self._totals(views, feature_extractor)
             stop = batch_stop(totals[size], start, self.packing)
             yield start, stop
             start = stop
 
-    def _totals(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
+    def _totals(
+        self, views: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
+    ) -> Counts:
         """Running sum of the clips' tokens; not counted where batches go by clips."""
         if not self.packing.batch_tokens:
             return np.zeros(len(views), dtype=np.int64)
-        return np.cumsum(self._clip_tokens(views, front_end))
+        return np.cumsum(self._clip_tokens(views, feature_extractor))
 
-    def _clip_tokens(self, views: Sequence[Sequence[ClipView]], front_end: FrontEnd) -> Counts:
+    def _clip_tokens(
+        self, views: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
+    ) -> Counts:
         """Tokens of each clip, all its views together."""
-        sums = [sum(self._tokens(view, front_end) for view in group) for group in views]
+        sums = [sum(self._tokens(view, feature_extractor) for view in group) for group in views]
         return np.array(sums, dtype=np.int64)
 
     def _plan(
-        self, epoch: int, together: Sequence[Sequence[ClipView]], front_end: FrontEnd
+        self, epoch: int, together: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
     ) -> BatchPlan:
         """Rows of each list of views; a row of a window planner stays one unless it is too long.
 
@@ -237,17 +243,17 @@ class TrainingSampler:
         """
         windowed = plans_windows(self.packing.planner)
         planner = PLANNERS["first-come" if windowed else self.packing.planner]
-        rows: list[tuple[ClipView, ...]] = []
+        rows: list[tuple[Crop, ...]] = []
         for views in together:
-            lengths = [self._tokens(view, front_end) for view in views]
+            lengths = [self._tokens(view, feature_extractor) for view in views]
             for row in planner(lengths, self.packing.capacity):
                 rows.append(tuple(views[index] for index in row))
-        return BatchPlan(epoch, tuple(rows), front_end.patch_size)
+        return BatchPlan(epoch, tuple(rows), feature_extractor.patch_size)
 
-    def _tokens(self, view: ClipView, front_end: FrontEnd) -> int:
-        return front_end.num_patches(view) + self.prefix_tokens
+    def _tokens(self, view: Crop, feature_extractor: FeatureExtractor) -> int:
+        return feature_extractor.num_patches(view) + self.prefix_tokens
 
-    def _epoch_views(self, epoch: int) -> list[list[ClipView]]:
+    def _epoch_views(self, epoch: int) -> list[list[Crop]]:
         """The views of each clip, in the epoch's order.
 
         Draws are made for all clips at once and indexed by clip, so that a clip's views depend on
@@ -259,7 +265,7 @@ class TrainingSampler:
         mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
         which = draw_resolutions(len(clips), self.augment.resolution, self.seed, epoch)
         frames = self._frames(clips, which)
-        views: list[list[ClipView]] = []
+        views: list[list[Crop]] = []
         for i in order.tolist():
             maker = self._makers[which[i]]
             whole = maker.whole(int(clips[i]), int(frames[i]))
@@ -275,9 +281,9 @@ class TrainingSampler:
         return self.clips[drawn], REPEATS_PER_DRAW * occurrences(drawn)
 
     @cached_property
-    def _makers(self) -> list[ViewMaker]:
+    def _makers(self) -> list[CropSampler]:
         """One for each resolution."""
-        own = ViewMaker(self.front_end, self.augment.length_diversity)
+        own = CropSampler(self.feature_extractor, self.augment.length_diversity)
         drawn = self.augment.resolution
         return [own.at_compression(c, drawn.reduction) for c in drawn.compressions] or [own]
 
@@ -293,10 +299,10 @@ class TrainingSampler:
         for place, maker in enumerate(self._makers):
             members = which == place
             samples = self.num_samples[clips[members]]
-            frames[members] = frame_counts(samples, maker.front_end.analysis)
+            frames[members] = frame_counts(samples, maker.feature_extractor.framing)
         return frames
 
-    def _changed(self, view: ClipView, repeat: int, mix: Mix | None) -> ClipView:
+    def _changed(self, view: Crop, repeat: int, mix: Mix | None) -> Crop:
         dropout = self.augment.token_dropout
         if not (repeat or dropout or mix):
             return view

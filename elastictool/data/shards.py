@@ -28,9 +28,9 @@ from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.store import shard_name, shard_schema
-from elastictool.errors import AudioError
-from elastictool.files import PROGRESS_FOLDER, atomic_path, readable, write_json
-from elastictool.stopping import end_with_parent, leave_to_parent
+from elastictool.utils.errors import AudioError
+from elastictool.utils.io import PROGRESS_FOLDER, atomic_path, readable, write_json
+from elastictool.utils.signals import end_with_parent, leave_to_parent
 
 _BATCH_BYTES = 32 << 20
 

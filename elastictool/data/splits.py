@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from elastictool.config import DataConfig
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
-from elastictool.seeds import clip_rng
+from elastictool.utils.errors import UsageError
+from elastictool.utils.rng import clip_rng
 
 Indices = npt.NDArray[np.int64]
 

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from elastictool.audio.decode import decode
-from elastictool.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
-from elastictool.files import INFO_NAME
+from elastictool.utils.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
+from elastictool.utils.io import INFO_NAME
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Where prepared datasets live unless the user says otherwise."""

@@ -16,12 +16,12 @@ import numpy as np
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Corpus, Listing, SourceClip
-from elastictool.corpora.remarks import missing_files, some_of
+from elastictool.corpora.warnings import missing_files, some_of
 from elastictool.data.plan import measured_clips
 from elastictool.data.shards import PrepSettings, ShardReport
 from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts
-from elastictool.errors import ElasticToolError, RejectedItemsError
-from elastictool.files import (
+from elastictool.utils.errors import ElasticToolError, RejectedItemsError
+from elastictool.utils.io import (
     INFO_NAME,
     PROGRESS_FOLDER,
     atomic_path,

@@ -15,10 +15,10 @@ import numpy as np
 
 from elastictool.audio.decode import stream
 from elastictool.config import FbankConfig
+from elastictool.config.loader import from_dict
 from elastictool.data.store import PreparedStore
-from elastictool.errors import AudioError
-from elastictool.progress import SILENT, Progress
-from elastictool.settings import from_dict
+from elastictool.utils.errors import AudioError
+from elastictool.utils.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

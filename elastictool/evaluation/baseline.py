@@ -23,10 +23,10 @@ from sklearn.preprocessing import StandardScaler
 from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
-from elastictool.files import finite
 from elastictool.metrics.classification import classification_metrics
 from elastictool.metrics.intervals import bootstrap_intervals
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.io import finite
+from elastictool.utils.progress import SILENT, Progress
 
 SPECTRUM = "Logistic regression (mean, deviation)"
 LENGTH = "Logistic regression (clip length)"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.files import write_rows
+from elastictool.utils.io import write_rows
 
 COLUMNS = ("true", "predicted", "clips")
 

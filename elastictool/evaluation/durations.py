@@ -19,8 +19,8 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from elastictool.config import FbankConfig
-from elastictool.errors import UsageError
-from elastictool.settings import from_dict
+from elastictool.config.loader import from_dict
+from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore

@@ -18,15 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elastictool.data.dataset import ClipDataset, FrontEnd
+from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.evaluation.confusions import write_confusions
-from elastictool.evaluation.decisions import Decisions, judge_decisions
+from elastictool.evaluation.multi_label import Decisions, judge_decisions
 from elastictool.evaluation.points import model_label
-from elastictool.files import finite as finite
-from elastictool.files import write_json, write_rows
 from elastictool.metrics.classification import (
     Metrics,
     classification_metrics,
@@ -35,10 +32,13 @@ from elastictool.metrics.classification import (
 from elastictool.metrics.classification import class_probabilities as class_probabilities
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.models.attention.base import choose_attention
-from elastictool.progress import SILENT, Progress
 from elastictool.training.checkpoint import LoadedRun
+from elastictool.training.predict_logits import Scores, ScoringOptions, score_clips
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.scoring import Scores, ScoringOptions, score_clips
+from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.io import finite as finite
+from elastictool.utils.io import write_json, write_rows
+from elastictool.utils.progress import SILENT, Progress
 
 OWN = "own"
 """The length that a run was trained at: native lengths, or its fixed number of frames."""
@@ -62,7 +62,7 @@ class Evaluation:
         label_names: Classes (C).
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
         decisions: F1 at thresholds; multi-label runs only.
-        budget: The run's, see ``LoadedRun.at_budget``.
+        budget: The run's, see ``LoadedRun.with_tokens``.
         dataset: Name of the data.
         variant: What else is not the run's own, see ``variant``.
         cut_clips: Clips longer than ``limit_frames``, of which the rest was not heard.
@@ -136,14 +136,16 @@ class Evaluation:
         ]
 
 
-def front_end_at(front_end: FrontEnd, length: int | str | None) -> FrontEnd:
+def feature_extractor_at(
+    feature_extractor: FeatureExtractor, length: int | str | None
+) -> FeatureExtractor:
     """The front end at the run's own length (None), at ``native`` lengths, or at N frames."""
     if length is None:
-        return front_end
+        return feature_extractor
     if length == NATIVE:
-        unpadded = dataclasses.replace(front_end.length, fixed_frames=0)
-        return dataclasses.replace(front_end, length=unpadded)
-    return front_end.at_length(int(length))
+        unpadded = dataclasses.replace(feature_extractor.length, fixed_frames=0)
+        return dataclasses.replace(feature_extractor, length=unpadded)
+    return feature_extractor.at_length(int(length))
 
 
 def split_clips(run: LoadedRun, store: PreparedStore, split: str) -> npt.NDArray[np.int64]:
@@ -282,7 +284,7 @@ def evaluate_run(
         ElasticToolError: The model's scores are NaN.
     """
     clips = split_clips(run, store, split)
-    dataset = ClipDataset(store, front_end_at(run.front_end, length))
+    dataset = ClipDataset(store, feature_extractor_at(run.feature_extractor, length))
     how = ScoringOptions(workers=workers, progress=progress, between=between, feed=run.feed)
     scores = score_clips(run.model, dataset, clips, precision, **how)
     values = class_probabilities(scores.logits, run.config.train.loss)
@@ -306,8 +308,10 @@ def evaluate_run(
         budget=run.budget,
         dataset=store.info.name,
         variant=variant(run, store, checkpoint, precision),
-        cut_clips=int((dataset.native_frames[clips] > dataset.front_end.length.most_frames).sum()),
-        limit_frames=dataset.front_end.length.most_frames,
+        cut_clips=int(
+            (dataset.native_frames[clips] > dataset.feature_extractor.length.most_frames).sum()
+        ),
+        limit_frames=dataset.feature_extractor.length.most_frames,
         weights=run.weights_record,
         attention=attention_of(run, precision),
     )

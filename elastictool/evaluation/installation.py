@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from elastictool import __version__
 from elastictool.audio import torchaudio_compat
-from elastictool.extras import install, lack_of
+from elastictool.utils.optional import install, lack_of
 
 T = TypeVar("T")
 
@@ -198,11 +198,11 @@ def attention() -> list[dict[str, Any]]:
 def _attention(device: str, dtype: str) -> dict[str, Any]:
     import torch
 
-    from elastictool.models.attention.base import ATTENTION, Operands, choose_attention
+    from elastictool.models.attention.base import ATTENTION, AttentionInputs, choose_attention
 
     kind = getattr(torch, dtype)
-    operands = Operands(torch.device(device), kind)
-    reasons = {name: ATTENTION[name].unsupported(operands) for name in ATTENTION}
+    inputs = AttentionInputs(torch.device(device), kind)
+    reasons = {name: ATTENTION[name].unsupported(inputs) for name in ATTENTION}
     return {
         "device": device,
         "dtype": dtype,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.files import write_text
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import write_text
 
 
 @dataclass(frozen=True)

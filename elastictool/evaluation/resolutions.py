@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elastictool.config import PoolKind
-from elastictool.data.dataset import FrontEnd
+from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint
-from elastictool.evaluation.sweep import SweepOptions, Swept, no_run, sweep
+from elastictool.evaluation.sweep import SweepAxis, SweepOptions, no_run, sweep
 from elastictool.training.checkpoint import LoadedRun
 
 if TYPE_CHECKING:
@@ -46,13 +46,15 @@ def sweep_resolutions(
     """
     base = base_shift_ms or shortest_shift_ms(runs)
 
-    def at(run: LoadedRun, compression: float) -> FrontEnd:
-        return run.front_end.at_compression(compression * base / run.front_end.fbank.shift_ms)
+    def at(run: LoadedRun, compression: float) -> FeatureExtractor:
+        return run.feature_extractor.at_compression(
+            compression * base / run.feature_extractor.fbank.shift_ms
+        )
 
     def own(run: LoadedRun, frames: int) -> float:
-        return run.front_end.fbank.shift_ms / base
+        return run.feature_extractor.fbank.shift_ms / base
 
-    return sweep(Swept("resolution", at, own), runs, store, compressions, **options)
+    return sweep(SweepAxis("resolution", at, own), runs, store, compressions, **options)
 
 
 def shortest_shift_ms(runs: Sequence[LoadedRun]) -> float:
@@ -63,7 +65,7 @@ def shortest_shift_ms(runs: Sequence[LoadedRun]) -> float:
     """
     if not runs:
         raise no_run()
-    return min(run.front_end.fbank.shift_ms for run in runs)
+    return min(run.feature_extractor.fbank.shift_ms for run in runs)
 
 
 def sweep_pooling(
@@ -87,8 +89,8 @@ def sweep_pooling(
     Source: ElasticAST Section 3.5 (``average``; the published code pools the maximum).
     """
 
-    def at(run: LoadedRun, size: float) -> FrontEnd:
-        return run.front_end.at_compression(size, kind)
+    def at(run: LoadedRun, size: float) -> FeatureExtractor:
+        return run.feature_extractor.at_compression(size, kind)
 
-    swept = Swept(f"{kind}_pooling", at, lambda run, frames: 1.0)
+    swept = SweepAxis(f"{kind}_pooling", at, lambda run, frames: 1.0)
     return sweep(swept, runs, store, sizes, **options)

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.data.store import PreparedStore
-from elastictool.errors import AudioError
-from elastictool.files import as_argument, finite
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.recordings import StoredClip
 from elastictool.inference.results import WindowRule
@@ -24,7 +22,9 @@ from elastictool.metrics.retrieval import (
     retrieval_map,
     verification_pairs,
 )
-from elastictool.progress import SILENT, Progress
+from elastictool.utils.errors import AudioError
+from elastictool.utils.io import as_argument, finite
+from elastictool.utils.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

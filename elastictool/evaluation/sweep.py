@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 
 from elastictool.config import PatchAxes
-from elastictool.data.dataset import FrontEnd
+from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.evaluate import split_clips
-from elastictool.evaluation.kept_scores import KeptScores
+from elastictool.evaluation.logit_cache import KeptScores
 from elastictool.evaluation.points import AXES, SweepPoint, model_label
 from elastictool.evaluation.sweep_chunks import Probabilities, Setting, Targets, score_chunk
 from elastictool.metrics.classification import (
@@ -37,9 +36,10 @@ from elastictool.metrics.classification import (
 )
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.packing.grid import patch_size_along
-from elastictool.progress import SILENT, Progress
-from elastictool.registry import nearest_hint
 from elastictool.training.checkpoint import LoadedRun
+from elastictool.utils.errors import UsageError
+from elastictool.utils.progress import SILENT, Progress
+from elastictool.utils.registry import nearest_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,7 +67,7 @@ class SweepOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepAxis:
     """What a sweep varies.
 
     Attributes:
@@ -77,7 +77,7 @@ class Swept:
     """
 
     axis: str
-    at: Callable[[LoadedRun, float], FrontEnd]
+    at: Callable[[LoadedRun, float], FeatureExtractor]
     own: Callable[[LoadedRun, int], float]
 
 
@@ -96,10 +96,10 @@ def sweep_lengths(
     Source: ElasticAST Section 3.3.
     """
 
-    def at(run: LoadedRun, frames: float) -> FrontEnd:
-        return run.front_end.at_length(int(frames))
+    def at(run: LoadedRun, frames: float) -> FeatureExtractor:
+        return run.feature_extractor.at_length(int(frames))
 
-    swept = Swept("length", at, lambda run, frames: frames)
+    swept = SweepAxis("length", at, lambda run, frames: frames)
     return sweep(swept, runs, store, lengths, **options)
 
 
@@ -120,21 +120,21 @@ def sweep_patch_sizes(
     Source: FlexiAST Section 3.3.
     """
 
-    def at(run: LoadedRun, size: float) -> FrontEnd:
+    def at(run: LoadedRun, size: float) -> FeatureExtractor:
         along = run.config.flexi.axes if axes == "auto" else axes
-        own = run.front_end.patch_size
-        return run.front_end.at_patch_size(patch_size_along(along, int(size), own))
+        own = run.feature_extractor.patch_size
+        return run.feature_extractor.at_patch_size(patch_size_along(along, int(size), own))
 
     def own_size(run: LoadedRun, frames: int) -> float:
-        frequency, time = run.front_end.patch_size
+        frequency, time = run.feature_extractor.patch_size
         return frequency if run.config.flexi.axes == "frequency" else time
 
-    swept = Swept("patch_size", at, own_size)
+    swept = SweepAxis("patch_size", at, own_size)
     return sweep(swept, runs, store, sizes, **options)
 
 
 def sweep(
-    swept: Swept,
+    swept: SweepAxis,
     runs: Sequence[LoadedRun],
     store: PreparedStore,
     values: Sequence[float],
@@ -228,13 +228,13 @@ def _checked(
 
 
 def _settings(
-    run: LoadedRun, store: PreparedStore, swept: Swept, values: Sequence[float], split: str
+    run: LoadedRun, store: PreparedStore, swept: SweepAxis, values: Sequence[float], split: str
 ) -> list[Setting]:
     clips = split_clips(run, store, split)
     others = [(swept.at(run, value), value) for value in sorted(set(values))]
     return [
-        Setting(swept.axis, run, front_end, value, clips)
-        for front_end, value in [(run.front_end, None), *others]
+        Setting(swept.axis, run, feature_extractor, value, clips)
+        for feature_extractor, value in [(run.feature_extractor, None), *others]
     ]
 
 
@@ -263,8 +263,8 @@ def _check_pair(first: Setting, second: Setting) -> None:
         )
 
 
-def _point(swept: Swept, setting: Setting, metric: str) -> SweepPoint:
-    run, front_end, axis = setting.run, setting.front_end, swept.axis
+def _point(swept: SweepAxis, setting: Setting, metric: str) -> SweepPoint:
+    run, feature_extractor, axis = setting.run, setting.feature_extractor, swept.axis
     value, interval = _metric(*setting.answers(), metric)
     longest = max(view.total_frames for view in setting.views)
     frames = int(setting.value) if axis == "length" and setting.value else longest
@@ -272,7 +272,7 @@ def _point(swept: Swept, setting: Setting, metric: str) -> SweepPoint:
         model=model_label(run.config),
         run=run.name,
         length_frames=frames,
-        length_s=frames * front_end.analysis.shift_ms * 0.001,
+        length_s=frames * feature_extractor.framing.shift_ms * 0.001,
         metric=metric,
         value=value,
         low=interval.low,
@@ -289,7 +289,7 @@ def _point(swept: Swept, setting: Setting, metric: str) -> SweepPoint:
     )
 
 
-def _ensemble_point(swept: Swept, members: Sequence[Setting], metric: str) -> SweepPoint:
+def _ensemble_point(swept: SweepAxis, members: Sequence[Setting], metric: str) -> SweepPoint:
     """The mean of the members' probabilities; cost is the sum of theirs."""
     parts = [_point(swept, member, metric) for member in members]
     answers = [member.answers() for member in members]

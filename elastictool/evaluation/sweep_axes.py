@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elastictool.data.store import PreparedStore
-from elastictool.errors import UsageError
 from elastictool.evaluation.evaluate import split_clips
 from elastictool.evaluation.points import AXES, SweepPoint
 from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
 from elastictool.evaluation.sweep import Along, SweepOptions, sweep_lengths, sweep_patch_sizes
-from elastictool.registry import nearest_hint
 from elastictool.training.checkpoint import LoadedRun
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,11 +32,13 @@ def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str)
         CheckpointError: The model's classes are not those of the data.
         UsageError: The split is empty.
     """
-    front_end = runs[0].front_end
+    feature_extractor = runs[0].feature_extractor
     longest = int(store.num_samples[split_clips(runs[0], store, split)].max())
-    frames = front_end.analysis.num_frames(longest)
-    caps = [run.front_end.length.max_frames for run in runs if not run.front_end.pads]
-    width = front_end.patch_size[1]
+    frames = feature_extractor.framing.num_frames(longest)
+    caps = [
+        run.feature_extractor.length.max_frames for run in runs if not run.feature_extractor.pads
+    ]
+    width = feature_extractor.patch_size[1]
     most = max(1, min(frames, max(caps, default=frames)) // width)
     return sorted({max(1, round(most * step / STEPS)) * width for step in range(1, STEPS + 1)})
 

@@ -12,18 +12,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.audio.analysis import Analysis
-from elastictool.data.dataset import ClipDataset, ClipView, FrontEnd
+from elastictool.audio.framing import Framing
+from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.evaluate import class_probabilities
-from elastictool.evaluation.kept_scores import KeptScores
+from elastictool.evaluation.flops import forward_flops
+from elastictool.evaluation.logit_cache import KeptScores
 from elastictool.evaluation.points import Identity
-from elastictool.progress import Task
 from elastictool.training.checkpoint import LoadedRun
-from elastictool.training.scoring import Scores, score_clips
+from elastictool.training.predict_logits import Scores, score_clips
+from elastictool.utils.progress import Task
 
-Views = tuple[ClipView, ...]
+Views = tuple[Crop, ...]
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.float32]
@@ -35,10 +35,10 @@ class Setting:
 
     axis: str
     run: LoadedRun
-    front_end: FrontEnd
+    feature_extractor: FeatureExtractor
     value: float | None
     clips: Indices
-    views: list[ClipView] = field(default_factory=list)
+    views: list[Crop] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
 
     @property
@@ -47,15 +47,15 @@ class Setting:
         return f"{self.run.name} at {f'{self.value:g}' if self.value else 'its own setting'}"
 
     @property
-    def front_end_but_length(self) -> FrontEnd:
+    def front_end_but_length(self) -> FeatureExtractor:
         """With the run's own length: what a length does to a clip is in its view."""
-        return dataclasses.replace(self.front_end, length=self.run.front_end.length)
+        return dataclasses.replace(self.feature_extractor, length=self.run.feature_extractor.length)
 
     def views_of(self, chunk: Indices, store: PreparedStore) -> Views:
         """Views of those clips of ``chunk`` that the run is evaluated on."""
-        count = self.front_end.analysis.num_frames
+        count = self.feature_extractor.framing.num_frames
         return tuple(
-            self.front_end.view(clip, count(int(store.num_samples[clip])))
+            self.feature_extractor.view(clip, count(int(store.num_samples[clip])))
             for clip in np.intersect1d(chunk, self.clips).tolist()
         )
 
@@ -87,8 +87,8 @@ class Setting:
 
     def gflops(self) -> float:
         """For all clips, in 1e9 operations."""
-        model, size = self.run.config.model, self.front_end.patch_size
-        counts = Counter(self.front_end.num_patches(view) for view in self.views)
+        model, size = self.run.config.model, self.feature_extractor.patch_size
+        counts = Counter(self.feature_extractor.num_patches(view) for view in self.views)
         return sum(n * forward_flops(model, count, size) for count, n in counts.items()) / 1e9
 
 
@@ -122,12 +122,15 @@ class _AnalysedClips(ClipDataset):
     """Clips whose log-mel frames are already in memory."""
 
     def __init__(
-        self, store: PreparedStore, front_end: FrontEnd, frames: Mapping[int, Tensor]
+        self,
+        store: PreparedStore,
+        feature_extractor: FeatureExtractor,
+        frames: Mapping[int, Tensor],
     ) -> None:
-        super().__init__(store, front_end)
+        super().__init__(store, feature_extractor)
         self._analysed = frames
 
-    def _frames(self, view: ClipView) -> tuple[Tensor, ClipView]:
+    def _frames(self, view: Crop) -> tuple[Tensor, Crop]:
         return self._analysed[view.clip], view
 
 
@@ -145,11 +148,11 @@ def score_chunk(
     known = kept.read(chunk)
     new = {item.key: item for item in seen if item.views and item.key not in known}
     waveforms = _waveforms(list(new.values()), store)
-    for analysis, members in _by_analysis(list(new.values())).items():
+    for framing, members in _by_analysis(list(new.values())).items():
         clips = {view.clip for item in members for view in item.views}
-        frames = {clip: analysis.frames(waveforms[clip]) for clip in clips}
+        frames = {clip: framing.frames(waveforms[clip]) for clip in clips}
         for item in members:
-            analysed = _AnalysedClips(store, item.setting.front_end, frames)
+            analysed = _AnalysedClips(store, item.setting.feature_extractor, frames)
             model = item.setting.run.model
             known[item.key] = score_clips(model, analysed, item.clips, precision, between=between)
             bar.advance(len(item.views), item.setting.label)
@@ -166,14 +169,14 @@ def _waveforms(seen: Sequence[_Seen], store: PreparedStore) -> dict[int, Tensor]
     stops: dict[int, int] = {}
     for item in seen:
         for view in item.views:
-            stop = item.setting.front_end.analysis.samples_for(view.num_frames)
+            stop = item.setting.feature_extractor.framing.samples_for(view.num_frames)
             stops[view.clip] = max(stops.get(view.clip, 0), stop)
     return {clip: torch.from_numpy(store.waveform(clip, 0, stop)) for clip, stop in stops.items()}
 
 
-def _by_analysis(seen: Sequence[_Seen]) -> dict[Analysis, list[_Seen]]:
+def _by_analysis(seen: Sequence[_Seen]) -> dict[Framing, list[_Seen]]:
     """What shares its log-mel frames."""
-    groups: dict[Analysis, list[_Seen]] = {}
+    groups: dict[Framing, list[_Seen]] = {}
     for item in seen:
-        groups.setdefault(item.setting.front_end.analysis, []).append(item)
+        groups.setdefault(item.setting.feature_extractor.framing, []).append(item)
     return groups

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from elastictool.config import Edge, PackingConfig
-from elastictool.errors import UsageError
 from elastictool.evaluation.durations import Durations, frames_of
 from elastictool.packing.batching import Counts
 from elastictool.packing.grid import patches_along
 from elastictool.packing.stream import known_planners, plan_stream
-from elastictool.registry import nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 FLAT = "flat"
 """Our stream without rows: every processed token belongs to a clip."""

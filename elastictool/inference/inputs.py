@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.errors import UsageError
 from elastictool.inference.recordings import Array, Recording, StoredClip, is_number
+from elastictool.utils.errors import UsageError
 
 Waveforms = npt.NDArray[np.floating | np.integer] | Tensor
 Given = Recording | Waveforms | tuple[Waveforms, float] | Mapping[str, Any]

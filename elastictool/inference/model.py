@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from elastictool.data.collate import Example, collate
-from elastictool.errors import AudioError, UsageError
 from elastictool.inference.gather import Gathered
 from elastictool.inference.inputs import Given, listed
 from elastictool.inference.recordings import Recording, Window, name_of, num_windows, windows
@@ -29,12 +28,13 @@ from elastictool.inference.results import Prediction, Values, WindowRule, Window
 from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, decide
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
-from elastictool.progress import SILENT, Progress
-from elastictool.stopping import StopRequest
 from elastictool.training.checkpoint import LoadedRun, load_run
-from elastictool.training.resolve import pick_device
+from elastictool.training.predict_logits import autocast
 from elastictool.training.rundir import find_run
-from elastictool.training.scoring import autocast
+from elastictool.training.setup import pick_device
+from elastictool.utils.errors import AudioError, UsageError
+from elastictool.utils.progress import SILENT, Progress
+from elastictool.utils.signals import StopRequest
 
 MAX_TOKENS = 8_192
 PRECISIONS = ("fp32", "bf16")
@@ -71,7 +71,7 @@ class ElasticModel:
     @property
     def sample_rate_hz(self) -> int:
         """Rate at which the model listens; recordings are resampled to it."""
-        return self.run.front_end.fbank.sample_rate_hz
+        return self.run.feature_extractor.fbank.sample_rate_hz
 
     def __repr__(self) -> str:
         """What it is, for whoever explores: name, classes, rate, longest piece."""
@@ -182,7 +182,7 @@ class ElasticModel:
 
     @property
     def _longest_samples(self) -> int:
-        length, fbank = self.run.front_end.length, self.run.front_end.fbank
+        length, fbank = self.run.feature_extractor.length, self.run.feature_extractor.fbank
         return fbank.samples_for(length.most_frames)
 
     def _sizes(self, rule: WindowRule) -> tuple[int, int]:
@@ -190,7 +190,7 @@ class ElasticModel:
         if not rule.window_s:
             return self._longest_samples, self._longest_samples
         size = round(rule.window_s * self.sample_rate_hz)
-        least = self.run.front_end.fbank.window_samples
+        least = self.run.feature_extractor.fbank.window_samples
         if not least <= size <= self._longest_samples:
             raise UsageError(
                 f"a window of {rule.window_s:g} s is outside what the model takes "
@@ -240,7 +240,7 @@ class ElasticModel:
         """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
         batch: Batch = []
         tokens = 0
-        too_short = f"is shorter than one frame ({self.run.front_end.fbank.window_ms:g} ms)"
+        too_short = f"is shorter than one frame ({self.run.feature_extractor.fbank.window_ms:g} ms)"
         for index, recording in enumerate(recordings):
             item = gathered[index]
             item.total = item.total or num_windows(recording, self.sample_rate_hz, *sizes)
@@ -264,13 +264,13 @@ class ElasticModel:
 
     def _example(self, window: Window, name: str) -> Example | None:
         """The window as a spectrogram; None where it is shorter than one frame."""
-        front_end = self.run.front_end
-        frames = front_end.fbank.num_frames(len(window.waveform))
+        feature_extractor = self.run.feature_extractor
+        frames = feature_extractor.fbank.num_frames(len(window.waveform))
         if not frames:
             return None
         targets = torch.zeros(len(self.label_names))
-        features = front_end.features(window.waveform)
-        return front_end.example(features, front_end.view(0, frames), targets, name)
+        features = feature_extractor.features(window.waveform)
+        return feature_extractor.example(features, feature_extractor.view(0, frames), targets, name)
 
     def _run(self, batch: Batch, gathered: list[Gathered], compute: Compute) -> None:
         if not batch:
@@ -322,7 +322,7 @@ def load(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``.
         attention: Backend.
-        patch_size: See ``LoadedRun.at_budget``: larger patches are fewer tokens.
+        patch_size: See ``LoadedRun.with_tokens``: larger patches are fewer tokens.
         resolution: The same for frames: 2 takes them twice as far apart.
 
     Raises:
@@ -331,4 +331,4 @@ def load(
     """
     place = find_run(os.fspath(path))
     run = load_run(place, attention=attention, device=pick_device(str(device)))
-    return ElasticModel(run.at_budget(patch_size, resolution), precision)
+    return ElasticModel(run.with_tokens(patch_size, resolution), precision)

@@ -22,17 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elastictool.config.loader import to_dict
 from elastictool.data.collate import PatchSpec, patch_coords
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.extras import lack_of
-from elastictool.files import atomic_path, finite
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pooling import AttentionPooling
 from elastictool.models.positions import FactorisedPositions
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import covered, grid_shape
-from elastictool.settings import to_dict
 from elastictool.training.checkpoint import LoadedRun
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import atomic_path, finite
+from elastictool.utils.optional import lack_of
 
 INPUT, OUTPUT = "spectrogram", "logits"
 TOLERANCE = 1e-3
@@ -72,12 +72,12 @@ class SingleClip(nn.Module):
         model, config = self.model, self.model.config
         patches, positions = self._cut(spectrogram)
         tokens = model.embedding(patches, self.patch.size) + positions
-        if model.prefix_tokens is not None and model.prefix_positions is not None:
-            tokens = torch.cat((model.prefix_tokens + model.prefix_positions, tokens))
+        if model.prefix_tokens is not None and model.prefix_pos_embed is not None:
+            tokens = torch.cat((model.prefix_tokens + model.prefix_pos_embed, tokens))
         scale = attention_scale(config)
         tokens = encode(model.blocks, tokens, lambda q, k, v: _attend(q, k, v, scale))
         pooled = self._pool(model.norm(tokens))
-        logits: Tensor = model.head(model.head_norm(pooled))
+        logits: Tensor = model.head(model.fc_norm(pooled))
         return logits
 
     def _cut(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,8 +146,8 @@ def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
     """
     fixed = _fixed_frames(run, frames)
     onnxruntime = _runtime()
-    width, most = run.front_end.patch_size[1], _most_columns(run)
-    module = SingleClip(run.model, run.front_end.patch_spec, fixed).cpu().eval()
+    width, most = run.feature_extractor.patch_size[1], _most_columns(run)
+    module = SingleClip(run.model, run.feature_extractor.patch_spec, fixed).cpu().eval()
     example = torch.randn(fixed or min(most, 8) * width, run.config.fbank.num_mel_bins)
     dynamic = None
     if not fixed:
@@ -180,14 +180,19 @@ def _fixed_frames(run: LoadedRun, frames: int) -> int:
     Raises:
         UsageError: So it is.
     """
-    own, config, front_end = run.config.length.fixed_frames, run.config.model, run.front_end
+    own, config, feature_extractor = (
+        run.config.length.fixed_frames,
+        run.config.model,
+        run.feature_extractor,
+    )
     if frames and own and frames != own:
         raise UsageError(
             f"--frames {frames}: the model always takes {own} frames", "leave --frames out"
         )
-    if frames > front_end.length.most_frames:
+    if frames > feature_extractor.length.most_frames:
         raise UsageError(
-            f"--frames {frames} is beyond the {front_end.length.most_frames} that the model takes",
+            f"--frames {frames} is beyond the {feature_extractor.length.most_frames} "
+            "that the model takes",
             "choose another --frames",
         )
     if not config.num_classes:
@@ -201,7 +206,7 @@ def _fixed_frames(run: LoadedRun, frames: int) -> int:
     if own or frames:
         return own or frames
     _require_any_length(run)
-    return 0 if _most_columns(run) > 1 else front_end.patch_size[1]
+    return 0 if _most_columns(run) > 1 else feature_extractor.patch_size[1]
 
 
 def _require_any_length(run: LoadedRun) -> None:
@@ -212,18 +217,18 @@ def _require_any_length(run: LoadedRun) -> None:
         why = "its patches overlap in time"
     elif config.positions != "factorised":
         why = "its positions are fitted to each length (model.positions=grid)"
-    elif run.front_end.longest_grid()[0] != config.grid[0]:
+    elif run.feature_extractor.longest_grid()[0] != config.grid[0]:
         why = "its positions are fitted to the bands of its input"
     if why:
         raise UsageError(
             f"the model cannot be exported for clips of any length: {why}",
-            f"give one length, for example --frames {run.front_end.length.most_frames}",
+            f"give one length, for example --frames {run.feature_extractor.length.most_frames}",
         )
 
 
 def _most_columns(run: LoadedRun) -> int:
     """Patches in time that both the length limits and the trained positions allow."""
-    return min(run.front_end.longest_grid()[1], run.config.model.grid[1])
+    return min(run.feature_extractor.longest_grid()[1], run.config.model.grid[1])
 
 
 @contextmanager
@@ -258,10 +263,10 @@ def _describe(path: Path, run: LoadedRun, fixed: int) -> None:
         "thresholds": json.dumps([finite(value) for value in run.thresholds]),
         "frames": str(fixed)
         if fixed
-        else f"1 to {_most_columns(run)} times {run.front_end.patch_size[1]}",
+        else f"1 to {_most_columns(run)} times {run.feature_extractor.patch_size[1]}",
         "fbank": json.dumps(to_dict(run.config.fbank)),
-        "mean": str(run.front_end.mean),
-        "std": str(run.front_end.std),
+        "mean": str(run.feature_extractor.mean),
+        "std": str(run.feature_extractor.std),
         "normalisation": "(x - mean) / (2 * std)",
     }
     onnx.helper.set_model_props(graph, facts)

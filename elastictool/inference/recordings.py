@@ -23,8 +23,8 @@ import numpy.typing as npt
 from elastictool.audio.decode import probe, resample_blocks, stream
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
-from elastictool.errors import AudioError, UsageError
-from elastictool.files import walk_files
+from elastictool.utils.errors import AudioError, UsageError
+from elastictool.utils.io import walk_files
 
 Waveform = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.errors import AudioError, UsageError
+from elastictool.utils.errors import AudioError, UsageError
 
 Values = npt.NDArray[np.float32]
 

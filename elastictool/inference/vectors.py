@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.npyio import NpzFile
 
-from elastictool.errors import UsageError, first_line
-from elastictool.files import as_argument, atomic_path, readable
+from elastictool.config.loader import from_dict, to_dict
 from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
-from elastictool.settings import from_dict, to_dict
 from elastictool.training.checkpoint import LoadedRun
+from elastictool.utils.errors import UsageError, first_line
+from elastictool.utils.io import as_argument, atomic_path, readable
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 Vectors = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ _MADE_BY = "made_by"
 
 
 @dataclass(frozen=True)
-class Origin:
+class EmbeddingMeta:
     """What made vectors; those of anything else mean nothing beside them.
 
     Attributes:
@@ -54,19 +54,19 @@ class Origin:
     hop_s: float
 
     @classmethod
-    def of(cls, run: LoadedRun, rule: WindowRule) -> Origin:
+    def of(cls, run: LoadedRun, rule: WindowRule) -> EmbeddingMeta:
         """Of what ``run`` gives for recordings that are cut by ``rule``."""
-        front_end = run.front_end
+        feature_extractor = run.feature_extractor
         return cls(
             run.weights_sha256,
             str(run.file),
-            front_end.patch_size,
-            front_end.analysis.shift_ms,
+            feature_extractor.patch_size,
+            feature_extractor.framing.shift_ms,
             rule.window_s,
             rule.hop_s or rule.window_s,
         )
 
-    def require(self, other: Origin, place: Path) -> None:
+    def require(self, other: EmbeddingMeta, place: Path) -> None:
         """Vectors of ``other`` shall be looked for among those at ``place``, which are of this.
 
         Raises:
@@ -89,12 +89,12 @@ class Origin:
             )
 
 
-def _budget(origin: Origin) -> str:
+def _budget(origin: EmbeddingMeta) -> str:
     height, width = origin.patch_size
     return f"patches of {height}x{width} at {origin.shift_ms:g} ms a frame"
 
 
-def _cut(origin: Origin) -> str:
+def _cut(origin: EmbeddingMeta) -> str:
     if not origin.window_s:
         return "whole recordings"
     return f"windows of {origin.window_s:g} s, {origin.hop_s:g} s apart"
@@ -106,7 +106,7 @@ class EmbeddingTable:
 
     names: tuple[str, ...]
     vectors: Vectors
-    origin: Origin | None = None
+    origin: EmbeddingMeta | None = None
 
     def nearest(self, queries: Vectors, top: int) -> list[list[tuple[str, float]]]:
         """For each of (m, D) ``queries`` the ``top`` nearest names with their cosines.
@@ -173,7 +173,7 @@ def read_vectors(path: Path) -> EmbeddingTable:
     try:
         names, vectors, told = readers[path.suffix.lower()](path)
         _require_table(names, vectors)
-        origin = from_dict(Origin, json.loads(told)) if told else None
+        origin = from_dict(EmbeddingMeta, json.loads(told)) if told else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
             zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
         raise UsageError(

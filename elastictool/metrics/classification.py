@@ -17,8 +17,8 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from elastictool.errors import ElasticToolError
 from elastictool.metrics.names import METRIC_LABELS as METRIC_LABELS
+from elastictool.utils.errors import ElasticToolError
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]

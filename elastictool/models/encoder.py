@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from elastictool.config import ModelConfig
 
 QKV = tuple[Tensor, Tensor, Tensor]
-"""(num_slots, H, d) queries, keys and values."""
+"""(stream_length, H, d) queries, keys and values."""
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Attention of one batch: (num_slots, H, d) queries, keys and values to the same shape."""
+"""Attention of one batch: (stream_length, H, d) queries, keys and values to the same shape."""
 
 
 def attention_scale(config: ModelConfig) -> float:
@@ -36,13 +36,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.projection = nn.Linear(config.width, config.width)
 
-    def heads_of(self, tokens: Tensor) -> QKV:
-        """(num_slots, H, d) queries, keys and values of (num_slots, D) tokens."""
+    def split_heads(self, tokens: Tensor) -> QKV:
+        """(stream_length, H, d) queries, keys and values of (stream_length, D) tokens."""
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
 
     def merge(self, attended: Tensor) -> Tensor:
-        """(num_slots, H, d) to (num_slots, D)."""
+        """(stream_length, H, d) to (stream_length, D)."""
         out: Tensor = self.projection(attended.flatten(1))
         return out
 
@@ -67,11 +67,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def before_attention(self, tokens: Tensor) -> QKV:
-        """(num_slots, D) tokens to (num_slots, H, d) queries, keys and values."""
-        return self.attention.heads_of(self.norm1(tokens))
+        """(stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
+        return self.attention.split_heads(self.norm1(tokens))
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """(num_slots, D) tokens and what they attended to, (num_slots, H, d), to new tokens."""
+        """New (stream_length, D) tokens from old ones and their (stream_length, H, d) attention."""
         tokens = tokens + self.dropout(self.attention.merge(attended))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
@@ -87,7 +87,7 @@ class Block(nn.Module):
 
 
 def encode(blocks: nn.ModuleList, tokens: Tensor, attend: Attend) -> Tensor:
-    """(num_slots, D) tokens through all ``blocks``."""
+    """(stream_length, D) tokens through all ``blocks``."""
     stack = cast(list[Block], list(blocks))
     qkv = stack[0].before_attention(tokens)
     for block, following in pairwise(stack):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
-from elastictool.models.embedding import prefix_slots
 from elastictool.models.encoder import attention_scale
+from elastictool.models.patch_embed import prefix_indices
 from elastictool.packing.layout import SegmentLayout
 
 
@@ -32,8 +32,8 @@ class AttentionPooling(nn.Module):
         self.projection = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(num_slots, D) to (S, D)."""
-        tokens = without_filler(tokens, layout)
+        """(stream_length, D) to (S, D)."""
+        tokens = drop_padding(tokens, layout)
         q = self.to_q(self.query).view(self.heads, -1)
         k, v = self.to_kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
         scores = (_wide(q) * k).sum(-1)  # rounded once and not for each of d products
@@ -47,8 +47,8 @@ class MeanPooling(nn.Module):
     """The average of each segment's patch tokens."""
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(num_slots, D) to (S, D)."""
-        tokens = without_filler(tokens, layout)
+        """(stream_length, D) to (S, D)."""
+        tokens = drop_padding(tokens, layout)
         if layout.prefix_tokens:
             tokens = tokens.index_fill(0, _prefix_tokens(layout), 0.0)
         counts = layout.cu_seqlens.diff() - layout.prefix_tokens
@@ -59,10 +59,10 @@ class PrefixPooling(nn.Module):
     """The average of each segment's prefix tokens (cls; cls and distillation)."""
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(num_slots, D) to (S, D)."""
-        slots = prefix_slots(layout)
-        prefix = tokens.index_select(0, slots.flatten())
-        return prefix.view(*slots.shape, -1).mean(dim=1)
+        """(stream_length, D) to (S, D)."""
+        token_indices = prefix_indices(layout)
+        prefix = tokens.index_select(0, token_indices.flatten())
+        return prefix.view(*token_indices.shape, -1).mean(dim=1)
 
 
 def build_pooling(config: ModelConfig) -> AttentionPooling | MeanPooling | PrefixPooling:
@@ -72,17 +72,17 @@ def build_pooling(config: ModelConfig) -> AttentionPooling | MeanPooling | Prefi
     return MeanPooling() if config.pooling == "mean" else PrefixPooling()
 
 
-def without_filler(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """The (num_tokens, …) tokens of a (num_slots, …) stream, segment after segment."""
+def drop_padding(stream: Tensor, layout: SegmentLayout) -> Tensor:
+    """The (num_tokens, …) tokens of a (stream_length, …) stream, segment after segment."""
     if layout.rows_shape is None:  # what filler a flat stream has is at its end
         return stream[: layout.num_tokens]
-    return stream.index_select(0, layout.token_slots)
+    return stream.index_select(0, layout.token_indices)
 
 
 def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
     """Softmax of (num_tokens, H) scores over each segment's tokens, in float32 or better."""
     scores = _wide(scores)
-    segments = without_filler(layout.segment_ids, layout)
+    segments = drop_padding(layout.segment_ids, layout)
     highest = _reduce(scores.detach(), "max", layout).index_select(0, segments)
     powers = (scores - highest).exp()
     return powers / segment_sum(powers, layout).index_select(0, segments)

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
-from elastictool.errors import UsageError
 from elastictool.models.resize import resize_position_grid, resize_position_rows
 from elastictool.packing.grid import covered, patches_along, scaled_stride
+from elastictool.utils.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from elastictool.config import Resize
 Size = tuple[int, int]
 
 
-def resize_kernel(kernel: Tensor, size: Size, how: Resize) -> Tensor:
+def resample_patch_embed(kernel: Tensor, size: Size, how: Resize) -> Tensor:
     """Resize a (..., pf, pt) kernel to (..., *size); leading axes (D, channels) are kept.
 
     Args:
@@ -65,7 +65,7 @@ def pi_resize(kernel: Tensor, size: Size) -> Tensor:
 
     Source: FlexiAST, Section 2.3, Equations 1 to 3; bilinear, antialias off.
     """
-    return resize_kernel(kernel, size, "pi")
+    return resample_patch_embed(kernel, size, "pi")
 
 
 def bl_resize(kernel: Tensor, size: Size, antialias: bool = True) -> Tensor:
@@ -73,7 +73,7 @@ def bl_resize(kernel: Tensor, size: Size, antialias: bool = True) -> Tensor:
 
     Source: FlexiAST, Section 3.4 (BL); antialias on as in the published code.
     """
-    return resize_kernel(kernel, size, "bl" if antialias else "bl-plain")
+    return resample_patch_embed(kernel, size, "bl" if antialias else "bl-plain")
 
 
 def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> Tensor:

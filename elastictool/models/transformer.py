@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
-from elastictool.errors import CheckpointError, first_line
 from elastictool.models.attention.base import ATTENTION
-from elastictool.models.embedding import PatchEmbedding, place
 from elastictool.models.encoder import Block, attention_scale, encode
-from elastictool.models.initialization import initialize
+from elastictool.models.init import initialize
+from elastictool.models.patch_embed import PatchEmbed, place
 from elastictool.models.pooling import build_pooling
 from elastictool.models.positions import build_positions
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
+from elastictool.utils.errors import CheckpointError, first_line
 
 
 class SpectrogramTransformer(nn.Module):
@@ -48,16 +48,16 @@ class SpectrogramTransformer(nn.Module):
         self.config = config
         ATTENTION[attention]
         self.attention = attention
-        self.embedding = PatchEmbedding(config)
+        self.embedding = PatchEmbed(config)
         self.positions = build_positions(config)
         self.prefix_tokens = _prefix_table(config)
-        self.prefix_positions = _prefix_table(config)
+        self.prefix_pos_embed = _prefix_table(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.pooling = build_pooling(config)
-        self.head_norm: nn.Module = nn.Identity()
-        if config.head_norm:
-            self.head_norm = nn.LayerNorm(config.width, eps=config.head_norm_eps)
+        self.fc_norm: nn.Module = nn.Identity()
+        if config.fc_norm:
+            self.fc_norm = nn.LayerNorm(config.width, eps=config.fc_norm_eps)
         self.head: nn.Module = nn.Identity()
         if config.num_classes:
             self.head = nn.Linear(config.width, config.num_classes)
@@ -70,11 +70,11 @@ class SpectrogramTransformer(nn.Module):
             UsageError: The batch's patches or grids do not fit the model.
         """
         pooled, broken = self._pool(batch)
-        logits: Tensor = self.head(self.head_norm(pooled))
+        logits: Tensor = self.head(self.fc_norm(pooled))
         return logits.masked_fill(broken[:, None], math.nan)
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Embeddings (S, D) of the batch's clips, before ``head_norm`` and classifier.
+        """Embeddings (S, D) of the batch's clips, before ``fc_norm`` and classifier.
 
         Raises:
             UsageError: The batch's patches or grids do not fit the model.
@@ -92,19 +92,19 @@ class SpectrogramTransformer(nn.Module):
         return pooled, broken
 
     def _embed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(num_slots, D) tokens with positions in their slots, and (S,) bool, broken clips."""
+        """(stream_length, D) tokens with positions in their slots, and (S,) bool, broken clips."""
         layout = batch.layout
         tokens, broken = [], torch.zeros(layout.num_segments, device=layout.segment_ids.device)
         for group in batch.patch_groups:
-            clips = layout.segment_ids[group.slots]
+            clips = layout.segment_ids[group.token_indices]
             overflow = _overflow(group.patches)
             broken = broken.scatter_reduce(0, clips, overflow.to(broken.dtype), "amax")
             patches = group.patches.masked_fill(overflow[:, None], 0.0)
             shapes = batch.group_shapes(group)
             positions = self.positions(group.coords, clips, shapes, group.patch_size)
             tokens.append(self.embedding(patches, group.patch_size) + positions)
-        slots = _joined([group.slots for group in batch.patch_groups])
-        return place(layout, slots, _joined(tokens), self._prefix(layout)), broken > 0
+        token_indices = _joined([group.token_indices for group in batch.patch_groups])
+        return place(layout, token_indices, _joined(tokens), self._prefix(layout)), broken > 0
 
     def _prefix(self, layout: SegmentLayout) -> Tensor | None:
         if layout.prefix_tokens != self.config.prefix_tokens:
@@ -112,9 +112,9 @@ class SpectrogramTransformer(nn.Module):
                 f"the batch has {layout.prefix_tokens} prefix tokens a clip, "
                 f"the model {self.config.prefix_tokens}"
             )
-        if self.prefix_tokens is None or self.prefix_positions is None:
+        if self.prefix_tokens is None or self.prefix_pos_embed is None:
             return None
-        return self.prefix_tokens + self.prefix_positions
+        return self.prefix_tokens + self.prefix_pos_embed
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ class PatchGroup:
 
     Attributes:
         patches: (N, P) float, each patch flattened frequency-major, then time, P = pf x pt.
-        slots: (N,) int64, each patch's slot in the stream.
+        token_indices: (N,) int64, each patch's slot in the stream.
         coords: (N, 2) int64, (frequency, time) index of each patch in its clip's grid.
         positions: (N, 2) float32, (mel bin, seconds) of each patch's first corner.
         patch_size: (frequency, time).
@@ -24,7 +24,7 @@ class PatchGroup:
     """
 
     patches: Tensor
-    slots: Tensor
+    token_indices: Tensor
     coords: Tensor
     positions: Tensor
     patch_size: tuple[int, int]
@@ -43,7 +43,7 @@ class PackedBatch:
             empty classes axis if unlabelled.
         clip_ids: The clips' ids (S).
         cut_frames: Frames of all clips that were cut off by length limits.
-        companion: The same clips cut and packed for a second model (a distillation teacher).
+        teacher_batch: The same clips cut and packed for a second model (a distillation teacher).
     """
 
     patch_groups: tuple[PatchGroup, ...]
@@ -52,7 +52,7 @@ class PackedBatch:
     targets: Tensor
     clip_ids: tuple[str, ...]
     cut_frames: int = 0
-    companion: PackedBatch | None = None
+    teacher_batch: PackedBatch | None = None
 
     @property
     def num_clips(self) -> int:

@@ -1,6 +1,6 @@
 """Which token of a packed stream belongs to which clip.
 
-A batch travels as one stream of ``num_slots`` token slots. The stream is cut into pieces: each
+A batch travels as one stream of ``stream_length`` token slots. The stream is cut into pieces: each
 piece is one clip's segment or filler. ``flat`` layouts have no filler, or a little at their end
 (ElasticAST without padding, our fast path); ``rows`` layouts are the paper's B rows of L slots
 laid end to end (Section 2.2), so that the dense-mask reference is a mere reshape. A layout is
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-FILLER = -1
+PAD = -1
 """Segment id of slots that hold no clip's token."""
 
 R = TypeVar("R")
@@ -30,30 +30,30 @@ class SegmentLayout:
     Attributes:
         lengths: Tokens of each segment, prefix tokens included (S integers).
         starts: First slot of each segment (S integers, ascending).
-        piece_lengths: Lengths of all pieces in stream order, filler included.
-        piece_segments: The segment of each piece, or ``FILLER``.
-        num_slots: Length of the stream.
+        span_lengths: Lengths of all pieces in stream order, filler included.
+        span_segments: The segment of each piece, or ``PAD``.
+        stream_length: Length of the stream.
         rows_shape: (B, L) where the stream is B rows of L slots, else None.
         prefix_tokens: Leading tokens of each segment that are no patches (cls, distillation).
-        segment_ids: (num_slots,) int64, ``FILLER`` where there is none.
-        max_piece: Slots of the longest piece.
+        segment_ids: (stream_length,) int64, ``PAD`` where there is none.
+        max_span: Slots of the longest piece.
         cu_seqlens: (S + 1,) int32, cumulative lengths of the segments without filler.
-        cu_pieces: (pieces + 1,) int32, first slot of each piece and the end of the stream.
-        token_slots: (sum of lengths,) int64, the slots that hold tokens, in segment order.
+        cu_spans: (pieces + 1,) int32, first slot of each piece and the end of the stream.
+        token_indices: (sum of lengths,) int64, the slots that hold tokens, in segment order.
     """
 
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
-    piece_lengths: tuple[int, ...]
-    piece_segments: tuple[int, ...]
-    num_slots: int
+    span_lengths: tuple[int, ...]
+    span_segments: tuple[int, ...]
+    stream_length: int
     rows_shape: tuple[int, int] | None
     prefix_tokens: int
-    max_piece: int
+    max_span: int
     segment_ids: Tensor
     cu_seqlens: Tensor
-    cu_pieces: Tensor
-    token_slots: Tensor
+    cu_spans: Tensor
+    token_indices: Tensor
 
     @property
     def num_segments(self) -> int:
@@ -129,26 +129,26 @@ def build_layout(
             starts.append(slot)
             slot += length
         if padded_rows and sum(row) < width:
-            pieces.append((width - sum(row), FILLER))
+            pieces.append((width - sum(row), PAD))
             slot += width - sum(row)
     if not padded_rows and slot % multiple:
-        pieces.append((-slot % multiple, FILLER))
+        pieces.append((-slot % multiple, PAD))
         slot += pieces[-1][0]
-    piece_lengths, piece_segments = zip(*pieces, strict=True)
-    segment_ids = torch.repeat_interleave(torch.tensor(piece_segments), torch.tensor(piece_lengths))
+    span_lengths, span_segments = zip(*pieces, strict=True)
+    segment_ids = torch.repeat_interleave(torch.tensor(span_segments), torch.tensor(span_lengths))
     return SegmentLayout(
         lengths=lengths,
         starts=tuple(starts),
-        piece_lengths=piece_lengths,
-        piece_segments=piece_segments,
-        num_slots=slot,
+        span_lengths=span_lengths,
+        span_segments=span_segments,
+        stream_length=slot,
         rows_shape=(len(rows), width) if padded_rows else None,
         prefix_tokens=prefix_tokens,
         segment_ids=segment_ids,
-        max_piece=max(piece_lengths),
+        max_span=max(span_lengths),
         cu_seqlens=_offsets(lengths),
-        cu_pieces=_offsets(piece_lengths),
-        token_slots=torch.nonzero(segment_ids != FILLER).flatten(),
+        cu_spans=_offsets(span_lengths),
+        token_indices=torch.nonzero(segment_ids != PAD).flatten(),
     )
 
 

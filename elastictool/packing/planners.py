@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.registry import Registry
+from elastictool.utils.registry import Registry
 
 Lengths = Sequence[int] | npt.NDArray[np.int64]
 """Tokens of each clip, in arrival order."""
@@ -96,7 +96,7 @@ def excess_rows(lengths: Lengths, rows: Rows, capacity: int) -> int:
     return len(rows) - lower_bound(lengths, capacity)
 
 
-def share_out(lengths: Lengths, loads: Sequence[int]) -> Rows:
+def assign_lpt(lengths: Lengths, loads: Sequence[int]) -> Rows:
     """Give clips to processes that carry ``loads`` already, so that all end with nearly as much.
 
     Longest clip first, each to the least loaded (LPT: at most 4/3 of the best possible).

@@ -10,7 +10,6 @@ of a batch too, among those of a window.
 from __future__ import annotations
 
 from elastictool.config import PackingConfig
-from elastictool.errors import UsageError
 from elastictool.packing.batching import (
     Counts,
     StreamPlan,
@@ -19,10 +18,11 @@ from elastictool.packing.batching import (
     plan_each,
     windows,
 )
-from elastictool.packing.lockstep import LOCKSTEP, plan_grid
 from elastictool.packing.planners import PLANNERS, Rows
+from elastictool.packing.vectorized import VECTORIZED, plan_grid
 from elastictool.packing.windows import WINDOW_PLANNERS
-from elastictool.registry import nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 
 def known_planners() -> list[str]:
@@ -65,8 +65,8 @@ def plan_stream(lengths: Counts, config: PackingConfig) -> StreamPlan:
         plan = WINDOW_PLANNERS[config.planner]
         return joined([plan(lengths[part], config) for part in windows(len(lengths), config)])
     starts = batch_starts(lengths, config)
-    if config.planner in LOCKSTEP and not config.batch_tokens:
-        return plan_grid(lengths, starts, config.capacity, LOCKSTEP[config.planner])
+    if config.planner in VECTORIZED and not config.batch_tokens:
+        return plan_grid(lengths, starts, config.capacity, VECTORIZED[config.planner])
     return plan_each(lengths, starts, config.capacity, PLANNERS[config.planner])
 
 

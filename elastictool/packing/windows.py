@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 
 from elastictool.config import PackingConfig
-from elastictool.packing import lockstep, planners
+from elastictool.packing import planners, vectorized
 from elastictool.packing.batching import Counts, StreamPlan, batch_starts, plan_each
-from elastictool.registry import Registry
+from elastictool.utils.registry import Registry
 
 WindowPlanner = Callable[[Counts, PackingConfig], StreamPlan]
 """``(lengths of one window, config) -> plan``; a clip longer than a row gets one of its own."""
@@ -54,7 +54,7 @@ def sorted_window(lengths: Counts, config: PackingConfig) -> StreamPlan:
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order]
     starts = batch_starts(ordered, config)
-    plan = lockstep.plan_grid(ordered, starts, config.capacity, lockstep.balanced)
+    plan = vectorized.plan_grid(ordered, starts, config.capacity, vectorized.balanced)
     return _in_order(plan, order)
 
 

@@ -72,8 +72,8 @@ def ast_model(
         prefix_tokens=prefix_tokens,
         pooling="prefix",
         norm_eps=1e-6,
-        head_norm=num_classes > 0,
-        head_norm_eps=HEAD_EPS,
+        fc_norm=num_classes > 0,
+        fc_norm_eps=HEAD_EPS,
         num_classes=num_classes,
     )
 
@@ -114,7 +114,7 @@ FORMATS.register("ast")(
             *timm_encoder("v."),
             *grid_positions("v.pos_embed"),
             *conv_embedding("v.patch_embed.proj"),
-            *linear("head_norm", "mlp_head.0"),
+            *linear("fc_norm", "mlp_head.0"),
             *linear("head", "mlp_head.1"),
         ),
         ignored=(STALE_HEAD,),

@@ -13,13 +13,13 @@ import dataclasses
 import math
 
 from elastictool.config import DataConfig, InitConfig, ModelConfig
-from elastictool.errors import CheckpointError
+from elastictool.config.loader import frontend_config
 from elastictool.pretrained.ast_file import spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
 from elastictool.pretrained.names import DATA_PARALLEL, joint, linear
 from elastictool.pretrained.shapes import classes, encoder, need
 from elastictool.pretrained.source import Source
-from elastictool.settings import frontend_config
+from elastictool.utils.errors import CheckpointError
 
 EPIC_SOUNDS_CLASSES = 44
 
@@ -44,7 +44,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         grid=(len(frequency), len(time)),
         pooling="attention",
         norm_eps=1e-6,
-        head_norm_eps=1e-6,
+        fc_norm_eps=1e-6,
         attention_scale=1.0,
         num_classes=classes(tensors, "head.weight"),
     )
@@ -85,7 +85,7 @@ FORMATS.register("elasticast")(
             *linear("pooling.to_q", "attn_pool.to_q"),
             *linear("pooling.to_kv", "attn_pool.to_kv"),
             *linear("pooling.projection", "attn_pool.proj"),
-            *linear("head_norm", "mlp_norm"),
+            *linear("fc_norm", "mlp_norm"),
             *linear("head", "head"),
         ),
         describe=_describe,

@@ -48,7 +48,7 @@ FORMATS.register("flexiast")(
             *timm_encoder("v."),
             *grid_positions("pos_embed.pos_embed"),
             *conv_embedding("patch_embed.proj"),
-            *linear("head_norm", "mlp_head.0"),
+            *linear("fc_norm", "mlp_head.0"),
             *linear("head", "mlp_head.1"),
         ),
         ignored=(STALE_HEAD, Ignored(r"v\.(patch_embed\.|pos_embed$)", _STALE)),

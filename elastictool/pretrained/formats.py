@@ -17,7 +17,7 @@ from torch import Tensor
 
 from elastictool.config import InitConfig, ModelConfig, Rgb, RunConfig
 from elastictool.pretrained.source import Source
-from elastictool.registry import Registry
+from elastictool.utils.registry import Registry
 
 if TYPE_CHECKING:
     from elastictool.pretrained.own_file import OwnMetadata
@@ -64,7 +64,7 @@ def kernel(parts: Sequence[Tensor], context: Context) -> Tensor:
     return joined.flatten(1)
 
 
-def prefix_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
+def prefix_pos_embed(parts: Sequence[Tensor], context: Context) -> Tensor:
     """The first rows of a (1, prefix + N, D) table."""
     return tokens(parts, context)[: context.model.prefix_tokens]
 

@@ -35,7 +35,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         grid=grid_shape(frames, bins, (size, size), stride, "drop"),
         prefix_tokens=2,
         pooling="prefix",
-        head_norm=num_classes > 0,
+        fc_norm=num_classes > 0,
         num_classes=num_classes,
     )
     several = source.config.get("problem_type") == "multi_label_classification"
@@ -81,7 +81,7 @@ FORMATS.register("hf-ast")(
         aliases=hf_aliases("audio_spectrogram_transformer"),
         keys=(
             *hf_encoder(),
-            *linear("head_norm", "classifier.layernorm"),
+            *linear("fc_norm", "classifier.layernorm"),
             *linear("head", "classifier.dense"),
         ),
         describe=_describe,

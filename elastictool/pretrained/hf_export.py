@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.config import FbankConfig, ModelConfig, RunConfig
-from elastictool.errors import UsageError
-from elastictool.files import atomic_path, write_json
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import grid_shape
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import atomic_path, write_json
 
 ROOT = "audio_spectrogram_transformer"
 _BLOCK = {
@@ -46,7 +46,7 @@ def export_hf(
     """
     _check(config)
     write_json(folder / "config.json", _model_config(config, label_names, multi_label))
-    write_json(folder / "preprocessor_config.json", _front_end(config))
+    write_json(folder / "preprocessor_config.json", _feature_extractor(config))
     tensors = {name: value.detach().clone().contiguous() for name, value in _tensors(model)}
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(tensors, str(temporary), {"format": "pt"})
@@ -57,7 +57,7 @@ _EXTRACTOR = FbankConfig()
 it depends on whether torchaudio is installed."""
 _HINT = (
     "export to onnx or safetensors instead; an AST that can be exported is trained with "
-    "--set model.preset=ast --set model.prefix_tokens=2 --set model.head_norm_eps=1e-6 "
+    "--set model.preset=ast --set model.prefix_tokens=2 --set model.fc_norm_eps=1e-6 "
     "--set length.fixed_frames=1024 --set length.padding=zero (and model.norm_eps = 1e-6, as it is)"
 )
 
@@ -69,10 +69,10 @@ def _check(config: RunConfig) -> None:
         ("model.positions", model.positions, "grid", model.positions == "grid"),
         ("model.prefix_tokens", model.prefix_tokens, 2, model.prefix_tokens == 2),
         ("model.pooling", model.pooling, "prefix", model.pooling == "prefix"),
-        ("model.head_norm", model.head_norm, True, model.head_norm),
+        ("model.fc_norm", model.fc_norm, True, model.fc_norm),
         ("model.num_classes", model.num_classes, "1 or more", model.num_classes > 0),
-        ("model.head_norm_eps", model.head_norm_eps, f"{model.norm_eps} (model.norm_eps)",
-         model.norm_eps == model.head_norm_eps),
+        ("model.fc_norm_eps", model.fc_norm_eps, f"{model.norm_eps} (model.norm_eps)",
+         model.norm_eps == model.fc_norm_eps),
         ("model.patch_size", model.patch_size, "square", len(set(model.patch_size)) == 1),
         ("model.attention_scale", model.attention_scale, 0.0, model.attention_scale in scales),
         ("length.fixed_frames", length.fixed_frames, "a fixed length", length.fixed_frames > 0),
@@ -111,7 +111,7 @@ def _tensors(model: SpectrogramTransformer) -> list[tuple[str, Tensor]]:
     ours = model.state_dict()
     config = model.config
     cls, distillation = ours["prefix_tokens"]
-    positions = torch.cat((ours["prefix_positions"], ours["positions.grid"]))
+    positions = torch.cat((ours["prefix_pos_embed"], ours["positions.grid"]))
     kernel = ours["embedding.kernel.weight"].view(config.width, 1, *config.patch_size)
     named = [
         (f"{ROOT}.embeddings.cls_token", cls[None, None]),
@@ -122,7 +122,7 @@ def _tensors(model: SpectrogramTransformer) -> list[tuple[str, Tensor]]:
     ]
     for number in range(config.depth):
         named += _block(ours, f"blocks.{number}", f"{ROOT}.encoder.layer.{number}")
-    pairs = {"norm": f"{ROOT}.layernorm", "head_norm": "classifier.layernorm"}
+    pairs = {"norm": f"{ROOT}.layernorm", "fc_norm": "classifier.layernorm"}
     for source, target in {**pairs, "head": "classifier.dense"}.items():
         named += _linear(ours, source, target)
     return named
@@ -175,7 +175,7 @@ def _model_config(
     }
 
 
-def _front_end(config: RunConfig) -> dict[str, Any]:
+def _feature_extractor(config: RunConfig) -> dict[str, Any]:
     return {
         "feature_extractor_type": "ASTFeatureExtractor",
         "do_normalize": True,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import CheckpointError
+from elastictool.utils.errors import CheckpointError
 
 
 def read_json(file: Path) -> dict[str, Any]:

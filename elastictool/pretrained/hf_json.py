@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from elastictool.errors import CheckpointError
 from elastictool.pretrained.source import Source
+from elastictool.utils.errors import CheckpointError
 
 
 def need_config(source: Source, *model_types: str) -> None:
@@ -83,7 +83,7 @@ def encoder(source: Source) -> dict[str, Any]:
         "heads": count(source, "num_attention_heads"),
         "mlp_ratio": count(source, "intermediate_size") / width,
         "norm_eps": eps,
-        "head_norm_eps": eps,
+        "fc_norm_eps": eps,
     }
 
 

@@ -29,7 +29,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         grid=grid,
         prefix_tokens=prefix,
         pooling="prefix",
-        head_norm=False,
+        fc_norm=False,
         num_classes=num_classes,
     )
     return picture(model, hf_json.label_names(source, num_classes))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from elastictool.config import GridFit, InitConfig, ModelConfig, PoolingStart, Rgb, RunConfig
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
 from elastictool.pretrained.formats import (
     BLOCK,
@@ -30,6 +29,7 @@ from elastictool.pretrained.own_file import OwnMetadata
 from elastictool.pretrained.report import ImportReport, require_explained
 from elastictool.pretrained.shapes import number_of_blocks
 from elastictool.pretrained.source import OWN_FORMAT, Source, read_source, require_floats
+from elastictool.utils.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True)

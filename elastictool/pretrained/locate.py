@@ -7,9 +7,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from elastictool.errors import ElasticToolError, UsageError
-from elastictool.extras import lack_of
 from elastictool.pretrained.shards import INDEXES, is_index, is_shard, shard_of_tensors
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.optional import lack_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", *INDEXES)
 """Names of weights in a Hugging Face folder, the preferred one first."""

@@ -7,7 +7,7 @@ from elastictool.pretrained.formats import (
     Key,
     kernel,
     patch_positions,
-    prefix_positions,
+    prefix_pos_embed,
     rows,
     tokens,
 )
@@ -32,7 +32,7 @@ def joint(target: str, *sources: str) -> tuple[Key, ...]:
 def grid_positions(source: str) -> tuple[Key, ...]:
     """One table of positions: prefix tokens first, then patches."""
     return (
-        Key("prefix_positions", (source,), prefix_positions),
+        Key("prefix_pos_embed", (source,), prefix_pos_embed),
         Key("positions.grid", (source,), patch_positions),
     )
 

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from elastictool.config import ModelConfig, RunConfig
-from elastictool.errors import CheckpointError, UsageError
+from elastictool.config.loader import from_dict
 from elastictool.models.transformer import tensor_shapes
 from elastictool.pretrained.shapes import number_of_blocks
 from elastictool.pretrained.source import require_floats
-from elastictool.settings import from_dict
+from elastictool.utils.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from elastictool.errors import CheckpointError
+from elastictool.utils.errors import CheckpointError
 
 SHOWN = 5
 """Names listed in a message; the report in JSON holds all."""

@@ -16,7 +16,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
 FORMATS.register("run")(
     Format(
         title="elastictool run or .safetensors",
-        signature=(r"embedding\.kernel\.weight$", r"head_norm\.|norm\.weight$"),
+        signature=(r"embedding\.kernel\.weight$", r"fc_norm\.|norm\.weight$"),
         keys=(),
         describe=_describe,
         own=True,

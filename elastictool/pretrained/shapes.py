@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from elastictool.config import InitConfig, ModelConfig
-from elastictool.errors import CheckpointError
 from elastictool.packing.grid import covered
 from elastictool.pretrained.formats import Tensors
+from elastictool.utils.errors import CheckpointError
 
 HEAD_WIDTH = 64
 OTHER_HEADS = {1280: 16, 1408: 16, 1664: 16}

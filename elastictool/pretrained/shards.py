@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from elastictool.errors import CheckpointError
 from elastictool.pretrained.hf_files import read_json
+from elastictool.utils.errors import CheckpointError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SHARD = re.compile(r"[^/\\]+-\d+-of-0*(?P<count>\d+)\.(safetensors|bin)")

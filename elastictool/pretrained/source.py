@@ -21,10 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.pretrained.hf_files import read_json
 from elastictool.pretrained.report import listed
 from elastictool.pretrained.shards import is_index, shard_of_tensors
+from elastictool.utils.errors import CheckpointError, UsageError
 
 OWN_FORMAT = "elastictool-1"
 """What the metadata of our own checkpoints call themselves."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 
 from elastictool.config import InitConfig
-from elastictool.errors import CheckpointError
 from elastictool.pretrained.ast_file import AMBIGUOUS, ast_model, spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Tensors
 from elastictool.pretrained.names import (
@@ -31,6 +30,7 @@ from elastictool.pretrained.shapes import (
     need,
 )
 from elastictool.pretrained.source import Source
+from elastictool.utils.errors import CheckpointError
 
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
@@ -79,7 +79,7 @@ FORMATS.register("ssast")(
             *timm_encoder("v."),
             *grid_positions("v.pos_embed"),
             *conv_embedding("v.patch_embed.proj"),
-            *linear("head_norm", "mlp_head.0"),
+            *linear("fc_norm", "mlp_head.0"),
             *linear("head", "mlp_head.1"),
         ),
         ignored=(

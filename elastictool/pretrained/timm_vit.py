@@ -41,7 +41,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         prefix_tokens=prefix,
         pooling="prefix",
         norm_eps=1e-6,
-        head_norm=False,
+        fc_norm=False,
         num_classes=0 if distilled else classes(tensors, "head.weight"),
     )
     return picture(model, notes=heads_note(model, init))

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from elastictool.config import InitConfig, ModelConfig, RunConfig
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import (
     FREQUENCY,
@@ -28,12 +27,13 @@ from elastictool.pretrained.geometry import (
 )
 from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.report import ImportReport
+from elastictool.utils.errors import CheckpointError, UsageError
 
 BODY = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "attention_scale")
 """Settings of a model that are always those of its weights."""
 SHAPE = (
     "preset", "num_mel_bins", "patch_size", "patch_stride", "positions", "grid", "prefix_tokens",
-    "pooling", "head_norm", "head_norm_eps",
+    "pooling", "fc_norm", "fc_norm_eps",
 )  # fmt: skip
 """Settings that are the weights' own where ``init.model`` is ``weights``."""
 _GEOMETRY = ("patch_size", "patch_stride", "grid")
@@ -197,14 +197,14 @@ def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelCon
         return
     tables = {name: state.pop(name) for name in POSITIONS[source.positions]}
     keys = [key for name in tables for key in report.loaded.pop(name)]
-    twice = choices.grid_mean_twice
-    fitted = fit_positions(tables, area, source, target, choices.positions, twice)
+    locked_tee = choices.grid_mean_twice
+    fitted = fit_positions(tables, area, source, target, choices.positions, locked_tee)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
     how += ["stretched with the patches"] if area != source.grid else []
     how += [choices.positions] if area != target.grid else []
     if not alike:
         how += ["marginal means" if source.positions == "grid" else "sums of both tables"]
-        how += ["the grid's mean in both"] if source.positions == "grid" and twice else []
+        how += ["the grid's mean in both"] if source.positions == "grid" and locked_tee else []
     state |= fitted
     report.loaded |= dict.fromkeys(fitted, keys)
     report.resized |= dict.fromkeys(fitted, ", ".join(how))
@@ -212,7 +212,7 @@ def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelCon
 
 def _fit_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor], report: ImportReport) -> None:
     """The first prefix tokens that both have; further ones of the model start anew."""
-    for name in ("prefix_tokens", "prefix_positions"):
+    for name in ("prefix_tokens", "prefix_pos_embed"):
         if name not in own:
             continue
         if name not in state:
@@ -245,7 +245,7 @@ def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights:
 def _start_head(
     state: dict[str, Tensor], own: Mapping[str, Tensor], head: str, report: ImportReport
 ) -> None:
-    for name in [name for name in own if name.startswith(("head.", "head_norm."))]:
+    for name in [name for name in own if name.startswith(("head.", "fc_norm."))]:
         if name not in state:
             report.missing[name] = "new: the weights have none"
         elif head == "replace":

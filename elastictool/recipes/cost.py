@@ -1,6 +1,6 @@
 """What a plan costs before it is run: clips, tokens, operations, and hours on this machine.
 
-Operations follow from settings and clip lengths by the closed formula of ``evaluation/cost.py``;
+Operations follow from settings and clip lengths by the closed formula of ``evaluation/flops.py``;
 hours are operations divided by a throughput that was measured, on the trainings that are finished
 here or on a few training steps of the model itself. Lengths are those of the prepared data, or,
 before there are any, the complete corpus's number of clips at their mean length. Not counted:
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.config import ModelConfig, RunConfig
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.durations import num_frames_array
+from elastictool.evaluation.flops import forward_flops
 from elastictool.packing.grid import grid_shape, patch_size_along, scaled_stride
 from elastictool.recipes.plan import Plan, Step
 
@@ -229,7 +229,7 @@ def measured_throughput(plan: Plan) -> float | None:
     from elastictool.evaluation.bench.timing import interleaved
     from elastictool.evaluation.bench.workload import Workload
     from elastictool.models.attention.base import ATTENTION
-    from elastictool.training.resolve import device_of, pick_precision
+    from elastictool.training.setup import device_of, pick_precision
 
     configs = [_config(step) for step in plan.steps if step.kind == "train"]
     if not configs:

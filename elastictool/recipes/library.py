@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import elastictool
-from elastictool.errors import UsageError
+from elastictool.config.loader import from_dict, merged, read_yaml
 from elastictool.recipes.spec import Recipe, RunSpec, Scale
-from elastictool.registry import nearest_hint
-from elastictool.settings import from_dict, merged, read_yaml
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 PAPERS = ("elasticast", "flexiast")
 

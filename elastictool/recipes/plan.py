@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import check_together
-from elastictool.errors import UsageError
+from elastictool.config.loader import merged, run_config
 from elastictool.recipes.spec import (
     DataSpec,
     Recipe,
@@ -34,7 +34,7 @@ from elastictool.recipes.spec import (
     TokensSpec,
 )
 from elastictool.reporting.runs import changed_settings
-from elastictool.settings import merged, run_config
+from elastictool.utils.errors import UsageError
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
 VERSIONS: Mapping[Kind, int] = {
@@ -52,7 +52,7 @@ MARKER = "step.json"
 
 
 @dataclass(frozen=True)
-class Places:
+class Paths:
     """Where the user's data lie, and where everything goes (one folder below it a scale)."""
 
     data: Path
@@ -60,7 +60,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Replicate:
+class SeedFold:
     """One of several trainings of the same run."""
 
     seed: int = 0
@@ -165,7 +165,7 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, scale_name: str, places: Places, repeats: Repeats | None = None
+    recipe: Recipe, scale_name: str, places: Paths, repeats: Repeats | None = None
 ) -> Plan:
     """The graph of ``recipe`` at a scale, with what is finished already.
 
@@ -184,11 +184,11 @@ def make_plan(
     graph = _Graph(scale, dataclasses.replace(places, out=places.out / scale_name))
     parts: dict[str, Step] = {}
     for number, sweep in enumerate(scale.sweeps, 1):
-        for replicate in graph.replicates(sweep):
-            step = graph.sweep(number, sweep, replicate)
-            parts[f"sweep:{number}{replicate.suffix()}"] = step
+        for seed_fold in graph.seed_folds(sweep):
+            step = graph.sweep(number, sweep, seed_fold)
+            parts[f"sweep:{number}{seed_fold.suffix()}"] = step
             for run in sweep.runs:
-                parts[f"eval:{run}{replicate.suffix()}"] = graph.evaluation(run, replicate)
+                parts[f"eval:{run}{seed_fold.suffix()}"] = graph.evaluation(run, seed_fold)
     for tokens in scale.tokens:
         parts[f"tokens:{tokens.data}"] = graph.tokens(tokens)
     if scale.histograms:
@@ -203,17 +203,17 @@ class _Graph:
     """Steps by name, each made when it is first asked for, after what it reads."""
 
     scale: Scale
-    places: Places
+    places: Paths
     steps: dict[str, Step] = field(default_factory=dict)
     wanted: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
-    def replicates(self, sweep: SweepSpec) -> list[Replicate]:
+    def seed_folds(self, sweep: SweepSpec) -> list[SeedFold]:
         """Every seed on every fold of the sweep's data."""
         data = {self.scale.runs[run].data for run in sweep.runs}
         if len(data) > 1:
             raise UsageError(f"a sweep's runs share their data, these have {', '.join(data)}")
         folds = self.scale.data[data.pop()].folds or (0,)
-        return [Replicate(seed, fold) for seed in self.scale.seeds for fold in folds]
+        return [SeedFold(seed, fold) for seed in self.scale.seeds for fold in folds]
 
     def prep(self, name: str) -> Step:
         """A prepared dataset."""
@@ -229,38 +229,38 @@ class _Graph:
         settings["root"] = str(root or "")
         return self._add(f"prep {name}", "prep", settings, {}, {"root": root} if root else {})
 
-    def train(self, name: str, replicate: Replicate) -> Step:
+    def train(self, name: str, seed_fold: SeedFold) -> Step:
         """A trained run."""
         spec = self.scale.runs[name]
-        if replicate.fold not in (self.scale.data[spec.data].folds or (0,)):
-            replicate = dataclasses.replace(replicate, fold=0)
-        label = f"train {name}{replicate.suffix()}"
+        if seed_fold.fold not in (self.scale.data[spec.data].folds or (0,)):
+            seed_fold = dataclasses.replace(seed_fold, fold=0)
+        label = f"train {name}{seed_fold.suffix()}"
         if label in self.steps:
             return self.steps[label]
         inputs = {"dataset": self.prep(spec.data)}
         inputs |= {
-            role: self.train(other, replicate)
+            role: self.train(other, seed_fold)
             for role, other in (("start", spec.start), ("teacher", spec.teacher))
             if other
         }
         files = {"weights": self._weights(spec.weights)} if spec.weights else {}
-        config = self._config(name, spec, replicate)
+        config = self._config(name, spec, seed_fold)
         settings = {"config": changed_settings(config)}
         return self._add(label, "train", settings, inputs, files, config)
 
-    def evaluation(self, name: str, replicate: Replicate) -> Step:
+    def evaluation(self, name: str, seed_fold: SeedFold) -> Step:
         """All metrics of a run at its own setting."""
-        run = self.train(name, replicate)
+        run = self.train(name, seed_fold)
         inputs = {"run": run, "dataset": self.steps[run.inputs["dataset"]]}
-        label = f"eval {name}{replicate.suffix()}"
+        label = f"eval {name}{seed_fold.suffix()}"
         return self._add(label, "eval", self._how(), inputs, {})
 
-    def sweep(self, number: int, spec: SweepSpec, replicate: Replicate) -> Step:
+    def sweep(self, number: int, spec: SweepSpec, seed_fold: SeedFold) -> Step:
         """All runs of a sweep at all values; each clip is decoded once."""
-        runs = {f"run:{name}": self.train(name, replicate) for name in spec.runs}
+        runs = {f"run:{name}": self.train(name, seed_fold) for name in spec.runs}
         dataset = self.steps[next(iter(runs.values())).inputs["dataset"]]
         settings = self._how() | _plain(spec)
-        name = f"sweep {number}{replicate.suffix()}"
+        name = f"sweep {number}{seed_fold.suffix()}"
         return self._add(name, "sweep", settings, {"dataset": dataset, **runs}, {})
 
     def tokens(self, spec: TokensSpec) -> Step:
@@ -341,16 +341,16 @@ class _Graph:
         )
         return self.steps[name]
 
-    def _config(self, name: str, spec: RunSpec, replicate: Replicate) -> RunConfig:
+    def _config(self, name: str, spec: RunSpec, seed_fold: SeedFold) -> RunConfig:
         settings: Mapping[str, Any] = {}
         if spec.weights:
             weights = self.scale.weights[spec.weights]
             init = {"init": {"from": weights.source, "path": weights.path}}
             settings = merged(weights.settings, init)
         own = {
-            "name": f"{name}{replicate.suffix()}",
-            "seed": replicate.seed,
-            **({"data": {"test_fold": replicate.fold}} if replicate.fold else {}),
+            "name": f"{name}{seed_fold.suffix()}",
+            "seed": seed_fold.seed,
+            **({"data": {"test_fold": seed_fold.fold}} if seed_fold.fold else {}),
         }
         try:
             config = run_config(merged(merged(settings, spec.settings), own), complete=False)

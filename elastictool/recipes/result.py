@@ -16,8 +16,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from elastictool import __version__
+from elastictool.config.loader import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
-from elastictool.files import finite
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.recipes.plan import MARKER, Step
 from elastictool.recipes.steps import DURATIONS, EVALUATION, POINTS, TOKENS
@@ -32,7 +32,7 @@ from elastictool.reporting.published import (
 )
 from elastictool.reporting.sweep_figure import RESIZE_LABELS
 from elastictool.reporting.tables import read_json
-from elastictool.settings import from_dict
+from elastictool.utils.io import finite
 
 Document = dict[str, Any]
 OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from elastictool.errors import ElasticToolError, Interrupted, from_system
-from elastictool.progress import SILENT, Progress, Task
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.plan import Plan, Step
 from elastictool.recipes.steps import execute
-from elastictool.stopping import StopRequest, end_with_parent, signals_interrupt
+from elastictool.utils.errors import ElasticToolError, Interrupted, from_system
+from elastictool.utils.progress import SILENT, Progress, Task
+from elastictool.utils.signals import StopRequest, end_with_parent, signals_interrupt
 
 MakePlan = Callable[[], Plan]
 _POLL_S = 0.2

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from elastictool.config import PositionFit, Resize
-from elastictool.errors import UsageError
-from elastictool.registry import nearest_hint
 from elastictool.reporting.claims import Claim
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
 ScaleName = Literal["paper", "small", "smoke"]
 SCALES: tuple[ScaleName, ...] = ("paper", "small", "smoke")

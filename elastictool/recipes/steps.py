@@ -15,11 +15,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import UsageError
-from elastictool.files import write_json
-from elastictool.progress import SILENT, Progress
 from elastictool.recipes.plan import MARKER, Kind, Step
 from elastictool.reporting.tables import read_json
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import write_json
+from elastictool.utils.progress import SILENT, Progress
 
 POINTS, EVALUATION, TOKENS, DURATIONS = "points.csv", "eval.json", "tokens.json", "durations.json"
 UNFINISHED = "sweep.unfinished"
@@ -50,10 +50,10 @@ def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _prep(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.prepare import prepare
     from elastictool.data.shards import PrepSettings
-    from elastictool.settings import frontend_config
 
     settings = step.settings
     try:
@@ -120,7 +120,7 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
     from elastictool.training.checkpoint import load_run
-    from elastictool.training.resolve import pick_device
+    from elastictool.training.setup import pick_device
 
     store = PreparedStore.open(step.reads["dataset"])
     how = {key: step.settings[key] for key in ("checkpoint", "precision")}
@@ -137,11 +137,11 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
 def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
-    from elastictool.evaluation.kept_scores import forget
+    from elastictool.evaluation.logit_cache import forget
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep_axes import sweep_axis
     from elastictool.training.checkpoint import load_run
-    from elastictool.training.resolve import pick_device
+    from elastictool.training.setup import pick_device
 
     settings, device = step.settings, pick_device("auto")
     store = PreparedStore.open(step.reads["dataset"])

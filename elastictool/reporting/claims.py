@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from elastictool.errors import UsageError
 from elastictool.reporting.tables import counted
+from elastictool.utils.errors import UsageError
 
 Curves = Mapping[str, Mapping[float, float]]
 """Name of a curve -> its score (0 to 1) by column."""

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from elastictool.config import FbankConfig
-from elastictool.files import atomic_path
 from elastictool.reporting.figures import BLUE, styled
+from elastictool.utils.io import atomic_path
 
 _MEL_BREAK_HZ = 700.0
 _TICKS_HZ = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)

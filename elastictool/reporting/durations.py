@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from elastictool.files import atomic_path
 from elastictool.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, styled
 from elastictool.reporting.tables import counted
+from elastictool.utils.io import atomic_path
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 _NUM_BINS = 40

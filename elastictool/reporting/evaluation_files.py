@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.errors import ElasticToolError
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.summary import main_metric
 from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
-from elastictool.training.weights_header import former_weights
+from elastictool.training.metadata import former_weights
+from elastictool.utils.errors import ElasticToolError
 
 Document = dict[str, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from elastictool.errors import ElasticToolError
+from elastictool.utils.errors import ElasticToolError
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
-from elastictool.errors import UsageError
+from elastictool.utils.errors import UsageError
 
 FIGURE_ONLY = "figure only"
 SOURCES = {

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastictool.files import write_text
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score
 from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
+from elastictool.utils.io import write_text
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import ElasticToolError
+from elastictool.utils.errors import ElasticToolError
 
 Record = dict[str, Any]
 

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation.points import AXES, read_points
-from elastictool.files import write_text
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting import html_page as html
 from elastictool.reporting.class_figure import plot_classes
@@ -22,7 +20,9 @@ from elastictool.reporting.evaluation_text import class_table, notes, score_rows
 from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
-from elastictool.training.weights_header import former_weights
+from elastictool.training.metadata import former_weights
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.io import write_text
 
 REPORT_NAME = "report.html"
 

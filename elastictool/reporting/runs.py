@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elastictool.config import RunConfig
-from elastictool.errors import ElasticToolError, UsageError
+from elastictool.config.loader import from_dict, read_yaml, to_dict
 from elastictool.evaluation.points import model_label
-from elastictool.files import as_argument
 from elastictool.reporting.evaluation_files import (
     EvaluationFile,
     evaluation_stems,
@@ -26,9 +25,10 @@ from elastictool.reporting.evaluation_files import (
 )
 from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.reporting.summary import training_seconds
-from elastictool.settings import from_dict, read_yaml, to_dict
-from elastictool.training.claim import is_claimed
+from elastictool.training.run_lock import is_claimed
 from elastictool.training.rundir import HOW_TO_MAKE_ONE
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import as_argument
 
 State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import yaml
 
 from elastictool.config import SIZES, RunConfig
+from elastictool.config.loader import to_dict
 from elastictool.config.words import MODEL_SIZE, names_by_key, sections, settings
-from elastictool.settings import to_dict
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _COMMENT_WIDTH = 96

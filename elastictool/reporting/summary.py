@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
+from elastictool.config.loader import from_dict, read_yaml
 from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
-from elastictool.settings import from_dict, read_yaml
-from elastictool.training.weights_header import former_weights
+from elastictool.training.metadata import former_weights
 
 
 def summary_table(

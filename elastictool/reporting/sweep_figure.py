@@ -17,7 +17,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elastictool.errors import UsageError
 from elastictool.evaluation.points import AXES, Axis, SweepPoint, read_points
 from elastictool.metrics.classification import METRIC_LABELS
 from elastictool.reporting.figures import (
@@ -36,6 +35,7 @@ from elastictool.reporting.lines import (
     name_columns,
     own_ring,
 )
+from elastictool.utils.errors import UsageError
 
 LOG_RATIO = 16
 """Lengths that span more than this factor are drawn on a logarithmic axis."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elastictool.errors import ElasticToolError, UsageError
+from elastictool.utils.errors import ElasticToolError, UsageError
 
 EMPTY = "–"
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from elastictool.files import readable
 from elastictool.reporting.figures import BLUE, plain_text, save_figure, styled
+from elastictool.utils.io import readable
 
 MAX_CLASSES = 12
 LEAST_SHOWN = 0.02

@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from elastictool.evaluation.tokens import TokenReport, TokenUse, table_planners
-from elastictool.files import atomic_path
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
 from elastictool.reporting.published import FIGURE_ONLY as FIGURE_ONLY
 from elastictool.reporting.published import published_tokens
 from elastictool.reporting.tables import counted
+from elastictool.utils.io import atomic_path
 
 PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""

@@ -38,7 +38,7 @@ class Averages:
         self._first, self._last = config.average_epochs
         self._sums: dict[str, Tensor] = {}
         self._counted = 0
-        self.evaluated = twin(model, model.state_dict()) if self._decay else model
+        self.evaluated = clone_model(model, model.state_dict()) if self._decay else model
 
     def start(self) -> None:
         """Begin the moving average at the weights that training begins with (imported ones too)."""
@@ -76,7 +76,7 @@ class Averages:
             return None
         count = self._last - self._first + 1
         means = {name: (self._sums[name] / count).to(value) for name, value in weights.items()}
-        return twin(self._model, means)
+        return clone_model(self._model, means)
 
     def drop_sums(self) -> None:
         """Forget what the mean was made of, once it is written."""
@@ -94,7 +94,9 @@ class Averages:
         self._sums, self._counted = dict(state["sums"]), state.get("counted", 0)
 
 
-def twin(model: SpectrogramTransformer, weights: Mapping[str, Tensor]) -> SpectrogramTransformer:
+def clone_model(
+    model: SpectrogramTransformer, weights: Mapping[str, Tensor]
+) -> SpectrogramTransformer:
     """A second model of the same kind with a copy of ``weights``; draws no random number."""
     with torch.device("meta"):
         other = SpectrogramTransformer(model.config, model.attention)

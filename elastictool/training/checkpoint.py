@@ -23,17 +23,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig
-from elastictool.data.dataset import FrontEnd
-from elastictool.data.feed import Feed
-from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import as_argument, atomic_path, finite
+from elastictool.config.loader import to_dict
+from elastictool.data.dataset import FeatureExtractor
+from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained.own_file import read_metadata, require_fit
 from elastictool.pretrained.source import OWN_FORMAT
-from elastictool.settings import to_dict
+from elastictool.training.metadata import moment_of
 from elastictool.training.rundir import HOW_TO_MAKE_ONE, RUNS_ROOT
-from elastictool.training.weights_header import moment_of
+from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.io import as_argument, atomic_path, finite
 
 Which = Literal["best", "last", "averaged"]
 
@@ -50,11 +50,11 @@ class LoadedRun:
         model: In evaluation mode.
         label_names: Class names in the order of the logits.
         multi_label: Whether a clip may have several classes.
-        front_end: The run's front end, with its mean and std.
+        feature_extractor: The run's front end, with its mean and std.
         metrics: Numbers recorded with the weights (epoch, validation score).
         thresholds: Multi-label: the decision threshold of each class, chosen on validation with
             these weights; NaN where it could not be chosen, empty if nobody chose any.
-        budget: What ``at_budget`` changed, for file names and titles; empty for the run's own.
+        budget: What ``with_tokens`` changed, for file names and titles; empty for the run's own.
     """
 
     path: Path
@@ -64,17 +64,17 @@ class LoadedRun:
     model: SpectrogramTransformer
     label_names: tuple[str, ...]
     multi_label: bool
-    front_end: FrontEnd
+    feature_extractor: FeatureExtractor
     metrics: Mapping[str, Any]
     thresholds: tuple[float, ...] = ()
     budget: str = ""
 
     @property
-    def feed(self) -> Feed:
+    def feed(self) -> DeviceTransfer:
         """How clips of a prepared dataset reach the model, where it now is: as in its training."""
         train = self.config.train
         device = next(self.model.parameters()).device
-        return Feed.choose(device, train.fbank_on, train.prefetch)
+        return DeviceTransfer.choose(device, train.fbank_on, train.prefetch)
 
     @property
     def weights_sha256(self) -> str:
@@ -90,7 +90,7 @@ class LoadedRun:
         """What tells these weights from others, for the results that they give."""
         return moment_of(dict(self.metrics)) | {"sha256": self.weights_sha256}
 
-    def at_budget(
+    def with_tokens(
         self, patch_size: int | None = None, compression: float | None = None
     ) -> LoadedRun:
         """The same model with other patches or frames: more or fewer tokens for the same seconds.
@@ -106,9 +106,9 @@ class LoadedRun:
 
         Source: FlexiAST Section 3.3, ElasticAST Section 3.4.
         """
-        front_end, words = self.front_end, []
+        feature_extractor, words = self.feature_extractor, []
         if patch_size is not None:
-            bins = front_end.fbank.num_mel_bins
+            bins = feature_extractor.fbank.num_mel_bins
             if patch_size != int(patch_size) or not 1 <= patch_size <= bins:
                 raise UsageError(
                     f"a patch size of {patch_size} is not within 1, 2, ... {bins} (mel bins)",
@@ -116,17 +116,19 @@ class LoadedRun:
                 )
             patch_size = int(patch_size)
             along = self.config.flexi.axes
-            size = patch_size_along(along, patch_size, front_end.patch_size)
-            front_end = front_end.at_patch_size(size)
+            size = patch_size_along(along, patch_size, feature_extractor.patch_size)
+            feature_extractor = feature_extractor.at_patch_size(size)
             words.append(f"patch_{patch_size}")
         if compression is not None:
             if not 0.1 <= compression < math.inf:
                 raise UsageError(
                     f"a resolution of {compression:g} is below 0.1 or without end", "e.g. 2"
                 )
-            front_end = front_end.at_compression(compression)
+            feature_extractor = feature_extractor.at_compression(compression)
             words.append(f"resolution_{compression:g}")
-        return dataclasses.replace(self, front_end=front_end, budget="_".join(words))
+        return dataclasses.replace(
+            self, feature_extractor=feature_extractor, budget="_".join(words)
+        )
 
 
 def save_weights(
@@ -232,7 +234,7 @@ def load_run(
         model=model.to(device).eval(),
         label_names=told.label_names,
         multi_label=told.multi_label,
-        front_end=front_end_of(config),
+        feature_extractor=feature_extractor_of(config),
         metrics=told.metrics,
         thresholds=told.thresholds,
     )
@@ -267,14 +269,14 @@ def _convert_first(path: Path) -> str:
     )
 
 
-def front_end_of(config: RunConfig) -> FrontEnd:
+def feature_extractor_of(config: RunConfig) -> FeatureExtractor:
     """The front end that a resolved configuration describes."""
     if config.data.mean is None or config.data.std is None:
         raise CheckpointError(
             "the configuration holds no data.mean and data.std",
             "converted weights: convert them again with --set data.mean=… --set data.std=…",
         )
-    return FrontEnd(
+    return FeatureExtractor(
         fbank=config.fbank,
         length=config.length,
         patch_size=config.model.patch_size,

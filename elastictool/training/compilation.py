@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from elastictool.errors import ElasticToolError, UsageError
 from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.models.encoder import Block
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.scoring import autocast
+from elastictool.training.predict_logits import autocast
+from elastictool.utils.errors import ElasticToolError, UsageError
 
 _OFF = "--set train.compile=false trains without compiling"
 

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
+from elastictool.config.loader import with_settings
 from elastictool.corpora.class_table import ClassTable
-from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import write_json
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported, import_weights
 from elastictool.pretrained.report import ImportReport
 from elastictool.pretrained.transfer import official_settings, require_official, transfer
-from elastictool.settings import with_settings
-from elastictool.training.checkpoint import front_end_of, save_weights
-from elastictool.training.initial import located
+from elastictool.training.checkpoint import feature_extractor_of, save_weights
+from elastictool.training.initial_weights import located
+from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.io import write_json
 
 PICTURE_BINS, PICTURE_FRAMES = 128, 1_024
 """What an image model is fitted to unless told otherwise, as the published AST code does."""
@@ -165,7 +165,9 @@ def _grid(weights: Imported, config: RunConfig) -> tuple[int, int]:
             return same_area_grid(source.model, config.model)
     length = dataclasses.replace(config.length, fixed_frames=frames)
     data = dataclasses.replace(config.data, mean=0.0, std=1.0)  # the grid does not ask for them
-    return front_end_of(dataclasses.replace(config, length=length, data=data)).longest_grid()
+    return feature_extractor_of(
+        dataclasses.replace(config, length=length, data=data)
+    ).longest_grid()
 
 
 def _same_patches(source: RunConfig, config: RunConfig) -> bool:

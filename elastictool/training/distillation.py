@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.config import DistillConfig, RunConfig
-from elastictool.data.loader import Cut
+from elastictool.config.loader import to_dict
+from elastictool.data.loader import PackSpec
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, UsageError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.settings import to_dict
 from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.rundir import find_run
+from elastictool.utils.errors import CheckpointError, UsageError
 
 
 class Teacher:
@@ -40,18 +40,18 @@ class Teacher:
     def __init__(self, run: LoadedRun, config: DistillConfig, loss: str) -> None:
         self.config, self.loss = config, loss
         self.model: SpectrogramTransformer = run.model.eval().requires_grad_(False)
-        self.cut = Cut(
-            run.front_end.patch_spec,
+        self.cut = PackSpec(
+            run.feature_extractor.patch_spec,
             run.config.model.prefix_tokens,
             ATTENTION[run.model.attention].padded_rows,
         )
 
     @torch.no_grad()
     def logits(self, batch: PackedBatch) -> Tensor:
-        """(S, C) logits for the clips of a student's batch, out of its ``companion``."""
-        if batch.companion is None:
+        """(S, C) logits for the clips of a student's batch, out of its ``teacher_batch``."""
+        if batch.teacher_batch is None:
             raise ValueError("the batch was loaded without the teacher's cut")
-        logits: Tensor = self.model(batch.companion)
+        logits: Tensor = self.model(batch.teacher_batch)
         return logits
 
     def losses(self, student: Tensor, teacher: Tensor, supervised: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elastictool.errors import ElasticToolError, ProcessLostError, is_out_of_memory
-from elastictool.launch import launched
-from elastictool.seeds import clip_rng
+from elastictool.utils.errors import ElasticToolError, ProcessLostError, is_out_of_memory
+from elastictool.utils.launch import launched
+from elastictool.utils.rng import clip_rng
 
 T = TypeVar("T")
 
@@ -57,12 +57,12 @@ class Ranks:
         self.rank, self.world = rank, world
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is no other process."""
         return self.world == 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
@@ -72,7 +72,7 @@ class Ranks:
         Raises:
             ProcessLostError: One of them is gone.
         """
-        if self.alone:
+        if self.is_single:
             return [value]
         values: list[Any] = [None] * self.world
         with _together():
@@ -83,13 +83,13 @@ class Ranks:
         """Go on when all have come here; raises what ``gather`` does."""
         self.gather(None)
 
-    def same_start(self, model: nn.Module) -> None:
+    def broadcast(self, model: nn.Module) -> None:
         """Give all the first one's weights: other machines may have drawn theirs otherwise.
 
         Sums as large as those of a step are made as well, of nothing: nccl connects and takes its
         memory at the first, and where that fails, nothing is lost yet.
         """
-        if self.alone:
+        if self.is_single:
             return
         with torch.no_grad(), _together():
             for value in model.state_dict().values():
@@ -103,10 +103,12 @@ class Ranks:
         They are a function of the step, so there is nothing to save of them. Alone, the generator
         runs on.
         """
-        if not self.alone:
+        if not self.is_single:
             torch.manual_seed(int(clip_rng(seed, step, self.rank, "rank").integers(1 << 62)))
 
-    def add_up(self, parameters: Sequence[nn.Parameter], totals: Sequence[float]) -> list[float]:
+    def all_reduce(
+        self, parameters: Sequence[nn.Parameter], totals: Sequence[float]
+    ) -> list[float]:
         """Sum gradients and ``totals`` of a step over all processes, to the same bits in each.
 
         A parameter that no process used keeps no gradient, as in a single process.
@@ -122,7 +124,7 @@ class Ranks:
             ProcessLostError: A process is gone; no gradient has been changed by then.
             RuntimeError: This process has no room for the sums; nothing was sent by then.
         """
-        if self.alone:
+        if self.is_single:
             return list(totals)
         buckets = list(_flattened(parameters))  # before the sums: whoever has no room ends here
         used = [float(parameter.grad is not None) for parameter in parameters]
@@ -136,13 +138,13 @@ class Ranks:
         return sums[: len(totals)].tolist()
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 """A process without others."""
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Inside, this process is one of those that torchrun started; without torchrun, ``ALONE``.
+def init_distributed(device: str) -> Iterator[Ranks]:
+    """Inside, this process is one of those that torchrun started; without torchrun, ``SINGLE``.
 
     Args:
         device: Of this process; gradients on CUDA are summed by nccl, all else by gloo.
@@ -151,8 +153,8 @@ def joined(device: str) -> Iterator[Ranks]:
         ElasticToolError: The processes do not find one another.
     """
     here = launched()
-    if here.alone:
-        yield ALONE
+    if here.is_single:
+        yield SINGLE
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)

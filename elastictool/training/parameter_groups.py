@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from elastictool.config import ModelConfig, TrainConfig
-from elastictool.errors import UsageError
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.registry import nearest_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
 
-_GROUPS = {"prefix_tokens": "prefix", "prefix_positions": "positions", "head_norm": "head"}
+_GROUPS = {"prefix_tokens": "prefix", "prefix_pos_embed": "positions", "fc_norm": "head"}
 _LOWEST = ("embedding", "positions", "prefix")
 _RANGE = re.compile(r"encoder\.(\d+)(?:-(\d+))?")
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
-from elastictool.errors import CheckpointError, UsageError
-from elastictool.files import as_argument
-from elastictool.settings import (
+from elastictool.config.loader import (
     Difference,
     differences,
     other_settings,
@@ -25,6 +23,8 @@ from elastictool.settings import (
 )
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import against_more_epochs
+from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.io import as_argument
 
 MACHINE = tuple(
     f"train.{name}"

@@ -13,31 +13,36 @@ import numpy as np
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.locate import locate_recorded
+from elastictool.data.paths import locate_recorded
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
-from elastictool.errors import CheckpointError, Interrupted, UsageError
-from elastictool.launch import launched
-from elastictool.progress import SILENT, Progress
-from elastictool.training.checkpoint import front_end_of
-from elastictool.training.claim import claim
+from elastictool.training.checkpoint import feature_extractor_of
 from elastictool.training.distillation import load_teacher, require_other_place
-from elastictool.training.distributed import Ranks, joined
-from elastictool.training.initial import leak_notes, read_initial, require_elsewhere, start_from
-from elastictool.training.messages import start_lines
-from elastictool.training.resolve import device_of, resolve
+from elastictool.training.distributed import Ranks, init_distributed
+from elastictool.training.initial_weights import (
+    leak_notes,
+    read_initial,
+    require_elsewhere,
+    start_from,
+)
+from elastictool.training.log_lines import start_lines
 from elastictool.training.resuming import (
     own_config,
     require_unedited,
     tell_epochs,
     trained_with,
 )
+from elastictool.training.run_lock import claim
 from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state
+from elastictool.training.setup import device_of, resolve
 from elastictool.training.state import TrainResult
 from elastictool.training.trainer import Trainer
+from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
+from elastictool.utils.launch import launched
+from elastictool.utils.progress import SILENT, Progress
 
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
@@ -58,7 +63,7 @@ def train_run(
         UsageError: The directory is not empty, or configuration and data do not fit.
         Interrupted: The user stopped it; ``resume_run`` goes on.
     """
-    with joined(device_of(config.train)) as ranks:
+    with init_distributed(device_of(config.train)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         if run.writes:
             run.require_free(overwrite)
@@ -99,7 +104,7 @@ def resume_run(
         UsageError: The run has other settings than those asked for.
     """
     config = own_config(path, settings or {})
-    with joined(device_of(config.train)) as ranks:
+    with init_distributed(device_of(config.train)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)
         with _claimed(run):
@@ -133,7 +138,7 @@ def _tell_start(trainer: Trainer, progress: Progress, notes: Sequence[str]) -> N
 
 def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
     """Of several processes, the first one writes and shows bars."""
-    return RunDirectory(path, writes=ranks.first), progress if ranks.first else SILENT
+    return RunDirectory(path, writes=ranks.is_main), progress if ranks.is_main else SILENT
 
 
 @contextmanager
@@ -177,7 +182,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     """
     config, weights = read_initial(config, store)
     resolved, splits = resolve(config, store)
-    dataset = ClipDataset(store, front_end_of(resolved))
+    dataset = ClipDataset(store, feature_extractor_of(resolved))
     sampler = TrainingSampler.of_run(resolved, dataset, splits.train)
     load_teacher(resolved, store, "cpu")
     _check_warmup(resolved, sampler)
@@ -221,7 +226,7 @@ def _check_warmup(config: RunConfig, sampler: TrainingSampler) -> None:
 
 def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
     """What length limits leave out of the training clips, if anything."""
-    limit = dataset.front_end.length
+    limit = dataset.feature_extractor.length
     native = dataset.native_frames[clips]
     left_out = native - np.minimum(native, limit.most_frames)
     if not left_out.any():

@@ -15,17 +15,23 @@ from typing import Any
 
 from elastictool import __version__
 from elastictool.config import RunConfig
-from elastictool.errors import CheckpointError, RunRemovedError, UsageError, write_error
-from elastictool.files import append_line, as_argument, remove_temporaries, write_json, write_text
-from elastictool.launch import launched
-from elastictool.settings import dump_yaml, from_dict, read_yaml
-from elastictool.training.claim import LOCK_NAME, is_claimed
-from elastictool.training.former import (
+from elastictool.config.loader import dump_yaml, from_dict, read_yaml
+from elastictool.training.earlier_run import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
     remove_run,
     require_run,
 )
+from elastictool.training.run_lock import LOCK_NAME, is_claimed
+from elastictool.utils.errors import CheckpointError, RunRemovedError, UsageError, write_error
+from elastictool.utils.io import (
+    append_line,
+    as_argument,
+    remove_temporaries,
+    write_json,
+    write_text,
+)
+from elastictool.utils.launch import launched
 
 RUNS_ROOT = Path("runs")
 """Where runs go unless the user says otherwise."""

@@ -18,15 +18,15 @@ from typing import Any, cast
 import torch
 
 from elastictool.config import RunConfig
+from elastictool.config.loader import to_dict
 from elastictool.data.store import DatasetInfo
-from elastictool.errors import CheckpointError
-from elastictool.files import as_argument, atomic_path
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.settings import to_dict
 from elastictool.training.averaging import Averages
 from elastictool.training.checkpoint import disk_errors, save_weights
 from elastictool.training.rundir import RunDirectory
 from elastictool.training.state import TrainingState
+from elastictool.utils.errors import CheckpointError
+from elastictool.utils.io import as_argument, atomic_path
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class Saver:
             names, multi_label = self.data.label_names, self.data.multi_label
             save_weights(path, model, self.config, names, multi_label, about, thresholds)
 
-    def state(self, learner: Learner, state: TrainingState) -> None:
+    def state(self, train_state: TrainState, state: TrainingState) -> None:
         """Write what training continues from."""
         if self.run.writes:
             kept = {"config": to_dict(self.config), "state": dataclasses.asdict(state)}
-            save_training_state(self.run.training_state, kept | learner.state_dict())
+            save_training_state(self.run.training_state, kept | train_state.state_dict())
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainState:
     """All that training changes beside its counters, generators of random numbers included."""
 
     model: SpectrogramTransformer
@@ -95,15 +95,15 @@ class Learner:
         self.averages.load_state_dict(saved.get("averages", self.averages.state_dict()))
 
 
-def take_up(saved: Mapping[str, Any], learner: Learner, run: RunDirectory) -> TrainingState:
-    """Put ``learner`` where it was when ``saved`` was written; returns the run's counters.
+def restore(saved: Mapping[str, Any], train_state: TrainState, run: RunDirectory) -> TrainingState:
+    """Put ``train_state`` where it was when ``saved`` was written; returns the run's counters.
 
     Raises:
         CheckpointError: The state is not one of this model and optimiser.
     """
     try:
         state = TrainingState(**saved["state"])
-        learner.load_state_dict(saved)
+        train_state.load_state_dict(saved)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{run.training_state} does not fit the model of {run.config_file}: {error}",

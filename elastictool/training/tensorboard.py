@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from elastictool.errors import UsageError
-from elastictool.extras import lack_of
 from elastictool.training.rundir import RunDirectory
+from elastictool.utils.errors import UsageError
+from elastictool.utils.optional import lack_of
 
 
 def check_tensorboard() -> None:

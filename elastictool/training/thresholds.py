@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.files import finite, write_rows
 from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, best_thresholds, decide, f1_scores
-from elastictool.training.scoring import Scores
+from elastictool.training.predict_logits import Scores
+from elastictool.utils.io import finite, write_rows
 
 Array = npt.NDArray[np.float64]
 

@@ -22,45 +22,45 @@ from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feed import Feed, loader_processes
+from elastictool.data.device_transfer import DeviceTransfer, loader_processes
 from elastictool.data.loader import load_batches
+from elastictool.data.rank_sharding import RankStep, locked_tee, shard_steps
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.shares import StepShare, step_shares, twice
 from elastictool.data.store import PreparedStore
-from elastictool.errors import LoaderError
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.progress import SILENT, Progress
-from elastictool.stopping import Stopped, StopRequest
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import front_end_of
+from elastictool.training.checkpoint import feature_extractor_of
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
-from elastictool.training.distributed import ALONE, Ranks
-from elastictool.training.faults import (
-    StepFault,
+from elastictool.training.distributed import SINGLE, Ranks
+from elastictool.training.interrupts import memory_hint, report_oom, save_on_exit
+from elastictool.training.log_lines import averaged_line, epoch_line
+from elastictool.training.losses import clip_losses
+from elastictool.training.nonfinite import (
+    NonFiniteStep,
     check_weights,
     count_broken,
-    explain_fault,
-    nothing_learned,
+    explain_nonfinite,
+    no_finite_step,
     too_many,
-    worst_fault,
+    worst_step,
 )
-from elastictool.training.leaving import memory_hint, memory_told, orderly
-from elastictool.training.messages import averaged_line, epoch_line
-from elastictool.training.objective import clip_losses
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
-from elastictool.training.resolve import device_of, resolve
+from elastictool.training.predict_logits import autocast, score_clips
 from elastictool.training.rundir import RunDirectory
-from elastictool.training.saving import Learner, Saver, take_up
+from elastictool.training.saving import Saver, TrainState, restore
 from elastictool.training.schedule import lr_factor
-from elastictool.training.scoring import autocast, score_clips
+from elastictool.training.setup import device_of, resolve
 from elastictool.training.state import StepSums, TrainingState, TrainResult, read_numbers
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.thresholds import ChosenThresholds
 from elastictool.training.validation import selection_metric, validation_metrics
+from elastictool.utils.errors import LoaderError
+from elastictool.utils.progress import SILENT, Progress
+from elastictool.utils.signals import Stopped, StopRequest
 
 
 class Trainer:
@@ -80,7 +80,7 @@ class Trainer:
         store: PreparedStore,
         run: RunDirectory,
         progress: Progress = SILENT,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE,
     ) -> None:
         self.config, self.splits = resolve(config, store)
         self.store, self.run, self.progress, self.ranks = store, run, progress, ranks
@@ -91,23 +91,23 @@ class Trainer:
         freeze(self.model, self.config.train.freeze)
         self.averages = Averages(self.model, self.config.train)
         self.optimizer = build_optimizer(self.model, self.config)
-        self.learner = Learner(self.model, self.optimizer, self.averages, self.device)
+        self.train_state = TrainState(self.model, self.optimizer, self.averages, self.device)
         self.saver = Saver(run, self.config, store.info)
         self.selection_metric = selection_metric(self.config, store.info.multi_label)
         self.state = TrainingState()
         self.stop = StopRequest()
         self.thresholds: ChosenThresholds | None = None
         self.averaged: dict[str, float] = {}
-        self.front_end = front_end_of(self.config)
+        self.feature_extractor = feature_extractor_of(self.config)
         cache_mb = self.config.train.cache_mb
         self.train_set = ClipDataset(
-            store, self.front_end, self.config.augment, self.config.seed, cache_mb
+            store, self.feature_extractor, self.config.augment, self.config.seed, cache_mb
         )
-        self.eval_set = ClipDataset(store, self.front_end, cache_mb=cache_mb)
+        self.eval_set = ClipDataset(store, self.feature_extractor, cache_mb=cache_mb)
         self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
         self.teacher = load_teacher(self.config, store, str(self.device))
         train = self.config.train
-        self.feed = Feed.choose(self.device, train.fbank_on, train.prefetch)
+        self.feed = DeviceTransfer.choose(self.device, train.fbank_on, train.prefetch)
 
     @cached_property
     def epoch_batches(self) -> list[int]:
@@ -134,20 +134,20 @@ class Trainer:
         config = self.config.train
         validation: dict[str, float] = {}
         was_finished = self.is_finished
-        self.ranks.same_start(self.model)
+        self.ranks.broadcast(self.model)
         if self.state.step == 0:
             self.averages.start()
         if config.compile and not was_finished:
             self._compile()
         mirror = mirrored(self.run) if config.tensorboard and self.run.writes else nullcontext()
-        ways_out = orderly(self.run.path, self.stop, self._save, self._where, self.ranks)
+        ways_out = save_on_exit(self.run.path, self.stop, self._save, self._where, self.ranks)
         with self.stop, mirror, ways_out:
             while not self.is_finished:
                 self._check_stop()
                 self._train_epoch(self.epoch_batches[self.state.epoch])
                 validation = self._finish_epoch()
         if self.state.skipped_in_a_row == self.state.step:
-            raise nothing_learned(self.state.step)
+            raise no_finite_step(self.state.step)
         return TrainResult(
             run=self.run.path,
             epochs=config.epochs,
@@ -164,7 +164,7 @@ class Trainer:
         Raises:
             CheckpointError: It belongs to another model.
         """
-        self.state = take_up(saved, self.learner, self.run)
+        self.state = restore(saved, self.train_state, self.run)
         self.run.clean_up(self.state.step, self.state.epoch)
 
     def _compile(self) -> None:
@@ -187,7 +187,7 @@ class Trainer:
         with self.progress.task(title, num_batches - self.state.batch) as bar:
             for share, batches in self._steps(plans, num_batches):
                 started = time.perf_counter()
-                with memory_told(batches, memory_hint(self.config)):
+                with report_oom(batches, memory_hint(self.config)):
                     loss = self._step(share, batches)
                 self.state.seconds += time.perf_counter() - started
                 views += share.num_views
@@ -198,10 +198,10 @@ class Trainer:
 
     def _steps(
         self, plans: Iterable[BatchPlan], num_batches: int
-    ) -> Iterator[tuple[StepShare, list[PackedBatch]]]:
+    ) -> Iterator[tuple[RankStep, list[PackedBatch]]]:
         """What this process has to do in each step, and the batches for it."""
-        shares = step_shares(self.sampler, plans, self.ranks.rank, self.ranks.world)
-        steps, loading = twice(shares)
+        shares = shard_steps(self.sampler, plans, self.ranks.rank, self.ranks.world)
+        steps, loading = locked_tee(shares)
         wanted = chain.from_iterable(step.plans for step in loading)
         batches = self._load(wanted, self._workers(num_batches))
         for step in steps:
@@ -215,7 +215,7 @@ class Trainer:
         try:
             return list(islice(batches, count))
         except LoaderError as error:
-            if self.ranks.alone or not error.on_request:
+            if self.ranks.is_single or not error.on_request:
                 raise
             self.stop.requested = True
             return []
@@ -223,19 +223,19 @@ class Trainer:
     def _load(self, plans: Iterable[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
         padded_rows = ATTENTION[self.model.attention].padded_rows
         prefix_tokens = self.config.model.prefix_tokens
-        companion = self.teacher.cut if self.teacher else None
+        teacher_batch = self.teacher.cut if self.teacher else None
         return load_batches(
             plans,
             self.train_set,
             prefix_tokens,
             padded_rows,
             workers,
-            companion,
-            self.config.token_multiple,
+            teacher_batch,
+            self.config.pad_to_multiple_of,
             self.feed,
         )
 
-    def _step(self, share: StepShare, batches: list[PackedBatch]) -> float | None:
+    def _step(self, share: RankStep, batches: list[PackedBatch]) -> float | None:
         """One optimiser step over one or several batches, or this process's share of them.
 
         Returns:
@@ -260,8 +260,8 @@ class Trainer:
         state.step += 1
         state.batch += share.num_batches
         if sums.broken or not math.isfinite(state.grad_norm):
-            fault = explain_fault(self.model, batches, losses, self.config)
-            self._skip(worst_fault(self.ranks.gather(fault)))
+            fault = explain_nonfinite(self.model, batches, losses, self.config)
+            self._skip(worst_step(self.ranks.gather(fault)))
             return None
         self.optimizer.step()
         self.averages.after_step(state.step)
@@ -279,7 +279,7 @@ class Trainer:
         """
         config, state = self.config.train, self.state
         numbers = [*summed, *map(count_broken, losses)]
-        if self.ranks.alone:
+        if self.ranks.is_single:
             norm = clip_gradients(self.optimizer, config.clip_norm)
             *found, state.grad_norm = read_numbers([*numbers, norm])
             return self._own_sums(batches, found)
@@ -292,7 +292,7 @@ class Trainer:
         return StepSums(
             loss=sum(numbers[: len(batches)]),
             tokens=sum(batch.layout.num_tokens for batch in batches),
-            slots=sum(batch.layout.num_slots for batch in batches),
+            slots=sum(batch.layout.stream_length for batch in batches),
             cut_frames=sum(batch.cut_frames for batch in batches),
             broken=sum(numbers[len(batches) :]),
             stops=int(self.stop.requested),
@@ -301,7 +301,7 @@ class Trainer:
     def _add_up(self, own: StepSums) -> StepSums:
         """The step's sums and its gradient, which is in the model, over all processes."""
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        sums = StepSums(*self.ranks.add_up(learning, dataclasses.astuple(own)))
+        sums = StepSums(*self.ranks.all_reduce(learning, dataclasses.astuple(own)))
         if sums.stops:
             raise Stopped
         return sums
@@ -326,7 +326,7 @@ class Trainer:
         state.slots += int(sums.slots)
         state.cut_frames += int(sums.cut_frames)
 
-    def _skip(self, fault: StepFault) -> None:
+    def _skip(self, fault: NonFiniteStep) -> None:
         """Leave a step out, and stop where that leads nowhere.
 
         Raises:
@@ -353,7 +353,7 @@ class Trainer:
 
     def _check_stop(self) -> None:
         """A place to stop at; several processes stop within a step, where all hear of it."""
-        if self.ranks.alone:
+        if self.ranks.is_single:
             self.stop.check()
 
     def _finish_epoch(self) -> dict[str, float]:
@@ -435,7 +435,7 @@ class Trainer:
         """
         check_weights(self.model, self.config.train.lr)
         self._save_weights(self.run.last_weights, self.averages.evaluated, {})
-        self.saver.state(self.learner, self.state)
+        self.saver.state(self.train_state, self.state)
 
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]

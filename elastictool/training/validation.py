@@ -8,8 +8,8 @@ import torch
 
 from elastictool.config import RunConfig
 from elastictool.metrics.classification import class_probabilities, classification_metrics
-from elastictool.training.objective import clip_losses
-from elastictool.training.scoring import Scores
+from elastictool.training.losses import clip_losses
+from elastictool.training.predict_logits import Scores
 
 
 def validation_metrics(scores: Scores, config: RunConfig) -> dict[str, float]:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from elastictool.audio.torchaudio_compat import load_torchaudio
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation.bench.parts import Bench, ready_optimizer, step
 from elastictool.evaluation.bench.workload import Workload
-from elastictool.extras import broken, lack_of, reason_of
-from elastictool.training.scoring import autocast
+from elastictool.training.predict_logits import autocast
+from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.optional import broken, lack_of, reason_of
 
 FIXED_FRAMES = 1_024
 NAME = f"HF AST-{FIXED_FRAMES}"

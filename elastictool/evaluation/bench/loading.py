@@ -22,15 +22,15 @@ import torch
 
 from elastictool.config import ModelConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feed import Feed
+from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.loader import Loaded, load_batches, load_undelivered
 from elastictool.data.samplers import BatchPlan
-from elastictool.errors import ElasticToolError
 from elastictool.evaluation.bench.parts import Bench, Row, run_model
 from elastictool.evaluation.bench.timing import wait_for_device
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.batching import batch_starts
+from elastictool.utils.errors import ElasticToolError
 
 CUDA_TOKENS = 65_536
 """Tokens of a batch on CUDA."""
@@ -71,11 +71,11 @@ def plan_batches(
         packing: Clips or tokens of a batch.
         workers: Numbers of loader processes to try.
     """
-    front_end, frames = dataset.front_end, dataset.native_frames
-    views = [front_end.view(clip, int(frames[clip])) for clip in range(len(frames))]
+    feature_extractor, frames = dataset.feature_extractor, dataset.native_frames
+    views = [feature_extractor.view(clip, int(frames[clip])) for clip in range(len(frames))]
     if not views:
         return []
-    tokens = np.array([front_end.num_patches(view) for view in views], dtype=np.int64)
+    tokens = np.array([feature_extractor.num_patches(view) for view in views], dtype=np.int64)
     batch = packing.batch_tokens or packing.batch_clips * tokens.mean()
     batches = 1 + _BATCHES_A_WORKER * max(workers)
     times = math.ceil(batches * batch / tokens.sum())
@@ -130,7 +130,7 @@ class _Consumer:
     def __init__(
         self, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], config: ModelConfig
     ) -> None:
-        feed = Feed.choose(bench.device)
+        feed = DeviceTransfer.choose(bench.device)
         wanted = islice(plans, _STEPS)
         self.bench = bench
         self.batches = list(load_batches(wanted, dataset, config.prefix_tokens, False, feed=feed))
@@ -166,7 +166,7 @@ def one_pass(
     From each worker's first batch on: starting workers takes time once, not for each batch, and
     the first batches of all come at one time, for the price of one.
     """
-    feed = Feed(bench.device, way.on_device)
+    feed = DeviceTransfer(bench.device, way.on_device)
     loaded = load_undelivered(plans, dataset, prefix_tokens, False, way.workers, feed=feed)
     begin = time.perf_counter()
     clips = tokens = 0

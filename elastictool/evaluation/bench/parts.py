@@ -21,11 +21,11 @@ from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig, PackingConfig
 from elastictool.evaluation.bench.timing import interleaved, matrix_product_peak, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload
-from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST, Operands
+from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST, AttentionInputs
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.stream import batch_rows, known_planners, plan_stream
-from elastictool.training.scoring import autocast
+from elastictool.training.predict_logits import autocast
 
 Row = dict[str, Any]
 BASELINE = "torchaudio fbank"
@@ -55,8 +55,8 @@ class Bench:
 
 def attention_backends(bench: Bench) -> list[str]:
     """The backends that can train here, the fastest first and ``reference`` last."""
-    operands = Operands(bench.device, bench.dtype)
-    able = [name for name in FASTEST_FIRST if not ATTENTION[name].unsupported(operands)]
+    inputs = AttentionInputs(bench.device, bench.dtype)
+    able = [name for name in FASTEST_FIRST if not ATTENTION[name].unsupported(inputs)]
     return [*able, "reference"]
 
 
@@ -81,7 +81,7 @@ def measure_model(
     for name in attention_backends(bench):
         batches = [b.to(bench.device) for b in workload.batches(ATTENTION[name].padded_rows)]
         calls[name] = partial(run_model, bench, model, name, batches, optimizer)
-        slots = sum(batch.layout.num_slots for batch in batches)
+        slots = sum(batch.layout.stream_length for batch in batches)
         padding[name] = 1 - sum(batch.layout.num_tokens for batch in batches) / slots
     calls |= others or {}
     if bench.device.type == "cuda":  # what only a first call needs is no one's peak
@@ -154,7 +154,12 @@ def measure_attention(bench: Bench, workload: Workload) -> list[Row]:
         layouts = [batch.layout.to(bench.device) for batch in batches]
         streams = [
             torch.randn(
-                3, layout.num_slots, heads, width // heads, device=bench.device, dtype=bench.dtype
+                3,
+                layout.stream_length,
+                heads,
+                width // heads,
+                device=bench.device,
+                dtype=bench.dtype,
             ).requires_grad_()
             for layout in layouts
         ]

@@ -14,8 +14,8 @@ from scipy.special import ndtri
 
 from elastictool.config import SIZES, LengthConfig, ModelConfig, PackingConfig
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.evaluation.cost import forward_flops
 from elastictool.evaluation.durations import Durations, frames_of
+from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.tokens import TokenRule
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch

@@ -12,7 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, Operands, fastest
+from elastictool.models.attention.base import ATTENTION, AttentionInputs, fastest
 from elastictool.packing.layout import SegmentLayout
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class AutoAttention:
     def __init__(self) -> None:
         self._told: set[tuple[torch.device, torch.dtype]] = set()
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -34,7 +34,7 @@ class AutoAttention:
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
         """See ``AttentionBackend``."""
-        name, declined = fastest(Operands.of(q))
+        name, declined = fastest(AttentionInputs.of(q))
         if declined and q.device.type == "cuda":
             self._tell_once(q, name, declined)
         return ATTENTION[name](q, k, v, layout, scale)

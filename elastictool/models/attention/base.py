@@ -13,15 +13,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from elastictool.errors import UsageError
 from elastictool.packing.layout import SegmentLayout
-from elastictool.registry import Registry
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import Registry
 
 HEAD_WIDTH = 64
 """d of all sizes of ViT; what is asked about where no head width is named."""
 
 
-class Operands(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What queries, keys and values are made of, as far as backends differ in what they take.
 
     Attributes:
@@ -37,8 +37,8 @@ class Operands(NamedTuple):
     head_width: int = HEAD_WIDTH
 
     @classmethod
-    def of(cls, q: Tensor) -> Operands:
-        """What (num_slots, H, d) queries say of all three."""
+    def of(cls, q: Tensor) -> AttentionInputs:
+        """What (stream_length, H, d) queries say of all three."""
         return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
 
 
@@ -52,8 +52,8 @@ class AttentionBackend(Protocol):
 
     padded_rows: bool
 
-    def unsupported(self, operands: Operands) -> str:
-        """Why the backend cannot serve such ``operands``; empty where it can."""
+    def unsupported(self, inputs: AttentionInputs) -> str:
+        """Why the backend cannot serve such ``inputs``; empty where it can."""
         ...
 
     def __call__(
@@ -62,14 +62,14 @@ class AttentionBackend(Protocol):
         """Attend: softmax(scale q k^T) v over the tokens of each segment.
 
         Args:
-            q: (num_slots, H, d) queries; k and v alike.
+            q: (stream_length, H, d) queries; k and v alike.
             k: Keys.
             v: Values.
             layout: Which slot belongs to which segment.
             scale: Factor on the scores before the softmax.
 
         Returns:
-            (num_slots, H, d); finite and without meaning in filler slots.
+            (stream_length, H, d); finite and without meaning in filler slots.
         """
         ...
 
@@ -99,19 +99,19 @@ def choose_attention(
         UsageError: There is no backend called ``name``.
     """
     if name == "auto":
-        return fastest(Operands(torch.device(device), dtype, training, head_width))[0]
+        return fastest(AttentionInputs(torch.device(device), dtype, training, head_width))[0]
     ATTENTION[name]
     return name
 
 
-def fastest(operands: Operands) -> tuple[str, tuple[str, ...]]:
+def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
     """The first of ``FASTEST_FIRST`` that serves, and why each one before it does not."""
     declined: list[str] = []
     for name in FASTEST_FIRST[:-1]:
-        reason = _reason(name, operands)
+        reason = _reason(name, inputs)
         # Compiling FlexAttention takes tens of seconds, for training and inference each. A
         # training run gets them back; the first answer of predict, eval or embed would wait.
-        if not reason and name == "flex" and not operands.training:
+        if not reason and name == "flex" and not inputs.training:
             reason = "without gradients it would compile for longer than it saves"
         if not reason:
             return name, tuple(declined)
@@ -119,13 +119,13 @@ def fastest(operands: Operands) -> tuple[str, tuple[str, ...]]:
     return FASTEST_FIRST[-1], tuple(declined)
 
 
-def require_support(name: str, operands: Operands) -> AttentionBackend:
-    """The backend called ``name``, which must be able to serve these ``operands``.
+def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
+    """The backend called ``name``, which must be able to serve these ``inputs``.
 
     Raises:
         UsageError: It cannot, or there is none of that name.
     """
-    reason = _reason(name, operands)
+    reason = _reason(name, inputs)
     if reason:
         raise UsageError(
             f"the attention backend {name!r} cannot be used here: {reason}",
@@ -135,6 +135,6 @@ def require_support(name: str, operands: Operands) -> AttentionBackend:
 
 
 @lru_cache(maxsize=64)
-def _reason(name: str, operands: Operands) -> str:
+def _reason(name: str, inputs: AttentionInputs) -> str:
     """``unsupported``, which may look at the disk, asked once and not in every layer."""
-    return ATTENTION[name].unsupported(operands)
+    return ATTENTION[name].unsupported(inputs)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from elastictool.models.attention.base import ATTENTION, Operands, require_support
+from elastictool.models.attention.base import ATTENTION, AttentionInputs, require_support
 from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.packing.layout import SegmentLayout
 
@@ -49,14 +49,14 @@ class FlexAttention:
         self._kernel = kernel
         self._mask: tuple[weakref.ref[SegmentLayout], BlockMask] | None = None
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """See ``AttentionBackend``."""
-        if operands.device.type != "cuda":
-            return "it cannot train on a CPU" if operands.training else ""
-        if operands.dtype not in _DTYPES:
-            return f"it takes float32, bfloat16 and float16, not {operands.dtype}"
-        if operands.head_width < LEAST_WIDTH:
-            return f"it takes head widths from {LEAST_WIDTH}, not {operands.head_width}"
+        if inputs.device.type != "cuda":
+            return "it cannot train on a CPU" if inputs.training else ""
+        if inputs.dtype not in _DTYPES:
+            return f"it takes float32, bfloat16 and float16, not {inputs.dtype}"
+        if inputs.head_width < LEAST_WIDTH:
+            return f"it takes head widths from {LEAST_WIDTH}, not {inputs.head_width}"
         return missing_for_triton()
 
     def __call__(
@@ -65,9 +65,9 @@ class FlexAttention:
         """See ``AttentionBackend``."""
         kernel = self._kernel
         if kernel is None:
-            require_support("flex", Operands.of(q))
+            require_support("flex", AttentionInputs.of(q))
             kernel = _compiled() if q.device.type == "cuda" else _plain
-        if kernel is not _plain and layout.num_slots <= BLOCK:
+        if kernel is not _plain and layout.stream_length <= BLOCK:
             return ATTENTION["split"](q, k, v, layout, scale)
         heads_first = (stream.transpose(0, 1)[None] for stream in (q, k, v))
         out = kernel(*heads_first, block_mask=self.mask(layout), scale=scale)
@@ -86,14 +86,14 @@ class FlexAttention:
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
     """Which blocks of slots attend to which, and the mask within those that hold a boundary."""
     ids = layout.segment_ids
-    counts, indices = _tables(_block_lists(layout.piece_lengths, block), ids.device)
+    counts, indices = _tables(_block_lists(layout.span_lengths, block), ids.device)
 
     def same_segment(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return ids[query] == ids[key]
 
     # Pairs of blocks meet both ways: the queries of a block of keys are listed as its keys are.
     return BlockMask(
-        seq_lengths=(layout.num_slots, layout.num_slots),
+        seq_lengths=(layout.stream_length, layout.stream_length),
         kv_num_blocks=counts[0],
         kv_indices=indices[0],
         full_kv_num_blocks=counts[1],
@@ -107,12 +107,12 @@ def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
     )
 
 
-def _block_lists(piece_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
+def _block_lists(span_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
     """(2, R, 1 + W) for R blocks: how many partners each has, then which, ascending, then zeros.
 
     First the blocks that share a piece in part, then those that lie in one piece, as does itself.
     """
-    lengths = np.array(piece_lengths)
+    lengths = np.array(span_lengths)
     stops = lengths.cumsum()
     starts = stops - lengths
     first = np.arange(0, stops[-1], block)

@@ -15,7 +15,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, Operands
+from elastictool.models.attention.base import ATTENTION, AttentionInputs
 from elastictool.packing.layout import SegmentLayout
 
 
@@ -27,7 +27,7 @@ class ReferenceAttention:
     def __init__(self) -> None:
         self._mask: tuple[weakref.ref[SegmentLayout], Tensor] | None = None
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -75,24 +75,24 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: f
 
 
 def _rows_shape(layout: SegmentLayout) -> tuple[int, int]:
-    return layout.rows_shape or (1, layout.num_slots)
+    return layout.rows_shape or (1, layout.stream_length)
 
 
 def _rows(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """From a (num_slots, H, d) stream to (B, H, L, d) rows."""
+    """From a (stream_length, H, d) stream to (B, H, L, d) rows."""
     return stream.reshape(*_rows_shape(layout), *stream.shape[1:]).transpose(1, 2)
 
 
 def _not_finite(stream: Tensor) -> Tensor:
-    """(num_slots,) bool: the slot holds a NaN or an infinity."""
+    """(stream_length,) bool: the slot holds a NaN or an infinity."""
     return ~stream.isfinite().flatten(1).all(dim=1)
 
 
-def _anywhere_in_segment(slots: Tensor, layout: SegmentLayout) -> Tensor:
-    """(num_slots,) bool: True in all slots of a segment that has a True slot."""
+def _anywhere_in_segment(token_indices: Tensor, layout: SegmentLayout) -> Tensor:
+    """(stream_length,) bool: True in all slots of a segment that has a True slot."""
     bins = layout.segment_ids + 1
-    count = torch.zeros(layout.num_segments + 1, device=slots.device)
-    return count.index_add(0, bins, slots.to(count.dtype))[bins] > 0
+    count = torch.zeros(layout.num_segments + 1, device=token_indices.device)
+    return count.index_add(0, bins, token_indices.to(count.dtype))[bins] > 0
 
 
 ATTENTION.register("reference")(ReferenceAttention())

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, Operands
-from elastictool.packing.layout import FILLER, SegmentLayout
+from elastictool.models.attention.base import ATTENTION, AttentionInputs
+from elastictool.packing.layout import PAD, SegmentLayout
 
 MATRIX_PRODUCT_TOKENS = 1_024
 """Up to this length, bfloat16 on a CPU is about twice as fast by plain matrix products as by the
@@ -34,9 +34,9 @@ class Run(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def equal_runs(piece_lengths: tuple[int, ...], piece_segments: tuple[int, ...]) -> tuple[Run, ...]:
+def equal_runs(span_lengths: tuple[int, ...], span_segments: tuple[int, ...]) -> tuple[Run, ...]:
     """Group neighbouring pieces of equal length."""
-    pieces = zip(piece_lengths, (segment == FILLER for segment in piece_segments), strict=True)
+    pieces = zip(span_lengths, (segment == PAD for segment in span_segments), strict=True)
     return tuple(Run(len(list(group)), *piece) for piece, group in groupby(pieces))
 
 
@@ -45,7 +45,7 @@ class SplitAttention:
 
     padded_rows = False
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
         return ""
 
@@ -53,7 +53,7 @@ class SplitAttention:
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
         """See ``AttentionBackend``."""
-        runs = equal_runs(layout.piece_lengths, layout.piece_segments)
+        runs = equal_runs(layout.span_lengths, layout.span_segments)
         sizes = [run.copies * run.length for run in runs]
         pieces = zip(*(torch.split(stream, sizes) for stream in (q, k, v)), strict=True)
         return torch.cat(

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, Operands, require_support
+from elastictool.models.attention.base import ATTENTION, AttentionInputs, require_support
 from elastictool.packing.layout import SegmentLayout
 
 Kernel = Callable[..., Tensor]
@@ -39,15 +39,15 @@ class VarlenAttention:
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
 
-    def unsupported(self, operands: Operands) -> str:
+    def unsupported(self, inputs: AttentionInputs) -> str:
         """See ``AttentionBackend``."""
-        if operands.device.type != "cuda":
+        if inputs.device.type != "cuda":
             return "it needs a CUDA device"
-        if operands.dtype not in _HALF:
-            return f"it takes bfloat16 and float16, not {operands.dtype} (use precision bf16)"
-        if torch.cuda.get_device_capability(operands.device) < _LEAST_CAPABILITY:
+        if inputs.dtype not in _HALF:
+            return f"it takes bfloat16 and float16, not {inputs.dtype} (use precision bf16)"
+        if torch.cuda.get_device_capability(inputs.device) < _LEAST_CAPABILITY:
             return "it needs a GPU of compute capability 8.0 or above"
-        width = operands.head_width
+        width = inputs.head_width
         if width % _WIDTH_STEP or width > _MOST_WIDTH:
             return (
                 f"it takes head widths that are multiples of {_WIDTH_STEP} up to {_MOST_WIDTH}, "
@@ -61,9 +61,9 @@ class VarlenAttention:
         """See ``AttentionBackend``."""
         kernel = self._kernel
         if kernel is None:
-            require_support("varlen", Operands.of(q))
+            require_support("varlen", AttentionInputs.of(q))
             kernel = _torch_kernel()
-        offsets, longest = layout.cu_pieces, layout.max_piece
+        offsets, longest = layout.cu_spans, layout.max_span
         if "scale" in _parameters(kernel):
             return kernel(q, k, v, offsets, offsets, longest, longest, scale=scale)  # type: ignore[misc]
         # The first versions always divide by sqrt(d): what differs from that goes into q. This

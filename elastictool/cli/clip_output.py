@@ -1,0 +1,85 @@
+"""``eval --predictions``: what the model said of each clip, in the form that ``predict`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from elastictool.cli.prediction_output import Answers
+from elastictool.inference.model import ElasticModel
+from elastictool.inference.results import Prediction, Windows
+from elastictool.utils.errors import UsageError
+from elastictool.utils.io import atomic_path, check_output
+
+if TYPE_CHECKING:
+    from elastictool.data.store import PreparedStore
+    from elastictool.evaluation.evaluate import Evaluation
+    from elastictool.training.checkpoint import LoadedRun
+
+SUFFIXES = (".csv", ".jsonl")
+
+
+def check_predictions(file: Path) -> None:
+    """Refuse a file that cannot be written, before the work.
+
+    Raises:
+        UsageError: Its name says no format.
+        WriteError: Its place cannot be written.
+    """
+    if file.suffix not in SUFFIXES:
+        raise UsageError(
+            f"--predictions {file} is neither .csv nor .jsonl", f"e.g. {file.with_suffix('.csv')}"
+        )
+    check_output(file, is_folder=False)
+
+
+def write_predictions(file: Path, result: Evaluation, run: LoadedRun, store: PreparedStore) -> Path:
+    """Every class of every clip with its probability and whether it is right; returns ``file``.
+
+    One line a class (CSV) or a clip (JSON lines), the likeliest class first.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    model = ElasticModel(run)
+    answers = Answers(model, len(run.label_names), by_window=False, truth=_truth(result))
+    with (
+        atomic_path(file) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as opened,
+    ):
+        found = _predictions(result, model, store)
+        if file.suffix == ".csv":
+            answers.write_csv(found, opened)
+        else:
+            for item in found:
+                opened.write(json.dumps(answers.document(item), ensure_ascii=False) + "\n")
+    return file
+
+
+def _truth(result: Evaluation) -> dict[str, list[str]]:
+    """The labels of each clip."""
+    names, scores = result.label_names, result.scores
+    return {
+        clip: [names[index] for index in np.flatnonzero(row > 0)]
+        for clip, row in zip(scores.clip_ids, scores.targets, strict=True)
+    }
+
+
+def _predictions(
+    result: Evaluation, model: ElasticModel, store: PreparedStore
+) -> Iterator[Prediction]:
+    """What the model says of each clip, as it would of a recording."""
+    seconds = dict(
+        zip(store.ids.tolist(), store.num_samples / store.info.sample_rate_hz, strict=True)
+    )
+    shares = model.probabilities(torch.from_numpy(result.scores.logits)).numpy()
+    for clip, row in zip(result.scores.clip_ids, shares, strict=True):
+        duration = float(seconds[clip])
+        whole = Windows(clip, np.zeros(1), np.array([duration]), row[None], duration)
+        labels = model.named(row, len(row))
+        yield Prediction(clip, labels, duration, whole, decided=model.decided(row))

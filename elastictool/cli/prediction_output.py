@@ -1,0 +1,141 @@
+"""What ``predict`` says, as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TextIO
+
+from elastictool.cli.console import print_json, print_table
+from elastictool.utils.io import readable
+
+if TYPE_CHECKING:
+    from elastictool.inference.model import ElasticModel
+    from elastictool.inference.results import Prediction
+
+
+class Format(str, Enum):
+    """Of the answer."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How predictions are told.
+
+    Attributes:
+        model: That made them.
+        top: Classes to name.
+        by_window: Tell each window, not recordings alone.
+        truth: The labels that recordings have by name, where they are known: told beside.
+    """
+
+    model: ElasticModel
+    top: int
+    by_window: bool
+    truth: Mapping[str, Sequence[str]] | None = None
+
+    def tell(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
+        """On stdout; ``stopped``: the user did not wait for all of them."""
+        if form is Format.json:
+            documents = [self.document(item) for item in found]
+            run = str(self.model.run.path)
+            print_json({"run": run, "predictions": documents, "interrupted": stopped})
+        elif form is Format.csv:
+            self.write_csv(found, sys.stdout)
+        else:
+            self._show(found)
+
+    def _pieces(self, item: Prediction) -> Iterator[_Piece]:
+        """What there is to tell of a recording: its windows one by one, or the whole."""
+        if not self.by_window:
+            yield _Piece(0.0, item.duration_s, item.labels, item.decided)
+            return
+        parts = item.windows
+        for start, stop, row in zip(parts.starts_s, parts.stops_s, parts.values, strict=True):
+            labels, decided = self.model.named(row, self.top), self.model.decided(row)
+            yield _Piece(float(start), float(stop), labels, decided)
+
+    def _show(self, found: Sequence[Prediction]) -> None:
+        several = self.model.run.multi_label
+        columns = ["recording", "seconds", "likeliest classes", *(["decided"] if several else [])]
+        rows = []
+        for item in found:
+            for piece in () if item.error else self._pieces(item):
+                seconds = f"{piece.stop_s:.2f}"
+                seconds = f"{piece.start_s:.2f}-{seconds}" if self.by_window else seconds
+                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in piece.labels)
+                decided = [", ".join(piece.decided) or "-"] if several else []
+                rows.append([item.name, seconds, likeliest, *decided])
+        if rows:
+            print_table("predictions", columns, rows)
+
+    def document(self, item: Prediction) -> dict[str, Any]:
+        """Of one recording, for JSON."""
+        if item.error:
+            return {"recording": item.name, "error": item.error}
+        whole = self._labels(item.labels, item.decided)
+        document = {"recording": item.name, "duration_s": round(item.duration_s, 3)} | whole
+        if self.truth is not None:
+            document["truth"] = list(self.truth[item.name])
+        if self.by_window:
+            document["windows"] = [
+                {"start_s": piece.start_s, "stop_s": piece.stop_s}
+                | self._labels(piece.labels, piece.decided)
+                for piece in self._pieces(item)
+            ]
+        return document
+
+    def _labels(
+        self, labels: Sequence[tuple[str, float]], decided: Sequence[str]
+    ) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "labels": [{"label": label, "score": score} for label, score in labels]
+        }
+        return document | ({"decided": list(decided)} if self.model.run.multi_label else {})
+
+    def write_csv(self, found: Iterable[Prediction], file: TextIO) -> None:
+        """One line a class; ``decided`` is empty for models of one label a clip."""
+        writer = csv.writer(file, lineterminator="\n")
+        times = ["start_s", "stop_s"] if self.by_window else []
+        known = [] if self.truth is None else ["truth"]
+        columns = ["recording", *times, "rank", "label", "score", "decided", "error", *known]
+        writer.writerow(columns)
+        for item in found:
+            name = readable(item.name)
+            if item.error:
+                writer.writerow([name, *[""] * len(times), "", "", "", "", readable(item.error)])
+                continue
+            for piece in self._pieces(item):
+                when = [f"{piece.start_s:.3f}", f"{piece.stop_s:.3f}"] if times else []
+                for rank, (label, score) in enumerate(piece.labels, start=1):
+                    taken = self._taken(label, piece.decided)
+                    row = [name, *when, rank, label, f"{score:.6f}", taken, ""]
+                    writer.writerow([*row, *self._known(item.name, label)])
+
+    def _known(self, name: str, label: str) -> list[str]:
+        """Whether the recording has the label, where that is known."""
+        if self.truth is None:
+            return []
+        return ["yes" if label in self.truth[name] else "no"]
+
+    def _taken(self, label: str, decided: Sequence[str]) -> str:
+        if not self.model.run.multi_label:
+            return ""
+        return "yes" if label in decided else "no"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A recording or a window of it."""
+
+    start_s: float
+    stop_s: float
+    labels: Sequence[tuple[str, float]]
+    decided: Sequence[str]

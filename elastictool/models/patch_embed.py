@@ -1,0 +1,67 @@
+"""From patches to tokens, and from tokens to their places in the stream.
+
+Patches arrive flattened, so the patch kernel is a matrix and overlapping patches (imported ASTs)
+need nothing of their own. All sizes come from the layout's integers, never from the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elastictool.config import ModelConfig
+from elastictool.models.resize import resample_patch_embed
+from elastictool.packing.layout import SegmentLayout
+
+
+class PatchEmbed(nn.Module):
+    """The patch kernel: one matrix on flattened patches, resized for patches of other sizes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.how = config.resize
+        self.kernel = nn.Linear(math.prod(config.patch_size), config.width)
+
+    def weight_for(self, patch_size: tuple[int, int]) -> Tensor:
+        """The (D, P) kernel for patches of ``patch_size``, which gradients pass through."""
+        weight = self.kernel.weight
+        if patch_size == self.patch_size:
+            return weight
+        kernel = weight.view(-1, *self.patch_size)
+        return resample_patch_embed(kernel, patch_size, self.how).flatten(1)
+
+    def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
+        """Embed (N, P) patches as (N, D) tokens."""
+        return F.linear(patches, self.weight_for(patch_size), self.kernel.bias)
+
+
+def place(
+    layout: SegmentLayout, token_indices: Tensor, patches: Tensor, prefix: Tensor | None
+) -> Tensor:
+    """Put tokens into their slots of the stream; filler slots are zero.
+
+    Args:
+        layout: Where each segment starts.
+        token_indices: (N,) int64, the slot of each patch token.
+        patches: (N, D) patch tokens.
+        prefix: (prefix tokens, D), the same for every clip, or None.
+
+    Returns:
+        (stream_length, D).
+    """
+    stream = patches.new_zeros(layout.stream_length, patches.shape[1])
+    stream.index_copy_(0, token_indices, patches)
+    if prefix is None:
+        return stream
+    repeated = prefix.to(patches.dtype).repeat(layout.num_segments, 1)
+    return stream.index_copy_(0, prefix_indices(layout).flatten(), repeated)
+
+
+def prefix_indices(layout: SegmentLayout) -> Tensor:
+    """(S, prefix tokens) int64, the slots of each segment's prefix tokens."""
+    starts = layout.token_indices[layout.cu_seqlens[:-1].long()]
+    return starts[:, None] + torch.arange(layout.prefix_tokens, device=starts.device)

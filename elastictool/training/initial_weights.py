@@ -1,0 +1,113 @@
+"""Starting a run from weights that exist: ``init: {from: FORMAT, path: …}``.
+
+Read and checked before the run directory is touched, loaded once into the new model, recorded in
+the run. A resumed run has its own weights and never looks at these again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from elastictool.config import InitConfig, RunConfig
+from elastictool.data.paths import locate_recorded
+from elastictool.data.splits import Splits, select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.pretrained.importer import Imported, import_weights
+from elastictool.pretrained.transfer import model_for, require_labels, transfer
+from elastictool.training.rundir import RunDirectory, find_run
+from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import write_json
+from elastictool.utils.progress import Progress
+
+
+def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Imported | None]:
+    """The weights that ``config.init`` names, and ``config`` with what they decide.
+
+    Raises:
+        UsageError: There are no such weights, or a setting contradicts them.
+        CheckpointError: They cannot be used, or are for other labels.
+    """
+    if not config.init.source:
+        return config, None
+    weights = import_weights(located(config.init))
+    require_labels(weights, store.info.label_names, config.init)
+    return model_for(weights, config), weights
+
+
+def located(init: InitConfig) -> InitConfig:
+    """``init`` with the place of a run that is called by its name."""
+    if init.source != "run":
+        return init
+    return dataclasses.replace(init, path=str(find_run(init.path)))
+
+
+def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -> list[str]:
+    """What to know before the scores of a run that starts from ``weights`` are believed.
+
+    Clips that a former run was trained on may be in what judges this one: another fold, another
+    seed of a drawn part.
+    """
+    if weights is None or weights.own is None:
+        return []
+    before, file = weights.own.config, Path(weights.report.file)
+    try:
+        known = _trained_on(before, file, store)
+    except ElasticToolError:  # data of a former run need not be sound, nor as they were
+        return []
+    parts = {"test": splits.test, "validation": splits.validation}
+    seen = {name: int(np.isin(store.ids[clips], known).sum()) for name, clips in parts.items()}
+    told = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
+    if not told:
+        return []
+    return [
+        f"{file} was trained on {' and '.join(told)} of this run: their scores will be too good; "
+        "keep data.test_fold, the splits and the seed of that run"
+    ]
+
+
+def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDArray[np.str_]:
+    """Ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
+    place = locate_recorded(before.data.dataset, file) if before.data.dataset else None
+    if place is None:
+        return np.empty(0, dtype=np.str_)
+    former = PreparedStore.open(place)
+    same_clips = former.info.fingerprint == store.info.fingerprint
+    names = [(data.info.corpus, data.info.name) for data in (former, store)]
+    if not same_clips and names[0] != names[1]:  # ids of other data mean other clips
+        return np.empty(0, dtype=np.str_)
+    return former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
+
+
+def require_elsewhere(weights: Imported | None, path: Path) -> None:
+    """A run must not delete the weights that it starts from.
+
+    Raises:
+        UsageError: They are in the run directory ``path`` itself.
+    """
+    if weights and Path(weights.report.file).resolve().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"{path} holds the weights that this run starts from and would be written over",
+            "--run-dir names another directory",
+        )
+
+
+def start_from(
+    weights: Imported | None,
+    model: SpectrogramTransformer,
+    config: RunConfig,
+    run: RunDirectory,
+    progress: Progress,
+) -> None:
+    """Load the weights into the new model, say so and write ``import_report.json``."""
+    if weights is None:
+        return
+    report = transfer(model, weights, config.init)
+    for what, text in report.lines():
+        progress.say(f"{what}: {text}")
+    if run.writes:
+        write_json(run.import_report, report.document())

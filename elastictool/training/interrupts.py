@@ -1,0 +1,141 @@
+"""How a run ends before its end: saved where it can be, and with the command that goes on.
+
+Every way out passes here: a signal, a second one, a loader that died, a full disk, no memory. A
+run is saved only where its state is in order, between two steps; after anything else the state
+saved last stands, and resuming repeats what came after it, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from elastictool.config import RunConfig
+from elastictool.packing.batch import PackedBatch
+from elastictool.training.distributed import SINGLE, Ranks
+from elastictool.training.rundir import RunDirectory
+from elastictool.utils.errors import (
+    DamagedDataError,
+    ElasticToolError,
+    Interrupted,
+    LoaderError,
+    OutOfMemory,
+    ProcessLostError,
+    WriteError,
+    first_line,
+    is_out_of_memory,
+)
+from elastictool.utils.io import as_argument
+from elastictool.utils.launch import command
+from elastictool.utils.signals import Stopped, StopRequest
+
+
+@contextmanager
+def save_on_exit(
+    run_dir: Path,
+    stop: StopRequest,
+    save: Callable[[], None],
+    where: Callable[[], str],
+    ranks: Ranks = SINGLE,
+) -> Iterator[None]:
+    """Turn what ends a run into one error that says what is saved and how to go on.
+
+    Args:
+        run_dir: The run.
+        stop: What the user has asked for; open.
+        save: Saves the state as it is.
+        where: Epoch and step that the run has come to.
+        ranks: The processes of the run; when they stop, they stop together.
+
+    Raises:
+        Interrupted: The user stopped it.
+        ElasticToolError: What else came, with the command to continue in its hint.
+    """
+    resume = f"{command()} train --resume --run-dir {as_argument(run_dir)}"
+    state = RunDirectory(run_dir).training_state
+    try:
+        yield
+    except Stopped:
+        save()
+        ranks.wait()  # whoever tells that all is saved, it is
+        raise _interrupted(run_dir, where(), resume) from None
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped at once, at {where()}; what was saved before is whole",
+            f"continue from there with: {resume}",
+        ) from None
+    except LoaderError as error:
+        save()
+        if error.on_request or stop.requested:  # the signal went to all processes
+            raise _interrupted(run_dir, where(), resume) from error
+        raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
+    except ProcessLostError as error:
+        save()
+        saved = f"saved at {where()}, continue with" if ranks.is_main else "then continue with"
+        raise _with_resume(error, f"{saved}: {resume}") from error
+    except DamagedDataError as error:
+        save()
+        raise _with_resume(error, f"then continue with: {resume}") from error
+    except WriteError as error:
+        more = f"then continue from the last saved state: {resume}"
+        raise _with_resume(error, more if state.exists() else "") from error
+    except OutOfMemory as error:
+        more = f"or, if it was others who took it, continue from the last saved state: {resume}"
+        raise _with_resume(error, more if state.exists() else "") from error
+
+
+def _interrupted(run_dir: Path, where: str, resume: str) -> Interrupted:
+    return Interrupted(
+        f"stopped at {where}; everything is saved in {run_dir}", f"continue with: {resume}"
+    )
+
+
+def _with_resume(error: ElasticToolError, more: str) -> ElasticToolError:
+    error.hint = "; ".join(filter(None, (error.hint, more)))
+    return error
+
+
+@contextmanager
+def report_oom(batches: Sequence[PackedBatch], hint: str) -> Iterator[None]:
+    """Inside, a lack of memory is told with the batches at hand and what to do about it.
+
+    Raises:
+        OutOfMemory: Memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        clips = sum(batch.num_clips for batch in batches)
+        tokens = max((batch.layout.num_tokens for batch in batches), default=0)
+        longest = max((batch.layout.max_seqlen for batch in batches), default=0)
+        raise OutOfMemory(
+            f"out of memory with {clips} clips at once: {tokens:,} tokens in the largest batch, "
+            f"{longest:,} in the longest clip ({first_line(error)})",
+            hint,
+        ) from error
+
+
+def memory_hint(config: RunConfig) -> str:
+    """The settings that memory follows from, with their values."""
+    packing, train = config.packing, config.train
+    size = (
+        f"packing.batch_tokens ({packing.batch_tokens})"
+        if packing.batch_tokens
+        else f"packing.batch_clips ({packing.batch_clips})"
+    )
+    length = (
+        f"length.fixed_frames ({config.length.fixed_frames})"
+        if config.length.fixed_frames
+        else f"length.max_frames ({config.length.max_frames})"
+    )
+    loading = f"train.cache_mb ({train.cache_mb}" + (
+        f" in each of {train.loader_workers} workers)" if train.loader_workers > 0 else ")"
+    )
+    accumulated = f", train.accumulate ({train.accumulate})" if train.accumulate > 1 else ""
+    return (
+        f"lower {size}{accumulated}, {length} or {loading} and start anew (a smaller batch with "
+        f"a larger train.accumulate takes the same steps)"
+    )

@@ -1,0 +1,214 @@
+"""Logits of many clips: the one inference loop, used by validation, evaluation and sweeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.device_transfer import HOST, DeviceTransfer
+from elastictool.data.frames import require_frames
+from elastictool.data.loader import load_batches
+from elastictool.data.samplers import BatchPlan
+from elastictool.models.attention.base import ATTENTION
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.packing.batch import PackedBatch
+from elastictool.packing.planners import assign_lpt
+from elastictool.training.distributed import SINGLE, Ranks
+from elastictool.training.interrupts import report_oom
+from elastictool.utils.errors import LoaderError
+from elastictool.utils.progress import SILENT, Progress, Task
+from elastictool.utils.signals import Stopped
+
+_MEMORY_HINT = (
+    "batches are small here, so only shorter clips need less: lower length.max_frames in "
+    "training, --lengths in a sweep; or close other programs"
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of S clips.
+
+    Attributes:
+        logits: (S, C) float32.
+        targets: (S, C) float32, 1 where a clip has a class.
+        clip_ids: Ids of the clips (S).
+        tokens: Tokens processed, prefix tokens included, filler not.
+        cut_frames: Frames that length limits cut off, over all clips.
+        seconds: Wall time of loading and computing.
+    """
+
+    logits: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
+    clip_ids: tuple[str, ...]
+    tokens: int
+    cut_frames: int
+    seconds: float
+
+
+class ScoringOptions(TypedDict, total=False):
+    """What ``score_clips`` takes beside model and clips."""
+
+    workers: int
+    progress: Progress
+    between: Callable[[], None]
+    feed: DeviceTransfer
+
+
+def score_clips(
+    model: SpectrogramTransformer,
+    dataset: ClipDataset,
+    clips: Sequence[int] | npt.NDArray[np.int64],
+    precision: str = "fp32",
+    max_tokens: int = 8_192,
+    workers: int = 0,
+    progress: Progress = SILENT,
+    between: Callable[[], None] = lambda: None,
+    ranks: Ranks = SINGLE,
+    feed: DeviceTransfer = HOST,
+) -> Scores:
+    """Logits of ``clips``, in their order.
+
+    Clips are batched by length, shortest first, up to ``max_tokens`` a batch; packing changes no
+    clip's result (a property that the tests hold), so this is only a matter of speed. Several
+    processes share the batches, which are the same for any number of them: so are the results.
+
+    Args:
+        model: On its device.
+        dataset: The clips, seen through the run's front end.
+        clips: Indices in the store.
+        precision: ``fp32`` or ``bf16``.
+        max_tokens: Of a batch.
+        workers: Loader processes.
+        progress: Where to show a bar.
+        between: Called before each batch; may raise ``Stopped``.
+        ranks: The processes that share the work; each gets all scores.
+        feed: How batches reach the model.
+
+    Raises:
+        ValueError: ``clips`` is empty.
+        UsageError: A clip is shorter than the analysis window.
+        OutOfMemory: A batch does not fit.
+        Stopped: ``between`` raised it, in any of the processes.
+    """
+    if len(clips) == 0:
+        raise ValueError("no clips to score")
+    require_frames(dataset.store, np.asarray(clips), dataset.feature_extractor.fbank)
+    started = time.perf_counter()
+    prefix_tokens = model.config.prefix_tokens
+    frames = dataset.native_frames
+    views = [dataset.feature_extractor.view(int(clip), int(frames[clip])) for clip in clips]
+    batches = _by_budget(views, dataset, prefix_tokens, max_tokens)
+    shares = assign_lpt([tokens for tokens, _ in batches], [0] * ranks.world)
+    plans = [
+        BatchPlan(0, (tuple(views[place] for place in batches[number][1]),))
+        for number in shares[ranks.rank]
+    ]
+    padded_rows = ATTENTION[model.attention].padded_rows
+    loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers, feed=feed)
+    with progress.task("scoring clips", sum(plan.num_views for plan in plans)) as bar:
+        own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
+    found = ranks.gather(own)
+    scored: dict[int, _Scored] = {}
+    for share, part in zip(shares, found, strict=True):
+        if part is None:
+            raise Stopped
+        scored.update(zip(share, part, strict=True))
+    parts = [scored[number] for number in range(len(batches))]
+    back = np.argsort([place for _, places in batches for place in places])
+    clip_ids = [clip for part in parts for clip in part.clip_ids]
+    return Scores(
+        logits=np.concatenate([part.logits for part in parts])[back],
+        targets=np.concatenate([part.targets for part in parts])[back],
+        clip_ids=tuple(clip_ids[place] for place in back.tolist()),
+        tokens=sum(part.tokens for part in parts),
+        cut_frames=sum(part.cut_frames for part in parts),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Scored(NamedTuple):
+    """What becomes of one batch; the fields are those of ``Scores``."""
+
+    logits: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
+    clip_ids: tuple[str, ...]
+    tokens: int
+    cut_frames: int
+
+
+def _scored(
+    model: SpectrogramTransformer,
+    batches: Iterable[PackedBatch],
+    precision: str,
+    bar: Task,
+    between: Callable[[], None],
+) -> Iterator[_Scored]:
+    device = next(model.parameters()).device
+    with _evaluating(model):
+        for batch in batches:
+            between()
+            with report_oom((batch,), _MEMORY_HINT), autocast(device, precision):
+                logits = model(batch.to(device)).float().cpu().numpy()
+            tokens = batch.layout.num_tokens
+            yield _Scored(
+                logits, batch.targets.cpu().numpy(), batch.clip_ids, tokens, batch.cut_frames
+            )
+            bar.advance(batch.num_clips)
+
+
+def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | None:
+    """All of it; None where this process was asked to stop, which the others are then told."""
+    try:
+        return list(scored)
+    except Stopped:
+        return None
+    except LoaderError as error:
+        if ranks.is_single or not error.on_request:
+            raise
+        return None
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bf16 matrix products where ``precision`` is ``bf16``; float32 otherwise."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class _evaluating:
+    """Evaluation mode without gradients inside, the former mode restored after."""
+
+    def __init__(self, model: SpectrogramTransformer) -> None:
+        self._model, self._was_training = model, model.training
+        self._no_grad = torch.inference_mode()
+
+    def __enter__(self) -> None:
+        self._model.eval()
+        self._no_grad.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._no_grad.__exit__(None, None, None)
+        self._model.train(self._was_training)
+
+
+def _by_budget(
+    views: Sequence[Crop], dataset: ClipDataset, prefix_tokens: int, max_tokens: int
+) -> list[tuple[int, list[int]]]:
+    """Batches of at most ``max_tokens`` tokens, but one clip: their tokens and their places."""
+    batches: list[tuple[int, list[int]]] = []
+    for place in sorted(range(len(views)), key=lambda place: views[place].total_frames):
+        tokens = dataset.feature_extractor.num_patches(views[place]) + prefix_tokens
+        if batches and batches[-1][0] + tokens <= max_tokens:
+            total, places = batches[-1]
+            places.append(place)
+            batches[-1] = (total + tokens, places)
+        else:
+            batches.append((tokens, [place]))
+    return batches

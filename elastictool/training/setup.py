@@ -1,0 +1,184 @@
+"""What a run takes from its data and its machine: splits, statistics, classes, grid, device."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import torch
+
+from elastictool.config import FbankConfig, RunConfig, TrainConfig
+from elastictool.data.balance import clip_weights
+from elastictool.data.frames import require_frames
+from elastictool.data.splits import Splits, select_clips
+from elastictool.data.store import PreparedStore
+from elastictool.models.attention.base import AttentionInputs, require_support
+from elastictool.packing.stream import check_planner, plans_windows
+from elastictool.training.checkpoint import complete_model, feature_extractor_of
+from elastictool.training.compilation import check_compiler
+from elastictool.training.parameter_groups import check_freeze
+from elastictool.training.tensorboard import check_tensorboard
+from elastictool.utils.errors import UsageError, first_line
+from elastictool.utils.launch import Launch, launched
+
+
+def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
+    """Fill in what only the data knows: splits, mean and std, classes, position grid.
+
+    Raises:
+        UsageError: The data do not fit the configuration, or a planner is unknown.
+    """
+    check_planner(config.packing.planner)
+    _check_budget(config)
+    splits = select_clips(store, config.data, config.seed)
+    if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
+        raise UsageError(
+            f"{store.path} is at {store.info.sample_rate_hz} Hz, "
+            f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
+            f"--set {_front_end_setting(config, store)}",
+        )
+    if store.info.multi_label and config.train.loss == "ce":
+        raise UsageError(
+            f"{store.path} has clips of several labels, which cross-entropy cannot train",
+            "--set train.loss=bce",
+        )
+    check_machine(config)
+    require_frames(store, np.concatenate([splits.train, splits.validation]), config.fbank)
+    data = config.data
+    if data.balanced_sampling:
+        clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
+    if data.mean is None:
+        _check_front_end(config, store)
+        mean, std = training_statistics(store, splits)
+        data = dataclasses.replace(data, mean=mean, std=std)
+    train = dataclasses.replace(config.train, precision=pick_precision(config.train))
+    config = dataclasses.replace(config, data=data, train=train)
+    resolution = config.augment.resolution
+    most = min((1.0, *resolution.compressions))
+    finest = feature_extractor_of(config).at_compression(most, resolution.reduction)
+    model = complete_model(config.model, len(store.info.label_names), finest.longest_grid())
+    if config.model.num_classes not in (0, model.num_classes):
+        raise UsageError(
+            f"model.num_classes is {config.model.num_classes}, but {store.path} has "
+            f"{model.num_classes} classes",
+            "leave it out: the data say how many there are",
+        )
+    check_freeze(model, config.train.freeze)
+    return dataclasses.replace(config, model=model), splits
+
+
+def _check_budget(config: RunConfig) -> None:
+    """Refuse a token budget that cannot be kept: windows are planned before sizes are drawn."""
+    packing = config.packing
+    if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
+        raise UsageError(
+            f"packing.planner = {packing.planner} plans windows of clips before their patch sizes "
+            "are drawn, so it cannot keep to packing.batch_tokens",
+            "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
+        )
+
+
+def _front_end_setting(config: RunConfig, store: PreparedStore) -> str:
+    """What makes frames of data of another rate: their front end, which says the rate, too."""
+    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
+    if measured != config.fbank.frontend:
+        return f"fbank.frontend={measured}"
+    return f"fbank.sample_rate_hz={store.info.sample_rate_hz}"
+
+
+def _check_front_end(config: RunConfig, store: PreparedStore) -> None:
+    """Refuse statistics of another front end: their values have nothing in common."""
+    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
+    if measured != config.fbank.frontend:
+        raise UsageError(
+            f"the mean and deviation of {store.path} were measured with fbank.frontend = "
+            f"{measured}, not {config.fbank.frontend}",
+            f"elastictool prep --frontend {config.fbank.frontend}, or set data.mean and data.std",
+        )
+
+
+def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
+    """Mean and deviation of the log-mel values over the (split, fold) that training draws from."""
+    clips = splits.train
+    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
+    return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
+
+
+def check_machine(config: RunConfig) -> None:
+    """See that what the run needs beside Python is here, before anything is written.
+
+    Raises:
+        UsageError: A compiler or a package is missing, or the attention cannot be computed here.
+    """
+    train, model = config.train, config.model
+    device = device_of(train)
+    dtype = torch.bfloat16 if pick_precision(train) == "bf16" else torch.float32
+    width = model.width // model.heads
+    require_support(train.attention, AttentionInputs(torch.device(device), dtype, head_width=width))
+    if train.compile:
+        check_compiler(device)
+    if train.tensorboard:
+        check_tensorboard()
+
+
+def _own_gpu(wanted: str, here: Launch) -> str:
+    """The GPU of one process of several."""
+    if wanted != "cuda":
+        raise UsageError(
+            f"train.device = {wanted!r} is one device for {here.world} processes",
+            "use auto: each process takes a GPU of its own",
+        )
+    if here.local_world > torch.cuda.device_count():
+        raise UsageError(
+            f"{here.local_world} processes share {torch.cuda.device_count()} GPUs",
+            f"--nproc-per-node {torch.cuda.device_count()}, or --set train.device=cpu",
+        )
+    return f"cuda:{here.local_rank}"
+
+
+def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
+    """``auto`` is bf16 on a GPU whose matrix units take it (compute capability 8.0), else fp32.
+
+    On a CPU bf16 pays where the processor has matrix units only, so it is for the user to say.
+    """
+    if config.precision != "auto":
+        return config.precision
+    device = torch.device(device_of(config))
+    fit = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if fit else "fp32"
+
+
+def device_of(config: TrainConfig) -> str:
+    """The device that a run trains on.
+
+    Raises:
+        UsageError: What ``pick_device`` says.
+    """
+    return pick_device(config.device, "--set train.device=")
+
+
+def pick_device(wanted: str, option: str = "--device ") -> str:
+    """``auto`` is CUDA where there is one; of several processes, each has a GPU of its own.
+
+    Args:
+        wanted: ``auto``, or a name that torch knows.
+        option: How the user chose it, for the hint.
+
+    Raises:
+        UsageError: No such device here, or not one for each process.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not launched().is_single:
+        wanted = _own_gpu(wanted, launched())
+    try:
+        if torch.device(wanted).type == "meta":
+            raise RuntimeError("its tensors have no values")
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the device {wanted!r} cannot be used here: {first_line(error)}",
+            f"{option}cpu or {option}auto",
+        ) from error
+    return wanted
