@@ -227,7 +227,7 @@ def test_worker_processes_are_started_where_they_pay_or_are_asked_for(
         clock[0] += seconds
         return ShardReport("")
 
-    monkeypatch.setattr(workforce, "write_shard", write)
+    monkeypatch.setattr(executor, "write_shard", write)
     monkeypatch.setattr(executor.time, "monotonic", lambda: clock[0])
     waiting = deque(SimpleNamespace(index=index) for index in range(30))
     assert len(list(executor._here(waiting, workers))) == own
