@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from elastictool import __version__
 from elastictool.cli import app as program
@@ -165,6 +169,37 @@ def test_the_version_is_the_packages(
 ) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
+
+
+def _command(path: tuple[str, ...]) -> Any:
+    """The command or group that these words call."""
+    command: Any = typer.main.get_command(program.app)
+    for name in path:
+        command = command.commands[name]
+    return command
+
+
+def _help_pages(path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command and group, as the words that call it."""
+    names = getattr(_command(path), "commands", {})
+    return [path, *(page for name in names for page in _help_pages((*path, name)))]
+
+
+@pytest.mark.parametrize("path", _help_pages(), ids=" ".join)
+def test_help_fits_80_columns_without_cut_words_or_kept_line_breaks(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *path, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "bool>" not in shown
+    lines = [line for line in shown.splitlines() if not line.startswith("Usage: ")]
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("...")]
+    for paragraph in inspect.cleandoc(_command(path).help or "").split("\n\n"):
+        words = " ".join(paragraph.split())
+        filled = textwrap.fill(words, 78, initial_indent="  ", subsequent_indent="  ")
+        assert filled in shown
 
 
 @pytest.mark.parametrize("command", ["prep", "train", "eval", "sweep", "tokens"])

@@ -60,10 +60,10 @@ def _interrupted() -> Interrupted:
 app = typer.Typer(
     name="elastictool",
     cls=_Program,
-    help="Audio spectrogram transformers for clips of any length: prepare data, train, evaluate, "
-    "sweep lengths, count tokens, look at runs.",
+    help="Train and use audio spectrogram transformers on clips of any length.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help keeps the line breaks of docstrings
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -112,7 +112,8 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     if not launched().is_single and context.invoked_subcommand != "train":

@@ -60,7 +60,7 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Measure speed, memory, padding and utilisation of the parts on this machine.
+    """Measure the speed and memory of the parts on this machine.
 
     Contenders take turns within one run, so their ratios can be trusted on a busy machine too.
 

@@ -39,7 +39,7 @@ def convert(
         bool, typer.Option("--json", help="One JSON document on stdout.")
     ] = False,
 ) -> None:
-    """Convert weights of another project; says what became of every key in them.
+    """Convert weights of another project to an elastictool file.
 
     The model is the file's own unless --set changes its patches, positions or pooling. Nothing in
     the file is run: a pickle that asks for more than tensors is refused.

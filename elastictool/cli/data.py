@@ -27,7 +27,7 @@ PICTURES_FOLDER = "clips"
 
 app = typer.Typer(
     name="data",
-    help="Look at prepared data (list, show), check it (verify), write it out (export).",
+    help="List, show, verify and export prepared data.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -70,7 +70,9 @@ def show(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Show splits, classes, lengths and rejected clips of a dataset, or one of its clips.
+    """Show the splits, classes and lengths of a dataset, or one clip.
+
+    Rejected clips are counted by reason.
 
     Example: elastictool data show synth --clip train-0003
     """
@@ -83,7 +85,9 @@ def show(
 
 @app.command()
 def verify(name: Name = "", json_output: Json = False) -> None:
-    """Decode every clip and hold it against its row; exits 3 if anything is wrong.
+    """Decode every clip and compare it with its row.
+
+    Exits 3 if anything is wrong.
 
     Example: elastictool data verify fsdd-digit
     """
@@ -130,7 +134,9 @@ def export(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Write audio files, clips.csv and labels.txt, which prep --dataset csv reads back.
+    """Write prepared clips as audio files with clips.csv.
+
+    Also writes labels.txt; prep --dataset csv reads the folder back.
 
     Example: elastictool data export synth --out synth-files --split test --format wav
     """

@@ -23,7 +23,7 @@ def doctor(
         bool, typer.Option("--json", help="One JSON document on stdout.")
     ] = False,
 ) -> None:
-    """Show versions, devices, attention backends, audio formats, free disk; test itself.
+    """Show what is installed, what works, and run a self test.
 
     Reports what is missing or broken instead of failing on it. Exits 1 if the self test fails.
 

@@ -72,7 +72,7 @@ def embed(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Turn recordings into vectors, or find the nearest recordings by the cosine of theirs.
+    """Turn recordings into vectors, or search for similar ones.
 
     With --dataset it says how well vectors find what belongs together: mean average precision of
     retrieval, and the equal error rate of telling pairs of one class from others (speaker

@@ -115,12 +115,12 @@ def evaluate(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Evaluate a trained run: top-1, top-5, mean class accuracy, mAP, mAUC, d', per class.
+    """Evaluate a trained run on one split of its data.
 
-    Multi-label runs also get F1 at thresholds that validation chose, and at 0.5. Writes
-    results/eval_SPLIT.json, CSVs by class and of confusions, their figures and report.html into
-    the run directory, without the report into another folder. Intervals are 95 % bootstrap
-    intervals over clips.
+    Prints top-1, top-5, mean class accuracy, mAP, mAUC and d' with 95 % bootstrap intervals over
+    clips; multi-label runs also get F1 at the thresholds that validation chose, and at 0.5. Writes
+    results/eval_SPLIT.json, CSV files by class and of confusions, their figures and report.html
+    into the run directory; into another folder all but the report.
 
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """

@@ -44,7 +44,7 @@ def export(
     which: CheckpointOption = Checkpoint.best,
     json_output: JsonOption = False,
 ) -> None:
-    """Export a trained model: ONNX for single clips, a Hugging Face folder, or one file.
+    """Export a trained model to ONNX, Hugging Face or safetensors.
 
     The ONNX graph takes a normalised log-mel spectrogram and is compared with the model before it
     is written; labels, thresholds, filterbank settings, mean and std are in its metadata. The

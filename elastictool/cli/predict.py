@@ -60,7 +60,7 @@ def predict(
     precision: PrecisionOption = Precision.fp32,
     device: DeviceOption = "auto",
 ) -> None:
-    """Say what is in recordings: the likeliest classes with their probabilities.
+    """Predict the likeliest classes of recordings.
 
     A recording goes through whole, up to the longest that the model takes; longer ones, and all
     with --window, in windows whose probabilities are averaged. Models of several labels a clip

@@ -182,7 +182,7 @@ def prep(
         ),
     ] = False,
 ) -> None:
-    """Decode, check, resample to mono of one rate, store and measure a corpus.
+    """Decode, check, resample and store a corpus for training.
 
     Killed or interrupted, the same command continues. Clips that cannot be used are listed in
     rejected.csv and left out. Without data, it says what to download and where to put it.

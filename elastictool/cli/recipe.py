@@ -25,7 +25,7 @@ DATA = Path("data/raw")
 
 app = typer.Typer(
     name="recipe",
-    help="Make the papers' figures and tables beside the published numbers (list, show, run).",
+    help="Make the figures and tables of the papers.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -69,7 +69,7 @@ FoldsOption = Annotated[
 
 @app.command("list")
 def list_(json_output: JsonOption = False) -> None:
-    """List the recipes: which figure or table, and whether its numbers are published.
+    """List the recipes and the figure or table that each makes.
 
     Example: elastictool recipe list
     """
@@ -107,7 +107,7 @@ def show(
     folds: FoldsOption = "",
     json_output: JsonOption = False,
 ) -> None:
-    """Show a recipe: what it claims, its settings with their sources, its steps, what it needs.
+    """Show the claims, settings, steps and needs of a recipe.
 
     Example: elastictool recipe show elasticast/fig5_vggsound --scale paper
     """
@@ -159,7 +159,9 @@ def run(
     ] = 0.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Make a figure or table: prepare, train, evaluate, sweep, draw, judge the paper's claims.
+    """Make a figure or table and judge the claims of its paper.
+
+    Runs the steps of the recipe: prepare, train, evaluate, sweep, draw.
 
     Finished steps are skipped, stopped ones continue. Writes the figure (PNG, SVG), a table with
     the published numbers, and result.json.

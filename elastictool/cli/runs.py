@@ -41,7 +41,7 @@ def runs(
     sort: SortOption = Sort.updated,
     json_output: JsonOption = False,
 ) -> None:
-    """List runs with their state and scores; show or compare some of them.
+    """List, show and compare runs.
 
     Example: elastictool runs --sort score; elastictool runs show synth-elasticast
     """
@@ -60,7 +60,7 @@ def list_(
     sort: SortOption = Sort.updated,
     json_output: JsonOption = False,
 ) -> None:
-    """List runs: data, model, epochs, best validation score, test score, state, age.
+    """List runs with their data, model, epochs, scores and state.
 
     A directory that cannot be read is listed as broken, with the reason.
 
@@ -120,7 +120,7 @@ def show(
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Show one run, finished or not, and draw its learning curves.
+    """Show one run and draw its learning curves.
 
     Writes figures/learning_curves.png and .svg into the run directory.
 
@@ -164,7 +164,7 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="Two or more runs.")],
     json_output: JsonOption = False,
 ) -> None:
-    """Compare runs: scores, and the settings in which they differ.
+    """Compare the scores and the differing settings of runs.
 
     Example: elastictool runs compare synth-elasticast synth-ast-128
     """

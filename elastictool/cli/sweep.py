@@ -141,7 +141,7 @@ def sweep(
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Evaluate runs at a series of lengths, patch sizes or resolutions, and each at its own.
+    """Evaluate runs at many lengths, patch sizes or resolutions.
 
     ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
     positions are resized for other patch sizes. At another resolution all see as many seconds as

@@ -62,7 +62,7 @@ def tokens(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Count padding and cut tokens of standard ASTs and of each packing planner.
+    """Count padding and cut tokens of each model and planner.
 
     Counts one epoch in a seeded random order. Takes the latest prepared dataset, or the bundled
     stand-in for VoxCeleb where nothing is prepared, and says which. Planners that choose which
