@@ -34,7 +34,7 @@ class InitConfig:
     middle) or stretched (``interpolate``). Shorter ones are always stretched."""
     grid_mean: Literal["once", "twice"] = "once"
     """Whether two factorised tables made of one grid hold its mean ``once``, as their sum should,
-    or ``locked_tee``, as published."""
+    or ``twice``, as published."""
     pooling: PoolingStart = "mean"
     """What attention pooling starts from, where the weights have none: the ``mean`` of the blocks'
     attention, the published code's value (``official``, a sixth of it), or at ``random``."""
