@@ -41,7 +41,7 @@ from elastictool.audio.decode import recording, resample_blocks
 from elastictool.audio.trials import RATE_HZ as AV_RATE_HZ
 from elastictool.audio.trials import encode_with_av
 from elastictool.data.allocator import keep_freed_memory
-from elastictool.data.executor import Workforce
+from elastictool.data.executor import Executor
 from elastictool.data.plan import plan_shards
 from elastictool.data.prepare import carry_out, plan
 from elastictool.data.shards import PrepSettings, ShardTask, write_shard
@@ -171,7 +171,7 @@ def of_workers(kind: str, folder: Path, rounds: int = 3) -> Iterator[dict[str, A
             begin = time.perf_counter()
             workers(joblib.delayed(bare)(task) for task in planned.tasks)
             between = time.perf_counter()
-            carry_out(planned, Workforce(cores), overwrite=True)
+            carry_out(planned, Executor(cores), overwrite=True)
             if turn >= 0:
                 spent["bare"].append(between - begin)
                 spent["prep"].append(time.perf_counter() - between)

@@ -147,7 +147,7 @@ class StepClock:
         self.epochs[-1].append(now - self._before)
         self._before = now
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Nothing."""
 
 

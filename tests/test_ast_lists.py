@@ -45,7 +45,7 @@ def test_the_lists_of_the_ast_repository_are_read_as_they_lie_there(tmp_path: Pa
     listing = listing_of(recipe(tmp_path))
     assert listing.label_names == ["Speech", "Male speech, man speaking", "Dog"]
     assert len(listing.clips) == 15 and not listing.missing and not listing.multi_label
-    classes, folds, paths = listing.remarks
+    classes, folds, paths = listing.warnings
     assert "esc_class_labels_indices.csv" in classes
     assert folds.startswith("5 evaluation lists are folds")
     assert paths.startswith(f"15 paths begin at {tmp_path},")
@@ -60,7 +60,7 @@ def test_numbered_pairs_of_lists_are_folds_and_each_clip_is_in_one(
     assert {clip.split for clip in listing.clips} == {"train"}
     for clip in listing.clips:
         assert clip.fold == int(Path(clip.path).stem) % 5 + 1
-    assert any("fold 0 is fold 1" in remark for remark in listing.remarks) == (first == 0)
+    assert any("fold 0 is fold 1" in warning for warning in listing.warnings) == (first == 0)
 
 
 def test_what_only_training_lists_name_is_trained_on_in_every_fold(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_numbered_lists_that_evaluate_a_clip_twice_are_no_folds(tmp_path: Path) 
         ("train", 0): 6,
         ("test", 0): 2,
     }
-    assert any("rows repeat a file" in remark for remark in listing.remarks)
+    assert any("rows repeat a file" in warning for warning in listing.warnings)
 
 
 def test_paths_begin_at_the_lists_or_where_one_stands_or_above(
@@ -115,13 +115,13 @@ def test_which_class_table_counts_is_told(tmp_path: Path) -> None:
         write_audio(lists / "audio" / f"{number}.wav", 0.05)
     without = listing_of(lists)
     assert without.label_names == ["/m/00", "/m/01"]
-    assert without.remarks[0].startswith("no *class_labels_indices*.csv")
+    assert without.warnings[0].startswith("no *class_labels_indices*.csv")
     header = ("index", "mid", "display_name")
     other = write_table(tmp_path / "class_labels_indices.csv", [header, (0, "/m/77", "Other")])
-    assert listing_of(lists).remarks[0] == without.remarks[0]
+    assert listing_of(lists).warnings[0] == without.warnings[0]
     write_classes(tmp_path)
     assert listing_of(lists).label_names[0] == "Speech"
-    assert str(other) in listing_of(lists).remarks[0]
+    assert str(other) in listing_of(lists).warnings[0]
     own = write_table(lists / "my_class_labels_indices_2.csv", [header, (0, "/m/77", "Other")])
     with pytest.raises(UsageError, match=r"'/m/00' is not in .*my_class_labels_indices_2\.csv"):
         listing_of(lists)
@@ -135,11 +135,11 @@ def test_which_class_table_counts_is_told(tmp_path: Path) -> None:
 
 def test_lists_that_do_not_say_their_split_are_told(tmp_path: Path) -> None:
     root = TREES["json"](tmp_path) or tmp_path
-    assert not any("no split" in remark for remark in listing_of(root).remarks)
+    assert not any("no split" in warning for warning in listing_of(root).warnings)
     (root / "eval_data.json").rename(root / "first.json")
     listing = listing_of(root)
     assert {clip.split for clip in listing.clips} == {"train"}
-    assert "no split in the names of 1 lists, all train: first.json" in listing.remarks
+    assert "no split in the names of 1 lists, all train: first.json" in listing.warnings
 
 
 def test_json_that_lists_no_recordings_is_passed_over_and_told(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_json_that_lists_no_recordings_is_passed_over_and_told(tmp_path: Path) -
     (root / "config.json").write_text('{"rate": 16000}')
     listing = listing_of(root)
     assert listing.clips == before.clips
-    assert "no lists of recordings, left out: config.json, ontology.json" in listing.remarks
+    assert "no lists of recordings, left out: config.json, ontology.json" in listing.warnings
     for path in root.glob("*_data.json"):
         path.unlink()
     with pytest.raises(UsageError, match=r"config\.json, .*ontology\.json: not of the form"):

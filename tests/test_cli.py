@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_leaves_with_code_4(
 
 
 def test_a_bug_of_ours_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("elastictool.data.paths.locate_dataset", lambda text: 1 / 0)
+    monkeypatch.setattr("elastictool.data.paths.find_dataset", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, "train")
 

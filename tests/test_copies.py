@@ -115,7 +115,7 @@ def test_recordings_under_another_ending_are_found(name: str, ending: str, tmp_p
     assert all(clip.path.endswith(ending) for clip in after.clips)
     if name in ("voxceleb", "esc50"):
         count = len(before.clips)
-        assert f"{count} clips have another ending on disk than listed: {ending}" in after.remarks
+        assert f"{count} clips have another ending on disk than listed: {ending}" in after.warnings
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -137,7 +137,7 @@ def test_rows_that_repeat_another_are_passed_over_and_told(name: str, tmp_path: 
     (root / file).write_text("\n".join([*lines, lines[row], lines[row], ""]))
     after = listing_of(name, root)
     assert (after.clips, after.missing, after.notes) == (before.clips, before.missing, before.notes)
-    (told,) = [remark for remark in after.remarks if "repeat an earlier one" in remark]
+    (told,) = [warning for warning in after.warnings if "repeat an earlier one" in warning]
     assert told.startswith("2 rows")
 
 
@@ -240,12 +240,12 @@ def test_where_few_clips_are_found_names_on_disk_are_shown(tmp_path: Path) -> No
         plan("audioset", root, tmp_path / "data")
     assert caught.value.hint.startswith("4 audio files have names that no row asks for: audio/bal/")
     write_audio(root / "audio" / "b__1.wav")
-    (told,) = [remark for remark in listing_of("audioset", root).remarks if "no row" in remark]
+    (told,) = [warning for warning in listing_of("audioset", root).warnings if "no row" in warning]
     assert "video 0.wav" in told and "b__1" not in told
     shutil.rmtree(root / "audio")
     for path in ("-0abc_", "b__1", "cd-2", "e4_x", "stranger"):
         write_audio(root / f"{path}.wav")
-    assert not any("no row" in remark for remark in listing_of("audioset", root).remarks)
+    assert not any("no row" in warning for warning in listing_of("audioset", root).warnings)
 
 
 def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> Non
     }
     for name, count in published.items():
         listing = plan(name, tree(name, tmp_path / name), tmp_path / "data").listing
-        (told,) = [remark for remark in listing.remarks if "classes" in remark]
+        (told,) = [warning for warning in listing.warnings if "classes" in warning]
         assert told.endswith(f"classes, {count:,} are published")
     names = [f"word{number:02d}" for number in range(35)]
     for name in names:
@@ -263,7 +263,7 @@ def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> Non
     for name in ("validation_list.txt", "testing_list.txt"):
         (tmp_path / "whole" / name).write_text("")
     listing = plan("speech-commands", tmp_path / "whole", tmp_path / "data").listing
-    assert listing.label_names == names and not listing.remarks
+    assert listing.label_names == names and not listing.warnings
 
 
 @pytest.mark.parametrize(

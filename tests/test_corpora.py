@@ -121,7 +121,7 @@ def test_fsdd_takes_the_folder_of_recordings_itself_and_leaves_strangers_out(
     write_audio(folder / "noise.wav")
     listing = list_clips("fsdd", folder)
     assert len(listing.clips) == 24
-    assert listing.remarks == ["1 files with other names left out: noise.wav"]
+    assert listing.warnings == ["1 files with other names left out: noise.wav"]
 
 
 def test_fsdd_as_published_is_complete(shared_data: Path) -> None:
@@ -164,7 +164,7 @@ def test_csv_reads_slices_groups_several_labels_and_split_names(tmp_path: Path) 
     table = write_table(
         tmp_path / "list.csv",
         [
-            ("label", "path", "split", "start", "stop", "group", "remark"),
+            ("label", "path", "split", "start", "stop", "group", "warning"),
             ("dog|cat", "a.wav", "training", "0.5", "1.25", "g", "x"),
             ("cat", "a.wav", "Validation", "", "", "", ""),
         ],
@@ -288,7 +288,7 @@ def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
     parts = [("a.wav", "x", 0, 0.5), ("a.wav", "x", 0.5, 1)]
     grouped = [(*part, group) for part, group in zip(parts, "gh", strict=True)]
     listing = list_clips("csv", write_table(tmp_path / "g.csv", [(*header, "group"), *grouped]))
-    assert "slices of 1 files are in different groups: a.wav" in listing.remarks
+    assert "slices of 1 files are in different groups: a.wav" in listing.warnings
     split = [(*part, name) for part, name in zip(parts, ("train", "test"), strict=True)]
     table = write_table(tmp_path / "s.csv", [(*header, "split"), *split])
     notes = prepare("csv", table, tmp_path / "data").info.notes
@@ -300,8 +300,8 @@ def test_labels_that_are_hardly_two_are_told(tmp_path: Path) -> None:
     for number, label in enumerate(("Cello", "cello", "t\u00fcr", "tu\u0308r", "flute")):
         rows.append((write_audio(tmp_path / f"{number}.wav").name, label))
     planned = plan("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
-    (remark,) = [remark for remark in planned.listing.remarks if "labels" in remark]
-    assert "'Cello' / 'cello'" in remark and "'t\u00fcr'" in remark and "flute" not in remark
+    (warning,) = [warning for warning in planned.listing.warnings if "labels" in warning]
+    assert "'Cello' / 'cello'" in warning and "'t\u00fcr'" in warning and "flute" not in warning
 
 
 def test_a_label_that_is_alone_is_told_with_the_prepared_data(tmp_path: Path) -> None:

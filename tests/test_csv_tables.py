@@ -35,10 +35,10 @@ def test_columns_are_known_in_any_case_and_among_spaces(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
-    table = table_of(tmp_path, ",path,label,split,Licence,remark\n0,a.wav,x,train,cc,loud\n")
-    assert "columns that are not read: Licence, remark" in listing_of(table).remarks
+    table = table_of(tmp_path, ",path,label,split,Licence,warning\n0,a.wav,x,train,cc,loud\n")
+    assert "columns that are not read: Licence, warning" in listing_of(table).warnings
     table = table_of(tmp_path, "path,label,split\na.wav,x,train\n")
-    assert listing_of(table).remarks == []
+    assert listing_of(table).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,20 @@ def _folds(folder: Path, folds: list[str]) -> Listing:
 def test_folds_that_are_counted_from_zero_are_all_folds(tmp_path: Path) -> None:
     listing = _folds(tmp_path, ["0", "1", "2.0", "", "0", "1"])
     assert [clip.fold for clip in listing.clips] == [1, 2, 3, 0, 1, 2]
-    assert any("fold 0 is fold 1" in remark for remark in listing.remarks)
+    assert any("fold 0 is fold 1" in warning for warning in listing.warnings)
     assert {clip.split for clip in listing.clips} == {"train"}
 
 
 def test_folds_that_are_counted_from_one_stay_as_they_are(tmp_path: Path) -> None:
     listing = _folds(tmp_path, ["1", "2", "", "3"])
     assert [clip.fold for clip in listing.clips] == [1, 2, 0, 3]
-    assert listing.remarks == []
+    assert listing.warnings == []
 
 
 def test_a_table_whose_only_fold_is_zero_has_none(tmp_path: Path) -> None:
     listing = _folds(tmp_path, ["0"] * 40)
     assert not any(clip.fold for clip in listing.clips)
-    assert any("taken as no folds" in remark for remark in listing.remarks)
+    assert any("taken as no folds" in warning for warning in listing.warnings)
     assert Counter(clip.split for clip in listing.clips) == {"train": 32, "val": 4, "test": 4}
 
 

@@ -23,7 +23,7 @@ from elastictool.config import (
 )
 from elastictool.data.collate import Example, PatchSpec, collate, patchify
 from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
-from elastictool.data.paths import locate_dataset
+from elastictool.data.paths import find_dataset
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -283,10 +283,10 @@ def test_a_part_without_clips_is_refused(
 def test_an_unknown_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="neither a prepared folder nor a name"):
-        locate_dataset("nothing")
+        find_dataset("nothing")
     inside = tmp_path / "my data" / "bells"
     inside.mkdir(parents=True)
     (inside / "dataset.json").touch()
     with pytest.raises(UsageError) as caught:
-        locate_dataset("my data")
+        find_dataset("my data")
     assert caught.value.hint == "prepared in it: 'my data/bells'"

@@ -8,7 +8,7 @@ import pytest
 
 from elastictool.evaluation.bench import hugging_face
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.optional import lack_of
+from elastictool.utils.optional import missing_extra
 from tests.helpers.toy_data import hide_module
 
 
@@ -23,8 +23,9 @@ def test_a_package_that_works_lacks_nothing_and_a_missing_one_is_to_be_installed
     packages: Path,
 ) -> None:
     (packages / "works_fine.py").write_text("")
-    assert lack_of("any", "works_fine") == ""
-    assert lack_of("any", "works_fine", "not_there_at_all") == 'pip install "elastictool[any]"'
+    assert missing_extra("any", "works_fine") == ""
+    both = missing_extra("any", "works_fine", "not_there_at_all")
+    assert both == 'pip install "elastictool[any]"'
 
 
 @pytest.mark.parametrize("fault", ["import nowhere_to_be_found", "raise OSError('libx.so: bad')"])
@@ -35,7 +36,7 @@ def test_a_package_that_is_there_and_fails_is_named_with_its_error(
     (packages / name).mkdir()
     (packages / name / "__init__.py").write_text("")
     (packages / name / "part.py").write_text(fault)
-    told = lack_of("any", f"{name}.part")
+    told = missing_extra("any", f"{name}.part")
     assert f"{name} is installed, but {name}.part cannot be imported" in told
     assert ("nowhere_to_be_found" in told) or ("OSError: libx.so: bad" in told)
     assert f"--no-deps {name}" in told and "elastictool[" not in told

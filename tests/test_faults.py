@@ -74,7 +74,7 @@ class Says:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self.lines.append(message)
 
     def task(self, what: str, total: float | None) -> Any:

@@ -36,7 +36,7 @@ def test_audio_that_is_no_clip_of_a_folder_is_told(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"RIFF")
     listing = listing_of(tmp_path)
     assert (listing.clips, listing.label_names) == (before.clips, ["cat", "dog"])
-    assert listing.remarks[len(before.remarks) :] == [
+    assert listing.warnings[len(before.warnings) :] == [
         "1 audio file is in no class folder: root.wav (left out)",
         "3 hidden audio files left out (.name, __MACOSX)",
     ]
@@ -51,7 +51,7 @@ def test_a_folder_of_splits_is_one_beside_the_leavings_of_an_archive(tmp_path: P
         ("test/x/b.wav", "test"),
         ("train/x/a.wav", "train"),
     ]
-    assert listing.label_names == ["x"] and "test/c.wav" in listing.remarks[0]
+    assert listing.label_names == ["x"] and "test/c.wav" in listing.warnings[0]
 
 
 def test_folders_without_audio_beside_splits_are_no_classes(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_preparing_a_folder_where_one_stands_twice_gives_the_same(
     (tmp_path / "data" / "second" / "unfinished").mkdir(parents=True)
     listing = listing_of(Path())
     assert [clip.id for clip in listing.clips] == sorted(first.ids.tolist())
-    assert listing.remarks == ["audio beside prepared data is in no class: data (left out)"]
+    assert listing.warnings == ["audio beside prepared data is in no class: data (left out)"]
     second = prepare("folder", Path(), name="second")
     assert second.info.fingerprint == first.info.fingerprint
     (tmp_path / "data" / "first" / "dataset.json").unlink()

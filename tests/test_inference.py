@@ -402,7 +402,7 @@ class _Heard:
     def task(self, what: str, total: float | None) -> Iterator[_Heard]:
         yield self
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self.words.append(message)
 
     def advance(self, amount: float = 1, note: str = "") -> None:

@@ -132,7 +132,7 @@ class _StoppingProgress:
         if self.moves == 3:
             raise KeyboardInterrupt
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         pass
 
 

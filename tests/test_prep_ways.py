@@ -22,8 +22,8 @@ import soundfile
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data import cluster, executor
-from elastictool.data.job_shards import Part
-from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_part
+from elastictool.data.job_shards import JobShard
+from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_job_shard
 from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
 from elastictool.data.store import PreparedStore
 from elastictool.data.verify import find_faults
@@ -63,17 +63,17 @@ Planned = Callable[..., Plan]
 
 def test_merged_parts_are_the_bytes_of_one_run(whole: dict[str, bytes], planned: Planned) -> None:
     for index in (2, 3, 1):
-        reports = prepare_part(planned(), Part(index, 3))
+        reports = prepare_job_shard(planned(), JobShard(index, 3))
         assert len(reports) == len(planned().tasks) / 3
     assert content(merge(planned()).path) == whole
     assert content(merge(planned()).path) == whole
-    assert prepare_part(planned(), Part(1, 3)) == []
+    assert prepare_job_shard(planned(), JobShard(1, 3)) == []
 
 
 def test_a_merge_names_what_is_not_finished(whole: dict[str, bytes], planned: Planned) -> None:
     with pytest.raises(UsageError, match="holds no parts"):
         merge(planned())
-    prepare_part(planned(), Part(1, 2))
+    prepare_job_shard(planned(), JobShard(1, 2))
     with pytest.raises(ElasticToolError, match=r"3 of 6 shards in .* not finished: 1, 3, 5"):
         merge(planned())
     assert content(carry_out(planned()).path) == whole
@@ -82,15 +82,15 @@ def test_a_merge_names_what_is_not_finished(whole: dict[str, bytes], planned: Pl
 def test_parts_cover_every_shard_once(planned: Planned) -> None:
     tasks = planned().tasks
     for count in (1, 3, 7, 100):
-        parts = [task.index for i in range(count) for task in Part(i + 1, count).of(tasks)]
+        parts = [task.index for i in range(count) for task in JobShard(i + 1, count).of(tasks)]
         assert sorted(parts) == list(range(len(tasks)))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/2", "1/0", " 1/2"])
 def test_a_part_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no part"):
-        Part.parse(text)
-    assert Part.parse("3/16") == Part(3, 16)
+        JobShard.parse(text)
+    assert JobShard.parse("3/16") == JobShard(3, 16)
 
 
 def test_the_command_prepares_parts_and_merges_them(
@@ -146,7 +146,7 @@ def test_a_second_prep_is_told_who_is_at_work_and_a_killed_one_is_taken_over(
         for start in (
             lambda: carry_out(planned()),
             lambda: carry_out(planned(), overwrite=True),
-            lambda: prepare_part(planned(), Part(1, 2)),
+            lambda: prepare_job_shard(planned(), JobShard(1, 2)),
             lambda: merge(planned()),
         ):
             with pytest.raises(UsageError, match="being prepared") as raised:
@@ -162,12 +162,12 @@ def test_parts_work_side_by_side_but_no_part_twice(
     whole: dict[str, bytes], raw: Path, tmp_path: Path, planned: Planned
 ) -> None:
     with preparing_elsewhere(raw, tmp_path, "--part", "1/2"):
-        prepare_part(planned(), Part(2, 2))
+        prepare_job_shard(planned(), JobShard(2, 2))
         with pytest.raises(UsageError, match=r"part 1/2 of .* is being prepared by process"):
-            prepare_part(planned(), Part(1, 2))
+            prepare_job_shard(planned(), JobShard(1, 2))
         with pytest.raises(UsageError, match="is being prepared by another process"):
             carry_out(planned())
-    prepare_part(planned(), Part(1, 2))
+    prepare_job_shard(planned(), JobShard(1, 2))
     assert content(merge(planned()).path) == whole
 
 
@@ -179,7 +179,7 @@ def test_drawn_clips_are_measured_alike_by_any_way_and_tell_so(raw: Path, tmp_pa
     some = prepare("csv", raw, tmp_path / "one", settings=settings)
     planned = plan("csv", raw, tmp_path / "two", settings=settings)
     for index in (2, 1):
-        prepare_part(planned, Part(index, 2))
+        prepare_job_shard(planned, JobShard(index, 2))
     assert content(merge(planned).path) == content(some.path)
     exact = prepare("csv", raw, tmp_path, name="exact")
     assert some.info.stats_clips == 30
@@ -264,7 +264,7 @@ class _KillingProgress:
         if self.moves == 3:
             os.kill(self.victim, signal.SIGKILL)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         pass
 
 
@@ -349,6 +349,6 @@ def test_a_worker_that_writes_elsewhere_is_told(
 
 
 def test_a_plan_of_some_parts_is_not_mixed_with_another(planned: Planned) -> None:
-    prepare_part(planned(), Part(1, 3))
+    prepare_job_shard(planned(), JobShard(1, 3))
     with pytest.raises(UsageError, match="unfinished dataset with other clips or settings"):
-        prepare_part(planned(limit=60), Part(2, 3))
+        prepare_job_shard(planned(limit=60), JobShard(2, 3))

@@ -214,7 +214,7 @@ def test_speech_commands_trains_on_what_no_list_names(tmp_path: Path) -> None:
         "no/1b88bf70_nohash_0.wav",
         "no/c1d39ce8_nohash_0.wav",
     ]
-    assert listing.remarks == ["the lists name 1 words that no recording is of: no"]
+    assert listing.warnings == ["the lists name 1 words that no recording is of: no"]
 
 
 def test_json_lists_give_splits_by_their_names_and_labels_by_the_table(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_progress_tells_unit_loss_and_speed(toy_store: PreparedStore, tmp_path: 
             titles.append(what)
             yield SimpleNamespace(advance=lambda amount=1, note="": notes.append(note))
 
-        def say(self, message: str) -> None:
+        def log(self, message: str) -> None:
             pass
 
     train_run(small("train.epochs=1"), toy_store, tmp_path / "run", progress=Heard())

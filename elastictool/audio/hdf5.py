@@ -25,9 +25,9 @@ from elastictool.audio.reader import (
     place_of,
 )
 from elastictool.utils.errors import AudioError, ElasticToolError
-from elastictool.utils.optional import install, lack_of
+from elastictool.utils.optional import install_command, missing_extra
 
-INSTALL = install("h5py")
+INSTALL = install_command("h5py")
 RATE_ATTRIBUTE = "sample_rate"
 """Attribute of an array, or of the file, that gives the rate in Hz."""
 DEFAULT_RATE_HZ = 24_000
@@ -39,7 +39,7 @@ class Hdf5Decoder:
 
     def missing(self) -> str:
         """What to do about h5py, where it cannot be used."""
-        return lack_of("h5py")
+        return missing_extra("h5py")
 
     @contextmanager
     def open(self, source: Source, name: str) -> Iterator[AudioReader]:

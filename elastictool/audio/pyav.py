@@ -30,9 +30,9 @@ from elastictool.audio.reader import (
     opened,
 )
 from elastictool.utils.errors import AudioError
-from elastictool.utils.optional import install, lack_of
+from elastictool.utils.optional import install_command, missing_extra
 
-INSTALL = install("av")
+INSTALL = install_command("av")
 
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,avi,wv,asf,mp3,ogg,flac,wav,w64,aiff,au,caf,"
@@ -53,7 +53,7 @@ class PyAvDecoder:
 
     def missing(self) -> str:
         """What to do about PyAV, where it cannot be used."""
-        return lack_of("av")
+        return missing_extra("av")
 
     @contextmanager
     def open(self, source: Source, name: str) -> Iterator[AudioReader]:

@@ -176,11 +176,11 @@ def _loader(
 ) -> list[Row]:
     from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
     from elastictool.data.dataset import ClipDataset, FeatureExtractor
-    from elastictool.data.paths import locate_dataset
+    from elastictool.data.paths import find_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.loading import measure_loader, plan_batches
 
-    store = PreparedStore.open(locate_dataset(dataset))
+    store = PreparedStore.open(find_dataset(dataset))
     say(f"loading {store.path}, {len(store)} clips")
     feature_extractor = FeatureExtractor(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0

@@ -114,7 +114,7 @@ class _BarProgress:
         with bars:
             yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         say(message)
 
 
@@ -159,7 +159,7 @@ class _LineProgress:
         yield task
         task.finish()
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         say(message)
 
 

@@ -91,11 +91,11 @@ def verify(name: Name = "", json_output: Json = False) -> None:
 
     Example: elastictool data verify fsdd-digit
     """
-    from elastictool.data.paths import locate_dataset
+    from elastictool.data.paths import find_dataset
     from elastictool.data.verify import verify as find_faults
     from elastictool.utils.errors import RejectedItemsError
 
-    path = locate_dataset(name)
+    path = find_dataset(name)
     say(f"dataset {path}")
     store, faults = find_faults(path, progress())
     ids = list(dict.fromkeys(fault.clip for fault in faults if fault.clip))
@@ -157,10 +157,10 @@ def export(
 
 
 def _open(name: str) -> PreparedStore:
-    from elastictool.data.paths import locate_dataset
+    from elastictool.data.paths import find_dataset
     from elastictool.data.store import PreparedStore
 
-    store = PreparedStore.open(locate_dataset(name))
+    store = PreparedStore.open(find_dataset(name))
     say(f"dataset {store.path}")
     return store
 

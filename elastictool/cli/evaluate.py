@@ -216,13 +216,13 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
         UsageError: They are not there. Scores on other data are none of the run's, so nobody
             gets them without asking.
     """
-    from elastictool.data.paths import locate_dataset, own_dataset
+    from elastictool.data.paths import find_dataset, require_recorded_dataset
     from elastictool.data.store import PreparedStore
 
     own = run.config.data.dataset
     if dataset or not own:
-        return PreparedStore.open(locate_dataset(dataset))
-    return PreparedStore.open(own_dataset(own, run.path, run.name))
+        return PreparedStore.open(find_dataset(dataset))
+    return PreparedStore.open(require_recorded_dataset(own, run.path, run.name))
 
 
 def tell_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:

@@ -14,7 +14,7 @@ from elastictool.utils.io import as_argument
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from elastictool.data.job_shards import Part
+    from elastictool.data.job_shards import JobShard
     from elastictool.data.prepare import Plan
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
@@ -191,15 +191,15 @@ def prep(
     """
     from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.executor import Workforce
-    from elastictool.data.job_shards import Part
-    from elastictool.data.prepare import carry_out, plan, prepare_part
+    from elastictool.data.executor import Executor
+    from elastictool.data.job_shards import JobShard
+    from elastictool.data.prepare import carry_out, plan, prepare_job_shard
     from elastictool.data.prepare import merge as merge_parts
     from elastictool.data.shards import PrepSettings
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
 
-    wanted = Part.parse(part) if part else None
+    wanted = JobShard.parse(part) if part else None
     _check_way(bool(part), merge, overwrite, scheduler)
     settings = PrepSettings(
         encoding=checked_encoding(encoding),
@@ -220,10 +220,10 @@ def prep(
         settings=settings,
         limit=limit,
     )
-    workforce = Workforce(workers, scheduler)
+    workforce = Executor(workers, scheduler)
     if wanted:
         _tell_part(
-            wanted, planned, prepare_part(planned, wanted, workforce, progress()), json_output
+            wanted, planned, prepare_job_shard(planned, wanted, workforce, progress()), json_output
         )
         return
     if merge:
@@ -253,7 +253,7 @@ def _check_way(part: bool, merge: bool, overwrite: bool, scheduler: str) -> None
         raise UsageError("--merge only sums up, there is nothing to schedule", "leave one out")
 
 
-def _tell_part(part: Part, plan: Plan, reports: Sequence[ShardReport], as_json: bool) -> None:
+def _tell_part(part: JobShard, plan: Plan, reports: Sequence[ShardReport], as_json: bool) -> None:
     """What one part has done; the dataset's own report comes with ``--merge``."""
     rejected = sum(len(report.rejected) for report in reports)
     clips = sum(report.rows for report in reports) + rejected

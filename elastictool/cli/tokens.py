@@ -124,11 +124,11 @@ def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: 
     drawn = durations.stand_in(clips or durations.VOXCELEB_TRAIN_CLIPS)
     if stand_in:
         return drawn
-    from elastictool.data.paths import locate_dataset
+    from elastictool.data.paths import find_dataset
     from elastictool.data.store import PreparedStore
 
     try:
-        path = locate_dataset(dataset)
+        path = find_dataset(dataset)
     except UsageError as error:
         if dataset or split:
             raise

@@ -84,7 +84,7 @@ def train(
         _print_config(config, json_output)
         return
 
-    from elastictool.data.paths import locate_dataset, own_dataset
+    from elastictool.data.paths import find_dataset, require_recorded_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.reporting.run_report import write_report
     from elastictool.reporting.tables import counted
@@ -105,8 +105,8 @@ def train(
         run_dir = run_dir or (None if dataset or config.name else latest_started())
         if run_dir is not None and not dataset:
             own = RunDirectory(run_dir).read_config().data.dataset
-            place = own_dataset(own, run_dir, str(run_dir))
-    store = PreparedStore.open(place or locate_dataset(dataset or config.data.dataset))
+            place = require_recorded_dataset(own, run_dir, str(run_dir))
+    store = PreparedStore.open(place or find_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
     say(f"dataset {store.path}, run {path}")
     files: list[Path] = []

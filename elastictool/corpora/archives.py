@@ -54,12 +54,12 @@ def fetch(archive: Archive, root: Path, progress: Progress = SILENT) -> None:
     hint = "wait for it, then run the same command without --download"
     with hold(root / f".{archive.name}.lock", f"{root} is being downloaded", hint):
         if _is_unpacked(archive, root, noted):
-            progress.say(f"{archive.url} was unpacked into {root} before")
+            progress.log(f"{archive.url} was unpacked into {root} before")
             return
         file = root / archive.name
         download(archive.url, file, progress, archive.checksum)
         unpack = extract_zip if file.suffix == ".zip" else extract_tar
-        progress.say(f"unpacking {file}")
+        progress.log(f"unpacking {file}")
         try:
             count = sum(unpack(file, root, wanted, archive.strip) for wanted in archive.wanted)
         except BadArchive:

@@ -64,20 +64,20 @@ class AudioLists:
         if not paths:
             raise UsageError(f"no .json list in {place}", self.describe())
         folder = place if place.is_dir() else place.parent
-        lists, remarks = read_lists(paths)
-        entries, fold_remarks = _placed(lists)
+        lists, warnings = read_lists(paths)
+        entries, fold_warnings = _placed(lists)
         several = [labels for _, (_, labels), _ in entries]
-        classes, class_remark = _classes(folder, {label for labels in several for label in labels})
+        classes, class_warning = _classes(folder, {label for labels in several for label in labels})
         listing = Listing(
             name=folder.resolve().name if place.is_dir() else place.stem,
             root=folder,
             clips=[],
             label_names=classes.names,
             multi_label=any(len(labels) > 1 for labels in several),
-            remarks=[class_remark, *remarks, *fold_remarks],
+            warnings=[class_warning, *warnings, *fold_warnings],
         )
         _fill(listing, entries, classes)
-        listing.remarks += repeated_slices(listing.clips, source_files(listing.clips, folder))
+        listing.warnings += repeated_slices(listing.clips, source_files(listing.clips, folder))
         return listing
 
 
@@ -98,7 +98,7 @@ def _fill(
             listing.clips.append(SourceClip(clip_id, path, None, None, names, split, fold))
         else:
             listing.missing.append(MissingClip(clip_id, short, split))
-    listing.remarks += paths.remarks()
+    listing.warnings += paths.warnings()
 
 
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
@@ -137,12 +137,12 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]], list[str]]:
-    """Each entry with its list and fold (0: none), and a remark if lists are folds.
+    """Each entry with its list and fold (0: none), and a warning if lists are folds.
 
     Then every clip is training data, and what training lists only repeat is passed over.
     """
     numbers = fold_lists(lists)
-    folds, remarks = counted_from_one([numbers.get(one.path) for one in lists])
+    folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
     known = {entry for one in lists if one.path in numbers for entry in one.entries}
     placed = []
     for one, fold in zip(lists, folds, strict=True):
@@ -153,10 +153,10 @@ def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]
             if repeats:
                 known.add(entry)
     if numbers:
-        remarks.append(
+        warnings.append(
             f"{len(numbers)} evaluation lists are folds; their training lists only repeat them"
         )
-    return placed, remarks
+    return placed, warnings
 
 
 class _Paths:
@@ -190,7 +190,7 @@ class _Paths:
         self._used[base] = self._used.get(base, 0) + 1
         return str(base / named)
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Where paths begin that do not begin at the lists' folder."""
         return [
             f"{count:,} paths begin at {base}, not at the folder of the lists"

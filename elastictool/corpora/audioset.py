@@ -85,18 +85,18 @@ class AudioSet:
             multi_label=True,
             expected_classes=_CLASSES,
         )
-        filing = ListingBuilder(listing)
+        builder = ListingBuilder(listing)
         for part, table in tables.items():
             split = TABLES[part][1]
             listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]
             for line, video, start, stop, mids in _segments(table):
                 labels = tuple(classes.name(mid, table) for mid in mids)
                 clip_id = f"{video}_{start:g}"
-                path = "" if clip_id in filing else index.find(_stems(video, start, stop))
+                path = "" if clip_id in builder else index.find(_stems(video, start, stop))
                 clip = SourceClip(clip_id, path, None, None, labels, split, 0, video)
-                filing.add(clip, f"audio/Y{video}.wav", table, line)
+                builder.add(clip, f"audio/Y{video}.wav", table, line)
         listing.notes.append(index.note(len(listing.clips) + len(listing.missing)))
-        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
         return listing
 
 

@@ -81,9 +81,9 @@ class Listing:
         expected: Published number of clips per split; empty if nothing was published.
         expected_classes: Published number of classes; 0 if none was published.
         notes: What the user should know about this listing.
-        remarks: The same, where it follows from the clips: no part of the fingerprint.
+        warnings: The same, where it follows from the clips: no part of the fingerprint.
         drawn: How the split was drawn, if it was: known by the fingerprint and shown to nobody
-            (a remark says what came of it).
+            (a warning says what came of it).
     """
 
     name: str
@@ -94,7 +94,7 @@ class Listing:
     missing: list[MissingClip] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     drawn: str = ""
     expected_classes: int = 0
 

@@ -76,7 +76,7 @@ class CsvList:
         if not path.is_file():
             raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
         table = CsvTable.open(path)
-        clips, remarks = _read_clips(table)
+        clips, warnings = _read_clips(table)
         label_names = _label_names(path.parent / LABELS_NAME, clips)
         files = source_files(clips, path.parent)
         is_drawn = "split" not in table.columns and not any(clip.fold for clip in clips)
@@ -94,9 +94,9 @@ class CsvList:
             missing=[
                 MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.id not in here
             ],
-            remarks=[
+            warnings=[
                 *(how if is_drawn and found else ()),
-                *remarks,
+                *warnings,
                 *repeated_slices(found, files),
                 *files_of_several_groups(found, files),
             ],
@@ -126,7 +126,7 @@ def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
 
 
 def _read_clips(table: CsvTable) -> tuple[list[SourceClip], list[str]]:
-    """One clip a row, and remarks on what was not taken as it stands there."""
+    """One clip a row, and warnings on what was not taken as it stands there."""
     clips: list[SourceClip] = []
     folds: list[int | None] = []
     seen: set[str] = set()
@@ -140,11 +140,11 @@ def _read_clips(table: CsvTable) -> tuple[list[SourceClip], list[str]]:
         folds.append(row.fold())
     if not clips:
         raise UsageError(f"{table.path} has a header but no rows", "add one row per clip")
-    counted, remarks = counted_from_one(folds)
+    counted, warnings = counted_from_one(folds)
     if table.ignored:
-        remarks.append(f"columns that are not read: {', '.join(table.ignored)}")
+        warnings.append(f"columns that are not read: {', '.join(table.ignored)}")
     clips = [clip._replace(fold=fold) for clip, fold in zip(clips, counted, strict=True)]
-    return clips, remarks
+    return clips, warnings
 
 
 @dataclass(frozen=True)

@@ -90,18 +90,18 @@ class EpicSounds:
         listing = Listing(
             "epic-sounds", place, [], [], expected=dict(_EXPECTED), expected_classes=_CLASSES
         )
-        filing, classes, agreement = ListingBuilder(listing), NumberedClasses(), Agreement()
+        builder, classes, agreement = ListingBuilder(listing), NumberedClasses(), Agreement()
         for split, table in tables.items():
             for line, row in _rows(table, labelled=split in TABLES):
                 clip = _clip(row, split, index.paths.get(row["video_id"], ""))
                 if clip.labels:
                     classes.add(int(row["class_id"]), row["class"], table, line)
-                if clip.id not in filing:
+                if clip.id not in builder:
                     agreement.add(row, clip)
-                filing.add(clip, f"audio/{row['video_id']}.wav", table, line)
+                builder.add(clip, f"audio/{row['video_id']}.wav", table, line)
         listing.label_names = classes.names
         listing.notes += agreement.notes()
-        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
         return listing
 
 

@@ -77,7 +77,7 @@ class ESC50:
         listing = Listing(
             subset, place, [], [], expected=expected, expected_classes=_CLASSES[subset]
         )
-        filing = ListingBuilder(listing)
+        builder = ListingBuilder(listing)
         for line, row in _rows(table):
             if subset == "esc10" and row["esc10"].lower() != "true":
                 continue
@@ -85,7 +85,7 @@ class ESC50:
             clip_id = row["filename"].rpartition(".")[0]
             clip = SourceClip(
                 id=clip_id,
-                path="" if clip_id in filing else index.find_listed(row["filename"]),
+                path="" if clip_id in builder else index.find_listed(row["filename"]),
                 start_s=None,
                 stop_s=None,
                 labels=(row["category"],),
@@ -93,9 +93,9 @@ class ESC50:
                 fold=int(row["fold"]),
                 group=row["src_file"],
             )
-            filing.add(clip, f"audio/{row['filename']}", table, line)
+            builder.add(clip, f"audio/{row['filename']}", table, line)
         listing.label_names = classes.names
-        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
         return listing
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:

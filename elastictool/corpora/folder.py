@@ -72,7 +72,7 @@ class Folder:
         tree = _Tree.read(place)
         splits = _split_folders(place, tree.files)
         clips, loose = _clips(tree.files, splits)
-        left_out = [*_left_out(loose), *tree.remarks()]
+        left_out = [*_left_out(loose), *tree.warnings()]
         if not clips:
             lying = "; ".join(left_out)
             raise UsageError(
@@ -92,7 +92,7 @@ class Folder:
             clips=found,
             label_names=ordered_labels([clip.labels[0] for clip in clips]),
             missing=[MissingClip(clip.id, clip.path, clip.split) for clip in gone],
-            remarks=[*drawn, *left_out],
+            warnings=[*drawn, *left_out],
             drawn="" if splits else _DRAWN.format(options.seed),
         )
 
@@ -130,17 +130,17 @@ class _Tree:
         tree.files = [file for file in tree.files if _top(file) not in ours]
         return tree
 
-    def remarks(self) -> list[str]:
-        """Remarks on the files that are no clips wherever classes are."""
-        remarks = []
+    def warnings(self) -> list[str]:
+        """Warnings on the files that are no clips wherever classes are."""
+        warnings = []
         if self.num_hidden:
             files = "file" if self.num_hidden == 1 else "files"
             kinds = f".name, {ARCHIVE_LEAVINGS}"
-            remarks.append(f"{self.num_hidden} hidden audio {files} left out ({kinds})")
+            warnings.append(f"{self.num_hidden} hidden audio {files} left out ({kinds})")
         if self.prepared:
             names = some_of(sorted(self.prepared))
-            remarks.append(f"audio beside prepared data is in no class: {names} (left out)")
-        return remarks
+            warnings.append(f"audio beside prepared data is in no class: {names} (left out)")
+        return warnings
 
 
 def _top(file: FoundFile) -> str:
@@ -192,7 +192,7 @@ def _clips(
 
 
 def _left_out(loose: list[str]) -> list[str]:
-    """A remark on audio files above the class folders, if there are any."""
+    """A warning on audio files above the class folders, if there are any."""
     if not loose:
         return []
     files = "audio file is" if len(loose) == 1 else "audio files are"

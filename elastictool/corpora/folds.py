@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]:
-    """Folds counted from 1, with 0 where there is none, and a remark if they were counted from 0.
+    """Folds counted from 1, with 0 where there is none, and a warning if they were counted from 0.
 
     Args:
         folds: As they were given; None where none was.
@@ -15,6 +15,6 @@ def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]
     if given == {0}:
         return [0] * len(folds), ["the only fold is 0: taken as no folds"]
     shift = int(0 in given)
-    remark = "folds are counted from 0 there and from 1 here: fold 0 is fold 1, and so on"
+    warning = "folds are counted from 0 there and from 1 here: fold 0 is fold 1, and so on"
     counted = [0 if fold is None else fold + shift for fold in folds]
-    return counted, [remark] if shift else []
+    return counted, [warning] if shift else []

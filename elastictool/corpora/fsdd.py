@@ -82,9 +82,9 @@ class Fsdd:
             clips=clips,
             label_names=sorted({label for clip in clips for label in clip.labels}),
             expected=dict(_EXPECTED),
-            remarks=_strangers([path for match, path in named if not match]),
+            warnings=_strangers([path for match, path in named if not match]),
         )
-        listing.remarks += index.remarks(listing)
+        listing.warnings += index.warnings(listing)
         return listing
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
@@ -95,7 +95,7 @@ class Fsdd:
 
 
 def _strangers(paths: Sequence[str]) -> list[str]:
-    """A remark on recordings that are called otherwise, if there are any."""
+    """A warning on recordings that are called otherwise, if there are any."""
     return [f"{len(paths)} files with other names left out: {some_of(paths)}"] if paths else []
 
 

@@ -52,7 +52,7 @@ class ListFile:
 
 
 def read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
-    """The lists among ``paths``, and remarks on what is none or does not say its split.
+    """The lists among ``paths``, and warnings on what is none or does not say its split.
 
     Raises:
         UsageError: None of them is a list, or one is damaged.
@@ -69,14 +69,14 @@ def read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
             f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}",
             "see elastictool prep --dataset json",
         )
-    remarks = []
+    warnings = []
     if others:
-        remarks.append(f"no lists of recordings, left out: {some_of(others)}")
+        warnings.append(f"no lists of recordings, left out: {some_of(others)}")
     if silent := [one.path.name for one in lists if not one.split]:
-        remarks.append(
+        warnings.append(
             f"no split in the names of {len(silent)} lists, all train: {some_of(silent)}"
         )
-    return lists, remarks
+    return lists, warnings
 
 
 def fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:

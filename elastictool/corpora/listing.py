@@ -134,18 +134,18 @@ class FileIndex:
         by_name = ", ".join(f"{name}: {count:,}" for name, count in self.matched.most_common())
         return f"{found:,} of {wanted:,} annotated clips are on disk ({share:.1%}); {by_name}"
 
-    def remarks(self, listing: Listing) -> list[str]:
+    def warnings(self, listing: Listing) -> list[str]:
         """What is on disk otherwise than the rows of ``listing`` say, if anything is."""
-        remarks = []
+        warnings = []
         if self.endings:
             kinds = ", ".join(sorted(self.endings))
             count = sum(self.endings.values())
-            remarks.append(f"{count:,} clips have another ending on disk than listed: {kinds}")
+            warnings.append(f"{count:,} clips have another ending on disk than listed: {kinds}")
         if self.broken:
-            remarks.append(f"{len(self.broken)} links lead nowhere: {some_of(self.broken)}")
+            warnings.append(f"{len(self.broken)} links lead nowhere: {some_of(self.broken)}")
         if len(listing.clips) < _FEW * (len(listing.clips) + len(listing.missing)):
-            remarks += self._strangers(listing)
-        return remarks
+            warnings += self._strangers(listing)
+        return warnings
 
     def _strangers(self, listing: Listing) -> list[str]:
         used = {clip.path for clip in listing.clips}
@@ -160,7 +160,7 @@ class ListingBuilder:
     """Puts the clips of annotated rows into a listing, each id once.
 
     Attributes:
-        listing: Gets clips, missing ones, and in the end remarks.
+        listing: Gets clips, missing ones, and in the end warnings.
         known: The first clip of each id.
         repeats: Ids of the rows that say what an earlier one said.
     """
@@ -187,7 +187,7 @@ class ListingBuilder:
         else:
             self.listing.missing.append(MissingClip(clip.id, expected_path, clip.split))
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """How many rows were passed over, if any."""
         if not self.repeats:
             return []

@@ -24,7 +24,7 @@ def make_readable(listing: Listing) -> None:
     listing.name = readable(listing.name)
     listing.label_names = [readable(name) for name in listing.label_names]
     listing.notes = [readable(note) for note in listing.notes]
-    listing.remarks = [readable(remark) for remark in listing.remarks]
+    listing.warnings = [readable(warning) for warning in listing.warnings]
     listing.missing = [
         gone._replace(id=readable(gone.id), path=readable(gone.path)) for gone in listing.missing
     ]

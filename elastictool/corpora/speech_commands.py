@@ -86,7 +86,7 @@ class SpeechCommands:
             expected_classes=_WORDS,
             notes=[f"{noise} recordings of background noise left out"] if noise else [],
         )
-        listing.remarks = [*_lost_words(listing), *index.remarks(listing)]
+        listing.warnings = [*_lost_words(listing), *index.warnings(listing)]
         return listing
 
     def _listed(self, root: Path) -> dict[str, str]:
@@ -114,7 +114,7 @@ def _clip(key: str, path: str, split: str) -> SourceClip:
 
 
 def _lost_words(listing: Listing) -> list[str]:
-    """A remark on words that the lists name and of which nothing is there, if there are any."""
+    """A warning on words that the lists name and of which nothing is there, if there are any."""
     words = {clip.path.partition("/")[0] for clip in listing.missing} - set(listing.label_names)
     if not words:
         return []

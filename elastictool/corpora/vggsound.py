@@ -73,16 +73,16 @@ class VGGSound:
             expected=dict(_EXPECTED),
             expected_classes=_CLASSES,
         )
-        filing = ListingBuilder(listing)
+        builder = ListingBuilder(listing)
         for line, video, start, label, split in rows:
             stem = f"{video}_{start:06d}"
             names = (("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}"))
-            path = "" if stem in filing else index.find(names)
+            path = "" if stem in builder else index.find(names)
             name = classes.name(label, table)
             clip = SourceClip(stem, path, None, None, (name,), split, 0, video)
-            filing.add(clip, f"audio/{stem}.wav", table, line)
+            builder.add(clip, f"audio/{stem}.wav", table, line)
         listing.notes.append(index.note(len(listing.clips) + len(listing.missing)))
-        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
         return listing
 
 

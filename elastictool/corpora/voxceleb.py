@@ -76,7 +76,7 @@ class VoxCeleb:
         listing = Listing(
             "voxceleb", place, [], [], expected=dict(_EXPECTED), expected_classes=_SPEAKERS
         )
-        filing = ListingBuilder(listing)
+        builder = ListingBuilder(listing)
         speakers: set[str] = set()
         for line, split, path in _utterances(file):
             match = _PATH.fullmatch(path)
@@ -89,16 +89,16 @@ class VoxCeleb:
             clip_id = path.rpartition(".")[0]
             clip = SourceClip(
                 id=clip_id,
-                path="" if clip_id in filing else index.find_listed(path),
+                path="" if clip_id in builder else index.find_listed(path),
                 start_s=None,
                 stop_s=None,
                 labels=(match["speaker"],),
                 split=split,
                 group=f"{match['speaker']}/{match['video']}",
             )
-            filing.add(clip, f"wav/{path}", file, line)
+            builder.add(clip, f"wav/{path}", file, line)
         listing.label_names = sorted(speakers)
-        listing.remarks += [*filing.remarks(), *index.remarks(listing)]
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
         return listing
 
 

@@ -1,6 +1,6 @@
 """What a user should know of a listing because of the clips that are in it.
 
-Remarks follow from the clips, so they are no part of the fingerprint: a new one, or a better
+Warnings follow from the clips, so they are no part of the fingerprint: a new one, or a better
 wording, leaves what was prepared before as it is.
 """
 
@@ -38,7 +38,7 @@ def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> st
 
 
 def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
-    """A remark on clips that are the same part of the same file, if there are any.
+    """A warning on clips that are the same part of the same file, if there are any.
 
     ``files`` is the file behind each path (``source_files``).
     """
@@ -59,7 +59,7 @@ def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> li
 
 
 def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
-    """A remark on files whose slices do not keep together, because their groups differ."""
+    """A warning on files whose slices do not keep together, because their groups differ."""
     groups: dict[str, set[str]] = {}
     paths: dict[str, str] = {}
     for clip in clips:
@@ -72,22 +72,22 @@ def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str
 
 
 def doubtful_labels(listing: Listing) -> list[str]:
-    """Remarks on labels that are hardly meant to be two, and on one that is alone."""
+    """Warnings on labels that are hardly meant to be two, and on one that is alone."""
     written: dict[str, list[str]] = {}
     for label in listing.label_names:
         plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
         written.setdefault(plain, []).append(label)
     alike = [" / ".join(map(repr, labels)) for labels in written.values() if len(labels) > 1]
-    remarks = []
+    warnings = []
     if alike:
-        remarks.append(
+        warnings.append(
             f"labels that differ only in case, spaces or encoding are classes of their own: "
             f"{some_of(alike)}"
         )
     first = listing.clips[0].labels if listing.clips else ()
     if len(first) == 1 and all(clip.labels == first for clip in listing.clips):
-        remarks.append(f"all clips have the label {first[0]!r}: there is nothing to tell apart")
-    return remarks
+        warnings.append(f"all clips have the label {first[0]!r}: there is nothing to tell apart")
+    return warnings
 
 
 def missing_files(listing: Listing) -> str:
@@ -99,7 +99,7 @@ def missing_files(listing: Listing) -> str:
 
 
 def other_number_of_classes(listing: Listing) -> list[str]:
-    """A remark where the data have more or fewer classes than were published."""
+    """A warning where the data have more or fewer classes than were published."""
     found, published = len(listing.label_names), listing.expected_classes
     if not published or found == published:
         return []
@@ -107,14 +107,14 @@ def other_number_of_classes(listing: Listing) -> list[str]:
 
 
 def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
-    """Remarks on missing files whose paths are written as no path is here, if there are any."""
-    remarks = []
+    """Warnings on missing files whose paths are written as no path is here, if there are any."""
+    warnings = []
     paths = [clip.path for clip in missing]
     for pattern, what in _STRANGE.items():
         found = [path for path in paths if pattern.search(path)]
         if found:
-            remarks.append(f"{len(found):,} missing files {what}: {some_of(found)}")
-    return remarks
+            warnings.append(f"{len(found):,} missing files {what}: {some_of(found)}")
+    return warnings
 
 
 def some_of(names: Iterable[str]) -> str:

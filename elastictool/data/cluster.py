@@ -18,9 +18,9 @@ from typing import Any
 
 from elastictool.data.shards import ShardReport, ShardTask, finished, write_in_worker
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.optional import install, lack_of
+from elastictool.utils.optional import install_command, missing_extra
 
-INSTALL = install("dask")
+INSTALL = install_command("dask")
 _CONNECT_S, _WORKERS_S = 20, 60
 _VISIBLE_S = 20.0
 """How long a network disk may take to show what another machine has written."""
@@ -33,7 +33,7 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
         UsageError: Dask is not installed, or nothing answers there.
         ElasticToolError: The cluster broke down, or writes where we do not see it.
     """
-    if lack := lack_of("dask", "distributed"):
+    if lack := missing_extra("dask", "distributed"):
         raise UsageError("--scheduler needs the extra dask", lack)
     distributed: Any = importlib.import_module("distributed")
 

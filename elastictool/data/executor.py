@@ -30,7 +30,7 @@ WORTH_WORKERS_S = 20.0
 
 
 @dataclass(frozen=True)
-class Workforce:
+class Executor:
     """Who writes the shards.
 
     Attributes:
@@ -44,7 +44,7 @@ class Workforce:
 
 
 def write_shards(
-    tasks: Sequence[ShardTask], workforce: Workforce, progress: Progress
+    tasks: Sequence[ShardTask], workforce: Executor, progress: Progress
 ) -> list[ShardReport]:
     """Write what is not finished yet; all reports, in the order of ``tasks``.
 
@@ -55,7 +55,7 @@ def write_shards(
     reports = {task.index: report for task in tasks if (report := finished(task))}
     pending = [task for task in tasks if task.index not in reports]
     if reports:
-        progress.say(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
+        progress.log(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
         with StopRequest() as stop, progress.task("preparing clips", sum(map(_size, tasks))) as bar:
             sizes = {task.index: _size(task) for task in tasks}
@@ -80,7 +80,7 @@ def _size(task: ShardTask) -> int:
 
 
 def _run(
-    tasks: Sequence[ShardTask], workforce: Workforce, stop: StopRequest
+    tasks: Sequence[ShardTask], workforce: Executor, stop: StopRequest
 ) -> Iterator[tuple[int, ShardReport]]:
     """Write shards in this process, in workers or on a cluster; reports come as they are done."""
     if workforce.scheduler and tasks:

@@ -18,14 +18,14 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Part:
+class JobShard:
     """Every ``count``-th shard from the ``index``-th on, counted from 1."""
 
     index: int
     count: int
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> JobShard:
         """``3/16``.
 
         Raises:

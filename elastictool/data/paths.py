@@ -9,7 +9,7 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, as_argument
 
 
-def locate_dataset(text: str) -> Path:
+def find_dataset(text: str) -> Path:
     """A folder as it is, a name under the data root, or (for an empty text) the latest dataset.
 
     Raises:
@@ -38,7 +38,7 @@ def _what_there_is(text: str) -> str:
     return f"prepared there: {', '.join(known)}" if known else "make one: elastictool prep --help"
 
 
-def locate_recorded(text: str, run: Path) -> Path | None:
+def find_recorded_dataset(text: str, run: Path) -> Path | None:
     """The prepared folder that ``run`` (a directory or a file) has on record; None if it is gone.
 
     A path that is not absolute was seen from where the run was started, which is most often a
@@ -53,13 +53,13 @@ def locate_recorded(text: str, run: Path) -> Path | None:
     return None
 
 
-def own_dataset(text: str, run: Path, name: str) -> Path:
+def require_recorded_dataset(text: str, run: Path, name: str) -> Path:
     """The prepared folder that a run called ``name`` has on record.
 
     Raises:
         UsageError: It is gone; no other data take its place unasked.
     """
-    found = locate_recorded(text, run)
+    found = find_recorded_dataset(text, run)
     if found is None:
         raise UsageError(
             f"{text}, the data that {name} was trained on, is not there",

@@ -123,7 +123,7 @@ def check_listing(corpus: Corpus, listing: Listing) -> None:
         missing = f": {missing_files(listing)}" if listing.missing else ""
         raise UsageError(
             f"no clips found under {listing.root}{missing}",
-            "\n".join([*listing.remarks, corpus.describe()]),
+            "\n".join([*listing.warnings, corpus.describe()]),
         )
     if len({clip.id for clip in listing.clips}) != len(listing.clips):
         raise ValueError(f"corpus {corpus.name} lists two clips under one id")

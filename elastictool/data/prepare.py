@@ -22,8 +22,8 @@ from elastictool.corpora.warnings import (
     other_number_of_classes,
     strange_paths,
 )
-from elastictool.data.executor import Workforce, write_shards
-from elastictool.data.job_shards import Part, all_reports
+from elastictool.data.executor import Executor, write_shards
+from elastictool.data.job_shards import JobShard, all_reports
 from elastictool.data.plan import (
     check_listing,
     checked_name,
@@ -83,9 +83,9 @@ def plan(
     corpus = CORPORA[corpus_name]
     listing = corpus.list_clips(root, options)
     make_readable(listing)
-    listing.remarks += strange_paths(listing.missing)
+    listing.warnings += strange_paths(listing.missing)
     check_listing(corpus, listing)
-    listing.remarks += [*doubtful_labels(listing), *other_number_of_classes(listing)]
+    listing.warnings += [*doubtful_labels(listing), *other_number_of_classes(listing)]
     listing.clips = limited(listing.clips, limit)
     folder = out / checked_name(name or file_name(listing.name))
     measured = measured_clips(listing.clips, settings, options.seed)
@@ -112,12 +112,12 @@ def prepare(
     planned = plan(
         corpus_name, root, out, name=name, options=options, settings=settings, limit=limit
     )
-    return carry_out(planned, Workforce(workers, scheduler), overwrite, progress)
+    return carry_out(planned, Executor(workers, scheduler), overwrite, progress)
 
 
 def carry_out(
     plan: Plan,
-    workforce: Workforce = Workforce(),
+    workforce: Executor = Executor(),
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> PreparedStore:
@@ -148,8 +148,8 @@ def carry_out(
     return PreparedStore.open(plan.folder)
 
 
-def prepare_part(
-    plan: Plan, part: Part, workforce: Workforce = Workforce(), progress: Progress = SILENT
+def prepare_job_shard(
+    plan: Plan, part: JobShard, workforce: Executor = Executor(), progress: Progress = SILENT
 ) -> list[ShardReport]:
     """Write the shards of one part; ``merge`` makes a dataset of all parts.
 
@@ -161,7 +161,7 @@ def prepare_part(
     _check_folder(plan.folder)
     tasks = part.of(plan.tasks)
     if _is_finished(plan) or not tasks:
-        progress.say(f"part {part} of {plan.folder} has nothing to do")
+        progress.log(f"part {part} of {plan.folder} has nothing to do")
         return []
     with _one_of_many(plan.folder), _alone(plan.folder, part):
         if _is_finished(plan):
@@ -191,11 +191,11 @@ def _finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
 
 
 def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
-    progress.say(f"{plan.folder} is prepared already (--overwrite prepares it again)")
+    progress.log(f"{plan.folder} is prepared already (--overwrite prepares it again)")
     return PreparedStore.open(plan.folder)
 
 
-def _alone(folder: Path, part: Part | None = None) -> AbstractContextManager[None]:
+def _alone(folder: Path, part: JobShard | None = None) -> AbstractContextManager[None]:
     """Nobody else prepares this folder, or this part of it, inside the block."""
     name = LOCK_NAME if part is None else f"{LOCK_NAME}-{part.index}-of-{part.count}"
     what = f"{folder} is" if part is None else f"part {part} of {folder} is"

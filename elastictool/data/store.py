@@ -268,7 +268,7 @@ class PreparedStore:
         return store
 
     @classmethod
-    def open_what_is_left(cls, path: Path) -> tuple[PreparedStore, list[str]]:
+    def open_readable_shards(cls, path: Path) -> tuple[PreparedStore, list[str]]:
         """The clips of all shards that can be read, and what is wrong with the others.
 
         Raises:
@@ -394,7 +394,7 @@ class PreparedStore:
             for shard in self._shards
         ]
 
-    def structural_fault(self) -> str:
+    def validation_error(self) -> str:
         """What is wrong with the shards as Arrow data; empty where nothing is."""
         try:
             self._table.validate(full=True)

@@ -72,7 +72,7 @@ def finish(
         fbank_config=asdict(settings.fbank),
         fbank_sums=_fbank_sums(reports),
         notes=[
-            *(*listing.notes, *listing.remarks),
+            *(*listing.notes, *listing.warnings),
             *(*_notes(listing, settings), *_misnamed(reports), *_clipped(reports)),
             *(*_alike(listing, reports), *_emptied(listing, reports), *_lost(listing, reports)),
         ],

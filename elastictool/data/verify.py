@@ -41,7 +41,7 @@ def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list
         UsageError: It is not a prepared dataset.
         ElasticToolError: Its ``dataset.json`` is damaged.
     """
-    store, unreadable = PreparedStore.open_what_is_left(path)
+    store, unreadable = PreparedStore.open_readable_shards(path)
     return store, [*(Fault("", what) for what in unreadable), *find_faults(store, progress)]
 
 
@@ -52,7 +52,7 @@ def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault
     labels are the dataset's. Of the whole: shards belong to this preparation (fingerprint), ids
     are distinct, and counts and filterbank frames add up to those in ``dataset.json``.
     """
-    broken = store.structural_fault()
+    broken = store.validation_error()
     if broken:
         return [Fault("", f"a shard is damaged: {broken}")]
     faults = [Fault("", what) for what in _of_the_whole(store)]

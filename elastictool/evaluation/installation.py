@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from elastictool import __version__
 from elastictool.audio import torchaudio_compat
-from elastictool.utils.optional import install, lack_of
+from elastictool.utils.optional import install_command, missing_extra
 
 T = TypeVar("T")
 
@@ -126,10 +126,10 @@ def extras() -> list[Answer]:
 def _extra(name: str, packages: tuple[str, ...]) -> Answer:
     def look() -> Answer:
         found = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-        lack = lack_of(name, *packages)
+        lack = missing_extra(name, *packages)
         return Answer(name, None if lack else True, lack or ", ".join(found))
 
-    return attempt(look, lambda _: Answer(name, None, install(name)))
+    return attempt(look, lambda _: Answer(name, None, install_command(name)))
 
 
 def devices() -> list[Answer]:

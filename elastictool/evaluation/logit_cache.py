@@ -84,7 +84,7 @@ class KeptScores:
             with atomic_path(self._file(chunk)) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
         except WriteError as error:
-            self._progress.say(f"warning: a stopped sweep will start again: {error.message}")
+            self._progress.log(f"warning: a stopped sweep will start again: {error.message}")
             self._folder = None
 
     def _scores(

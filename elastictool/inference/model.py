@@ -214,7 +214,7 @@ class ElasticModel:
             for item, recording in zip(gathered, recordings, strict=True):
                 item.total = num_windows(recording, self.sample_rate_hz, *sizes)
             total = sum(item.total for item in gathered)
-            progress.say(f"{total:,} windows of {rule.window_s:g} s")
+            progress.log(f"{total:,} windows of {rule.window_s:g} s")
         ready = done = 0
         shown = 0.0
         with progress.task("recordings", len(recordings)) as bar:

@@ -32,7 +32,7 @@ from elastictool.packing.grid import covered, grid_shape
 from elastictool.training.checkpoint import LoadedRun
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import atomic_path, finite
-from elastictool.utils.optional import lack_of
+from elastictool.utils.optional import missing_extra
 
 INPUT, OUTPUT = "spectrogram", "logits"
 TOLERANCE = 1e-3
@@ -274,7 +274,7 @@ def _describe(path: Path, run: LoadedRun, fixed: int) -> None:
 
 
 def _runtime() -> Any:
-    if lack := lack_of("onnx", "onnx", "onnxruntime", "onnxscript"):
+    if lack := missing_extra("onnx", "onnx", "onnxruntime", "onnxscript"):
         raise ElasticToolError("exporting to ONNX needs the extra onnx", lack)
     import onnxruntime
 

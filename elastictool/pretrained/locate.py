@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elastictool.pretrained.shards import INDEXES, is_index, is_shard, shard_of_tensors
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.optional import lack_of
+from elastictool.utils.optional import missing_extra
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", *INDEXES)
 """Names of weights in a Hugging Face folder, the preferred one first."""
@@ -58,7 +58,7 @@ def _in_folder(folder: Path) -> Path:
 
 def _from_hub(name: str) -> Path:
     """Fetch ``name``, or take it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
-    if lack := lack_of("hub", "huggingface_hub"):
+    if lack := missing_extra("hub", "huggingface_hub"):
         raise ElasticToolError(
             f"{name} is no file here, and looking it up on the Hugging Face hub needs the extra "
             "hub",

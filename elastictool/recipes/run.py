@@ -58,7 +58,7 @@ def _one_by_one(make: MakePlan, plan: Plan, progress: Progress) -> Plan:
         waiting = [other for other in plan.steps if other.state != "done"]
         left = _eta(time.monotonic() - began, spent, sum(_weight(costs[s.name]) for s in waiting))
         number = len(plan.steps) - len(waiting) + 1
-        progress.say(f"step {number} of {len(plan.steps)}: {step.name}{left}")
+        progress.log(f"step {number} of {len(plan.steps)}: {step.name}{left}")
         try:
             execute(step, progress)
         except (Interrupted, KeyboardInterrupt) as error:
@@ -154,7 +154,7 @@ class _Pool:
         """Until a step ends (True), or a moment has passed; hands a stop request on, once."""
         if stop.requested and not self._told:
             self._told = True
-            self._progress.say(
+            self._progress.log(
                 f"stopping: {', '.join(self.running)} save what they have; once more ends at once"
             )
             for job in self.jobs:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.config import InitConfig, RunConfig
-from elastictool.data.paths import locate_recorded
+from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
@@ -72,7 +72,7 @@ def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -
 
 def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDArray[np.str_]:
     """Ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
-    place = locate_recorded(before.data.dataset, file) if before.data.dataset else None
+    place = find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
     if place is None:
         return np.empty(0, dtype=np.str_)
     former = PreparedStore.open(place)
@@ -108,6 +108,6 @@ def start_from(
         return
     report = transfer(model, weights, config.init)
     for what, text in report.lines():
-        progress.say(f"{what}: {text}")
+        progress.log(f"{what}: {text}")
     if run.writes:
         write_json(run.import_report, report.document())

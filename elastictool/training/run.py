@@ -13,7 +13,7 @@ import numpy as np
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.paths import locate_recorded
+from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
@@ -111,7 +111,7 @@ def resume_run(
             saved = load_training_state(run.training_state) if run.was_saved() else {}
             before = trained_with(run, saved)
             require_unedited(run, before, config)
-            if locate_recorded(config.data.dataset, path) is None:  # they have moved
+            if find_recorded_dataset(config.data.dataset, path) is None:  # they have moved
                 config = _named(config, store, path)
             trainer = Trainer(config, store, run, progress, ranks)
             if saved:
@@ -133,7 +133,7 @@ def resume_run(
 
 def _tell_start(trainer: Trainer, progress: Progress, notes: Sequence[str]) -> None:
     for line in (*start_lines(trainer), *(f"note: {note}" for note in notes)):
-        progress.say(line)
+        progress.log(line)
 
 
 def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:

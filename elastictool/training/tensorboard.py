@@ -14,7 +14,7 @@ from typing import Any
 
 from elastictool.training.rundir import RunDirectory
 from elastictool.utils.errors import UsageError
-from elastictool.utils.optional import lack_of
+from elastictool.utils.optional import missing_extra
 
 
 def check_tensorboard() -> None:
@@ -23,7 +23,7 @@ def check_tensorboard() -> None:
     Raises:
         UsageError: The extra is not installed, or broken.
     """
-    if lack := lack_of("tensorboard", "tensorboard.summary.writer.event_file_writer"):
+    if lack := missing_extra("tensorboard", "tensorboard.summary.writer.event_file_writer"):
         raise UsageError(
             "train.tensorboard = true needs the extra tensorboard",
             f"{lack}, or --set train.tensorboard=false",

@@ -169,7 +169,7 @@ class Trainer:
 
     def _compile(self) -> None:
         """Compile on the first batch of the run, wherever the run stands."""
-        self.progress.say("compiling the encoder")
+        self.progress.log("compiling the encoder")
         compile_blocks(self.model)
         first = self.sampler.shares(list(islice(self.sampler.epoch(0), 1)), self.ranks.world)[0]
         for batch in self._load(first):
@@ -336,7 +336,7 @@ class Trainer:
         self.state.skipped += 1
         self.state.skipped_in_a_row += 1
         self.run.log_skipped(fault.record(self.state.epoch + 1, self.state.step))
-        self.progress.say(f"{self._where()} skipped: {fault.what} ({self.run.skipped_steps})")
+        self.progress.log(f"{self._where()} skipped: {fault.what} ({self.run.skipped_steps})")
         check_weights(self.model, self.config.train.lr)
         if self.state.skipped_in_a_row > self.config.train.max_skipped_steps:
             self._save()
@@ -371,7 +371,7 @@ class Trainer:
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
-        self.progress.say(epoch_line(record, self.config.train.epochs))
+        self.progress.log(epoch_line(record, self.config.train.epochs))
         self._keep_best(validation)
         self._average_epochs()
         self.state = state.next_epoch()
@@ -406,7 +406,7 @@ class Trainer:
         scores = {f"val_{name}": value for name, value in self.averaged.items()}
         record = {"kind": "averaged", "epoch": epoch, "step": self.state.step, **scores}
         self.run.log(record)
-        self.progress.say(averaged_line(record, self.config.train.average_epochs))
+        self.progress.log(averaged_line(record, self.config.train.average_epochs))
 
     def _validate(
         self, model: SpectrogramTransformer, between: Callable[[], None] = lambda: None

@@ -7,12 +7,12 @@ import importlib.util
 from functools import lru_cache
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """The command that installs an extra of ours."""
     return f'pip install "elastictool[{extra}]"'
 
 
-def lack_of(extra: str, *modules: str) -> str:
+def missing_extra(extra: str, *modules: str) -> str:
     """What to do before an extra can be used; empty where it can.
 
     Args:
@@ -21,13 +21,13 @@ def lack_of(extra: str, *modules: str) -> str:
     """
     for module in modules or (extra,):
         if importlib.util.find_spec(_package(module)) is None:
-            return install(extra)
+            return install_command(extra)
         if reason := _failure(module):
-            return broken(module, reason)
+            return reinstall_hint(module, reason)
     return ""
 
 
-def broken(module: str, reason: str) -> str:
+def reinstall_hint(module: str, reason: str) -> str:
     """What to do about a package that is installed and fails."""
     package = _package(module)
     return (
@@ -36,7 +36,7 @@ def broken(module: str, reason: str) -> str:
     )
 
 
-def reason_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error of an import in one line: some have their cause in a later one."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -47,7 +47,7 @@ def _failure(module: str) -> str:
     try:
         importlib.import_module(module)
     except Exception as error:  # a library built for another version may raise anything
-        return reason_of(error)
+        return describe_error(error)
     return ""
 
 

@@ -24,7 +24,7 @@ class Progress(Protocol):
     def task(self, what: str, total: float | None) -> AbstractContextManager[Task]:
         """Open a bar called ``what`` that is full at ``total`` (None: unknown)."""
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Show one line."""
 
 
@@ -38,7 +38,7 @@ class _SilentProgress:
     def task(self, what: str, total: float | None) -> Iterator[Task]:
         yield _SilentTask()
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         pass
 
 

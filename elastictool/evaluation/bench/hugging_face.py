@@ -18,7 +18,7 @@ from elastictool.evaluation.bench.parts import Bench, ready_optimizer, step
 from elastictool.evaluation.bench.workload import Workload
 from elastictool.training.predict_logits import autocast
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.optional import broken, lack_of, reason_of
+from elastictool.utils.optional import describe_error, missing_extra, reinstall_hint
 
 FIXED_FRAMES = 1_024
 NAME = f"HF AST-{FIXED_FRAMES}"
@@ -31,12 +31,12 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
         ElasticToolError: transformers is not installed, or broken.
     """
     load_torchaudio()  # transformers imports it, which beside a CPU build of torch needs our help
-    if lack := lack_of("transformers"):
+    if lack := missing_extra("transformers"):
         raise ElasticToolError("--compare hf needs the extra transformers", lack)
     try:  # its modules are loaded when they are asked for
         from transformers import ASTConfig, ASTForAudioClassification
     except (ImportError, RuntimeError, OSError) as error:
-        hint = broken("transformers", reason_of(error))
+        hint = reinstall_hint("transformers", describe_error(error))
         raise ElasticToolError("--compare hf needs the extra transformers", hint) from error
     config = workload.model
     torch.manual_seed(0)
