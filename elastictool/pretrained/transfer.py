@@ -197,14 +197,14 @@ def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelCon
         return
     tables = {name: state.pop(name) for name in POSITIONS[source.positions]}
     keys = [key for name in tables for key in report.loaded.pop(name)]
-    locked_tee = choices.grid_mean_twice
-    fitted = fit_positions(tables, area, source, target, choices.positions, locked_tee)
+    twice = choices.grid_mean_twice
+    fitted = fit_positions(tables, area, source, target, choices.positions, twice)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
     how += ["stretched with the patches"] if area != source.grid else []
     how += [choices.positions] if area != target.grid else []
     if not alike:
         how += ["marginal means" if source.positions == "grid" else "sums of both tables"]
-        how += ["the grid's mean in both"] if source.positions == "grid" and locked_tee else []
+        how += ["the grid's mean in both"] if source.positions == "grid" and twice else []
     state |= fitted
     report.loaded |= dict.fromkeys(fitted, keys)
     report.resized |= dict.fromkeys(fitted, ", ".join(how))
