@@ -144,9 +144,9 @@ def test_counts_that_do_not_add_up_are_found(place: Path) -> None:
     edit_info(folder, splits=info["splits"])
     (fault,) = verify(folder)[1]
     assert fault.what == f"split train has {COUNT} clips, dataset.json says {COUNT - 1}"
-    locked_tee = column(folder, 0, "id")
-    locked_tee[1] = locked_tee[0]
-    rewrite(folder, 0, id=locked_tee)
+    twice = column(folder, 0, "id")
+    twice[1] = twice[0]
+    rewrite(folder, 0, id=twice)
     assert any("more than once" in fault.what for fault in verify(folder)[1])
 
 

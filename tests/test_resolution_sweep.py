@@ -109,10 +109,10 @@ def test_the_base_shift_is_the_shortest_or_the_one_named(
     runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     slow = runs[2:]
-    own, locked_tee = sweep_resolutions(slow, toy_store, [2.0], split="train")
-    assert (own.x, locked_tee.x, locked_tee.shift_ms) == (1.0, 2.0, pytest.approx(40))
-    own, locked_tee = sweep_resolutions(slow, toy_store, [2.0], 8.0, split="train")
-    assert (own.x, locked_tee.x, locked_tee.shift_ms) == (2.5, 2.0, pytest.approx(16))
+    own, twice = sweep_resolutions(slow, toy_store, [2.0], split="train")
+    assert (own.x, twice.x, twice.shift_ms) == (1.0, 2.0, pytest.approx(40))
+    own, twice = sweep_resolutions(slow, toy_store, [2.0], 8.0, split="train")
+    assert (own.x, twice.x, twice.shift_ms) == (2.5, 2.0, pytest.approx(16))
 
 
 @pytest.mark.parametrize("kind", ["average", "max"])

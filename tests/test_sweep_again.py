@@ -92,8 +92,8 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
     files[0].write_bytes(damaged)
     again = sweep_lengths(runs, store, LENGTHS, split="train", keep=keep)
     assert without_times(again) == without_times(whole)
-    locked_tee = [clip for clip, times in decoded.items() if times > 1]
-    assert 4 <= len(locked_tee) <= 8 and len(decoded) == whole[0].clips
+    twice = [clip for clip, times in decoded.items() if times > 1]
+    assert 4 <= len(twice) <= 8 and len(decoded) == whole[0].clips
 
 
 def test_other_weights_find_nothing_that_is_kept(

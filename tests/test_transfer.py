@@ -145,8 +145,8 @@ def test_marginal_means_hold_the_mean_of_the_grid_once() -> None:
     additive = frequency[:, None] + time
     again = marginal_means(additive)
     assert torch.allclose(again[0][:, None] + again[1], additive)
-    locked_tee = marginal_means(grid, mean_twice=True)
-    off = locked_tee[0][:, None] + locked_tee[1] - total
+    twice = marginal_means(grid, mean_twice=True)
+    off = twice[0][:, None] + twice[1] - total
     assert torch.allclose(off, grid.mean((0, 1)).expand_as(off))
 
 
