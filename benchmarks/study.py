@@ -179,7 +179,7 @@ def _ways(cell: Cell) -> list[Way]:
     if STUDIES[cell.study].axis == "patch_size":
         resizings = entry.resizings or (model.resize,)
         return [Way(None, r, axes) for r in resizings for axes in entry.along or ("auto",)]
-    return [Way(), Way("slice")] if model.positions == "grid" else [Way()]
+    return [Way(), Way("slice")] if model.pos_embed == "grid" else [Way()]
 
 
 def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
     from elastictool.training.checkpoint import load_run
 
     study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
-    run = load_run(cell.run, "last", position_fit=way.positions, resize=way.resize)
+    run = load_run(cell.run, "last", pos_embed_fit=way.positions, resize=way.resize)
     if cell.entry.evaluate_natively:
         native = dataclasses.replace(run.feature_extractor.length, fixed_frames=0)
         run = dataclasses.replace(

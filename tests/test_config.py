@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from elastictool.config import FbankConfig, RunConfig
 from elastictool.config.loader import dump_yaml, from_dict, load_run_config, read_yaml, to_dict
+from elastictool.config.words import RENAMED, settings
 from elastictool.utils.errors import UsageError
 
 
@@ -73,6 +74,25 @@ def test_a_wrong_setting_names_itself_and_a_way_out(assignment: str, words: list
     assert all(word in text for word in words), text
 
 
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_of_a_setting_is_an_error_that_names_the_new_one(
+    old: str, tmp_path: Path
+) -> None:
+    new = RENAMED[old]
+    assert new in settings() and old not in settings()
+    section, _, key = old.rpartition(".")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{section}: {{{key}: 1}}")
+    for load in (
+        lambda: load_run_config(None, [f"{old}=1"]),
+        lambda: load_run_config(file),
+        lambda: from_dict(RunConfig, read_yaml(file)),
+    ):
+        with pytest.raises(UsageError, match=old) as caught:
+            load()
+        assert caught.value.hint == f"it is called {new!r} now"
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "- x", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -115,7 +135,7 @@ def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
         None, ["model.preset=ast", "model.size=tiny", "model.heads=6", "model.patch_size=8"]
     )
     model = config.model
-    assert (model.width, model.heads, model.pooling, model.positions) == (192, 6, "prefix", "grid")
+    assert (model.width, model.heads, model.pooling, model.pos_embed) == (192, 6, "prefix", "grid")
     assert model.patch_size == model.patch_stride == (8, 8)
 
 

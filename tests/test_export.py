@@ -144,7 +144,7 @@ def test_overlapping_patches_are_exported_at_one_length(
         ("elasticast", 100_000, {}, "beyond the 160"),
         ("ast", 48, {}, "always takes 64 frames"),
         ("elasticast", 0, {"patch_stride": (16, 10)}, "overlap in time"),
-        ("elasticast", 0, {"positions": "grid"}, "fitted to each length"),
+        ("elasticast", 0, {"pos_embed": "grid"}, "fitted to each length"),
         ("elasticast", 0, {"grid": (4, 10)}, "the bands of its input"),
         ("elasticast", 64, {"num_classes": 0}, "no classifier"),
     ],
@@ -259,7 +259,7 @@ def test_an_ast_that_is_trained_as_the_hint_says_can_be_exported(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     run = load_run(runs["elasticast"])
-    with pytest.raises(UsageError, match=r"model\.positions = grid") as caught:
+    with pytest.raises(UsageError, match=r"model\.pos_embed = grid") as caught:
         export_hf(tmp_path, run.model, run.config, run.label_names, False)
     sets = re.findall(r"--set (\S+)", caught.value.hint)
     config = load_run_config(None, [*sets, "data.mean=0", "data.std=1", "model.num_classes=3"])

@@ -43,12 +43,12 @@ ELASTIC = ModelConfig(
     grid=(2, 6), num_classes=5,
 )  # fmt: skip
 FLEXI = dataclasses.replace(
-    ELASTIC, preset="flexiast", positions="grid", pooling="prefix", prefix_tokens=1
+    ELASTIC, preset="flexiast", pos_embed="grid", pooling="prefix", prefix_tokens=1
 )
 MODELS = {
     "flexiast": FLEXI,
     "flexiast, BL": dataclasses.replace(FLEXI, resize="bl"),
-    "sliced": dataclasses.replace(FLEXI, position_fit="slice"),
+    "sliced": dataclasses.replace(FLEXI, pos_embed_fit="slice"),
     "elasticast": ELASTIC,
     "overlapping": dataclasses.replace(FLEXI, patch_stride=(4, 6), grid=(3, 8)),
 }
@@ -198,7 +198,7 @@ def test_grid_positions_are_resized_to_the_grid_that_results() -> None:
         expected = F.interpolate(image, shape, mode="bilinear", antialias=True)[0]
         found = module.fitted(shape, size).view(*shape, -1).permute(2, 0, 1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    sliced = GridPositions(dataclasses.replace(config, position_fit="slice")).double()
+    sliced = GridPositions(dataclasses.replace(config, pos_embed_fit="slice")).double()
     sliced.load_state_dict(module.state_dict())
     short = sliced.fitted((3, 5), (48, 48)).view(3, 5, -1)
     torch.testing.assert_close(short, module.fitted((3, 22), (48, 48)).view(3, 22, -1)[:, :5])

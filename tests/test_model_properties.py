@@ -31,7 +31,7 @@ MODELS = {
     "mean": dataclasses.replace(SMALL, pooling="mean"),
     "mean with cls": dataclasses.replace(SMALL, pooling="mean", prefix_tokens=1),
     "ast": dataclasses.replace(
-        SMALL, positions="grid", pooling="prefix", prefix_tokens=2, fc_norm=True,
+        SMALL, pos_embed="grid", pooling="prefix", prefix_tokens=2, fc_norm=True,
         patch_stride=(4, 3), grid=(3, 12),
     ),
 }  # fmt: skip

@@ -25,22 +25,22 @@ from elastictool.utils.errors import UsageError
 WIDTH, BANDS, COLUMNS = 6, 3, 8
 FACTORISED = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS))
 M = TypeVar("M", bound=nn.Module)
-GRID = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS), positions="grid")
+GRID = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS), pos_embed="grid")
 
 
 def make_factorised(beyond: str = "interpolate") -> FactorisedPositions:
     """Factorised positions with random tables in float64."""
     config = ModelConfig(
         width=WIDTH, heads=1, grid=(BANDS, COLUMNS),
-        beyond_positions="error" if beyond == "error" else "interpolate",
+        pos_embed_overflow="error" if beyond == "error" else "interpolate",
     )  # fmt: skip
     return fill(FactorisedPositions(config))
 
 
-def make_grid(position_fit: PositionFit = "interpolate") -> GridPositions:
+def make_grid(pos_embed_fit: PositionFit = "interpolate") -> GridPositions:
     """Grid positions with a random table in float64."""
     config = ModelConfig(
-        width=WIDTH, heads=1, grid=(BANDS, COLUMNS), positions="grid", position_fit=position_fit
+        width=WIDTH, heads=1, grid=(BANDS, COLUMNS), pos_embed="grid", pos_embed_fit=pos_embed_fit
     )
     return fill(GridPositions(config))
 
@@ -102,12 +102,12 @@ def test_longer_clips_are_an_error_on_request() -> None:
     look_up(module, [(3, 8)])
     with pytest.raises(UsageError, match="9 patches is longer than the 8") as caught:
         look_up(module, [(3, 2), (3, 9)])
-    assert "beyond_positions=interpolate" in caught.value.hint
+    assert "pos_embed_overflow=interpolate" in caught.value.hint
 
 
-@pytest.mark.parametrize("position_fit", ["interpolate", "slice"])
-def test_the_trained_grid_is_used_as_it_is(position_fit: PositionFit) -> None:
-    module = make_grid(position_fit)
+@pytest.mark.parametrize("pos_embed_fit", ["interpolate", "slice"])
+def test_the_trained_grid_is_used_as_it_is(pos_embed_fit: PositionFit) -> None:
+    module = make_grid(pos_embed_fit)
     (found,) = look_up(module, [(BANDS, COLUMNS)])
     assert torch.equal(found.flatten(0, 1), module.grid)
 

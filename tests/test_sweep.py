@@ -73,8 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, store: PreparedStore) -> Pa
 def runs(folder: Path) -> list[LoadedRun]:
     return [
         load_run(folder / "elastic"),
-        load_run(folder / "ast-96", position_fit="interpolate"),
-        load_run(folder / "ast-96", position_fit="slice"),
+        load_run(folder / "ast-96", pos_embed_fit="interpolate"),
+        load_run(folder / "ast-96", pos_embed_fit="slice"),
     ]
 
 

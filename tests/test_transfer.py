@@ -54,7 +54,7 @@ def grid_model(
     grid: tuple[int, int], patch: int = 16, stride: int = 16, **more: Any
 ) -> ModelConfig:
     return ModelConfig(
-        width=64, depth=1, heads=1, positions="grid", grid=grid, patch_size=(patch, patch),
+        width=64, depth=1, heads=1, pos_embed="grid", grid=grid, patch_size=(patch, patch),
         patch_stride=(stride, stride), **more,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_pictures_give_overlapping_patches_the_positions_of_the_ast_code(
 
 
 def test_positions_by_index_keep_their_first_rows() -> None:
-    source = dataclasses.replace(grid_model((8, 64)), positions="factorised")
+    source = dataclasses.replace(grid_model((8, 64)), pos_embed="factorised")
     target = dataclasses.replace(source, grid=(8, 20))
     tables = {FREQUENCY: table((8, 1))[:, 0], TIME: table((64, 1))[:, 0]}
     fitted = fit_positions(tables, (8, 64), source, target, "crop", False)
@@ -151,7 +151,7 @@ def test_marginal_means_hold_the_mean_of_the_grid_once() -> None:
 
 
 def test_factorised_tables_become_the_grid_of_their_sums() -> None:
-    source = dataclasses.replace(grid_model((8, 64)), positions="factorised")
+    source = dataclasses.replace(grid_model((8, 64)), pos_embed="factorised")
     frequency, time = table((8, 1))[:, 0], table((64, 1))[:, 0]
     tables, target = {FREQUENCY: frequency, TIME: time}, grid_model((8, 64))
     fitted = fit_positions(tables, (8, 64), source, target, "crop", False)
@@ -194,7 +194,7 @@ def new_model(weights: Imported, **changes: Any) -> SpectrogramTransformer:
 
 
 ELASTIC = {
-    "positions": "factorised", "pooling": "attention", "prefix_tokens": 0, "grid": (8, 64),
+    "pos_embed": "factorised", "pooling": "attention", "prefix_tokens": 0, "grid": (8, 64),
     "patch_stride": (16, 16), "num_mel_bins": 128, "fc_norm": True,
 }  # fmt: skip
 

@@ -319,8 +319,8 @@ def _check_ways(option: str, positions: Positions, resize: Resizing, axes: Along
 
 def _fits(positions: Positions) -> list[dict[str, Any]]:
     """Ways of fitting positions to try, as overrides of a run's model."""
-    both = [{"position_fit": "interpolate"}, {"position_fit": "slice"}]
-    return both if positions is Positions.both else [{"position_fit": positions.value}]
+    both = [{"pos_embed_fit": "interpolate"}, {"pos_embed_fit": "slice"}]
+    return both if positions is Positions.both else [{"pos_embed_fit": positions.value}]
 
 
 def _resizings(resize: Resizing) -> list[dict[str, Any]]:
@@ -339,5 +339,5 @@ def _load(
 ) -> list[LoadedRun]:
     """The run with each of the overrides; once where they make no difference."""
     loaded = [open_run(path, which, attention, device, **variant) for variant in variants]
-    no_grid = loaded[0].config.model.positions != "grid"
-    return loaded[:1] if no_grid and "position_fit" in variants[0] else loaded
+    no_grid = loaded[0].config.model.pos_embed != "grid"
+    return loaded[:1] if no_grid and "pos_embed_fit" in variants[0] else loaded

@@ -48,7 +48,7 @@ _WITHOUT = (
     ),
     Without(
         "init",
-        ("model", "head", "rgb", "positions", "grid_mean", "pooling", "source_stride", "heads",
+        ("model", "head", "rgb", "pos_embed", "grid_mean", "pooling", "source_stride", "heads",
          "compat"),
         ("init.from",),
         lambda run: bool(run.init.source),

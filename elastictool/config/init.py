@@ -29,7 +29,7 @@ class InitConfig:
     rgb: Rgb = "sum"
     """How the three colours of a picture's kernel become one: their ``sum`` (AST) or ``mean``
     (PaSST)."""
-    positions: GridFit = "crop"
+    pos_embed: GridFit = "crop"
     """How a longer position table is fitted: cut (``crop``: those of pictures and AST at their
     middle) or stretched (``interpolate``). Shorter ones are always stretched."""
     grid_mean: Literal["once", "twice"] = "once"
@@ -43,15 +43,15 @@ class InitConfig:
     heads: int = 0
     """Attention heads of the file; 0: as published models of its width have."""
     compat: Literal["none", "official"] = "none"
-    """``official`` fits the weights as the published ElasticAST code does: ``rgb``, ``positions``,
+    """``official`` fits the weights as the published ElasticAST code does: ``rgb``, ``pos_embed``,
     ``grid_mean`` and ``pooling`` of its own, and attention without scale."""
 
     def __post_init__(self) -> None:
         require(bool(self.source) == bool(self.path), "set init.from and init.path together")
         require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
         require(self.heads >= 0, "init.heads must be 0 (inferred) or above")
-        chosen = (self.rgb, self.positions, self.grid_mean, self.pooling)
+        chosen = (self.rgb, self.pos_embed, self.grid_mean, self.pooling)
         require(
             self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),
-            "init.compat = official sets rgb, positions, grid_mean and pooling: leave them out",
+            "init.compat = official sets rgb, pos_embed, grid_mean and pooling: leave them out",
         )

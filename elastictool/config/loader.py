@@ -23,6 +23,7 @@ from elastictool.config import FRONTENDS, PATCH_SIZES, SIZES, FbankConfig, RunCo
 from elastictool.config.conflicts import check_together, made_idle
 from elastictool.config.words import (
     MODEL_SIZE,
+    RENAMED,
     meaning,
     names_by_key,
     names_in,
@@ -273,11 +274,11 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-_AST = {"positions": "grid", "prefix_tokens": 1, "pooling": "prefix", "fc_norm_eps": 1e-5}
+_AST = {"pos_embed": "grid", "prefix_tokens": 1, "pooling": "prefix", "fc_norm_eps": 1e-5}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "elasticast": {
-        "positions": "factorised",
+        "pos_embed": "factorised",
         "prefix_tokens": 0,
         "pooling": "attention",
         "fc_norm_eps": 1e-6,
@@ -419,6 +420,8 @@ def _key_hint(cls: type, path: str, where: str) -> str:
     """The settings that may be meant; beside other classes than a run's, the nearest key."""
     if dict(sections()).get(where) is not cls:
         return nearest_hint(path, [f"{where}.{key}" if where else key for key in names_by_key(cls)])
+    if path in RENAMED:
+        return f"it is called {RENAMED[path]!r} now"
     if meant := nearest_settings(path):
         return f"did you mean {' or '.join(map(repr, meant))}?"
     return f"known: {', '.join(names_in(where))}"

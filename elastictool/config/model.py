@@ -23,7 +23,7 @@ class ModelConfig:
     """
 
     preset: Literal["elasticast", "ast", "flexiast"] = "elasticast"
-    """Sets ``positions``, ``prefix_tokens``, ``pooling`` and ``fc_norm_eps`` as a paper does,
+    """Sets ``pos_embed``, ``prefix_tokens``, ``pooling`` and ``fc_norm_eps`` as a paper does,
     where they are not set themselves: ``elasticast`` for clips of any length, ``ast`` for one fixed
     length (``length.fixed_frames``), ``flexiast`` an AST whose ``flexi.sizes`` are the paper's."""
     width: int = 768
@@ -43,15 +43,15 @@ class ModelConfig:
     patch_stride: tuple[int, int] = (16, 16)
     """Mel bins and frames from patch to patch; ``patch_size`` sets it, too. Below it patches
     overlap (AST: 10 of 16)."""
-    positions: Literal["factorised", "grid"] = "factorised"
+    pos_embed: Literal["factorised", "grid"] = "factorised"
     """Learned positions: a frequency and a time table, added (``factorised``, ElasticAST), or one
     table over both (``grid``, AST)."""
     grid: tuple[int, int] = (0, 0)
     """Patches that the position tables are trained for; 0 takes what the data need."""
-    position_fit: PositionFit = "interpolate"
+    pos_embed_fit: PositionFit = "interpolate"
     """How one ``grid`` table serves clips of another length: stretched (``interpolate``), or its
     first columns (``slice``)."""
-    beyond_positions: Literal["interpolate", "error"] = "interpolate"
+    pos_embed_overflow: Literal["interpolate", "error"] = "interpolate"
     """What a clip gets that is longer than a ``factorised`` time table: the table stretched
     (``interpolate``), or an ``error``."""
     resize: Resize = "pi"

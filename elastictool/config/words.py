@@ -26,6 +26,16 @@ _SIZES_IN_WORDS = ", ".join(
     f"``{name}`` {width} and {heads}" for name, (width, heads) in SIZES.items()
 )
 _MODEL_SIZE_MEANS = f"Sets ``width`` and ``heads`` by name: {_SIZES_IN_WORDS} (as DeiT)."
+RENAMED: Mapping[str, str] = {
+    "init.positions": "init.pos_embed",
+    "model.beyond_positions": "model.pos_embed_overflow",
+    "model.head_norm": "model.fc_norm",
+    "model.head_norm_eps": "model.fc_norm_eps",
+    "model.position_fit": "model.pos_embed_fit",
+    "model.positions": "model.pos_embed",
+    "packing.token_multiple": "packing.pad_to_multiple_of",
+}
+"""Settings that had another name: an old one is an error that names the new one."""
 _ALIKE = 0.7
 """From here on two names are taken for a slip of the pen."""
 

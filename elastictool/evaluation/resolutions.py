@@ -3,7 +3,7 @@
 All models see the seconds that they were trained with, in fewer frames where the compression C
 rises: the frames of fixed-length models, and caps, are divided by C and rounded down, as in the
 published code. ElasticAST takes the first rows of its table of time positions for them; a standard
-AST's table is fitted as ``model.position_fit`` says (how the published figure does it is not
+AST's table is fitted as ``model.pos_embed_fit`` says (how the published figure does it is not
 public).
 """
 

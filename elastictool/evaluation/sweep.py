@@ -90,7 +90,7 @@ def sweep_lengths(
     """Score every run at every length, and at its own.
 
     Native-length models (ElasticAST) trim longer clips and never pad; fixed-length models trim
-    and pad, their positions fitted as each run's ``model.position_fit`` says. ``lengths`` are
+    and pad, their positions fitted as each run's ``model.pos_embed_fit`` says. ``lengths`` are
     frames; everything else is as in ``sweep``.
 
     Source: ElasticAST Section 3.3.

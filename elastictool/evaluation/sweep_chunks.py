@@ -64,7 +64,7 @@ class Setting:
         """How positions and kernels are fitted, as its points say it."""
         model = self.run.config.model
         return (
-            model.position_fit if model.positions == "grid" else "",
+            model.pos_embed_fit if model.pos_embed == "grid" else "",
             model.resize if self.axis == "patch_size" else "",
         )
 

@@ -215,8 +215,8 @@ def _require_any_length(run: LoadedRun) -> None:
     why = ""
     if config.patch_stride[1] != config.patch_size[1]:
         why = "its patches overlap in time"
-    elif config.positions != "factorised":
-        why = "its positions are fitted to each length (model.positions=grid)"
+    elif config.pos_embed != "factorised":
+        why = "its positions are fitted to each length (model.pos_embed=grid)"
     elif run.feature_extractor.longest_grid()[0] != config.grid[0]:
         why = "its positions are fitted to the bands of its input"
     if why:

@@ -52,13 +52,13 @@ class FactorisedPositions(_Positions):
     """A frequency table and a time table, added. Source: ElasticAST, Section 3.2.
 
     Args:
-        config: ``grid`` sizes the tables; ``beyond_positions`` says what a clip gets that is
+        config: ``grid`` sizes the tables; ``pos_embed_overflow`` says what a clip gets that is
             longer than the time table: the table interpolated to its width, or an error.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.beyond = config.beyond_positions
+        self.beyond = config.pos_embed_overflow
         self.frequency = nn.Parameter(torch.zeros(config.grid[0], config.width))
         self.time = nn.Parameter(torch.zeros(config.grid[1], config.width))
         self._warned = False
@@ -100,7 +100,7 @@ class FactorisedPositions(_Positions):
         if self.beyond == "error":
             raise UsageError(
                 f"a clip of {columns} patches is longer than the {trained} trained time positions",
-                "set model.beyond_positions=interpolate, or lower length.max_frames",
+                "set model.pos_embed_overflow=interpolate, or lower length.max_frames",
             )
         if not self._warned:
             self._warned = True
@@ -116,14 +116,14 @@ class GridPositions(_Positions):
     """One table over the whole (frequency, time) grid, as in ViT and AST.
 
     Args:
-        config: ``grid`` is the trained grid; ``position_fit`` says how it serves another one:
+        config: ``grid`` is the trained grid; ``pos_embed_fit`` says how it serves another one:
             ``interpolate`` stretches it, ``slice`` takes its first columns.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.trained = config.grid
-        self.position_fit = config.position_fit
+        self.pos_embed_fit = config.pos_embed_fit
         self.grid = nn.Parameter(torch.zeros(config.grid[0] * config.grid[1], config.width))
 
     def forward(
@@ -138,7 +138,7 @@ class GridPositions(_Positions):
     def fitted(self, shape: GridShape, patch_size: GridShape) -> Tensor:
         """The table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
         bands, whole = shape
-        if self.position_fit == "slice":
+        if self.pos_embed_fit == "slice":
             # Beyond its end a table cannot be sliced.
             whole = max(whole, self._columns(self.trained[1], patch_size))
         table = self.grid.view(*self.trained, -1)
@@ -157,7 +157,7 @@ def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:
             "model.grid is not set, so the size of the position table is unknown",
             "set model.grid=[bands,columns], the largest grid of patches in the data",
         )
-    return (FactorisedPositions if config.positions == "factorised" else GridPositions)(config)
+    return (FactorisedPositions if config.pos_embed == "factorised" else GridPositions)(config)
 
 
 def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[int]]:

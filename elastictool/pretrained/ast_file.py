@@ -67,7 +67,7 @@ def ast_model(
         preset="ast",
         patch_size=patch,
         patch_stride=grid.stride,
-        positions="grid",
+        pos_embed="grid",
         grid=grid.shape,
         prefix_tokens=prefix_tokens,
         pooling="prefix",

@@ -40,7 +40,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         num_mel_bins=len(frequency) * side,
         patch_size=(side, side),
         patch_stride=(side, side),
-        positions="factorised",
+        pos_embed="factorised",
         grid=(len(frequency), len(time)),
         pooling="attention",
         norm_eps=1e-6,

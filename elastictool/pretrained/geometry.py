@@ -63,7 +63,7 @@ def fit_axis(
     """
     table = _stretch(table, axis, area[axis], antialias=True)
     if how == "crop":
-        table = _cut(table, axis, target.grid[axis], centre=source.positions == "grid")
+        table = _cut(table, axis, target.grid[axis], centre=source.pos_embed == "grid")
     return _stretch(table, axis, target.grid[axis], antialias=False)
 
 
@@ -96,16 +96,16 @@ def fit_positions(
     ``area`` is as in ``fit_axis``. One grid becomes two factorised tables by marginal means; two
     factorised tables become the grid of their sums.
     """
-    if source.positions == "factorised":
+    if source.pos_embed == "factorised":
         frequency = fit_axis(tables[FREQUENCY][:, None], 0, area, source, target, how)
         time = fit_axis(tables[TIME][None], 1, area, source, target, how)
-        if target.positions == "factorised":
+        if target.pos_embed == "factorised":
             return {FREQUENCY: frequency.flatten(0, 1), TIME: time.flatten(0, 1)}
         return {GRID: (frequency + time).flatten(0, 1)}
     grid = tables[GRID].reshape(*source.grid, -1)
     for axis in (0, 1):
         grid = fit_axis(grid, axis, area, source, target, how)
-    if target.positions == "grid":
+    if target.pos_embed == "grid":
         return {GRID: grid.flatten(0, 1)}
     frequency, time = marginal_means(grid, mean_twice)
     return {FREQUENCY: frequency, TIME: time}

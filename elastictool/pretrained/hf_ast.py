@@ -31,7 +31,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         num_mel_bins=bins,
         patch_size=(size, size),
         patch_stride=stride,
-        positions="grid",
+        pos_embed="grid",
         grid=grid_shape(frames, bins, (size, size), stride, "drop"),
         prefix_tokens=2,
         pooling="prefix",

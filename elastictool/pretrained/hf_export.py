@@ -66,7 +66,7 @@ def _check(config: RunConfig) -> None:
     model, length = config.model, config.length
     scales = (0.0, (model.width // model.heads) ** -0.5)
     wants: list[tuple[str, object, object, bool]] = [  # name, what it is, what it should be
-        ("model.positions", model.positions, "grid", model.positions == "grid"),
+        ("model.pos_embed", model.pos_embed, "grid", model.pos_embed == "grid"),
         ("model.prefix_tokens", model.prefix_tokens, 2, model.prefix_tokens == 2),
         ("model.pooling", model.pooling, "prefix", model.pooling == "prefix"),
         ("model.fc_norm", model.fc_norm, True, model.fc_norm),

@@ -158,9 +158,9 @@ def _require_format(name: str, form: Format, source: Source) -> None:
 
 def _choices(form: Format, init: InitConfig) -> Choices:
     if init.compat == "official":
-        official: GridFit = form.official.get("positions", "crop")
+        official: GridFit = form.official.get("pos_embed", "crop")
         return Choices("sum", official, True, "official", True)
-    return Choices(init.rgb, init.positions, init.grid_mean == "twice", init.pooling)
+    return Choices(init.rgb, init.pos_embed, init.grid_mean == "twice", init.pooling)
 
 
 def _spelled(form: Format, source: Source) -> dict[str, str]:

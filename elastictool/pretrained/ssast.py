@@ -89,6 +89,6 @@ FORMATS.register("ssast")(
             Ignored(r"p_input_[ft]dim$", "the input size of pretraining"),
         ),
         describe=_describe,
-        official={"positions": "interpolate"},
+        official={"pos_embed": "interpolate"},
     )
 )

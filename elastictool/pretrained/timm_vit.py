@@ -36,7 +36,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         num_mel_bins=grid[0] * patch[0],
         patch_size=patch,
         patch_stride=patch,
-        positions="grid",
+        pos_embed="grid",
         grid=grid,
         prefix_tokens=prefix,
         pooling="prefix",

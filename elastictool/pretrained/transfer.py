@@ -32,7 +32,7 @@ from elastictool.utils.errors import CheckpointError, UsageError
 BODY = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "attention_scale")
 """Settings of a model that are always those of its weights."""
 SHAPE = (
-    "preset", "num_mel_bins", "patch_size", "patch_stride", "positions", "grid", "prefix_tokens",
+    "preset", "num_mel_bins", "patch_size", "patch_stride", "pos_embed", "grid", "prefix_tokens",
     "pooling", "fc_norm", "fc_norm_eps",
 )  # fmt: skip
 """Settings that are the weights' own where ``init.model`` is ``weights``."""
@@ -191,20 +191,20 @@ def _fit_kernel(
 
 def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelConfig) -> None:
     source, choices, report = weights.config.model, weights.choices, weights.report
-    alike = source.positions == target.positions
+    alike = source.pos_embed == target.pos_embed
     area = (picture_grid if weights.image else same_area_grid)(source, target)
     if alike and source.grid == target.grid == area:
         return
-    tables = {name: state.pop(name) for name in POSITIONS[source.positions]}
+    tables = {name: state.pop(name) for name in POSITIONS[source.pos_embed]}
     keys = [key for name in tables for key in report.loaded.pop(name)]
-    twice = choices.grid_mean_twice
-    fitted = fit_positions(tables, area, source, target, choices.positions, twice)
+    mean_twice = choices.grid_mean_twice
+    fitted = fit_positions(tables, area, source, target, choices.positions, mean_twice)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
     how += ["stretched with the patches"] if area != source.grid else []
     how += [choices.positions] if area != target.grid else []
     if not alike:
-        how += ["marginal means" if source.positions == "grid" else "sums of both tables"]
-        how += ["the grid's mean in both"] if source.positions == "grid" and twice else []
+        how += ["marginal means" if source.pos_embed == "grid" else "sums of both tables"]
+        how += ["the grid's mean in both"] if source.pos_embed == "grid" and mean_twice else []
     state |= fitted
     report.loaded |= dict.fromkeys(fitted, keys)
     report.resized |= dict.fromkeys(fitted, ", ".join(how))

@@ -150,7 +150,7 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
             path,
             settings["checkpoint"],
             device=device,
-            position_fit=settings["positions"],
+            pos_embed_fit=settings["positions"],
             resize=resize,
         )
         for role, path in step.reads.items()

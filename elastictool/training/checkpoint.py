@@ -192,7 +192,7 @@ def load_run(
     which: Which = "best",
     attention: str = "auto",
     device: str = "cpu",
-    position_fit: PositionFit | None = None,
+    pos_embed_fit: PositionFit | None = None,
     resize: Resize | None = None,
 ) -> LoadedRun:
     """Load a run directory, or one of our ``.safetensors`` files.
@@ -202,7 +202,7 @@ def load_run(
         which: Checkpoint of a run directory.
         attention: Attention backend.
         device: Where the model goes.
-        position_fit: Overrides how grid positions serve other lengths (``sweep --positions``).
+        pos_embed_fit: Overrides how grid positions serve other lengths (``sweep --positions``).
         resize: Overrides how the kernel serves other patch sizes (``sweep --resize``).
 
     Raises:
@@ -220,7 +220,7 @@ def load_run(
     require_fit(file, config.model, tensors)
     model_config = dataclasses.replace(
         config.model,
-        position_fit=position_fit or config.model.position_fit,
+        pos_embed_fit=pos_embed_fit or config.model.pos_embed_fit,
         resize=resize or config.model.resize,
     )
     config = dataclasses.replace(config, model=model_config)
