@@ -35,10 +35,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_jobs import Job, Rows, Setup, all_jobs
+from elastictool.checkpoint.run_directory import git_revision
 from elastictool.evaluation.bench.timing import environment
 from elastictool.evaluation.bench.workload import epic_like
 from elastictool.evaluation.durations import read_durations
-from elastictool.training.rundir import git_revision
 from elastictool.utils.io import write_json
 
 PARTS = (

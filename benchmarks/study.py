@@ -28,12 +28,12 @@ from typing import Any, Literal
 from benchmarks.pages import RESULTS
 from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
+from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
 from elastictool.config.loader import differences, load_run_config, to_dict
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.training.resuming import MACHINE
-from elastictool.training.rundir import RunDirectory
 from elastictool.utils.io import write_json
 
 
@@ -183,8 +183,8 @@ def _ways(cell: Cell) -> list[Way]:
 
 
 def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
+    from elastictool.checkpoint.weights import load_run
     from elastictool.evaluation.sweep_axes import sweep_axis
-    from elastictool.training.checkpoint import load_run
 
     study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
     run = load_run(cell.run, "last", pos_embed_fit=way.positions, resize=way.resize)

@@ -18,11 +18,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import elastictool
+from elastictool.checkpoint.weights import load_run, save_weights
 from elastictool.cli.app import app
 from elastictool.cli.console import _LineTask
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.timeline import save_timeline
-from elastictool.training.checkpoint import load_run, save_weights
 from tests.helpers.corpus_trees import write_audio
 from tests.helpers.saved_runs import save_run
 

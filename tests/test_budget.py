@@ -11,13 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 import elastictool
+from elastictool.checkpoint.weights import load_run
 from elastictool.cli.app import app
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.resolutions import sweep_resolutions
 from elastictool.evaluation.sweep import sweep_patch_sizes
-from elastictool.training.checkpoint import load_run
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run

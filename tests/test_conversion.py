@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elastictool.checkpoint.weights import import_weights, load_run, save_weights
 from elastictool.config import InitConfig
 from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.pretrained.importer import import_weights
 from elastictool.pretrained.transfer import model_for
-from elastictool.training.checkpoint import load_run, save_weights
 from elastictool.training.convert import convert
 from elastictool.utils.errors import UsageError
 from tests.helpers import foreign_weights

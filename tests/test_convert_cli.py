@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from elastictool.checkpoint.weights import import_weights, load_run
 from elastictool.cli import app as program
 from elastictool.config import InitConfig
-from elastictool.pretrained.importer import import_weights
-from elastictool.training.checkpoint import load_run
 from elastictool.utils.errors import ElasticToolError
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import Sample

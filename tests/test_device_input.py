@@ -19,6 +19,7 @@ from elastictool.audio import fbank as kaldi
 from elastictool.audio.extractors import EXTRACTORS
 from elastictool.audio.fbank import FLOOR, fbank
 from elastictool.audio.streams import join_clips, prepare_clip, stream_fbank
+from elastictool.checkpoint.weights import load_run
 from elastictool.config import (
     AugmentConfig,
     FbankConfig,
@@ -35,7 +36,6 @@ from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.checkpoint import load_run
 from elastictool.training.run import resume_run, train_run
 from elastictool.utils.errors import DamagedDataError, Interrupted, OutOfMemory
 from elastictool.utils.launch import Launch

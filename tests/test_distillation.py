@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import load_run
 from elastictool.config import RunConfig
 from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.training.checkpoint import load_run
 from elastictool.training.distillation import Teacher, class_divergence, label_divergence
 from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, UsageError
 from tests.helpers.saved_runs import save_run
@@ -99,7 +99,7 @@ def test_the_trainers_loss_is_the_stated_formula(
 
 def _with_loss(run: Path, path: Path, loss: str) -> Path:
     """A copy of an untrained run that says it was trained with ``loss``."""
-    from elastictool.training.checkpoint import save_weights
+    from elastictool.checkpoint.weights import save_weights
 
     loaded = load_run(run)
     train = dataclasses.replace(loaded.config.train, loss=loss)

@@ -11,12 +11,12 @@ import pytest
 
 from elastictool.audio.decode import decode, probe, stream
 from elastictool.audio.hdf5 import INSTALL
+from elastictool.checkpoint.weights import load_run
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.epic_sounds import TABLES, TEST_TABLE
 from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
 from elastictool.evaluation.evaluate import split_clips
-from elastictool.training.checkpoint import load_run
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from tests.helpers.corpus_trees import EPIC_HEADER, epic_hdf5_tree, epic_tree, write_table
 from tests.helpers.saved_runs import save_run

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from elastictool.checkpoint.weights import LoadedRun, load_run, save_weights
 from elastictool.cli.clip_output import write_predictions
 from elastictool.cli.evaluate import Split, _split
 from elastictool.data.dataset import ClipDataset
@@ -34,7 +35,6 @@ from elastictool.reporting.run_report import write_report
 from elastictool.reporting.runs import summarise
 from elastictool.reporting.summary import summary_table
 from elastictool.reporting.tables import EMPTY
-from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
 from elastictool.utils.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
 from elastictool.utils.signals import stoppable
 from tests.helpers.saved_runs import save_run

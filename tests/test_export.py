@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import elastictool
 from elastictool.audio.torchaudio_compat import load_torchaudio
+from elastictool.checkpoint.weights import LoadedRun, feature_extractor_of, load_run
 from elastictool.cli.app import app
 from elastictool.config.loader import load_run_config
 from elastictool.data.collate import Example, PatchSpec, collate
@@ -24,7 +25,6 @@ from elastictool.inference.model import ElasticModel
 from elastictool.inference.onnx import SingleClip, export_onnx
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.hf_export import export_hf
-from elastictool.training.checkpoint import LoadedRun, feature_extractor_of, load_run
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run
 from tests.helpers.toy_data import toy_store

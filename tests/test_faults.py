@@ -605,6 +605,6 @@ def test_a_full_disk_is_told_as_such_whatever_the_version_of_safetensors_says(
     def full(*arguments: object) -> None:
         raise SafetensorError(said)
 
-    monkeypatch.setattr("elastictool.training.checkpoint.save_file", full)
+    monkeypatch.setattr("elastictool.checkpoint.weights.save_file", full)
     with pytest.raises(WriteError, match="No space left on device"):
         train_run(small("train.epochs=1"), toy_store, tmp_path / "run")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elastictool.checkpoint.weights import load_run
 from elastictool.config import (
     PATCH_SIZES,
     AugmentConfig,
@@ -34,7 +35,6 @@ from elastictool.models.positions import FactorisedPositions, GridPositions
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.grid import patch_size_along, scaled_stride
-from elastictool.training.checkpoint import load_run
 from elastictool.training.run import describe, train_run
 from elastictool.utils.errors import UsageError
 

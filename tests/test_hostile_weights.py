@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.weights import import_weights, load_run, weight_format
 from elastictool.config import InitConfig
-from elastictool.pretrained.formats import FORMATS
-from elastictool.pretrained.importer import Imported, import_weights
-from elastictool.training.checkpoint import load_run
+from elastictool.pretrained.importer import Imported
 from elastictool.utils.errors import CheckpointError, UsageError
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import SAMPLES
@@ -55,7 +54,7 @@ def test_every_tensor_without_axes_is_told(name: str, tmp_path: Path) -> None:
         try:
             load(name, path)
         except CheckpointError as error:
-            spelled = FORMATS[name].spell(key)
+            spelled = weight_format(name).spell(key)
             assert spelled in error.message or "does not fit the model" in error.message
         else:  # stale parts and the sizes of pretraining mean nothing
             assert "head" in key or "predlayer" in key or "mask" in key or "v.p" in key or (

@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.audio.torchaudio_compat import load_torchaudio
+from elastictool.checkpoint.weights import feature_extractor_of, import_weights
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import Crop
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.pretrained.importer import Imported, import_weights
-from elastictool.training.checkpoint import feature_extractor_of
+from elastictool.pretrained.importer import Imported
 from tests.helpers import foreign_weights
 from tests.helpers.foreign_weights import RESIDUAL, Sample, drawn
 

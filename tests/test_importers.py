@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+from elastictool.checkpoint.weights import import_weights, load_run, weight_format, weight_formats
 from elastictool.cli import convert as command
 from elastictool.config import InitConfig
 from elastictool.config.loader import frontend_config
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.pretrained.formats import FORMATS
-from elastictool.pretrained.importer import Imported, import_weights
+from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.shapes import audio_grid, encoder
-from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
 from elastictool.utils.errors import CheckpointError, UsageError
 from tests.helpers import foreign_weights
@@ -52,9 +51,9 @@ def batch_for(model: SpectrogramTransformer, frames: int, seed: int = 3) -> Pack
 
 
 def test_every_format_has_a_sample_and_is_named_in_the_help() -> None:
-    assert set(FORMATS) == set(SAMPLES)
+    assert set(weight_formats()) == set(SAMPLES)
     told = command.convert.__annotations__["form"]
-    assert all(name in told for name in FORMATS)
+    assert all(name in told for name in weight_formats())
 
 
 @each_format
@@ -90,7 +89,7 @@ def test_a_missing_key_stops_the_import(
     sample = samples[name].copy()
     gone = next(key for key in sample.tensors if "norm2" in key or "_after" in key)
     del sample.tensors[gone]
-    own_spelling = re.escape(FORMATS[name].spell(gone))
+    own_spelling = re.escape(weight_format(name).spell(gone))
     with pytest.raises(CheckpointError, match=f"missing {own_spelling}$") as caught:
         load(name, sample.write(tmp_path))
     assert caught.value.exit_code == 4

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from elastictool.checkpoint.weights import load_run, save_weights
 from elastictool.cli.app import app
 from elastictool.data.store import PreparedStore
 from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable, read_vectors, write_vectors
-from elastictool.training.checkpoint import load_run, save_weights
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import write_audio
 from tests.helpers.saved_runs import save_run

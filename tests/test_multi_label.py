@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import RunConfig
 from elastictool.config.loader import load_run_config
 from elastictool.data.dataset import ClipDataset
@@ -22,7 +23,6 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import Evaluation, evaluate_run, save_evaluation
 from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import best_thresholds
-from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.predict_logits import score_clips
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.trainer import Trainer

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import load_run
 from elastictool.config import TrainConfig
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import load_run
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze, lr_factor_of, module_group
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import LoaderError, UsageError

@@ -79,7 +79,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 
     for name in ("evaluation.evaluate.evaluate_run", "evaluation.sweep_axes.sweep_axis"):
         monkeypatch.setattr(f"elastictool.{name}", work)
-    monkeypatch.setattr("elastictool.training.checkpoint.load_run", work)
+    monkeypatch.setattr("elastictool.checkpoint.weights.load_run", work)
     (run / "results").write_text("in the way")
     sound, blocked = write_audio(tmp_path / "a.wav", 0.5), run / "results"
     for command in (

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import FlexiConfig, PatchAxes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
@@ -27,7 +28,6 @@ from elastictool.reporting.run_report import write_report
 from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.reporting.tables import percent
-from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run

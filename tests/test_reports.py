@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elastictool.checkpoint.weights import load_run
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import Confusion, most_confused, write_confusions
 from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
@@ -29,7 +30,6 @@ from elastictool.reporting.learning_curves import (
 )
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.run_report import report_evaluation, write_report
-from elastictool.training.checkpoint import load_run
 from elastictool.utils.io import finite
 from tests.helpers.saved_runs import save_run
 from tests.test_runs import make_run

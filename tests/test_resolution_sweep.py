@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.cli.app import app
 from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.data.store import PreparedStore
@@ -21,7 +22,6 @@ from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
 from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.metrics.classification import top_k_accuracy
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
-from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run

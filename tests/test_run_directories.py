@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from elastictool.checkpoint.run_directory import RunDirectory, remove_run
+from elastictool.checkpoint.weights import load_run
 from elastictool.cli.app import app
 from elastictool.cli.evaluate import open_data
 from elastictool.config import RunConfig
 from elastictool.config.loader import dump_yaml, read_settings
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.training.checkpoint import load_run
-from elastictool.training.earlier_run import remove_run
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.setup import pick_device
 from elastictool.training.trainer import Trainer
@@ -58,7 +57,7 @@ def test_overwriting_deletes_what_runs_write_and_nothing_else(
 
 
 def test_all_that_a_run_writes_is_known(toy_store: PreparedStore, tmp_path: Path) -> None:
-    """A new output must be told to ``former``, or it would outlive the run that it is of."""
+    """A new output must be added to ``_WRITTEN``, or it would outlive the run that it is of."""
     path = tmp_path / "run"
     sets = [*SMALL, "train.epochs=1", "train.average_epochs=[1,1]", "train.tensorboard=true"]
     options = [option for setting in sets for option in ("--set", setting)]

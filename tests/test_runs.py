@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from elastictool.checkpoint.find import LOCK_NAME
+from elastictool.checkpoint.run_directory import is_locked, lock_run
+from elastictool.checkpoint.weights import load_run
 from elastictool.cli.app import app
 from elastictool.config import RunConfig
 from elastictool.config.loader import dump_yaml, load_run_config
@@ -27,9 +30,7 @@ from elastictool.reporting.runs import (
     list_runs,
     summarise,
 )
-from elastictool.training.checkpoint import load_run
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.run_lock import LOCK_NAME, claim, is_claimed
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import UsageError, WriteError
 from tests.test_cli import run as run_program
@@ -74,8 +75,8 @@ def grow_old(path: Path, seconds: float) -> None:
 def training_elsewhere(path: Path) -> Iterator[None]:
     """Another process that holds the run's lock."""
     code = (
-        "import sys, pathlib; from elastictool.training.run_lock import claim\n"
-        "with claim(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from elastictool.checkpoint.run_directory import lock_run\n"
+        "with lock_run(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)],
@@ -115,16 +116,16 @@ def test_a_run_is_trained_by_one_process_at_a_time(
             with pytest.raises(UsageError, match="another process"):
                 start()
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").read_bytes() == weights
-    assert is_claimed(tmp_path / "run") is False
+    assert is_locked(tmp_path / "run") is False
     train_run(config, toy_store, tmp_path / "run", overwrite=True)
 
 
 def test_looking_does_not_keep_a_training_from_starting(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).touch()
     for _ in range(20):
-        assert is_claimed(tmp_path) is False
-        with claim(tmp_path):
-            assert is_claimed(tmp_path) is True
+        assert is_locked(tmp_path) is False
+        with lock_run(tmp_path):
+            assert is_locked(tmp_path) is True
 
 
 def test_the_best_score_is_the_one_that_chose_the_weights(

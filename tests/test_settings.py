@@ -6,13 +6,13 @@ from pathlib import Path
 
 import yaml
 
+from elastictool.checkpoint.weights import weight_formats
 from elastictool.config import COMPILED_MULTIPLE, PATCH_SIZES, SIZES, RunConfig
 from elastictool.config.augment import FINEST_COMPRESSION
 from elastictool.config.loader import run_config, to_dict
 from elastictool.config.words import sections, settings
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.stream import known_planners
-from elastictool.pretrained.formats import FORMATS
 from elastictool.reporting.settings import commented_yaml, settings_page
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def test_every_setting_and_section_is_described_in_words() -> None:
 
 def test_names_of_parts_stand_in_the_page_and_in_the_comments() -> None:
     names = {"packing.planner": known_planners(), "train.attention": list(ATTENTION)}
-    names |= {"init.from": list(FORMATS), "model.size": list(SIZES)}
+    names |= {"init.from": weight_formats(), "model.size": list(SIZES)}
     comments = commented_yaml(RunConfig())
     for setting, known in names.items():
         row = f"| `{setting.rpartition('.')[2]}` |"

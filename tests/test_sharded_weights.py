@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from elastictool.checkpoint.weights import import_weights
 from elastictool.config import InitConfig
-from elastictool.pretrained.importer import import_weights
 from elastictool.utils.errors import CheckpointError, UsageError
 from tests.helpers import foreign_weights
 

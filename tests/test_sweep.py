@@ -16,6 +16,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
@@ -33,7 +34,6 @@ from elastictool.reporting.tables import (
     metric_text,
     percent,
 )
-from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.utils.errors import ElasticToolError, UsageError
 from tests.helpers.saved_runs import save_run
 

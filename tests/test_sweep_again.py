@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elastictool.checkpoint.weights import LoadedRun, load_run, save_weights
 from elastictool.cli.app import app
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
@@ -21,7 +22,6 @@ from elastictool.evaluation.sweep import sweep_lengths
 from elastictool.evaluation.sweep_axes import default_lengths
 from elastictool.reporting.earlier_sweep import document_of, former_points, merged
 from elastictool.reporting.run_report import write_report
-from elastictool.training.checkpoint import LoadedRun, load_run, save_weights
 from elastictool.utils.errors import Interrupted, UsageError
 from elastictool.utils.signals import Stopped
 from tests.helpers.saved_runs import save_run

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, UsageError
 from tests.helpers.toy_data import hide_module

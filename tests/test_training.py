@@ -19,15 +19,16 @@ import numpy as np
 import pytest
 import torch
 
+from elastictool.checkpoint.find import latest_run
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import load_run
 from elastictool.config import RunConfig, TrainConfig
 from elastictool.config.loader import load_run_config, read_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.training.checkpoint import latest_run, load_run
 from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.setup import pick_device, pick_precision
 from elastictool.training.trainer import Trainer

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elastictool.checkpoint.weights import import_weights, load_run
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.config.loader import (
     dump_yaml,
@@ -36,9 +37,8 @@ from elastictool.pretrained.geometry import (
     mean_attention,
     same_area_grid,
 )
-from elastictool.pretrained.importer import Imported, import_weights
+from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.transfer import transfer
-from elastictool.training.checkpoint import load_run
 from elastictool.training.convert import convert
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.trainer import Trainer

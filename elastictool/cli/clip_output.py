@@ -17,9 +17,9 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import atomic_path, check_output
 
 if TYPE_CHECKING:
+    from elastictool.checkpoint.weights import LoadedRun
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import Evaluation
-    from elastictool.training.checkpoint import LoadedRun
 
 SUFFIXES = (".csv", ".jsonl")
 

@@ -16,9 +16,9 @@ from elastictool.utils.io import check_output
 from elastictool.utils.signals import stoppable
 
 if TYPE_CHECKING:
+    from elastictool.checkpoint.weights import LoadedRun, Which
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import Evaluation
-    from elastictool.training.checkpoint import LoadedRun, Which
 
 
 class Split(str, Enum):
@@ -130,10 +130,10 @@ def evaluate(
     for folder in (place, place / "results", place / "figures"):
         check_output(folder)
 
+    from elastictool.checkpoint.run_directory import environment
     from elastictool.cli.clip_output import check_predictions, write_predictions
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.training.rundir import environment
     from elastictool.training.setup import pick_device
 
     if predictions is not None:
@@ -186,18 +186,18 @@ def locate_run(text: str) -> Path:
     Raises:
         UsageError: There is no such run.
     """
-    from elastictool.training.rundir import RUNS_ROOT, find_run
+    from elastictool.checkpoint.find import RUNS_ROOT, find_run
 
     if text:
         return find_run(text)
-    from elastictool.training.checkpoint import latest_run
+    from elastictool.checkpoint.find import latest_run
 
     return latest_run(RUNS_ROOT)
 
 
 def open_run(path: Path, which: Which, attention: str, device: str, **overrides: Any) -> LoadedRun:
     """A run under the name of its folder: that is what a user calls it, also when renamed."""
-    from elastictool.training.checkpoint import load_run
+    from elastictool.checkpoint.weights import load_run
 
     loaded = load_run(path, which, attention, device, **overrides)
     name = path.resolve().name if path.is_dir() else loaded.name

@@ -58,7 +58,7 @@ def export(
     if frames and to is not Target.onnx:
         raise UsageError(f"--frames is for onnx, not for {to.value}", "leave --frames out")
     check_output(out, is_folder=to is Target.hf)
-    from elastictool.training.checkpoint import load_run
+    from elastictool.checkpoint.weights import load_run
 
     loaded = load_run(locate_run(run), which.value, "split", "cpu")
     document: dict[str, object] = {"run": str(loaded.path), "out": str(out)}
@@ -72,7 +72,7 @@ def export(
 
         export_hf(out, loaded.model, loaded.config, loaded.label_names, loaded.multi_label)
     else:
-        from elastictool.training.checkpoint import save_weights
+        from elastictool.checkpoint.weights import save_weights
 
         save_weights(
             out,

@@ -70,8 +70,8 @@ def list_(
 
 
 def _list(root: Path | None, sort: Sort, json_output: bool) -> None:
+    from elastictool.checkpoint.find import RUNS_ROOT
     from elastictool.reporting.runs import list_runs
-    from elastictool.training.rundir import RUNS_ROOT
 
     root = root or RUNS_ROOT
     found = list_runs(root, sort.value)
@@ -200,8 +200,8 @@ def _directory(text: str) -> Path:
     Raises:
         UsageError: There is none, or it is no directory.
     """
+    from elastictool.checkpoint.find import RUNS_ROOT
     from elastictool.reporting.runs import list_runs
-    from elastictool.training.rundir import RUNS_ROOT
 
     if text:
         path = locate_run(text)

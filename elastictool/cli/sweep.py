@@ -35,8 +35,8 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
+    from elastictool.checkpoint.weights import LoadedRun, Which
     from elastictool.evaluation.points import SweepPoint
-    from elastictool.training.checkpoint import LoadedRun, Which
 
 
 MOST_POINTS = 2_000
@@ -171,13 +171,13 @@ def sweep(
     for folder in [out] if out else [place, place / "results", place / "figures"]:
         check_output(folder)
 
+    from elastictool.checkpoint.run_directory import environment
     from elastictool.evaluation.evaluate import attention_of, variant
     from elastictool.evaluation.resolutions import shortest_shift_ms
     from elastictool.evaluation.sweep import known_metric
     from elastictool.evaluation.sweep_axes import default_lengths, sweep_axis
     from elastictool.reporting.earlier_sweep import document_of, former_points, merged
     from elastictool.reporting.run_report import write_report
-    from elastictool.training.rundir import environment
     from elastictool.training.setup import pick_device
 
     where = pick_device(device)

@@ -84,6 +84,8 @@ def train(
         _print_config(config, json_output)
         return
 
+    from elastictool.checkpoint.find import latest_started
+    from elastictool.checkpoint.run_directory import RunDirectory
     from elastictool.data.paths import find_dataset, require_recorded_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.reporting.run_report import write_report
@@ -95,7 +97,6 @@ def train(
         resume_run,
         train_run,
     )
-    from elastictool.training.rundir import RunDirectory, latest_started
     from elastictool.utils.errors import UsageError
 
     if resume and overwrite:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset, FeatureExtractor
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
@@ -32,9 +34,7 @@ from elastictool.metrics.classification import (
 from elastictool.metrics.classification import class_probabilities as class_probabilities
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.models.attention.base import choose_attention
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.predict_logits import Scores, ScoringOptions, score_clips
-from elastictool.training.rundir import RunDirectory
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import finite as finite
 from elastictool.utils.io import write_json, write_rows

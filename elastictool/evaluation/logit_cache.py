@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.predict_logits import Scores
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import atomic_path

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -26,7 +27,6 @@ from elastictool.metrics.thresholds import (
     f1_scores,
     filled,
 )
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.predict_logits import ScoringOptions, score_clips
 from elastictool.training.thresholds import ChosenThresholds
 from elastictool.utils.io import finite

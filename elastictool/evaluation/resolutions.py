@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config import PoolKind
 from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint
 from elastictool.evaluation.sweep import SweepAxis, SweepOptions, no_run, sweep
-from elastictool.training.checkpoint import LoadedRun
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config import PatchAxes
 from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.store import PreparedStore
@@ -36,7 +37,6 @@ from elastictool.metrics.classification import (
 )
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
 from elastictool.packing.grid import patch_size_along
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import nearest_hint

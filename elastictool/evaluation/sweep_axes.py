@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import split_clips
 from elastictool.evaluation.points import AXES, SweepPoint
 from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
 from elastictool.evaluation.sweep import Along, SweepOptions, sweep_lengths, sweep_patch_sizes
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from elastictool.audio.framing import Framing
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import class_probabilities
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.logit_cache import KeptScores
 from elastictool.evaluation.points import Identity
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.training.predict_logits import Scores, score_clips
 from elastictool.utils.progress import Task
 

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.find import find_run
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.data.collate import Example, collate
 from elastictool.inference.gather import Gathered
 from elastictool.inference.inputs import Given, listed
@@ -28,9 +30,7 @@ from elastictool.inference.results import Prediction, Values, WindowRule, Window
 from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, decide
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.checkpoint import LoadedRun, load_run
 from elastictool.training.predict_logits import autocast
-from elastictool.training.rundir import find_run
 from elastictool.training.setup import pick_device
 from elastictool.utils.errors import AudioError, UsageError
 from elastictool.utils.progress import SILENT, Progress

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config.loader import to_dict
 from elastictool.data.collate import PatchSpec, patch_coords
 from elastictool.models.encoder import attention_scale, encode
@@ -29,7 +30,6 @@ from elastictool.models.pooling import AttentionPooling
 from elastictool.models.positions import FactorisedPositions
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import covered, grid_shape
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import atomic_path, finite
 from elastictool.utils.optional import missing_extra

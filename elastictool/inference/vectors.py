@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.npyio import NpzFile
 
+from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config.loader import from_dict, to_dict
 from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
-from elastictool.training.checkpoint import LoadedRun
 from elastictool.utils.errors import UsageError, first_line
 from elastictool.utils.io import as_argument, atomic_path, readable
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from torch import Tensor
 from elastictool.config import InitConfig, ModelConfig, Rgb, RunConfig
 from elastictool.pretrained.source import Source
 from elastictool.utils.registry import Registry
-
-if TYPE_CHECKING:
-    from elastictool.pretrained.own_file import OwnMetadata
 
 BLOCK = "{n}"
 """Stands for the number of a block in the tables of names."""
@@ -102,13 +99,11 @@ class Described:
         config: The model and, where the format knows them, the front end's settings.
         label_names: Classes in order; empty where the format does not know them.
         notes: What was inferred and not read.
-        own: What else files of ours tell.
     """
 
     config: RunConfig
     label_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    own: OwnMetadata | None = None
 
 
 Tensors = Mapping[str, Tensor]
@@ -130,7 +125,7 @@ class Format:
         ignored: Keys without meaning for the model.
         official: Choices that the published code makes otherwise than ``crop``.
         image: The grid is of pictures and says nothing about mel bins and seconds.
-        own: A file of ours, known by its metadata.
+        own: The file was written by elastictool and is recognised by its metadata.
     """
 
     title: str
@@ -171,7 +166,6 @@ FORMATS: Registry[Format] = Registry(
     tuple(
         f"elastictool.pretrained.{module}"
         for module in (
-            "run_file",
             "timm_vit",
             "hf_vit",
             "ast_file",

@@ -25,10 +25,9 @@ from elastictool.pretrained.formats import (
     Tensors,
 )
 from elastictool.pretrained.locate import find_weights
-from elastictool.pretrained.own_file import OwnMetadata
 from elastictool.pretrained.report import ImportReport, require_explained
 from elastictool.pretrained.shapes import number_of_blocks
-from elastictool.pretrained.source import OWN_FORMAT, Source, read_source, require_floats
+from elastictool.pretrained.source import OWN_FORMAT, OWN_NAME, Source, read_source, require_floats
 from elastictool.utils.errors import CheckpointError, UsageError
 
 
@@ -55,7 +54,6 @@ class Imported:
         choices: How to fit them to another model.
         image: The grid is of pictures.
         report: What became of each key.
-        own: What else files of ours tell; None for others.
     """
 
     config: RunConfig
@@ -64,7 +62,6 @@ class Imported:
     choices: Choices
     image: bool
     report: ImportReport
-    own: OwnMetadata | None = None
 
     def model(self, attention: str = "auto") -> SpectrogramTransformer:
         """The file's own model, in evaluation mode; it shares memory with ``state``."""
@@ -74,15 +71,14 @@ class Imported:
         return model.eval()
 
 
-def import_weights(init: InitConfig) -> Imported:
-    """Read the weights that ``init`` names.
+def import_as(form: Format, init: InitConfig) -> Imported:
+    """Reads the weights at ``init.path`` as a file of the format ``form``.
 
     Raises:
-        UsageError: There is no such file or format.
+        UsageError: There is no such file.
         CheckpointError: The file is unsound, of another format, or has keys that its format does
             not explain.
     """
-    form = FORMATS[init.source]
     source = read_source(init.path, find_weights(init.path, hub=not form.own))
     _require_format(init.source, form, source)
     spelled = _spelled(form, source)
@@ -97,9 +93,7 @@ def import_weights(init: InitConfig) -> Imported:
     )
     choices = _choices(form, init)
     state = _convert(form, described.config.model, choices, spelled, source, report)
-    return Imported(
-        described.config, state, described.label_names, choices, form.image, report, described.own
-    )
+    return Imported(described.config, state, described.label_names, choices, form.image, report)
 
 
 def _described(form: Format, source: Source, tensors: Tensors, init: InitConfig) -> Described:
@@ -140,9 +134,9 @@ def _block_pattern(form: Format) -> str:
 def looks_like(source: Source) -> list[str]:
     """Names of the formats whose files look like this one."""
     if source.metadata.get("format") == OWN_FORMAT:
-        return ["run"]
+        return [OWN_NAME]
     keys = list(source.tensors)
-    return [name for name in FORMATS if not FORMATS[name].own and FORMATS[name].matches(keys)]
+    return [name for name in FORMATS if FORMATS[name].matches(keys)]
 
 
 def _require_format(name: str, form: Format, source: Source) -> None:
@@ -150,7 +144,7 @@ def _require_format(name: str, form: Format, source: Source) -> None:
     if name in found:
         return
     hint = f"it looks like {' or '.join(found)}: name that format" if found else (
-        f"it looks like none of {', '.join(FORMATS)}; its first keys are "
+        f"it looks like none of {', '.join(sorted([*FORMATS, OWN_NAME]))}; its first keys are "
         f"{', '.join(list(source.tensors)[:3])}"
     )  # fmt: skip
     raise CheckpointError(f"{source.file} is not of the format {name} ({form.title})", hint)

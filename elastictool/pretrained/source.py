@@ -28,6 +28,8 @@ from elastictool.utils.errors import CheckpointError, UsageError
 
 OWN_FORMAT = "elastictool-1"
 """What the metadata of our own checkpoints call themselves."""
+OWN_NAME = "run"
+"""Name of their format in ``init.from``."""
 
 _WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
 _CONVERT = (

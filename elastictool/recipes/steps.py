@@ -116,10 +116,10 @@ def _placed(step: Step) -> Any:
 
 
 def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.training.checkpoint import load_run
     from elastictool.training.setup import pick_device
 
     store = PreparedStore.open(step.reads["dataset"])
@@ -135,12 +135,12 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
     from elastictool.evaluation.logit_cache import forget
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep_axes import sweep_axis
-    from elastictool.training.checkpoint import load_run
     from elastictool.training.setup import pick_device
 
     settings, device = step.settings, pick_device("auto")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting.summary import main_metric
 from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
-from elastictool.training.metadata import former_weights
 from elastictool.utils.errors import ElasticToolError
 
 Document = dict[str, Any]
@@ -71,7 +71,7 @@ class EvaluationFile:
     def former(self) -> str:
         """In words which weights it is of, where the run has others by now; else empty."""
         checkpoint = str(self.document.get("checkpoint", "best"))
-        return former_weights(self.run_dir, checkpoint, self.document.get("weights"))
+        return describe_outdated(self.run_dir, checkpoint, self.document.get("weights"))
 
     @property
     def others(self) -> list[str]:

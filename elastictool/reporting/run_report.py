@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.evaluation.points import AXES, read_points
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting import html_page as html
@@ -20,7 +21,6 @@ from elastictool.reporting.evaluation_text import class_table, notes, score_rows
 from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
-from elastictool.training.metadata import former_weights
 from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.io import write_text
 
@@ -171,7 +171,7 @@ def _former_sweep(run_dir: Path, path: Path) -> str:
     try:
         document = read_json(path)
         weights = document["weights"].get(run_dir.name)
-        return former_weights(run_dir, document["checkpoint"], weights)
+        return describe_outdated(run_dir, document["checkpoint"], weights)
     except (ElasticToolError, KeyError, TypeError, AttributeError):
         return ""  # a sweep of before they said it
 

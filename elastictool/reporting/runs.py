@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from elastictool.checkpoint.find import HOW_TO_MAKE_ONE
+from elastictool.checkpoint.run_directory import is_locked
 from elastictool.config import RunConfig
 from elastictool.config.loader import from_dict, read_yaml, to_dict
 from elastictool.evaluation.points import model_label
@@ -25,8 +27,6 @@ from elastictool.reporting.evaluation_files import (
 )
 from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.reporting.summary import training_seconds
-from elastictool.training.run_lock import is_claimed
-from elastictool.training.rundir import HOW_TO_MAKE_ONE
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import as_argument
 
@@ -193,8 +193,8 @@ def _last_write(path: Path) -> float:
 
 
 def _state(path: Path, epoch: int, epochs: int, age_s: float) -> State:
-    claimed = is_claimed(path)
-    if claimed or (claimed is None and epoch < epochs and age_s < FRESH_S):
+    locked = is_locked(path)
+    if locked or (locked is None and epoch < epochs and age_s < FRESH_S):
         return "running"
     return "finished" if epoch >= epochs else "stopped"
 

@@ -130,9 +130,9 @@ def _backends() -> list[str]:
 
 
 def _formats() -> list[str]:
-    from elastictool.pretrained.formats import FORMATS
+    from elastictool.checkpoint.weights import weight_formats
 
-    return list(FORMATS)
+    return weight_formats()
 
 
 _TABLES: Mapping[str, Callable[[], list[str]]] = {

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.config import RunConfig
 from elastictool.config.loader import from_dict, read_yaml
 from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
-from elastictool.training.metadata import former_weights
 
 
 def summary_table(
@@ -67,7 +67,7 @@ def _own(path: Path, split: str, points: Sequence[SweepPoint]) -> tuple[str, str
     """The run's own-length score with interval, and its tokens a clip."""
     evaluation = path / "results" / f"eval_{split}.json"
     document = read_json(evaluation) if evaluation.is_file() else {}
-    former = former_weights(path, document.get("checkpoint", "best"), document.get("weights"))
+    former = describe_outdated(path, document.get("checkpoint", "best"), document.get("weights"))
     if document and not former:
         metric = points[0].metric if points else main_metric(document)
         score = metric_text(metric, document["metrics"][metric], document["intervals"].get(metric))

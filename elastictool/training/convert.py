@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from elastictool.checkpoint.metadata import read_metadata
+from elastictool.checkpoint.weights import feature_extractor_of, import_weights, save_weights
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
 from elastictool.config.loader import with_settings
 from elastictool.corpora.class_table import ClassTable
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import same_area_grid
-from elastictool.pretrained.importer import Imported, import_weights
+from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.report import ImportReport
+from elastictool.pretrained.source import OWN_NAME
 from elastictool.pretrained.transfer import official_settings, require_official, transfer
-from elastictool.training.checkpoint import feature_extractor_of, save_weights
 from elastictool.training.initial_weights import located
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import write_json
@@ -114,9 +116,9 @@ class _Kept:
 
 def _kept(weights: Imported, config: RunConfig) -> _Kept:
     """What stays true of ``config``: scores and thresholds are of one model and one input."""
-    own = weights.own
-    if own is None:
+    if weights.report.format != OWN_NAME:
         return _Kept(config.train.loss == "bce")
+    own = read_metadata(Path(weights.report.file))
     parts = ("model", "fbank", "length", "data")
     if all(getattr(config, part) == getattr(own.config, part) for part in parts):
         return _Kept(own.multi_label, own.metrics, own.thresholds)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elastictool.checkpoint.find import find_run
+from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import DistillConfig, RunConfig
 from elastictool.config.loader import to_dict
 from elastictool.data.loader import PackSpec
@@ -23,8 +25,6 @@ from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.checkpoint import LoadedRun, load_run
-from elastictool.training.rundir import find_run
 from elastictool.utils.errors import CheckpointError, UsageError
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.checkpoint.find import find_run
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import import_weights
 from elastictool.config import InitConfig, RunConfig
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.pretrained.importer import Imported, import_weights
+from elastictool.pretrained.importer import Imported
+from elastictool.pretrained.source import OWN_NAME
 from elastictool.pretrained.transfer import model_for, require_labels, transfer
-from elastictool.training.rundir import RunDirectory, find_run
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import write_json
 from elastictool.utils.progress import Progress
@@ -41,7 +44,7 @@ def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Im
 
 def located(init: InitConfig) -> InitConfig:
     """``init`` with the place of a run that is called by its name."""
-    if init.source != "run":
+    if init.source != OWN_NAME:
         return init
     return dataclasses.replace(init, path=str(find_run(init.path)))
 
@@ -52,9 +55,9 @@ def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -
     Clips that a former run was trained on may be in what judges this one: another fold, another
     seed of a drawn part.
     """
-    if weights is None or weights.own is None:
+    if weights is None or weights.report.format != OWN_NAME:
         return []
-    before, file = weights.own.config, Path(weights.report.file)
+    before, file = weights.config, Path(weights.report.file)
     try:
         known = _trained_on(before, file, store)
     except ElasticToolError:  # data of a former run need not be sound, nor as they were

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.distributed import SINGLE, Ranks
-from elastictool.training.rundir import RunDirectory
 from elastictool.utils.errors import (
     DamagedDataError,
     ElasticToolError,

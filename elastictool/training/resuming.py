@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
 from elastictool.config.loader import (
     Difference,
@@ -21,7 +22,6 @@ from elastictool.config.loader import (
     replaced_settings,
     to_dict,
 )
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.schedule import against_more_epochs
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import as_argument

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from elastictool.checkpoint.find import RUNS_ROOT as RUNS_ROOT
+from elastictool.checkpoint.run_directory import RunDirectory, lock_run
+from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
@@ -17,7 +20,6 @@ from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
-from elastictool.training.checkpoint import feature_extractor_of
 from elastictool.training.distillation import load_teacher, require_other_place
 from elastictool.training.distributed import Ranks, init_distributed
 from elastictool.training.initial_weights import (
@@ -33,9 +35,6 @@ from elastictool.training.resuming import (
     tell_epochs,
     trained_with,
 )
-from elastictool.training.run_lock import claim
-from elastictool.training.rundir import RUNS_ROOT as RUNS_ROOT
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import load_training_state
 from elastictool.training.setup import device_of, resolve
 from elastictool.training.state import TrainResult
@@ -74,7 +73,7 @@ def train_run(
         trainer = Trainer(config, store, run, progress, ranks)
         _check_warmup(trainer.config, trainer.sampler)
         run.create(overwrite)
-        with _claimed(run), _cleared(run):
+        with _locked(run), _cleared(run):
             run.write_config(trainer.config, store.info.fingerprint)
             start_from(weights, trainer.model, config, run, progress)
             _tell_start(
@@ -107,7 +106,7 @@ def resume_run(
     with init_distributed(device_of(config.train)) as ranks:
         run, progress = _of_first(path, progress, ranks)
         _require_same_data(run, store)
-        with _claimed(run):
+        with _locked(run):
             saved = load_training_state(run.training_state) if run.was_saved() else {}
             before = trained_with(run, saved)
             require_unedited(run, before, config)
@@ -153,8 +152,8 @@ def _cleared(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _claimed(run: RunDirectory) -> AbstractContextManager[None]:
-    return claim(run.path) if run.writes else nullcontext()
+def _locked(run: RunDirectory) -> AbstractContextManager[None]:
+    return lock_run(run.path) if run.writes else nullcontext()
 
 
 def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:

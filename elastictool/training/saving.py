@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import torch
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import disk_errors, save_weights
 from elastictool.config import RunConfig
 from elastictool.config.loader import to_dict
 from elastictool.data.store import DatasetInfo
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import disk_errors, save_weights
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.state import TrainingState
 from elastictool.utils.errors import CheckpointError
 from elastictool.utils.io import as_argument, atomic_path

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
 from elastictool.data.frames import require_frames
@@ -15,7 +16,6 @@ from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import AttentionInputs, require_support
 from elastictool.packing.stream import check_planner, plans_windows
-from elastictool.training.checkpoint import complete_model, feature_extractor_of
 from elastictool.training.compilation import check_compiler
 from elastictool.training.parameter_groups import check_freeze
 from elastictool.training.tensorboard import check_tensorboard
@@ -57,7 +57,10 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     resolution = config.augment.resolution
     most = min((1.0, *resolution.compressions))
     finest = feature_extractor_of(config).at_compression(most, resolution.reduction)
-    model = complete_model(config.model, len(store.info.label_names), finest.longest_grid())
+    needed = finest.longest_grid()
+    grid = (config.model.grid[0] or needed[0], config.model.grid[1] or needed[1])
+    classes = len(store.info.label_names)
+    model = dataclasses.replace(config.model, num_classes=classes, grid=grid)
     if config.model.num_classes not in (0, model.num_classes):
         raise UsageError(
             f"model.num_classes is {config.model.num_classes}, but {store.path} has "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from elastictool.training.rundir import RunDirectory
+from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.utils.errors import UsageError
 from elastictool.utils.optional import missing_extra
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import RunConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import DeviceTransfer, loader_processes
@@ -31,7 +33,6 @@ from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.averaging import Averages
-from elastictool.training.checkpoint import feature_extractor_of
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import SINGLE, Ranks
@@ -50,7 +51,6 @@ from elastictool.training.nonfinite import (
 from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
 from elastictool.training.parameter_groups import freeze
 from elastictool.training.predict_logits import autocast, score_clips
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.saving import Saver, TrainState, restore
 from elastictool.training.schedule import lr_factor
 from elastictool.training.setup import device_of, resolve

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import save_weights
 from elastictool.config import RunConfig
 from elastictool.config.loader import PRESETS, from_dict
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.training.checkpoint import save_weights
-from elastictool.training.rundir import RunDirectory
 from elastictool.training.setup import resolve
 
 

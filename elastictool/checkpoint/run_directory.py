@@ -1,4 +1,12 @@
-"""The run directory: what lies where, and that nothing in it is overwritten by accident."""
+"""The run directory: its paths, its log, its lock; nothing in it is overwritten by accident.
+
+A process that trains holds an advisory lock on ``.lock`` in the run directory. The kernel releases
+it however the process ends, so a killed run never counts as running. The empty file stays:
+deleting it would race with the next lock. On systems without such locks (some network disks)
+nobody is kept out.
+
+Only files that elastictool writes are deleted, by name: what a user has added stays.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +16,28 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from elastictool import __version__
-from elastictool.config import RunConfig
-from elastictool.config.loader import dump_yaml, from_dict, read_yaml
-from elastictool.training.earlier_run import (
+from elastictool.checkpoint.find import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
-    remove_run,
+    LOCK_NAME,
+    RUNS_ROOT,
     require_run,
 )
-from elastictool.training.run_lock import LOCK_NAME, is_claimed
-from elastictool.utils.errors import CheckpointError, RunRemovedError, UsageError, write_error
+from elastictool.config import RunConfig
+from elastictool.config.loader import dump_yaml, from_dict, read_yaml
+from elastictool.utils.errors import (
+    CheckpointError,
+    ElasticToolError,
+    RunRemovedError,
+    UsageError,
+    write_error,
+)
 from elastictool.utils.io import (
     append_line,
     as_argument,
@@ -32,46 +46,28 @@ from elastictool.utils.io import (
     write_text,
 )
 from elastictool.utils.launch import launched
+from elastictool.utils.locks import kept, take, take_patiently
 
-RUNS_ROOT = Path("runs")
-"""Where runs go unless the user says otherwise."""
-HOW_TO_MAKE_ONE = (
-    "make one: elastictool prep (your recordings, or clips of its own), then "
-    "elastictool train --recipe small_data"
+_WRITTEN = (
+    "metrics.jsonl",
+    "skipped_steps.jsonl",
+    "import_report.json",
+    "report.html",
+    "tensorboard/events.out.tfevents.*",
+    *(f"checkpoints/{name}.safetensors" for name in ("last", "best", "averaged")),
+    "checkpoints/last.training.pt",
+    "results/thresholds.csv",
+    "results/eval_*.json",
+    *(f"results/{name}.csv" for name in ("per_class_*", "confusions_*", "sweep*")),
+    "results/sweep*.json",
+    *(
+        f"figures/{name}.{suffix}"
+        for name in ("learning_curves", "per_class_*", "confusions_*", "sweep*")
+        for suffix in ("png", "svg")
+    ),
+    ENVIRONMENT_NAME,
 )
-"""The hint where there is no run."""
-
-
-def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
-    """A run directory or checkpoint file as it is, or the name of a run under ``root``.
-
-    Raises:
-        UsageError: There is no such run; the hint names those there are.
-    """
-    found = [path for path in (Path(os.path.expanduser(text)), root / text) if path.exists()]
-    for path in found:  # a folder that only shares its name with a run comes second
-        if path.is_file() or (path / "config.yaml").exists():
-            return path
-    if found:
-        return found[0]
-    known = sorted(config.parent.name for config in root.glob("*/config.yaml"))
-    raise UsageError(
-        f"{text!r} is neither a run directory nor a name under {root}",
-        f"runs there: {', '.join(known)}" if known else HOW_TO_MAKE_ONE,
-    )
-
-
-def latest_started(root: Path = RUNS_ROOT) -> Path:
-    """The run under ``root`` that was started or saved last.
-
-    Raises:
-        UsageError: There is none.
-    """
-    files = [*root.glob("*/config.yaml"), *root.glob("*/checkpoints/last.training.pt")]
-    if not files:
-        raise UsageError(f"there is no run under {root} to resume", "name one with --run-dir")
-    latest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    return root / latest.relative_to(root).parts[0]
+"""What training, ``eval``, ``sweep`` and ``runs`` write into a run directory."""
 
 
 class RunDirectory:
@@ -79,7 +75,7 @@ class RunDirectory:
 
     Args:
         path: Where it is.
-        writes: Off where another process of the run writes: nothing is changed then.
+        writes: False in processes other than the main one: they change nothing.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -99,11 +95,11 @@ class RunDirectory:
         self._known: tuple[int, int] | None = None
 
     def require_free(self, overwrite: bool) -> None:
-        """See that a run may be made here.
+        """Checks that a run may be made here.
 
         Raises:
-            UsageError: It is a file; it has content and is no run of ours, or one that is being
-                trained; it is a run, and ``overwrite`` is off.
+            UsageError: The path is a file; a folder with other content; a run that is being
+                trained; or a run, and ``overwrite`` is off.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(
@@ -117,17 +113,17 @@ class RunDirectory:
                 f"{self.path} is not empty",
                 "--resume continues it, --overwrite starts anew, --run-dir names another",
             )
-        if is_claimed(self.path):
+        if is_locked(self.path):
             raise UsageError(
                 f"{self.path} is being trained by another process: it is left as it is",
                 "wait for it, stop it, or name another place with --run-dir",
             )
 
     def create(self, overwrite: bool) -> None:
-        """Make the directory, without a former run.
+        """Makes the directory, and deletes the run that was there.
 
         Raises:
-            UsageError: What ``require_free`` says.
+            UsageError: See ``require_free``.
             WriteError: It cannot be made.
         """
         if not self.writes:
@@ -141,21 +137,21 @@ class RunDirectory:
             raise write_error(self.path, error) from error
 
     def give_up(self) -> None:
-        """Clear the place for the next attempt, if not one step has been tried."""
+        """Deletes the run if not one step has been tried, so that the next attempt can start."""
         began = (self.metrics, self.skipped_steps, self.training_state)
         if self.writes and not any(file.exists() for file in began):
-            with suppress(OSError):  # what made it fail is to be told, not this
+            with suppress(OSError):  # the error that ended the run is the one to show
                 remove_run(self.path)
 
     def _has_content(self) -> bool:
-        """Whether there is more than a process leaves that was killed before it began."""
+        """Whether there is more than a process leaves that was killed at its start."""
         if not self.path.exists():
             return False
         names = [path.name for path in self.path.iterdir()]
         return any(name != LOCK_NAME and not name.endswith(".tmp") for name in names)
 
     def write_config(self, config: RunConfig, fingerprint: str) -> None:
-        """Record the resolved configuration and where it ran."""
+        """Records the resolved configuration and the environment."""
         if not self.writes:
             return
         remove_temporaries(self.path)  # of a process that was killed right here
@@ -163,15 +159,15 @@ class RunDirectory:
         self.write_environment(fingerprint)
 
     def write_environment(self, fingerprint: str) -> None:
-        """Record where the run was started, unless that is known."""
+        """Records where the run was started, unless that is known."""
         if self.writes and not self.environment.exists():
             write_json(self.environment, environment(fingerprint))
 
     def read_config(self) -> RunConfig:
-        """The configuration that the run was started with.
+        """Returns the configuration that the run was started with.
 
         Raises:
-            CheckpointError: There is no run here, or its configuration is none.
+            CheckpointError: There is no run here, or its configuration is invalid.
         """
         if not self.config_file.is_file():
             named = RUNS_ROOT / self.path.name
@@ -189,7 +185,7 @@ class RunDirectory:
             ) from error
 
     def read_fingerprint(self) -> str:
-        """Fingerprint of the data that the run was started on; empty if it is not recorded."""
+        """Returns the fingerprint of the run's data; empty if it is not recorded."""
         try:
             return str(json.loads(self.environment.read_text("utf-8"))["data_fingerprint"])
         except (OSError, KeyError, json.JSONDecodeError):
@@ -201,18 +197,18 @@ class RunDirectory:
         return self.training_state.exists() or epochs > 1
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``.
+        """Appends one line to ``metrics.jsonl``.
 
         Raises:
-            RunRemovedError: The directory is gone; nothing is written to where it was.
-            WriteError: The disk is full, or the like.
+            RunRemovedError: The directory was moved or removed; nothing is written.
+            WriteError: The file cannot be written.
         """
         self._append(self.metrics, record)
         if self.mirror:
             self.mirror(record)
 
     def log_skipped(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``skipped_steps.jsonl``; raises what ``log`` does."""
+        """Appends one line to ``skipped_steps.jsonl``; raises what ``log`` does."""
         self._append(self.skipped_steps, record)
 
     def _append(self, path: Path, record: Mapping[str, Any]) -> None:
@@ -221,16 +217,16 @@ class RunDirectory:
             append_line(path, json.dumps(record))
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, without one that a killed process left half-written."""
+        """Yields the lines of ``metrics.jsonl``, without one that a kill left unfinished."""
         yield from _records(self.metrics)
 
     def clean_up(self, step: int, epochs: int) -> None:
-        """Take back what a killed process left beyond its saved state, since it happens again.
+        """Deletes what a killed process logged after its last saved state: it is computed again.
 
         Args:
             step: Optimiser steps of the saved state.
-            epochs: Epochs that it has finished: at the last step of an epoch, a state may be from
-                before the epoch's own lines.
+            epochs: Finished epochs of the saved state: a state of the last step of an epoch may be
+                older than the epoch's own lines.
         """
         if not self.writes:
             return
@@ -242,7 +238,7 @@ class RunDirectory:
                 write_text(log, "".join(json.dumps(record) + "\n" for record in kept))
 
     def _check_still_there(self) -> None:
-        """Whoever removes the directory of a run at work means it: do not put it back."""
+        """A run directory that was removed during training is not made again."""
         now = _identity(self.path)
         self._known = self._known or now
         if now is None or now != self._known:
@@ -253,8 +249,64 @@ class RunDirectory:
             )
 
 
+def remove_run(path: Path) -> None:
+    """Deletes what runs write in ``path``, and the configuration last.
+
+    After a kill half-way the folder so still counts as a run, and the same command works again.
+    Folders are removed where nothing else is in them.
+    """
+    files = [f for pattern in _WRITTEN for f in path.glob(pattern) if not f.is_dir()]
+    for file in files:
+        file.unlink(missing_ok=True)
+    for folder in (path, path / "checkpoints", path / "results", path / "figures"):
+        remove_temporaries(folder)
+    for folder in {file.parent for file in files} - {path}:
+        with suppress(OSError):  # not empty, or a link
+            folder.rmdir()
+    (path / CONFIG_NAME).unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Holds the lock of ``run_dir`` inside the block.
+
+    Raises:
+        UsageError: Another process trains this run.
+        ElasticToolError: The directory cannot be written.
+    """
+    try:
+        file = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ElasticToolError(
+            f"cannot write {run_dir / LOCK_NAME}: {error.strerror}",
+            "check the rights of the folder, or name another with --run-dir",
+        ) from error
+    with kept(file):
+        if take_patiently(file) is False:
+            raise UsageError(
+                f"{run_dir} is being trained by another process",
+                "wait for it, stop it, or name another place with --run-dir",
+            )
+        yield
+
+
+def is_locked(run_dir: Path) -> bool | None:
+    """Whether a process trains this run now; None where the system cannot tell."""
+    try:
+        file = os.open(run_dir / LOCK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        free = take(file)
+        return None if free is None else not free
+    finally:
+        os.close(file)
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What stays of a directory when it is renamed, and is new when it is made again."""
+    """Device and inode: they stay when a directory is renamed and change when it is replaced."""
     try:
         found = path.stat()
     except OSError:
@@ -278,7 +330,7 @@ def _is_before(record: Mapping[str, Any], step: int, epochs: int) -> bool:
 
 
 def environment(fingerprint: str) -> dict[str, Any]:
-    """Versions, revision, machine and command of this process."""
+    """Returns versions, revision, machine and command of this process."""
     import numpy
     import torch
 
@@ -300,7 +352,7 @@ def environment(fingerprint: str) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Revision of the source tree, where elastictool runs from one."""
+    """Returns the git revision of the source tree; None where elastictool is installed."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],

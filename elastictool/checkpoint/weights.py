@@ -1,4 +1,4 @@
-"""Weights of a run that stand alone: written, and read again as a model to use.
+"""Weights files that are complete models: written, and loaded again.
 
 ``checkpoints/{last,best,averaged}.safetensors`` hold weights with the configuration and label names
 in their metadata, so one file is a model.
@@ -22,18 +22,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import ModelConfig, PositionFit, Resize, RunConfig
+from elastictool.checkpoint.metadata import parse_metadata, saved_at
+from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.config.loader import to_dict
 from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.device_transfer import DeviceTransfer
-from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
 from elastictool.packing.grid import patch_size_along
-from elastictool.pretrained.own_file import read_metadata, require_fit
-from elastictool.pretrained.source import OWN_FORMAT
-from elastictool.training.metadata import moment_of
-from elastictool.training.rundir import HOW_TO_MAKE_ONE, RUNS_ROOT
+from elastictool.pretrained import importer
+from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
+from elastictool.pretrained.shapes import number_of_blocks
+from elastictool.pretrained.source import OWN_FORMAT, OWN_NAME, Source, require_floats
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import as_argument, atomic_path, finite
+from elastictool.utils.registry import nearest_hint
 
 Which = Literal["best", "last", "averaged"]
 
@@ -88,7 +90,7 @@ class LoadedRun:
     @property
     def weights_record(self) -> dict[str, Any]:
         """What tells these weights from others, for the results that they give."""
-        return moment_of(dict(self.metrics)) | {"sha256": self.weights_sha256}
+        return saved_at(dict(self.metrics)) | {"sha256": self.weights_sha256}
 
     def with_tokens(
         self, patch_size: int | None = None, compression: float | None = None
@@ -215,9 +217,9 @@ def load_run(
         lacks = f"no {file.name}" if others else f"no trained model ({file.name} is missing)"
         raise UsageError(f"{path} holds {lacks}", _how_to_make(path, file))
     tensors, metadata = _read(file)
-    told = read_metadata(file, metadata)
-    config = told.config
-    require_fit(file, config.model, tensors)
+    read = parse_metadata(file, metadata)
+    config = read.config
+    _require_fit(file, config.model, tensors)
     model_config = dataclasses.replace(
         config.model,
         pos_embed_fit=pos_embed_fit or config.model.pos_embed_fit,
@@ -232,11 +234,11 @@ def load_run(
         name=config.name or path.name,
         config=config,
         model=model.to(device).eval(),
-        label_names=told.label_names,
-        multi_label=told.multi_label,
+        label_names=read.label_names,
+        multi_label=read.multi_label,
         feature_extractor=feature_extractor_of(config),
-        metrics=told.metrics,
-        thresholds=told.thresholds,
+        metrics=read.metrics,
+        thresholds=read.thresholds,
     )
 
 
@@ -286,20 +288,6 @@ def feature_extractor_of(config: RunConfig) -> FeatureExtractor:
     )
 
 
-def latest_run(root: Path = RUNS_ROOT) -> Path:
-    """The run under ``root`` whose weights were written last.
-
-    Raises:
-        UsageError: There is none; the hint says how to make one.
-    """
-    found = sorted(
-        root.glob("*/checkpoints/last.safetensors"), key=lambda file: file.stat().st_mtime_ns
-    )
-    if not found:
-        raise UsageError(f"there is no trained run under {root}", HOW_TO_MAKE_ONE)
-    return found[-1].parent.parent
-
-
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(file), framework="pt") as opened:
@@ -321,9 +309,71 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def complete_model(config: ModelConfig, num_classes: int, grid: tuple[int, int]) -> ModelConfig:
-    """``config`` with the classes and the position grid that the data needs, where left open."""
-    rows, columns = config.grid
-    return dataclasses.replace(
-        config, num_classes=num_classes, grid=(rows or grid[0], columns or grid[1])
-    )
+def _require_fit(file: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Checks the tensors against ``config`` before a model of it is built.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    depth = number_of_blocks(tensors, r"blocks\.(\d+)\.", file)
+    problems = [] if depth == config.depth else [f"{depth} blocks, and model.depth {config.depth}"]
+    if not problems:
+        expected = tensor_shapes(config)
+        problems += [f"missing {name}" for name in expected if name not in tensors]
+        problems += [f"unexpected {name}" for name in tensors if name not in expected]
+        problems += [
+            f"{name} is {tuple(tensors[name].shape)} and should be {shape}"
+            for name, shape in expected.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ]
+    if problems:
+        raise CheckpointError(
+            f"{file} does not fit the model that it describes: {'; '.join(problems[:4])}"
+        )
+    require_floats(file, tensors)
+
+
+def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    read = parse_metadata(source.file, source.metadata)
+    return Described(read.config, read.label_names)
+
+
+RUN_FORMAT = Format(
+    title="elastictool run or .safetensors",
+    signature=(),
+    keys=(),
+    describe=_describe,
+    own=True,
+)
+"""Our own runs and converted files: names and configuration need no translation."""
+
+
+def weight_formats() -> list[str]:
+    """Returns the names that ``init.from`` may have: foreign formats, and ``run``."""
+    return sorted([*FORMATS, OWN_NAME])
+
+
+def weight_format(name: str) -> Format:
+    """Returns the format that ``init.from`` calls ``name``.
+
+    Raises:
+        UsageError: There is none; the hint names the nearest.
+    """
+    if name == OWN_NAME:
+        return RUN_FORMAT
+    if name not in FORMATS:
+        raise UsageError(
+            f"unknown checkpoint format {name!r}", nearest_hint(name, weight_formats())
+        )
+    return FORMATS[name]
+
+
+def import_weights(init: InitConfig) -> importer.Imported:
+    """Reads the weights that ``init`` names: of a run, or of a foreign file.
+
+    Raises:
+        UsageError: There is no such file or format.
+        CheckpointError: The file is unsound, of another format, or has keys that its format does
+            not explain.
+    """
+    return importer.import_as(weight_format(init.source), init)

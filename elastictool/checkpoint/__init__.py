@@ -1,0 +1,1 @@
+"""Weights with metadata, run directories, and finding a run."""

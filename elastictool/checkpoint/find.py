@@ -1,0 +1,114 @@
+"""Find runs by name or by age, and recognise a run directory.
+
+``--overwrite`` is typed in haste and paths are mistyped. So a folder counts as a run only where it
+holds a complete run configuration and a second file that training writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from elastictool.config import RunConfig
+from elastictool.config.loader import from_dict, read_yaml
+from elastictool.utils.errors import ElasticToolError, UsageError
+
+RUNS_ROOT = Path("runs")
+"""Where runs go unless the user says otherwise."""
+CONFIG_NAME, ENVIRONMENT_NAME, LOCK_NAME = "config.yaml", "environment.json", ".lock"
+HOW_TO_MAKE_ONE = (
+    "make one: elastictool prep (your recordings, or clips of its own), then "
+    "elastictool train --recipe small_data"
+)
+"""The hint where there is no run."""
+_SECTIONS = ("data", "fbank", "model", "train")
+"""Sections that every run's configuration has and no recipe has in full."""
+
+
+def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
+    """Returns a run directory or checkpoint file: ``text`` as a path, or a run's name in ``root``.
+
+    Raises:
+        UsageError: There is no such run; the hint names those that exist.
+    """
+    found = [path for path in (Path(os.path.expanduser(text)), root / text) if path.exists()]
+    for path in found:  # a folder that only shares its name with a run comes second
+        if path.is_file() or (path / CONFIG_NAME).exists():
+            return path
+    if found:
+        return found[0]
+    known = sorted(config.parent.name for config in root.glob(f"*/{CONFIG_NAME}"))
+    raise UsageError(
+        f"{text!r} is neither a run directory nor a name under {root}",
+        f"runs there: {', '.join(known)}" if known else HOW_TO_MAKE_ONE,
+    )
+
+
+def latest_run(root: Path = RUNS_ROOT) -> Path:
+    """Returns the run under ``root`` whose weights were written last.
+
+    Raises:
+        UsageError: There is none; the hint says how to make one.
+    """
+    if run := _newest(root, "*/checkpoints/last.safetensors"):
+        return run
+    raise UsageError(f"there is no trained run under {root}", HOW_TO_MAKE_ONE)
+
+
+def latest_started(root: Path = RUNS_ROOT) -> Path:
+    """Returns the run under ``root`` that was started or saved last.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if run := _newest(root, f"*/{CONFIG_NAME}", "*/checkpoints/last.training.pt"):
+        return run
+    raise UsageError(f"there is no run under {root} to resume", "name one with --run-dir")
+
+
+def _newest(root: Path, *patterns: str) -> Path | None:
+    """The run with the newest file that matches one of ``patterns``."""
+    files = [file for pattern in patterns for file in sorted(root.glob(pattern))]
+    if not files:
+        return None
+    latest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    return root / latest.relative_to(root).parts[0]
+
+
+def require_run(path: Path) -> None:
+    """Checks that ``path`` is a run directory.
+
+    Raises:
+        UsageError: It is not; the message says what is missing.
+    """
+    if problem := _why_no_run(path):
+        raise UsageError(
+            f"{path} is not empty and not a run directory ({problem}): it is left as it is",
+            "--run-dir names another",
+        )
+
+
+def _why_no_run(path: Path) -> str:
+    """Why ``path`` is not a run directory; empty where it is one."""
+    file = path / CONFIG_NAME
+    if not file.is_file():
+        return f"it has no {CONFIG_NAME}"
+    try:
+        values = read_yaml(file)
+        from_dict(RunConfig, values)
+    except ElasticToolError as error:
+        return f"its {CONFIG_NAME} is not that of a run: {error.message}"
+    missing = [section for section in _SECTIONS if section not in values]
+    if missing:  # a recipe may have this name, too
+        return f"its {CONFIG_NAME} has no section {' nor '.join(missing)}"
+    if not (path / LOCK_NAME).is_file() and not _is_environment(path / ENVIRONMENT_NAME):
+        return f"it has neither {ENVIRONMENT_NAME} nor {LOCK_NAME} of a training"
+    return ""
+
+
+def _is_environment(file: Path) -> bool:
+    try:
+        return "elastictool" in json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
