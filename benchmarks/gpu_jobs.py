@@ -26,7 +26,8 @@ from elastictool.config import (
     PackingConfig,
 )
 from elastictool.data.collate import collate
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.raw import RawBatch, collate_raw
 from elastictool.evaluation.bench.loading import Way, one_pass, plan_batches
 from elastictool.evaluation.bench.parts import (

@@ -43,8 +43,9 @@ from elastictool.config import (
 )
 from elastictool.config.loader import load_run_config
 from elastictool.data.collate import collate
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import DeviceTransfer
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.loader import load_batches
 from elastictool.data.raw import collate_raw
 from elastictool.data.samplers import BatchPlan, TrainingSampler
@@ -353,7 +354,7 @@ def _stages_of_clip(data: ClipDataset, view: Crop, timed: Callable[..., Any]) ->
 
 def _views(data: ClipDataset) -> list[Crop]:
     frames = data.native_frames
-    return [data.feature_extractor.view(clip, int(frames[clip])) for clip in range(len(frames))]
+    return [data.feature_extractor.crop(clip, int(frames[clip])) for clip in range(len(frames))]
 
 
 def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:

@@ -20,7 +20,8 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -109,7 +110,7 @@ def test_the_cache_never_outgrows_its_room_and_keeps_what_fits(toy_store: Prepar
     for cache_mb in (0, 1, 512):
         dataset = training(toy_store, BARE, cache_mb)
         for clip, native in enumerate(dataset.native_frames.tolist()):
-            dataset.load(dataset.feature_extractor.view(clip, native))
+            dataset.load(dataset.feature_extractor.crop(clip, native))
         held.append(sum(frames.nbytes for frames in dataset._cache.values()))
     assert held[0] == 0 and 0.8e6 < held[1] <= 1e6
     assert held[2] == training(toy_store, BARE).native_frames.sum() * 128 * 4
@@ -160,7 +161,7 @@ def test_which_tokens_are_dropped_is_even_and_keyed_by_epoch_clip_and_repeat(
     counts = np.bincount([index for epoch in range(400) for index in kept(view, epoch)])
     assert len(counts) == 24 and counts.min() > 150 and counts.max() < 250
     assert kept(view, 5) == kept(view, 5)
-    again = dataclasses.replace(view, repeat=1)
+    again = dataclasses.replace(view, draw=1)
     other = dataclasses.replace(view, clip=1)
     assert (
         len({tuple(kept(view)), tuple(kept(view, 1)), tuple(kept(again)), tuple(kept(other))}) == 4

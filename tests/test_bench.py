@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from elastictool.cli.app import app, main
 from elastictool.cli.bench import _loader_packing
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PackingConfig
-from elastictool.data.dataset import ClipDataset, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.evaluation.bench import hugging_face, parts
 from elastictool.evaluation.bench.loading import plan_batches
 from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
@@ -172,13 +173,13 @@ def test_the_loaders_batches_are_full_and_enough_for_all_workers(
     data = ClipDataset(toy_store(tmp_path), feature_extractor, AugmentConfig(), cache_mb=0)
     plans = plan_batches(data, packing, [workers])
     assert len(plans) > 3 * workers
-    assert {view.clip for plan in plans for view in plan.views} == set(range(len(data.store)))
+    assert {view.clip for plan in plans for view in plan.crops} == set(range(len(data.store)))
     for plan in plans[:-1]:
-        tokens = sum(feature_extractor.num_patches(view) for view in plan.views)
+        tokens = sum(feature_extractor.num_patches(view) for view in plan.crops)
         if packing.batch_tokens:
             assert 250 < tokens <= 500
         else:
-            assert plan.num_views == 12
+            assert plan.num_crops == 12
 
 
 def test_a_gpus_loader_is_held_against_large_batches() -> None:

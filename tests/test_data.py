@@ -22,7 +22,8 @@ from elastictool.config import (
     PackingConfig,
 )
 from elastictool.data.collate import Example, PatchSpec, collate, patchify
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.paths import find_dataset
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.splits import select_clips
@@ -110,7 +111,7 @@ def test_added_views_stay_in_their_clips_batch() -> None:
 def test_fixed_lengths_pad_short_clips_and_cut_long_ones() -> None:
     front = feature_extractor(fixed_frames=100)
     for native in (40, 100, 250):
-        view = front.view(0, native)
+        view = front.crop(0, native)
         raw = torch.randn(native, 128)
         example = front.example(raw, view, torch.zeros(1), "clip")
         assert example.fbank.shape == (100, 128)
@@ -122,16 +123,16 @@ def test_fixed_lengths_pad_short_clips_and_cut_long_ones() -> None:
 
 def test_published_padding_is_zero_before_normalisation() -> None:
     front = feature_extractor(fixed_frames=50, padding="zero")
-    example = front.example(torch.randn(20, 128), front.view(0, 20), torch.zeros(1), "clip")
+    example = front.example(torch.randn(20, 128), front.crop(0, 20), torch.zeros(1), "clip")
     assert torch.allclose(example.fbank[20:], torch.tensor((0.0 - MEAN) / (2 * STD)))
 
 
 def test_native_lengths_are_cut_at_the_cap_and_never_padded() -> None:
     front = feature_extractor(max_frames=100)
-    assert front.view(0, 250).num_frames == 100
-    assert front.view(0, 40) == Crop(0, 40, 0, 40)
-    assert front.at_length(30).view(0, 40).num_frames == 30
-    assert front.at_length(3000).view(0, 40) == front.view(0, 40)
+    assert front.crop(0, 250).num_frames == 100
+    assert front.crop(0, 40) == Crop(0, 40, 0, 40)
+    assert front.at_length(30).crop(0, 40).num_frames == 30
+    assert front.at_length(3000).crop(0, 40) == front.crop(0, 40)
 
 
 @given(
@@ -198,7 +199,7 @@ def test_a_view_reads_the_frames_that_the_whole_clip_has_there(toy_store: Prepar
         front = dataclasses.replace(feature_extractor(), fbank=FbankConfig(shift_ms=shift_ms))
         plain, cached = ClipDataset(toy_store, front), ClipDataset(toy_store, front, cache_mb=8)
         native = int(plain.native_frames[0])
-        whole = plain.load(front.view(0, native)).fbank
+        whole = plain.load(front.crop(0, native)).fbank
         view = Crop(0, native, 7, 11)
         for dataset in (plain, cached, cached):
             assert torch.allclose(dataset.load(view).fbank, whole[7:18], atol=1e-3)

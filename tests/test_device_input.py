@@ -28,8 +28,9 @@ from elastictool.config import (
     ResolutionConfig,
 )
 from elastictool.data.collate import PatchSpec
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer, loader_processes
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.loader import PackSpec, load_batches
 from elastictool.data.raw import BLANK, RawBatch, needed_frames
 from elastictool.data.samplers import BatchPlan, TrainingSampler
@@ -151,7 +152,7 @@ def test_masks_are_the_hosts_to_the_last_cell(
     augment = AugmentConfig(roll=5, mask_value=mask_value)
     for clip in range(len(toy_store)):
         dataset = ClipDataset(toy_store, feature_extractor(), augment, seed=3)
-        view = dataset.feature_extractor.view(clip, int(dataset.native_frames[clip]))
+        view = dataset.feature_extractor.crop(clip, int(dataset.native_frames[clip]))
         host, sound = dataset.load(view, 2), dataset.sound(view, 2)
         blank = torch.from_numpy(sound.rows == BLANK)[:, None].expand_as(host.fbank).clone()
         blank[:, slice(*sound.bins)] = True

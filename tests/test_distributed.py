@@ -25,7 +25,8 @@ from torch import Tensor
 
 from elastictool.cli import app
 from elastictool.config import AugmentConfig, LengthDiversityConfig, PackingConfig
-from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop
 from elastictool.data.rank_sharding import locked_tee, shard_steps
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -141,8 +142,8 @@ def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> No
     )
     for step in steps_of(planned):
         shares = planned.shares(step, processes)
-        shared = [view for share in shares for plan in share for view in plan.views]
-        wanted = [view for plan in step for view in plan.views]
+        shared = [view for share in shares for plan in share for view in plan.crops]
+        wanted = [view for plan in step for view in plan.crops]
         assert sorted(shared, key=repr) == sorted(wanted, key=repr)
         assert all(plan.rows for share in shares for plan in share)
         if processes == 1:
@@ -153,8 +154,8 @@ def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> No
         assert [list(step.plans) for step in found] == [
             planned.shares(step, processes)[process] for step in steps_of(planned)
         ]
-        assert sum(step.num_views for step in found) == sum(
-            plan.num_views for plan in planned.epoch(0)
+        assert sum(step.num_crops for step in found) == sum(
+            plan.num_crops for plan in planned.epoch(0)
         )
 
 

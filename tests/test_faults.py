@@ -18,7 +18,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.saving import load_training_state

@@ -27,7 +27,8 @@ from elastictool.config import (
 )
 from elastictool.config.loader import from_dict, load_run_config, to_dict
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import ClipDataset, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -211,7 +212,7 @@ def test_frequency_is_padded_or_dropped_as_time_is(edge: str, bands: int) -> Non
     front = FeatureExtractor(FbankConfig(), length, (16, 16), (16, 16), -5.0, 4.0).at_patch_size(
         (48, 48)
     )
-    clip = front.example(torch.randn(96, 128), front.view(0, 96), torch.zeros(1), "clip")
+    clip = front.example(torch.randn(96, 128), front.crop(0, 96), torch.zeros(1), "clip")
     batch = collate([[clip]])
     assert batch.grid_shapes == ((bands, 2),)
     last = batch.patch_groups[0].patches[-1].view(48, 48)

@@ -21,7 +21,8 @@ from elastictool.audio.fbank import fbank
 from elastictool.config import FRONTENDS, DataConfig, FbankConfig, LengthConfig, RunConfig
 from elastictool.config.loader import frontend_config, load_run_config
 from elastictool.data import ingest
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.ingest import PrepSettings
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
@@ -166,7 +167,7 @@ def test_silence_is_the_floor(name: str) -> None:
     )
     frames = fbank(torch.randn(24_000), config)
     example = feature_extractor.example(
-        frames, feature_extractor.view(0, len(frames)), torch.zeros(1), "clip"
+        frames, feature_extractor.crop(0, len(frames)), torch.zeros(1), "clip"
     )
     assert example.fbank[len(frames) :].unique().item() == pytest.approx((floor + 6.0) / 8.0)
 
@@ -273,7 +274,7 @@ def test_views_of_stored_clips_are_crops_of_the_whole(
     assert dataset.native_frames[longest] > dataset.native_frames[shortest] == 192
     for clip in (longest, shortest):
         native = int(dataset.native_frames[clip])
-        whole = dataset.load(feature_extractor.view(clip, native)).fbank
+        whole = dataset.load(feature_extractor.crop(clip, native)).fbank
         for first, count in ((0, 5), (1, 1), (7, 60), (native - 30, 30)):
             view = Crop(clip, native, first, count, mix=mix)
             cut = dataset.load(view).fbank[:, above_dc]

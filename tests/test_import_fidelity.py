@@ -25,7 +25,7 @@ from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import Crop
+from elastictool.data.feature_extractor import Crop
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported
 from tests.helpers import foreign_weights
@@ -197,7 +197,7 @@ def test_the_front_end_of_a_hugging_face_ast_is_its_feature_extractor(tmp_path: 
         waveform = np.random.default_rng(1).standard_normal(int(16_000 * seconds)) * 0.1
         expected = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values[0]
         frames = feature_extractor.features(waveform.astype(np.float32))
-        view: Crop = feature_extractor.view(0, len(frames))
+        view: Crop = feature_extractor.crop(0, len(frames))
         found = feature_extractor.example(frames, view, torch.zeros(1), "").fbank
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=2e-3)

@@ -27,7 +27,8 @@ from elastictool.config import (
     RunConfig,
 )
 from elastictool.config.loader import from_dict, load_run_config
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
@@ -248,11 +249,11 @@ def test_resolutions_of_1_train_on_the_same_bits_as_none(toy_store: PreparedStor
     )
     # A clip that happens to be drawn at 1 is untouched by what the others were drawn at.
     mixed = dataclasses.replace(plain, resolution=ResolutionConfig((1.0, 2.0)))
-    same = {(v.clip, v.repeat): v for v in views_of(sampler(toy_store, plain, end))}
+    same = {(v.clip, v.draw): v for v in views_of(sampler(toy_store, plain, end))}
     at_1 = [v for v in views_of(sampler(toy_store, mixed, end)) if v.compression == 1]
     assert 3 < len(at_1) < len(same)
     for view in at_1:
-        assert view == same[view.clip, view.repeat]
+        assert view == same[view.clip, view.draw]
         left = ClipDataset(toy_store, end, plain, seed=3).load(view).fbank
         assert torch.equal(left, ClipDataset(toy_store, end, mixed, seed=3).load(view).fbank)
 
@@ -328,7 +329,7 @@ def test_mixed_clips_are_both_at_the_views_resolution(toy_store: PreparedStore) 
     end = feature_extractor()
     native = end.at_compression(2.0)
     frames = ClipDataset(toy_store, native).native_frames
-    view = native.view(0, int(frames[0]))
+    view = native.crop(0, int(frames[0]))
     view = dataclasses.replace(view, mix=Mix(5, 0.4))
     wanted = ClipDataset(toy_store, native).load(view).fbank
     found = ClipDataset(toy_store, end).load(dataclasses.replace(view, compression=2.0)).fbank

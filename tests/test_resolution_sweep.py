@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.cli.app import app
-from elastictool.data.dataset import ClipDataset, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import class_probabilities, evaluate_run, split_clips
 from elastictool.evaluation.flops import forward_flops

@@ -23,7 +23,8 @@ from elastictool.config import (
 )
 from elastictool.config.loader import load_run_config
 from elastictool.data.balance import clip_weights, draw_clips, occurrences
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import kept_patches
@@ -144,7 +145,7 @@ def test_rows_fill_up_where_tokens_are_dropped() -> None:
 
 
 def test_evaluation_views_are_whole() -> None:
-    view = feature_extractor().view(3, 400)
+    view = feature_extractor().crop(3, 400)
     assert (view.token_dropout, view.mix) == (0.0, None)
     assert feature_extractor().num_patches(view) == 8 * 25
 
@@ -266,7 +267,7 @@ def test_a_clip_drawn_again_is_another_view() -> None:
     config = AugmentConfig(length_diversity=SHORTER_TOO)
     weights = np.where(np.arange(250) < 5, 1.0, 0.0)
     drawn = views(sampler(config, weights=weights))
-    assert len({(view.clip, view.repeat) for view in drawn}) == len(drawn) > 250
+    assert len({(view.clip, view.draw) for view in drawn}) == len(drawn) > 250
     assert {view.clip for view in drawn} == {0, 2, 4, 6, 8}
 
 

@@ -24,7 +24,7 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
-from elastictool.data.dataset import Crop, FeatureExtractor
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.packing.batching import windows
 from elastictool.packing.planners import Rows, first_come, processed_tokens, row_loads
@@ -300,7 +300,7 @@ def test_training_meets_the_planned_rows(planner: str) -> None:
     plans = sampler(planner, frames, window=48)
     shuffled = [clip for plan in sampler("none", frames).epoch(0) for clip in clips_of(plan)]
     tokens = [
-        tokens_of(plans)(plans.feature_extractor.view(clip, frames[clip])) for clip in shuffled
+        tokens_of(plans)(plans.feature_extractor.crop(clip, frames[clip])) for clip in shuffled
     ]
     rows = batch_rows(np.array(tokens), plans.packing)
     expected = {frozenset(frozenset(shuffled[p] for p in row) for row in batch) for batch in rows}

@@ -25,8 +25,8 @@ from torch import Tensor
 from elastictool.checkpoint.metadata import parse_metadata, saved_at
 from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.config.loader import to_dict
-from elastictool.data.dataset import FeatureExtractor
 from elastictool.data.device_transfer import DeviceTransfer
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
 from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained import importer

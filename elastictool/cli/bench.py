@@ -175,7 +175,8 @@ def _loader(
     dataset: str, how: Bench, model: ModelConfig, packing: PackingConfig, workers: list[int]
 ) -> list[Row]:
     from elastictool.config import AugmentConfig, FbankConfig, LengthConfig
-    from elastictool.data.dataset import ClipDataset, FeatureExtractor
+    from elastictool.data.dataset import ClipDataset
+    from elastictool.data.feature_extractor import FeatureExtractor
     from elastictool.data.paths import find_dataset
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.loading import measure_loader, plan_batches

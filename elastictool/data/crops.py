@@ -1,6 +1,6 @@
 """What is drawn for each clip of an epoch: how fine, whole or shorter, mixed with which other.
 
-Metadata only: a view says what is to be done, the dataset does it. Whatever decides how many
+Metadata only: a crop says what is to be done, the dataset does it. Whatever decides how many
 tokens a clip has is settled here, before rows are planned, so planned counts are the real ones.
 Draws for a whole epoch are made at once, one stream for each purpose, and taken by a clip's
 number among those of the epoch: switching one option on leaves what others draw as it was.
@@ -15,20 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.config import AugmentConfig, LengthDiversityConfig, Reduction, ResolutionConfig
-from elastictool.data.dataset import Crop, FeatureExtractor, Mix
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.utils.rng import clip_rng
 
 CUT_DRAWS = 5
-"""Numbers in 0..1 that decide on the cuts of a clip's views."""
+"""Numbers in 0..1 that decide on the cuts of a clip's crops."""
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Turns the numbers drawn for a clip into its views.
+    """Turns the numbers drawn for a clip into its crops.
 
     Attributes:
         feature_extractor: Gives the length limits.
-        diversity: Random shorter views.
+        diversity: Random shorter crops.
         compression: How many times as far apart the front end's frames are as the run's own.
         reduction: By what.
     """
@@ -39,7 +39,7 @@ class CropSampler:
     reduction: Reduction = "shift"
 
     def at_compression(self, compression: float, reduction: Reduction) -> CropSampler:
-        """For the same views at another resolution: all numbers of frames keep their seconds."""
+        """For the same crops at another resolution: all numbers of frames keep their seconds."""
         least = max(1, round(self.diversity.min_frames / compression))
         return CropSampler(
             self.feature_extractor.at_compression(compression, reduction),
@@ -49,34 +49,34 @@ class CropSampler:
         )
 
     def whole(self, clip: int, native_frames: int) -> Crop:
-        """The evaluation view of a clip at this resolution."""
-        view = self.feature_extractor.view(clip, native_frames)
+        """The evaluation crop of a clip at this resolution."""
+        crop = self.feature_extractor.crop(clip, native_frames)
         if self.compression == 1:
-            return view
-        return replace(view, compression=self.compression, reduction=self.reduction)
+            return crop
+        return replace(crop, compression=self.compression, reduction=self.reduction)
 
-    def views(self, whole: Crop, draws: Sequence[float]) -> list[Crop]:
-        """The views of one clip: itself, a shorter one, or both.
+    def crops(self, whole: Crop, draws: Sequence[float]) -> list[Crop]:
+        """The crops of one clip: itself, a shorter one, or both.
 
         Args:
-            whole: The clip's evaluation view; its repeat, mix and token dropout are all views'.
+            whole: The clip's evaluation crop; its draw, mix and token dropout are all crops'.
             draws: ``CUT_DRAWS`` numbers in 0..1.
         """
-        wanted, kind, length, place, crop = draws
-        whole = self._cropped(whole, crop)
+        wanted, kind, length, place, start = draws
+        whole = self._moved(whole, start)
         if wanted >= self.diversity.share:
             return [whole]
-        shorter = self._shorter_view(whole, kind, length, place)
+        shorter = self._shorter_crop(whole, kind, length, place)
         if self.diversity.mode == "replace":
-            return [replace(shorter, repeat=whole.repeat)]
+            return [replace(shorter, draw=whole.draw)]
         return [whole] if shorter.num_frames == whole.num_frames else [whole, shorter]
 
-    def _cropped(self, view: Crop, place: float) -> Crop:
+    def _moved(self, crop: Crop, place: float) -> Crop:
         if self.feature_extractor.length.crop == "start":
-            return view
-        return replace(view, first_frame=_place(view.native_frames - view.num_frames, place))
+            return crop
+        return replace(crop, first_frame=_place(crop.native_frames - crop.num_frames, place))
 
-    def _shorter_view(self, whole: Crop, kind: float, length: float, place: float) -> Crop:
+    def _shorter_crop(self, whole: Crop, kind: float, length: float, place: float) -> Crop:
         least = min(self.diversity.min_frames, whole.num_frames)
         num_frames = round(least * (whole.num_frames / least) ** length)
         is_prefix = kind < self.diversity.prefix_share
@@ -86,7 +86,7 @@ class CropSampler:
             first_frame=whole.first_frame + offset,
             num_frames=num_frames,
             pad_to=0,
-            repeat=whole.repeat + 1,
+            draw=whole.draw + 1,
         )
 
 
@@ -100,7 +100,7 @@ def draw_resolutions(
 ) -> npt.NDArray[np.int64]:
     """(count,) place in ``config.compressions`` for each clip of the epoch, all alike.
 
-    Source: published ElasticAST: one for each clip, not for each batch. An added shorter view has
+    Source: published ElasticAST: one for each clip, not for each batch. An added shorter crop has
         its clip's (ours).
     """
     if not config.compressions:

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from elastictool.data.collate import Example, PatchSpec, collate
-from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer
+from elastictool.data.feature_extractor import Crop
 from elastictool.data.prefetch import prefetched
 from elastictool.data.raw import RawBatch, RawExample, collate_raw
 from elastictool.data.samplers import BatchPlan
@@ -74,8 +75,8 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
 
     def _batch(self, plan: BatchPlan) -> Loaded:
         if not self._on_device:
-            return self._packed([[self._load(view, plan) for view in row] for row in plan.rows])
-        sounds = [[self._sound(view, plan) for view in row] for row in plan.rows]
+            return self._packed([[self._load(crop, plan) for crop in row] for row in plan.rows])
+        sounds = [[self._sound(crop, plan) for crop in row] for row in plan.rows]
         in_order = [sound for row in sounds for sound in row]
         second = None if self._companion is None else self._companion.patch
         return collate_raw(in_order, self._packed(sounds), second)
@@ -93,22 +94,22 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         taught = collate(again, second.prefix_tokens, second.padded_rows, self._multiple)
         return replace(batch, teacher_batch=taught)
 
-    def _load(self, view: Crop, plan: BatchPlan) -> Example:
-        self._board.note(view.clip)
-        return self._dataset.load(view, plan.epoch, plan.patch_size)
+    def _load(self, crop: Crop, plan: BatchPlan) -> Example:
+        self._board.note(crop.clip)
+        return self._dataset.load(crop, plan.epoch, plan.patch_size)
 
-    def _sound(self, view: Crop, plan: BatchPlan) -> RawExample:
-        self._board.note(view.clip)
-        return self._dataset.sound(view, plan.epoch, plan.patch_size)
+    def _sound(self, crop: Crop, plan: BatchPlan) -> RawExample:
+        self._board.note(crop.clip)
+        return self._dataset.sound(crop, plan.epoch, plan.patch_size)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
         feature_extractor = self._dataset.feature_extractor
-        views = [view for row in plan.rows for view in row]
+        crops = [crop for row in plan.rows for crop in row]
         if plan.patch_size:
             feature_extractor = feature_extractor.at_patch_size(plan.patch_size)
-        tokens = sum(feature_extractor.num_patches(view) + self._prefix_tokens for view in views)
+        tokens = sum(feature_extractor.num_patches(crop) + self._prefix_tokens for crop in crops)
         return OutOfMemory(
-            f"out of memory while loading a batch of {len(views)} clips, {tokens:,} tokens "
+            f"out of memory while loading a batch of {len(crops)} clips, {tokens:,} tokens "
             f"({first_line(error)})",
             "lower train.cache_mb, which each loading process may fill, train.loader_workers, "
             "packing.batch_clips or packing.batch_tokens, or length.max_frames, and start anew",

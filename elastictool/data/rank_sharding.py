@@ -20,12 +20,12 @@ class RankStep:
     Attributes:
         plans: Its own batches; none where others have all clips.
         num_batches: Batches of the step, before they are shared.
-        num_views: Views of the step, over all processes.
+        num_crops: Crops of the step, over all processes.
     """
 
     plans: tuple[BatchPlan, ...]
     num_batches: int
-    num_views: int
+    num_crops: int
 
 
 def shard_steps(
@@ -35,7 +35,7 @@ def shard_steps(
     plans = iter(plans)
     while step := list(islice(plans, sampler.batches_per_step)):
         own = tuple(sampler.shares(step, processes)[process])
-        yield RankStep(own, len(step), sum(plan.num_views for plan in step))
+        yield RankStep(own, len(step), sum(plan.num_crops for plan in step))
 
 
 def locked_tee(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:

@@ -1,6 +1,6 @@
-"""Which views of which clips form the batches of an epoch: metadata only, no audio.
+"""Which crops of which clips form the batches of an epoch: metadata only, no audio.
 
-Everything random about a training batch (clips, order, views, resolutions, partners, patch size) is
+Everything random about a training batch (clips, order, crops, resolutions, partners, patch size) is
 drawn from the run's seed and the epoch by the functions that are put together here, and rows are
 planned here, so batches are known before a byte is read and are the same for any number of loader
 workers, on every rank and after any interruption.
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
 from elastictool.data.crops import CropSampler, draw_cuts, draw_mixes, draw_resolutions
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor, Mix, frame_counts
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix, frame_counts
 from elastictool.packing.batching import Counts, batch_stop, windows
 from elastictool.packing.grid import patch_size_along
 from elastictool.packing.planners import PLANNERS, Rows, assign_lpt
@@ -27,8 +28,8 @@ from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.utils.rng import clip_rng
 
-REPEATS_PER_DRAW = 2
-"""A clip that is drawn once more counts its views on: the whole one and an added shorter one."""
+CROPS_PER_DRAW = 2
+"""A clip that is drawn once more counts its crops on: the whole one and an added shorter one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class BatchPlan:
 
     Attributes:
         epoch: The epoch it belongs to (masks depend on it).
-        rows: The views of each row.
+        rows: The crops of each row.
         patch_size: (frequency, time) of its patches; None is the front end's own.
     """
 
@@ -46,14 +47,14 @@ class BatchPlan:
     patch_size: tuple[int, int] | None = None
 
     @property
-    def num_views(self) -> int:
-        """Views in the batch: its clips, and added shorter views."""
+    def num_crops(self) -> int:
+        """Crops in the batch: its clips, and added shorter crops."""
         return sum(len(row) for row in self.rows)
 
     @property
-    def views(self) -> list[Crop]:
-        """All views, in the order of the batch."""
-        return [view for row in self.rows for view in row]
+    def crops(self) -> list[Crop]:
+        """All crops, in the order of the batch."""
+        return [crop for row in self.rows for crop in row]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TrainingSampler:
         clips: Indices of the training clips.
         native_frames: Frames of each clip of the store.
         feature_extractor: Gives the length limits and token counts.
-        augment: Random shorter views, resolutions, token dropout, mixing.
+        augment: Random shorter crops, resolutions, token dropout, mixing.
         packing: Batch size and planner.
         prefix_tokens: Prefix tokens of the model, which take room in a row.
         seed: The run's seed.
@@ -120,9 +121,9 @@ class TrainingSampler:
 
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """The batches of ``epoch``, in order."""
-        views = self._epoch_views(epoch)
-        for number, batch in enumerate(self._batches(views, epoch)):
-            rows = [[view for place in clips for view in views[place]] for clips in batch]
+        crops = self._epoch_crops(epoch)
+        for number, batch in enumerate(self._batches(crops, epoch)):
+            rows = [[crop for place in clips for crop in crops[place]] for clips in batch]
             yield self._plan(epoch, rows, self._sized(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
@@ -150,18 +151,18 @@ class TrainingSampler:
         shares: list[list[BatchPlan]] = [[] for _ in range(processes)]
         loads = [0] * processes
         for plan in plans:
-            views, tokens = plan.views, self.tokens_of(plan)
+            crops, tokens = plan.crops, self.tokens_of(plan)
             for process, places in enumerate(assign_lpt(tokens, loads)):
                 loads[process] += sum(tokens[place] for place in places)
                 if places:
-                    own = [views[place] for place in places]
+                    own = [crops[place] for place in places]
                     shares[process].append(self._plan(plan.epoch, [own], self._sized_as(plan)))
         return shares
 
     def tokens_of(self, plan: BatchPlan) -> list[int]:
-        """Tokens of each view of a batch."""
+        """Tokens of each crop of a batch."""
         feature_extractor = self._sized_as(plan)
-        return [self._tokens(view, feature_extractor) for view in plan.views]
+        return [self._tokens(crop, feature_extractor) for crop in plan.crops]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""
@@ -182,7 +183,7 @@ class TrainingSampler:
             plan.patch_size or self.feature_extractor.patch_size
         )
 
-    def _batches(self, views: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
+    def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.
 
         A planner of one batch gets it whole. A window planner has chosen the rows already, at the
@@ -190,17 +191,17 @@ class TrainingSampler:
         are shuffled.
         """
         if not plans_windows(self.packing.planner):
-            for start, stop in self._cuts(views, epoch):
+            for start, stop in self._cuts(crops, epoch):
                 yield [list(range(start, stop))]
             return
-        tokens = self._clip_tokens(views, self.feature_extractor)
+        tokens = self._clip_tokens(crops, self.feature_extractor)
         for number, window in enumerate(windows(len(tokens), self.packing)):
             batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
             rng = clip_rng(self.seed, epoch, number, "window")
             for batch in rng.permutation(len(batches)).tolist():
                 yield [[window.start + place for place in row] for row in batches[batch]]
 
-    def _cuts(self, views: Sequence[Sequence[Crop]], epoch: int) -> Iterator[tuple[int, int]]:
+    def _cuts(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[tuple[int, int]]:
         """First clip of each batch and the one after its last, in arrival order.
 
         A token budget counts tokens of the batch's own patch size.
@@ -208,77 +209,77 @@ class TrainingSampler:
         totals: dict[tuple[int, int], Counts] = {}
         start = 0
         for batch in count():
-            if start == len(views):
+            if start == len(crops):
                 return
             feature_extractor = self._sized(epoch, batch)
             size = feature_extractor.patch_size
             if size not in totals:
-                totals[size] = self._totals(views, feature_extractor)
+                totals[size] = self._totals(crops, feature_extractor)
             stop = batch_stop(totals[size], start, self.packing)
             yield start, stop
             start = stop
 
     def _totals(
-        self, views: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
+        self, crops: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
     ) -> Counts:
         """Running sum of the clips' tokens; not counted where batches go by clips."""
         if not self.packing.batch_tokens:
-            return np.zeros(len(views), dtype=np.int64)
-        return np.cumsum(self._clip_tokens(views, feature_extractor))
+            return np.zeros(len(crops), dtype=np.int64)
+        return np.cumsum(self._clip_tokens(crops, feature_extractor))
 
     def _clip_tokens(
-        self, views: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
+        self, crops: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
     ) -> Counts:
-        """Tokens of each clip, all its views together."""
-        sums = [sum(self._tokens(view, feature_extractor) for view in group) for group in views]
+        """Tokens of each clip, all its crops together."""
+        sums = [sum(self._tokens(crop, feature_extractor) for crop in group) for group in crops]
         return np.array(sums, dtype=np.int64)
 
     def _plan(
         self, epoch: int, together: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
     ) -> BatchPlan:
-        """Rows of each list of views; a row of a window planner stays one unless it is too long.
+        """Rows of each list of crops; a row of a window planner stays one unless it is too long.
 
-        It is too long where a clip has two views that do not fit into one row, or where the
+        It is too long where a clip has two crops that do not fit into one row, or where the
         batch's patches are smaller than those that the row was planned with.
         """
         windowed = plans_windows(self.packing.planner)
         planner = PLANNERS["first-come" if windowed else self.packing.planner]
         rows: list[tuple[Crop, ...]] = []
-        for views in together:
-            lengths = [self._tokens(view, feature_extractor) for view in views]
+        for crops in together:
+            lengths = [self._tokens(crop, feature_extractor) for crop in crops]
             for row in planner(lengths, self.packing.capacity):
-                rows.append(tuple(views[index] for index in row))
+                rows.append(tuple(crops[index] for index in row))
         return BatchPlan(epoch, tuple(rows), feature_extractor.patch_size)
 
-    def _tokens(self, view: Crop, feature_extractor: FeatureExtractor) -> int:
-        return feature_extractor.num_patches(view) + self.prefix_tokens
+    def _tokens(self, crop: Crop, feature_extractor: FeatureExtractor) -> int:
+        return feature_extractor.num_patches(crop) + self.prefix_tokens
 
-    def _epoch_views(self, epoch: int) -> list[list[Crop]]:
-        """The views of each clip, in the epoch's order.
+    def _epoch_crops(self, epoch: int) -> list[list[Crop]]:
+        """The crops of each clip, in the epoch's order.
 
-        Draws are made for all clips at once and indexed by clip, so that a clip's views depend on
+        Draws are made for all clips at once and indexed by clip, so that a clip's crops depend on
         (seed, epoch, clip) alone and not on its place in the order.
         """
-        clips, repeats = self._epoch_clips(epoch)
+        clips, draws = self._epoch_clips(epoch)
         order = clip_rng(self.seed, epoch, 0, "order").permutation(len(clips))
         cuts = draw_cuts(len(clips), self.seed, epoch)
         mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
         which = draw_resolutions(len(clips), self.augment.resolution, self.seed, epoch)
         frames = self._frames(clips, which)
-        views: list[list[Crop]] = []
+        crops: list[list[Crop]] = []
         for i in order.tolist():
             maker = self._makers[which[i]]
             whole = maker.whole(int(clips[i]), int(frames[i]))
-            whole = self._changed(whole, int(repeats[i]), mixes[i])
-            views.append(maker.views(whole, cuts[i].tolist()))
-        return views
+            whole = self._changed(whole, int(draws[i]), mixes[i])
+            crops.append(maker.crops(whole, cuts[i].tolist()))
+        return crops
 
     def _epoch_clips(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The clips that the epoch draws, and the repeat of each one's first view."""
+        """The clips that the epoch draws, and the draw of each one's first crop."""
         if self.weights is None:
             return self.clips, np.zeros_like(self.clips)
         drawn = draw_clips(self.weights, self.clips_per_epoch, self.seed, epoch)
-        return self.clips[drawn], REPEATS_PER_DRAW * occurrences(drawn)
+        return self.clips[drawn], CROPS_PER_DRAW * occurrences(drawn)
 
     @cached_property
     def _makers(self) -> list[CropSampler]:
@@ -302,8 +303,8 @@ class TrainingSampler:
             frames[members] = frame_counts(samples, maker.feature_extractor.framing)
         return frames
 
-    def _changed(self, view: Crop, repeat: int, mix: Mix | None) -> Crop:
+    def _changed(self, crop: Crop, draw: int, mix: Mix | None) -> Crop:
         dropout = self.augment.token_dropout
-        if not (repeat or dropout or mix):
-            return view
-        return replace(view, repeat=repeat, token_dropout=dropout, mix=mix)
+        if not (draw or dropout or mix):
+            return crop
+        return replace(crop, draw=draw, token_dropout=dropout, mix=mix)

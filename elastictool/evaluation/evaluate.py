@@ -20,7 +20,8 @@ import torch
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.data.dataset import ClipDataset, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import write_confusions

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.data.dataset import Crop, FeatureExtractor
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.training.predict_logits import Scores
 from elastictool.utils.errors import WriteError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config import PoolKind
-from elastictool.data.dataset import FeatureExtractor
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint
 from elastictool.evaluation.sweep import SweepAxis, SweepOptions, no_run, sweep

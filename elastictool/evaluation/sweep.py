@@ -23,7 +23,7 @@ import numpy as np
 
 from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config import PatchAxes
-from elastictool.data.dataset import FeatureExtractor
+from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import split_clips
 from elastictool.evaluation.logit_cache import KeptScores

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from elastictool.audio.framing import Framing
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.data.dataset import ClipDataset, Crop, FeatureExtractor
+from elastictool.data.dataset import ClipDataset
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import class_probabilities
 from elastictool.evaluation.flops import forward_flops
@@ -55,7 +56,7 @@ class Setting:
         """Views of those clips of ``chunk`` that the run is evaluated on."""
         count = self.feature_extractor.framing.num_frames
         return tuple(
-            self.feature_extractor.view(clip, count(int(store.num_samples[clip])))
+            self.feature_extractor.crop(clip, count(int(store.num_samples[clip])))
             for clip in np.intersect1d(chunk, self.clips).tolist()
         )
 

@@ -270,7 +270,7 @@ class ElasticModel:
             return None
         targets = torch.zeros(len(self.label_names))
         features = feature_extractor.features(window.waveform)
-        return feature_extractor.example(features, feature_extractor.view(0, frames), targets, name)
+        return feature_extractor.example(features, feature_extractor.crop(0, frames), targets, name)
 
     def _run(self, batch: Batch, gathered: list[Gathered], compute: Compute) -> None:
         if not batch:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elastictool.data.dataset import ClipDataset, Crop
+from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer
+from elastictool.data.feature_extractor import Crop
 from elastictool.data.frames import require_frames
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
@@ -105,7 +106,7 @@ def score_clips(
     started = time.perf_counter()
     prefix_tokens = model.config.prefix_tokens
     frames = dataset.native_frames
-    views = [dataset.feature_extractor.view(int(clip), int(frames[clip])) for clip in clips]
+    views = [dataset.feature_extractor.crop(int(clip), int(frames[clip])) for clip in clips]
     batches = _by_budget(views, dataset, prefix_tokens, max_tokens)
     shares = assign_lpt([tokens for tokens, _ in batches], [0] * ranks.world)
     plans = [
@@ -114,7 +115,7 @@ def score_clips(
     ]
     padded_rows = ATTENTION[model.attention].padded_rows
     loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers, feed=feed)
-    with progress.task("scoring clips", sum(plan.num_views for plan in plans)) as bar:
+    with progress.task("scoring clips", sum(plan.num_crops for plan in plans)) as bar:
         own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
     found = ranks.gather(own)
     scored: dict[int, _Scored] = {}

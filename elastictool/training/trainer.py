@@ -190,7 +190,7 @@ class Trainer:
                 with report_oom(batches, memory_hint(self.config)):
                     loss = self._step(share, batches)
                 self.state.seconds += time.perf_counter() - started
-                views += share.num_views
+                views += share.num_crops
                 note = "skipped" if loss is None else f"loss {loss:.3f}"
                 speed = views / (time.perf_counter() - begin)
                 bar.advance(share.num_batches, f"{note}, {speed:,.1f} clips/s")
@@ -253,7 +253,7 @@ class Trainer:
         for batch in batches:
             clips = self._clip_losses(batch)
             loss = clips.sum()
-            (loss / share.num_views).backward()  # type: ignore[no-untyped-call]
+            (loss / share.num_crops).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
             summed.append(loss.detach())
         sums = self._finish_gradient(batches, losses, summed)
@@ -266,8 +266,8 @@ class Trainer:
         self.optimizer.step()
         self.averages.after_step(state.step)
         state.skipped_in_a_row = 0
-        self._count(sums, share.num_views)
-        return sums.loss / share.num_views
+        self._count(sums, share.num_crops)
+        return sums.loss / share.num_crops
 
     def _finish_gradient(
         self, batches: list[PackedBatch], losses: list[Tensor], summed: list[Tensor]

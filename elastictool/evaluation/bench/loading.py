@@ -72,7 +72,7 @@ def plan_batches(
         workers: Numbers of loader processes to try.
     """
     feature_extractor, frames = dataset.feature_extractor, dataset.native_frames
-    views = [feature_extractor.view(clip, int(frames[clip])) for clip in range(len(frames))]
+    views = [feature_extractor.crop(clip, int(frames[clip])) for clip in range(len(frames))]
     if not views:
         return []
     tokens = np.array([feature_extractor.num_patches(view) for view in views], dtype=np.int64)
