@@ -62,7 +62,7 @@ def test_no_margin_is_said_as_what_is_judged() -> None:
 
 
 def test_a_claim_in_its_own_words_is_judged_by_its_thresholds() -> None:
-    said = {"says": "PI does not grow from 16 to 48"}
+    said = {"description": "PI does not grow from 16 to 48"}
     falls = Claim("collapse", "PI", 0, at=16.0, start=16, **said)
     rises = Claim("collapse", "PI", 0, at=8.0, start=8, stop=16, **said)
     verdict = judge(falls, CURVES)

@@ -30,7 +30,7 @@ def paper_result() -> dict[str, Any]:
         "scale": "paper",
         "title": "FlexiAST",
         "shows": "",
-        "says": "",
+        "description": "",
         "data": {"esc50": "ESC-50"},
         "panels": [
             {

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,15 +23,14 @@ from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
 from elastictool.recipes.library import full_name, load_recipe, own_settings, recipe_names
 from elastictool.recipes.plan import MARKER, Paths, Plan, Step, make_plan
-from elastictool.recipes.result import _mean
-from elastictool.recipes.run import _Job, _Pool, run_plan, visible_gpus
+from elastictool.recipes.result import mean_point
+from elastictool.recipes.run import run_plan
 from elastictool.recipes.spec import SCALES, Recipe, Repeats, Scale
 from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.runs import flat_settings
-from elastictool.reporting.sweep_figure import RESIZE_LABELS
+from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import Interrupted, UsageError
-from elastictool.utils.signals import StopRequest
 
 POINT = SweepPoint(
     model="AST",
@@ -92,7 +89,7 @@ def test_every_recipe_plans_at_every_scale(name: str, scale: str, tmp_path: Path
     assert plan.result == tmp_path / scale / name
     assert len({step.path for step in plan.steps}) == len(plan.steps)
     assert not (scale == "smoke" and plan.missing), "smoke needs nothing"
-    assert plan.ready() == [step for step in plan.steps if not step.inputs]
+    assert plan.waiting() == list(plan.steps)
     for claim in plan.scale.claims:
         assert {claim.curve, claim.other or claim.curve} <= curve_names(plan.scale), claim
         assert claim.source or scale == "smoke"
@@ -215,6 +212,18 @@ def test_an_unknown_key_names_the_nearest(shelf: Path) -> None:
     assert "batch_sizes" in found.value.hint
 
 
+@pytest.mark.parametrize(("old", "new"), [("says", "description"), ("takes", "deviations")])
+def test_a_former_key_is_an_error_that_names_the_present_one(
+    shelf: Path, old: str, new: str
+) -> None:
+    text = (shelf / "elasticast/tokens.yaml").read_text("utf-8")
+    former = text.replace(f"{new}:", f"{old}:") if new in text else f"{old}: []\n{text}"
+    write_recipe(shelf, "elasticast/former", former)
+    with pytest.raises(UsageError, match=f"former.yaml: unknown key '{old}'") as found:
+        load_recipe("elasticast/former")
+    assert found.value.hint == f"it is now '{new}'"
+
+
 def test_a_name_that_refers_to_nothing_names_the_nearest(shelf: Path) -> None:
     text = (shelf / "elasticast/tokens.yaml").read_text("utf-8")
     write_recipe(shelf, "elasticast/typo", text.replace("{data: stand-in,", "{data: stand-off,"))
@@ -316,10 +325,10 @@ def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
     def point(value: float) -> SweepPoint:
         return dataclasses.replace(POINT, value=value, low=0.0, high=1.0)
 
-    assert (_mean(1, [point(0.5)])["low"], _mean(1, [point(0.5)])["high"]) == (0, 1)
-    two = _mean(1, [point(0.5), point(0.6)])
+    assert (mean_point(1, [point(0.5)])["low"], mean_point(1, [point(0.5)])["high"]) == (0, 1)
+    two = mean_point(1, [point(0.5), point(0.6)])
     assert (two["low"], two["high"], two["runs"]) == (0.5, 0.6, 2)
-    three = _mean(1, [point(0.5), point(0.6), point(0.7)])
+    three = mean_point(1, [point(0.5), point(0.6), point(0.7)])
     assert three["high"] - three["value"] == pytest.approx(4.302653 * 0.1 / 3**0.5, abs=1e-6)
 
 
@@ -358,25 +367,6 @@ def test_a_stopped_recipe_names_the_command_that_continues_it_and_not_a_training
     with pytest.raises(Interrupted, match=f"{name} was interrupted") as found:
         run_plan(lambda: plan_of(name, "smoke", tmp_path))
     assert "the same command" in found.value.hint
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_job_that_ends_before_it_listens_is_a_failure_unless_it_was_told_to(
-    tmp_path: Path, told: bool
-) -> None:
-    says: list[str] = []
-    progress = SimpleNamespace(say=says.append)
-    pool = _Pool(1, progress, SimpleNamespace(advance=lambda *_: None), {})  # type: ignore[arg-type]
-    step = plan_of("elasticast/table1_pooling", "smoke", tmp_path).steps[0]
-    process = SimpleNamespace(terminate=lambda: None, join=lambda: None)
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    theirs.close()  # as the end of a process does
-    pool.jobs.append(_Job(step, process, ours, 0))
-    stop = StopRequest()
-    stop.requested = told
-    assert pool.wait(stop)
-    assert bool(pool.failures) == (not told)
-    assert bool(says) == told and all(step.name in line for line in says)
 
 
 def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> None:
@@ -442,13 +432,6 @@ def test_throughput_is_measured_here_or_taken_from_finished_trainings(smoke: Pat
     (train.path / MARKER).write_text(json.dumps(marker), "utf-8")
 
 
-def test_each_job_gets_one_of_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert visible_gpus() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
-
-
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["elastictool", *map(str, arguments)])
     try:
@@ -510,11 +493,3 @@ def test_a_recipe_killed_twice_ends_with_the_same_weights(smoke: Path, tmp_path:
     weights, again = load_file(one), load_file(tmp_path / one.relative_to(smoke))
     assert weights.keys() == again.keys()
     assert all(weights[key].equal(again[key]) for key in weights)
-
-
-@pytest.mark.slow
-def test_jobs_side_by_side_give_what_one_job_gives(smoke: Path, tmp_path: Path) -> None:
-    name = "elasticast/table1_pooling"
-    run_plan(lambda: plan_of(name, "smoke", tmp_path), jobs=2)
-    one, two = (result_of(name, out) for out in (smoke, tmp_path))
-    assert one["panels"] == two["panels"]

@@ -114,21 +114,23 @@ def show(
     plan = _plan(name, scale, data, out, seeds, folds)
     recipe = plan.recipe
     if json_output:
-        print_json(_document(plan) | {"sources": dict(recipe.sources), "takes": recipe.takes})
+        print_json(
+            _document(plan) | {"sources": dict(recipe.sources), "deviations": recipe.deviations}
+        )
         return
     from elastictool.recipes.library import recipe_file
     from elastictool.reporting.claims import statement
 
     say(f"{recipe.title} ({recipe_file(recipe.name)})")
     say(f"shows: {recipe.shows}")
-    say(f"{scale.value}: {plan.scale.says}")
+    say(f"{scale.value}: {plan.scale.description}")
     for claim in plan.scale.claims:
         say(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
     if scale is ScaleChoice.paper:
         if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
             title = "settings of the paper's runs"
             print_table(title, ("setting", "value", "source"), rows, left=3)
-        for line in recipe.takes:
+        for line in recipe.deviations:
             say(f"paper and published code differ: {line}")
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
     print_table("steps", ("step", "kind", "state", "folder"), steps, left=4)
@@ -144,9 +146,6 @@ def run(
     out: OutOption = OUT,
     seeds: SeedsOption = "",
     folds: FoldsOption = "",
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Steps at the same time; one GPU each where there are some.")
-    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the steps with estimated cost, and stop.")
     ] = False,
@@ -181,7 +180,7 @@ def run(
     from elastictool.recipes.run import run_plan
     from elastictool.reporting.tables import read_json
 
-    finished = run_plan(lambda: _plan(name, scale, data, out, seeds, folds), jobs, progress())
+    finished = run_plan(lambda: _plan(name, scale, data, out, seeds, folds), progress())
     result = read_json(finished.result / "result.json")
     files = [str(path) for path in sorted(finished.result.iterdir()) if path.name != "step.json"]
     if json_output:
@@ -209,7 +208,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.name,
         "title": plan.recipe.title,
         "scale": plan.scale_name,
-        "says": plan.scale.says,
+        "description": plan.scale.description,
         "steps": [
             {
                 "name": step.name,

@@ -1,10 +1,10 @@
-"""What a plan costs before it is run: clips, tokens, operations, and hours on this machine.
+"""Estimate what a plan costs before it runs: clips, tokens, operations, hours on this machine.
 
-Operations follow from settings and clip lengths by the closed formula of ``evaluation/flops.py``;
-hours are operations divided by a throughput that was measured, on the trainings that are finished
-here or on a few training steps of the model itself. Lengths are those of the prepared data, or,
-before there are any, the complete corpus's number of clips at their mean length. Not counted:
-decoding, filterbanks (a few milliseconds per 10 s of audio) and validation.
+Operations follow from settings and clip lengths (``evaluation/flops.py``); hours are operations
+divided by a throughput measured on the trainings that are finished, or on a few training steps of
+the model. Clip lengths are those of the prepared data; before preparation, the number of clips of
+the complete corpus at their mean length. Decoding, filterbanks (a few milliseconds per 10 s of
+audio) and validation are not counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Frames = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a step: clips and tokens that pass a model (prep: clips that are read), operations."""
+    """Clips and tokens that pass a model (prep: clips that are read), and operations."""
 
     clips: int = 0
     tokens: int = 0
@@ -48,7 +48,7 @@ class Cost:
 
 
 def plan_costs(plan: Plan) -> dict[str, Cost]:
-    """The cost of each step by its name."""
+    """Return the cost of each step by its name."""
     lengths = _Lengths(plan)
     return {step.name: _cost(step, plan, lengths) for step in plan.steps}
 
@@ -67,7 +67,7 @@ def _cost(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
 
 
 def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
-    """All epochs; the mean over patch sizes and resolutions that are drawn."""
+    """Return the cost of all epochs; the mean over the patch sizes and resolutions drawn."""
     config, frames = _config(step), lengths.frames(step, "train")
     if config.data.epoch_clips:
         frames = np.resize(frames, config.data.epoch_clips)
@@ -77,19 +77,17 @@ def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
     diversity = config.augment.length_diversity
     mean = _scaled(sum(parts, Cost()), 1 / len(parts))
     if diversity.share and diversity.mode == "add":
-        views = np.maximum(_mean_view(frames, diversity.min_frames), 1)
-        mean += _scaled(_forward(config, views), diversity.share)
-    taught = Cost()
+        crops = np.maximum(_mean_crop(frames, diversity.min_frames), 1)
+        mean += _scaled(_forward(config, crops), diversity.share)
+    gflops = TRAINING_PASSES * mean.gflops
     if "teacher" in step.inputs:
         teacher = _config(_named(plan, step.inputs["teacher"]))
-        taught = dataclasses.replace(_forward(teacher, frames), clips=0, tokens=0)
-    epochs = config.train.epochs
-    whole = Cost(mean.clips, mean.tokens, TRAINING_PASSES * mean.gflops) + taught
-    return _scaled(whole, epochs)
+        gflops += _forward(teacher, frames).gflops
+    return _scaled(Cost(mean.clips, mean.tokens, gflops), config.train.epochs)
 
 
-def _mean_view(frames: Frames, least: int) -> Frames:
-    """Mean length of views that are log-uniform between ``least`` and the clip's own."""
+def _mean_crop(frames: Frames, least: int) -> Frames:
+    """Return the mean length of crops that are log-uniform between ``least`` and the clip's."""
     long = np.maximum(frames, least + 1).astype(np.float64)
     return np.rint((long - least) / np.log(long / least)).astype(np.int64)
 
@@ -109,17 +107,14 @@ def _sweep(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
 
 
 def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: float) -> Cost:
-    """A forward pass over the clips at one value of a sweep."""
+    """Return the cost of a forward pass over the clips at one value of a sweep."""
     axis = settings["axis"]
     if axis == "patch_size":
         return _forward(config, frames, int(value), axes=settings["axes"])
     if axis == "length":
-        frames_at = int(value)
-        length = (
-            dataclasses.replace(config.length, fixed_frames=frames_at)
-            if config.length.fixed_frames
-            else dataclasses.replace(config.length, max_frames=frames_at)
-        )
+        limit = "fixed_frames" if config.length.fixed_frames else "max_frames"
+        change: dict[str, Any] = {limit: int(value)}
+        length = dataclasses.replace(config.length, **change)
         return _forward(dataclasses.replace(config, length=length), frames)
     base = settings["base_shift_ms"] or config.fbank.shift_ms
     own = config.fbank.shift_ms if axis == "resolution" else base
@@ -129,14 +124,14 @@ def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: f
 def _forward(
     config: RunConfig, frames: Frames, size: int = 0, compression: float = 1.0, axes: str = "auto"
 ) -> Cost:
-    """One forward pass over clips of ``frames`` (n,) native frames.
+    """Return the cost of a forward pass over clips of ``frames`` (n,) native frames.
 
     Args:
         config: The run.
         frames: Before limits.
-        size: Patch size; 0 is the run's own.
-        compression: How many times as far apart frames are than the run's.
-        axes: Where the size counts; ``auto`` as the run was trained.
+        size: Patch size; 0 for the run's own.
+        compression: Factor of the frame shift.
+        axes: Axes along which the size counts; ``auto`` as the run was trained.
     """
     length, model = config.length, config.model
     limit = length.most_frames
@@ -161,7 +156,7 @@ def _scaled(cost: Cost, factor: float) -> Cost:
 
 def _config(step: Step) -> RunConfig:
     if step.config is None:
-        raise ValueError(f"{step.name} trains nothing")
+        raise ValueError(f"{step.name} is no training")
     return step.config
 
 
@@ -170,21 +165,21 @@ def _named(plan: Plan, name: str) -> Step:
 
 
 class _Lengths:
-    """How long the clips of a run are."""
+    """Clip lengths of the runs of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._stores: dict[str, Any] = {}
 
     def total(self, prep: Step) -> int:
-        """Clips to prepare; 0 where nobody knows."""
+        """Return the number of clips to prepare; 0 if unknown."""
         if self._store(prep) is not None:
             return len(self._store(prep))
         counts = self._plan.scale.data[prep.name.partition(" ")[2]].counts
         return counts.train + counts.test
 
     def frames(self, run: Step, split: str) -> Frames:
-        """(n,) frames of each clip, before limits."""
+        """Return the frames (n,) of each clip, before limits."""
         config = _config(run)
         prep = _named(self._plan, run.inputs["dataset"])
         store = self._store(prep)
@@ -208,7 +203,7 @@ class _Lengths:
 
 
 def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
-    """GFLOP/s over all trainings of the plan that are finished; None where there is none."""
+    """Return GFLOP/s over the finished trainings of the plan; None without any."""
     pairs = [
         (costs[step.name].gflops, marker["seconds"])
         for step in plan.steps
@@ -218,10 +213,10 @@ def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
 
 
 def measured_throughput(plan: Plan) -> float | None:
-    """GFLOP/s of training steps of the plan's largest model on this machine.
+    """Return GFLOP/s of training steps of the plan's largest model on this machine.
 
-    Random spectrograms: a few clips on a CPU, as many as fill it on a GPU. None where nothing is
-    trained.
+    The clips are random spectrograms: a few on a CPU, enough to fill it on a GPU. None if the
+    plan has no training.
     """
     import torch
 
@@ -248,7 +243,7 @@ def measured_throughput(plan: Plan) -> float | None:
 
 
 def _elastic(model: ModelConfig) -> ModelConfig:
-    """A model of the same body that takes the measurement's clips."""
+    """Return a model of the same width and depth that takes the measurement's clips."""
     return ModelConfig(
         width=model.width,
         depth=model.depth,

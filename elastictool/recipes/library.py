@@ -1,8 +1,8 @@
-"""Finding and reading recipe files.
+"""Find and read recipe files.
 
-They lie in ``recipes/`` of the source tree, where people read and change them, and in
-``share/elastictool/recipes`` of an installation. A recipe is named by paper and file
-(``elasticast/fig4_voxceleb``), or by its file alone where that is clear.
+They lie in ``recipes/`` of the source tree and in ``share/elastictool/recipes`` of an
+installation. A recipe is named by paper and file (``elasticast/fig4_voxceleb``), or by the file
+alone if that is unambiguous.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import elastictool
-from elastictool.config.loader import from_dict, merged, read_yaml
-from elastictool.recipes.spec import Recipe, RunSpec, Scale
+from elastictool.config.loader import from_dict, merged, read_settings, read_yaml
+from elastictool.recipes.spec import RENAMED_KEYS, Recipe, RunSpec, Scale
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 PAPERS = ("elasticast", "flexiast")
+E = TypeVar("E")
 
 
 def recipes_root() -> Path:
-    """The folder that holds ``elasticast/`` and ``flexiast/``, beside the training recipes.
+    """Return the folder that holds the training recipes, ``elasticast/`` and ``flexiast/``.
 
     Raises:
-        UsageError: This installation came without them.
+        UsageError: This installation has none.
     """
     package = Path(elastictool.__file__).resolve().parent
     shared = [parent / "share" / "elastictool" / "recipes" for parent in package.parents]
-    for place in (package.parent / "recipes", *shared):
-        if (place / PAPERS[0]).is_dir():
-            return place
+    for folder in (package.parent / "recipes", *shared):
+        if (folder / PAPERS[0]).is_dir():
+            return folder
     raise UsageError(
         f"there are no recipes beside {package}", "install elastictool again, or use a checkout"
     )
 
 
 def recipe_names() -> list[str]:
-    """PAPER/FILE of every recipe."""
+    """Return PAPER/FILE of every recipe."""
     root = recipes_root()
     return [
         f"{paper}/{path.stem}" for paper in PAPERS for path in sorted((root / paper).glob("*.yaml"))
@@ -48,10 +49,10 @@ def recipe_names() -> list[str]:
 
 
 def full_name(text: str) -> str:
-    """PAPER/FILE of what a user calls a recipe.
+    """Return PAPER/FILE of the recipe that a user names.
 
     Raises:
-        UsageError: There is none, or several.
+        UsageError: None or several match.
     """
     text = text.removesuffix(".yaml").removeprefix("recipes/")
     known = recipe_names()
@@ -64,7 +65,7 @@ def full_name(text: str) -> str:
 
 
 def training_recipe(path: Path) -> Path:
-    """The file of settings that a user names: a path, or one of ours by its name.
+    """Return the training recipe that a user names: a path, or the name of a bundled file.
 
     Raises:
         UsageError: There is no such file.
@@ -73,21 +74,21 @@ def training_recipe(path: Path) -> Path:
         return path
     root = recipes_root()
     name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
-    ours = root / f"{name}.yaml"
-    if ours.is_file():
-        return ours
+    bundled = root / f"{name}.yaml"
+    if bundled.is_file():
+        return bundled
     known = sorted(file.stem for file in root.glob("*.yaml"))
     raise UsageError(f"there is no recipe {path}", f"{nearest_hint(name, known)}; or give a file")
 
 
 def recipe_file(name: str) -> Path:
-    """The file of the recipe PAPER/FILE."""
+    """Return the file of the recipe PAPER/FILE."""
     return recipes_root() / f"{name}.yaml"
 
 
 @cache
 def load_recipe(name: str) -> Recipe:
-    """Read the recipe PAPER/FILE, with what its scales include.
+    """Read the recipe PAPER/FILE, with the recipes that its scales include.
 
     Raises:
         UsageError: An unknown key (the hint names the nearest), a wrong value, or a name that
@@ -100,19 +101,33 @@ def load_recipe(name: str) -> Recipe:
 
 @cache
 def _read(name: str) -> Recipe:
-    """The recipe as its file has it."""
+    """Read the recipe without its includes."""
     path = recipe_file(name)
     with _in_file(path):
-        return dataclasses.replace(from_dict(Recipe, read_yaml(path)), name=name)
+        values = read_yaml(path)
+        _reject_renamed(values)
+        return dataclasses.replace(from_dict(Recipe, values), name=name)
+
+
+def _reject_renamed(values: Any) -> None:
+    """Raise an error that names the present key where a former one is used."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key in RENAMED_KEYS:
+                raise UsageError(f"unknown key {key!r}", f"it is now {RENAMED_KEYS[key]!r}")
+            _reject_renamed(value)
+    elif isinstance(values, list):
+        for value in values:
+            _reject_renamed(value)
 
 
 def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
-    """A scale of a recipe: its own settings in its runs, and what it includes."""
+    """Return a scale with its included recipes and the complete settings of its runs."""
     if name in includers:
         raise UsageError(f"recipes include one another: {' > '.join((*includers, name))}")
     scale = _read(name).scale(key)
     with _in_file(recipe_file(name)):
-        runs = {run: _with_settings(spec, scale) for run, spec in scale.runs.items()}
+        runs = {run: with_settings(spec, scale.settings) for run, spec in scale.runs.items()}
         data, weights = dict(scale.data), dict(scale.weights)
         for other in map(full_name, scale.include):
             theirs = _scale(other, key, (*includers, name))
@@ -126,14 +141,11 @@ def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
 
 @contextmanager
 def _in_file(path: Path) -> Iterator[None]:
-    """Inside, an error says in which file it is."""
+    """Name the file in errors that are raised inside."""
     try:
         yield
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
-
-
-E = TypeVar("E")
 
 
 def _add(mine: dict[str, E], theirs: Mapping[str, E], other: str) -> None:
@@ -142,18 +154,18 @@ def _add(mine: dict[str, E], theirs: Mapping[str, E], other: str) -> None:
             raise UsageError(f"{name!r} is something else here than in {other}, which is included")
 
 
-def _with_settings(run: RunSpec, scale: Scale) -> RunSpec:
-    """The run with training recipe, weights' settings and the scale's settings below its own."""
-    settings = merged(_training_recipe(run.recipe), scale.settings)
-    return dataclasses.replace(run, settings=merged(settings, run.settings))
+def with_settings(run: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
+    """Return the run with its training recipe and ``settings`` below its own settings."""
+    below = merged(_training_settings(run.recipe), settings)
+    return dataclasses.replace(run, settings=merged(below, run.settings))
 
 
-def _training_recipe(name: str) -> dict[str, Any]:
-    """The settings of ``recipes/NAME.yaml``; its name, and weights and teacher of its own, are
-    left out: a graph says where those come from."""
+def _training_settings(name: str) -> dict[str, Any]:
+    """Return the settings of ``recipes/NAME.yaml`` without its name, weights and teacher, which a
+    recipe of steps sets by ``weights``, ``start`` and ``teacher``."""
     if not name:
         return {}
-    values = read_yaml(recipes_root() / f"{name}.yaml")
+    values = read_settings(recipes_root() / f"{name}.yaml")
     values.pop("name", None)
     values.pop("init", None)
     values.get("train", {}).pop("distill", None)
@@ -161,14 +173,13 @@ def _training_recipe(name: str) -> dict[str, Any]:
 
 
 def own_settings(name: str) -> dict[str, list[str]]:
-    """The settings of scale ``paper`` that the recipe's own file holds, by dotted name.
+    """Return the settings that the recipe's file gives scale ``paper``, by dotted name.
 
-    Each with its different values over the file's runs, as text; what is included is left out.
+    Each has its distinct values over the file's runs as text; included recipes do not count.
     """
     paper = read_yaml(recipe_file(name))["scales"]["paper"]
+    runs, weights = (paper.get(part, {}).values() for part in ("runs", "weights"))
     found: dict[str, list[str]] = {}
-    runs = paper.get("runs", {}).values()
-    weights = paper.get("weights", {}).values()
     for part in (paper, *runs, *weights):
         for key, value in _leaves(part.get("settings", {})):
             values = found.setdefault(key, [])

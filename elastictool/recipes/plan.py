@@ -1,13 +1,13 @@
-"""From a recipe at one scale to its graph of steps: prep, train, eval, sweep, tokens, plot.
+"""Plan a recipe at one scale: its steps (prep, train, eval, sweep, tokens, plot) in order.
 
-Every step has a fingerprint of all that its result depends on: its settings (those that are not
-the defaults, so that a new option with a default changes nothing), the results that it reads, the
-contents of files that it starts from, and a version of the code that makes it. The fingerprint is
-part of the folder's name. So a finished step is one whose folder says so, other settings never
-overwrite anything, and two figures that need the same run share it.
+Each step has a fingerprint of everything that its result depends on: settings that are not the
+defaults (so that a new option with a default changes nothing), the results and file contents that
+it reads, and the version of the code. The fingerprint is part of the folder's name. A step is
+finished if the marker in its folder has its fingerprint; other settings never overwrite a result,
+and recipes that need the same run share it.
 
-What a prepared dataset holds is known only once it is prepared; until then its place is taken by
-what is asked for, and the plan is made again after each step.
+The contents of a prepared dataset are known only after preparation; until then its settings stand
+for them, and the plan is made again after each step.
 """
 
 from __future__ import annotations
@@ -37,23 +37,17 @@ from elastictool.reporting.runs import changed_settings
 from elastictool.utils.errors import UsageError
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
-VERSIONS: Mapping[Kind, int] = {
-    "prep": 1,
-    "train": 1,
-    "eval": 1,
-    "sweep": 1,
-    "tokens": 1,
-    "durations": 1,
-    "plot": 2,
-}
-"""Raised when a change of the code changes the results of a kind of step."""
+VERSIONS: Mapping[Kind, int] = {"plot": 2}
+"""Version of the code of a kind of step (1 by default); raised when its results change."""
 MARKER = "step.json"
-"""In a step's folder: it is finished, and what it took."""
+"""Written last into a step's folder: the step is finished, with its cost."""
+POINTS, EVALUATION, TOKENS, DURATIONS = "points.csv", "eval.json", "tokens.json", "durations.json"
+"""Result files of the steps."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the user's data lie, and where everything goes (one folder below it a scale)."""
+    """The folder of the user's data, and the folder of results (with one subfolder a scale)."""
 
     data: Path
     out: Path
@@ -61,29 +55,29 @@ class Paths:
 
 @dataclass(frozen=True)
 class SeedFold:
-    """One of several trainings of the same run."""
+    """Seed and test fold of one of several trainings of a run."""
 
     seed: int = 0
     fold: int = 0
 
     def suffix(self) -> str:
-        """What its name has beside the run's."""
+        """Return what is appended to the run's name."""
         return f"-seed{self.seed}" * (self.seed > 0) + f"-fold{self.fold}" * (self.fold > 0)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do.
+    """One step of a plan.
 
     Attributes:
-        name: Unique within the plan, for people.
+        name: Unique within the plan.
         kind: What is done.
-        settings: All that its result depends on beside its inputs, as plain values.
-        inputs: The steps that it reads, by role.
-        reads: Where those lie, and files of the user that it reads, by role.
+        settings: Plain values that its result depends on, in addition to its inputs.
+        inputs: Names of the steps that it reads, by role.
+        reads: Folders of those steps and files of the user, by role.
         path: Its folder.
         fingerprint: Of settings, inputs and version.
-        config: Of a training, complete but for paths.
+        config: Configuration of a training, without the paths that ``reads`` has.
     """
 
     name: str
@@ -96,7 +90,7 @@ class Step:
     config: RunConfig | None = None
 
     def marker(self) -> dict[str, Any] | None:
-        """What the step left when it finished; None where it has not, or was another."""
+        """Return the marker of the finished step; None if it is unfinished or has changed."""
         try:
             found: dict[str, Any] = json.loads((self.path / MARKER).read_text("utf-8"))
         except (OSError, ValueError):
@@ -105,7 +99,7 @@ class Step:
 
     @property
     def state(self) -> Literal["done", "begun", "to do"]:
-        """Whether it is finished, stopped half-way, or not begun."""
+        """Whether the step is finished, was stopped half-way, or has not begun."""
         if self.marker():
             return "done"
         begun = self.kind in ("prep", "train") and self.path.is_dir() and any(self.path.iterdir())
@@ -114,13 +108,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a recipe in an order in which they can be done.
+    """The steps of a recipe, each after those that it reads.
 
     Attributes:
-        recipe: Which.
-        scale_name: At which scale.
-        steps: Each after those that it reads.
-        missing: Data and weights that are not there: what, where, what to do about it.
+        recipe: The recipe, with the seeds and folds that are asked for.
+        scale_name: Name of the scale.
+        steps: The steps in order.
+        missing: Data and weights that do not exist: title, path, hint.
     """
 
     recipe: Recipe
@@ -130,7 +124,7 @@ class Plan:
 
     @property
     def scale(self) -> Scale:
-        """What is planned."""
+        """The scale that is planned."""
         return self.recipe.scale(self.scale_name)
 
     @property
@@ -138,22 +132,15 @@ class Plan:
         """The folder of figure and table."""
         return self.steps[-1].path
 
-    def ready(self, running: Sequence[str] = ()) -> list[Step]:
-        """Steps that can be done now."""
-        done = {step.name for step in self.steps if step.state == "done"}
-        return [
-            step
-            for step in self.steps
-            if step.name not in done
-            and step.name not in running
-            and done.issuperset(step.inputs.values())
-        ]
+    def waiting(self) -> list[Step]:
+        """Return the steps that are not finished; the first one can be done now."""
+        return [step for step in self.steps if step.state != "done"]
 
     def check_inputs(self) -> None:
-        """Everything that unfinished steps read from the user is there.
+        """Check that everything exists that unfinished steps read from the user.
 
         Raises:
-            UsageError: Something is not; the message names all of it.
+            UsageError: Something is missing; the message names all of it.
         """
         if self.missing:
             what = "; ".join(f"{title} ({path})" for title, path, _ in self.missing)
@@ -165,30 +152,32 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, scale_name: str, places: Paths, repeats: Repeats | None = None
+    recipe: Recipe, scale_name: str, paths: Paths, repeats: Repeats | None = None
 ) -> Plan:
-    """The graph of ``recipe`` at a scale, with what is finished already.
+    """Plan ``recipe`` at a scale, with the finished steps marked as done.
 
     Args:
-        recipe: What to make.
+        recipe: The recipe.
         scale_name: ``paper``, ``small`` or ``smoke``.
-        places: Data and results.
-        repeats: Seeds and folds in place of the scale's own.
+        paths: Folders of data and results.
+        repeats: Seeds and folds instead of the scale's own.
 
     Raises:
         UsageError: There is no such scale or fold, or a run's settings are wrong.
     """
     repeats = repeats or Repeats()
-    scale = repeats.of(recipe.scale(scale_name))
+    scale = repeats.apply(recipe.scale(scale_name))
     recipe = dataclasses.replace(recipe, scales={**recipe.scales, scale_name: scale})
-    graph = _Graph(scale, dataclasses.replace(places, out=places.out / scale_name))
+    graph = _Graph(scale, dataclasses.replace(paths, out=paths.out / scale_name))
     parts: dict[str, Step] = {}
     for number, sweep in enumerate(scale.sweeps, 1):
         for seed_fold in graph.seed_folds(sweep):
-            step = graph.sweep(number, sweep, seed_fold)
-            parts[f"sweep:{number}{seed_fold.suffix()}"] = step
+            suffix = seed_fold.suffix()
+            parts[f"sweep:{number}{suffix}"] = graph.sweep(
+                f"sweep {number}{suffix}", sweep, seed_fold
+            )
             for run in sweep.runs:
-                parts[f"eval:{run}{seed_fold.suffix()}"] = graph.evaluation(run, seed_fold)
+                parts[f"eval:{run}{suffix}"] = graph.evaluation(run, seed_fold)
     for tokens in scale.tokens:
         parts[f"tokens:{tokens.data}"] = graph.tokens(tokens)
     if scale.histograms:
@@ -200,15 +189,15 @@ def make_plan(
 
 @dataclass
 class _Graph:
-    """Steps by name, each made when it is first asked for, after what it reads."""
+    """Steps by name in order of creation: each is made on demand, after those that it reads."""
 
     scale: Scale
-    places: Paths
+    paths: Paths
     steps: dict[str, Step] = field(default_factory=dict)
     wanted: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     def seed_folds(self, sweep: SweepSpec) -> list[SeedFold]:
-        """Every seed on every fold of the sweep's data."""
+        """Return every seed on every fold of the sweep's data."""
         data = {self.scale.runs[run].data for run in sweep.runs}
         if len(data) > 1:
             raise UsageError(f"a sweep's runs share their data, these have {', '.join(data)}")
@@ -216,21 +205,15 @@ class _Graph:
         return [SeedFold(seed, fold) for seed in self.scale.seeds for fold in folds]
 
     def prep(self, name: str) -> Step:
-        """A prepared dataset."""
+        """Prepare a dataset."""
         spec = self.scale.data[name]
-        settings = {
-            "corpus": spec.corpus,
-            "task": spec.task,
-            "subset": spec.subset,
-            "frontend": spec.frontend,
-            "limit": spec.limit,
-        }
+        keys = ("corpus", "task", "subset", "frontend", "limit")
         root = self._root(spec)
-        settings["root"] = str(root or "")
+        settings = {key: getattr(spec, key) for key in keys} | {"root": str(root or "")}
         return self._add(f"prep {name}", "prep", settings, {}, {"root": root} if root else {})
 
     def train(self, name: str, seed_fold: SeedFold) -> Step:
-        """A trained run."""
+        """Train a run."""
         spec = self.scale.runs[name]
         if seed_fold.fold not in (self.scale.data[spec.data].folds or (0,)):
             seed_fold = dataclasses.replace(seed_fold, fold=0)
@@ -238,74 +221,75 @@ class _Graph:
         if label in self.steps:
             return self.steps[label]
         inputs = {"dataset": self.prep(spec.data)}
-        inputs |= {
-            role: self.train(other, seed_fold)
-            for role, other in (("start", spec.start), ("teacher", spec.teacher))
-            if other
-        }
+        for role in ("start", "teacher"):
+            if getattr(spec, role):
+                inputs[role] = self.train(getattr(spec, role), seed_fold)
         files = {"weights": self._weights(spec.weights)} if spec.weights else {}
         config = self._config(name, spec, seed_fold)
         settings = {"config": changed_settings(config)}
         return self._add(label, "train", settings, inputs, files, config)
 
     def evaluation(self, name: str, seed_fold: SeedFold) -> Step:
-        """All metrics of a run at its own setting."""
+        """Compute all metrics of a run at its own setting."""
         run = self.train(name, seed_fold)
         inputs = {"run": run, "dataset": self.steps[run.inputs["dataset"]]}
-        label = f"eval {name}{seed_fold.suffix()}"
-        return self._add(label, "eval", self._how(), inputs, {})
+        return self._add(f"eval {name}{seed_fold.suffix()}", "eval", self._evaluation, inputs, {})
 
-    def sweep(self, number: int, spec: SweepSpec, seed_fold: SeedFold) -> Step:
-        """All runs of a sweep at all values; each clip is decoded once."""
-        runs = {f"run:{name}": self.train(name, seed_fold) for name in spec.runs}
+    def sweep(self, name: str, spec: SweepSpec, seed_fold: SeedFold) -> Step:
+        """Evaluate all runs of a sweep at all values, decoding each clip once."""
+        runs = {f"run:{run}": self.train(run, seed_fold) for run in spec.runs}
         dataset = self.steps[next(iter(runs.values())).inputs["dataset"]]
-        settings = self._how() | _plain(spec)
-        name = f"sweep {number}{seed_fold.suffix()}"
+        settings = self._evaluation | _plain(spec)
         return self._add(name, "sweep", settings, {"dataset": dataset, **runs}, {})
 
     def tokens(self, spec: TokensSpec) -> Step:
-        """Padding and cut."""
+        """Count padding and cut."""
         inputs, files, settings = self._durations(spec.data)
         return self._add(f"tokens {spec.data}", "tokens", settings | _plain(spec), inputs, files)
 
     def durations(self, names: Sequence[str]) -> Step:
-        """Histograms of clips' lengths."""
+        """Make histograms of clip lengths."""
         inputs: dict[str, Step] = {}
         files: dict[str, Path] = {}
         settings: dict[str, Any] = {"data": {}}
         for name in names:
-            found, read, how = self._durations(name)
+            found, read, settings["data"][name] = self._durations(name)
             inputs |= {f"{name}:{role}": step for role, step in found.items()}
             files |= {f"{name}:{role}": path for role, path in read.items()}
-            settings["data"][name] = how
         return self._add("durations", "durations", settings, inputs, files)
 
     def plot(
         self, recipe: Recipe, scale_name: str, parts: Mapping[str, Step], repeats: Repeats
     ) -> Step:
-        """Figure, table and verdicts."""
+        """Make figure, table and verdicts."""
+        runs = dict.fromkeys(run for sweep in self.scale.sweeps for run in sweep.runs)
+        specs = {name: self.scale.runs[name] for name in runs}
+        data = [spec.data for spec in specs.values()]
+        data += [spec.data for spec in self.scale.tokens]
         settings = {
             "recipe": recipe.name,
             "scale": scale_name,
             "options": repeats.options(),
             "title": recipe.title,
             "shows": recipe.shows,
-            "says": self.scale.says,
+            "description": self.scale.description,
             "published": _plain(recipe.published) if recipe.published else None,
             "claims": [_plain(claim) for claim in self.scale.claims],
-            "labels": self._labels(),
-            "data": {name: self.scale.data[name].title for name in self._data_used(parts)},
+            "labels": {
+                name: {"label": spec.label, "published": spec.published_label}
+                for name, spec in specs.items()
+            },
+            "data": {
+                name: self.scale.data[name].title
+                for name in dict.fromkeys([*data, *self.scale.histograms])
+            },
         }
-        return self._add("plot", "plot", settings, parts, {}, path=self.places.out / recipe.name)
+        return self._add("plot", "plot", settings, parts, {}, path=self.paths.out / recipe.name)
 
     def missing(self) -> list[tuple[str, Path, str]]:
-        """What unfinished steps need of the user and is not there."""
-        needed = {
-            path
-            for step in self.steps.values()
-            if step.state != "done"
-            for path in step.reads.values()
-        }
+        """Return the user's files that unfinished steps need and that do not exist."""
+        waiting = [step for step in self.steps.values() if step.state != "done"]
+        needed = {path for step in waiting for path in step.reads.values()}
         return [
             (title, path, hint)
             for path, (title, hint) in self.wanted.items()
@@ -326,7 +310,8 @@ class _Graph:
             return self.steps[name]
         read = {role: _identity(step) for role, step in inputs.items()}
         read |= {role: _contents(file) for role, file in files.items() if not file.is_dir()}
-        key = fingerprint({"kind": kind, "version": VERSIONS[kind], **settings, "reads": read})
+        version = VERSIONS.get(kind, 1)
+        key = fingerprint({"kind": kind, "version": version, **settings, "reads": read})
         folder = {"prep": "data", "train": "runs"}.get(kind, "steps")
         slug = name.partition(" ")[2] if kind in ("prep", "train") else name.replace(" ", "-")
         self.steps[name] = Step(
@@ -335,7 +320,7 @@ class _Graph:
             settings=dict(settings),
             inputs={role: step.name for role, step in inputs.items()},
             reads={role: step.path for role, step in inputs.items()} | dict(files),
-            path=path or self.places.out / folder / f"{slug}-{key[:8]}",
+            path=path or self.paths.out / folder / f"{slug}-{key[:8]}",
             fingerprint=key,
             config=config,
         )
@@ -359,53 +344,39 @@ class _Graph:
             raise UsageError(f"run {name!r}: {error.message}", error.hint) from error
         return config
 
-    def _how(self) -> dict[str, Any]:
-        return {"checkpoint": self.scale.checkpoint, "precision": self.scale.precision}
+    @property
+    def _evaluation(self) -> dict[str, Any]:
+        scale = self.scale
+        return {"checkpoint": scale.checkpoint, "precision": scale.precision, "split": scale.split}
 
     def _root(self, spec: DataSpec) -> Path | None:
-        """Where a corpus lies; None for one that is rendered."""
+        """Return the folder of a corpus; None for a rendered one."""
         if not spec.root:
             return None
-        path = self.places.data / spec.root
+        path = self.paths.data / spec.root
         self.wanted[path] = (spec.title, f"{spec.corpus}: elastictool prep --dataset {spec.corpus}")
         return path
 
     def _weights(self, name: str) -> Path:
         spec = self.scale.weights[name]
-        path = self.places.data / spec.path
+        path = self.paths.data / spec.path
         self.wanted[path] = (spec.title, f"a checkpoint of format {spec.source}: docs/weights.md")
         return path
 
     def _durations(self, name: str) -> tuple[dict[str, Step], dict[str, Path], dict[str, Any]]:
-        """Steps, files and settings that durations come from."""
+        """Return the steps, files and settings that durations come from."""
         spec = self.scale.data[name]
         if spec.corpus:
             return {"dataset": self.prep(name)}, {}, {"title": spec.title}
         if spec.stand_in:
             return {}, {}, {"title": spec.title, "stand_in": spec.stand_in}
-        path = self.places.data / spec.durations
+        path = self.paths.data / spec.durations
         self.wanted[path] = (spec.title, "")
         return {}, {"durations": path}, {"title": spec.title}
 
-    def _labels(self) -> dict[str, dict[str, str]]:
-        """By name of a run: its label, and its published one."""
-        used = dict.fromkeys(run for sweep in self.scale.sweeps for run in sweep.runs)
-        return {
-            name: {
-                "label": self.scale.runs[name].label,
-                "published": self.scale.runs[name].published_label,
-            }
-            for name in used
-        }
-
-    def _data_used(self, parts: Mapping[str, Step]) -> list[str]:
-        swept = [self.scale.runs[run].data for sweep in self.scale.sweeps for run in sweep.runs]
-        counted = [spec.data for spec in self.scale.tokens]
-        return list(dict.fromkeys([*swept, *counted, *self.scale.histograms]))
-
 
 def _with_sources(config: RunConfig, spec: RunSpec) -> RunConfig:
-    """``config`` as it will be once the runs that it starts from and learns from have places."""
+    """Return ``config`` with the names of start and teacher, to check that they fit together."""
     init, train = config.init, config.train
     if spec.start:
         init = dataclasses.replace(init, source="run", path=spec.start)
@@ -415,19 +386,19 @@ def _with_sources(config: RunConfig, spec: RunSpec) -> RunConfig:
 
 
 def fingerprint(document: Any) -> str:
-    """A short name of plain values: equal for equal ones."""
+    """Return a hash of plain values."""
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _identity(step: Step) -> str:
-    """What a step's result is known by: what it holds, where that is known, else what it is."""
+    """Return the hash of a step's output if it is known, else the step's fingerprint."""
     marker = step.marker() or {}
     return str(marker.get("output") or step.fingerprint)
 
 
 def _contents(path: Path) -> str:
-    """What a file of the user holds; where it is not there yet, what it is called."""
+    """Return the hash of a user's file; its name if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -437,16 +408,16 @@ def _contents(path: Path) -> str:
 
 @cache
 def _hash(path: Path, size: int, changed_ns: int) -> str:
-    """SHA-256 of a file, read again only where its size or time have changed."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file; it is read again only if its size or time have changed."""
     with path.open("rb") as file:
+        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON values; infinities are left out."""
+    """Return a dataclass as JSON values, without infinities."""
     plain = dataclasses.asdict(value)
     return {
         key: item

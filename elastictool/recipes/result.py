@@ -1,9 +1,9 @@
-"""The result of a recipe as one document: measured curves, published ones, verdicts, conditions.
+"""Build the result document of a recipe: measured and published curves, verdicts, conditions.
 
-Figure, table and ``docs/reproducing.md`` are made from this file alone. Scores are shares (0 to
-1). Where a run was trained several times (seeds, folds) a point is the mean with its 95 % t
-interval, of two trainings with their range; where it was trained once, the interval is the
-bootstrap's over the clips.
+Figure, table and ``docs/reproducing.md`` are made from this document alone. Scores are shares (0
+to 1). If a run was trained several times (seeds, folds), a point is the mean with its 95 % t
+interval, for two trainings with their range; for one training the interval is the bootstrap's
+over clips.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from elastictool import __version__
 from elastictool.config.loader import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.metrics.names import METRIC_LABELS
-from elastictool.recipes.plan import MARKER, Step
-from elastictool.recipes.steps import DURATIONS, EVALUATION, POINTS, TOKENS
+from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Step
 from elastictool.reporting.claims import OWN, Claim, Curves, judge
 from elastictool.reporting.published import (
     FIGURE_ONLY,
@@ -30,8 +29,7 @@ from elastictool.reporting.published import (
     published_metric,
     published_tokens,
 )
-from elastictool.reporting.sweep_figure import RESIZE_LABELS
-from elastictool.reporting.tables import read_json
+from elastictool.reporting.tables import RESIZE_LABELS, read_json
 from elastictool.utils.io import finite
 
 Document = dict[str, Any]
@@ -39,10 +37,11 @@ OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")
 
 
 def make_result(plot: Step) -> Document:
-    """The document of a plot step whose inputs are finished."""
+    """Return the document of a plot step whose inputs are finished."""
     settings = plot.settings
+    keys = ("recipe", "scale", "title", "shows", "description", "data")
     result = {
-        **{key: settings[key] for key in ("recipe", "scale", "title", "shows", "says", "data")},
+        **{key: settings[key] for key in keys},
         **_panels(plot),
         "published": _published(settings["published"]),
         "verdicts": [{"claim": claim} for claim in settings["claims"]],
@@ -53,19 +52,24 @@ def make_result(plot: Step) -> Document:
 
 
 def judged(result: Document) -> Document:
-    """The document with its claims judged, in the words that the code now has for them."""
-    curves, published = _curves(result.get("panels", [])), result["published"]
-    theirs = _published_claims(published) if result["scale"] == "paper" else {}
+    """Return the document with its claims judged."""
+    curves, published = _curves(result.get("panels", [])), result["published"]["curves"]
+    theirs: dict[str, dict[float, float]] = {}
+    if result["scale"] == "paper":
+        for name, points in published.items():
+            theirs[name] = dict(points)
+            if (own := own_score(name, points)) is not None:
+                theirs[name + OWN] = {0.0: own}
     claims = [verdict["claim"] for verdict in result["verdicts"]]
     return result | {"verdicts": [_verdict(claim, curves, theirs) for claim in claims]}
 
 
-def _verdict(named: Document, curves: Curves, published: Curves) -> Document:
-    """What became of a claim, here and (where the same curves are published) in the paper."""
-    claim = from_dict(Claim, named)
+def _verdict(document: Document, curves: Curves, published: Curves) -> Document:
+    """Judge a claim on our curves and, if the same curves are published, on the paper's."""
+    claim = from_dict(Claim, document)
     ours, theirs = judge(claim, curves), judge(claim, published)
     return {
-        "claim": named,
+        "claim": document,
         "holds": ours.holds,
         "words": ours.words,
         "source": claim.source,
@@ -74,44 +78,37 @@ def _verdict(named: Document, curves: Curves, published: Curves) -> Document:
     }
 
 
-def _published_claims(published: Document) -> Curves:
-    """Published curves as claims name them, own settings too."""
-    curves = {name: dict(points) for name, points in published["curves"].items()}
-    own = {name: own_score(name, points) for name, points in published["curves"].items()}
-    return curves | {name + OWN: {0.0: y} for name, y in own.items() if y is not None}
-
-
 def _panels(plot: Step) -> Document:
-    """What is drawn: curves of sweeps, curves of padding, or histograms."""
-    roles = plot.reads
-    if "durations" in roles:
-        return read_json(roles["durations"] / DURATIONS)  # type: ignore[no-any-return]
-    tokens = {role: path for role, path in roles.items() if role.startswith("tokens:")}
-    if tokens:
-        return {
-            "panels": [
-                _token_panel(name, plot.settings["data"][name], read_json(path / TOKENS))
-                for role, path in tokens.items()
-                for name in [role.partition(":")[2]]
-            ]
-        }
-    return {"panels": [_sweep_panel(plot)]}
+    """Return what is drawn: curves of sweeps, curves of padding, or histograms."""
+    if "durations" in plot.reads:
+        return read_json(plot.reads["durations"] / DURATIONS)  # type: ignore[no-any-return]
+    tokens = {
+        role.partition(":")[2]: read_json(path / TOKENS)
+        for role, path in plot.reads.items()
+        if role.startswith("tokens:")
+    }
+    panels = [_token_panel(name, plot.settings["data"][name], r) for name, r in tokens.items()]
+    return {"panels": panels or [_sweep_panel(plot)]}
 
 
 def _sweep_panel(plot: Step) -> Document:
     points: dict[str, list[SweepPoint]] = {}
     published: dict[str, str] = {}
     for role, path in plot.reads.items():
-        if role.startswith("sweep:"):
-            found = read_points(path / POINTS)
-            variants = {(point.run, point.resize) for point in found}
-            for point in found:
-                several = sum(run == point.run for run, _ in variants) > 1
-                name, theirs = _label(point, plot.settings["labels"], several)
-                points.setdefault(name, []).append(point)
-                published[name] = theirs
-    first = next(iter(points.values()))[0]
+        if not role.startswith("sweep:"):
+            continue
+        found = read_points(path / POINTS)
+        variants = {(point.run, point.resize) for point in found}
+        for point in found:
+            label = plot.settings["labels"][_run_name(point.run)]
+            several = sum(run == point.run for run, _ in variants) > 1
+            suffix = f", {RESIZE_LABELS[point.resize]}" if several else ""
+            points.setdefault(label["label"] + suffix, []).append(point)
+            published[label["label"] + suffix] = label["published"] + suffix
+    every = [point for some in points.values() for point in some]
+    first = every[0]
     axis = AXES[first.axis]
+    bases = [p.shift_ms / p.x for p in every] if first.axis == "resolution" else []
     return {
         "name": "",
         "title": next(iter(plot.settings["data"].values())),
@@ -122,31 +119,20 @@ def _sweep_panel(plot: Step) -> Document:
         "metric": first.metric,
         "y": METRIC_LABELS[first.metric],
         "clips": sum(p.clips for p in next(iter(points.values())) if p.native),
-        "shift_ms": _common(p.shift_ms for some in points.values() for p in some),
-        "base_shift_ms": _common(p.shift_ms / p.x for some in points.values() for p in some)
-        if first.axis == "resolution"
-        else None,
+        "shift_ms": _common(p.shift_ms for p in every),
+        "base_shift_ms": _common(bases),
         "curves": [_curve(name, published[name], some) for name, some in points.items()],
     }
 
 
-def _label(
-    point: SweepPoint, labels: Mapping[str, Mapping[str, str]], several: bool
-) -> tuple[str, str]:
-    """The curve that a point belongs to, and the published one."""
-    name = _run_name(point.run)
-    suffix = f", {RESIZE_LABELS[point.resize]}" if several else ""
-    return labels[name]["label"] + suffix, labels[name]["published"] + suffix
-
-
 def _common(shifts: Iterable[float]) -> float | None:
-    """The one frame shift of all points, if there is one; to the microsecond."""
+    """Return the frame shift of all points (to the microsecond) if they share one."""
     distinct = {round(shift, 3) for shift in shifts}
     return distinct.pop() if len(distinct) == 1 else None
 
 
 def _run_name(text: str) -> str:
-    """A run's name in the recipe, without seed and fold."""
+    """Return a run's name in the recipe, without seed and fold."""
     return re.sub(r"(-seed\d+)?(-fold\d+)?$", "", text)
 
 
@@ -159,17 +145,17 @@ def _curve(label: str, published: str, points: Sequence[SweepPoint]) -> Document
     return {
         "label": label,
         "published_label": published,
-        "points": [_mean(x, by_x[x]) for x in sorted(by_x)],
-        "own": _mean(own[0].x, own),
+        "points": [mean_point(x, by_x[x]) for x in sorted(by_x)],
+        "own": mean_point(own[0].x, own),
     }
 
 
-def _mean(x: float, points: Sequence[SweepPoint]) -> Document:
-    """One point of a curve over its repetitions."""
+def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
+    """Return one point of a curve: the mean over its trainings, with its interval."""
     values = [point.value for point in points]
     mean = math.fsum(values) / len(values)
     low, high = points[0].low, points[0].high
-    if len(values) == 2:  # the t interval of two is nine times their deviation: it says nothing
+    if len(values) == 2:  # the t interval of two is nine times their deviation
         low, high = min(values), max(values)
     elif len(values) > 2:
         half = _t_half_width(values)
@@ -185,7 +171,7 @@ def _mean(x: float, points: Sequence[SweepPoint]) -> Document:
 
 
 def _t_half_width(values: Sequence[float]) -> float:
-    """Half of the 95 % t interval of a mean."""
+    """Return half of the 95 % t interval of a mean."""
     import numpy as np
     from scipy.stats import t as student_t
 
@@ -194,8 +180,9 @@ def _t_half_width(values: Sequence[float]) -> float:
 
 
 def _token_panel(name: str, title: str, report: Document) -> Document:
-    """Padding against clips a batch; standard ASTs do not depend on it and are level lines."""
-    sizes = sorted(report["settings"]["batch_sizes"])
+    """Return padding by clips a batch; standard ASTs do not depend on it and are level lines."""
+    settings = report["settings"]
+    sizes, rule = sorted(settings["batch_sizes"]), settings["rule"]
     curves: dict[str, Document] = {}
     for use in report["uses"]:
         label = use["planner"] or use["model"]
@@ -209,12 +196,11 @@ def _token_panel(name: str, title: str, report: Document) -> Document:
                 "own": None,
             },
         )
+        value = round(use["padding_percent"] / 100, 6)
         for size in [use["batch_clips"]] if use["batch_clips"] else sizes:
-            value = round(use["padding_percent"] / 100, 6)
             curve["points"].append(
                 {"x": size, "value": value, "low": None, "high": None, "runs": 1}
             )
-    rule = report["settings"]["rule"]
     return {
         "name": name,
         "title": title,
@@ -228,14 +214,13 @@ def _token_panel(name: str, title: str, report: Document) -> Document:
         "shift_ms": None,
         "conditions": f"cap {rule['max_frames']:,} frames ({report['beyond_cap_percent']:.1f} % "
         f"of all frames lie beyond it and count nowhere), last patch: {rule['edge']}, "
-        f"{report['settings']['capacity']:,} tokens a row",
+        f"{settings['capacity']:,} tokens a row",
         "curves": list(curves.values()),
     }
 
 
-def _curves(panels: Iterable[Document]) -> Curves:
-    """Curves as claims name them: by label, behind the panel's name where there are several."""
-    panels = list(panels)
+def _curves(panels: Sequence[Document]) -> Curves:
+    """Return curves as claims name them: by label, after the panel's name if there are several."""
     curves: dict[str, dict[float, float]] = {}
     for panel in panels:
         prefix = f"{panel['name']}: " if len(panels) > 1 else ""
@@ -262,7 +247,7 @@ def _published(spec: Mapping[str, str] | None) -> Document:
 
 
 def _evaluations(plot: Step) -> dict[str, Document]:
-    """Means of all metrics at the own setting, by label."""
+    """Return the means of all metrics at the own setting, by label."""
     values: dict[str, dict[str, list[float]]] = {}
     labels = plot.settings["labels"]
     for role, path in plot.reads.items():
@@ -281,16 +266,16 @@ def _evaluations(plot: Step) -> dict[str, Document]:
 
 
 def _made(plot: Step) -> Document:
-    """When, with what, and at what cost."""
+    """Return command, date, versions, machine and training time."""
     markers = [read_json(path / MARKER) for path in plot.reads.values()]
     trained = [marker for marker in markers if marker["kind"] == "train"]
     machine: Document = next(
         (m["environment"] for m in [*trained, *markers] if "environment" in m), {}
     )
-    scale = plot.settings["scale"]
+    settings = plot.settings
+    command = f"elastictool recipe run {settings['recipe']} --scale {settings['scale']}"
     return {
-        "command": f"elastictool recipe run {plot.settings['recipe']} --scale {scale}"
-        + plot.settings["options"],
+        "command": command + settings["options"],
         "date": datetime.now(timezone.utc).date().isoformat(),
         "elastictool": __version__,
         "python": sys.version.split()[0],

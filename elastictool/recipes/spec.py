@@ -1,16 +1,15 @@
-"""What a recipe file may say: one figure or table of a paper, at three scales.
+"""Schema of recipe files: one figure or table of a paper at three scales.
 
-A recipe names data, runs and sweeps; which steps follow from that, and in which order, is worked
-out in ``plan.py``. So a file holds settings and nothing else: no paths of machines, no commands,
-no code. ``paper`` is the paper's own experiment, ``small`` the same question on small real data,
-``smoke`` the same steps on rendered clips within seconds, which shows that they work and nothing
-more. Unknown keys are errors that name the nearest valid one.
+A recipe names data, runs and sweeps; ``plan.py`` derives the steps and their order. A file holds
+settings only: no machine paths, commands or code. Scale ``paper`` is the paper's experiment,
+``small`` asks the same question on small real data, and ``smoke`` runs the same steps on rendered
+clips within seconds to test them. Unknown keys are errors that name the nearest valid key.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,13 +23,15 @@ SCALES: tuple[ScaleName, ...] = ("paper", "small", "smoke")
 SweepAxis = Literal["length", "patch_size", "resolution", "average_pooling", "max_pooling"]
 SweepAxes = Literal["auto", "both", "time", "frequency"]
 Checkpoint = Literal["best", "last", "averaged"]
+RENAMED_KEYS = {"says": "description", "takes": "deviations"}
+"""Former keys of recipe files and their present names."""
 
 
 @dataclass(frozen=True)
 class ClipCounts:
-    """How much a corpus has when it is complete, for costs before it is prepared.
+    """Size of a complete corpus, for cost estimates before it is prepared.
 
-    ``train`` and ``test`` are clips, ``seconds`` the mean length of one after the cap.
+    ``train`` and ``test`` are clips, ``seconds`` the mean length of a clip after the cap.
     """
 
     train: int = 0
@@ -42,9 +43,8 @@ class ClipCounts:
 class DataSpec:
     """Clips: a corpus to prepare, a table of durations, or the stand-in for VoxCeleb's durations.
 
-    ``root`` and ``durations`` are paths below the user's data folder. ``folds`` are test folds,
-    each of which every run is trained for; none is the corpus's own split. ``Repeats`` puts them
-    into the title.
+    ``root`` and ``durations`` are paths below the user's data folder. Every run is trained once
+    for each test fold in ``folds``; without folds the corpus's own split is used.
     """
 
     title: str
@@ -60,8 +60,7 @@ class DataSpec:
     counts: ClipCounts = field(default_factory=ClipCounts)
 
     def __post_init__(self) -> None:
-        kinds = [bool(self.corpus), bool(self.durations), self.stand_in > 0]
-        if sum(kinds) != 1:
+        if sum(map(bool, (self.corpus, self.durations, self.stand_in > 0))) != 1:
             raise UsageError(
                 f"data {self.title!r}: set exactly one of corpus, durations and stand_in"
             )
@@ -69,7 +68,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """A checkpoint that runs start from: ``path`` lies below the user's data folder."""
+    """A checkpoint that runs start from; ``path`` lies below the user's data folder."""
 
     title: str
     source: str = field(metadata={"key": "from"})
@@ -82,14 +81,14 @@ class RunSpec:
     """One training run.
 
     Attributes:
-        label: Its curve's name in figure, table and claims.
-        data: Which data.
-        recipe: Training recipe (``recipes/NAME.yaml``) that ``settings`` go over; empty is none.
+        label: Name of its curve in figure, table and claims.
+        data: Name of its data.
+        recipe: Training recipe (``recipes/NAME.yaml``) below ``settings``; empty for none.
         settings: Sections and keys as in a training recipe.
         weights: Entry of ``weights`` that it starts from.
         start: Run that it starts from.
-        teacher: Run that teaches it.
-        stands_for: The published curve that it is shown beside, where that has another name.
+        teacher: Run that it is distilled from.
+        stands_for: Published curve to compare with, if its label differs.
     """
 
     label: str
@@ -107,16 +106,23 @@ class RunSpec:
 
     @property
     def published_label(self) -> str:
-        """The name of its published curve."""
+        """Label of the published curve."""
         return self.stands_for or self.label
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Runs at a series of values, each also at its own setting.
+    """Runs evaluated at a series of values, and each at its own setting.
 
-    ``resize`` names ways of resizing kernels, each a curve of its own; none takes each run's own.
-    ``axes`` says where a patch size counts, ``base_shift_ms`` what compressions are relative to.
+    Attributes:
+        axis: What is swept.
+        values: Frames, patch sizes or compressions.
+        runs: Names of runs.
+        resize: Kernel resizing methods, one curve each; empty for each run's own.
+        positions: How position grids are fitted to other lengths.
+        axes: Axes along which patch sizes change.
+        base_shift_ms: Frame shift of compression 1; 0 for each run's own.
+        native: Evaluate runs of a fixed input length at native lengths.
     """
 
     axis: SweepAxis
@@ -126,6 +132,7 @@ class SweepSpec:
     positions: PositionFit = "interpolate"
     axes: SweepAxes = "auto"
     base_shift_ms: float = 0.0
+    native: bool = False
 
     def __post_init__(self) -> None:
         if not self.values or not self.runs:
@@ -138,7 +145,7 @@ class SweepSpec:
 
 @dataclass(frozen=True)
 class TokensSpec:
-    """Padding and cut of standard ASTs of ``frames`` and of ``planners`` (none: all)."""
+    """Padding and cut of standard ASTs of ``frames`` and of ``planners`` (empty for all)."""
 
     data: str
     frames: tuple[int, ...] = (1_024,)
@@ -154,18 +161,19 @@ class Scale:
     """A recipe at one scale.
 
     Attributes:
-        says: On what it runs and what that can show, in a sentence.
-        include: Recipes whose data, weights and runs of the same scale can be used as if they
-            stood here; runs with the same settings are trained once, whoever names them.
-        settings: What all runs of this file have in common.
-        seeds: Each run is trained with each of them; none takes 0.
-        checkpoint: Of the runs; ``best`` is the last where there is no validation split.
-        precision: Of evaluation.
+        description: One sentence: the data, and what the scale can show.
+        include: Recipes whose data, weights and runs of the same scale can be referred to here;
+            runs with equal settings are trained once for all recipes.
+        settings: Settings shared by all runs of this file.
+        seeds: Every run is trained with each seed.
+        checkpoint: Checkpoint to evaluate; ``best`` is the last one without a validation split.
+        precision: Precision of evaluation.
+        split: Split to evaluate on.
         histograms: Data whose durations are drawn.
-        claims: What is judged.
+        claims: Claims to judge.
     """
 
-    says: str
+    description: str
     include: tuple[str, ...] = ()
     data: Mapping[str, DataSpec] = field(default_factory=dict)
     weights: Mapping[str, WeightsSpec] = field(default_factory=dict)
@@ -174,6 +182,7 @@ class Scale:
     seeds: tuple[int, ...] = (0,)
     checkpoint: Checkpoint = "best"
     precision: Literal["fp32", "bf16"] = "fp32"
+    split: Literal["test", "validation"] = "test"
     sweeps: tuple[SweepSpec, ...] = ()
     tokens: tuple[TokensSpec, ...] = ()
     histograms: tuple[str, ...] = ()
@@ -186,33 +195,35 @@ class Scale:
             raise UsageError("the sweeps of a figure share one axis")
 
     def check_names(self) -> None:
-        """Everything that is referred to is there.
+        """Check that every name that is referred to exists.
 
         Raises:
-            UsageError: It is not; the hint names the nearest.
+            UsageError: One does not; the hint names the nearest.
         """
         for name, run in self.runs.items():
-            self._require(run.data, self.data, f"runs.{name}.data")
-            for key in ("weights", "start", "teacher"):
-                known = self.weights if key == "weights" else self.runs
+            _require(run.data, self.data, f"runs.{name}.data")
+            for key, known in (
+                ("weights", self.weights),
+                ("start", self.runs),
+                ("teacher", self.runs),
+            ):
                 if getattr(run, key):
-                    self._require(getattr(run, key), known, f"runs.{name}.{key}")
-        for sweep in self.sweeps:
-            for name in sweep.runs:
-                self._require(name, self.runs, "sweeps.runs")
+                    _require(getattr(run, key), known, f"runs.{name}.{key}")
+        for name in (run for sweep in self.sweeps for run in sweep.runs):
+            _require(name, self.runs, "sweeps.runs")
         for name in (*self.histograms, *(spec.data for spec in self.tokens)):
-            self._require(name, self.data, "data of histograms and tokens")
+            _require(name, self.data, "data of histograms and tokens")
 
-    @staticmethod
-    def _require(name: str, known: Mapping[str, Any], where: str) -> None:
-        if name not in known:
-            raise UsageError(f"{where}: there is no {name!r}", nearest_hint(name, list(known)))
+
+def _require(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise UsageError(f"{where}: there is no {name!r}", nearest_hint(name, list(known)))
 
 
 @dataclass(frozen=True)
 class PublishedSpec:
-    """Where the published numbers are: a table of ``reporting/published``, the rows of ``dataset``
-    in it where it holds several, and on which data they are (``title``)."""
+    """Published numbers: ``table`` of ``reporting/published``, the ``dataset`` whose rows are used
+    if it has several, and the ``title`` of the data they were measured on."""
 
     table: str
     title: str
@@ -225,11 +236,11 @@ class Recipe:
 
     Attributes:
         title: Paper, number and data, as the figure's heading.
-        shows: What the paper says that it shows.
-        published: Its numbers; None is published as a picture only.
-        sources: For each setting of scale ``paper`` in this file, by dotted name, where it is from;
-            "ours" where neither paper nor published script gives it.
-        takes: Where paper and published code differ: which of them is taken.
+        shows: What the figure shows according to the paper.
+        published: Its numbers; None if they are published as a picture only.
+        sources: Source of each setting of scale ``paper`` in this file, by dotted name; "ours" if
+            neither the paper nor the published scripts give it.
+        deviations: Where paper and published code differ, and which one the recipe follows.
         scales: The three scales.
         name: PAPER/FILE, set by the reader.
     """
@@ -239,72 +250,71 @@ class Recipe:
     scales: Mapping[str, Scale]
     published: PublishedSpec | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
-    takes: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
         for name in self.scales:
-            if name not in SCALES:
-                raise UsageError(f"unknown scale {name!r}", nearest_hint(name, list(SCALES)))
+            _require_scale(name)
         missing = [name for name in SCALES if name not in self.scales]
         if missing:
             raise UsageError(f"recipe {self.title!r} has no scale {', '.join(missing)}")
 
     def scale(self, name: str) -> Scale:
-        """The scale called ``name``.
+        """Return the scale called ``name``.
 
         Raises:
             UsageError: There is no such scale.
         """
-        if name not in self.scales:
-            raise UsageError(f"unknown scale {name!r}", nearest_hint(name, list(SCALES)))
+        _require_scale(name)
         return self.scales[name]
+
+
+def _require_scale(name: str) -> None:
+    if name not in SCALES:
+        raise UsageError(f"unknown scale {name!r}", nearest_hint(name, list(SCALES)))
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often every run is trained, where the user wants it otherwise than the scale does.
+    """The seeds and folds that a user asks for instead of the scale's own.
 
-    Neither changes a training's fingerprint: a few folds now and the others later are one result.
+    Neither changes a training's fingerprint, so folds can be trained a few at a time.
 
     Attributes:
-        seeds: Replace the scale's own; none leaves them.
-        folds: Test folds out of those of the data; none takes all.
+        seeds: Replace the scale's seeds; empty keeps them.
+        folds: Some of the data's test folds; empty for all.
     """
 
     seeds: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
 
     def options(self) -> str:
-        """As the command line says it, with a space before."""
+        """Return them as command-line options, with a leading space."""
         chosen = {"--seeds": self.seeds, "--folds": self.folds}
         return "".join(f" {name} {','.join(map(str, v))}" for name, v in chosen.items() if v)
 
-    def of(self, scale: Scale) -> Scale:
-        """The scale with these repeats.
+    def apply(self, scale: Scale) -> Scale:
+        """Return the scale with these seeds and folds.
 
         Raises:
-            UsageError: A fold that the data lack.
+            UsageError: The data do not have such a fold.
         """
-        there = {fold for spec in scale.data.values() for fold in spec.folds}
-        if lacking := [str(fold) for fold in self.folds if fold not in there]:
-            has = f"its folds are {', '.join(map(str, sorted(there)))}" if there else "it has none"
+        known = {fold for spec in scale.data.values() for fold in spec.folds}
+        if lacking := [str(fold) for fold in self.folds if fold not in known]:
+            has = f"its folds are {', '.join(map(str, sorted(known)))}" if known else "it has none"
             raise UsageError(f"--folds: no fold {', '.join(lacking)}", has)
-        data = {name: self._of(spec) for name, spec in scale.data.items()}
+        data = {name: self._with_folds(spec) for name, spec in scale.data.items()}
         return dataclasses.replace(scale, data=data, seeds=self.seeds or scale.seeds)
 
-    def _of(self, spec: DataSpec) -> DataSpec:
+    def _with_folds(self, spec: DataSpec) -> DataSpec:
+        """Return the data with the chosen folds, which its title lists: ``folds 1, 2 of five``."""
         if not spec.folds:
             return spec
         folds = tuple(fold for fold in spec.folds if not self.folds or fold in self.folds)
-        title = f"{spec.title}, {_told(folds, spec.folds)}"
-        return dataclasses.replace(spec, folds=folds, title=title)
-
-
-def _told(folds: Sequence[int], there: Sequence[int]) -> str:
-    """``five folds``, ``fold 1 of five``, ``folds 1, 2 of five``."""
-    words = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
-    number = words.get(len(there), str(len(there)))
-    if len(folds) == len(there):
-        return f"{number} folds"
-    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))} of {number}"
+        words = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+        number = dict(enumerate(words, 2)).get(len(spec.folds), str(len(spec.folds)))
+        listed = f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {number}"
+        if len(folds) == len(spec.folds):
+            listed = f"{number} folds"
+        return dataclasses.replace(spec, folds=folds, title=f"{spec.title}, {listed}")

@@ -1,9 +1,9 @@
-"""Doing one step: the same functions that ``prep``, ``train``, ``eval``, ``sweep`` and ``tokens``
-call, with the paths that the plan has worked out.
+"""Execute one step with the functions behind ``prep``, ``train``, ``eval``, ``sweep`` and
+``tokens``.
 
-A step writes what it makes into its folder and, last of all, the marker that says that it is
-finished and what it took. A step that is stopped before that is begun again; but a training or a
-sweep continues where it was, and prep takes over finished shards.
+A step writes its results into its folder and, last, the marker that it is finished. An unfinished
+step is started again; a training or a sweep continues where it stopped, and prep takes over
+finished shards.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elastictool.recipes.plan import MARKER, Kind, Step
+from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Kind, Step
+from elastictool.recipes.result import make_result
 from elastictool.reporting.tables import read_json
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import write_json
 from elastictool.utils.progress import SILENT, Progress
 
-POINTS, EVALUATION, TOKENS, DURATIONS = "points.csv", "eval.json", "tokens.json", "durations.json"
+if TYPE_CHECKING:
+    from elastictool.config import RunConfig
+    from elastictool.checkpoint.weights import LoadedRun
+
 UNFINISHED = "sweep.unfinished"
 
 
 def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
-    """Do a step whose inputs are finished, and mark it.
-
-    Returns:
-        The marker.
+    """Execute a step whose inputs are finished, write its marker and return it.
 
     Raises:
         ElasticToolError: As the command of that kind.
@@ -88,7 +89,7 @@ def _train(step: Step, progress: Progress) -> dict[str, Any]:
     if (step.path / "config.yaml").is_file():
         result = resume_run(step.path, store, progress)
     else:
-        result = train_run(_placed(step), store, step.path, progress=progress)
+        result = train_run(_with_paths(step), store, step.path, progress=progress)
     write_report(step.path)
     return {
         "seconds": round(result.seconds, 1),
@@ -97,35 +98,36 @@ def _train(step: Step, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _placed(step: Step) -> Any:
-    """The configuration of a training with the paths of what it starts from and learns from."""
+def _with_paths(step: Step) -> RunConfig:
+    """Return the configuration of a training with the paths of its start, weights and teacher."""
     config = step.config
     if config is None:
         raise ValueError(f"{step.name} has no configuration")
-    if "start" in step.reads:
-        init = dataclasses.replace(config.init, source="run", path=str(step.reads["start"]))
-        config = dataclasses.replace(config, init=init)
-    if "weights" in step.reads:
-        init = dataclasses.replace(config.init, path=str(step.reads["weights"]))
-        config = dataclasses.replace(config, init=init)
-    if "teacher" in step.reads:
-        distill = dataclasses.replace(config.train.distill, teacher=str(step.reads["teacher"]))
-        train = dataclasses.replace(config.train, distill=distill)
-        config = dataclasses.replace(config, train=train)
-    return config
+    reads, init, train = step.reads, config.init, config.train
+    if "start" in reads:
+        init = dataclasses.replace(init, source="run", path=str(reads["start"]))
+    if "weights" in reads:
+        init = dataclasses.replace(init, path=str(reads["weights"]))
+    if "teacher" in reads:
+        distill = dataclasses.replace(train.distill, teacher=str(reads["teacher"]))
+        train = dataclasses.replace(train, distill=distill)
+    return dataclasses.replace(config, init=init, train=train)
 
 
 def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
-    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
+    from elastictool.checkpoint.weights import load_run
     from elastictool.training.setup import pick_device
 
     store = PreparedStore.open(step.reads["dataset"])
-    how = {key: step.settings[key] for key in ("checkpoint", "precision")}
+    settings = step.settings
+    how = {key: settings[key] for key in ("checkpoint", "precision")}
     run = load_run(step.reads["run"], how["checkpoint"], device=pick_device("auto"))
-    result = evaluate_run(run, store, precision=how["precision"], progress=progress)
+    result = evaluate_run(
+        run, store, split=settings["split"], precision=how["precision"], progress=progress
+    )
     save_evaluation(run.path, result, how)
     report_evaluation(run.path, result.stem)
     hidden = ("per_class", "decisions")
@@ -135,28 +137,25 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
-    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
     from elastictool.evaluation.logit_cache import forget
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep_axes import sweep_axis
+    from elastictool.checkpoint.weights import load_run
     from elastictool.training.setup import pick_device
 
     settings, device = step.settings, pick_device("auto")
     store = PreparedStore.open(step.reads["dataset"])
+    how: dict[str, Any] = {"device": device, "pos_embed_fit": settings["positions"]}
     loaded = [
-        load_run(
-            path,
-            settings["checkpoint"],
-            device=device,
-            pos_embed_fit=settings["positions"],
-            resize=resize,
-        )
+        load_run(path, settings["checkpoint"], resize=resize, **how)
         for role, path in step.reads.items()
         if role.startswith("run:")
         for resize in settings["resize"] or (None,)
     ]
+    if settings["native"]:
+        loaded = [_at_native_lengths(run) for run in loaded]
     points = sweep_axis(
         settings["axis"],
         loaded,
@@ -164,6 +163,7 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
         settings["values"],
         along=settings["axes"],
         base_shift_ms=settings["base_shift_ms"],
+        split=settings["split"],
         precision=settings["precision"],
         progress=progress,
         keep=step.path / UNFINISHED,
@@ -171,6 +171,13 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     write_points(step.path / POINTS, points)
     forget(step.path / UNFINISHED)
     return {"clips": points[0].clips, "environment": environment()}
+
+
+def _at_native_lengths(run: LoadedRun) -> LoadedRun:
+    """Return a run of a fixed input length as one that takes clips at their own lengths."""
+    extractor = run.feature_extractor
+    length = dataclasses.replace(extractor.length, fixed_frames=0)
+    return dataclasses.replace(run, feature_extractor=dataclasses.replace(extractor, length=length))
 
 
 def _tokens(step: Step, progress: Progress) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def _tokens(step: Step, progress: Progress) -> dict[str, Any]:
         fixed_frames=settings["frames"],
         rule=rule,
     )
-    source = durations_of(step.reads, settings, split=settings["split"])
+    source = _source_of(step.reads, settings, split=settings["split"])
     write_json(step.path / TOKENS, document(count_tokens(source, wanted)))
     return {"clips": len(source.seconds)}
 
@@ -200,7 +207,7 @@ def _durations(step: Step, progress: Progress) -> dict[str, Any]:
             for role, path in step.reads.items()
             if role.startswith(f"{name}:")
         }
-        source = durations_of(reads, settings)
+        source = _source_of(reads, settings)
         found.append(
             {"name": name, "title": settings["title"], "source": source.label}
             | histogram(source.seconds)
@@ -209,8 +216,8 @@ def _durations(step: Step, progress: Progress) -> dict[str, Any]:
     return {}
 
 
-def durations_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: str = "") -> Any:
-    """Durations of a prepared dataset, of a table, or of the stand-in."""
+def _source_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: str = "") -> Any:
+    """Return the durations of a prepared dataset, of a table, or of the stand-in."""
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation import durations
 
@@ -222,8 +229,6 @@ def durations_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: 
 
 
 def _plot(step: Step, progress: Progress) -> dict[str, Any]:
-    from elastictool.recipes.result import make_result
-
     document = step.path / "result.json"
     write_json(document, make_result(step))
     files = draw_result(read_json(document), step.path / step.path.name)
@@ -231,7 +236,7 @@ def _plot(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def draw_result(result: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Figure (``stem``.png, .svg) and table (.md) of a result, from the document alone.
+    """Write figure (``stem``.png, .svg) and table (.md) of a result, from the document alone.
 
     Raises:
         ElasticToolError: A file cannot be written.

@@ -38,7 +38,7 @@ class Claim:
         start: First column that counts.
         stop: Last column that counts.
         source: Where it is claimed: paper and section, or "ours".
-        says: The same in words, where those made from kind and threshold would be hard to read.
+        description: Replaces the sentence that is made from kind and threshold.
     """
 
     kind: ClaimKind
@@ -49,7 +49,7 @@ class Claim:
     start: float = float("-inf")
     stop: float = float("inf")
     source: str = ""
-    says: str = ""
+    description: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a claim that says nothing.
@@ -108,8 +108,8 @@ def _answer(holds: bool) -> str:
 
 def statement(claim: Claim) -> str:
     """The claim itself, in words."""
-    if claim.says:
-        return claim.says
+    if claim.description:
+        return claim.description
     points = counted(abs(claim.points), "point")
     if claim.kind == "flat":
         return f"{claim.curve} is flat within {points}{_span(claim)}"

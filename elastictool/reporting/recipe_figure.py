@@ -78,7 +78,7 @@ def draw(result: Document) -> Figure:
 
 def _caption(result: Document, width: float) -> str:
     """On what data, and how many of the claims hold; the table says which."""
-    text = "\n".join(textwrap.wrap(result["says"], int(CAPTION_LETTERS * width)))
+    text = "\n".join(textwrap.wrap(result["description"], int(CAPTION_LETTERS * width)))
     held = held_words(result["verdicts"])
     return plain_text(f"{text}\n{held}." if held else text, 4_000)
 

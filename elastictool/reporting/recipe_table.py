@@ -35,7 +35,7 @@ def page(result: Document) -> str:
     parts = [
         f"# {result['title']}\n\n![{result['title']}]({name}.svg)\n",
         f"{result['shows']}\n",
-        f"**On what.** {result['says']} Data: {'; '.join(result['data'].values())}.\n",
+        f"**On what.** {result['description']} Data: {'; '.join(result['data'].values())}.\n",
         f"**Published.** {published_words(result['published'])}\n",
         f"**Claims.** {verdict_lines(result['verdicts'])}",
         *tables(result),

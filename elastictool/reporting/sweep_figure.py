@@ -35,14 +35,13 @@ from elastictool.reporting.lines import (
     name_columns,
     own_ring,
 )
+from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import UsageError
 
 LOG_RATIO = 16
 """Lengths that span more than this factor are drawn on a logarithmic axis."""
 MOST_LABELS = 18
 """Columns that have room for their label."""
-RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialias"}
-"""Ways of resizing kernels, as the paper calls them."""
 UNIT_METRICS = ("dprime",)
 """Metrics that are no shares and are drawn as they are."""
 

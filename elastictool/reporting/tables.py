@@ -11,6 +11,8 @@ from typing import Any
 from elastictool.utils.errors import ElasticToolError, UsageError
 
 EMPTY = "–"
+RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialias"}
+"""Kernel resizing methods, named as in the paper."""
 
 
 def read_json(path: Path) -> Any:
