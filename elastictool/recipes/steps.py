@@ -23,8 +23,8 @@ from elastictool.utils.io import write_json
 from elastictool.utils.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from elastictool.config import RunConfig
     from elastictool.checkpoint.weights import LoadedRun
+    from elastictool.config import RunConfig
 
 UNFINISHED = "sweep.unfinished"
 
@@ -115,10 +115,10 @@ def _with_paths(step: Step) -> RunConfig:
 
 
 def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.checkpoint.weights import load_run
     from elastictool.training.setup import pick_device
 
     store = PreparedStore.open(step.reads["dataset"])
@@ -137,12 +137,12 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
+    from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
     from elastictool.evaluation.logit_cache import forget
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep_axes import sweep_axis
-    from elastictool.checkpoint.weights import load_run
     from elastictool.training.setup import pick_device
 
     settings, device = step.settings, pick_device("auto")
