@@ -33,8 +33,8 @@ def test_a_conversion_is_official_as_training_is(toy_store: PreparedStore, tmp_p
     for name in ("attention_scale", "initialization"):
         assert getattr(run.config.model, name) == getattr(trained, name)
     assert run.config.model.attention_scale == 1.0
-    assert 0.8 < float(run.model.state_dict()["pooling.query"].std()) < 1.2
-    assert "its sum over 12 (official)" in result.report.missing["pooling.to_q.weight"]
+    assert 0.8 < float(run.model.state_dict()["attn_pool.latent"].std()) < 1.2
+    assert "its sum over 12 (official)" in result.report.missing["attn_pool.q.weight"]
 
 
 def test_the_published_scale_is_that_of_elasticasts_only(tmp_path: Path) -> None:

@@ -519,7 +519,7 @@ def in_turn(*actions: Callable[[], None]) -> None:
         (2, ("train.attention=reference", "augment.token_dropout=0.2")),
         (2, ("model.preset=flexiast", "flexi.sizes=[8, 16]", "train.accumulate=2")),
         (2, ("train.loader_workers=1", "train.average_epochs=[1, 2]")),
-        (2, ("train.loss=bce", "train.freeze=[embedding, encoder.0]", "train.checkpoint_steps=2")),
+        (2, ("train.loss=bce", "train.freeze=[patch_embed, blocks.0]", "train.checkpoint_steps=2")),
         (2, ("packing.pad_to_multiple_of=64", "train.optimizer=adamw", "train.layer_decay=0.7")),
     ],
     ids=str,

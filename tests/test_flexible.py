@@ -32,7 +32,7 @@ from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
-from elastictool.models.positions import FactorisedPositions, GridPositions
+from elastictool.models.pos_embed import FactorisedPosEmbed, GridPosEmbed
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.grid import patch_size_along, scaled_stride
@@ -132,9 +132,9 @@ def test_flexiast_at_its_base_size_equals_ast() -> None:
 def test_resized_patches_give_the_tokens_of_the_original_ones(size: tuple[int, int]) -> None:
     model = make_model(ELASTIC)
     patches = torch.randn(7, 8, 8, dtype=torch.float64)
-    expected = model.embedding(patches.flatten(1), (8, 8))
+    expected = model.patch_embed(patches.flatten(1), (8, 8))
     larger = F.interpolate(patches[None], size, mode="bilinear")[0]
-    found = model.embedding(larger.flatten(1), size)
+    found = model.patch_embed(larger.flatten(1), size)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -148,7 +148,7 @@ def test_every_parameter_learns_at_a_foreign_patch_size(
     model(pack(config, rows)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
-        if not name.endswith("to_kv.bias"):
+        if not name.endswith("attn_pool.kv.bias"):
             assert parameter.grad.abs().max() > 1e-9, name
 
 
@@ -163,10 +163,10 @@ def test_a_foreign_patch_size_asks_the_device_for_no_value(config: ModelConfig) 
 def test_each_way_of_resizing_is_used(resize: Resize) -> None:
     config = dataclasses.replace(FLEXI, resize=resize)
     others = {"pi", "bl", "bl-plain"} - {resize}
-    kernel = make_model(config).embedding.weight_for((5, 5))
+    kernel = make_model(config).patch_embed.weight_for((5, 5))
     for other in others:
         different = make_model(dataclasses.replace(FLEXI, resize=other))
-        assert not torch.allclose(kernel, different.embedding.weight_for((5, 5)), atol=1e-3)
+        assert not torch.allclose(kernel, different.patch_embed.weight_for((5, 5)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size, columns", [((4, 4), 24), ((6, 6), 16), ((24, 24), 4)])
@@ -175,7 +175,7 @@ def test_a_factorised_table_keeps_the_time_that_its_rows_stand_for(
 ) -> None:
     """A table that counts frames counts them at any patch size, and for clips of any length."""
     config = dataclasses.replace(ELASTIC, width=2, heads=1, grid=(2, 12))
-    module = FactorisedPositions(config).double()
+    module = FactorisedPosEmbed(config).double()
     with torch.no_grad():
         module.frequency.zero_()
         module.time.copy_((8 * torch.arange(12.0) + 4)[:, None].expand(-1, 2))
@@ -192,14 +192,14 @@ def test_a_factorised_table_keeps_the_time_that_its_rows_stand_for(
 
 def test_grid_positions_are_resized_to_the_grid_that_results() -> None:
     config = dataclasses.replace(FLEXI, grid=(8, 64), patch_size=(16, 16), patch_stride=(16, 16))
-    module = GridPositions(config).double()
+    module = GridPosEmbed(config).double()
     torch.nn.init.normal_(module.grid)
     image = module.grid.view(8, 64, -1).permute(2, 0, 1)[None]
     for shape, size in (((3, 22), (48, 48)), ((16, 128), (8, 8)), ((2, 21), (48, 48))):
         expected = F.interpolate(image, shape, mode="bilinear", antialias=True)[0]
         found = module.fitted(shape, size).view(*shape, -1).permute(2, 0, 1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    sliced = GridPositions(dataclasses.replace(config, pos_embed_fit="slice")).double()
+    sliced = GridPosEmbed(dataclasses.replace(config, pos_embed_fit="slice")).double()
     sliced.load_state_dict(module.state_dict())
     short = sliced.fitted((3, 5), (48, 48)).view(3, 5, -1)
     torch.testing.assert_close(short, module.fitted((3, 22), (48, 48)).view(3, 22, -1)[:, :5])

@@ -139,10 +139,10 @@ WRONG: dict[str, Callable[[Imported], Imported]] = {
     "eps": lambda w: altered(w, norm_eps=1e-6),
     "eps of the head": lambda w: altered(w, fc_norm_eps=1e-5),
     "order of positions": lambda w: altered(
-        w, {"positions.grid": _transposed(w.state["positions.grid"])}
+        w, {"pos_embed.grid": _transposed(w.state["pos_embed.grid"])}
     ),
     "positions one row on": lambda w: altered(
-        w, {"positions.grid": w.state["positions.grid"].roll(1, 0)}
+        w, {"pos_embed.grid": w.state["pos_embed.grid"].roll(1, 0)}
     ),
     "prefix tokens swapped": lambda w: altered(
         w, {"prefix_tokens": w.state["prefix_tokens"].flip(0)}
@@ -156,12 +156,12 @@ WRONG: dict[str, Callable[[Imported], Imported]] = {
         prefix_tokens=1,
     ),
     "kernel transposed": lambda w: altered(
-        w, {"embedding.kernel.weight": w.state["embedding.kernel.weight"]
+        w, {"patch_embed.proj.weight": w.state["patch_embed.proj.weight"]
             .unflatten(1, (16, 16)).transpose(1, 2).flatten(1)}
     ),
     "mean of the patches": lambda w: altered(w, pooling="mean"),
     "q and k swapped": lambda w: altered(
-        w, {"blocks.0.attention.qkv.weight": w.state["blocks.0.attention.qkv.weight"]
+        w, {"blocks.0.attn.qkv.weight": w.state["blocks.0.attn.qkv.weight"]
             .view(3, -1, 128)[[1, 0, 2]].flatten(0, 1)}
     ),
 }  # fmt: skip
@@ -388,9 +388,9 @@ def test_a_mistake_in_a_published_model_would_show(name: str, mistake: str, tmp_
         {"attention_scale": 0.125},
         {"norm_eps": 1e-5},
         {"fc_norm_eps": 1e-5},
-        {"state": "positions.time"},
-        {"state": "positions.frequency"},
-        {"state": "pooling.query"},
+        {"state": "pos_embed.time"},
+        {"state": "pos_embed.frequency"},
+        {"state": "attn_pool.latent"},
         {"pooling": "mean"},
     ],
     ids=str,

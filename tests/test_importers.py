@@ -222,7 +222,7 @@ def test_stale_parts_of_flexiast_are_ignored(tmp_path: Path) -> None:
     stale = weights.report.ignored
     for key in ("module.v.pos_embed", "module.v.patch_embed.proj.weight"):
         assert "left over" in stale[key]
-    assert weights.report.loaded["positions.grid"] == ["module.pos_embed.pos_embed"]
+    assert weights.report.loaded["pos_embed.grid"] == ["module.pos_embed.pos_embed"]
     distilled = load("flexiast", foreign_weights.flexiast(distilled=True).write(tmp_path))
     assert distilled.config.model.prefix_tokens == 2
 

@@ -230,13 +230,13 @@ def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
     monkeypatch.setattr("elastictool.inference.recordings.stream", hours)
     monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
     seen: list[tuple[int, int]] = []
-    embed = model.run.model.embed
+    features = model.run.model.forward_features
 
     def spy(batch: PackedBatch) -> torch.Tensor:
         seen.append((len(drawn), batch.layout.num_tokens))
-        return embed(batch)
+        return features(batch)
 
-    monkeypatch.setattr(model.run.model, "embed", spy)
+    monkeypatch.setattr(model.run.model, "forward_features", spy)
     model.embed("hours.wav", WindowRule(2.0))
     assert all(tokens <= 200 for _, tokens in seen)
     # A batch holds two windows of two blocks each; the third window and its next block wait.

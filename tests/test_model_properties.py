@@ -226,7 +226,7 @@ def test_every_parameter_gets_a_gradient(config: ModelConfig, backend: str) -> N
     model(make_batch(config, make_rows(), backend)).square().sum().backward()
     for name, grad in parameter_grads(model).items():
         # A softmax does not change when all its keys move together.
-        if not name.endswith("to_kv.bias"):
+        if not name.endswith("attn_pool.kv.bias"):
             assert grad.abs().max() > 1e-9, name
 
 
@@ -296,10 +296,10 @@ def test_standard_ast_equals_a_plain_vit(backend: str) -> None:
 
 def plain_vit(weights: dict[str, Tensor], config: ModelConfig, fbanks: Tensor) -> Tensor:
     """AST as its paper draws it, on (B, T, F): strided convolution, cls and dist, ViT blocks."""
-    kernel = weights["embedding.kernel.weight"].view(config.width, 1, *config.patch_size)
+    kernel = weights["patch_embed.proj.weight"].view(config.width, 1, *config.patch_size)
     image = fbanks.transpose(1, 2)[:, None]
-    x = F.conv2d(image, kernel, weights["embedding.kernel.bias"], stride=config.patch_stride)
-    x = x.flatten(2).transpose(1, 2) + weights["positions.grid"]
+    x = F.conv2d(image, kernel, weights["patch_embed.proj.bias"], stride=config.patch_stride)
+    x = x.flatten(2).transpose(1, 2) + weights["pos_embed.grid"]
     prefix = weights["prefix_tokens"] + weights["prefix_pos_embed"]
     x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
 
@@ -316,14 +316,14 @@ def plain_vit(weights: dict[str, Tensor], config: ModelConfig, fbanks: Tensor) -
         y = norm(x, f"{block}.norm1", config.norm_eps).transpose(0, 1)
         attended, _ = F.multi_head_attention_forward(
             y, y, y, config.width, config.heads,
-            weights[f"{block}.attention.qkv.weight"], weights[f"{block}.attention.qkv.bias"],
+            weights[f"{block}.attn.qkv.weight"], weights[f"{block}.attn.qkv.bias"],
             None, None, False, 0.0,
-            weights[f"{block}.attention.projection.weight"],
-            weights[f"{block}.attention.projection.bias"],
+            weights[f"{block}.attn.proj.weight"],
+            weights[f"{block}.attn.proj.bias"],
         )  # fmt: skip
         x = x + attended.transpose(0, 1)
-        hidden = F.gelu(linear(norm(x, f"{block}.norm2", config.norm_eps), f"{block}.mlp.0"))
-        x = x + linear(hidden, f"{block}.mlp.2")
+        hidden = F.gelu(linear(norm(x, f"{block}.norm2", config.norm_eps), f"{block}.mlp.fc1"))
+        x = x + linear(hidden, f"{block}.mlp.fc2")
     x = norm(x, "norm", config.norm_eps)
     pooled = (x[:, 0] + x[:, 1]) / 2
     return linear(norm(pooled, "fc_norm", config.fc_norm_eps), "head")
@@ -348,30 +348,73 @@ def test_sizes_are_those_of_vit(size: str, in_blocks: int) -> None:
 def test_state_names_are_stable() -> None:
     names = set(SpectrogramTransformer(dataclasses.replace(SMALL, depth=1)).state_dict())
     linears = [
-        "embedding.kernel", "norm", "fc_norm", "head",
-        "blocks.0.norm1", "blocks.0.attention.qkv", "blocks.0.attention.projection",
-        "blocks.0.norm2", "blocks.0.mlp.0", "blocks.0.mlp.2",
-        "pooling.to_q", "pooling.to_kv", "pooling.projection",
+        "patch_embed.proj", "norm", "fc_norm", "head",
+        "blocks.0.norm1", "blocks.0.attn.qkv", "blocks.0.attn.proj",
+        "blocks.0.norm2", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2",
+        "attn_pool.q", "attn_pool.kv", "attn_pool.proj",
     ]  # fmt: skip
     expected = {f"{name}.{part}" for name in linears for part in ("weight", "bias")}
-    assert names == expected | {"positions.frequency", "positions.time", "pooling.query"}
+    assert names == expected | {"pos_embed.frequency", "pos_embed.time", "attn_pool.latent"}
     ast = set(SpectrogramTransformer(MODELS["ast"]).state_dict())
-    added = {"prefix_tokens", "prefix_pos_embed", "positions.grid"}
+    added = {"prefix_tokens", "prefix_pos_embed", "pos_embed.grid"}
     assert added | {"fc_norm.weight", "fc_norm.bias"} <= ast
 
 
+@each_backend
 @each_model
-def test_embed_is_what_the_head_is_given(config: ModelConfig) -> None:
+def test_forward_is_head_of_features(config: ModelConfig, backend: str) -> None:
     model = make_model(config)
-    batch = make_batch(config, make_rows())
-    embedded = model.embed(batch)
-    assert embedded.shape == (6, config.width)
-    assert torch.equal(model.head(model.fc_norm(embedded)), model(batch))
+    model.attention = backend
+    batch = make_batch(config, make_rows(), backend, multiple=16)
+    tokens = model.forward_features(batch)
+    assert tokens.shape == (sum(batch.layout.lengths), config.width)
+    assert torch.equal(model.forward_head(tokens, batch), model(batch))
+    pooled = model.forward_head(tokens, batch, pre_logits=True)
+    assert pooled.shape == (6, config.width)
+    assert torch.equal(model.head(model.fc_norm(pooled)), model(batch))
     headless = make_model(dataclasses.replace(config, num_classes=0, fc_norm=False))
-    assert torch.equal(headless(batch), headless.embed(batch))
+    headless.attention = backend
+    tokens = headless.forward_features(batch)
+    assert torch.equal(headless(batch), headless.forward_head(tokens, batch, pre_logits=True))
 
 
-@pytest.mark.parametrize("silenced", ["attention.projection", "mlp.2"])
+@each_model
+def test_features_of_a_clip_are_its_own_tokens_in_order(config: ModelConfig) -> None:
+    model = make_model(config)
+    rows = make_rows()
+    together = model.forward_features(make_batch(config, rows, "reference"))
+    clips = [clip for row in rows for clip in row]
+    alone = torch.cat([model.forward_features(make_batch(config, [[clip]])) for clip in clips])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
+
+
+@each_model
+def test_a_broken_clip_has_nan_tokens_and_leaves_the_gradients_of_others(
+    config: ModelConfig,
+) -> None:
+    """Also where features and head are called one by one, as a training loop may do."""
+    model = make_model(config)
+    others = [clip for clip in range(6) if clip != POISONED]
+    results = []
+    for value in (0.0, math.nan):
+        rows = make_rows()
+        rows[0][POISONED][3, 3] = value
+        batch = make_batch(config, rows)
+        tokens = model.forward_features(batch)
+        logits = model.forward_head(tokens, batch)
+        model.zero_grad()
+        logits[others].sum().backward()
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results.append((tokens.split(list(batch.layout.lengths)), logits, grads))
+    (sound, sound_logits, sound_grads), (tokens, logits, grads) = results
+    assert tokens[POISONED].isnan().all() and logits[POISONED].isnan().all()
+    assert all(torch.equal(tokens[clip], sound[clip]) for clip in others)
+    assert torch.equal(logits[others], sound_logits[others])
+    for found, expected in zip(grads, sound_grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("silenced", ["attn.proj", "mlp.fc2"])
 def test_dropout_acts_on_both_branches_in_training_only(silenced: str) -> None:
     model = make_model(dataclasses.replace(SMALL, dropout=0.5))
     for block in model.blocks:
@@ -402,7 +445,7 @@ def test_attention_scale_one_is_the_default_with_smaller_queries(backend: str) -
         for name, parameter in unscaled.named_parameters():
             if ".qkv." in name:
                 parameter[: SMALL.width].mul_(factor)
-            elif name.startswith("pooling.to_q."):
+            elif name.startswith("attn_pool.q."):
                 parameter.mul_(factor)
     torch.testing.assert_close(unscaled(batch), model(batch), rtol=0, atol=1e-12)
 
@@ -414,9 +457,9 @@ def test_initialization_is_vit_or_official(
     torch.manual_seed(0)
     config = dataclasses.replace(SMALL, width=384, grid=(8, 64), initialization=initialization)
     parameters = dict(SpectrogramTransformer(config).named_parameters())
-    for name in ("positions.time", "positions.frequency", "pooling.query"):
+    for name in ("pos_embed.time", "pos_embed.frequency", "attn_pool.latent"):
         assert parameters[name].std().item() == pytest.approx(expected, rel=0.2)
-    assert parameters["blocks.0.mlp.0.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    assert parameters["blocks.0.mlp.fc1.weight"].std().item() == pytest.approx(0.02, rel=0.05)
     for name, parameter in parameters.items():
         if name.endswith("bias"):
             assert not parameter.any(), name
@@ -431,5 +474,5 @@ def test_a_model_without_a_grid_is_a_usage_error() -> None:
 
 def test_a_batch_for_other_prefix_tokens_is_refused() -> None:
     batch = make_batch(SMALL, make_rows())
-    with pytest.raises(ValueError, match="0 prefix tokens a clip, the model 2"):
+    with pytest.raises(UsageError, match="0 prefix tokens a clip, the model 2"):
         make_model(dataclasses.replace(MODELS["ast"], patch_stride=(8, 4)))(batch)

@@ -65,12 +65,12 @@ def first_steps(store: PreparedStore, path: Path, *sets: str) -> dict[str, Tenso
 def test_layer_decay_is_lowest_at_the_embedding_and_one_behind_the_blocks() -> None:
     config = TrainConfig(layer_decay=0.5)
     expected = {
-        "embedding.kernel.weight": 1 / 8,
-        "positions.grid": 1 / 8,
+        "patch_embed.proj.weight": 1 / 8,
+        "pos_embed.grid": 1 / 8,
         "prefix_tokens": 1 / 8,
         "prefix_pos_embed": 1 / 8,
         "blocks.0.norm1.bias": 1 / 4,
-        "blocks.1.mlp.0.weight": 1 / 2,
+        "blocks.1.mlp.fc1.weight": 1 / 2,
         "norm.weight": 1.0,
         "fc_norm.weight": 1.0,
         "head.weight": 1.0,
@@ -78,13 +78,13 @@ def test_layer_decay_is_lowest_at_the_embedding_and_one_behind_the_blocks() -> N
     names = dict(network(*AST, *TWO_BLOCKS).named_parameters())
     assert expected.keys() <= names.keys()
     assert {name: lr_factor_of(name, 2, config) for name in expected} == expected
-    assert lr_factor_of("pooling.query", 2, config) == 1.0
+    assert lr_factor_of("attn_pool.latent", 2, config) == 1.0
 
 
 @pytest.mark.parametrize(
     ("setting", "factors"),
     [
-        ("train.layer_decay=0.5", {"embedding": 1 / 8, "encoder.0": 1 / 4, "encoder.1": 1 / 2}),
+        ("train.layer_decay=0.5", {"patch_embed": 1 / 8, "blocks.0": 1 / 4, "blocks.1": 1 / 2}),
         ("train.head_lr_factor=4", {"head": 4.0}),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_parameter_moves_by_its_own_rate(
     plain = first_steps(toy_store, tmp_path / "plain")
     scaled = first_steps(toy_store, tmp_path / "scaled", setting)
     for name, moved in scaled.items():
-        group = module_group(name).replace("positions", "embedding")
+        group = module_group(name).replace("pos_embed", "patch_embed")
         factor = factors.get(group, 1.0)
         assert torch.allclose(moved, factor * plain[name], atol=2e-7, rtol=1e-3), name
     assert any(value.abs().max() > 1e-5 for value in plain.values())
@@ -125,7 +125,7 @@ def test_without_options_the_groups_are_those_of_former_runs() -> None:
 def test_weight_decay_reaches_what_it_is_told_to() -> None:
     names = {name for name, _ in network(*AST).named_parameters()}
     matrices = {name for name, p in network(*AST).named_parameters() if p.ndim >= 2}
-    tables = {"positions.grid", "prefix_tokens", "prefix_pos_embed"}
+    tables = {"pos_embed.grid", "prefix_tokens", "prefix_pos_embed"}
     adamw = "train.optimizer=adamw"
     assert decayed(*AST) == names
     assert decayed(*AST, adamw) == matrices
@@ -143,14 +143,14 @@ def test_weight_decay_reaches_what_it_is_told_to() -> None:
 @pytest.mark.parametrize(
     ("frozen", "groups"),
     [
-        ("embedding", {"embedding"}),
-        ("[positions, pooling]", {"positions", "pooling"}),
-        ("encoder.0", {"encoder.0"}),
-        ("encoder.0-1", {"encoder.0", "encoder.1"}),
-        ("encoder", {"encoder.0", "encoder.1"}),
+        ("patch_embed", {"patch_embed"}),
+        ("[pos_embed, attn_pool]", {"pos_embed", "attn_pool"}),
+        ("blocks.0", {"blocks.0"}),
+        ("blocks.0-1", {"blocks.0", "blocks.1"}),
+        ("blocks", {"blocks.0", "blocks.1"}),
         (
             "all_but_head",
-            {"embedding", "positions", "encoder.0", "encoder.1", "norm", "pooling"},
+            {"patch_embed", "pos_embed", "blocks.0", "blocks.1", "norm", "attn_pool"},
         ),
         ("head", {"head"}),
     ],
@@ -178,11 +178,11 @@ def test_what_is_frozen_stays_to_the_last_bit_and_all_else_learns(
 @pytest.mark.parametrize(
     ("frozen", "words"),
     [
-        ("embeding", ["'embeding'", "did you mean 'embedding'"]),
-        ("encodr", ["'encodr'", "did you mean 'encoder'"]),
-        ("encoder.1-4", ["1-4", "2 blocks are encoder.0-1"]),
-        ("encoder.1-0", ["1-0", "encoder.0-1"]),
-        ("prefix", ["'prefix'", "known: embedding, positions"]),
+        ("patch_embd", ["'patch_embd'", "did you mean 'patch_embed'"]),
+        ("block", ["'block'", "did you mean 'blocks'"]),
+        ("blocks.1-4", ["1-4", "2 blocks are blocks.0-1"]),
+        ("blocks.1-0", ["1-0", "blocks.0-1"]),
+        ("prefix", ["'prefix'", "known: patch_embed, pos_embed"]),
         ("[all_but_head, head]", ["nothing to train"]),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_group_that_the_model_does_not_have_is_refused_before_an_old_run_is_de
 
 def test_prefix_and_all_but_head_cover_what_an_ast_has() -> None:
     model = network(*AST)
-    freeze(model, ["prefix"])
+    freeze(model, ["prefix_tokens"])
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == [
         "prefix_tokens"
     ]

@@ -387,7 +387,7 @@ def test_the_start_says_what_is_trained_and_that_nothing_is_validated(
         f"{count:,} parameters; cpu, fp32"
     )
     assert not any("warning" in line for line in said)
-    sets = ("train.epochs=1", "data.validation_split=none", "train.freeze=[encoder]")
+    sets = ("train.epochs=1", "data.validation_split=none", "train.freeze=[blocks]")
     train_run(small(*sets), toy_store, tmp_path / "b")
     assert any("without validation clips" in line for line in said)
     assert any("learn)" in line for line in said)

@@ -120,7 +120,7 @@ class _StopAfter:
         (4, ("train.clip_norm=0.1",)),
         (4, ("train.layer_decay=0.7", "train.head_lr_factor=3")),
         (4, ("train.optimizer=adamw", "train.weight_decay_on=kernels")),
-        (4, ("train.freeze=[embedding, encoder.0]",)),
+        (4, ("train.freeze=[patch_embed, blocks.0]",)),
         (2, ("train.ema_decay=0.8",)),
         (4, ("train.ema_decay=0.8", "train.average_epochs=[1, 2]")),
         (3, ("train.average_epochs=[1, 2]", "train.accumulate=2")),

@@ -169,15 +169,15 @@ def test_a_resized_kernel_keeps_its_products_with_resized_patches() -> None:
 
 def test_pooling_starts_from_the_mean_of_the_encoder_or_a_sixth_of_it() -> None:
     state = {
-        f"blocks.{n}.attention.{part}": torch.randn(*shape)
+        f"blocks.{n}.attn.{part}": torch.randn(*shape)
         for n in range(2)
         for part, shape in (("qkv.weight", (12, 4)), ("qkv.bias", (12,)),
-                            ("projection.weight", (4, 4)), ("projection.bias", (4,)))
+                            ("proj.weight", (4, 4)), ("proj.bias", (4,)))
     }  # fmt: skip
     mean = mean_attention(state, 2, 2)
-    first, second = (state[f"blocks.{n}.attention.qkv.weight"] for n in range(2))
-    assert torch.allclose(mean["pooling.to_q.weight"], (first[:4] + second[:4]) / 2)
-    assert torch.allclose(mean["pooling.to_kv.weight"], (first[4:] + second[4:]) / 2)
+    first, second = (state[f"blocks.{n}.attn.qkv.weight"] for n in range(2))
+    assert torch.allclose(mean["attn_pool.q.weight"], (first[:4] + second[:4]) / 2)
+    assert torch.allclose(mean["attn_pool.kv.weight"], (first[4:] + second[4:]) / 2)
 
 
 # Into another model --------------------------------------------------------------------------
@@ -205,16 +205,16 @@ ELASTIC = {
 def test_an_ast_becomes_an_elasticast(tmp_path: Path, how: dict[str, Any], divisor: int) -> None:
     weights = imported("ast", tmp_path, **how)
     model = new_model(weights, **ELASTIC)
-    query = model.state_dict()["pooling.query"].clone()
+    query = model.state_dict()["attn_pool.latent"].clone()
     report = transfer(model, weights, InitConfig("ast", "x", head="keep", **how))
     state = model.state_dict()
-    joint = sum(weights.state[f"blocks.{n}.attention.qkv.weight"] for n in range(2)) / divisor
-    assert torch.allclose(state["pooling.to_q.weight"], joint[:128])
-    assert torch.equal(state["pooling.query"], query)
-    assert torch.equal(state["blocks.1.mlp.0.weight"], weights.state["blocks.1.mlp.0.weight"])
+    joint = sum(weights.state[f"blocks.{n}.attn.qkv.weight"] for n in range(2)) / divisor
+    assert torch.allclose(state["attn_pool.q.weight"], joint[:128])
+    assert torch.equal(state["attn_pool.latent"], query)
+    assert torch.equal(state["blocks.1.mlp.fc1.weight"], weights.state["blocks.1.mlp.fc1.weight"])
     assert "12x12 to 8x64" in report.resized[TIME]
     assert report.ignored["module.v.cls_token"] == "the model has no prefix tokens"
-    assert set(report.missing) == {name for name in state if name.startswith("pooling")}
+    assert set(report.missing) == {name for name in state if name.startswith("attn_pool")}
     assert "module.v.pos_embed" not in report.ignored
     sums = state[FREQUENCY][:, None] + state[TIME]
     mean = weights.state[GRID].mean(0)
@@ -261,7 +261,7 @@ def test_further_prefix_tokens_start_anew(tmp_path: Path) -> None:
 
 
 def test_the_mean_of_the_colours_is_a_third_of_their_sum(tmp_path: Path) -> None:
-    kernel = "embedding.kernel.weight"
+    kernel = "patch_embed.proj.weight"
     one = imported("timm", tmp_path).state[kernel]
     third = imported("timm", tmp_path, rgb="mean").state[kernel]
     assert torch.allclose(one, 3 * third)
@@ -384,7 +384,7 @@ def test_training_starts_from_weights_of_every_format(
     # A few steps of 1e-6 leave the weights where they came from.
     weights = import_weights(config.init)
     state = run.model.state_dict()
-    for key in ("blocks.0.mlp.0.weight", "norm.weight", "blocks.0.attention.qkv.bias"):
+    for key in ("blocks.0.mlp.fc1.weight", "norm.weight", "blocks.0.attn.qkv.bias"):
         assert torch.allclose(state[key], weights.state[key], atol=1e-4)
     report = json.loads((tmp_path / "run" / "import_report.json").read_text())
     assert report["sha256"] == weights.report.sha256 and report["format"] == name
@@ -439,9 +439,9 @@ def test_official_behaviours_come_together(toy_store: PreparedStore, tmp_path: P
     train_run(config, toy_store, tmp_path / "run")
     run = load_run(tmp_path / "run")
     assert run.config.model.attention_scale == 1.0
-    assert 0.8 < float(run.model.state_dict()["pooling.query"].std()) < 1.2
+    assert 0.8 < float(run.model.state_dict()["attn_pool.latent"].std()) < 1.2
     report = json.loads((tmp_path / "run" / "import_report.json").read_text())
-    assert "its sum over 12 (official)" in report["missing"]["pooling.to_q.weight"]
+    assert "its sum over 12 (official)" in report["missing"]["attn_pool.q.weight"]
     assert "grid's mean in both" in report["resized"][TIME]
 
 
@@ -463,7 +463,7 @@ def test_fine_tuning_from_an_own_run_with_new_labels(
     run = load_run(tmp_path / "new")
     assert run.config.model.patch_size == (16, 8) and run.config.model.grid == (8, 32)
     report = json.loads((tmp_path / "new" / "import_report.json").read_text())
-    assert set(report["resized"]) == {"embedding.kernel.weight", FREQUENCY, TIME}
+    assert set(report["resized"]) == {"patch_embed.proj.weight", FREQUENCY, TIME}
 
 
 def test_a_run_never_writes_over_the_weights_that_it_starts_from(

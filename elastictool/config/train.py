@@ -43,8 +43,8 @@ class TrainConfig:
     """Factor on the classifier's rate, above 0. Above 1 a new classifier learns faster than the
     imported weights below it (``head_lr`` of the SSAST and CAV-MAE scripts)."""
     freeze: tuple[str, ...] = ()
-    """Module groups that do not learn: ``embedding``, ``positions``, ``prefix``, ``encoder`` or
-    ``encoder.0-5`` (blocks), ``norm``, ``pooling``, ``head``, ``all_but_head``."""
+    """Module groups that do not learn: ``patch_embed``, ``pos_embed``, ``prefix_tokens``,
+    ``blocks`` or ``blocks.0-5``, ``norm``, ``attn_pool``, ``head``, ``all_but_head``."""
     ema_decay: float = 0.0
     """Share of itself that a moving average of the weights keeps in each step, which is then
     validated and saved in their place; 0 (off) up to but not 1, usually 0.999."""

@@ -171,7 +171,11 @@ class ElasticModel:
     ) -> Iterator[Windows]:
         """(W, D) embeddings over time of each recording, in their order; see ``predictions``."""
         given = listed(recordings, sample_rate_hz, self.sample_rate_hz)
-        return self._each(given, self._sizes(rule), rule, progress, stop, self.run.model.embed)
+        return self._each(given, self._sizes(rule), rule, progress, stop, self._pooled)
+
+    def _pooled(self, batch: PackedBatch) -> Tensor:
+        model = self.run.model
+        return model.forward_head(model.forward_features(batch), batch, pre_logits=True)
 
     def _probabilities(self, batch: PackedBatch) -> Tensor:
         return self.probabilities(self.run.model(batch).float())

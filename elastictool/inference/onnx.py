@@ -26,8 +26,7 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config.loader import to_dict
 from elastictool.data.collate import PatchSpec, patch_coords
 from elastictool.models.encoder import attention_scale, encode
-from elastictool.models.pooling import AttentionPooling
-from elastictool.models.positions import FactorisedPositions
+from elastictool.models.pos_embed import FactorisedPosEmbed
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import covered, grid_shape
 from elastictool.utils.errors import ElasticToolError, UsageError
@@ -64,14 +63,14 @@ class SingleClip(nn.Module):
         self.register_buffer("columns", _places(self.grid[1], patch.size[1], patch.stride[1]))
         with torch.no_grad():
             coords, clip = patch_coords(*self.grid), torch.zeros(math.prod(self.grid)).long()
-            fixed = model.positions(coords, clip, [self.grid], patch.size)
+            fixed = model.pos_embed(coords, clip, [self.grid], patch.size)
         self.register_buffer("fixed_positions", fixed)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """(T, F) normalised frames to logits (C,)."""
         model, config = self.model, self.model.config
         patches, positions = self._cut(spectrogram)
-        tokens = model.embedding(patches, self.patch.size) + positions
+        tokens = model.patch_embed(patches, self.patch.size) + positions
         if model.prefix_tokens is not None and model.prefix_pos_embed is not None:
             tokens = torch.cat((model.prefix_tokens + model.prefix_pos_embed, tokens))
         scale = attention_scale(config)
@@ -101,17 +100,17 @@ class SingleClip(nn.Module):
 
     def _positions(self, columns: int) -> Tensor:
         """Of clips that the trained tables cover."""
-        positions = cast(FactorisedPositions, self.model.positions)
-        table = positions.frequency[:, None] + positions.time[None, :columns]
+        pos_embed = cast(FactorisedPosEmbed, self.model.pos_embed)
+        table = pos_embed.frequency[:, None] + pos_embed.time[None, :columns]
         return table.reshape(len(self.rows) * columns, -1)
 
     def _pool(self, tokens: Tensor) -> Tensor:
-        pooling, config = self.model.pooling, self.model.config
-        if isinstance(pooling, AttentionPooling):
-            q = pooling.to_q(pooling.query).view(pooling.heads, -1)
-            k, v = pooling.to_kv(tokens).view(tokens.shape[0], 2, pooling.heads, -1).unbind(1)
+        pooling, config = self.model.attn_pool, self.model.config
+        if pooling is not None:
+            q = pooling.q(pooling.latent).view(pooling.heads, -1)
+            k, v = pooling.kv(tokens).view(tokens.shape[0], 2, pooling.heads, -1).unbind(1)
             weights = (pooling.scale * (q * k).sum(-1)).softmax(dim=0)
-            pooled: Tensor = pooling.projection((weights[:, :, None] * v).sum(0).flatten())
+            pooled: Tensor = pooling.proj((weights[:, :, None] * v).sum(0).flatten())
             return pooled
         if config.pooling == "prefix":
             return tokens[: config.prefix_tokens].mean(dim=0)

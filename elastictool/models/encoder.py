@@ -27,14 +27,14 @@ def attention_scale(config: ModelConfig) -> float:
     return config.attention_scale or float(head_width**-0.5)
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
     """The projections around multi-head self-attention, those to q, k and v joint."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.projection = nn.Linear(config.width, config.width)
+        self.proj = nn.Linear(config.width, config.width)
 
     def split_heads(self, tokens: Tensor) -> QKV:
         """(stream_length, H, d) queries, keys and values of (stream_length, D) tokens."""
@@ -43,7 +43,22 @@ class SelfAttention(nn.Module):
 
     def merge(self, attended: Tensor) -> Tensor:
         """(stream_length, H, d) to (stream_length, D)."""
-        out: Tensor = self.projection(attended.flatten(1))
+        out: Tensor = self.proj(attended.flatten(1))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, D) to (N, D)."""
+        out: Tensor = self.fc2(self.act(self.fc1(tokens)))
         return out
 
 
@@ -59,20 +74,18 @@ class Block(nn.Module):
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.attention = SelfAttention(config)
+        self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
-        )
+        self.mlp = Mlp(config.width, hidden)
         self.dropout = nn.Dropout(config.dropout)
 
     def before_attention(self, tokens: Tensor) -> QKV:
         """(stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
-        return self.attention.split_heads(self.norm1(tokens))
+        return self.attn.split_heads(self.norm1(tokens))
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """New (stream_length, D) tokens from old ones and their (stream_length, H, d) attention."""
-        tokens = tokens + self.dropout(self.attention.merge(attended))
+        tokens = tokens + self.dropout(self.attn.merge(attended))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
 

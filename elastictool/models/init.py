@@ -39,12 +39,12 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
 
 def _unit_scaled(name: str, kind: str) -> bool:
     """Whether a parameter starts with standard deviation 1."""
-    if name.startswith("positions."):
+    if name.startswith("pos_embed."):
         return kind in ("official", "scaled")
-    return kind == "official" and name == "pooling.query"
+    return kind == "official" and name == "attn_pool.latent"
 
 
 def _matrices(name: str, weight: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
     """A weight's projections: joint q, k, v are drawn each as a matrix of its own."""
-    joint = name.endswith(("qkv.weight", "to_kv.weight"))
+    joint = name.endswith(("qkv.weight", "attn_pool.kv.weight"))
     return torch.split(weight, width) if joint else (weight,)

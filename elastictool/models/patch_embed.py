@@ -1,7 +1,7 @@
-"""From patches to tokens, and from tokens to their places in the stream.
+"""From patches to tokens, and from tokens to the stream.
 
-Patches arrive flattened, so the patch kernel is a matrix and overlapping patches (imported ASTs)
-need nothing of their own. All sizes come from the layout's integers, never from the device.
+Patches arrive flattened, so the patch embedding is a matrix, and overlapping patches (imported
+ASTs) need nothing of their own. All sizes come from the layout's integers, never from the device.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from elastictool.packing.layout import SegmentLayout
 
 
 class PatchEmbed(nn.Module):
-    """The patch kernel: one matrix on flattened patches, resized for patches of other sizes."""
+    """One matrix on flattened patches, resized for patches of other sizes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.how = config.resize
-        self.kernel = nn.Linear(math.prod(config.patch_size), config.width)
+        self.proj = nn.Linear(math.prod(config.patch_size), config.width)
 
     def weight_for(self, patch_size: tuple[int, int]) -> Tensor:
         """The (D, P) kernel for patches of ``patch_size``, which gradients pass through."""
-        weight = self.kernel.weight
+        weight = self.proj.weight
         if patch_size == self.patch_size:
             return weight
         kernel = weight.view(-1, *self.patch_size)
@@ -36,17 +36,17 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
         """Embed (N, P) patches as (N, D) tokens."""
-        return F.linear(patches, self.weight_for(patch_size), self.kernel.bias)
+        return F.linear(patches, self.weight_for(patch_size), self.proj.bias)
 
 
-def place(
+def scatter_tokens(
     layout: SegmentLayout, token_indices: Tensor, patches: Tensor, prefix: Tensor | None
 ) -> Tensor:
-    """Put tokens into their slots of the stream; filler slots are zero.
+    """Put tokens at their positions in the stream; padding is zero.
 
     Args:
         layout: Where each segment starts.
-        token_indices: (N,) int64, the slot of each patch token.
+        token_indices: (N,) int64, the position of each patch token in the stream.
         patches: (N, D) patch tokens.
         prefix: (prefix tokens, D), the same for every clip, or None.
 
@@ -62,6 +62,6 @@ def place(
 
 
 def prefix_indices(layout: SegmentLayout) -> Tensor:
-    """(S, prefix tokens) int64, the slots of each segment's prefix tokens."""
+    """(S, prefix tokens) int64, the positions of each segment's prefix tokens in the stream."""
     starts = layout.token_indices[layout.cu_seqlens[:-1].long()]
     return starts[:, None] + torch.arange(layout.prefix_tokens, device=starts.device)

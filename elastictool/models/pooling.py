@@ -1,9 +1,9 @@
 """From the encoder's tokens to one vector per clip.
 
-All clips are pooled at once: filler is left out, and what is left is reduced segment by segment.
-Each segment sees its own tokens only, so a NaN stays in its clip, and there is no loop over clips.
-A segment's sum is taken in the order of its tokens on every device; scattered additions
-(``index_add``) would come in any order on CUDA, and outputs would change in their last bits.
+All clips are pooled at once, segment by segment, over tokens without padding. Each segment sees
+its own tokens only, so a NaN stays in its clip, and there is no loop over clips. A segment's sum
+is taken in the order of its tokens on every device; scattered additions (``index_add``) would come
+in any order on CUDA, and outputs would change in their last bits.
 
 Source: ElasticAST, Section 2.2 (masked attention pooling).
 """
@@ -15,72 +15,58 @@ from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
 from elastictool.models.encoder import attention_scale
-from elastictool.models.patch_embed import prefix_indices
 from elastictool.packing.layout import SegmentLayout
 
 
-class AttentionPooling(nn.Module):
-    """Multi-head attention of one learned query over the tokens of each segment."""
+class AttentionPool(nn.Module):
+    """Multi-head attention of one learned query over the tokens of each segment.
+
+    Names are those of timm's ``AttentionPoolLatent``.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.scale = attention_scale(config)
-        self.query = nn.Parameter(torch.zeros(config.width))
-        self.to_q = nn.Linear(config.width, config.width)
-        self.to_kv = nn.Linear(config.width, 2 * config.width)
-        self.projection = nn.Linear(config.width, config.width)
+        self.latent = nn.Parameter(torch.zeros(config.width))
+        self.q = nn.Linear(config.width, config.width)
+        self.kv = nn.Linear(config.width, 2 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(stream_length, D) to (S, D)."""
-        tokens = drop_padding(tokens, layout)
-        q = self.to_q(self.query).view(self.heads, -1)
-        k, v = self.to_kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
+        """(N, D) tokens without padding to (S, D)."""
+        q = self.q(self.latent).view(self.heads, -1)
+        k, v = self.kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
         scores = (_wide(q) * k).sum(-1)  # rounded once and not for each of d products
         weights = segment_softmax(self.scale * scores, layout)
         pooled = segment_sum((weights[:, :, None] * v).flatten(1), layout)
-        out: Tensor = self.projection(pooled)
+        out: Tensor = self.proj(pooled)
         return out
 
 
-class MeanPooling(nn.Module):
-    """The average of each segment's patch tokens."""
-
-    def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(stream_length, D) to (S, D)."""
-        tokens = drop_padding(tokens, layout)
-        if layout.prefix_tokens:
-            tokens = tokens.index_fill(0, _prefix_tokens(layout), 0.0)
-        counts = layout.cu_seqlens.diff() - layout.prefix_tokens
-        return segment_sum(tokens, layout) / counts[:, None]
+def mean_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
+    """The mean of each segment's patch tokens: (N, D) tokens without padding to (S, D)."""
+    if layout.prefix_tokens:
+        tokens = tokens.index_fill(0, _prefix_rows(layout).flatten(), 0.0)
+    counts = layout.cu_seqlens.diff() - layout.prefix_tokens
+    return segment_sum(tokens, layout) / counts[:, None]
 
 
-class PrefixPooling(nn.Module):
-    """The average of each segment's prefix tokens (cls; cls and distillation)."""
-
-    def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """(stream_length, D) to (S, D)."""
-        token_indices = prefix_indices(layout)
-        prefix = tokens.index_select(0, token_indices.flatten())
-        return prefix.view(*token_indices.shape, -1).mean(dim=1)
-
-
-def build_pooling(config: ModelConfig) -> AttentionPooling | MeanPooling | PrefixPooling:
-    """The pooling that ``config`` asks for."""
-    if config.pooling == "attention":
-        return AttentionPooling(config)
-    return MeanPooling() if config.pooling == "mean" else PrefixPooling()
+def prefix_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
+    """The mean of each segment's prefix tokens (cls; cls and distillation): (N, D) to (S, D)."""
+    rows = _prefix_rows(layout)
+    return tokens.index_select(0, rows.flatten()).view(*rows.shape, -1).mean(dim=1)
 
 
 def drop_padding(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """The (num_tokens, …) tokens of a (stream_length, …) stream, segment after segment."""
-    if layout.rows_shape is None:  # what filler a flat stream has is at its end
+    """The (N, …) tokens of a (stream_length, …) stream, segment after segment."""
+    if layout.rows_shape is None:  # a flat stream has padding at its end only
         return stream[: layout.num_tokens]
     return stream.index_select(0, layout.token_indices)
 
 
 def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
-    """Softmax of (num_tokens, H) scores over each segment's tokens, in float32 or better."""
+    """Softmax of (N, H) scores over each segment's tokens, in float32 or better."""
     scores = _wide(scores)
     segments = drop_padding(layout.segment_ids, layout)
     highest = _reduce(scores.detach(), "max", layout).index_select(0, segments)
@@ -89,7 +75,7 @@ def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
 
 
 def segment_sum(values: Tensor, layout: SegmentLayout) -> Tensor:
-    """Sum (num_tokens, D) values into (S, D), in float32 or better."""
+    """Sum (N, D) values into (S, D), in float32 or better."""
     return _reduce(_wide(values), "sum", layout)
 
 
@@ -104,7 +90,7 @@ def _reduce(values: Tensor, how: str, layout: SegmentLayout) -> Tensor:
     return torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
 
 
-def _prefix_tokens(layout: SegmentLayout) -> Tensor:
-    """(S x prefix tokens,) int64, where prefix tokens are among those without filler."""
+def _prefix_rows(layout: SegmentLayout) -> Tensor:
+    """(S, prefix tokens) int64, rows of the prefix tokens among tokens without padding."""
     first = layout.cu_seqlens[:-1].long()
-    return (first[:, None] + torch.arange(layout.prefix_tokens, device=first.device)).flatten()
+    return first[:, None] + torch.arange(layout.prefix_tokens, device=first.device)

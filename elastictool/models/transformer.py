@@ -3,9 +3,9 @@
 The models differ in their configuration only: how many clips share a stream, where positions
 come from, what is pooled. So there is one forward, over a ``PackedBatch``.
 
-Clips that no arithmetic can save (NaN, infinities, values whose squares overflow) are computed as
-zeros and get NaN outputs. Within the forward pass segments never mix, but the gradient of a
-shared weight adds all clips up, and there 0 x NaN would reach every other clip's update.
+Broken clips (NaN, infinities, values whose squares overflow) are computed as zeros and get NaN
+outputs. Within the forward pass segments never mix, but the gradient of a shared weight adds all
+clips up, and there 0 x NaN would reach every other clip's update.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from elastictool.config import ModelConfig
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.encoder import Block, attention_scale, encode
 from elastictool.models.init import initialize
-from elastictool.models.patch_embed import PatchEmbed, place
-from elastictool.models.pooling import build_pooling
-from elastictool.models.positions import build_positions
+from elastictool.models.patch_embed import PatchEmbed, scatter_tokens
+from elastictool.models.pooling import AttentionPool, drop_padding, mean_pool, prefix_pool
+from elastictool.models.pos_embed import build_pos_embed
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
-from elastictool.utils.errors import CheckpointError, first_line
+from elastictool.utils.errors import CheckpointError, UsageError, first_line
 
 
 class SpectrogramTransformer(nn.Module):
@@ -48,13 +48,13 @@ class SpectrogramTransformer(nn.Module):
         self.config = config
         ATTENTION[attention]
         self.attention = attention
-        self.embedding = PatchEmbed(config)
-        self.positions = build_positions(config)
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = build_pos_embed(config)
         self.prefix_tokens = _prefix_table(config)
         self.prefix_pos_embed = _prefix_table(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.pooling = build_pooling(config)
+        self.attn_pool = AttentionPool(config) if config.pooling == "attention" else None
         self.fc_norm: nn.Module = nn.Identity()
         if config.fc_norm:
             self.fc_norm = nn.LayerNorm(config.width, eps=config.fc_norm_eps)
@@ -66,51 +66,83 @@ class SpectrogramTransformer(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits (S, C) of the batch's clips; their embeddings (S, D) if there is no classifier.
 
-        Raises:
-            UsageError: The batch's patches or grids do not fit the model.
-        """
-        pooled, broken = self._pool(batch)
-        logits: Tensor = self.head(self.fc_norm(pooled))
-        return logits.masked_fill(broken[:, None], math.nan)
-
-    def embed(self, batch: PackedBatch) -> Tensor:
-        """Embeddings (S, D) of the batch's clips, before ``fc_norm`` and classifier.
+        The same as ``forward_head(forward_features(batch), batch)``.
 
         Raises:
             UsageError: The batch's patches or grids do not fit the model.
         """
-        pooled, broken = self._pool(batch)
-        return pooled.masked_fill(broken[:, None], math.nan)
+        broken = batch.broken_clips()
+        return self._head(self._features(batch, broken), batch, broken, pre_logits=False)
 
-    def _pool(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(S, D) pooled outputs, and (S,) bool, the clips whose outputs mean nothing."""
-        tokens, broken = self._embed(batch)
+    def forward_features(self, batch: PackedBatch) -> Tensor:
+        """Tokens (N, D) after the last norm, clip after clip, without padding.
+
+        A clip's prefix tokens come first, then its patches, frequency-major;
+        ``batch.layout.lengths`` counts the tokens of each clip. Tokens of a broken clip (see
+        ``PackedBatch.broken_clips``) are NaN.
+
+        Raises:
+            UsageError: The batch's patches or grids do not fit the model.
+        """
+        broken = batch.broken_clips()
+        return self._features(batch, broken).masked_fill(_of_tokens(broken, batch), math.nan)
+
+    def forward_head(self, tokens: Tensor, batch: PackedBatch, pre_logits: bool = False) -> Tensor:
+        """Pool tokens to one vector a clip and classify it.
+
+        Args:
+            tokens: (N, D), from ``forward_features`` of the same batch.
+            batch: Which token belongs to which clip.
+            pre_logits: Return the pooled vectors before ``fc_norm`` and classifier: embeddings.
+
+        Returns:
+            (S, C) logits, or (S, D) embeddings with ``pre_logits``; NaN for broken clips.
+        """
+        broken = batch.broken_clips()
+        tokens = tokens.masked_fill(_of_tokens(broken, batch), 0.0)
+        return self._head(tokens, batch, broken, pre_logits)
+
+    def pool(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
+        """Pool (N, D) tokens without padding to (S, D), as ``config.pooling`` says."""
+        if self.attn_pool is not None:
+            pooled: Tensor = self.attn_pool(tokens, layout)
+            return pooled
+        return (mean_pool if self.config.pooling == "mean" else prefix_pool)(tokens, layout)
+
+    def _features(self, batch: PackedBatch, broken: Tensor) -> Tensor:
+        """As ``forward_features``, but tokens of ``broken`` (S,) clips are made of zeros."""
         backend = ATTENTION[self.attention]
         attend = partial(backend, layout=batch.layout, scale=attention_scale(self.config))
-        tokens = encode(self.blocks, tokens, attend)
-        pooled: Tensor = self.pooling(self.norm(tokens), batch.layout)
-        return pooled, broken
+        stream = encode(self.blocks, self._embed(batch, broken), attend)
+        tokens: Tensor = self.norm(drop_padding(stream, batch.layout))
+        return tokens
 
-    def _embed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(stream_length, D) tokens with positions in their slots, and (S,) bool, broken clips."""
+    def _head(self, tokens: Tensor, batch: PackedBatch, broken: Tensor, pre_logits: bool) -> Tensor:
+        """As ``forward_head``, from tokens that are finite also in ``broken`` (S,) clips."""
+        out = self.pool(tokens, batch.layout)
+        if not pre_logits:
+            out = self.head(self.fc_norm(out))
+        return out.masked_fill(broken[:, None], math.nan)
+
+    def _embed(self, batch: PackedBatch, broken: Tensor) -> Tensor:
+        """Embed patches as a (stream_length, D) stream; those of ``broken`` clips as zeros."""
         layout = batch.layout
-        tokens, broken = [], torch.zeros(layout.num_segments, device=layout.segment_ids.device)
+        tokens = []
         for group in batch.patch_groups:
             clips = layout.segment_ids[group.token_indices]
-            overflow = _overflow(group.patches)
-            broken = broken.scatter_reduce(0, clips, overflow.to(broken.dtype), "amax")
-            patches = group.patches.masked_fill(overflow[:, None], 0.0)
+            patches = group.patches.masked_fill(broken[clips][:, None], 0.0)
             shapes = batch.group_shapes(group)
-            positions = self.positions(group.coords, clips, shapes, group.patch_size)
-            tokens.append(self.embedding(patches, group.patch_size) + positions)
+            positions = self.pos_embed(group.coords, clips, shapes, group.patch_size)
+            tokens.append(self.patch_embed(patches, group.patch_size) + positions)
         token_indices = _joined([group.token_indices for group in batch.patch_groups])
-        return place(layout, token_indices, _joined(tokens), self._prefix(layout)), broken > 0
+        return scatter_tokens(layout, token_indices, _joined(tokens), self._prefix(layout))
 
     def _prefix(self, layout: SegmentLayout) -> Tensor | None:
         if layout.prefix_tokens != self.config.prefix_tokens:
-            raise ValueError(
+            raise UsageError(
                 f"the batch has {layout.prefix_tokens} prefix tokens a clip, "
-                f"the model {self.config.prefix_tokens}"
+                f"the model {self.config.prefix_tokens}",
+                f"pack the clips with prefix_tokens={self.config.prefix_tokens}",
             )
         if self.prefix_tokens is None or self.prefix_pos_embed is None:
             return None
@@ -132,14 +164,13 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """The parts end to end; nothing is copied where there is one, as there usually is."""
+    """Concatenate the parts; nothing is copied where there is one, as there usually is."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _overflow(patches: Tensor) -> Tensor:
-    """(N,) bool: patches that hold a NaN, an infinity, or values whose squares overflow."""
-    norms: Tensor = torch.linalg.vector_norm(patches.detach(), dim=1)
-    return ~norms.isfinite()
+def _of_tokens(clips: Tensor, batch: PackedBatch) -> Tensor:
+    """(N, 1) values of the (S,) ``clips`` for each token without padding."""
+    return clips[drop_padding(batch.layout.segment_ids, batch.layout)][:, None]
 
 
 def _prefix_table(config: ModelConfig) -> nn.Parameter | None:

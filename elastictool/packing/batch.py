@@ -16,7 +16,7 @@ class PatchGroup:
 
     Attributes:
         patches: (N, P) float, each patch flattened frequency-major, then time, P = pf x pt.
-        token_indices: (N,) int64, each patch's slot in the stream.
+        token_indices: (N,) int64, the position of each patch's token in the stream.
         coords: (N, 2) int64, (frequency, time) index of each patch in its clip's grid.
         positions: (N, 2) float32, (mel bin, seconds) of each patch's first corner.
         patch_size: (frequency, time).
@@ -37,7 +37,7 @@ class PackedBatch:
 
     Attributes:
         patch_groups: The patches, one group per distinct patch size.
-        layout: Which slot belongs to which clip; counts prefix tokens.
+        layout: Which token belongs to which clip; counts prefix tokens.
         grid_shapes: (frequency, time) patches of each clip (S pairs), dropped ones included.
         targets: (S, C) float, 1 where a clip has a class, a share of it where clips are mixed;
             empty classes axis if unlabelled.
@@ -58,6 +58,16 @@ class PackedBatch:
     def num_clips(self) -> int:
         """S."""
         return self.layout.num_segments
+
+    def broken_clips(self) -> Tensor:
+        """(S,) bool: clips with a NaN, an infinity, or values whose squares overflow."""
+        ids = self.layout.segment_ids
+        broken = torch.zeros(self.num_clips, device=ids.device)
+        for group in self.patch_groups:
+            norms = torch.linalg.vector_norm(group.patches.detach(), dim=1)
+            overflow = (~norms.isfinite()).to(broken.dtype)
+            broken = broken.scatter_reduce(0, ids[group.token_indices], overflow, "amax")
+        return broken > 0
 
     def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
         """``grid_shapes`` as ``group`` sees them: other groups' clips have a shape of its own.

@@ -61,7 +61,7 @@ def kernel(parts: Sequence[Tensor], context: Context) -> Tensor:
     return joined.flatten(1)
 
 
-def prefix_pos_embed(parts: Sequence[Tensor], context: Context) -> Tensor:
+def prefix_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
     """The first rows of a (1, prefix + N, D) table."""
     return tokens(parts, context)[: context.model.prefix_tokens]
 

@@ -19,7 +19,7 @@ from elastictool.packing.grid import covered, patches_along, scaled_stride
 
 Size = tuple[int, int]
 Positions = dict[str, Tensor]
-FREQUENCY, TIME, GRID = "positions.frequency", "positions.time", "positions.grid"
+FREQUENCY, TIME, GRID = "pos_embed.frequency", "pos_embed.time", "pos_embed.grid"
 
 
 def fit_kernel(kernel: Tensor, old: Size, new: Size) -> Tensor:
@@ -126,12 +126,12 @@ def mean_attention(state: dict[str, Tensor], depth: int, divisor: float) -> dict
     """Attention pooling from the encoder's attention: the blocks' sum over ``divisor``."""
     start: dict[str, Tensor] = {}
     for part in ("weight", "bias"):
-        blocks = [state[f"blocks.{n}.attention.qkv.{part}"] for n in range(depth)]
+        blocks = [state[f"blocks.{n}.attn.qkv.{part}"] for n in range(depth)]
         joint = torch.stack(blocks).sum(0) / divisor
         width = len(joint) // 3
-        start[f"pooling.to_q.{part}"], start[f"pooling.to_kv.{part}"] = (
+        start[f"attn_pool.q.{part}"], start[f"attn_pool.kv.{part}"] = (
             joint[:width].clone(), joint[width:].clone()
         )  # fmt: skip
-        outs = [state[f"blocks.{n}.attention.projection.{part}"] for n in range(depth)]
-        start[f"pooling.projection.{part}"] = torch.stack(outs).sum(0) / divisor
+        outs = [state[f"blocks.{n}.attn.proj.{part}"] for n in range(depth)]
+        start[f"attn_pool.proj.{part}"] = torch.stack(outs).sum(0) / divisor
     return start

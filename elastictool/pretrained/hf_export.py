@@ -25,10 +25,10 @@ from elastictool.utils.io import atomic_path, write_json
 ROOT = "audio_spectrogram_transformer"
 _BLOCK = {
     "norm1": "layernorm_before",
-    "attention.projection": "attention.output.dense",
+    "attn.proj": "attention.output.dense",
     "norm2": "layernorm_after",
-    "mlp.0": "intermediate.dense",
-    "mlp.2": "output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
 }
 
 
@@ -111,14 +111,14 @@ def _tensors(model: SpectrogramTransformer) -> list[tuple[str, Tensor]]:
     ours = model.state_dict()
     config = model.config
     cls, distillation = ours["prefix_tokens"]
-    positions = torch.cat((ours["prefix_pos_embed"], ours["positions.grid"]))
-    kernel = ours["embedding.kernel.weight"].view(config.width, 1, *config.patch_size)
+    positions = torch.cat((ours["prefix_pos_embed"], ours["pos_embed.grid"]))
+    kernel = ours["patch_embed.proj.weight"].view(config.width, 1, *config.patch_size)
     named = [
         (f"{ROOT}.embeddings.cls_token", cls[None, None]),
         (f"{ROOT}.embeddings.distillation_token", distillation[None, None]),
         (f"{ROOT}.embeddings.position_embeddings", positions[None]),
         (f"{ROOT}.embeddings.patch_embeddings.projection.weight", kernel),
-        (f"{ROOT}.embeddings.patch_embeddings.projection.bias", ours["embedding.kernel.bias"]),
+        (f"{ROOT}.embeddings.patch_embeddings.projection.bias", ours["patch_embed.proj.bias"]),
     ]
     for number in range(config.depth):
         named += _block(ours, f"blocks.{number}", f"{ROOT}.encoder.layer.{number}")
@@ -135,7 +135,7 @@ def _block(ours: dict[str, Tensor], source: str, target: str) -> list[tuple[str,
         for pair in _linear(ours, f"{source}.{ours_name}", f"{target}.{theirs}")
     ]
     for part in ("weight", "bias"):
-        thirds = ours[f"{source}.attention.qkv.{part}"].chunk(3)
+        thirds = ours[f"{source}.attn.qkv.{part}"].chunk(3)
         named += [
             (f"{target}.attention.attention.{name}.{part}", third)
             for name, third in zip(("query", "key", "value"), thirds, strict=True)

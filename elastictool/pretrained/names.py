@@ -7,7 +7,7 @@ from elastictool.pretrained.formats import (
     Key,
     kernel,
     patch_positions,
-    prefix_pos_embed,
+    prefix_positions,
     rows,
     tokens,
 )
@@ -32,16 +32,16 @@ def joint(target: str, *sources: str) -> tuple[Key, ...]:
 def grid_positions(source: str) -> tuple[Key, ...]:
     """One table of positions: prefix tokens first, then patches."""
     return (
-        Key("prefix_pos_embed", (source,), prefix_pos_embed),
-        Key("positions.grid", (source,), patch_positions),
+        Key("prefix_pos_embed", (source,), prefix_positions),
+        Key("pos_embed.grid", (source,), patch_positions),
     )
 
 
 def conv_embedding(source: str) -> tuple[Key, ...]:
     """The patch embedding as a convolution."""
     return (
-        Key("embedding.kernel.weight", (f"{source}.weight",), kernel),
-        Key("embedding.kernel.bias", (f"{source}.bias",)),
+        Key("patch_embed.proj.weight", (f"{source}.weight",), kernel),
+        Key("patch_embed.proj.bias", (f"{source}.bias",)),
     )
 
 
@@ -51,11 +51,11 @@ def timm_encoder(prefix: str = "") -> tuple[Key, ...]:
     return (
         Key("prefix_tokens", (f"{prefix}cls_token", f"{prefix}dist_token?"), tokens),
         *linear("blocks.{n}.norm1", f"{block}.norm1"),
-        *linear("blocks.{n}.attention.qkv", f"{block}.attn.qkv"),
-        *linear("blocks.{n}.attention.projection", f"{block}.attn.proj"),
+        *linear("blocks.{n}.attn.qkv", f"{block}.attn.qkv"),
+        *linear("blocks.{n}.attn.proj", f"{block}.attn.proj"),
         *linear("blocks.{n}.norm2", f"{block}.norm2"),
-        *linear("blocks.{n}.mlp.0", f"{block}.mlp.fc1"),
-        *linear("blocks.{n}.mlp.2", f"{block}.mlp.fc2"),
+        *linear("blocks.{n}.mlp.fc1", f"{block}.mlp.fc1"),
+        *linear("blocks.{n}.mlp.fc2", f"{block}.mlp.fc2"),
         *linear("norm", f"{prefix}norm"),
     )
 
@@ -91,15 +91,15 @@ def hf_encoder() -> tuple[Key, ...]:
         *conv_embedding("embeddings.patch_embeddings.projection"),
         *linear("blocks.{n}.norm1", f"{block}.layernorm_before"),
         *joint(
-            "blocks.{n}.attention.qkv",
+            "blocks.{n}.attn.qkv",
             f"{attention}.query",
             f"{attention}.key",
             f"{attention}.value",
         ),
-        *linear("blocks.{n}.attention.projection", f"{block}.attention.output.dense"),
+        *linear("blocks.{n}.attn.proj", f"{block}.attention.output.dense"),
         *linear("blocks.{n}.norm2", f"{block}.layernorm_after"),
-        *linear("blocks.{n}.mlp.0", f"{block}.intermediate.dense"),
-        *linear("blocks.{n}.mlp.2", f"{block}.output.dense"),
+        *linear("blocks.{n}.mlp.fc1", f"{block}.intermediate.dense"),
+        *linear("blocks.{n}.mlp.fc2", f"{block}.output.dense"),
         *linear("norm", "layernorm"),
     )
 

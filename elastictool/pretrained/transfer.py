@@ -38,7 +38,7 @@ SHAPE = (
 """Settings that are the weights' own where ``init.model`` is ``weights``."""
 _GEOMETRY = ("patch_size", "patch_stride", "grid")
 POSITIONS = {"grid": (GRID,), "factorised": (FREQUENCY, TIME)}
-KERNEL, QUERY = "embedding.kernel.weight", "pooling.query"
+KERNEL, QUERY = "patch_embed.proj.weight", "attn_pool.latent"
 
 
 def model_for(weights: Imported, config: RunConfig) -> RunConfig:
@@ -230,7 +230,7 @@ def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights:
     if QUERY not in own or QUERY in state:
         return
     report, how, depth = weights.report, weights.choices.pooling, weights.config.model.depth
-    names = [name for name in own if name.startswith("pooling.")]
+    names = [name for name in own if name.startswith("attn_pool.")]
     report.missing |= dict.fromkeys(names, "new: the weights have no attention pooling")
     if how == "random" or not depth:
         return
@@ -257,7 +257,7 @@ def _start_head(
 def _useless(name: str) -> str:
     if name.startswith("prefix"):
         return "the model has no prefix tokens"
-    if name.startswith("pooling"):
+    if name.startswith("attn_pool"):
         return "the model does not pool by attention"
     return "the model has no such part"
 

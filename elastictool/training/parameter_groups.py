@@ -1,8 +1,8 @@
 """Which parameters learn, how fast, and which of them decay.
 
-A parameter's name says where in the model it lies: its module group (``embedding``, ``positions``,
-``prefix``, ``encoder.3``, ``norm``, ``pooling``, ``head``). Freezing, layer-wise rates and the
-reach of weight decay all read that one table, so a group means the same everywhere.
+A parameter's name says where in the model it lies: its module group (``patch_embed``,
+``pos_embed``, ``prefix_tokens``, ``blocks.3``, ``norm``, ``attn_pool``, ``head``). Freezing,
+layer-wise rates and the reach of weight decay all read that one table.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
-_GROUPS = {"prefix_tokens": "prefix", "prefix_pos_embed": "positions", "fc_norm": "head"}
-_LOWEST = ("embedding", "positions", "prefix")
-_RANGE = re.compile(r"encoder\.(\d+)(?:-(\d+))?")
+_GROUPS = {"prefix_pos_embed": "pos_embed", "fc_norm": "head"}
+_LOWEST = ("patch_embed", "pos_embed", "prefix_tokens")
+_RANGE = re.compile(r"blocks\.(\d+)(?:-(\d+))?")
 
 
 def module_group(name: str) -> str:
     """The module group of the parameter called ``name``."""
     first, *rest = name.split(".")
-    return f"encoder.{rest[0]}" if first == "blocks" else _GROUPS.get(first, first)
+    return f"blocks.{rest[0]}" if first == "blocks" else _GROUPS.get(first, first)
 
 
 def freeze(model: SpectrogramTransformer, wanted: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def freeze(model: SpectrogramTransformer, wanted: Sequence[str]) -> None:
 
     Args:
         model: Its parameters' ``requires_grad`` is changed.
-        wanted: Module groups; ``encoder`` for all blocks, ``encoder.0-5`` for some of them, both
+        wanted: Module groups; ``blocks`` for all blocks, ``blocks.0-5`` for some of them, both
             ends included; ``all_but_head``.
 
     Raises:
@@ -94,8 +94,8 @@ def lr_factor_of(name: str, depth: int, config: TrainConfig) -> float:
     group = module_group(name)
     if group in _LOWEST:
         layer = 0
-    elif group.startswith("encoder."):
-        layer = 1 + int(group.removeprefix("encoder."))
+    elif group.startswith("blocks."):
+        layer = 1 + int(group.removeprefix("blocks."))
     else:
         layer = depth + 1
     factor = config.layer_decay ** (depth + 1 - layer)
@@ -108,7 +108,7 @@ def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
         reach = "all" if config.optimizer == "adam" else "matrices"
     if reach == "all":
         return True
-    tables = reach == "kernels" and module_group(name) in ("positions", "prefix")
+    tables = reach == "kernels" and module_group(name) in ("pos_embed", "prefix_tokens")
     return parameter.ndim >= 2 and not tables
 
 
@@ -118,8 +118,8 @@ def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:
         return [item]
     if item == "all_but_head":
         return [group for group in known if group != "head"]
-    if item == "encoder" and depth:
-        return [group for group in known if group.startswith("encoder.")]
+    if item == "blocks" and depth:
+        return [group for group in known if group.startswith("blocks.")]
     blocks = _RANGE.fullmatch(item)
     if blocks is None or not depth:
         raise UsageError(
@@ -129,15 +129,15 @@ def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:
     first, last = int(blocks[1]), int(blocks[2] or blocks[1])
     if not first <= last < depth:
         raise UsageError(
-            f"train.freeze: the model has no blocks {item.removeprefix('encoder.')}",
-            f"its {depth} blocks are encoder.0-{depth - 1}",
+            f"train.freeze: the model has no blocks {item.removeprefix('blocks.')}",
+            f"its {depth} blocks are blocks.0-{depth - 1}",
         )
-    return [f"encoder.{block}" for block in range(first, last + 1)]
+    return [f"blocks.{block}" for block in range(first, last + 1)]
 
 
 def _choices(known: Sequence[str]) -> list[str]:
     """What ``train.freeze`` may name, blocks as a range."""
-    blocks = [group for group in known if group.startswith("encoder.")]
+    blocks = [group for group in known if group.startswith("blocks.")]
     others = [group for group in known if group not in blocks]
-    encoder = ["encoder", f"encoder.0-{len(blocks) - 1}"] if blocks else []
-    return [*others, *encoder, "all_but_head"]
+    ranges = ["blocks", f"blocks.0-{len(blocks) - 1}"] if blocks else []
+    return [*others, *ranges, "all_but_head"]

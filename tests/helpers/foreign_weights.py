@@ -25,9 +25,8 @@ from elastictool.models.transformer import SpectrogramTransformer
 RESIDUAL = 1e-3
 """Size of what is added to the stream: its variance is near the eps of the norms."""
 _STREAM = (
-    "pos_embed", "position", "cls_token", "dist", "prefix", "patch_embed", "embedding.kernel",
-    "attn.proj", "attention.output", "attention.projection", "o_proj", "attn_pool.proj",
-    "pooling.projection", ".output.dense", "fc2", "mlp.2",
+    "pos_embed", "position", "cls_token", "dist", "prefix", "patch_embed",
+    "attn.proj", "attention.output", "o_proj", "attn_pool.proj", ".output.dense", "fc2",
 )  # fmt: skip
 """Parts of names of what is added to the stream, or pooled into what the head's norm sees."""
 _BEFORE_HEAD_NORM = ("v.norm.", "audio_spectrogram_transformer.layernorm.")

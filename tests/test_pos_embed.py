@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig, PositionFit
-from elastictool.models.positions import (
-    FactorisedPositions,
-    GridPositions,
-    build_positions,
+from elastictool.models.pos_embed import (
+    FactorisedPosEmbed,
+    GridPosEmbed,
+    build_pos_embed,
 )
 from elastictool.models.resize import resize_position_grid, resize_position_rows
 from elastictool.utils.errors import UsageError
@@ -28,21 +28,21 @@ M = TypeVar("M", bound=nn.Module)
 GRID = ModelConfig(width=WIDTH, heads=1, grid=(BANDS, COLUMNS), pos_embed="grid")
 
 
-def make_factorised(beyond: str = "interpolate") -> FactorisedPositions:
+def make_factorised(beyond: str = "interpolate") -> FactorisedPosEmbed:
     """Factorised positions with random tables in float64."""
     config = ModelConfig(
         width=WIDTH, heads=1, grid=(BANDS, COLUMNS),
         pos_embed_overflow="error" if beyond == "error" else "interpolate",
     )  # fmt: skip
-    return fill(FactorisedPositions(config))
+    return fill(FactorisedPosEmbed(config))
 
 
-def make_grid(pos_embed_fit: PositionFit = "interpolate") -> GridPositions:
+def make_grid(pos_embed_fit: PositionFit = "interpolate") -> GridPosEmbed:
     """Grid positions with a random table in float64."""
     config = ModelConfig(
         width=WIDTH, heads=1, grid=(BANDS, COLUMNS), pos_embed="grid", pos_embed_fit=pos_embed_fit
     )
-    return fill(GridPositions(config))
+    return fill(GridPosEmbed(config))
 
 
 def fill(module: M) -> M:
@@ -162,6 +162,6 @@ def test_resizing_keeps_constant_and_linear_tables() -> None:
 
 def test_a_grid_that_is_not_set_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"model\.grid is not set"):
-        build_positions(ModelConfig(grid=(8, 0)))
-    assert isinstance(build_positions(FACTORISED), FactorisedPositions)
-    assert isinstance(build_positions(GRID), GridPositions)
+        build_pos_embed(ModelConfig(grid=(8, 0)))
+    assert isinstance(build_pos_embed(FACTORISED), FactorisedPosEmbed)
+    assert isinstance(build_pos_embed(GRID), GridPosEmbed)

@@ -1,10 +1,10 @@
-"""Learned positions of patches, for clips of any length.
+"""Learned position embeddings of patches, for clips of any length.
 
 ElasticAST adds a frequency table and a time table, and a clip shorter than the table uses its
-first rows; a standard AST has one table over its fixed grid, which must be fitted to a clip of
-another length. Patches of another size make another grid of the same clip, to which the tables
-are resized. Tables for clips that need fitting are appended to the trained one, so that a batch
-of mixed lengths remains one look-up.
+first rows; a standard AST has one table over its fixed grid, which is fitted to a clip of another
+length. Patches of another size make another grid of the same clip, to which the tables are
+resized. Tables for clips that need fitting are appended to the trained one, so that a batch of
+mixed lengths remains one look-up.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ GridShape = tuple[int, int]
 K = TypeVar("K", bound=Hashable)
 
 
-class _Positions(nn.Module):
-    """What both kinds share: the trained patches, and their grid at another patch size."""
+class _PosEmbed(nn.Module):
+    """The trained patches, and their grid at another patch size."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch_size, self.patch_stride = config.patch_size, config.patch_stride
 
     def _columns(self, trained: int, patch_size: GridShape) -> int:
-        """Columns of ``patch_size`` over the time that ``trained`` columns of our own cover."""
+        """Count the columns of ``patch_size`` over the time that ``trained`` columns cover."""
         if patch_size == self.patch_size:
             return trained
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
@@ -44,11 +44,14 @@ class _Positions(nn.Module):
         return patches_along(frames, patch_size[1], stride[1], "pad")
 
     def _antialias(self, patch_size: GridShape) -> bool:
-        """Whether tables are resized with antialiasing: published for patch sizes, not lengths."""
+        """Whether tables are resized with antialiasing: for other patch sizes, not other lengths.
+
+        Source: FlexiAST's code antialiases where the patch size changes; AST's code does not.
+        """
         return patch_size != self.patch_size
 
 
-class FactorisedPositions(_Positions):
+class FactorisedPosEmbed(_PosEmbed):
     """A frequency table and a time table, added. Source: ElasticAST, Section 3.2.
 
     Args:
@@ -66,7 +69,7 @@ class FactorisedPositions(_Positions):
     def forward(
         self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
     ) -> Tensor:
-        """Positions of patches.
+        """Look up the position embeddings of patches.
 
         Args:
             coords: (N, 2) int64, (frequency, time) of each patch.
@@ -112,7 +115,7 @@ class FactorisedPositions(_Positions):
             )
 
 
-class GridPositions(_Positions):
+class GridPosEmbed(_PosEmbed):
     """One table over the whole (frequency, time) grid, as in ViT and AST.
 
     Args:
@@ -129,14 +132,14 @@ class GridPositions(_Positions):
     def forward(
         self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
     ) -> Tensor:
-        """Positions of patches; see ``FactorisedPositions.forward``."""
+        """Look up the position embeddings of patches; see ``FactorisedPosEmbed.forward``."""
         table, firsts = _stack(lambda shape: self.fitted(shape, patch_size), shapes)
         widths = [columns for _, columns in shapes]
         index = coords[:, 0] * _of_patches(widths, clips) + coords[:, 1]
         return F.embedding(index + _of_patches(firsts, clips), table)
 
     def fitted(self, shape: GridShape, patch_size: GridShape) -> Tensor:
-        """The table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
+        """Return the table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
         bands, whole = shape
         if self.pos_embed_fit == "slice":
             # Beyond its end a table cannot be sliced.
@@ -146,8 +149,8 @@ class GridPositions(_Positions):
         return table[:, : shape[1]].flatten(0, 1)
 
 
-def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:
-    """The positions that ``config`` asks for.
+def build_pos_embed(config: ModelConfig) -> FactorisedPosEmbed | GridPosEmbed:
+    """Build the position embeddings that ``config.pos_embed`` names.
 
     Raises:
         UsageError: ``config.grid`` is not set yet.
@@ -157,11 +160,11 @@ def build_positions(config: ModelConfig) -> FactorisedPositions | GridPositions:
             "model.grid is not set, so the size of the position table is unknown",
             "set model.grid=[bands,columns], the largest grid of patches in the data",
         )
-    return (FactorisedPositions if config.pos_embed == "factorised" else GridPositions)(config)
+    return (FactorisedPosEmbed if config.pos_embed == "factorised" else GridPosEmbed)(config)
 
 
 def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[int]]:
-    """One table holding ``fit(key)`` for each distinct key, and each clip's first row in it."""
+    """Stack ``fit(key)`` for each distinct key; also return each clip's first row in the stack."""
     firsts: dict[K, int] = {}
     tables: list[Tensor] = []
     for key in keys:
@@ -172,7 +175,7 @@ def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[
 
 
 def _of_patches(per_clip: Sequence[int], clips: Tensor) -> Tensor | int:
-    """The integer of each patch's clip: one for all where the clips agree."""
+    """Return the integer of each patch's clip; one integer where all clips agree."""
     if len(set(per_clip)) == 1:
         return per_clip[0]
     return torch.tensor(per_clip).to(clips.device, non_blocking=True)[clips]
