@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
 from elastictool.data.shards import PrepSettings
 from elastictool.data.store import PreparedStore
-from elastictool.utils import locks
 from elastictool.utils.errors import ElasticToolError, RejectedItemsError, UsageError, WriteError
 from elastictool.utils.io import readable
 from tests.helpers.corpus_trees import csv_tree, folder_tree, write_audio, write_table
@@ -327,77 +325,3 @@ def test_readable_text_is_left_alone() -> None:
     for text in ("plain", "Zürich 東京 🎵", "back\\xe9slash"):
         assert readable(text) == text
     assert readable(STRANGE) == READABLE
-
-
-# Locks where the disk has none
-
-
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "fcntl", None)
-    monkeypatch.setattr(locks, "_BEAT_S", 0.01)
-
-
-def _note(path: Path, machine: str, process: int, age_s: float = 0.0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "process": process, "since": 0}))
-    moment = path.stat().st_mtime - age_s
-    os.utime(path, (moment, moment))
-
-
-@pytest.mark.usefixtures("no_locks")
-def test_where_a_disk_has_no_locks_the_note_keeps_the_living_out(tmp_path: Path) -> None:
-    place, here = tmp_path / "unfinished" / "lock", platform.node()
-    dead = os.fork()
-    if dead == 0:
-        os._exit(0)
-    os.waitpid(dead, 0)
-    for machine, process, age_s, free in (
-        (here, os.getppid(), 9e9, False),
-        (here, dead, 0, True),
-        ("far away", 1, 60, False),
-        ("far away", 1, 3_600, True),
-    ):
-        _note(place, machine, process, age_s)
-        if free:
-            with locks.hold(place, "it is prepared", "wait"):
-                assert json.loads(place.read_text())["process"] == os.getpid()
-            assert place.read_text() == ""
-        else:
-            with (
-                pytest.raises(UsageError, match=f"by process {process}"),
-                locks.hold(place, "it is prepared", "wait"),
-            ):
-                pass
-
-
-@pytest.mark.usefixtures("no_locks")
-def test_where_a_disk_has_no_locks_the_note_is_kept_fresh(tmp_path: Path) -> None:
-    place = tmp_path / "lock"
-    with locks.hold(place, "it is prepared", "wait"):
-        os.utime(place, (0, 0))
-        while place.stat().st_mtime == 0:
-            pass
-
-
-def test_a_lock_file_that_was_deleted_meanwhile_is_not_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, opened = tmp_path / "unfinished" / "lock", locks._opened
-    deletions = [True, True, False]
-
-    def opened_late(path: Path) -> int:
-        file = opened(path)
-        if deletions.pop(0):  # its holder ends between our opening and our locking
-            path.unlink()
-            path.parent.rmdir()
-        return file
-
-    monkeypatch.setattr(locks, "_opened", opened_late)
-    with locks.hold(place, "it is prepared", "wait"):
-        monkeypatch.undo()
-        with (
-            pytest.raises(UsageError, match=f"by process {os.getpid()}"),
-            locks.hold(place, "it is prepared", "wait"),
-        ):
-            pass

@@ -165,7 +165,7 @@ def test_parts_work_side_by_side_but_no_part_twice(
         prepare_job_shard(planned(), JobShard(2, 2))
         with pytest.raises(UsageError, match=r"part 1/2 of .* is being prepared by process"):
             prepare_job_shard(planned(), JobShard(1, 2))
-        with pytest.raises(UsageError, match="is being prepared by another process"):
+        with pytest.raises(UsageError, match=r"part 1/2 of .* is being prepared by process"):
             carry_out(planned())
     prepare_job_shard(planned(), JobShard(1, 2))
     assert content(merge(planned()).path) == whole

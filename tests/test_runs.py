@@ -113,7 +113,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(
             lambda: resume_run(tmp_path / "run", toy_store),
             lambda: train_run(config, toy_store, tmp_path / "run", overwrite=True),
         ):
-            with pytest.raises(UsageError, match="another process"):
+            with pytest.raises(UsageError, match="is being trained by"):
                 start()
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").read_bytes() == weights
     assert is_locked(tmp_path / "run") is False

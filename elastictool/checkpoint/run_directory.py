@@ -2,8 +2,7 @@
 
 A process that trains holds an advisory lock on ``.lock`` in the run directory. The kernel releases
 it however the process ends, so a killed run never counts as running. The empty file stays:
-deleting it would race with the next lock. On systems without such locks (some network disks)
-nobody is kept out.
+deleting it would race with the next lock.
 
 Only files that elastictool writes are deleted, by name: what a user has added stays.
 """
@@ -16,7 +15,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from elastictool.config import RunConfig
 from elastictool.config.loader import dump_yaml, from_dict, read_yaml
 from elastictool.utils.errors import (
     CheckpointError,
-    ElasticToolError,
     RunRemovedError,
     UsageError,
     write_error,
@@ -46,7 +44,7 @@ from elastictool.utils.io import (
     write_text,
 )
 from elastictool.utils.launch import launched
-from elastictool.utils.locks import kept, take, take_patiently
+from elastictool.utils.locks import hold, is_held
 
 _WRITTEN = (
     "metrics.jsonl",
@@ -148,7 +146,7 @@ class RunDirectory:
         if not self.path.exists():
             return False
         names = [path.name for path in self.path.iterdir()]
-        return any(name != LOCK_NAME and not name.endswith(".tmp") for name in names)
+        return any(not name.startswith(LOCK_NAME) and not name.endswith(".tmp") for name in names)
 
     def write_config(self, config: RunConfig, fingerprint: str) -> None:
         """Records the resolved configuration and the environment."""
@@ -266,43 +264,23 @@ def remove_run(path: Path) -> None:
     (path / CONFIG_NAME).unlink(missing_ok=True)
 
 
-@contextmanager
-def lock_run(run_dir: Path) -> Iterator[None]:
+def lock_run(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the lock of ``run_dir`` inside the block.
 
     Raises:
         UsageError: Another process trains this run.
-        ElasticToolError: The directory cannot be written.
+        WriteError: The directory cannot be written.
     """
-    try:
-        file = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ElasticToolError(
-            f"cannot write {run_dir / LOCK_NAME}: {error.strerror}",
-            "check the rights of the folder, or name another with --run-dir",
-        ) from error
-    with kept(file):
-        if take_patiently(file) is False:
-            raise UsageError(
-                f"{run_dir} is being trained by another process",
-                "wait for it, stop it, or name another place with --run-dir",
-            )
-        yield
+    return hold(
+        run_dir / LOCK_NAME,
+        f"{run_dir} is being trained",
+        "wait for it, stop it, or name another place with --run-dir",
+    )
 
 
 def is_locked(run_dir: Path) -> bool | None:
     """Whether a process trains this run now; None where the system cannot tell."""
-    try:
-        file = os.open(run_dir / LOCK_NAME, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        free = take(file)
-        return None if free is None else not free
-    finally:
-        os.close(file)
+    return is_held(run_dir / LOCK_NAME)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -3,15 +3,15 @@
 Shard boundaries follow from the clip list alone, each shard is written by one worker, and all
 that ends up in ``dataset.json`` is summed in shard order: any number of workers, parts or machines
 and any number of killed and repeated runs leave the same bytes. A rejected clip never stops the
-run. A lock in the folder keeps a second preparation out while one is at work; parts of one share
-it.
+run. A lock in the folder keeps a second preparation out while one is at work; each job shard has
+a lock of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,9 @@ from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
 DURATIONS_NAME = "durations.png"
+_LOCKED_HINT = (
+    "wait for it, stop it, or choose another --name; several jobs at once: --part 1/2, ..."
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def prepare_job_shard(
     if _is_finished(plan) or not tasks:
         progress.log(f"part {part} of {plan.folder} has nothing to do")
         return []
-    with _one_of_many(plan.folder), _alone(plan.folder, part):
+    with _one_of_many(plan.folder, part):
         if _is_finished(plan):
             return []
         return write_shards(tasks, workforce, progress)
@@ -195,21 +198,35 @@ def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
     return PreparedStore.open(plan.folder)
 
 
-def _alone(folder: Path, part: JobShard | None = None) -> AbstractContextManager[None]:
-    """Nobody else prepares this folder, or this part of it, inside the block."""
-    name = LOCK_NAME if part is None else f"{LOCK_NAME}-{part.index}-of-{part.count}"
-    what = f"{folder} is" if part is None else f"part {part} of {folder} is"
-    hint = "wait for it, stop it, or choose another --name; several jobs at once: --part 1/2, ..."
-    _make(folder)
-    return hold(folder / PROGRESS_FOLDER / name, f"{what} being prepared", hint)
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else prepares this folder, whole or in job shards, inside the block."""
+    with _hold_whole(folder):
+        for lock in (folder / PROGRESS_FOLDER).glob(f"{LOCK_NAME}-*-of-*"):
+            _, index, _, count = lock.name.split("-")
+            with _hold_job_shard(folder, JobShard(int(index), int(count))):
+                pass
+        yield
 
 
-def _one_of_many(folder: Path) -> AbstractContextManager[None]:
-    """Only parts prepare this folder inside the block."""
-    hint = "wait for it, or stop it; then run this part again"
+@contextmanager
+def _one_of_many(folder: Path, part: JobShard) -> Iterator[None]:
+    """Nobody else prepares this job shard, or the folder as a whole, inside the block."""
+    with _hold_job_shard(folder, part):
+        with _hold_whole(folder):
+            pass
+        yield
+
+
+def _hold_whole(folder: Path) -> AbstractContextManager[None]:
     _make(folder)
-    place = folder / PROGRESS_FOLDER / LOCK_NAME
-    return hold(place, f"{folder} is being prepared as a whole", hint, shared=True)
+    return hold(folder / PROGRESS_FOLDER / LOCK_NAME, f"{folder} is being prepared", _LOCKED_HINT)
+
+
+def _hold_job_shard(folder: Path, part: JobShard) -> AbstractContextManager[None]:
+    _make(folder)
+    path = folder / PROGRESS_FOLDER / f"{LOCK_NAME}-{part.index}-of-{part.count}"
+    return hold(path, f"part {part} of {folder} is being prepared", _LOCKED_HINT)
 
 
 def _make(folder: Path) -> None:
