@@ -30,7 +30,8 @@ from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
-from elastictool.config.loader import differences, load_run_config, to_dict
+from elastictool.config.coerce import to_dict
+from elastictool.config.loader import differences, load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
 from elastictool.training.resuming import MACHINE

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elastictool.config import FbankConfig, RunConfig
-from elastictool.config.loader import dump_yaml, from_dict, load_run_config, read_yaml, to_dict
+from elastictool.config.coerce import from_dict, to_dict
+from elastictool.config.loader import dump_yaml, load_run_config
+from elastictool.config.recipe_file import read_yaml, training_recipe
 from elastictool.config.words import RENAMED, settings
 from elastictool.utils.errors import UsageError
 
@@ -139,12 +141,57 @@ def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
     assert model.patch_size == model.patch_stride == (8, 8)
 
 
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_extends_one_in_its_folder_and_that_one_an_included_one(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "extends: small_data\nname: base\ntrain: {epochs: 2, lr: 0.5}\n")
+    child = write(tmp_path / "child.yaml", "extends: base\ntrain: {lr: 0.25}\n")
+    config = load_run_config(child, ["seed=3"])
+    assert (config.train.epochs, config.train.lr, config.seed) == (2, 0.25, 3)
+    assert config.model == load_run_config(training_recipe(Path("small_data"))).model
+    assert config.name == "", "a name stands for one recipe"
+    assert load_run_config(write(tmp_path / "file.yaml", "extends: base.yaml")).train.lr == 0.5
+
+
+def test_an_extending_recipe_takes_back_what_it_leaves_without_effect(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "train: {schedule: {kind: cosine, final_factor: 0.1}}")
+    child = write(tmp_path / "child.yaml", "extends: base\ntrain: {schedule: {kind: constant}}")
+    assert load_run_config(child) == load_run_config(None, ["train.schedule.kind=constant"])
+    child.write_text("extends: base\ntrain: {schedule: {kind: constant, final_factor: 0.2}}")
+    with pytest.raises(UsageError, match=r"final_factor = 0\.2 has no effect"):
+        load_run_config(child)
+
+
+@pytest.mark.parametrize(
+    ("extends", "words"),
+    [
+        ("mine", ["extend one another: mine.yaml > mine.yaml"]),
+        ("other", ["extend one another: mine.yaml > other.yaml > mine.yaml"]),
+        ("smal_data", ["mine.yaml extends 'smal_data'", "did you mean 'small_data'"]),
+        ("[small_data, narrow]", ["mine.yaml", "the name of one recipe"]),
+        ("elasticast/fig4_voxceleb", ["recipe of a figure", "elastictool recipe run"]),
+    ],
+)
+def test_a_recipe_that_cannot_be_extended_is_named(
+    tmp_path: Path, extends: str, words: list[str]
+) -> None:
+    write(tmp_path / "other.yaml", "extends: mine")
+    with pytest.raises(UsageError) as caught:
+        load_run_config(write(tmp_path / "mine.yaml", f"extends: {extends}"))
+    text = f"{caught.value.message} {caught.value.hint}"
+    assert all(word in text for word in words), text
+
+
 def test_every_recipe_of_the_project_loads() -> None:
+    for_any_data = ("fsdd", "narrow", "small_data")  # a run of theirs is named after its data
     recipes = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     assert recipes
     for recipe in recipes:
         config = load_run_config(recipe)
-        assert config.name or recipe.stem == "small_data", recipe  # any data: the run has theirs
+        assert bool(config.name) == (recipe.stem not in for_any_data), recipe
         assert recipe.read_text().startswith("# elastictool"), f"{recipe}: the command comes first"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastictool.config import ModelConfig
-from elastictool.config.loader import PRESETS, from_dict
+from elastictool.config.loader import run_config
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.evaluation.flops import forward_flops
 from elastictool.models.transformer import SpectrogramTransformer
@@ -26,7 +26,7 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu
 
 def model_config(preset: str, **changes: object) -> ModelConfig:
     base = {"preset": preset, "width": 192, "depth": 2, "heads": 3, "grid": [8, 32]}
-    return from_dict(ModelConfig, base | dict(PRESETS[preset]) | {"num_classes": 10} | changes)
+    return run_config({"model": base | {"num_classes": 10} | changes}, complete=False).model
 
 
 def counted(config: ModelConfig, num_frames: int, attention: str = "split") -> tuple[int, int]:

@@ -13,7 +13,8 @@ import typer
 
 from elastictool.cli.app import app
 from elastictool.config.loader import load_run_config
-from elastictool.recipes.library import full_name, training_recipe
+from elastictool.config.recipe_file import training_recipe
+from elastictool.recipes.library import full_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -25,7 +25,8 @@ from elastictool.config import (
     Resize,
     RunConfig,
 )
-from elastictool.config.loader import from_dict, load_run_config, to_dict
+from elastictool.config.coerce import from_dict, to_dict
+from elastictool.config.loader import load_run_config
 from elastictool.data.collate import Example, PatchSpec, collate
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import FeatureExtractor

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import elastictool
 from elastictool.cli import app as program
 from elastictool.config.loader import read_settings, run_config
+from elastictool.config.recipe_file import recipes_root, training_recipe
 from elastictool.evaluation.points import SweepPoint
 from elastictool.recipes import library, steps
 from elastictool.recipes.cost import Cost, finished_throughput, measured_throughput, plan_costs
@@ -193,13 +194,13 @@ def test_settings_of_ours_are_found_by_name_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ours = library.recipes_root() / "small_data.yaml"
+    ours = recipes_root() / "small_data.yaml"
     for name in ("small_data", "small_data.yaml", "recipes/small_data.yaml"):
-        assert library.training_recipe(Path(name)) == ours
+        assert training_recipe(Path(name)) == ours
     Path("small_data").write_text("seed: 3\n")
-    assert library.training_recipe(Path("small_data")) == Path("small_data"), "a file goes first"
+    assert training_recipe(Path("small_data")) == Path("small_data"), "a file goes first"
     with pytest.raises(UsageError, match="no recipe smalldata") as caught:
-        library.training_recipe(Path("smalldata"))
+        training_recipe(Path("smalldata"))
     assert "did you mean 'small_data'" in caught.value.hint
 
 
@@ -255,10 +256,10 @@ def test_an_installation_finds_its_recipes(tmp_path: Path, monkeypatch: pytest.M
     (shared / "elasticast").mkdir(parents=True)
     package.mkdir(parents=True)
     monkeypatch.setattr(elastictool, "__file__", str(package / "__init__.py"))
-    assert library.recipes_root() == shared.resolve()
+    assert recipes_root() == shared.resolve()
     shutil.rmtree(shared)
     with pytest.raises(UsageError, match="no recipes"):
-        library.recipes_root()
+        recipes_root()
 
 
 def test_a_smoke_run_writes_figure_table_and_result(smoke: Path) -> None:
@@ -333,7 +334,7 @@ def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
 
 
 def with_run_setting(recipe: Recipe, run: str, settings: dict[str, Any]) -> Recipe:
-    from elastictool.config.loader import merged
+    from elastictool.config.dotted import merged
 
     scale = recipe.scale("smoke")
     spec = scale.runs[run]

@@ -26,7 +26,8 @@ from elastictool.config import (
     ResolutionConfig,
     RunConfig,
 )
-from elastictool.config.loader import from_dict, load_run_config
+from elastictool.config.coerce import from_dict
+from elastictool.config.loader import load_run_config
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches

@@ -9,7 +9,8 @@ import yaml
 from elastictool.checkpoint.weights import weight_formats
 from elastictool.config import COMPILED_MULTIPLE, PATCH_SIZES, SIZES, RunConfig
 from elastictool.config.augment import FINEST_COMPRESSION
-from elastictool.config.loader import run_config, to_dict
+from elastictool.config.coerce import to_dict
+from elastictool.config.loader import run_config
 from elastictool.config.words import sections, settings
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.stream import known_planners

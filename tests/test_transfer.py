@@ -15,13 +15,9 @@ from torch import Tensor
 
 from elastictool.checkpoint.weights import import_weights, load_run
 from elastictool.config import InitConfig, ModelConfig, RunConfig
-from elastictool.config.loader import (
-    dump_yaml,
-    from_dict,
-    frontend_config,
-    load_run_config,
-    read_yaml,
-)
+from elastictool.config.coerce import from_dict
+from elastictool.config.loader import dump_yaml, frontend_config, load_run_config
+from elastictool.config.recipe_file import read_yaml
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore

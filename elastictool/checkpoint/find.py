@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from elastictool.config import RunConfig
-from elastictool.config.loader import from_dict, read_yaml
+from elastictool.config.coerce import from_dict
+from elastictool.config.recipe_file import read_yaml
 from elastictool.utils.errors import ElasticToolError, UsageError
 
 RUNS_ROOT = Path("runs")

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from elastictool.config import RunConfig
-from elastictool.config.loader import from_dict
+from elastictool.config.coerce import from_dict
 from elastictool.utils.errors import CheckpointError, UsageError
 
 _SAVED_AT = ("epoch", "step")

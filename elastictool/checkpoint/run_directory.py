@@ -29,7 +29,9 @@ from elastictool.checkpoint.find import (
     require_run,
 )
 from elastictool.config import RunConfig
-from elastictool.config.loader import dump_yaml, from_dict, read_yaml
+from elastictool.config.coerce import from_dict
+from elastictool.config.loader import dump_yaml
+from elastictool.config.recipe_file import read_yaml
 from elastictool.utils.errors import (
     CheckpointError,
     RunRemovedError,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from elastictool.checkpoint.metadata import parse_metadata, saved_at
 from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes

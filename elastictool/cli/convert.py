@@ -46,7 +46,7 @@ def convert(
 
     Example: elastictool convert audioset_0.4593.pth --from ast --out ast.safetensors
     """
-    from elastictool.config.loader import to_dict
+    from elastictool.config.coerce import to_dict
     from elastictool.training.convert import convert as convert_weights
 
     result = convert_weights(form, source, out, sets or [], labels)

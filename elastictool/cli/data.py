@@ -241,7 +241,7 @@ def _draw(store: PreparedStore, index: int, path: Path) -> None:
 
     from elastictool.audio.fbank import fbank
     from elastictool.config import FbankConfig
-    from elastictool.config.loader import from_dict
+    from elastictool.config.coerce import from_dict
     from elastictool.reporting.clip_picture import save_clip
 
     config = from_dict(FbankConfig, store.info.fbank_config)

@@ -71,7 +71,7 @@ def train(
     Example: elastictool train --dataset synth --recipe small_data --set train.epochs=5
     """
     from elastictool.config.loader import read_settings, run_config
-    from elastictool.recipes.library import training_recipe
+    from elastictool.config.recipe_file import training_recipe
     from elastictool.utils.launch import launched
 
     named = {"train.attention": attention, "train.precision": precision, "seed": seed}
@@ -156,7 +156,7 @@ def _report(result: TrainResult) -> dict[str, Any]:
 
 def _print_config(config: RunConfig, as_json: bool) -> None:
     """All settings: as YAML with what they mean, or as JSON."""
-    from elastictool.config.loader import to_dict
+    from elastictool.config.coerce import to_dict
     from elastictool.reporting.settings import commented_yaml
 
     if as_json:

@@ -1,4 +1,4 @@
-"""What training does to clips: masks, mixing, noise, shorter views, other resolutions."""
+"""Augmentation of training clips: masks, mixing, noise, shorter views, other resolutions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LengthDiversityConfig:
     share: float = 0.0
     """Share of the clips that get a shorter view, 0 (off) to 1."""
     mode: Literal["replace", "add"] = "add"
-    """Whether the shorter view takes the clip's place (``replace``) or joins the batch beside it
+    """Whether the shorter view takes the clip's place (``replace``) or joins the batch as well
     (``add``: the same clips a step, more tokens)."""
     prefix_share: float = 0.5
     """Share of the shorter views that begin where the clip does, 0 to 1; the others are excerpts
@@ -51,8 +51,8 @@ class ResolutionConfig:
     """How many times as far apart as usual frames may be, each 0.1 or above and equally likely.
     None: all clips at the run's own ``fbank.shift_ms``."""
     reduction: Reduction = "shift"
-    """How frames come to be further apart: by a longer ``shift``, or by pooling so many frames into
-    one after the filterbank, their ``average`` or ``max`` (whole compressions only)."""
+    """How frames come to be further apart: by a longer ``shift``, or by pooling that many frames
+    into one after the filterbank, their ``average`` or ``max`` (whole compressions only)."""
 
     def __post_init__(self) -> None:
         name = "augment.resolution.compressions"
@@ -71,16 +71,16 @@ class ResolutionConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to training clips, and to no others.
+    """Augmentation of training clips; validation and tests have none.
 
     Source: the published scripts' values, where a key names them.
     """
 
     frequency_mask: int = 48
-    """Mel bins that the masked band of a clip has at most (SpecAugment); 0 is off. Published: 48;
+    """Largest width in mel bins of a clip's masked band (SpecAugment); 0 is off. Published: 48;
     the recipes for small data take 24."""
     time_mask: int = 192
-    """Frames that the masked span has at most, for each 1,024 frames of the clip, up to 1,024; 0 is
+    """Largest length of the masked span, in frames for each 1,024 of the clip, up to 1,024; 0 is
     off. Published: 192, scaled with the clip in ElasticAST's loaders of native lengths; the recipes
     for small data take 96."""
     mask_value: Literal["mean", "zero"] = "mean"
@@ -100,7 +100,7 @@ class AugmentConfig:
     """Highest amplitude of uniform noise on the normalised frames; 0 is off. Published: 0.1 (AST,
     together with ``roll``)."""
     roll: int = 0
-    """Frames by which a clip is rotated in time at most, back or forth; 0 is off. Published: 10
+    """Most frames by which a clip is rotated in time, back or forth; 0 is off. Published: 10
     (AST)."""
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
 

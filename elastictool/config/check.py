@@ -1,4 +1,4 @@
-"""How the classes of settings refuse values."""
+"""Checks of the values of settings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Settings that do not go together: each fine by itself, and together not what anyone wants.
+"""Finds settings that do not go together, although each is valid by itself.
 
 A setting counts as set where its value is not the default, wherever it comes from; so a recipe may
-spell defaults out. Only what a user asks for is judged, when it is asked for: a run that exists
-stays readable, whatever its settings.
+spell defaults out. Settings are checked when a user asks for them: a run that exists stays
+readable, whatever its settings.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from elastictool.config.coerce import to_dict
+from elastictool.config.dotted import dotted
 from elastictool.config.run import RunConfig
-from elastictool.config.words import names_by_key
 from elastictool.utils.errors import UsageError
 
 
@@ -21,16 +22,14 @@ class Without:
     """Settings that have no effect unless another one asks for them.
 
     Attributes:
-        section: Where they stand.
-        keys: Their names in it.
-        given_by: The settings that decide whether they have one, ...
+        settings: Their names.
+        given_by: The settings that decide whether they have an effect, ...
         effect: ... and whether they do.
         why: Why they have none, in words.
         needs: What gives them one, as ``--set`` takes it.
     """
 
-    section: str
-    keys: tuple[str, ...]
+    settings: tuple[str, ...]
     given_by: tuple[str, ...]
     effect: Callable[[RunConfig], bool]
     why: str
@@ -39,89 +38,78 @@ class Without:
 
 _WITHOUT = (
     Without(
-        "data",
-        ("epoch_clips",),
+        ("data.epoch_clips",),
         ("data.balanced_sampling",),
         lambda run: run.data.balanced_sampling,
         "without data.balanced_sampling an epoch has every clip once",
         "set data.balanced_sampling=true",
     ),
     Without(
-        "init",
-        ("model", "head", "rgb", "pos_embed", "grid_mean", "pooling", "source_stride", "heads",
-         "compat"),
+        tuple(f"init.{key}" for key in ("model", "head", "rgb", "pos_embed", "grid_mean",
+                                        "pooling", "source_stride", "heads", "compat")),
         ("init.from",),
         lambda run: bool(run.init.source),
         "the run starts from new weights",
         "name weights with init.from and init.path",
     ),
     Without(
-        "train.distill",
-        ("temperature", "weight"),
+        ("train.distill.temperature", "train.distill.weight"),
         ("train.distill.teacher",),
         lambda run: bool(run.train.distill.teacher),
         "there is no teacher",
         "name one with train.distill.teacher",
     ),
     Without(
-        "train",
-        ("label_smoothing",),
+        ("train.label_smoothing",),
         ("train.distill.teacher", "train.distill.weight"),
         lambda run: not run.train.distill.teacher or run.train.distill.weight < 1,
         "train.distill.weight = 1 leaves the labels out",
         "lower train.distill.weight",
     ),
     Without(
-        "train.schedule",
-        ("decay_from", "decay_factor"),
+        ("train.schedule.decay_from", "train.schedule.decay_factor"),
         ("train.schedule.kind",),
         lambda run: run.train.schedule.kind == "multistep",
         "train.schedule.kind is not multistep",
         "set train.schedule.kind=multistep",
     ),
     Without(
-        "train.schedule",
-        ("final_factor",),
+        ("train.schedule.final_factor",),
         ("train.schedule.kind",),
         lambda run: run.train.schedule.kind == "cosine",
         "train.schedule.kind is not cosine",
         "set train.schedule.kind=cosine",
     ),
     Without(
-        "flexi",
-        ("axes",),
+        ("flexi.axes",),
         ("flexi.sizes", "model.preset"),
         lambda run: bool(run.flexi.sizes),
         "flexi.sizes names no patch sizes to draw from",
         "set flexi.sizes, or model.preset=flexiast",
     ),
     Without(
-        "augment",
-        ("mixup_beta",),
+        ("augment.mixup_beta",),
         ("augment.mixup",),
         lambda run: run.augment.mixup > 0,
         "augment.mixup = 0 mixes no clips",
         "set augment.mixup above 0",
     ),
     Without(
-        "augment",
-        ("mask_value",),
+        ("augment.mask_value",),
         ("augment.frequency_mask", "augment.time_mask"),
         lambda run: max(run.augment.frequency_mask, run.augment.time_mask) > 0,
         "augment.frequency_mask and augment.time_mask are off",
         "set one of them above 0",
     ),
     Without(
-        "augment.length_diversity",
-        ("mode", "prefix_share", "min_frames"),
+        tuple(f"augment.length_diversity.{key}" for key in ("mode", "prefix_share", "min_frames")),
         ("augment.length_diversity.share",),
         lambda run: run.augment.length_diversity.share > 0,
         "augment.length_diversity.share = 0 makes no shorter views",
         "set augment.length_diversity.share above 0",
     ),
     Without(
-        "augment.resolution",
-        ("reduction",),
+        ("augment.resolution.reduction",),
         ("augment.resolution.compressions",),
         lambda run: bool(run.augment.resolution.compressions),
         "augment.resolution.compressions names no resolutions to draw from",
@@ -136,14 +124,17 @@ def check_together(run: RunConfig) -> None:
     Raises:
         UsageError: Its message names them, its hint both ways out.
     """
-    for without in _WITHOUT:
-        _check_effect(run, without)
+    for without, setting, value, default in _without_effect(run):
+        raise UsageError(
+            f"{setting} = {_text(value)} has no effect: {without.why}",
+            f"{without.needs}, or leave {setting} out (its default is {_text(default)})",
+        )
     _check_patches(run)
     _check_views(run)
 
 
 def notes(run: RunConfig) -> list[str]:
-    """What is allowed and yet seldom meant."""
+    """Returns what is allowed and yet seldom meant."""
     if run.model.preset != "elasticast" and not run.length.fixed_frames:
         return [
             f"model.preset={run.model.preset} is made for clips of one length; without "
@@ -154,7 +145,7 @@ def notes(run: RunConfig) -> list[str]:
 
 
 def made_idle(run: RunConfig, asked: Collection[str]) -> list[str]:
-    """Settings that those of ``asked`` leave without effect and that are not of them themselves.
+    """Returns settings outside ``asked`` that those of ``asked`` leave without effect.
 
     Args:
         run: All settings, those of ``asked`` among them.
@@ -162,42 +153,31 @@ def made_idle(run: RunConfig, asked: Collection[str]) -> list[str]:
     """
     return [
         idle.setting
-        for without in _WITHOUT
-        if not {*without.given_by}.isdisjoint(asked)
-        for idle in _idle(run, without)
-        if idle.setting not in asked
+        for idle in _without_effect(run)
+        if not {*idle.without.given_by}.isdisjoint(asked) and idle.setting not in asked
     ]
 
 
 class _Idle(NamedTuple):
     """A setting that has no effect, and yet another value than the default."""
 
+    without: Without
     setting: str
     value: Any
     default: Any
 
 
-def _idle(run: RunConfig, without: Without) -> Iterator[_Idle]:
-    if without.effect(run):
-        return
-    found = _section(run, without.section)
-    for key in without.keys:
-        name = names_by_key(type(found))[key]
-        value, default = getattr(found, name), getattr(type(found)(), name)
-        if value != default:
-            yield _Idle(f"{without.section}.{key}", value, default)
-
-
-def _check_effect(run: RunConfig, without: Without) -> None:
-    for setting, value, default in _idle(run, without):
-        raise UsageError(
-            f"{setting} = {_text(value)} has no effect: {without.why}",
-            f"{without.needs}, or leave {setting} out (its default is {_text(default)})",
-        )
+def _without_effect(run: RunConfig) -> Iterator[_Idle]:
+    values, defaults = (dotted(to_dict(config)) for config in (run, RunConfig()))
+    for without in _WITHOUT:
+        if not without.effect(run):
+            for setting in without.settings:
+                if values[setting] != defaults[setting]:
+                    yield _Idle(without, setting, values[setting], defaults[setting])
 
 
 def _check_patches(run: RunConfig) -> None:
-    """Patches higher than the spectrogram would be filled up with silence in every clip."""
+    """Refuse patches higher than the spectrogram: silence would fill them up in every clip."""
     bins = run.fbank.num_mel_bins
     heights = {"model.patch_size": run.model.patch_size[0]}
     if run.flexi.sizes and run.flexi.axes != "time":
@@ -213,7 +193,7 @@ def _check_patches(run: RunConfig) -> None:
 
 
 def _check_views(run: RunConfig) -> None:
-    """Shorter views must be shorter than the longest clip, or there are none."""
+    """Refuse shorter views that cannot be shorter than the longest clip."""
     diversity, most = run.augment.length_diversity, run.length.most_frames
     if diversity.share and diversity.min_frames >= most:
         limit = "fixed_frames" if run.length.fixed_frames else "max_frames"
@@ -224,13 +204,6 @@ def _check_views(run: RunConfig) -> None:
         )
 
 
-def _section(run: RunConfig, path: str) -> Any:
-    found: Any = run
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _text(value: Any) -> str:
-    """A value as ``--set`` takes it."""
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    """Returns a value as ``--set`` takes it."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

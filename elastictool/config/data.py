@@ -1,10 +1,15 @@
-"""Which prepared clips a run uses, and for what."""
+"""Which clips a run uses, which of their frames, and how they become batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from elastictool.config.check import require
+
+Edge = Literal["pad", "drop"]
+COMPILED_MULTIPLE = 128
+"""Number of tokens of which every batch has a multiple where code is compiled."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,67 @@ class DataConfig:
         require(self.std is None or self.std > 0, "data.std must be above 0")
         require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
         require(self.epoch_clips >= 0, "data.epoch_clips must be 0 (all) or above")
+
+
+@dataclass(frozen=True)
+class LengthConfig:
+    """Which frames of a clip reach the model."""
+
+    max_frames: int = 3_072
+    """Frames that a clip of native length has at most; the rest is cut off. 3,072 are 30 s at 10 ms
+    (ElasticAST). Lower it where memory runs out. Not used with ``fixed_frames``."""
+    fixed_frames: int = 0
+    """Above 0: every clip is cut or padded to this number of frames, as a standard AST needs it. 0
+    keeps native lengths (ElasticAST)."""
+    crop: Literal["start", "random"] = "start"
+    """Which part of a longer clip training takes: its ``start``, or a ``random`` part, another one
+    in each epoch. Validation and tests take the start."""
+    edge: Edge = "pad"
+    """What happens to the incomplete last patch of a clip: ``pad`` fills it up, ``drop`` leaves it
+    out, as the published code does (up to 15 frames)."""
+    padding: Literal["floor", "zero"] = "floor"
+    """What clips are padded with: ``floor`` is the filterbank's value for silence, ``zero`` what
+    the published code takes: zero before normalising, a loud constant."""
+
+    def __post_init__(self) -> None:
+        require(self.max_frames > 0, "length.max_frames must be above 0")
+        require(self.fixed_frames >= 0, "length.fixed_frames must be 0 (native) or above")
+
+    @property
+    def most_frames(self) -> int:
+        """Largest number of frames that is used of a clip."""
+        return self.fixed_frames or self.max_frames
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How clips become batches: a planner fills rows with the tokens of several clips."""
+
+    planner: str = "first-come"
+    """How clips are assigned to rows; planners with a window (``…-decreasing`` and
+    ``sorted-window``, see ``window``) also choose the clips of a batch. ``first-come`` is the
+    paper's (ElasticAST Section 2.2); ``balanced`` leaves less padding."""
+    capacity: int = 2_048
+    """Tokens that a row holds; a longer clip gets a row of its own. ElasticAST Section 2.2: 2,048.
+    """
+    batch_clips: int = 12
+    """Batch size in clips, all processes together. ElasticAST Section 3.2: 12. More need more
+    memory and usually a higher ``train.lr``."""
+    batch_tokens: int = 0
+    """Above 0: most tokens of a batch, which then holds as many clips as fit, whatever
+    ``batch_clips`` says. It keeps memory even where lengths differ much. 0 is off."""
+    window: int = 4_096
+    """Shuffled clips that a planner with a window chooses from, rounded down to whole batches;
+    other planners do not use it."""
+    pad_to_multiple_of: int = 0
+    """In training, tokens of a batch are padded to a multiple of this number, so that batches come
+    in few sizes; 1 pads nothing, 0 is 128 with ``train.compile``, else 1."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.pad_to_multiple_of >= 0, "packing.pad_to_multiple_of must be 0 (auto) or above"
+        )
+        require(self.capacity > 0, "packing.capacity must be above 0")
+        require(self.batch_clips > 0, "packing.batch_clips must be above 0")
+        require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")
+        require(self.window > 0, "packing.window must be above 0")

@@ -1,4 +1,4 @@
-"""The front end: what a frame is, and how many of them a clip has."""
+"""The filterbank: what a frame is, and how many frames a clip has."""
 
 from __future__ import annotations
 

@@ -1,19 +1,42 @@
-"""The model: its size, its patches, its positions, what it makes of the tokens."""
+"""The model, the patch sizes that it trains with, and the weights that it starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from elastictool.config.check import require
 
 PositionFit = Literal["interpolate", "slice"]
 Resize = Literal["pi", "bl", "bl-plain"]
 PoolKind = Literal["average", "max"]
+PatchAxes = Literal["both", "time", "frequency"]
+Rgb = Literal["sum", "mean"]
+GridFit = Literal["crop", "interpolate"]
+PoolingStart = Literal["mean", "official", "random"]
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 """Width and heads of the named model sizes (DeiT's Ti, S, B)."""
+PATCH_SIZES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
+"""Patch sizes that FlexiAST trains with. Source: FlexiAST Section 2.3."""
+_AST = {
+    "model.pos_embed": "grid",
+    "model.prefix_tokens": 1,
+    "model.pooling": "prefix",
+    "model.fc_norm_eps": 1e-5,
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "elasticast": {
+        "model.pos_embed": "factorised",
+        "model.prefix_tokens": 0,
+        "model.pooling": "attention",
+        "model.fc_norm_eps": 1e-6,
+    },
+    "ast": _AST,
+    "flexiast": {**_AST, "flexi.sizes": PATCH_SIZES},
+}
+"""Settings that ``model.preset`` stands for; each can still be set to another value."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +75,8 @@ class ModelConfig:
     """How one ``grid`` table serves clips of another length: stretched (``interpolate``), or its
     first columns (``slice``)."""
     pos_embed_overflow: Literal["interpolate", "error"] = "interpolate"
-    """What a clip gets that is longer than a ``factorised`` time table: the table stretched
-    (``interpolate``), or an ``error``."""
+    """What happens to a clip that is longer than a ``factorised`` time table: the table is
+    stretched (``interpolate``), or the clip is an ``error``."""
     resize: Resize = "pi"
     """How the patch kernel serves patches of another size: ``pi`` (FlexiAST's PI-resize), ``bl``
     (bilinear, antialiased as published) or ``bl-plain`` (without antialiasing)."""
@@ -81,7 +104,7 @@ class ModelConfig:
     """Share of features dropped behind attention and hidden layer in training, 0 (off) up to but
     not 1."""
     num_classes: int = 0
-    """Classes that the model tells apart; 0 takes those of the data."""
+    """Number of classes; 0 takes those of the data."""
 
     def __post_init__(self) -> None:
         require(self.width > 0, "model.width must be positive")
@@ -105,3 +128,76 @@ class ModelConfig:
         require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
         require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")
         require(self.num_classes >= 0, "model.num_classes must not be negative")
+
+
+@dataclass(frozen=True)
+class FlexiConfig:
+    """Patch sizes drawn in training, one for each optimiser step.
+
+    Source: FlexiAST Section 2.3; time only for speakers, Section 3.3.
+    """
+
+    sizes: tuple[int, ...] = ()
+    """Sizes in mel bins and frames to draw from; none trains at ``model.patch_size`` only. FlexiAST
+    Section 2.3: 8, 10, 12, 16, 20, 24, 30, 32, 40, 48."""
+    weights: tuple[float, ...] = ()
+    """Relative chance of each size, in their order; none makes all alike."""
+    axes: PatchAxes = "both"
+    """Along which axes a size counts; the other axis keeps its size out of ``model.patch_size``."""
+
+    def __post_init__(self) -> None:
+        require(all(size > 0 for size in self.sizes), "flexi.sizes must be above 0")
+        require(len(set(self.sizes)) == len(self.sizes), "flexi.sizes names a size twice")
+        require(
+            not self.weights or len(self.weights) == len(self.sizes),
+            f"flexi.weights has {len(self.weights)} values for {len(self.sizes)} sizes",
+        )
+        require(
+            not self.weights or (min(self.weights) >= 0 and sum(self.weights) > 0),
+            "flexi.weights must not be negative, nor all 0",
+        )
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Weights that a run starts from, and how they are fitted to its model."""
+
+    source: str = field(default="", metadata={"key": "from"})
+    """Format of the weights; empty starts from new ones. Set together with ``path``."""
+    path: str = ""
+    """Where they are: a file, a folder, a run or the id of a model on Hugging Face."""
+    model: Literal["config", "weights"] = "config"
+    """Where patches, positions and pooling come from: the section ``model`` (``config``), or the
+    file (``weights``: exactly its model). Width, depth, heads and eps are always the file's."""
+    head: Literal["keep", "replace"] = "keep"
+    """What to do with the classifier: ``keep`` it, or ``replace`` it by a new one, as new labels
+    need."""
+    rgb: Rgb = "sum"
+    """How the three colours of a picture's kernel become one: their ``sum`` (AST) or ``mean``
+    (PaSST)."""
+    pos_embed: GridFit = "crop"
+    """How a longer position table is fitted: cut (``crop``: those of pictures and AST at their
+    middle) or stretched (``interpolate``). Shorter ones are always stretched."""
+    grid_mean: Literal["once", "twice"] = "once"
+    """Whether two factorised tables made of one grid hold its mean ``once``, as their sum should,
+    or ``twice``, as published."""
+    pooling: PoolingStart = "mean"
+    """What attention pooling starts from, where the weights have none: the ``mean`` of the blocks'
+    attention, the published code's value (``official``, a sixth of it), or at ``random``."""
+    source_stride: tuple[int, int] = (0, 0)
+    """Patch stride of the file, (frequency, time), where it cannot be inferred; 0 infers it."""
+    heads: int = 0
+    """Attention heads of the file; 0: as published models of its width have."""
+    compat: Literal["none", "official"] = "none"
+    """``official`` fits the weights as the published ElasticAST code does: ``rgb``, ``pos_embed``,
+    ``grid_mean`` and ``pooling`` of its own, and attention without scale."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.source) == bool(self.path), "set init.from and init.path together")
+        require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
+        require(self.heads >= 0, "init.heads must be 0 (inferred) or above")
+        chosen = (self.rgb, self.pos_embed, self.grid_mean, self.pooling)
+        require(
+            self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),
+            "init.compat = official sets rgb, pos_embed, grid_mean and pooling: leave them out",
+        )

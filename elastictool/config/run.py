@@ -6,13 +6,9 @@ from dataclasses import dataclass, field
 
 from elastictool.config.augment import AugmentConfig
 from elastictool.config.check import require
-from elastictool.config.data import DataConfig
+from elastictool.config.data import COMPILED_MULTIPLE, DataConfig, LengthConfig, PackingConfig
 from elastictool.config.fbank import FbankConfig
-from elastictool.config.flexi import FlexiConfig
-from elastictool.config.init import InitConfig
-from elastictool.config.length import LengthConfig
-from elastictool.config.model import ModelConfig
-from elastictool.config.packing import COMPILED_MULTIPLE, PackingConfig
+from elastictool.config.model import FlexiConfig, InitConfig, ModelConfig
 from elastictool.config.train import TrainConfig
 
 
@@ -49,5 +45,5 @@ class RunConfig:
 
     @property
     def pad_to_multiple_of(self) -> int:
-        """``packing.pad_to_multiple_of``, or what it stands for."""
+        """``packing.pad_to_multiple_of``, with 0 (auto) resolved."""
         return self.packing.pad_to_multiple_of or (COMPILED_MULTIPLE if self.train.compile else 1)

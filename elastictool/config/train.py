@@ -1,4 +1,4 @@
-"""How a model is trained, and by what means of the machine."""
+"""How a model is trained: optimiser, learning rate, teacher, and use of the machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,58 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from elastictool.config.check import require
-from elastictool.config.distill import DistillConfig
-from elastictool.config.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over a run: a linear warm-up to ``train.lr``, then its decay."""
+
+    kind: Literal["constant", "cosine", "multistep"] = "cosine"
+    """Shape of the decay after the warm-up: ``constant`` has none, ``cosine`` follows half a cosine
+    to the last step, ``multistep`` goes down epoch by epoch (as the published scripts)."""
+    warmup_steps: float = 0.1
+    """Optimiser steps of the warm-up, not more than the run has; below 1 a share of all steps. 0
+    has none. Longer ones help where training diverges at its start."""
+    decay_from: int = 5
+    """Epochs before ``multistep`` begins to decay."""
+    decay_factor: float = 0.75
+    """What ``multistep`` multiplies the rate by after ``decay_from`` epochs and after each further
+    one, above 0 and at most 1."""
+    final_factor: float = 0.0
+    """Where ``cosine`` ends, as a share of ``train.lr``, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        require(self.warmup_steps >= 0, "train.schedule.warmup_steps must not be negative")
+        require(self.decay_from >= 0, "train.schedule.decay_from must not be negative")
+        require(0 < self.decay_factor <= 1, "train.schedule.decay_factor must be in 0..1")
+        require(0 <= self.final_factor <= 1, "train.schedule.final_factor must be in 0..1")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation: ``(1 - weight) * loss + weight * T^2 * KL(teacher || student)``.
+
+    Source: FlexiAST Section 3.4 (KL alone: weight 1); T^2 keeps the gradient's size (Hinton et al.
+        2015).
+    """
+
+    teacher: str = ""
+    """Run that teaches, at its own patch size and on the same clips: its directory or its name
+    under ``runs/``. Empty: none."""
+    temperature: float = 1.0
+    """What both models' logits are divided by, above 0 (T). Higher ones weigh the teacher's
+    unlikely classes more."""
+    weight: float = 1.0
+    """Share of the teacher in the loss, above 0 and at most 1; at 1 labels play no part."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "train.distill.temperature must be above 0")
+        require(0 < self.weight <= 1, "train.distill.weight must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser's side of a run, and the machine's."""
+    """Optimiser, loss, choice of the best epoch, and use of the machine."""
 
     epochs: int = 10
     """Passes over the training clips."""
@@ -26,7 +71,7 @@ class TrainConfig:
     """How much of their past the optimiser's two averages keep, each 0 up to but not 1. Default:
     the published scripts'."""
     weight_decay: float = 5e-7
-    """How strongly weights are drawn to 0; 0 is off. Default: the published scripts'; ``adamw``
+    """How strongly weights decay to 0; 0 is off. Default: the published scripts'; ``adamw``
     usually takes 0.01 to 0.1."""
     weight_decay_on: Literal["auto", "all", "matrices", "kernels"] = "auto"
     """What decays: ``all`` parameters, ``matrices`` (two dimensions or more), or ``kernels``
@@ -63,7 +108,7 @@ class TrainConfig:
     """Batches whose gradients make one step. More make larger steps in the same memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the model's arithmetic; ``auto`` is bf16 on a GPU that computes with it,
-    fp32 elsewhere. A run keeps what it began with."""
+    fp32 elsewhere. A resumed run keeps its own."""
     attention: str = "auto"
     """Backend of the attention within clips; all compute the same. ``auto`` takes the fastest that
     works here; ``reference`` is the paper's rows and mask."""

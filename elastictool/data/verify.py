@@ -15,7 +15,7 @@ import numpy as np
 
 from elastictool.audio.decode import stream
 from elastictool.config import FbankConfig
-from elastictool.config.loader import from_dict
+from elastictool.config.coerce import from_dict
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import AudioError
 from elastictool.utils.progress import SILENT, Progress

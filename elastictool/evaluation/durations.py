@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from elastictool.config import FbankConfig
-from elastictool.config.loader import from_dict
+from elastictool.config.coerce import from_dict
 from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.data.collate import PatchSpec, patch_coords
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pos_embed import FactorisedPosEmbed

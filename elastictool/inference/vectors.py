@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.lib.npyio import NpzFile
 
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.config.loader import from_dict, to_dict
+from elastictool.config.coerce import from_dict, to_dict
 from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
 from elastictool.utils.errors import UsageError, first_line

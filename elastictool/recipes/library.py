@@ -14,30 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import elastictool
-from elastictool.config.loader import from_dict, merged, read_settings, read_yaml
+from elastictool.config.coerce import from_dict
+from elastictool.config.dotted import dotted, merged
+from elastictool.config.loader import read_settings
+from elastictool.config.recipe_file import read_yaml, recipes_root
 from elastictool.recipes.spec import RENAMED_KEYS, Recipe, RunSpec, Scale
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 PAPERS = ("elasticast", "flexiast")
 E = TypeVar("E")
-
-
-def recipes_root() -> Path:
-    """Return the folder that holds the training recipes, ``elasticast/`` and ``flexiast/``.
-
-    Raises:
-        UsageError: This installation has none.
-    """
-    package = Path(elastictool.__file__).resolve().parent
-    shared = [parent / "share" / "elastictool" / "recipes" for parent in package.parents]
-    for folder in (package.parent / "recipes", *shared):
-        if (folder / PAPERS[0]).is_dir():
-            return folder
-    raise UsageError(
-        f"there are no recipes beside {package}", "install elastictool again, or use a checkout"
-    )
 
 
 def recipe_names() -> list[str]:
@@ -62,23 +48,6 @@ def full_name(text: str) -> str:
     if found:
         raise UsageError(f"{text!r} is {len(found)} recipes", f"name one: {', '.join(found)}")
     raise UsageError(f"unknown recipe {text!r}", nearest_hint(text, known))
-
-
-def training_recipe(path: Path) -> Path:
-    """Return the training recipe that a user names: a path, or the name of a bundled file.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    if path.exists():
-        return path
-    root = recipes_root()
-    name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
-    bundled = root / f"{name}.yaml"
-    if bundled.is_file():
-        return bundled
-    known = sorted(file.stem for file in root.glob("*.yaml"))
-    raise UsageError(f"there is no recipe {path}", f"{nearest_hint(name, known)}; or give a file")
 
 
 def recipe_file(name: str) -> Path:
@@ -156,8 +125,8 @@ def _add(mine: dict[str, E], theirs: Mapping[str, E], other: str) -> None:
 
 def with_settings(run: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
     """Return the run with its training recipe and ``settings`` below its own settings."""
-    below = merged(_training_settings(run.recipe), settings)
-    return dataclasses.replace(run, settings=merged(below, run.settings))
+    below = _training_settings(run.recipe)
+    return dataclasses.replace(run, settings=merged(below, settings, run.settings))
 
 
 def _training_settings(name: str) -> dict[str, Any]:
@@ -166,10 +135,8 @@ def _training_settings(name: str) -> dict[str, Any]:
     if not name:
         return {}
     values = read_settings(recipes_root() / f"{name}.yaml")
-    values.pop("name", None)
-    values.pop("init", None)
-    values.get("train", {}).pop("distill", None)
-    return values
+    own = ("init.", "train.distill.")
+    return {key: values[key] for key in values if key != "name" and not key.startswith(own)}
 
 
 def own_settings(name: str) -> dict[str, list[str]]:
@@ -181,16 +148,8 @@ def own_settings(name: str) -> dict[str, list[str]]:
     runs, weights = (paper.get(part, {}).values() for part in ("runs", "weights"))
     found: dict[str, list[str]] = {}
     for part in (paper, *runs, *weights):
-        for key, value in _leaves(part.get("settings", {})):
+        for key, value in dotted(part.get("settings", {})).items():
             values = found.setdefault(key, [])
             if str(value) not in values:
                 values.append(str(value))
     return found
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from elastictool.config import RunConfig
 from elastictool.config.conflicts import check_together
-from elastictool.config.loader import merged, run_config
+from elastictool.config.dotted import merged
+from elastictool.config.loader import run_config
 from elastictool.recipes.spec import (
     DataSpec,
     Recipe,
@@ -338,7 +339,7 @@ class _Graph:
             **({"data": {"test_fold": seed_fold.fold}} if seed_fold.fold else {}),
         }
         try:
-            config = run_config(merged(merged(settings, spec.settings), own), complete=False)
+            config = run_config(merged(settings, spec.settings, own), complete=False)
             check_together(_with_sources(config, spec))
         except UsageError as error:
             raise UsageError(f"run {name!r}: {error.message}", error.hint) from error

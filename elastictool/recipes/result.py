@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from elastictool import __version__
-from elastictool.config.loader import from_dict
+from elastictool.config.coerce import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Step

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from elastictool.checkpoint.find import HOW_TO_MAKE_ONE
 from elastictool.checkpoint.run_directory import is_locked
 from elastictool.config import RunConfig
-from elastictool.config.loader import from_dict, read_yaml, to_dict
+from elastictool.config.coerce import from_dict, to_dict
+from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluation_files import (
     EvaluationFile,

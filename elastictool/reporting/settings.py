@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from elastictool.config import SIZES, RunConfig
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.config.words import MODEL_SIZE, names_by_key, sections, settings
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
@@ -32,10 +32,13 @@ def settings_page() -> str:
         "Made by `python scripts/settings.py`.\n\n"
         "A run's settings are the defaults below, over them a recipe file (`--recipe FILE`, YAML\n"
         "with these sections), and over both `--set section.key=value` (lists in quotes:\n"
-        "`--set 'flexi.sizes=[8,16]'`). `elastictool train --print-config` prints what that comes\n"
-        "to, with these descriptions; the run directory keeps it as `config.yaml`. Single keys go\n"
-        "before `model.preset` and `model.size`. A setting that another one leaves without effect\n"
-        "is refused; one of the recipe that a `--set` leaves so falls back to its default.\n",
+        "`--set 'flexi.sizes=[8,16]'`). A recipe that begins with `extends: OTHER` is laid over\n"
+        "another recipe: a file in the same folder or one of `recipes/`, by name. It takes over\n"
+        "all settings but `name`. `elastictool train --print-config` prints the result with these\n"
+        "descriptions; the run directory keeps it as `config.yaml`. Single keys take precedence\n"
+        "over `model.preset` and `model.size`. A setting that another one leaves without effect\n"
+        "is refused; one of a recipe that a `--set`, or a recipe over it, leaves without effect\n"
+        "falls back to its default.\n",
     ]
     for path, cls in sections():
         title = f"## `{path}`" if path else "## At the top"
@@ -63,7 +66,9 @@ def _commented(
             known = _known(name)
             words = settings()[name] + (f" Known: {', '.join(known)}." if known else "")
             width = _COMMENT_WIDTH - len(indent)
-            yield from _comment(textwrap.wrap(_markdown(words), width), indent)
+            yield from _comment(
+                textwrap.wrap(_markdown(words), width, break_on_hyphens=False), indent
+            )
             yield from textwrap.indent(_yaml({key: value}), indent).splitlines()
 
 

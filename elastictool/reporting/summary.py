@@ -13,7 +13,8 @@ from typing import Any
 
 from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.config import RunConfig
-from elastictool.config.loader import from_dict, read_yaml
+from elastictool.config.coerce import from_dict
+from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import AXES, SweepPoint, model_label, read_points
 from elastictool.reporting.tables import EMPTY, duration, metric_text, percent, read_json
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import DistillConfig, RunConfig
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.data.loader import PackSpec
 from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import ATTENTION

@@ -15,13 +15,8 @@ from typing import Any
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
-from elastictool.config.loader import (
-    Difference,
-    differences,
-    other_settings,
-    replaced_settings,
-    to_dict,
-)
+from elastictool.config.coerce import to_dict
+from elastictool.config.loader import Difference, differences, other_settings, replaced_settings
 from elastictool.training.schedule import against_more_epochs
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import as_argument

@@ -20,7 +20,7 @@ import torch
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import disk_errors, save_weights
 from elastictool.config import RunConfig
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.data.store import DatasetInfo
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.config import DataConfig, LengthConfig, ModelConfig, RunConfig
-from elastictool.config.loader import to_dict
+from elastictool.config.coerce import to_dict
 from elastictool.models.transformer import SpectrogramTransformer
 
 RESIDUAL = 1e-3

@@ -8,8 +8,7 @@ import torch
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import save_weights
-from elastictool.config import RunConfig
-from elastictool.config.loader import PRESETS, from_dict
+from elastictool.config.loader import run_config
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.setup import resolve
@@ -17,10 +16,10 @@ from elastictool.training.setup import resolve
 
 def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **length: int) -> Path:
     """An untrained run directory, as training would leave it."""
-    model = {"preset": preset, "width": 32, "depth": 2, "heads": 2} | dict(PRESETS[preset])
+    model = {"preset": preset, "width": 32, "depth": 2, "heads": 2}
     data = {"dataset": str(store.path)}
-    values = {"name": path.name, "data": data, "model": model, "length": length}
-    config, _ = resolve(from_dict(RunConfig, values), store)
+    values = {"name": path.name, "data": data, "model": model, "length": length, "flexi.sizes": []}
+    config, _ = resolve(run_config(values, complete=False), store)
     torch.manual_seed(0)
     network = SpectrogramTransformer(config.model)
     with torch.no_grad():  # larger weights, so that untrained logits differ from clip to clip

@@ -1,0 +1,119 @@
+"""Dataclasses from plain values (YAML, JSON), and plain values from dataclasses.
+
+Values are converted by the type of their field, because YAML's types are not the reader's: PyYAML
+reads ``1e-5`` as text (YAML 1.1 wants a dot), ``yes`` as true and nothing as null. Of libraries,
+pydantic and msgspec convert nested dataclasses too, but take true for 1, NaN for a number and no
+number for a pair; with validators against that, and with their errors translated into messages
+with nearest names and meanings, both were longer than this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from elastictool.config.words import explained, names_by_key, sections, unknown_key_hint
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
+
+C = TypeVar("C")
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Builds the dataclass ``cls`` from plain values, converting each by its field's type.
+
+    Raises:
+        UsageError: An unknown key (the hint names the nearest) or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
+    hints, names = typing.get_type_hints(cls), names_by_key(cls)
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            known = [f"{where}.{key}" if where else key for key in names]
+            is_setting = dict(sections()).get(where) is cls
+            hint = unknown_key_hint(path) if is_setting else nearest_hint(path, known)
+            raise UsageError(f"unknown configuration key {path!r}", hint)
+        built[names[key]] = _convert(hints[names[key]], value, path)
+    try:
+        return cls(**built)
+    except UsageError as error:  # its message begins with the name of the setting
+        hint = error.hint or explained(error.message.partition(" ")[0])
+        raise UsageError(error.message, hint) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the plain values of a configuration, tuples as lists, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = names_by_key(type(value))
+            return {key: plain(getattr(value, name)) for key, name in names.items()}
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+    return typing.cast(dict[str, Any], plain(config))
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_dict(kind, value, path)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{path} must be a mapping, not {value!r}")
+        return {str(k): _convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return None if value is None else _convert(inner, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            hint = nearest_hint(str(value), [str(argument) for argument in arguments])
+            raise UsageError(
+                f"{path} = {value!r} is not one of its values",
+                ". ".join(filter(None, (hint, explained(path)))),
+            )
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, path)
+    return _convert_scalar(kind, value, path)
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    """Returns a list, or text with commas, as a tuple; one value stands for each of a pair."""
+    if isinstance(value, str) and "," in value:
+        value = [part.strip() for part in value.strip("[]() ").split(",")]
+    many = kinds[-1] is Ellipsis
+    items = value if isinstance(value, (list, tuple)) else [value] * (1 if many else len(kinds))
+    kinds = kinds[:1] * len(items) if many else kinds
+    if len(items) != len(kinds):
+        raise UsageError(f"{path} = {value!r} must have {len(kinds)} values", explained(path))
+    return tuple(_convert(kind, item, path) for kind, item in zip(kinds, items, strict=True))
+
+
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    if value is None and kind is not str:
+        raise UsageError(f"{path} has no value, but needs {_KINDS[kind]}", explained(path))
+    if kind is str and not isinstance(value, (dict, list, bool)):
+        return "" if value is None else str(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind in (int, float) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError, TypeError):
+            number = float(value)
+            if kind is float and math.isfinite(number):
+                return number
+            if kind is int and number == int(number):
+                return value if isinstance(value, int) else int(number)
+    raise UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}", explained(path))

@@ -1,0 +1,124 @@
+"""Finds and reads YAML files of settings: training recipes, and what they extend.
+
+Recipes lie in ``recipes/`` of the source tree, where people read and change them, and in
+``share/elastictool/recipes`` of an installation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import elastictool
+from elastictool.utils.errors import UsageError
+from elastictool.utils.registry import nearest_hint
+
+
+class _NoKeyTwice(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice; YAML forbids it, PyYAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice in one mapping")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file, loaded safely.
+
+    Raises:
+        UsageError: No such file, not YAML, or not a mapping.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} must hold a mapping of sections, not {type(document).__name__}")
+    return document
+
+
+def recipes_root() -> Path:
+    """Returns the folder of the training recipes and of the papers' recipes below it.
+
+    Raises:
+        UsageError: This installation came without them.
+    """
+    package = Path(elastictool.__file__).resolve().parent
+    shared = [parent / "share" / "elastictool" / "recipes" for parent in package.parents]
+    for place in (package.parent / "recipes", *shared):
+        if (place / "elasticast").is_dir():
+            return place
+    raise UsageError(
+        f"there are no recipes beside {package}", "install elastictool again, or use a checkout"
+    )
+
+
+def training_recipe(path: Path) -> Path:
+    """Returns the recipe file that a user names: a path, or the name of an included recipe.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    return path if path.exists() else _included(path)
+
+
+def recipe_layers(path: Path, extending: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """Returns the settings of a recipe file, after those of the recipe that it ``extends``.
+
+    The name of a run is not handed down: it stands for exactly one recipe.
+
+    Args:
+        path: The file.
+        extending: The files that extend it, the first one first.
+
+    Raises:
+        UsageError: A file is missing or no YAML mapping, is a figure's recipe, or extends itself.
+    """
+    if path.resolve() in [file.resolve() for file in extending]:
+        chain = " > ".join(file.name for file in (*extending, path))
+        raise UsageError(f"recipes extend one another: {chain}", "take one `extends` out")
+    values = read_yaml(path)
+    if {"title", "scales"} <= values.keys():
+        raise UsageError(
+            f"{path} is the recipe of a figure or table, not of a training",
+            f"elastictool recipe run {path.parent.name}/{path.stem}",
+        )
+    parent = values.pop("extends", "")
+    if not isinstance(parent, str):
+        raise UsageError(f"{path}: extends = {parent!r} must be the name of one recipe or file")
+    if not parent:
+        return [values]
+    layers = recipe_layers(_parent_of(path, parent), (*extending, path))
+    for layer in layers:
+        layer.pop("name", None)
+    return [*layers, values]
+
+
+def _parent_of(path: Path, parent: str) -> Path:
+    """Returns the file that ``path`` extends: in the same folder, or an included recipe."""
+    for file in (path.parent / parent, path.parent / f"{parent}.yaml"):
+        if file.is_file():
+            return file
+    try:
+        return _included(Path(parent))
+    except UsageError as error:
+        raise UsageError(f"{path} extends {parent!r}: {error.message}", error.hint) from None
+
+
+def _included(path: Path) -> Path:
+    """Returns the training recipe of that name that comes with the package."""
+    root = recipes_root()
+    name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
+    if (found := root / f"{name}.yaml").is_file():
+        return found
+    known = sorted(file.stem for file in root.glob("*.yaml"))
+    raise UsageError(f"there is no recipe {path}", f"{nearest_hint(name, known)}; or give a file")
