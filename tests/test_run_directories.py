@@ -32,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the training tells the user."""
     lines: list[str] = []
     monkeypatch.setattr(
-        "elastictool.utils.progress._SilentProgress.say", lambda self, line: lines.append(line)
+        "elastictool.utils.progress._SilentProgress.log", lambda self, line: lines.append(line)
     )
     return lines
 
