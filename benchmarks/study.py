@@ -185,7 +185,7 @@ def _ways(cell: Cell) -> list[Way]:
 
 def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
     from elastictool.checkpoint.weights import load_run
-    from elastictool.evaluation.sweep_axes import sweep_axis
+    from elastictool.evaluation.sweep import SweepOptions, sweep
 
     study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
     run = load_run(cell.run, "last", pos_embed_fit=way.positions, resize=way.resize)
@@ -197,13 +197,17 @@ def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
     axis = cell.entry.axis or study.axis
     # Pooling takes whole numbers of frames.
     columns = [x for x in study.columns if axis == "resolution" or x == int(x)]
-    points = sweep_axis(axis, [run], store, columns, way.along, study.base_shift_ms, split=split)
+    options = SweepOptions(split=split, patch_axes=way.along, base_shift_ms=study.base_shift_ms)
+    points = sweep(axis, [run], store, columns, options)
     keep: tuple[str, ...]
     keep = ("length_frames", "value", "low", "high", "positions", "native", "tokens", "gflops")
     if axis == "length":
         return [{key: getattr(point, key) for key in keep} for point in points]
     along = {"along": "" if way.along == "auto" else way.along}
-    return [{key: getattr(p, key) for key in (*keep, "setting", "resize")} | along for p in points]
+    return [
+        {key: getattr(p, key) for key in (*keep, "resize")} | {"setting": p.x} | along
+        for p in points
+    ]
 
 
 def prepared(study: Study, data: Path, folder: Path) -> None:

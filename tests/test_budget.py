@@ -16,8 +16,7 @@ from elastictool.cli.app import app
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
-from elastictool.evaluation.resolutions import sweep_resolutions
-from elastictool.evaluation.sweep import sweep_patch_sizes
+from elastictool.evaluation.sweep import SweepOptions, sweep
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run
@@ -30,8 +29,8 @@ def run(toy_store: PreparedStore, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_eval_at_a_budget_is_the_point_of_the_sweep(run: Path, toy_store: PreparedStore) -> None:
     loaded = load_run(run)
-    _, patches = sweep_patch_sizes([loaded], toy_store, [40], split="train")
-    _, sparse = sweep_resolutions([loaded], toy_store, [2.0], split="train")
+    _, patches = sweep("patch_size", [loaded], toy_store, [40], SweepOptions(split="train"))
+    _, sparse = sweep("resolution", [loaded], toy_store, [2.0], SweepOptions(split="train"))
     for budget, point in (({"patch_size": 40}, patches), ({"compression": 2.0}, sparse)):
         result = evaluate_run(loaded.with_tokens(**budget), toy_store, "train")
         assert result.metrics.values["top1"] == point.value

@@ -16,7 +16,7 @@ from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.epic_sounds import TABLES, TEST_TABLE
 from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
-from elastictool.evaluation.evaluate import split_clips
+from elastictool.evaluation.run_data import split_clips
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from tests.helpers.corpus_trees import EPIC_HEADER, epic_hdf5_tree, epic_tree, write_table
 from tests.helpers.saved_runs import save_run

@@ -32,9 +32,9 @@ def vectors(count: int = 3) -> np.ndarray[Any, np.dtype[np.float32]]:
 def test_what_made_an_index_comes_back(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"all{suffix}"
     write_vectors(path, EmbeddingTable(("a", "b", "c"), vectors(), ORIGIN))
-    assert read_vectors(path).origin == ORIGIN
+    assert read_vectors(path).meta == ORIGIN
     write_vectors(path, EmbeddingTable(("a", "b", "c"), vectors()))
-    assert read_vectors(path).origin is None
+    assert read_vectors(path).meta is None
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,11 @@ def test_vectors_of_something_else_are_refused(
     change: dict[str, Any], words: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        ORIGIN.require(dataclasses.replace(ORIGIN, **change), Path("all.npz"))
+        ORIGIN.check_compatible(dataclasses.replace(ORIGIN, **change), Path("all.npz"))
     assert hint in caught.value.hint
-    ORIGIN.require(dataclasses.replace(ORIGIN, run="elsewhere/best.safetensors"), Path("all.npz"))
+    ORIGIN.check_compatible(
+        dataclasses.replace(ORIGIN, run="elsewhere/best.safetensors"), Path("all.npz")
+    )
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
@@ -106,7 +108,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def test_what_is_no_index_is_told(tmp_path: Path) -> None:
+def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
     for what, path in bad_files(tmp_path).items():
         with pytest.raises(UsageError) as caught:
             read_vectors(path)
@@ -152,13 +154,13 @@ def test_a_query_must_be_made_as_the_index_was(
         assert isinstance(refused, UsageError) and words in refused.message
 
 
-def test_an_index_of_an_older_version_is_searched_with_a_note(run: Path, tmp_path: Path) -> None:
+def test_an_index_without_a_record_is_searched_with_a_note(run: Path, tmp_path: Path) -> None:
     path, out = write_audio(tmp_path / "a.wav", 1.0), tmp_path / "all.npz"
     embed(path, "-r", run, "--out", out)
     table = read_vectors(out)
     np.savez(out, names=np.array(table.names), vectors=table.vectors)
     found = embed("--index", out, "--query", path, "-r", run, "--json")
-    assert found.exit_code == 0 and "does not say what made it" in found.stderr
+    assert found.exit_code == 0 and "does not record what made it" in found.stderr
     assert json.loads(found.stdout)[str(path)][0]["recording"] == str(path)
 
 
@@ -169,7 +171,7 @@ def test_failures_are_in_the_document(run: Path, tmp_path: Path) -> None:
     made = embed(bad, good, "-r", run, "--out", out, "--json")
     document = json.loads(made.stdout)
     assert document["names"] == [str(good)] and list(document["failures"]) == [str(bad)]
-    assert np.load(out).shape == (1, 32) and "rows of" in made.stderr
+    assert np.load(out).shape == (1, 32) and "has rows only for" in made.stderr
     none = embed(bad, "-r", run, "--out", tmp_path / "none.npz", "--json")
     document = json.loads(none.stdout)
     assert document["out"] is None and document["recordings"] == 0 and document["failures"]

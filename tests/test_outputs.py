@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     def work(*_: Any, **__: Any) -> None:
         raise AssertionError("the work was done for nothing")
 
-    for name in ("evaluation.evaluate.evaluate_run", "evaluation.sweep_axes.sweep_axis"):
+    for name in ("evaluation.evaluate.evaluate_run", "evaluation.sweep.sweep"):
         monkeypatch.setattr(f"elastictool.{name}", work)
     monkeypatch.setattr("elastictool.checkpoint.weights.load_run", work)
     (run / "results").write_text("in the way")

@@ -17,11 +17,16 @@ from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import FlexiConfig, PatchAxes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.evaluate import class_probabilities, split_clips
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import SweepPoint, model_label, read_points, write_points
-from elastictool.evaluation.sweep import Along, sweep_lengths, sweep_patch_sizes
-from elastictool.metrics.classification import mean_average_precision, top_k_accuracy
+from elastictool.evaluation.run_data import split_clips
+from elastictool.evaluation.sweep import SweepOptions, sweep
+from elastictool.evaluation.sweep_cells import PatchAxesOption
+from elastictool.metrics.classification import (
+    class_probabilities,
+    mean_average_precision,
+    top_k_accuracy,
+)
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
 from elastictool.reporting.run_report import write_report
@@ -55,7 +60,7 @@ def runs(folder: Path) -> list[LoadedRun]:
 
 @pytest.fixture(scope="module")
 def points(runs: list[LoadedRun], toy_store: PreparedStore) -> list[SweepPoint]:
-    return sweep_patch_sizes(runs, toy_store, SIZES, split="train")
+    return sweep("patch_size", runs, toy_store, SIZES, SweepOptions(split="train"))
 
 
 def answers(run: LoadedRun, store: PreparedStore, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -98,11 +103,13 @@ def test_ways_of_resizing_differ_away_from_the_own_size_only(
 
 @pytest.mark.parametrize("axes", ["auto", "both", "time", "frequency"])
 def test_axes_are_those_asked_for_or_those_of_the_training(
-    runs: list[LoadedRun], toy_store: PreparedStore, axes: Along
+    runs: list[LoadedRun], toy_store: PreparedStore, axes: PatchAxesOption
 ) -> None:
     trained = dataclasses.replace(runs[1].config, flexi=FlexiConfig((8, 16), axes="time"))
     run = dataclasses.replace(runs[1], config=trained)
-    (_, point) = sweep_patch_sizes([run], toy_store, [8], axes, split="train")
+    (_, point) = sweep(
+        "patch_size", [run], toy_store, [8], SweepOptions(patch_axes=axes, split="train")
+    )
     along: PatchAxes = "time" if axes == "auto" else axes
     size = patch_size_along(along, 8, (16, 16))
     assert point.value == top_k_accuracy(*answers(run, toy_store, size), 1)
@@ -114,9 +121,12 @@ def test_an_ensemble_averages_probabilities_and_adds_up_cost(
     folder: Path, runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     members = [load_run(folder / name) for name in ("ast-64", "ast-96")]
-    alone = [sweep_lengths([run], toy_store, [], split="train")[0] for run in members]
-    for sweep in (sweep_patch_sizes, sweep_lengths):
-        points = sweep(runs[:1], toy_store, [40], split="train", metric="map", ensemble=members)
+    alone = [
+        sweep("length", [run], toy_store, [], SweepOptions(split="train"))[0] for run in members
+    ]
+    options = SweepOptions(split="train", metric="map", ensemble=members)
+    for axis in ("patch_size", "length"):
+        points = sweep(axis, runs[:1], toy_store, [40], options)
         point = points[-1]
         (one, targets), (two, _) = (answers(run, toy_store, (16, 16)) for run in members)
         assert point.value == mean_average_precision((one + two) / 2, targets)
@@ -132,12 +142,12 @@ def test_an_ensemble_needs_members_that_answer_for_the_same_clips(
     folder: Path, runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     with pytest.raises(UsageError, match="ensemble of one"):
-        sweep_patch_sizes(runs, toy_store, [8], ensemble=runs[:1])
+        sweep("patch_size", runs, toy_store, [8], SweepOptions(ensemble=runs[:1]))
     data = dataclasses.replace(runs[1].config.data, test_split="train", train_split="test")
     config = dataclasses.replace(runs[1].config, data=data)
     other = dataclasses.replace(runs[1], config=config)
     with pytest.raises(UsageError, match="other clips aside"):
-        sweep_patch_sizes(runs, toy_store, [8], ensemble=[runs[1], other])
+        sweep("patch_size", runs, toy_store, [8], SweepOptions(ensemble=[runs[1], other]))
 
 
 def test_an_ensemble_needs_members_that_answer_the_same_question(
@@ -146,29 +156,22 @@ def test_an_ensemble_needs_members_that_answer_the_same_question(
     train = dataclasses.replace(runs[1].config.train, loss="bce")
     other = dataclasses.replace(runs[1], config=dataclasses.replace(runs[1].config, train=train))
     with pytest.raises(UsageError, match=r"train\.loss=bce, .* with ce"):
-        sweep_patch_sizes(runs, toy_store, [8], ensemble=[runs[1], other])
+        sweep("patch_size", runs, toy_store, [8], SweepOptions(ensemble=[runs[1], other]))
 
 
-def test_files_keep_every_column_and_older_ones_still_read(
-    points: list[SweepPoint], tmp_path: Path
-) -> None:
-    ensemble = dataclasses.replace(points[0], setting=math.nan, model="Ensemble of 2")
+def test_files_keep_every_column(points: list[SweepPoint], tmp_path: Path) -> None:
+    ensemble = dataclasses.replace(points[0], x=math.nan, model="Ensemble of 2")
     write_points(tmp_path / "new.csv", [*points, ensemble])
     read = read_points(tmp_path / "new.csv")
     assert [(p.axis, p.x, p.resize) for p in read[:-1]] == [(p.axis, p.x, p.resize) for p in points]
     assert math.isnan(read[-1].x)
-    lines = (tmp_path / "new.csv").read_text().splitlines()
-    old = "\n".join(",".join(line.split(",")[:-3]) for line in lines[:2])
-    (tmp_path / "old.csv").write_text(old.replace('"', ""))
-    (point,) = read_points(tmp_path / "old.csv")
-    assert (point.axis, point.x) == ("length", point.length_frames)
 
 
 def test_the_figure_shows_sizes_ways_and_the_ensemble(
     points: list[SweepPoint], tmp_path: Path
 ) -> None:
     ensemble = dataclasses.replace(
-        points[0], setting=math.nan, model="Ensemble of 2", run="a + b", resize="", positions=""
+        points[0], x=math.nan, model="Ensemble of 2", run="a + b", resize="", positions=""
     )
     files = plot_sweep([*points, ensemble], tmp_path / "figure", "title")
     svg = files[1].read_text()
@@ -251,7 +254,7 @@ def test_sweep_command_takes_patch_sizes_ways_and_an_ensemble(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     points = json.loads(done.stdout)["points"]
-    assert [point["setting"] for point in points] == 2 * [16, 8, 16, 24] + [None]
+    assert [point["x"] for point in points] == 2 * [16, 8, 16, 24] + [None]
     assert [point["resize"] for point in points] == 4 * ["pi"] + 4 * ["bl"] + [""]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [f"sweep_patch_sizes.{kind}" for kind in ("csv", "json", "png", "svg")]

@@ -48,6 +48,9 @@ POINT = SweepPoint(
     gflops=2.0,
     positions="",
     native=False,
+    axis="length",
+    x=128.0,
+    resize="",
 )
 CHEAP = (
     "elasticast/fig2",

@@ -16,12 +16,12 @@ from elastictool.cli.app import app
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.evaluate import class_probabilities, evaluate_run, split_clips
+from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import SweepPoint, read_points, write_points
-from elastictool.evaluation.resolutions import sweep_pooling, sweep_resolutions
-from elastictool.evaluation.sweep import sweep_lengths
-from elastictool.metrics.classification import top_k_accuracy
+from elastictool.evaluation.run_data import split_clips
+from elastictool.evaluation.sweep import SweepOptions, sweep
+from elastictool.metrics.classification import class_probabilities, top_k_accuracy
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
@@ -52,7 +52,7 @@ def runs(folder: Path) -> list[LoadedRun]:
 
 @pytest.fixture(scope="module")
 def points(runs: list[LoadedRun], toy_store: PreparedStore) -> list[SweepPoint]:
-    return sweep_resolutions(runs, toy_store, COMPRESSIONS, split="train")
+    return sweep("resolution", runs, toy_store, COMPRESSIONS, SweepOptions(split="train"))
 
 
 def top1(run: LoadedRun, store: PreparedStore, end: FeatureExtractor) -> tuple[float, int]:
@@ -69,7 +69,7 @@ def at_shift(run: LoadedRun, shift_ms: float, **length: int) -> FeatureExtractor
     return dataclasses.replace(
         end,
         fbank=dataclasses.replace(end.fbank, shift_ms=shift_ms),
-        length=dataclasses.replace(end.length, **length),  # type: ignore[arg-type]
+        length=dataclasses.replace(end.length, **length),
     )
 
 
@@ -110,9 +110,11 @@ def test_the_base_shift_is_the_shortest_or_the_one_named(
     runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     slow = runs[2:]
-    own, twice = sweep_resolutions(slow, toy_store, [2.0], split="train")
+    own, twice = sweep("resolution", slow, toy_store, [2.0], SweepOptions(split="train"))
     assert (own.x, twice.x, twice.shift_ms) == (1.0, 2.0, pytest.approx(40))
-    own, twice = sweep_resolutions(slow, toy_store, [2.0], 8.0, split="train")
+    own, twice = sweep(
+        "resolution", slow, toy_store, [2.0], SweepOptions(base_shift_ms=8.0, split="train")
+    )
     assert (own.x, twice.x, twice.shift_ms) == (2.5, 2.0, pytest.approx(16))
 
 
@@ -123,7 +125,7 @@ def test_pooling_points_equal_pooled_frames_of_the_filterbank(
     kind: str,
 ) -> None:
     sizes = (1, 2, 3)
-    pooled = sweep_pooling(runs[:2], toy_store, sizes, kind, split="train")  # type: ignore[arg-type]
+    pooled = sweep(f"{kind}_pooling", runs[:2], toy_store, sizes, SweepOptions(split="train"))
     assert [point.x for point in pooled] == 2 * [1, 1, 2, 3]
     assert {point.axis for point in pooled} == {f"{kind}_pooling"}
     assert pooled[0].value == pooled[1].value and pooled[0].gflops == pooled[1].gflops
@@ -131,7 +133,7 @@ def test_pooling_points_equal_pooled_frames_of_the_filterbank(
 
     for number, run in enumerate(runs[:2]):
         for point in pooled[number * 4 + 2 : number * 4 + 4]:
-            end = run.feature_extractor.at_compression(point.x, kind)  # type: ignore[arg-type]
+            end = run.feature_extractor.at_compression(point.x, kind)
             assert (point.value, point.tokens) == top1(run, toy_store, end)
             assert point.shift_ms == pytest.approx(10 * point.x)
             assert (end.fbank, end.pool) == (run.feature_extractor.fbank, point.x)
@@ -156,7 +158,7 @@ def test_a_sweep_decodes_each_clip_once(
         return waveform(store, clip, *place)
 
     monkeypatch.setattr(PreparedStore, "waveform", counted)
-    sweep_resolutions(runs, toy_store, COMPRESSIONS, split="train")
+    sweep("resolution", runs, toy_store, COMPRESSIONS, SweepOptions(split="train"))
     assert sorted(read) == sorted(split_clips(runs[0], toy_store, "train").tolist())
 
 
@@ -164,11 +166,11 @@ def test_values_and_runs_that_make_no_sense_are_refused(
     runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     with pytest.raises(UsageError, match="resolution of 0"):
-        sweep_resolutions(runs, toy_store, [0.0])
+        sweep("resolution", runs, toy_store, [0.0])
     with pytest.raises(UsageError, match="no run"):
-        sweep_resolutions([], toy_store, [1.0])
+        sweep("resolution", [], toy_store, [1.0])
     with pytest.raises(UsageError, match="pooling of 0"):
-        sweep_pooling(runs, toy_store, [0])
+        sweep("average_pooling", runs, toy_store, [0])
 
 
 def test_the_figure_tells_runs_apart_by_their_shift(
@@ -185,7 +187,7 @@ def test_the_figure_tells_runs_apart_by_their_shift(
 
 
 def test_lengths_are_swept_as_before(runs: list[LoadedRun], toy_store: PreparedStore) -> None:
-    own, cut = sweep_lengths(runs[2:], toy_store, [24], split="train")
+    own, cut = sweep("length", runs[2:], toy_store, [24], SweepOptions(split="train"))
     assert (own.x, cut.x, cut.length_s) == (48, 24, pytest.approx(0.48))
     assert list(series_of([own, cut])) == ["AST-48"]
 
@@ -199,7 +201,7 @@ def test_the_sweep_command_takes_resolutions(folder: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["sweep", str(folder / "ast-96"), *arguments])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert [point["setting"] for point in document["points"]] == 2 * [1, 1, 1.2, 1.4]
+    assert [point["x"] for point in document["points"]] == 2 * [1, 1, 1.2, 1.4]
     assert [p["positions"] for p in document["points"]] == 4 * ["interpolate"] + 4 * ["slice"]
     assert document["base_shift_ms"] == 10.0
     names = sorted(path.name for path in out.iterdir())

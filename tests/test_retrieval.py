@@ -112,7 +112,7 @@ def test_embed_cuts_the_clips_of_a_dataset_as_told(tmp_path: Path) -> None:
     clips = [StoredClip(store, list(store.ids).index(name)) for name in table.names]
     expected = model.embed(clips, elastictool.WindowRule(0.2, 0.1))
     np.testing.assert_allclose(table.vectors, expected, atol=1e-6)
-    assert table.origin and (table.origin.window_s, table.origin.hop_s) == (0.2, 0.1)
+    assert table.meta and (table.meta.window_s, table.meta.hop_s) == (0.2, 0.1)
     refused = CliRunner().invoke(app, [*command, "--hop", "0.1"])
     assert isinstance(refused.exception, UsageError)
 

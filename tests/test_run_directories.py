@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from elastictool.checkpoint.run_directory import RunDirectory, remove_run
 from elastictool.checkpoint.weights import load_run
 from elastictool.cli.app import app
-from elastictool.cli.evaluate import open_data
+from elastictool.cli.loading import open_data
 from elastictool.config import RunConfig
 from elastictool.config.loader import dump_yaml, read_settings
 from elastictool.data.store import PreparedStore

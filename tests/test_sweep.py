@@ -22,7 +22,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
-from elastictool.evaluation.sweep import sweep_lengths
+from elastictool.evaluation.sweep import SweepOptions, sweep
 from elastictool.reporting.figures import VERMILLION, series_styles
 from elastictool.reporting.lines import spread
 from elastictool.reporting.summary import summary_table
@@ -53,6 +53,9 @@ POINT = SweepPoint(
     gflops=2.0,
     positions="",
     native=False,
+    axis="length",
+    x=256.0,
+    resize="",
 )
 
 
@@ -80,7 +83,7 @@ def runs(folder: Path) -> list[LoadedRun]:
 
 @pytest.fixture(scope="module")
 def points(runs: list[LoadedRun], store: PreparedStore) -> list[SweepPoint]:
-    return sweep_lengths(runs, store, LENGTHS, split="train")
+    return sweep("length", runs, store, LENGTHS, SweepOptions(split="train"))
 
 
 def pick(points: list[SweepPoint], model: str, frames: int | None, fit: str) -> SweepPoint:
@@ -149,7 +152,7 @@ def test_each_clip_is_decoded_once(
         return read(self, index, *limits)
 
     monkeypatch.setattr(PreparedStore, "waveform", counting)
-    result = sweep_lengths(runs, store, LENGTHS, split="test")
+    result = sweep("length", runs, store, LENGTHS, SweepOptions(split="test"))
     assert len(decoded) == result[0].clips and set(decoded.values()) == {1}
 
 
@@ -160,7 +163,7 @@ def test_chunks_do_not_change_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("elastictool.evaluation.sweep.CHUNK_CLIPS", 5)
-    again = sweep_lengths(runs[:2], store, LENGTHS[:2], split="train")
+    again = sweep("length", runs[:2], store, LENGTHS[:2], SweepOptions(split="train"))
     for point in again:
         frames = None if point.native else point.length_frames
         whole = pick(points, point.model, frames, point.positions)
@@ -168,17 +171,17 @@ def test_chunks_do_not_change_the_result(
 
 
 def test_other_metrics_can_be_swept(runs: list[LoadedRun], store: PreparedStore) -> None:
-    (point, _) = sweep_lengths(runs[:1], store, [64], split="train", metric="mauc")
+    (point, _) = sweep("length", runs[:1], store, [64], SweepOptions(split="train", metric="mauc"))
     assert point.metric == "mauc" and point.low <= point.value <= point.high
     with pytest.raises(UsageError, match="unknown metric"):
-        sweep_lengths(runs[:1], store, [64], metric="accuracy")
+        sweep("length", runs[:1], store, [64], SweepOptions(metric="accuracy"))
 
 
 def test_no_run_and_no_length_are_usage_errors(runs: list[LoadedRun], store: PreparedStore) -> None:
     with pytest.raises(UsageError, match="no run"):
-        sweep_lengths([], store, [64])
+        sweep("length", [], store, [64])
     with pytest.raises(UsageError, match="length of 0"):
-        sweep_lengths(runs, store, [0, 64])
+        sweep("length", runs, store, [0, 64])
 
 
 def test_csv_round_trip(points: list[SweepPoint], tmp_path: Path) -> None:
@@ -223,10 +226,8 @@ def drawn(points: list[SweepPoint]) -> Axes:
 
 
 def test_a_line_goes_through_the_own_point_though_it_is_no_column() -> None:
-    own = dataclasses.replace(POINT, length_frames=400, length_s=4.0, value=0.9, native=True)
-    columns = [
-        dataclasses.replace(POINT, length_frames=n, length_s=n / 100, value=0.5) for n in (256, 512)
-    ]
+    own = dataclasses.replace(POINT, x=400.0, value=0.9, native=True)
+    columns = [dataclasses.replace(POINT, x=float(n), value=0.5) for n in (256, 512)]
     axes = drawn([own, *columns])
     line = next(line for line in axes.lines if line.get_label() == "AST-400")
     assert line.get_xydata().tolist() == [[256, 50], [400, 90], [512, 50]]

@@ -18,8 +18,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint, read_points
-from elastictool.evaluation.sweep import sweep_lengths
-from elastictool.evaluation.sweep_axes import default_lengths
+from elastictool.evaluation.sweep import SweepOptions, default_lengths, sweep
 from elastictool.reporting.earlier_sweep import document_of, former_points, merged
 from elastictool.reporting.run_report import write_report
 from elastictool.utils.errors import Interrupted, UsageError
@@ -82,15 +81,21 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
         [load_run(path), load_run(save_run(tmp_path / "ast", store, "ast"))],
         tmp_path / "k",
     )
-    whole = sweep_lengths(runs, store, LENGTHS, split="train")
+    whole = sweep("length", runs, store, LENGTHS, SweepOptions(split="train"))
     decoded.clear()
     with pytest.raises(Stopped):
-        sweep_lengths(runs, store, LENGTHS, split="train", keep=keep, between=stop_at(14))
+        sweep(
+            "length",
+            runs,
+            store,
+            LENGTHS,
+            SweepOptions(split="train", cache=keep, between=stop_at(14)),
+        )
     done = len(decoded)
     files = sorted(keep.iterdir())
     assert 0 < len(files) < done and done < whole[0].clips
     files[0].write_bytes(damaged)
-    again = sweep_lengths(runs, store, LENGTHS, split="train", keep=keep)
+    again = sweep("length", runs, store, LENGTHS, SweepOptions(split="train", cache=keep))
     assert without_times(again) == without_times(whole)
     twice = [clip for clip, times in decoded.items() if times > 1]
     assert 4 <= len(twice) <= 8 and len(decoded) == whole[0].clips
@@ -100,29 +105,29 @@ def test_other_weights_find_nothing_that_is_kept(
     path: Path, store: PreparedStore, tmp_path: Path, decoded: Decoded
 ) -> None:
     run, keep = load_run(path), tmp_path / "kept"
-    sweep_lengths([run], store, LENGTHS, keep=keep)
+    sweep("length", [run], store, LENGTHS, SweepOptions(cache=keep))
     decoded.clear()
-    sweep_lengths([run], store, LENGTHS[:1], keep=keep)
+    sweep("length", [run], store, LENGTHS[:1], SweepOptions(cache=keep))
     assert not decoded
     with_others = load_run(path)
     next(with_others.model.parameters()).data.add_(1.0)
-    found = sweep_lengths([with_others], store, LENGTHS, keep=keep)
+    found = sweep("length", [with_others], store, LENGTHS, SweepOptions(cache=keep))
     assert decoded
-    assert without_times(found) == without_times(sweep_lengths([with_others], store, LENGTHS))
+    assert without_times(found) == without_times(sweep("length", [with_others], store, LENGTHS))
 
 
 def test_known_points_are_not_scored_again(path: Path, store: PreparedStore) -> None:
     run = load_run(path)
-    first = sweep_lengths([run], store, LENGTHS[:1])
-    second = sweep_lengths([run], store, LENGTHS, known=first)
+    first = sweep("length", [run], store, LENGTHS[:1])
+    second = sweep("length", [run], store, LENGTHS, SweepOptions(known=first))
     assert [point.x for point in second] == [96]
-    assert not sweep_lengths([run], store, LENGTHS, known=[*first, *second])
-    whole = sweep_lengths([run], store, LENGTHS)
+    assert not sweep("length", [run], store, LENGTHS, SweepOptions(known=[*first, *second]))
+    whole = sweep("length", [run], store, LENGTHS)
     assert without_times(merged(first, second)) == without_times(whole)
     assert without_times(merged(second, first)) == without_times(whole)
 
 
-def sweep(path: Path, store: PreparedStore, lengths: str, *more: str) -> None:
+def run_sweep(path: Path, store: PreparedStore, lengths: str, *more: str) -> None:
     arguments = ["sweep", str(path), "--dataset", str(store.path), "--lengths", lengths, *more]
     app(arguments, standalone_mode=False)
 
@@ -130,11 +135,11 @@ def sweep(path: Path, store: PreparedStore, lengths: str, *more: str) -> None:
 def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
     path: Path, store: PreparedStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep(path, store, "24,96")
+    run_sweep(path, store, "24,96")
     capsys.readouterr()
-    sweep(path, store, "24,48", "--json")
+    run_sweep(path, store, "24,48", "--json")
     told = json.loads(capsys.readouterr().out)
-    assert [point["setting"] for point in told["points"] if not point["native"]] == [24, 48]
+    assert [point["x"] for point in told["points"] if not point["native"]] == [24, 48]
     table = path / "results" / "sweep.csv"
     assert [point.x for point in read_points(table) if not point.native] == [24, 48, 96]
     assert not list(table.parent.glob("*.unfinished"))
@@ -145,12 +150,12 @@ def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
     later = {"epoch": 2, "step": 7}
     save_weights(run.file, run.model, run.config, run.label_names, run.multi_label, later)
     with pytest.raises(UsageError, match=r"other weights of elastic \(step 1, not 7\)") as caught:
-        sweep(path, store, "24")
+        run_sweep(path, store, "24")
     assert "--overwrite" in caught.value.hint and table.read_bytes() == before
     assert "former weights (step 1, now 7)" in write_report(path)[-1].read_text()
     with pytest.raises(UsageError, match="another metric"):
-        sweep(path, store, "24", "--metric", "map")
-    sweep(path, store, "24", "--overwrite")
+        run_sweep(path, store, "24", "--metric", "map")
+    run_sweep(path, store, "24", "--overwrite")
     assert [point.x for point in read_points(table) if not point.native] == [24]
     assert "former weights" not in (path / "report.html").read_text()
 
@@ -164,12 +169,12 @@ def test_ctrl_c_keeps_what_is_scored_and_says_where(
     with monkeypatch.context() as patched:
         patched.setattr("elastictool.evaluation.sweep.score_chunk", interrupted)
         with pytest.raises(Interrupted, match="no clips are scored yet") as caught:
-            sweep(path, store, "24")
+            run_sweep(path, store, "24")
     assert "starts again" in caught.value.hint
     with monkeypatch.context() as patched:
         patched.setattr("elastictool.evaluation.sweep._point", interrupted)
         with pytest.raises(Interrupted, match=r"sweep\.unfinished") as caught:
-            sweep(path, store, "24")
+            run_sweep(path, store, "24")
     assert "continues" in caught.value.hint
     assert list((path / "results" / "sweep.unfinished").glob("*.npz"))
 
@@ -177,7 +182,7 @@ def test_ctrl_c_keeps_what_is_scored_and_says_where(
 def test_a_file_that_does_not_say_of_what_it_is_is_not_added_to(
     path: Path, store: PreparedStore, tmp_path: Path
 ) -> None:
-    points = sweep_lengths([load_run(path)], store, LENGTHS)
+    points = sweep("length", [load_run(path)], store, LENGTHS)
     file = tmp_path / "sweep.json"
     for content in (json.dumps(document_of(points)), "no JSON", "[]"):
         file.write_text(content)
@@ -190,12 +195,12 @@ def test_a_file_that_does_not_say_of_what_it_is_is_not_added_to(
 def test_points_survive_their_document_to_the_last_bit(
     path: Path, store: PreparedStore, tmp_path: Path
 ) -> None:
-    (own, point) = sweep_lengths([load_run(path)], store, [24])
-    ensemble = dataclasses.replace(own, setting=math.nan, run="a + b")
+    (own, point) = sweep("length", [load_run(path)], store, [24])
+    ensemble = dataclasses.replace(own, x=math.nan, run="a + b")
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(document_of([own, point, ensemble]) | {"weights": {}}))
     read = former_points(file, {"weights": {}})
-    assert read[:2] == [own, point] and math.isnan(read[2].setting)
+    assert read[:2] == [own, point] and math.isnan(read[2].x)
 
 
 def test_lengths_that_nobody_names_follow_from_data_and_cap(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.options import DeviceOption, DurationsOption, JsonOption
 from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 
@@ -43,10 +44,7 @@ def bench(
             min=0, help="Tokens of a batch of the loader, not clips; unsaid, 65536 on CUDA."
         ),
     ] = 0,
-    durations: Annotated[
-        Path | None,
-        typer.Option(help="CSV with a column seconds, or EPIC-SOUNDS annotations."),
-    ] = None,
+    durations: DurationsOption = None,
     dataset: Annotated[
         str, typer.Option("--dataset", "-d", help="Prepared dataset for the loader.")
     ] = "",
@@ -54,11 +52,11 @@ def bench(
     compare: Annotated[
         str, typer.Option(help="hf: Hugging Face's padded AST in the same run.")
     ] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each contender.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Measure the speed and memory of the parts on this machine.
 

@@ -1,4 +1,4 @@
-"""``eval --predictions``: what the model said of each clip, in the form that ``predict`` writes."""
+"""``eval --predictions``: the scores of each clip, in the form that ``predict`` writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from elastictool.cli.prediction_output import Answers
+from elastictool.cli.prediction_output import PredictionOutput
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.results import Prediction, Windows
 from elastictool.utils.errors import UsageError
@@ -25,7 +25,7 @@ SUFFIXES = (".csv", ".jsonl")
 
 
 def check_predictions(file: Path) -> None:
-    """Refuse a file that cannot be written, before the work.
+    """Rejects a file that cannot be written, before the work.
 
     Raises:
         UsageError: Its name says no format.
@@ -39,7 +39,7 @@ def check_predictions(file: Path) -> None:
 
 
 def write_predictions(file: Path, result: Evaluation, run: LoadedRun, store: PreparedStore) -> Path:
-    """Every class of every clip with its probability and whether it is right; returns ``file``.
+    """Writes every class of every clip with its probability and whether it is right.
 
     One line a class (CSV) or a clip (JSON lines), the likeliest class first.
 
@@ -47,22 +47,22 @@ def write_predictions(file: Path, result: Evaluation, run: LoadedRun, store: Pre
         WriteError: The file cannot be written.
     """
     model = ElasticModel(run)
-    answers = Answers(model, len(run.label_names), by_window=False, truth=_truth(result))
+    output = PredictionOutput(model, len(run.label_names), by_window=False, truth=_truth(result))
     with (
         atomic_path(file) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as opened,
     ):
         found = _predictions(result, model, store)
         if file.suffix == ".csv":
-            answers.write_csv(found, opened)
+            output.write_csv(found, opened)
         else:
             for item in found:
-                opened.write(json.dumps(answers.document(item), ensure_ascii=False) + "\n")
+                opened.write(json.dumps(output.document(item), ensure_ascii=False) + "\n")
     return file
 
 
 def _truth(result: Evaluation) -> dict[str, list[str]]:
-    """The labels of each clip."""
+    """Returns the true labels of each clip."""
     names, scores = result.label_names, result.scores
     return {
         clip: [names[index] for index in np.flatnonzero(row > 0)]
@@ -73,7 +73,7 @@ def _truth(result: Evaluation) -> dict[str, list[str]]:
 def _predictions(
     result: Evaluation, model: ElasticModel, store: PreparedStore
 ) -> Iterator[Prediction]:
-    """What the model says of each clip, as it would of a recording."""
+    """Yields the prediction of each clip, in the form of a recording's."""
     seconds = dict(
         zip(store.ids.tolist(), store.num_samples / store.info.sample_rate_hz, strict=True)
     )

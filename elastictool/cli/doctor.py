@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import ElasticToolError
 
 if TYPE_CHECKING:
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
 RUNS_ROOT = Path("runs")
 
 
-def doctor(
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout.")
-    ] = False,
-) -> None:
+def doctor(json_output: JsonOption = False) -> None:
     """Show what is installed, what works, and run a self test.
 
     Reports what is missing or broken instead of failing on it. Exits 1 if the self test fails.

@@ -9,31 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.cli.evaluate import (
-    AttentionOption,
-    Checkpoint,
-    CheckpointOption,
-    DeviceOption,
+from elastictool.cli.loading import note_other_data, open_data, open_model
+from elastictool.cli.options import (
+    BudgetOptions,
+    FilesArgument,
     JsonOption,
-    PatchSizeOption,
-    Precision,
-    PrecisionOption,
-    ResolutionOption,
+    RunOption,
     Split,
     SplitOption,
-    open_data,
-    tell_other_data,
+    WindowOptions,
+    grouped,
 )
-from elastictool.cli.recordings import (
-    FilesArgument,
-    HopOption,
-    RunOption,
-    WindowOption,
-    finish,
-    load_model,
-    recordings,
-    until_stopped,
-)
+from elastictool.cli.recordings import collect, expand_files, finish, window_rule
 from elastictool.reporting.tables import counted
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output, finite
@@ -44,73 +31,73 @@ if TYPE_CHECKING:
     from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable
 
 
+@grouped
 def embed(
     files: FilesArgument = None,
     run: RunOption = "",
     out: Annotated[
-        Path | None, typer.Option(help="Write the vectors: .npz, .parquet (with names) or .npy.")
+        Path | None,
+        typer.Option(help="File for the vectors: .npz, .parquet (with names) or .npy."),
     ] = None,
     index: Annotated[
-        Path | None, typer.Option(help="Search this .npz or .parquet instead of writing one.")
+        Path | None, typer.Option(help="File of vectors to search: .npz or .parquet.")
     ] = None,
     query: Annotated[
         list[str] | None, typer.Option(help="Recording to look for in the index; repeatable.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Nearest recordings to name.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of nearest recordings to name.")] = 5,
     dataset: Annotated[
         str,
-        typer.Option("--dataset", "-d", help="Measure the vectors of a prepared dataset instead."),
+        typer.Option("--dataset", "-d", help="Prepared dataset to measure the vectors of."),
     ] = "",
     split: SplitOption = Split.test,
-    window: WindowOption = 0.0,
-    hop: HopOption = 0.0,
-    patch_size: PatchSizeOption = None,
-    resolution: ResolutionOption = None,
-    which: CheckpointOption = Checkpoint.best,
-    attention: AttentionOption = "auto",
-    precision: PrecisionOption = Precision.fp32,
-    device: DeviceOption = "auto",
+    windows: WindowOptions = WindowOptions(),
+    model: BudgetOptions = BudgetOptions(),
     json_output: JsonOption = False,
 ) -> None:
     """Turn recordings into vectors, or search for similar ones.
 
-    With --dataset it says how well vectors find what belongs together: mean average precision of
-    retrieval, and the equal error rate of telling pairs of one class from others (speaker
-    verification); the classes need not be those of the training. An index knows what made it, and
-    queries of another model, budget or window are refused. A recording that cannot be read is
-    named at the end (exit code 3); Ctrl-C ends with what is done (exit code 130).
+    A search finds the nearest recordings by the cosine of their vectors. An index records what
+    made it, and queries of another model, patch size, resolution or window are refused. With
+    --dataset the quality of the vectors is measured: mean average precision of retrieval, and the
+    equal error rate of telling pairs of one class from others (speaker verification); the classes
+    need not be those of the training. Recordings that cannot be read are listed at the end (exit
+    code 3); Ctrl-C keeps what is done (exit code 130).
 
-    Examples: elastictool embed recordings/ --out all.npz;
-    elastictool embed --index all.npz --query new.wav; elastictool embed --dataset fsdd-speaker
+    Example: elastictool embed recordings/ --out all.npz
+
+    Example: elastictool embed --index all.npz --query new.wav
+
+    Example: elastictool embed --dataset fsdd-speaker
     """
     if dataset:
         if files or index is not None or query:
-            raise UsageError("--dataset stands for the recordings", "leave files and --index out")
+            raise UsageError(
+                "--dataset takes the place of recordings", "leave files and --index out"
+            )
         _check_out(out)
-        rule = _rule(window, hop)
-        model = load_model(run, which, attention, precision, device, patch_size, resolution)
-        _measure(model, dataset, split, rule, out, json_output)
+        rule = window_rule(windows)
+        _measure(open_model(run, model), dataset, split, rule, out, json_output)
         return
     _check(files, out, index, query)
-    paths, rule = recordings(list(query or files or []), window, hop)
+    rule, paths = window_rule(windows), expand_files(query or files)
     table = _read(index)
-    model = load_model(run, which, attention, precision, device, patch_size, resolution)
-    origin = _origin(model, rule)
+    loaded = open_model(run, model)
+    meta = _meta(loaded, rule)
     if table is not None and index is not None:
-        check_compatible(table, origin, index)
+        check_compatible(table, meta, index)
     say(counted(len(paths), "recording"))
-    found, stopped = until_stopped(
-        lambda stop: model.embeddings(paths, rule, progress=progress(), stop=stop)
+    found, stopped = collect(
+        lambda stop: loaded.embeddings(paths, rule, progress=progress(), stop=stop)
     )
     document = (
-        _search(table, found, top) if table is not None else _write(out, found, origin, stopped)
+        _search(table, found, top) if table is not None else _write(out, found, meta, stopped)
     )
     if json_output:
         print_json(document)
     elif table is not None:
         _show(document)
-    failures = [(item.name, item.error) for item in found if item.error]
-    finish(failures, len(found), len(paths), stopped)
+    finish(found, len(paths), stopped)
 
 
 def _measure(
@@ -121,18 +108,18 @@ def _measure(
     out: Path | None,
     json_output: bool,
 ) -> None:
-    from elastictool.evaluation.evaluate import clips_of
     from elastictool.evaluation.retrieval import measure_retrieval
+    from elastictool.evaluation.run_data import split_clips
     from elastictool.inference.vectors import EmbeddingTable, write_vectors
 
     loaded = model.run
     store = open_data(dataset, loaded)
     say(f"dataset {store.path}, {split.value} split")
-    tell_other_data([loaded], store)
-    clips = clips_of(loaded, store, split.value)
+    note_other_data([loaded], store)
+    clips = split_clips(loaded, store, split.value, same_classes=False)
     result = measure_retrieval(model, store, clips, rule, progress())
     if out is not None:
-        write_vectors(out, EmbeddingTable(result.names, result.vectors, _origin(model, rule)))
+        write_vectors(out, EmbeddingTable(result.names, result.vectors, _meta(model, rule)))
         say(f"wrote {out}")
     if json_output:
         print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
@@ -168,37 +155,31 @@ def _check_out(out: Path | None) -> None:
         check_output(out, is_folder=False)
 
 
-def _rule(window: float, hop: float) -> WindowRule:
-    from elastictool.inference.results import WindowRule
-
-    return WindowRule(window, hop)
-
-
-def _origin(model: ElasticModel, rule: WindowRule) -> EmbeddingMeta:
+def _meta(model: ElasticModel, rule: WindowRule) -> EmbeddingMeta:
     from elastictool.inference.vectors import EmbeddingMeta
 
     return EmbeddingMeta.of(model.run, rule)
 
 
 def _read(index: Path | None) -> EmbeddingTable | None:
-    """The index, before a model is loaded for it."""
+    """Reads the index, before a model is loaded for it."""
     from elastictool.inference.vectors import read_vectors
 
     return None if index is None else read_vectors(index)
 
 
-def check_compatible(table: EmbeddingTable, origin: EmbeddingMeta, index: Path) -> None:
-    """The index must be of what the queries will be of, before they are computed."""
-    if table.origin is not None:
-        table.origin.require(origin, index)
+def check_compatible(table: EmbeddingTable, meta: EmbeddingMeta, index: Path) -> None:
+    """Rejects queries of another kind than the index, before they are computed."""
+    if table.meta is not None:
+        table.meta.check_compatible(meta, index)
     else:
-        say(f"note: {index} does not say what made it: it must have been the same run and options")
+        say(f"note: {index} does not record what made it: use the same run and options")
 
 
 def _write(
-    out: Path | None, found: Sequence[Windows], origin: EmbeddingMeta, stopped: bool
+    out: Path | None, found: Sequence[Windows], meta: EmbeddingMeta, stopped: bool
 ) -> dict[str, Any]:
-    """Write what could be read; says what is where."""
+    """Writes the vectors of what could be read; returns a summary."""
     import numpy as np
 
     from elastictool.inference.vectors import EmbeddingTable, write_vectors
@@ -206,10 +187,10 @@ def _write(
     good = [item for item in found if not item.error]
     if out is not None and good:
         vectors = np.stack([item.mean for item in good])
-        write_vectors(out, EmbeddingTable(tuple(item.name for item in good), vectors, origin))
+        write_vectors(out, EmbeddingTable(tuple(item.name for item in good), vectors, meta))
         say(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
         if out.suffix.lower() == ".npy" and len(good) < len(found):
-            say(f"note: the rows of {out} are those of the recordings that could be read, in order")
+            say(f"note: {out} has rows only for the recordings that could be read, in order")
     return {
         "out": str(out) if good else None,
         "recordings": len(good),
@@ -221,7 +202,7 @@ def _write(
 
 
 def _search(table: EmbeddingTable, found: Sequence[Windows], top: int) -> dict[str, Any]:
-    """For each recording the nearest ones, or why there are none."""
+    """Returns for each recording the nearest ones, or why there are none."""
     import numpy as np
 
     good = [item for item in found if not item.error]

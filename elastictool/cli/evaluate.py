@@ -1,117 +1,54 @@
-"""``elastictool eval``: one run on one split."""
+"""``elastictool eval``: score one run on one split."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.loading import (
+    locate_run,
+    note_other_data,
+    open_data,
+    open_run,
+    results_folder,
+)
+from elastictool.cli.options import (
+    BudgetOptions,
+    DatasetOption,
+    JsonOption,
+    RunArgument,
+    Split,
+    SplitOption,
+    grouped,
+)
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 from elastictool.utils.signals import stoppable
 
 if TYPE_CHECKING:
-    from elastictool.checkpoint.weights import LoadedRun, Which
-    from elastictool.data.store import PreparedStore
     from elastictool.evaluation.evaluate import Evaluation
 
 
-class Split(str, Enum):
-    """Parts of the data, as the run divides them."""
-
-    test = "test"
-    validation = "validation"
-    train = "train"
-
-    def __str__(self) -> str:
-        """As it is written on a command line."""
-        return self.value
-
-
-class Checkpoint(str, Enum):
-    """Checkpoints of a run."""
-
-    best = "best"
-    last = "last"
-    averaged = "averaged"
-
-
-class Precision(str, Enum):
-    """Of matrix products."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-DatasetOption = Annotated[
-    str, typer.Option("--dataset", "-d", help="Prepared data; by default those of the run.")
-]
-
-
-def _split(text: str) -> Split:
-    """A split by its name, or as prepared data call it: ``val``."""
-    try:
-        return Split("validation" if text == "val" else text)
-    except ValueError:
-        raise UsageError(
-            f"--split {text!r} is no part of the data",
-            f"{', '.join(Split)}: as the run divides them",
-        ) from None
-
-
-SplitOption = Annotated[
-    Split,
-    typer.Option(
-        parser=_split,
-        metavar=f"[{'|'.join(Split)}]",
-        help="Clips, as the run divides the data (also a fraction that it set aside to validate).",
-    ),
-]
-CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoint.")]
-AttentionOption = Annotated[
-    str, typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")
-]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of matrix products.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PatchSizeOption = Annotated[
-    int | None,
-    typer.Option(help="Patches of this size (mel bins, frames): larger is faster; as trained."),
-]
-ResolutionOption = Annotated[
-    float | None,
-    typer.Option(help="Frames so many times as far apart: 2 halves the tokens; as trained."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
+@grouped
 def evaluate(
-    run: Annotated[
-        str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
-    ] = "",
+    run: RunArgument = "",
     split: SplitOption = Split.test,
     length: Annotated[
         str,
-        typer.Option(help="Frames, or native; by default what the run was trained at."),
+        typer.Option(help="Input length in frames, or native (default: as trained)."),
     ] = "",
-    patch_size: PatchSizeOption = None,
-    resolution: ResolutionOption = None,
     dataset: DatasetOption = "",
-    which: CheckpointOption = Checkpoint.best,
-    attention: AttentionOption = "auto",
-    precision: PrecisionOption = Precision.fp32,
-    device: DeviceOption = "auto",
+    model: BudgetOptions = BudgetOptions(),
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; default that of the run, or FILE_eval/ beside a weights file."),
+        typer.Option(help="Folder for results (default: the run, or FILE_eval/ for a file)."),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Also write every clip's scores here, as predict does: .csv or .jsonl."),
+        typer.Option(help="File for the scores of every clip: .csv or .jsonl."),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -126,7 +63,7 @@ def evaluate(
     """
     frames = _length(length)
     path = locate_run(run)
-    place = out or results_place(path)
+    place = out or results_folder(path)
     for folder in (place, place / "results", place / "figures"):
         check_output(folder)
 
@@ -134,29 +71,27 @@ def evaluate(
     from elastictool.cli.clip_output import check_predictions, write_predictions
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
-    from elastictool.training.setup import pick_device
 
     if predictions is not None:
         check_predictions(predictions)
-    loaded = open_run(path, which.value, attention, pick_device(device))
-    loaded = loaded.with_tokens(patch_size, resolution)
+    loaded = open_run(path, model)
     store = open_data(dataset, loaded)
-    say(f"run {path} ({which.value} checkpoint), dataset {store.path}, {split.value} split")
-    tell_other_data([loaded], store)
+    say(f"run {path} ({model.which.value} checkpoint), dataset {store.path}, {split.value} split")
+    note_other_data([loaded], store)
     with stoppable("eval writes nothing before its end", "the same command starts again") as stop:
         result = evaluate_run(
             loaded,
             store,
             split.value,
             frames,
-            precision.value,
+            model.precision.value,
+            model.which.value,
             progress=progress(),
-            checkpoint=which.value,
             between=stop.check,
         )
     about = {
-        "checkpoint": which.value,
-        "precision": precision.value,
+        "checkpoint": model.which.value,
+        "precision": model.precision.value,
         "environment": environment(store.info.fingerprint),
     }
     files: list[Path] = []
@@ -178,60 +113,6 @@ def _length(text: str) -> int | str | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"--length {text!r} is neither a number of frames nor native")
     return int(text)
-
-
-def locate_run(text: str) -> Path:
-    """A run directory or checkpoint file as it is, a name under runs/, or the latest run.
-
-    Raises:
-        UsageError: There is no such run.
-    """
-    from elastictool.checkpoint.find import RUNS_ROOT, find_run
-
-    if text:
-        return find_run(text)
-    from elastictool.checkpoint.find import latest_run
-
-    return latest_run(RUNS_ROOT)
-
-
-def open_run(path: Path, which: Which, attention: str, device: str, **overrides: Any) -> LoadedRun:
-    """A run under the name of its folder: that is what a user calls it, also when renamed."""
-    from elastictool.checkpoint.weights import load_run
-
-    loaded = load_run(path, which, attention, device, **overrides)
-    name = path.resolve().name if path.is_dir() else loaded.name
-    return dataclasses.replace(loaded, name=name)
-
-
-def results_place(path: Path) -> Path:
-    """Where results of a run go: into it; for a weights file, a folder of its own beside it."""
-    return path if path.is_dir() else path.with_name(f"{path.stem}_eval")
-
-
-def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
-    """The named data, else the run's own; the latest prepared for a model that names none.
-
-    Raises:
-        UsageError: They are not there. Scores on other data are none of the run's, so nobody
-            gets them without asking.
-    """
-    from elastictool.data.paths import find_dataset, require_recorded_dataset
-    from elastictool.data.store import PreparedStore
-
-    own = run.config.data.dataset
-    if dataset or not own:
-        return PreparedStore.open(find_dataset(dataset))
-    return PreparedStore.open(require_recorded_dataset(own, run.path, run.name))
-
-
-def tell_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:
-    """Say, before anything is scored, which runs were trained on other data."""
-    from elastictool.evaluation.evaluate import same_data
-
-    for run in runs:
-        if same_data(run, store) is False:
-            say(f"note: {store.path} is not the data that {run.name} was trained on")
 
 
 def _show(result: Evaluation, files: list[Path]) -> None:

@@ -9,12 +9,8 @@ from typing import Annotated
 import typer
 
 from elastictool.cli.console import print_json, say
-from elastictool.cli.evaluate import (
-    Checkpoint,
-    CheckpointOption,
-    JsonOption,
-    locate_run,
-)
+from elastictool.cli.loading import locate_run
+from elastictool.cli.options import Checkpoint, CheckpointOption, JsonOption, RunArgument
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 
@@ -28,9 +24,7 @@ class Target(str, Enum):
 
 
 def export(
-    run: Annotated[
-        str, typer.Argument(help="Run directory or its name under runs/; default the latest.")
-    ] = "",
+    run: RunArgument = "",
     out: Annotated[
         Path | None, typer.Option(help="File to write; hf: a folder. Default model.onnx and so on.")
     ] = None,

@@ -9,27 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastictool.cli.console import progress, say
-from elastictool.cli.evaluate import (
-    AttentionOption,
-    Checkpoint,
-    CheckpointOption,
-    DeviceOption,
-    PatchSizeOption,
-    Precision,
-    PrecisionOption,
-    ResolutionOption,
-)
-from elastictool.cli.prediction_output import Answers, Format
-from elastictool.cli.recordings import (
+from elastictool.cli.loading import open_model
+from elastictool.cli.options import (
+    BudgetOptions,
     FilesArgument,
-    HopOption,
     RunOption,
-    WindowOption,
-    finish,
-    load_model,
-    recordings,
-    until_stopped,
+    WindowOptions,
+    grouped,
 )
+from elastictool.cli.prediction_output import Format, PredictionOutput
+from elastictool.cli.recordings import collect, expand_files, finish, window_rule
 from elastictool.reporting.tables import counted
 from elastictool.utils.io import check_output
 
@@ -38,56 +27,53 @@ if TYPE_CHECKING:
     from elastictool.inference.results import Prediction
 
 
+@grouped
 def predict(
     files: FilesArgument = None,
     run: RunOption = "",
-    top: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 5,
-    window: WindowOption = 0.0,
-    hop: HopOption = 0.0,
-    form: Annotated[Format, typer.Option("--format", help="Of the answer.")] = Format.table,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to name.")] = 5,
+    windows: WindowOptions = WindowOptions(),
+    form: Annotated[Format, typer.Option("--format", help="Format of the output.")] = Format.table,
     json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     by_window: Annotated[
         bool,
-        typer.Option(help="Answer for each window (JSON: beside the whole, and with --window)."),
+        typer.Option(
+            help="Print each window instead of each recording; JSON holds both (implied there by "
+            "--window)."
+        ),
     ] = False,
     timeline: Annotated[
-        Path | None, typer.Option(help="Folder for a picture of each recording over time.")
+        Path | None, typer.Option(help="Folder for a figure of each recording over time.")
     ] = None,
-    patch_size: PatchSizeOption = None,
-    resolution: ResolutionOption = None,
-    which: CheckpointOption = Checkpoint.best,
-    attention: AttentionOption = "auto",
-    precision: PrecisionOption = Precision.fp32,
-    device: DeviceOption = "auto",
+    model: BudgetOptions = BudgetOptions(),
 ) -> None:
     """Predict the likeliest classes of recordings.
 
-    A recording goes through whole, up to the longest that the model takes; longer ones, and all
-    with --window, in windows whose probabilities are averaged. Models of several labels a clip
-    also decide, at the thresholds that validation chose. A recording that cannot be read is named
-    at the end (exit code 3) and stops nothing; Ctrl-C ends with what is done (exit code 130).
+    A recording is scored whole, up to the longest that the model takes; longer ones, and all with
+    --window, in windows whose probabilities are averaged. Models of several labels a clip also
+    decide, at the thresholds that validation chose. Recordings that cannot be read are listed at
+    the end (exit code 3) and stop nothing; Ctrl-C prints what is done (exit code 130).
 
-    Example: elastictool predict recordings/ --window 10 --hop 5 --timeline pictures
+    Example: elastictool predict recordings/ --window 10 --hop 5
     """
-    paths, rule = recordings(files, window, hop)
+    rule, paths = window_rule(windows), expand_files(files)
     if timeline is not None:
         check_output(timeline)
-    model = load_model(run, which, attention, precision, device, patch_size, resolution)
+    loaded = open_model(run, model)
     say(counted(len(paths), "recording"))
-    found, stopped = until_stopped(
-        lambda stop: model.predictions(paths, top, rule, progress=progress(), stop=stop)
+    found, stopped = collect(
+        lambda stop: loaded.predictions(paths, top, rule, progress=progress(), stop=stop)
     )
     form = Format.json if json_output else form
-    by_window = by_window or (form is Format.json and window > 0)
-    Answers(model, top, by_window).tell(found, form, stopped)
+    by_window = by_window or (form is Format.json and windows.window > 0)
+    PredictionOutput(loaded, top, by_window).print(found, form, stopped)
     if timeline is not None and not stopped:
-        _draw(found, model, timeline)
-    failures = [(item.name, item.error) for item in found if item.error]
-    finish(failures, len(found), len(paths), stopped)
+        _draw(found, loaded, timeline)
+    finish(found, len(paths), stopped)
 
 
 def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> None:
-    """A picture of each recording; of equal stems the later ones are numbered."""
+    """Draws a figure of each recording; of equal stems the later ones are numbered."""
     from elastictool.reporting.timeline import save_timeline
 
     taken: set[str] = set()

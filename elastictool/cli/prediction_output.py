@@ -1,4 +1,4 @@
-"""What ``predict`` says, as a table, CSV or JSON."""
+"""Formats predictions as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """Of the answer."""
+    """Formats of the output."""
 
     table = "table"
     csv = "csv"
@@ -26,14 +26,14 @@ class Format(str, Enum):
 
 
 @dataclass(frozen=True)
-class Answers:
-    """How predictions are told.
+class PredictionOutput:
+    """Formats predictions.
 
     Attributes:
-        model: That made them.
-        top: Classes to name.
-        by_window: Tell each window, not recordings alone.
-        truth: The labels that recordings have by name, where they are known: told beside.
+        model: The model that made them.
+        top: Number of classes to name.
+        by_window: Show each window, not recordings alone.
+        truth: The true labels by recording, where they are known; shown too.
     """
 
     model: ElasticModel
@@ -41,8 +41,8 @@ class Answers:
     by_window: bool
     truth: Mapping[str, Sequence[str]] | None = None
 
-    def tell(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
-        """On stdout; ``stopped``: the user did not wait for all of them."""
+    def print(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
+        """Prints on stdout; ``stopped``: the user interrupted before the last."""
         if form is Format.json:
             documents = [self.document(item) for item in found]
             run = str(self.model.run.path)
@@ -53,7 +53,7 @@ class Answers:
             self._show(found)
 
     def _pieces(self, item: Prediction) -> Iterator[_Piece]:
-        """What there is to tell of a recording: its windows one by one, or the whole."""
+        """Yields the windows of a recording one by one, or the whole."""
         if not self.by_window:
             yield _Piece(0.0, item.duration_s, item.labels, item.decided)
             return
@@ -77,7 +77,7 @@ class Answers:
             print_table("predictions", columns, rows)
 
     def document(self, item: Prediction) -> dict[str, Any]:
-        """Of one recording, for JSON."""
+        """Returns one recording's prediction for JSON."""
         if item.error:
             return {"recording": item.name, "error": item.error}
         whole = self._labels(item.labels, item.decided)
@@ -101,7 +101,7 @@ class Answers:
         return document | ({"decided": list(decided)} if self.model.run.multi_label else {})
 
     def write_csv(self, found: Iterable[Prediction], file: TextIO) -> None:
-        """One line a class; ``decided`` is empty for models of one label a clip."""
+        """Writes one line a class; ``decided`` is empty for models of one label a clip."""
         writer = csv.writer(file, lineterminator="\n")
         times = ["start_s", "stop_s"] if self.by_window else []
         known = [] if self.truth is None else ["truth"]
@@ -120,7 +120,7 @@ class Answers:
                     writer.writerow([*row, *self._known(item.name, label)])
 
     def _known(self, name: str, label: str) -> list[str]:
-        """Whether the recording has the label, where that is known."""
+        """A cell that says whether the recording has the label, where that is known."""
         if self.truth is None:
             return []
         return ["yes" if label in self.truth[name] else "no"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, progress, say
-from elastictool.cli.evaluate import JsonOption
+from elastictool.cli.options import JsonOption
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""What ``predict`` and ``embed`` share: recordings, the model, Ctrl-C and how they end."""
+"""What ``predict`` and ``embed`` share: recordings, windows, Ctrl-C and the exit code."""
 
 from __future__ import annotations
 
@@ -6,76 +6,37 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypeVar
 
 from elastictool.cli.console import say
-from elastictool.cli.evaluate import Checkpoint, Precision, locate_run, open_run
+from elastictool.cli.options import WindowOptions
 from elastictool.reporting.tables import counted
 from elastictool.utils.errors import Interrupted, RejectedItemsError
 from elastictool.utils.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
-    from elastictool.inference.model import ElasticModel
-    from elastictool.inference.results import WindowRule
+    from elastictool.inference.results import Prediction, WindowRule, Windows
 
 T = TypeVar("T")
 
-FilesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="FILES ...", help="Files, folders, 'patterns', or - (list on stdin)."),
-]
-RunOption = Annotated[
-    str, typer.Option("--run", "-r", help="Run directory, name under runs/, or weights file.")
-]
-WindowOption = Annotated[
-    float, typer.Option(min=0, help="Cut recordings into windows of S seconds (0: whole).")
-]
-HopOption = Annotated[
-    float, typer.Option(min=0, help="Seconds from window to window (0: side by side).")
-]
 
-
-def load_model(
-    run: str,
-    which: Checkpoint,
-    attention: str,
-    precision: Precision,
-    device: str,
-    patch_size: int | None,
-    resolution: float | None,
-) -> ElasticModel:
-    """The model that a command's options name."""
-    from elastictool.inference.model import ElasticModel
-    from elastictool.inference.results import rounded_down
-    from elastictool.training.setup import pick_device
-
-    path = locate_run(run)
-    loaded = open_run(path, which.value, attention, pick_device(device))
-    model = ElasticModel(loaded.with_tokens(patch_size, resolution), precision.value)
-    say(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
-    return model
-
-
-def recordings(
-    files: Sequence[str] | None, window: float, hop: float
-) -> tuple[list[Path], WindowRule]:
-    """The files, and how they are cut."""
-    from elastictool.inference.recordings import expand
+def window_rule(options: WindowOptions) -> WindowRule:
+    """Returns the rule by which recordings are cut."""
     from elastictool.inference.results import WindowRule
 
-    rule = WindowRule(window, hop)
-    return expand(files or [], _lines_on_stdin() if "-" in (files or []) else ()), rule
+    return WindowRule(options.window, options.hop)
 
 
-def _lines_on_stdin() -> Iterator[str]:
-    """Lines as names of files, which need not be text in any encoding."""
-    return map(os.fsdecode, sys.stdin.buffer)
+def expand_files(files: Sequence[str] | None) -> list[Path]:
+    """Returns the files that files, folders, patterns and ``-`` (a list on stdin) stand for."""
+    from elastictool.inference.recordings import expand
+
+    lines = map(os.fsdecode, sys.stdin.buffer) if "-" in (files or []) else ()
+    return expand(files or [], lines)
 
 
-def until_stopped(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T], bool]:
-    """All results, or those that were there when the user asked for an end; and whether he did."""
+def collect(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T], bool]:
+    """Returns all results, or those before the user's interrupt, and whether there was one."""
     found: list[T] = []
     with StopRequest() as stop:
         try:
@@ -86,25 +47,26 @@ def until_stopped(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T
     return found, False
 
 
-def finish(failures: Sequence[tuple[str, str]], done: int, total: int, stopped: bool) -> None:
-    """Name the recordings that could not be read, and leave as fits.
+def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped: bool) -> None:
+    """Lists the recordings that could not be read, and ends with the matching exit code.
 
     Args:
-        failures: (name, reason) of each.
-        done: Recordings that had their turn.
-        total: All that were named.
-        stopped: The user asked for an end.
+        found: Results of the recordings so far.
+        total: Number of recordings that were named.
+        stopped: The user interrupted.
 
     Raises:
-        Interrupted: So it is.
-        RejectedItemsError: There are failures.
+        Interrupted: The user did.
+        RejectedItemsError: A recording could not be read.
     """
-    for _, reason in failures:
+    failures = [item.error for item in found if item.error]
+    for reason in failures:
         say(f"left out: {reason}")
     if stopped:
         raise Interrupted(
-            f"stopped after {done:,} of {counted(total, 'recording')}; what these gave is written",
-            "the same command does them all" if not done else "name the others to do them too",
+            f"stopped after {len(found):,} of {counted(total, 'recording')}; "
+            "their results are written",
+            "name the others to do them too" if found else "the same command does them all",
         )
     if failures:
         others = "; the others are done" if len(failures) < total else ""

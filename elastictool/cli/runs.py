@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, print_table, say
-from elastictool.cli.evaluate import JsonOption, locate_run
+from elastictool.cli.loading import locate_run
+from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import UsageError, WriteError
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""``elastictool sweep``: several runs at every length (ElasticAST, Figure 4), patch size (FlexiAST,
-Table 1), temporal resolution (ElasticAST, Figure 5) or pooling (ElasticAST, Table 1)."""
+"""``elastictool sweep``: score runs at many lengths, patch sizes, resolutions or poolings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import print_json, progress, say
-from elastictool.cli.evaluate import (
-    AttentionOption,
-    Checkpoint,
-    CheckpointOption,
-    DatasetOption,
-    DeviceOption,
-    JsonOption,
-    Precision,
-    PrecisionOption,
-    Split,
-    SplitOption,
+from elastictool.cli.loading import (
     locate_run,
+    note_other_data,
     open_data,
     open_run,
-    results_place,
-    tell_other_data,
+    results_folder,
+)
+from elastictool.cli.options import (
+    DatasetOption,
+    JsonOption,
+    ModelOptions,
+    Split,
+    SplitOption,
+    grouped,
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.cli.sweep_results import SweepFiles, show_points
@@ -35,19 +33,18 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
-    from elastictool.checkpoint.weights import LoadedRun, Which
+    from elastictool.checkpoint.weights import LoadedRun
     from elastictool.evaluation.points import SweepPoint
-
 
 MOST_POINTS = 2_000
 PATCH_STEP = 8
-"""Between the patch sizes of a range that names no step."""
+"""Step of a range of patch sizes that names none."""
 RESOLUTION_STEP = "0.2"
-"""Between the compressions of a range that names no step."""
+"""Step of a range of compressions that names none."""
 
 
 class Positions(str, Enum):
-    """How a grid of positions serves another length."""
+    """Ways to fit a grid of positions to another length."""
 
     interpolate = "interpolate"
     slice = "slice"
@@ -55,7 +52,7 @@ class Positions(str, Enum):
 
 
 class Resizing(str, Enum):
-    """How kernels serve another patch size."""
+    """Ways to resize kernels to another patch size."""
 
     own = "own"
     pi = "pi"
@@ -74,162 +71,231 @@ class Along(str, Enum):
 
 
 class PoolingKind(str, Enum):
-    """What becomes of the frames that are pooled."""
+    """Ways to pool frames."""
 
     average = "average"
     max = "max"
 
 
-def sweep(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(help="Run directories or names under runs/; default the latest run."),
-    ] = None,
+@dataclass(frozen=True)
+class AxisOptions:
+    """What to sweep, and the ways that models are fitted to it."""
+
     lengths: Annotated[
         str,
         typer.Option(
-            help="Frames: start:stop[:step], both ends included, or a comma list; a dozen up to "
-            "the longest clip where nothing is named."
+            help="Lengths in frames: start:stop[:step] with both ends, or a comma list (default: "
+            "a dozen up to the longest clip)."
         ),
-    ] = "",
+    ] = ""
     patch_sizes: Annotated[
-        str, typer.Option(help="Sweep patch sizes instead: a range (step 8) or a comma list.")
-    ] = "",
+        str, typer.Option(help="Patch sizes to sweep instead: a range (step 8) or a comma list.")
+    ] = ""
     resolutions: Annotated[
         str,
-        typer.Option(help="Sweep frame shifts instead, as multiples of the base: 1:4:0.2."),
-    ] = "",
+        typer.Option(help="Frame shifts to sweep instead, as multiples of the base: 1:4:0.2."),
+    ] = ""
     pooling: Annotated[
-        str, typer.Option(help="Sweep pooling over time instead: frames that become one, 1,2,3,4.")
-    ] = "",
+        str,
+        typer.Option(help="Numbers of frames to pool into one, to sweep instead: 1,2,3,4."),
+    ] = ""
+    positions: Annotated[
+        Positions, typer.Option(help="Fit of the positions of fixed-length ASTs to other lengths.")
+    ] = Positions.interpolate
+    resize: Annotated[
+        Resizing,
+        typer.Option(help="Resizing of kernels; own: as trained; both: pi and bl."),
+    ] = Resizing.own
+    axes: Annotated[
+        Along, typer.Option(help="Axes of a patch size; auto: as trained, else both.")
+    ] = Along.auto
+    base_shift: Annotated[
+        float | None,
+        typer.Option(help="Frame shift of compression 1 in ms (default: the runs' shortest)."),
+    ] = None
+    pooling_kind: Annotated[
+        PoolingKind | None,
+        typer.Option(help="Kind of pooling (default: average; the published code's is max)."),
+    ] = None
+
+    @property
+    def option(self) -> str:
+        """The option of the axis to sweep; lengths where none is given.
+
+        Raises:
+            UsageError: Several are given.
+        """
+        asked = {
+            "--lengths": self.lengths,
+            "--patch-sizes": self.patch_sizes,
+            "--resolutions": self.resolutions,
+            "--pooling": self.pooling,
+        }
+        given = [option for option, text in asked.items() if text] or ["--lengths"]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are {len(given)} sweeps", "give one of them")
+        return given[0]
+
+    @property
+    def axis(self) -> str:
+        """Its name out of ``AXES``."""
+        if self.option == "--pooling":
+            return f"{(self.pooling_kind or PoolingKind.average).value}_pooling"
+        axes = {"--lengths": "length", "--patch-sizes": "patch_size", "--resolutions": "resolution"}
+        return axes[self.option]
+
+    def values(self) -> Sequence[float]:
+        """The values to sweep; none leaves the lengths to the data."""
+        option = self.option
+        if option == "--resolutions":
+            return parse_fractions([self.resolutions], option, RESOLUTION_STEP)
+        if option == "--lengths":
+            return parse_lengths(self.lengths) if self.lengths else ()
+        if option == "--patch-sizes":
+            return parse_numbers([self.patch_sizes], option, PATCH_STEP)
+        return parse_numbers([self.pooling], option)
+
+    def overrides(self) -> list[dict[str, Any]]:
+        """Overrides of a run's model, one for each way of fitting to try."""
+        if self.option == "--patch-sizes":
+            if self.resize is Resizing.both:
+                return [{"resize": "pi"}, {"resize": "bl"}]
+            return [{}] if self.resize is Resizing.own else [{"resize": self.resize.value}]
+        if self.positions is Positions.both:
+            return [{"pos_embed_fit": "interpolate"}, {"pos_embed_fit": "slice"}]
+        return [{"pos_embed_fit": self.positions.value}]
+
+    def conditions(self, base_shift_ms: float) -> dict[str, Any]:
+        """What the points of this axis depend on, for the document of the sweep."""
+        if self.axis == "patch_size":
+            return {"axes": self.axes.value}
+        if self.axis == "resolution":
+            return {"base_shift_ms": base_shift_ms}
+        return {"kind": self.axis.removesuffix("_pooling")} if self.pooling else {}
+
+    def check(self) -> None:
+        """Rejects options that would make no difference, or make no sense.
+
+        Raises:
+            UsageError: There is one.
+        """
+        option, shift = self.option, self.base_shift
+        resizes = "--patch-sizes 8,10,12,16,20,24,30,32,40,48"
+        needs = (
+            ("--base-shift", shift is not None, "--resolutions 1:4:0.2"),
+            ("--pooling-kind", self.pooling_kind is not None, "--pooling 1,2,3,4"),
+            ("--resize", self.resize is not Resizing.own, resizes),
+            ("--axes", self.axes is not Along.auto, resizes),
+        )
+        for name, given, example in needs:
+            needed = example.partition(" ")[0]
+            if given and option != needed:
+                raise UsageError(f"{name} goes with {needed}", f"e.g. {example}")
+        if shift is not None and not 0.1 <= shift <= 1000:
+            raise UsageError(f"--base-shift {shift:g} is not within 0.1..1000 ms", "e.g. 10")
+        if option == "--patch-sizes" and self.positions is not Positions.interpolate:
+            raise UsageError(
+                "--positions does not go with --patch-sizes",
+                "positions are resized bilinearly there, as in FlexiAST",
+            )
+
+
+@grouped
+def sweep(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run directories or names under runs/ (default: the latest run)."),
+    ] = None,
+    swept: AxisOptions = AxisOptions(),
     more_runs: Annotated[
-        list[str] | None, typer.Option("--run", help="A run; repeatable, as the arguments.")
+        list[str] | None, typer.Option("--run", help="Another run, as the arguments; repeatable.")
     ] = None,
     ensemble: Annotated[
         list[str] | None,
-        typer.Option(help="Runs whose mean answer, each at its own setting, is one more row."),
+        typer.Option(help="Run of an ensemble, whose mean is one more row; repeatable."),
     ] = None,
-    positions: Annotated[
-        Positions, typer.Option(help="How fixed-length ASTs serve other numbers of frames.")
-    ] = Positions.interpolate,
-    resize: Annotated[
-        Resizing,
-        typer.Option(help="Kernels at other patch sizes; own: as trained; both: pi and bl."),
-    ] = Resizing.own,
-    axes: Annotated[
-        Along, typer.Option(help="Where a patch size counts; auto: as trained, else both.")
-    ] = Along.auto,
-    base_shift: Annotated[
-        float | None,
-        typer.Option(help="Frame shift of compression 1 in ms; default the runs' shortest."),
-    ] = None,
-    pooling_kind: Annotated[
-        PoolingKind | None, typer.Option(help="Default average; the published code's is max.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="auto: top1, or map for multi-label data.")] = "auto",
+    metric: Annotated[
+        str, typer.Option(help="Metric; auto is top1, or map for multi-label data.")
+    ] = "auto",
     split: SplitOption = Split.test,
     dataset: DatasetOption = "",
-    which: CheckpointOption = Checkpoint.best,
-    attention: AttentionOption = "auto",
-    precision: PrecisionOption = Precision.fp32,
-    device: DeviceOption = "auto",
+    model: ModelOptions = ModelOptions(),
     out: Annotated[
-        Path | None, typer.Option(help="Folder; default results/ and figures/ of the first run.")
+        Path | None,
+        typer.Option(help="Folder for files (default: results/ and figures/ of the first run)."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin the files anew; else points are added.")
+        bool, typer.Option("--overwrite", help="Replace the points of earlier sweeps.")
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate runs at many lengths, patch sizes or resolutions.
 
-    ElasticAST trims longer clips and never pads; fixed-length ASTs trim and pad. Kernels and
-    positions are resized for other patch sizes. At another resolution all see as many seconds as
-    in training. Each clip is decoded once. Writes a CSV, a figure (PNG, SVG) and the first run's
-    report.html; points of an earlier sweep of the same weights and data stay. Ctrl-C keeps what is
-    scored, and the same command continues.
+    Each run is also scored at its own setting. ElasticAST trims longer clips and never pads;
+    fixed-length ASTs trim and pad. Kernels and positions are resized for other patch sizes. At
+    another resolution all models see as many seconds as in training. Writes a CSV file, a figure
+    (PNG, SVG) and the first run's report.html; points of an earlier sweep of the same weights and
+    data stay. Ctrl-C keeps what is scored, and the same command continues.
 
-    Example: elastictool sweep synth-elasticast synth-ast-128 --lengths 64:512:64
+    Example: elastictool sweep my-elasticast my-ast --lengths 64:512:64
 
-    Example: elastictool sweep --patch-sizes 8,10,12,16,20,24,30,32,40,48 --resize both
+    Example: elastictool sweep --patch-sizes 8:48:8 --resize both
 
     Example: elastictool sweep --resolutions 1:4:0.2
     """
-    asked = {
-        "--lengths": lengths,
-        "--patch-sizes": patch_sizes,
-        "--resolutions": resolutions,
-        "--pooling": pooling,
-    }
-    option, values = _values(asked)
-    _check_companions(option, base_shift, pooling_kind)
-    _check_ways(option, positions, resize, axes)
+    axis, values = swept.axis, swept.values()
+    swept.check()
     paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in ensemble or []]
-    place = results_place(paths[0])
+    place = results_folder(paths[0])
     for folder in [out] if out else [place, place / "results", place / "figures"]:
         check_output(folder)
 
     from elastictool.checkpoint.run_directory import environment
+    from elastictool.evaluation import sweep as sweeping
     from elastictool.evaluation.evaluate import attention_of, variant
-    from elastictool.evaluation.resolutions import shortest_shift_ms
-    from elastictool.evaluation.sweep import known_metric
-    from elastictool.evaluation.sweep_axes import default_lengths, sweep_axis
     from elastictool.reporting.earlier_sweep import document_of, former_points, merged
     from elastictool.reporting.run_report import write_report
-    from elastictool.training.setup import pick_device
 
-    where = pick_device(device)
-    variants = _resizings(resize) if option == "--patch-sizes" else _fits(positions)
-    loaded = [run for path in paths for run in _load(path, which.value, attention, where, variants)]
-    averaged = [open_run(path, which.value, attention, where) for path in members]
+    loaded = [run for path in paths for run in _load(path, model, swept.overrides())]
+    averaged = [open_run(path, model) for path in members]
     store = open_data(dataset, loaded[0])
     say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
-    tell_other_data([*loaded, *averaged], store)
-    values = values or default_lengths(loaded, store, split.value)
-    _check_number(option, values, len(paths))
-    kind = (pooling_kind or PoolingKind.average).value
-    base_shift_ms = base_shift or shortest_shift_ms(loaded)
-    chosen: dict[str, tuple[str, dict[str, Any]]] = {
-        "--lengths": ("length", {}),
-        "--patch-sizes": ("patch_size", {"axes": axes.value}),
-        "--resolutions": ("resolution", {"base_shift_ms": base_shift_ms}),
-        "--pooling": (f"{kind}_pooling", {"kind": kind}),
-    }
-    axis, special = chosen[option]
-    suffix = variant(loaded[0], store, which.value, precision.value)
+    note_other_data([*loaded, *averaged], store)
+    values = values or sweeping.default_lengths(loaded, store, split.value)
+    _check_number(swept.option, values, len(paths))
+    precision, shift = model.precision.value, swept.base_shift
+    base_shift_ms = shift or sweeping.shortest_shift_ms(loaded)
+    suffix = variant(loaded[0], store, model.which.value, precision)
     files = SweepFiles.of(axis, split.value, out, place, suffix)
     about = {
         "split": split.value,
-        "metric": known_metric(metric, store.info.multi_label),
-        "checkpoint": which.value,
-        "precision": precision.value,
+        "metric": sweeping.resolve_metric(metric, store.info.multi_label),
+        "checkpoint": model.which.value,
+        "precision": precision,
         "dataset": store.info.name,
         "data_fingerprint": store.info.fingerprint,
         "weights": {run.name: run.weights_record for run in [*loaded, *averaged]},
-        "attention": attention_of(loaded[0], precision.value),
+        "attention": attention_of(loaded[0], precision),
         "environment": environment(store.info.fingerprint),
-        **special,
+        **swept.conditions(base_shift_ms),
     }
     former = [] if overwrite else former_points(files.document, about)
     with files.stoppable() as stop:
-        new = sweep_axis(
-            axis,
-            loaded,
-            store,
-            values,
-            along=axes.value,
-            base_shift_ms=base_shift_ms,
+        options = sweeping.SweepOptions(
             split=split.value,
             metric=metric,
-            precision=precision.value,
-            progress=progress(),
+            precision=precision,
+            patch_axes=swept.axes.value,
+            base_shift_ms=base_shift_ms,
             ensemble=averaged,
             known=former,
-            keep=files.unfinished,
+            cache=files.unfinished,
+            progress=progress(),
             between=stop.check,
         )
+        new = sweeping.sweep(axis, loaded, store, values, options)
     points = merged(former, new)
     shown = _asked(points, new, {run.name for run in loaded}, values)
     if len(shown) > len(new):
@@ -252,7 +318,7 @@ def _asked(
     runs: Collection[str],
     values: Sequence[float],
 ) -> list[SweepPoint]:
-    """Of all ``points`` those that the command names, known already or ``new``."""
+    """Returns those of all ``points`` that the command names, known already or ``new``."""
     wanted = {point.identity for point in new}
     return [
         point
@@ -260,20 +326,6 @@ def _asked(
         if point.identity in wanted
         or (point.run in runs and (point.native or point.x in set(values)))
     ]
-
-
-def _values(asked: Mapping[str, str]) -> tuple[str, Sequence[float]]:
-    """The one sweep that is asked for, lengths where none is, and its values; none: by the data."""
-    given = [option for option, text in asked.items() if text] or ["--lengths"]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are {len(given)} sweeps", "give one of them")
-    (option,) = given
-    text = asked[option]
-    if option == "--resolutions":
-        return option, parse_fractions([text], option, RESOLUTION_STEP)
-    if option == "--lengths":
-        return option, parse_lengths(text) if text else ()
-    return option, parse_numbers([text], option, PATCH_STEP if option == "--patch-sizes" else 1)
 
 
 def _check_number(option: str, values: Sequence[float], runs: int) -> None:
@@ -288,56 +340,8 @@ def _check_number(option: str, values: Sequence[float], runs: int) -> None:
         )
 
 
-def _check_companions(
-    option: str, base_shift: float | None, pooling_kind: PoolingKind | None
-) -> None:
-    """Refuse what would make no difference, and what makes no sense."""
-    if base_shift is not None and option != "--resolutions":
-        raise UsageError("--base-shift goes with --resolutions", "e.g. --resolutions 1:4:0.2")
-    if pooling_kind is not None and option != "--pooling":
-        raise UsageError("--pooling-kind goes with --pooling", "e.g. --pooling 1,2,3,4")
-    if base_shift is not None and not 0.1 <= base_shift <= 1000:
-        raise UsageError(f"--base-shift {base_shift:g} is not within 0.1..1000 ms", "e.g. 10")
-
-
-def _check_ways(option: str, positions: Positions, resize: Resizing, axes: Along) -> None:
-    """Refuse ways of resizing that the sweep does not resize by."""
-    example = "e.g. --patch-sizes 8,10,12,16,20,24,30,32,40,48"
-    if option != "--patch-sizes":
-        for name, differs in (
-            ("--resize", resize is not Resizing.own),
-            ("--axes", axes is not Along.auto),
-        ):
-            if differs:
-                raise UsageError(f"{name} goes with --patch-sizes", example)
-    elif positions is not Positions.interpolate:
-        raise UsageError(
-            "--positions does not go with --patch-sizes",
-            "positions are resized bilinearly there, as in FlexiAST",
-        )
-
-
-def _fits(positions: Positions) -> list[dict[str, Any]]:
-    """Ways of fitting positions to try, as overrides of a run's model."""
-    both = [{"pos_embed_fit": "interpolate"}, {"pos_embed_fit": "slice"}]
-    return both if positions is Positions.both else [{"pos_embed_fit": positions.value}]
-
-
-def _resizings(resize: Resizing) -> list[dict[str, Any]]:
-    """Ways of resizing kernels to try, as overrides of a run's model."""
-    if resize is Resizing.both:
-        return [{"resize": "pi"}, {"resize": "bl"}]
-    return [{}] if resize is Resizing.own else [{"resize": resize.value}]
-
-
-def _load(
-    path: Path,
-    which: Which,
-    attention: str,
-    device: str,
-    variants: Sequence[dict[str, Any]],
-) -> list[LoadedRun]:
-    """The run with each of the overrides; once where they make no difference."""
-    loaded = [open_run(path, which, attention, device, **variant) for variant in variants]
+def _load(path: Path, model: ModelOptions, variants: Sequence[dict[str, Any]]) -> list[LoadedRun]:
+    """Returns the run with each of the overrides; once where they make no difference."""
+    loaded = [open_run(path, model, **variant) for variant in variants]
     no_grid = loaded[0].config.model.pos_embed != "grid"
     return loaded[:1] if no_grid and "pos_embed_fit" in variants[0] else loaded

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.options import DurationsOption, JsonOption
 from elastictool.cli.ranges import parse_numbers
 from elastictool.utils.errors import UsageError
 
@@ -28,10 +29,7 @@ def tokens(
         typer.Option("--dataset", "-d", help="Prepared dataset: folder or name under data/."),
     ] = "",
     split: Annotated[str, typer.Option(help="Only this split of the dataset.")] = "",
-    durations: Annotated[
-        Path | None,
-        typer.Option(help="CSV with a column seconds, or EPIC-SOUNDS annotations."),
-    ] = None,
+    durations: DurationsOption = None,
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="The bundled stand-in for VoxCeleb.")
     ] = False,
@@ -60,7 +58,7 @@ def tokens(
     out: Annotated[
         Path | None, typer.Option(help="Folder for tokens.csv, tokens.png and tokens.svg.")
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Count padding and cut tokens of each model and planner.
 

@@ -1,9 +1,8 @@
-"""Scores of a sweep as far as it has come, on the disk: one that is stopped goes on from there.
+"""The logits of an unfinished sweep on disk, so that the same sweep continues after a stop.
 
 A sweep takes chunk after chunk of the clips and scores each at all points, so no point is finished
-before the last chunk. Therefore each chunk's logits are kept, each under what they depend on
-(weights, clips, front end, precision): what is found there is what would be computed, whatever the
-sweep that asks.
+before the last chunk. Therefore the logits of each chunk are kept, under a key of all that they
+depend on (weights, clips, feature extractor, precision).
 """
 
 from __future__ import annotations
@@ -26,15 +25,17 @@ from elastictool.utils.errors import WriteError
 from elastictool.utils.io import atomic_path
 from elastictool.utils.progress import SILENT, Progress
 
+_ARRAYS = ("logits", "clips", "counts")
 
-class KeptScores:
-    """The chunks of one sweep.
+
+class LogitCache:
+    """The scores of a sweep, one file a chunk of clips.
 
     Args:
-        folder: Where they are kept; None keeps nothing.
+        folder: Where the files are; None keeps nothing.
         store: The data.
-        precision: Of the scores.
-        progress: Told where they cannot be kept, which ends no sweep.
+        precision: Precision of the scores.
+        progress: Where to report that they cannot be written, which ends no sweep.
     """
 
     def __init__(
@@ -44,42 +45,45 @@ class KeptScores:
         precision: str,
         progress: Progress = SILENT,
     ) -> None:
-        self._folder, self._store, self._precision = folder, store, precision
-        self._progress = progress
-        # Each run beside its text, so that no later one can have its id.
+        self.store, self.precision = store, precision
+        self._folder, self._progress = folder, progress
+        # Each run is kept with its text, so that no later one can have its id.
         self._models: dict[int, tuple[LoadedRun, str]] = {}
 
     def key(
-        self, run: LoadedRun, feature_extractor: FeatureExtractor, views: tuple[Crop, ...]
+        self, run: LoadedRun, feature_extractor: FeatureExtractor, crops: tuple[Crop, ...]
     ) -> str:
-        """What tells the scores of ``views`` from all others."""
+        """Returns a digest of all that the scores of ``crops`` depend on."""
         if id(run) not in self._models:
             self._models[id(run)] = run, f"{run.weights_sha256} {run.config.model}"
         model = self._models[id(run)][1]
-        return _digest(f"{model} {feature_extractor} {views} {self._precision}".encode())
+        return _digest(f"{model} {feature_extractor} {crops} {self.precision}".encode())
 
     def read(self, chunk: npt.NDArray[np.int64]) -> dict[str, Scores]:
-        """The kept scores of a chunk of clips by their keys; a damaged file is none."""
+        """Returns the scores of a chunk of clips by key; a damaged file counts as none."""
         try:
             with np.load(self._file(chunk)) as arrays:
                 keys = {name.partition(".")[0] for name in arrays.files}
                 return {
-                    key: self._scores(*(arrays[f"{key}.{part}"] for part in _PARTS)) for key in keys
+                    key: self._scores(*(arrays[f"{key}.{name}"] for name in _ARRAYS))
+                    for key in keys
                 }
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return {}
 
     def write(
-        self, chunk: npt.NDArray[np.int64], scores: Mapping[str, tuple[Scores, list[int]]]
+        self,
+        chunk: npt.NDArray[np.int64],
+        scores: Mapping[str, tuple[Scores, tuple[Crop, ...]]],
     ) -> None:
-        """Keep the scores of a chunk with the clips that they are of, in their order."""
+        """Writes the scores of a chunk with the crops that they belong to, in their order."""
         if self._folder is None:
             return
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for key, (of, clips) in scores.items():
-            counts = np.array([of.tokens, of.cut_frames, of.seconds])
-            parts: tuple[npt.NDArray[Any], ...] = (of.logits, np.array(clips), counts)
-            arrays |= {f"{key}.{part}": value for part, value in zip(_PARTS, parts, strict=True)}
+        for key, (part, crops) in scores.items():
+            arrays[f"{key}.logits"] = part.logits
+            arrays[f"{key}.clips"] = np.array([crop.clip for crop in crops])
+            arrays[f"{key}.counts"] = np.array([part.tokens, part.cut_frames, part.seconds])
         try:
             with atomic_path(self._file(chunk)) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -94,24 +98,21 @@ class KeptScores:
         counts: npt.NDArray[np.float64],
     ) -> Scores:
         tokens, cut_frames, seconds = counts.tolist()
-        targets = np.stack([self._store.targets(int(clip)) for clip in clips])
-        ids = tuple(self._store.ids[clips].tolist())
+        targets = np.stack([self.store.targets(int(clip)) for clip in clips])
+        ids = tuple(self.store.ids[clips].tolist())
         return Scores(logits, targets, ids, int(tokens), int(cut_frames), seconds)
 
     def _file(self, chunk: npt.NDArray[np.int64]) -> Path:
         if self._folder is None:
             raise FileNotFoundError
-        told = self._store.info.fingerprint.encode() + np.ascontiguousarray(chunk).tobytes()
-        return self._folder / f"{_digest(told)}.npz"
-
-
-_PARTS = ("logits", "clips", "counts")
+        content = self.store.info.fingerprint.encode() + np.ascontiguousarray(chunk).tobytes()
+        return self._folder / f"{_digest(content)}.npz"
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def forget(folder: Path) -> None:
-    """Remove what a sweep has kept, when its results are written."""
+def clear_cache(folder: Path) -> None:
+    """Removes the cache of a sweep whose results are written."""
     shutil.rmtree(folder, ignore_errors=True)

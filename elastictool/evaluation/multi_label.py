@@ -1,9 +1,9 @@
-"""Multi-label decisions of an evaluation: F1 at chosen thresholds, and at 0.5 beside it.
+"""Multi-label decisions of an evaluation: F1 at chosen thresholds, and at 0.5.
 
-Thresholds come with the weights, chosen on validation when those were trained. Weights without
-them (older, imported, saved within an epoch) get theirs here, from the run's validation clips at
-its own length; the clips that are judged never choose. A run without validation clips is judged
-at 0.5 alone.
+Thresholds come with the weights, chosen on validation when those were trained. For weights without
+thresholds (imported, or saved within an epoch) they are chosen here, on the run's validation clips
+at its own length; the evaluated clips never choose. A run without validation clips is scored at 0.5
+alone.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ Source = Literal["weights", "validation", "none"]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Decisions at one set of thresholds, and their 95 % bootstrap intervals over clips."""
+class DecisionScores:
+    """F1 of the decisions at one set of thresholds, with 95 % bootstrap intervals over clips."""
 
     thresholds: Array
     scores: F1Scores
     intervals: dict[str, Interval]
 
     @classmethod
-    def at(cls, thresholds: Array, probabilities: Array, targets: npt.ArrayLike) -> Judged:
-        """Judge (S, C) probabilities against (S, C) targets at (C,) thresholds."""
+    def at(cls, thresholds: Array, probabilities: Array, targets: npt.ArrayLike) -> DecisionScores:
+        """Scores the decisions on (S, C) probabilities at (C,) thresholds."""
         decisions = decide(probabilities, thresholds)
         return cls(
             filled(thresholds), f1_scores(decisions, targets), f1_intervals(decisions, targets)
         )
 
     def document(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return {
             "metrics": {name: finite(value) for name, value in self.scores.values.items()},
             "intervals": {
@@ -61,14 +61,14 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """What an evaluation says about multi-label decisions.
+class MultiLabelDecisions:
+    """Scores of the multi-label decisions of an evaluation.
 
     Attributes:
-        source: Where the thresholds are from: the ``weights`` file, the ``validation`` clips just
-            now, or ``none`` (a run without validation clips).
+        source: Origin of the thresholds: the ``weights`` file, the ``validation`` clips (chosen
+            by this evaluation), or ``none`` (a run without validation clips).
         not_chosen: Classes without a positive validation clip, which are decided at 0.5.
-        same_clips: The thresholds were chosen on the very clips that are judged.
+        same_clips: The thresholds were chosen on the evaluated clips.
         chosen: At the chosen thresholds; None without any.
         default: At 0.5 for each class.
     """
@@ -76,11 +76,11 @@ class Decisions:
     source: Source
     not_chosen: int
     same_clips: bool
-    chosen: Judged | None
-    default: Judged
+    chosen: DecisionScores | None
+    default: DecisionScores
 
     def document(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return {
             "thresholds_from": self.source,
             "classes_without_threshold": self.not_chosen,
@@ -90,7 +90,7 @@ class Decisions:
         }
 
     def class_columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Columns of the per-class table, each (C,)."""
+        """Returns columns of the per-class table, each (C,)."""
         chosen = self.chosen or self.default
         return {
             "threshold": chosen.thresholds,
@@ -100,7 +100,7 @@ class Decisions:
         }
 
 
-def judge_decisions(
+def score_decisions(
     run: LoadedRun,
     store: PreparedStore,
     split: str,
@@ -108,8 +108,8 @@ def judge_decisions(
     targets: npt.ArrayLike,
     precision: str,
     how: ScoringOptions,
-) -> Decisions:
-    """Decide on the (S, C) probabilities of the clips of ``split`` and judge the decisions.
+) -> MultiLabelDecisions:
+    """Scores the decisions on the (S, C) probabilities of the clips of ``split``.
 
     ``precision`` and ``how`` are for scoring validation clips, where those choose thresholds.
 
@@ -119,13 +119,13 @@ def judge_decisions(
     """
     source, thresholds = _thresholds(run, store, precision, how)
     default = np.full(len(run.label_names), DEFAULT_THRESHOLD)
-    judged = source != "none"
-    return Decisions(
+    chosen = source != "none"
+    return MultiLabelDecisions(
         source=source,
-        not_chosen=int(np.isnan(thresholds).sum()) if judged else 0,
-        same_clips=judged and split in ("validation", "val"),
-        chosen=Judged.at(thresholds, probabilities, targets) if judged else None,
-        default=Judged.at(default, probabilities, targets),
+        not_chosen=int(np.isnan(thresholds).sum()) if chosen else 0,
+        same_clips=chosen and split in ("validation", "val"),
+        chosen=DecisionScores.at(thresholds, probabilities, targets) if chosen else None,
+        default=DecisionScores.at(default, probabilities, targets),
     )
 
 

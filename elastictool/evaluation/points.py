@@ -1,7 +1,7 @@
-"""A point of a sweep, its axis, its CSV, and what a model is called: nothing here needs torch.
+"""Points of a sweep, the axes, the CSV file of points, and the names of models.
 
-The figures and tables read these files only, so a result stays drawable on a machine without the
-model, the data or torch. Tokens, seconds and GFLOPs are totals over the clips of a point.
+Figures and tables are drawn from the CSV file alone, so nothing here needs torch. Tokens, seconds
+and GFLOPs are totals over the clips of a point.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from elastictool.utils.io import write_text
 
 @dataclass(frozen=True)
 class Axis:
-    """What a sweep varies, in words.
+    """The words for what a sweep varies.
 
     Attributes:
-        values: What its values are.
-        column: Heads the column of its values.
-        label: Of the figure's horizontal axis.
-        own: What the value is called that a run was trained with.
-        dot: What is ringed, in the figure's legend.
+        values: Name of its values.
+        column: Head of the column of its values.
+        label: Label of the figure's horizontal axis.
+        own: Name of the value that a run was trained with.
+        dot: Name of the ringed points in the figure's legend.
         stem: Name of the files, without suffix.
         log: Whether the figure's axis is logarithmic; None decides by the span.
         least: Smallest value that makes sense.
@@ -91,7 +91,7 @@ AXES = {
 
 
 Identity = tuple[str, str, str, float | None]
-"""Of a point: run, ways of fitting positions and kernels, value (None: the run's own)."""
+"""Run, fit of the positions, fit of the kernel, and value of a point (None: the run's own)."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ class SweepPoint:
         native: The run's own setting: native lengths (ElasticAST), or the length that a
             fixed-length model was trained at. The scattered dots of Figure 4.
         axis: What is swept, out of ``AXES``.
-        setting: Its value; NaN for an ensemble, whose members differ in it; 0 in files older
-            than this column, for which ``length_frames`` stands.
+        x: Its value on the axis; NaN for an ensemble, whose members differ in it.
         resize: How the kernel was resized (``pi``, ``bl``, ``bl-plain``) where patch sizes are
             swept.
     """
@@ -136,18 +135,13 @@ class SweepPoint:
     gflops: float
     positions: str
     native: bool
-    axis: str = "length"
-    setting: float = 0.0
-    resize: str = ""
-
-    @property
-    def x(self) -> float:
-        """Its place on the axis."""
-        return self.setting or self.length_frames
+    axis: str
+    x: float
+    resize: str
 
     @property
     def identity(self) -> Identity:
-        """What tells it from the other points of a sweep."""
+        """What distinguishes it from the other points of a sweep."""
         return (self.run, self.positions, self.resize, None if self.native else self.x)
 
     @property
@@ -166,7 +160,7 @@ _READERS: dict[str, Any] = {
 
 
 def model_label(config: RunConfig) -> str:
-    """What a run's model is called in tables and legends."""
+    """Returns the name of a run's model for tables and legends."""
     model, flexi = config.model, config.flexi
     name = {"elasticast": "ElasticAST", "ast": "AST", "flexiast": "FlexiAST"}[model.preset]
     if config.length.fixed_frames:
@@ -187,7 +181,7 @@ def model_label(config: RunConfig) -> str:
 
 
 def write_points(path: Path, points: Iterable[SweepPoint]) -> None:
-    """Write points as CSV, one a line, in the order of the fields."""
+    """Writes points as CSV, one a line, in the order of the fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -203,7 +197,7 @@ def _cell(value: object) -> str:
 
 
 def read_points(path: Path) -> list[SweepPoint]:
-    """The points of a CSV that ``write_points`` wrote.
+    """Returns the points of a CSV that ``write_points`` wrote.
 
     Raises:
         UsageError: There is no such file.
@@ -221,11 +215,9 @@ def read_points(path: Path) -> list[SweepPoint]:
 
 
 def _point(row: dict[str, str]) -> SweepPoint:
-    """Columns with a default may be missing: they were added after the first sweeps were made."""
-    fields = dataclasses.fields(SweepPoint)
-    kinds = {
-        field.name: str(field.type)
-        for field in fields
-        if field.name in row or field.default is dataclasses.MISSING
-    }
-    return SweepPoint(**{name: _READERS[kind](row[name]) for name, kind in kinds.items()})
+    return SweepPoint(
+        **{
+            field.name: _READERS[str(field.type)](row[field.name])
+            for field in dataclasses.fields(SweepPoint)
+        }
+    )

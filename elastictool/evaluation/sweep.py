@@ -1,13 +1,13 @@
-"""Every run at every length, patch size or resolution, with each clip decoded once.
+"""Sweeps: score every run at every value of an axis, with each clip decoded once.
 
-Reading and analysing audio costs as much as a small model's forward pass, and a sweep has dozens
-of points: so clips are taken in chunks of similar length, their log-mel frames are computed once
-per distinct analysis, and all points are scored from memory. Where a length cuts no clip of a
-chunk, the views equal those of a longer point and their logits are taken from there.
+A sweep is a grid of cells, one run at one value each, scored by the same loop as ``eval``. Reading
+and analysing audio costs as much as the forward pass of a small model, and a sweep has dozens of
+cells. So clips are taken in chunks of similar length, their log-mel frames are computed once per
+distinct framing, and all cells are scored from memory (``sweep_cells.py``).
 
-What is swept is a function from a run and a value to a front end (``sweep_lengths``: ElasticAST,
-Figure 4; ``sweep_patch_sizes``: FlexiAST, Table 1; resolutions are in ``resolutions.py``); the
-rest is the same for every axis.
+The axes (``AXES``) are input lengths (ElasticAST, Figure 4), patch sizes (FlexiAST, Table 1),
+frame shifts (ElasticAST, Figure 5) and pooling over time (ElasticAST, Table 1); ``extractor_at``
+says what a value of an axis does.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.config import PatchAxes
-from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.evaluate import split_clips
-from elastictool.evaluation.logit_cache import KeptScores
+from elastictool.evaluation.logit_cache import LogitCache
 from elastictool.evaluation.points import AXES, SweepPoint, model_label
-from elastictool.evaluation.sweep_chunks import Probabilities, Setting, Targets, score_chunk
+from elastictool.evaluation.run_data import split_clips
+from elastictool.evaluation.sweep_cells import (
+    PatchAxesOption,
+    Probabilities,
+    SweepCell,
+    Targets,
+    extractor_at,
+    own_value,
+    score_chunk,
+)
 from elastictool.metrics.classification import (
     METRIC_LABELS,
     classification_metrics,
@@ -36,132 +41,62 @@ from elastictool.metrics.classification import (
     top_k_accuracy,
 )
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
-from elastictool.packing.grid import patch_size_along
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import nearest_hint
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 CHUNK_CLIPS = 32
 """Clips in memory at once: at most 60 MB of samples and 50 MB of log-mel frames at the cap of
-3,072 frames, because one analysis after the other is scored."""
-
-
-Along = PatchAxes | Literal["auto"]
-"""Axes along which a patch size counts; ``auto`` is what a run was trained with, else both."""
-
-
-class SweepOptions(TypedDict, total=False):
-    """What every sweep takes; see ``sweep``."""
-
-    split: str
-    metric: str
-    precision: str
-    progress: Progress
-    ensemble: Sequence[LoadedRun]
-    known: Collection[SweepPoint]
-    keep: Path | None
-    between: Callable[[], None]
+3,072 frames, because one framing after the other is scored."""
+DEFAULT_LENGTHS = 12
+"""Number of lengths of a sweep that names none."""
 
 
 @dataclass(frozen=True)
-class SweepAxis:
-    """What a sweep varies.
+class SweepOptions:
+    """How to score the cells of a sweep.
 
     Attributes:
-        axis: Its name, out of ``AXES``.
-        at: A run's front end at a value.
-        own: Where a run's own setting lies on the axis, given the frames of its longest clip.
-    """
-
-    axis: str
-    at: Callable[[LoadedRun, float], FeatureExtractor]
-    own: Callable[[LoadedRun, int], float]
-
-
-def sweep_lengths(
-    runs: Sequence[LoadedRun],
-    store: PreparedStore,
-    lengths: Sequence[int],
-    **options: Unpack[SweepOptions],
-) -> list[SweepPoint]:
-    """Score every run at every length, and at its own.
-
-    Native-length models (ElasticAST) trim longer clips and never pad; fixed-length models trim
-    and pad, their positions fitted as each run's ``model.pos_embed_fit`` says. ``lengths`` are
-    frames; everything else is as in ``sweep``.
-
-    Source: ElasticAST Section 3.3.
-    """
-
-    def at(run: LoadedRun, frames: float) -> FeatureExtractor:
-        return run.feature_extractor.at_length(int(frames))
-
-    swept = SweepAxis("length", at, lambda run, frames: frames)
-    return sweep(swept, runs, store, lengths, **options)
-
-
-def sweep_patch_sizes(
-    runs: Sequence[LoadedRun],
-    store: PreparedStore,
-    sizes: Sequence[int],
-    axes: Along = "auto",
-    **options: Unpack[SweepOptions],
-) -> list[SweepPoint]:
-    """Score every run at every patch size, and at its own.
-
-    Kernels are resized as each run's ``model.resize`` says, positions bilinearly; clips have the
-    length that the run was trained at. ``axes`` says along which axes a size counts: ``auto`` is
-    what the run was trained with, both for runs with one patch size. Everything else is as in
-    ``sweep``.
-
-    Source: FlexiAST Section 3.3.
-    """
-
-    def at(run: LoadedRun, size: float) -> FeatureExtractor:
-        along = run.config.flexi.axes if axes == "auto" else axes
-        own = run.feature_extractor.patch_size
-        return run.feature_extractor.at_patch_size(patch_size_along(along, int(size), own))
-
-    def own_size(run: LoadedRun, frames: int) -> float:
-        frequency, time = run.feature_extractor.patch_size
-        return frequency if run.config.flexi.axes == "frequency" else time
-
-    swept = SweepAxis("patch_size", at, own_size)
-    return sweep(swept, runs, store, sizes, **options)
-
-
-def sweep(
-    swept: SweepAxis,
-    runs: Sequence[LoadedRun],
-    store: PreparedStore,
-    values: Sequence[float],
-    split: str = "test",
-    metric: str = "auto",
-    precision: str = "fp32",
-    progress: Progress = SILENT,
-    ensemble: Sequence[LoadedRun] = (),
-    known: Collection[SweepPoint] = (),
-    keep: Path | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> list[SweepPoint]:
-    """Score every run at every value of an axis, and at its own.
-
-    Args:
-        swept: What is varied.
-        runs: Models; each is scored on the clips that it sets aside itself.
-        store: The data; its classes must be the models'.
-        values: Where to score.
         split: ``train``, ``validation`` or ``test``.
         metric: Out of ``METRIC_LABELS``; ``auto`` is top-1, or mAP for multi-label data.
         precision: ``fp32`` or ``bf16``.
-        progress: Where to show a bar.
-        ensemble: Runs whose probabilities, each at its own setting, are averaged as one more row.
+        patch_axes: Axes along which a patch size counts; ``auto`` takes those that a run was
+            trained with, and both for runs with one patch size.
+        base_shift_ms: Frame shift of compression 1; 0 takes ``shortest_shift_ms``.
+        ensemble: Runs whose probabilities, each at its own value, are averaged as one more point.
         known: Points of these runs on these data, of an earlier sweep: not scored again.
-        keep: Folder for what is scored so far; the same sweep goes on from there.
+        cache: Folder for the logits of an unfinished sweep; the same sweep continues from there.
+        progress: Where to show a bar.
         between: Called between batches; may raise ``Stopped``.
+    """
+
+    split: str = "test"
+    metric: str = "auto"
+    precision: str = "fp32"
+    patch_axes: PatchAxesOption = "auto"
+    base_shift_ms: float = 0.0
+    ensemble: Sequence[LoadedRun] = ()
+    known: Collection[SweepPoint] = ()
+    cache: Path | None = None
+    progress: Progress = SILENT
+    between: Callable[[], None] = lambda: None
+
+
+def sweep(
+    axis: str,
+    runs: Sequence[LoadedRun],
+    store: PreparedStore,
+    values: Sequence[float],
+    options: SweepOptions = SweepOptions(),
+) -> list[SweepPoint]:
+    """Scores every run at every value of an axis, and at its own.
+
+    Args:
+        axis: Out of ``AXES``.
+        runs: Models; each is scored on the clips that its own split sets aside.
+        store: The data; its classes must be the models'.
+        values: Frames, patch sizes, compressions, or frames pooled into one.
+        options: How to score.
 
     Returns:
         For each run its own point (``native``), then its points by value; the ensemble last.
@@ -169,44 +104,64 @@ def sweep(
 
     Raises:
         CheckpointError: A model's classes are not those of the data.
-        UsageError: No run, no such split or metric, a value below the axis' least, or an
+        UsageError: No run, no such axis, split or metric, a value below the axis' least, or an
             ensemble whose members are evaluated on different clips.
         ElasticToolError: A model's scores are NaN.
-        Stopped: ``between`` raised it.
+        Stopped: ``options.between`` raised it.
+
+    Source: ElasticAST Sections 3.3 to 3.5, FlexiAST Section 3.3.
     """
-    metric = _checked(swept.axis, runs, values, metric, store.info.multi_label)
-    done = {point.identity for point in known}
-    asked = [s for run in runs for s in _settings(run, store, swept, values, split)]
-    settings = [setting for setting in asked if setting.identity not in done]
-    members = [_settings(run, store, swept, (), split)[0] for run in ensemble]
+    _check_values(axis, runs, values)
+    base = options.base_shift_ms or shortest_shift_ms(runs)
+    options = dataclasses.replace(
+        options,
+        metric=resolve_metric(options.metric, store.info.multi_label),
+        base_shift_ms=base,
+    )
+    known = {point.identity for point in options.known}
+    cells = [cell for run in runs for cell in _cells(axis, run, store, values, options)]
+    cells = [cell for cell in cells if cell.identity not in known]
+    members = [_cells(axis, run, store, (), options)[0] for run in options.ensemble]
     _check_members(members)
-    scored = [*settings, *members]
-    if not scored:
+    if not cells and not members:
         return []
-    kept = KeptScores(keep, store, precision, progress)
-    everything = np.unique(np.concatenate([setting.clips for setting in scored]))
-    order = everything[np.argsort(store.num_samples[everything], kind="stable")]
-    total = sum(len(setting.clips) for setting in scored)
-    what = "one point, clips" if len(scored) == 1 else f"{len(scored)} points, clips at all"
-    with progress.task(f"sweeping {what}", total) as bar:
-        for first in range(0, len(order), CHUNK_CLIPS):
-            between()
-            chunk = order[first : first + CHUNK_CLIPS]
-            score_chunk(scored, store, chunk, precision, bar, kept, between)
-    points = [_point(swept, setting, metric) for setting in settings]
-    return points + ([_ensemble_point(swept, members, metric)] if members else [])
+    _score([*cells, *members], store, options)
+    points = [_point(cell, options) for cell in cells]
+    return points + ([_ensemble_point(members, options)] if members else [])
 
 
-def no_run() -> UsageError:
-    """The error of a sweep without runs."""
-    return UsageError("there is no run to sweep", "train one: elastictool train")
+def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str) -> list[int]:
+    """Returns about a dozen numbers of frames up to the longest clip of ``split``, whole patches.
 
-
-def known_metric(metric: str, multi_label: bool) -> str:
-    """The name of the metric that ``metric`` stands for.
+    Models that take native lengths were not trained beyond their cap, so nothing lies beyond it.
+    Split, frames and patches are those of the first run.
 
     Raises:
-        UsageError: There is none.
+        CheckpointError: The model's classes are not those of the data.
+        UsageError: The split is empty.
+    """
+    first = runs[0].feature_extractor
+    longest = int(store.num_samples[split_clips(runs[0], store, split)].max())
+    frames = first.framing.num_frames(longest)
+    caps = [
+        run.feature_extractor.length.max_frames for run in runs if not run.feature_extractor.pads
+    ]
+    width = first.patch_size[1]
+    most = max(1, min(frames, max(caps, default=frames)) // width)
+    steps = range(1, DEFAULT_LENGTHS + 1)
+    return sorted({max(1, round(most * step / DEFAULT_LENGTHS)) * width for step in steps})
+
+
+def shortest_shift_ms(runs: Sequence[LoadedRun]) -> float:
+    """Returns the shortest frame shift of the runs, the base that runs with several can share."""
+    return min(run.feature_extractor.fbank.shift_ms for run in runs)
+
+
+def resolve_metric(metric: str, multi_label: bool) -> str:
+    """Returns the name of a metric, with ``auto`` resolved.
+
+    Raises:
+        UsageError: There is no such metric.
     """
     if metric == "auto":
         return "map" if multi_label else "top1"
@@ -215,86 +170,112 @@ def known_metric(metric: str, multi_label: bool) -> str:
     return metric
 
 
-def _checked(
-    axis: str, runs: Sequence[LoadedRun], values: Sequence[float], metric: str, multi_label: bool
-) -> str:
+def _check_values(axis: str, runs: Sequence[LoadedRun], values: Sequence[float]) -> None:
+    if axis not in AXES:
+        raise UsageError(f"unknown axis {axis!r}", nearest_hint(axis, list(AXES)))
     if not runs:
-        raise no_run()
+        raise UsageError("there is no run to sweep", "train one: elastictool train")
     least = AXES[axis].least
     if any(value < least for value in values):
         what = axis.replace("_", " ")
-        raise UsageError(f"a {what} of {min(values)} is no {what}", f"use {least:g} or more")
-    return known_metric(metric, multi_label)
+        raise UsageError(f"a {what} of {min(values)} is too small", f"use {least:g} or more")
 
 
-def _settings(
-    run: LoadedRun, store: PreparedStore, swept: SweepAxis, values: Sequence[float], split: str
-) -> list[Setting]:
-    clips = split_clips(run, store, split)
-    others = [(swept.at(run, value), value) for value in sorted(set(values))]
-    return [
-        Setting(swept.axis, run, feature_extractor, value, clips)
-        for feature_extractor, value in [(run.feature_extractor, None), *others]
+def _cells(
+    axis: str,
+    run: LoadedRun,
+    store: PreparedStore,
+    values: Sequence[float],
+    options: SweepOptions,
+) -> list[SweepCell]:
+    """The cell of the run's own value, then one cell for each value."""
+    clips = split_clips(run, store, options.split)
+    own = SweepCell(axis, run, run.feature_extractor, None, clips)
+    others = [
+        SweepCell(
+            axis,
+            run,
+            extractor_at(run, axis, value, options.patch_axes, options.base_shift_ms),
+            value,
+            clips,
+        )
+        for value in sorted(set(values))
     ]
+    return [own, *others]
 
 
-def _check_members(members: Sequence[Setting]) -> None:
+def _score(cells: Sequence[SweepCell], store: PreparedStore, options: SweepOptions) -> None:
+    """Scores all cells, chunk by chunk of clips in order of their length."""
+    cache = LogitCache(options.cache, store, options.precision, options.progress)
+    clips = np.unique(np.concatenate([cell.clips for cell in cells]))
+    order = clips[np.argsort(store.num_samples[clips], kind="stable")]
+    points = "1 point" if len(cells) == 1 else f"{len(cells)} points"
+    total = sum(len(cell.clips) for cell in cells)
+    with options.progress.task(f"sweep: {points}, clips", total) as bar:
+        for first in range(0, len(order), CHUNK_CLIPS):
+            options.between()
+            chunk = order[first : first + CHUNK_CLIPS]
+            score_chunk(cells, chunk, cache, bar, options.between)
+
+
+def _check_members(members: Sequence[SweepCell]) -> None:
     if len(members) == 1:
         raise UsageError("an ensemble of one run is that run", "name two runs or more")
     for member in members[1:]:
         _check_pair(members[0], member)
 
 
-def _check_pair(first: Setting, second: Setting) -> None:
-    """Two members must answer the same question about the same clips."""
+def _check_pair(first: SweepCell, second: SweepCell) -> None:
+    """Two members must have comparable probabilities of the same clips."""
     names = second.run.name, first.run.name
     losses = second.run.config.train.loss, first.run.config.train.loss
     if losses[0] != losses[1]:
         raise UsageError(
             f"{names[0]} was trained with train.loss={losses[0]}, {names[1]} with {losses[1]}: "
-            "chances of one class among all (ce) and of each class by itself (bce) have no mean",
+            "probabilities over all classes (ce) and of each class alone (bce) have no mean",
             "an ensemble needs runs with the same train.loss",
         )
     if not np.array_equal(second.clips, first.clips):
         raise UsageError(
-            f"{names[0]} and {names[1]} set other clips aside, so they cannot answer together",
+            f"{names[0]} and {names[1]} set other clips aside, so their mean is not defined",
             "an ensemble needs runs with the same data settings and the same seed, or data "
             "with a split of its own",
         )
 
 
-def _point(swept: SweepAxis, setting: Setting, metric: str) -> SweepPoint:
-    run, feature_extractor, axis = setting.run, setting.feature_extractor, swept.axis
-    value, interval = _metric(*setting.answers(), metric)
-    longest = max(view.total_frames for view in setting.views)
-    frames = int(setting.value) if axis == "length" and setting.value else longest
+def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
+    value, interval = _metric(*cell.probabilities(), options.metric)
+    longest = max(crop.total_frames for crop in cell.crops)
+    frames = int(cell.value) if cell.axis == "length" and cell.value else longest
+    own = own_value(cell.run, cell.axis, frames, options.base_shift_ms)
+    positions, resize = cell.fits
     return SweepPoint(
-        model=model_label(run.config),
-        run=run.name,
+        model=model_label(cell.run.config),
+        run=cell.run.name,
         length_frames=frames,
-        length_s=frames * feature_extractor.framing.shift_ms * 0.001,
-        metric=metric,
+        length_s=frames * cell.feature_extractor.framing.shift_ms * 0.001,
+        metric=options.metric,
         value=value,
         low=interval.low,
         high=interval.high,
-        clips=len(setting.views),
-        tokens=sum(scores.tokens for scores in setting.scores),
-        seconds=sum(scores.seconds for scores in setting.scores),
-        gflops=setting.gflops(),
-        positions=setting.ways[0],
-        native=setting.value is None,
-        axis=axis,
-        setting=float(swept.own(run, frames) if setting.value is None else setting.value),
-        resize=setting.ways[1],
+        clips=len(cell.crops),
+        tokens=sum(scores.tokens for scores in cell.scores),
+        seconds=sum(scores.seconds for scores in cell.scores),
+        gflops=cell.gflops(),
+        positions=positions,
+        native=cell.value is None,
+        axis=cell.axis,
+        x=float(own if cell.value is None else cell.value),
+        resize=resize,
     )
 
 
-def _ensemble_point(swept: SweepAxis, members: Sequence[Setting], metric: str) -> SweepPoint:
-    """The mean of the members' probabilities; cost is the sum of theirs."""
-    parts = [_point(swept, member, metric) for member in members]
-    answers = [member.answers() for member in members]
-    mean = np.mean([probabilities for probabilities, _ in answers], axis=0)
-    value, interval = _metric(mean, answers[0][1], metric)
+def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> SweepPoint:
+    """The score of the members' mean probabilities; tokens, time and FLOPs are their sums."""
+    parts = [_point(member, options) for member in members]
+    outputs = [member.probabilities() for member in members]
+    mean = np.mean([probabilities for probabilities, _ in outputs], axis=0)
+    value, interval = _metric(mean, outputs[0][1], options.metric)
     return dataclasses.replace(
         parts[0],
         model=f"Ensemble of {len(parts)}",
@@ -305,7 +286,7 @@ def _ensemble_point(swept: SweepAxis, members: Sequence[Setting], metric: str) -
         tokens=sum(part.tokens for part in parts),
         seconds=sum(part.seconds for part in parts),
         gflops=sum(part.gflops for part in parts),
-        setting=math.nan,
+        x=math.nan,
         positions="",
         resize="",
     )

@@ -1,8 +1,8 @@
-"""Embeddings on disk, and the nearest among them.
+"""Write and read embeddings, and find the nearest among them.
 
-``.npz`` and ``.parquet`` hold names, vectors and what made them, ``.npy`` the vectors alone.
-Nearest means by cosine: the angle says what a clip is like, the length mostly how loud or long it
-is.
+``.npz`` and ``.parquet`` hold names, vectors and the record of what made them; ``.npy`` holds the
+vectors alone. Nearest means by cosine: the angle says what a clip is like, the length mostly how
+loud or long it is.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from elastictool.utils.io import as_argument, atomic_path, readable
 SUFFIXES = (".npz", ".npy", ".parquet")
 Vectors = npt.NDArray[np.float32]
 _MADE_BY = "made_by"
-"""Under this name, a file says as JSON what made its vectors."""
+"""Key of the JSON text of the ``EmbeddingMeta`` in a file."""
 
 
 @dataclass(frozen=True)
 class EmbeddingMeta:
-    """What made vectors; those of anything else mean nothing beside them.
+    """What made vectors; only vectors with equal records can be compared.
 
     Attributes:
         weights: SHA-256, see ``LoadedRun.weights_sha256``.
-        run: The weights file, for who wants to use it again.
+        run: The weights file.
         patch_size: (frequency, time) of the patches.
         shift_ms: Time between frames.
         window_s: Length of windows; 0 took recordings whole as far as possible.
@@ -55,7 +55,7 @@ class EmbeddingMeta:
 
     @classmethod
     def of(cls, run: LoadedRun, rule: WindowRule) -> EmbeddingMeta:
-        """Of what ``run`` gives for recordings that are cut by ``rule``."""
+        """Returns the record of the vectors of a run for recordings that are cut by ``rule``."""
         feature_extractor = run.feature_extractor
         return cls(
             run.weights_sha256,
@@ -66,11 +66,11 @@ class EmbeddingMeta:
             rule.hop_s or rule.window_s,
         )
 
-    def require(self, other: EmbeddingMeta, place: Path) -> None:
-        """Vectors of ``other`` shall be looked for among those at ``place``, which are of this.
+    def check_compatible(self, other: EmbeddingMeta, place: Path) -> None:
+        """Rejects queries made by ``other`` for the vectors in the file ``place``.
 
         Raises:
-            UsageError: They are not of one kind; the hint says what makes such.
+            UsageError: They cannot be compared; the hint says which options make them comparable.
         """
         if other.weights != self.weights:
             raise UsageError(
@@ -79,37 +79,37 @@ class EmbeddingMeta:
             )
         if (other.patch_size, other.shift_ms) != (self.patch_size, self.shift_ms):
             raise UsageError(
-                f"{place} holds vectors of {_budget(self)}, the query would be of {_budget(other)}",
+                f"{place} holds vectors of {_patches(self)}, the query is of {_patches(other)}",
                 "give the query the --patch-size and --resolution of the index",
             )
         if (other.window_s, other.hop_s) != (self.window_s, self.hop_s):
             raise UsageError(
-                f"{place} holds vectors of {_cut(self)}, the query would be of {_cut(other)}",
+                f"{place} holds vectors of {_windows(self)}, the query is of {_windows(other)}",
                 f"--window {self.window_s:g} --hop {self.hop_s:g}",
             )
 
 
-def _budget(origin: EmbeddingMeta) -> str:
-    height, width = origin.patch_size
-    return f"patches of {height}x{width} at {origin.shift_ms:g} ms a frame"
+def _patches(meta: EmbeddingMeta) -> str:
+    height, width = meta.patch_size
+    return f"patches of {height}x{width} at {meta.shift_ms:g} ms a frame"
 
 
-def _cut(origin: EmbeddingMeta) -> str:
-    if not origin.window_s:
+def _windows(meta: EmbeddingMeta) -> str:
+    if not meta.window_s:
         return "whole recordings"
-    return f"windows of {origin.window_s:g} s, {origin.hop_s:g} s apart"
+    return f"windows of {meta.window_s:g} s, {meta.hop_s:g} s apart"
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingTable:
-    """Names and (n, D) vectors, and what made them; None where the file does not say."""
+    """Names and (n, D) vectors, and what made them; None where the file has no record."""
 
     names: tuple[str, ...]
     vectors: Vectors
-    origin: EmbeddingMeta | None = None
+    meta: EmbeddingMeta | None = None
 
     def nearest(self, queries: Vectors, top: int) -> list[list[tuple[str, float]]]:
-        """For each of (m, D) ``queries`` the ``top`` nearest names with their cosines.
+        """Returns for each of (m, D) ``queries`` the ``top`` nearest names with their cosines.
 
         Raises:
             UsageError: The queries have another width: they come from another model.
@@ -129,28 +129,28 @@ class EmbeddingTable:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file name that says no known format, before hours of work.
+    """Rejects a file name without a known ending, before hours of work.
 
     Raises:
         UsageError: It does not end in one of ``SUFFIXES``.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} says no known format", f"end it in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path} has no known ending", f"end it in {', '.join(SUFFIXES)}")
 
 
 def write_vectors(path: Path, table: EmbeddingTable) -> None:
-    """Write embeddings in the format that the name says.
+    """Writes embeddings in the format of the file's ending.
 
     Raises:
-        UsageError: The name says no known format.
-        ElasticToolError: The place cannot be written.
+        UsageError: The ending is not known.
+        ElasticToolError: The file cannot be written.
     """
     check_suffix(path)
     vectors = table.vectors
-    told: dict[str, Any] = {_MADE_BY: json.dumps(to_dict(table.origin))} if table.origin else {}
+    record: dict[str, Any] = {_MADE_BY: json.dumps(to_dict(table.meta))} if table.meta else {}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         if path.suffix.lower() == ".npz":
-            np.savez(file, names=np.array(table.names, dtype=np.str_), vectors=vectors, **told)
+            np.savez(file, names=np.array(table.names, dtype=np.str_), vectors=vectors, **record)
         elif path.suffix.lower() == ".npy":
             np.save(file, vectors)
         else:
@@ -158,11 +158,11 @@ def write_vectors(path: Path, table: EmbeddingTable) -> None:
             column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
             names = [readable(name) for name in table.names]  # Arrow's text is UTF-8
             columns = pa.table({"name": pa.array(names, pa.string()), "vector": column})
-            pq.write_table(columns.replace_schema_metadata(told or None), file)
+            pq.write_table(columns.replace_schema_metadata(record or None), file)
 
 
 def read_vectors(path: Path) -> EmbeddingTable:
-    """What ``write_vectors`` wrote, names included.
+    """Reads a table that ``write_vectors`` wrote with names.
 
     Raises:
         UsageError: Not there, no table of embeddings, or without names.
@@ -171,20 +171,20 @@ def read_vectors(path: Path) -> EmbeddingTable:
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path} cannot be searched", "an index is .npz or .parquet (with names)")
     try:
-        names, vectors, told = readers[path.suffix.lower()](path)
+        names, vectors, record = readers[path.suffix.lower()](path)
         _require_table(names, vectors)
-        origin = from_dict(EmbeddingMeta, json.loads(told)) if told else None
+        meta = from_dict(EmbeddingMeta, json.loads(record)) if record else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
             zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
         raise UsageError(
             f"{path} is no table of embeddings: {first_line(error)}",
             "make one with elastictool embed --out",
         ) from error
-    return EmbeddingTable(tuple(names), vectors.astype(np.float32, copy=False), origin)
+    return EmbeddingTable(tuple(names), vectors.astype(np.float32, copy=False), meta)
 
 
 Read = tuple[list[Any], npt.NDArray[Any], str]
-"""Names, vectors, and the JSON of what made them; empty where the file does not say."""
+"""Names, vectors, and the JSON text of what made them; empty without a record."""
 
 
 def _read_npz(path: Path) -> Read:
@@ -192,8 +192,8 @@ def _read_npz(path: Path) -> Read:
     if not isinstance(held, NpzFile):
         raise ValueError("it holds one array and no names")
     with held:
-        told = str(held[_MADE_BY]) if _MADE_BY in held else ""
-        return held["names"].tolist(), held["vectors"], told
+        record = str(held[_MADE_BY]) if _MADE_BY in held else ""
+        return held["names"].tolist(), held["vectors"], record
 
 
 def _read_parquet(path: Path) -> Read:
@@ -202,8 +202,8 @@ def _read_parquet(path: Path) -> Read:
     if not pa.types.is_fixed_size_list(kind):
         raise ValueError(f"its vectors are of the type {kind}")
     flat = table["vector"].combine_chunks().flatten().to_numpy()
-    told = (table.schema.metadata or {}).get(_MADE_BY.encode(), b"")
-    return table["name"].to_pylist(), flat.reshape(-1, kind.list_size), told.decode()
+    record = (table.schema.metadata or {}).get(_MADE_BY.encode(), b"")
+    return table["name"].to_pylist(), flat.reshape(-1, kind.list_size), record.decode()
 
 
 def _require_table(names: Any, vectors: npt.NDArray[Any]) -> None:

@@ -140,9 +140,9 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
-    from elastictool.evaluation.logit_cache import forget
+    from elastictool.evaluation.logit_cache import clear_cache
     from elastictool.evaluation.points import write_points
-    from elastictool.evaluation.sweep_axes import sweep_axis
+    from elastictool.evaluation.sweep import SweepOptions, sweep
     from elastictool.training.setup import pick_device
 
     settings, device = step.settings, pick_device("auto")
@@ -156,20 +156,17 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     ]
     if settings["native"]:
         loaded = [_at_native_lengths(run) for run in loaded]
-    points = sweep_axis(
-        settings["axis"],
-        loaded,
-        store,
-        settings["values"],
-        along=settings["axes"],
+    options = SweepOptions(
+        patch_axes=settings["axes"],
         base_shift_ms=settings["base_shift_ms"],
         split=settings["split"],
         precision=settings["precision"],
         progress=progress,
-        keep=step.path / UNFINISHED,
+        cache=step.path / UNFINISHED,
     )
+    points = sweep(settings["axis"], loaded, store, settings["values"], options)
     write_points(step.path / POINTS, points)
-    forget(step.path / UNFINISHED)
+    clear_cache(step.path / UNFINISHED)
     return {"clips": points[0].clips, "environment": environment()}
 
 

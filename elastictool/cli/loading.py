@@ -1,0 +1,86 @@
+"""Find and open the runs and data that a command names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elastictool.cli.console import say
+from elastictool.cli.options import BudgetOptions, ModelOptions
+
+if TYPE_CHECKING:
+    from elastictool.checkpoint.weights import LoadedRun
+    from elastictool.data.store import PreparedStore
+    from elastictool.inference.model import ElasticModel
+
+
+def locate_run(text: str) -> Path:
+    """Returns a run directory or checkpoint file, a run by its name, or the latest run.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    from elastictool.checkpoint.find import RUNS_ROOT, find_run
+
+    if text:
+        return find_run(text)
+    from elastictool.checkpoint.find import latest_run
+
+    return latest_run(RUNS_ROOT)
+
+
+def open_run(path: Path, options: ModelOptions, **overrides: Any) -> LoadedRun:
+    """Returns a run under the name of its folder, also where the folder was renamed."""
+    from elastictool.checkpoint.weights import load_run
+    from elastictool.training.setup import pick_device
+
+    device = pick_device(options.device)
+    loaded = load_run(path, options.which.value, options.attention, device, **overrides)
+    name = path.resolve().name if path.is_dir() else loaded.name
+    loaded = dataclasses.replace(loaded, name=name)
+    if isinstance(options, BudgetOptions):
+        return loaded.with_tokens(options.patch_size, options.resolution)
+    return loaded
+
+
+def open_model(run: str, options: BudgetOptions) -> ElasticModel:
+    """Returns the model that a command's options name."""
+    from elastictool.inference.model import ElasticModel
+    from elastictool.inference.results import rounded_down
+
+    path = locate_run(run)
+    model = ElasticModel(open_run(path, options), options.precision.value)
+    say(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
+    return model
+
+
+def results_folder(path: Path) -> Path:
+    """Returns the folder for results of a run: its own, or one next to a weights file."""
+    return path if path.is_dir() else path.with_name(f"{path.stem}_eval")
+
+
+def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
+    """Returns the named data, else the run's own; the latest for a model that names none.
+
+    Raises:
+        UsageError: They are not there. Scores on other data are none of the run's, so they are
+            never taken without asking.
+    """
+    from elastictool.data.paths import find_dataset, require_recorded_dataset
+    from elastictool.data.store import PreparedStore
+
+    own = run.config.data.dataset
+    if dataset or not own:
+        return PreparedStore.open(find_dataset(dataset))
+    return PreparedStore.open(require_recorded_dataset(own, run.path, run.name))
+
+
+def note_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:
+    """Prints, before anything is scored, which runs were trained on other data."""
+    from elastictool.evaluation.run_data import same_data
+
+    for run in runs:
+        if same_data(run, store) is False:
+            say(f"note: {store.path} is not the data that {run.name} was trained on")
