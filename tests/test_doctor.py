@@ -78,7 +78,7 @@ def test_it_outlives_whatever_is_missing() -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     broken = {row["name"] for row in report["versions"] if row["ok"] is False}
-    assert {"soundfile", "libsndfile", "soxr", "pyarrow", "scipy", "joblib"} <= broken
+    assert {"soundfile", "libsndfile", "av", "soxr", "pyarrow", "scipy", "joblib"} <= broken
     assert not any(row["reads"] for row in report["decoders"])
     assert all("soundfile" in row["detail"] for row in report["decoders"])
 
@@ -95,12 +95,12 @@ def test_without_torch_it_says_so_and_leaves_with_code_1() -> None:
 def test_an_extra_that_is_missing_comes_with_its_install_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hide_module(monkeypatch, "av")
+    hide_module(monkeypatch, "h5py")
     extras = {answer.name: answer for answer in installation.extras()}
-    assert extras["av"].ok is None
-    assert extras["av"].text == 'pip install "elastictool[av]"'
+    assert extras["h5py"].ok is None
+    assert extras["h5py"].text == 'pip install "elastictool[h5py]"'
     rows = {row["format"]: row for row in installation.decoders()}
-    assert rows["mp4"]["reads"] is False and extras["av"].text in rows["mp4"]["detail"]
+    assert rows["hdf5"]["reads"] is False and extras["h5py"].text in rows["hdf5"]["detail"]
     assert rows["wav"]["reads"] is True
 
 

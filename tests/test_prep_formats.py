@@ -9,12 +9,10 @@ import pytest
 
 from elastictool.audio import trials
 from elastictool.audio.formats import FORMATS
-from elastictool.audio.pyav import INSTALL
 from elastictool.data.inspect import read_rejected
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import AudioError
 from tests.helpers.corpus_trees import epic_tree, write_table
-from tests.helpers.toy_data import hide_module
 
 
 def write(path: Path, kind: str) -> Path:
@@ -28,7 +26,6 @@ def write(path: Path, kind: str) -> Path:
 
 
 def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
-    pytest.importorskip("av")
     kinds = [kind for kind in FORMATS if not kind.members]
     for kind in kinds:
         write(
@@ -49,7 +46,6 @@ def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_slice_of_a_video_is_a_clip(tmp_path: Path) -> None:
-    pytest.importorskip("av")
     root = epic_tree(tmp_path / "epic")
     for path in (root / "audio").iterdir():
         path.unlink()
@@ -57,22 +53,6 @@ def test_a_slice_of_a_video_is_a_clip(tmp_path: Path) -> None:
         path.with_suffix(".mp4").write_bytes(content)
     store = prepare("epic-sounds", root, tmp_path / "data")
     assert store.num_samples.tolist() == [8_000, 24_000, 8_000]
-
-
-def test_without_the_extra_such_files_are_rejected_and_the_others_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("av")
-    for name, kind in (("a.wav", "wav"), ("b.m4a", "mp4"), ("c.webm", "webm")):
-        write(tmp_path / "raw" / "train" / "x" / name, kind)
-    hide_module(monkeypatch, "av")
-    store = prepare("folder", tmp_path / "raw", tmp_path / "data")
-    assert store.ids.tolist() == ["train/x/a.wav"]
-    rows = {row["path"]: row["reason"] for row in read_rejected(store.path)}
-    assert rows == {
-        "train/x/b.m4a": f"reading mp4 needs the extra av: {INSTALL}",
-        "train/x/c.webm": f"reading webm needs the extra av: {INSTALL}",
-    }
 
 
 def test_files_that_are_named_wrongly_are_read_and_noted(tmp_path: Path) -> None:
@@ -84,6 +64,17 @@ def test_files_that_are_named_wrongly_are_read_and_noted(tmp_path: Path) -> None
     assert len(store) == 6
     note = "2 files hold another format than their ending says: a.mp3 is wav, b.wav is flac"
     assert note in store.info.notes
+
+
+def test_a_file_with_damaged_packets_is_kept_and_noted(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.m4a", "mp4").read_bytes()
+    middle = whole.index(b"mdat") + 4_000
+    (tmp_path / "damaged.m4a").write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
+    rows = [("path", "label"), ("whole.m4a", "x"), ("damaged.m4a", "x")]
+    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    assert store.num_samples.tolist() == [16_000, 16_000]
+    (note,) = [note for note in store.info.notes if "cannot be decoded" in note]
+    assert note.startswith("1 file has packets") and "damaged.m4a (" in note
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus", "aiff", "au", "w64", "rf64", "caf", "nist", "mp3"])

@@ -1,9 +1,9 @@
-"""Is all of the file here? What containers promise in their headers, held against the file's size.
+"""Detects files that were cut off: compares the length in a header with the file's size.
 
 libsndfile reads a file that was cut off (a broken download, a full disk) as if it had always been
-shorter. A label may then describe what is no longer there, so such a file is refused. This goes
-by the container alone, before anything is decoded. Formats that promise nothing (raw mp3 frames,
-an Ogg page more or less in a live recording) can only be checked as far as they do.
+shorter, and FFmpeg so reads mp3 and Ogg. A label may then describe what is no longer there, so
+such a file is refused. The container alone decides, before anything is decoded. Formats without a
+length (mp3 without Xing's header, raw aac) cannot be checked here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from typing import BinaryIO
 
 from elastictool.utils.errors import AudioError
 
-_UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFF000)
-"""What programs that write into a pipe put where a length belongs (ffmpeg, sox)."""
+_PLACEHOLDERS = (0x7FFFF000, 0x7FFFFFFF, 0x80000000, *range(0xFFFFFF00, 0x100000000))
+"""Stand for a length in what programs write into a pipe: the audio lasts to the end."""
+_BEFORE_AUDIO = "the file ends before its audio"
 
 _OGG_HEADER = 27
 _OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
 _OGG_END = 4
 """Flag of the last page of a stream."""
 
+_XING = re.compile(rb"(?:Xing|Info)\0\0\0([\x03\x07\x0b\x0f]).{4}(.{4})", re.DOTALL)
+"""Header of an mp3 that states the number of frames and bytes."""
+
 
 def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
-    """Compare what a container of this kind promises with what is there.
+    """Compares the length that a container states with what is there.
 
     Args:
         raw: The file; its position is moved.
@@ -52,11 +56,14 @@ def _riff(raw: BinaryIO, size: int) -> str:
     length_64 = 0
     for kind, length in _chunks(raw, ">" if big_endian else "<"):
         if kind == b"ds64":
-            (length_64,) = struct.unpack("<8xQ", raw.read(16))
+            sizes = raw.read(16)
+            if len(sizes) < 16:
+                return _BEFORE_AUDIO
+            (length_64,) = struct.unpack("<8xQ", sizes)
             raw.seek(-16, os.SEEK_CUR)
         elif kind == b"data":
-            promised = length_64 if length == _UNKNOWN_SIZES[0] and length_64 else length
-            return "" if promised in _UNKNOWN_SIZES else _shortage(promised, size - raw.tell())
+            stated = length_64 if length == 0xFFFFFFFF and length_64 else length
+            return "" if stated in _PLACEHOLDERS else _shortage(stated, size - raw.tell())
     return ""
 
 
@@ -65,7 +72,7 @@ def _aiff(raw: BinaryIO, size: int) -> str:
     for kind, length in _chunks(raw, ">"):
         if kind == b"SSND":
             return _shortage(length, size - raw.tell())
-    return "the file ends before its audio"
+    return _BEFORE_AUDIO
 
 
 def _chunks(raw: BinaryIO, byte_order: str) -> Iterator[tuple[bytes, int]]:
@@ -87,7 +94,7 @@ def _wave64(raw: BinaryIO, size: int) -> str:
         if length < 24:
             break
         raw.seek(-(-length // 8) * 8 - 24, os.SEEK_CUR)
-    return "the file ends before its audio"
+    return _BEFORE_AUDIO
 
 
 def _caf(raw: BinaryIO, size: int) -> str:
@@ -97,15 +104,15 @@ def _caf(raw: BinaryIO, size: int) -> str:
         if kind == b"data":
             return "" if length < 0 else _shortage(length, size - raw.tell())
         raw.seek(max(0, length), os.SEEK_CUR)
-    return "the file ends before its audio"
+    return _BEFORE_AUDIO
 
 
 def _au(raw: BinaryIO, size: int) -> str:
     header = raw.read(12)
     if len(header) < 12:
-        return "the file ends before its audio"
+        return _BEFORE_AUDIO
     offset, length = struct.unpack("<II" if header[:4] == b"dns." else ">II", header[4:])
-    return "" if length in _UNKNOWN_SIZES else _shortage(length, size - offset)
+    return "" if length in _PLACEHOLDERS else _shortage(length, size - offset)
 
 
 def _nist(raw: BinaryIO, size: int) -> str:
@@ -124,7 +131,7 @@ def _nist(raw: BinaryIO, size: int) -> str:
 
 
 def _ogg(raw: BinaryIO, size: int) -> str:
-    """The last page has to be whole and to say that it is the last."""
+    """The last page has to be whole and marked as the last: FFmpeg does not tell."""
     raw.seek(max(0, size - 2 * _OGG_LONGEST_PAGE))
     tail = raw.read()
     at = tail.rfind(b"OggS\0")
@@ -137,8 +144,14 @@ def _ogg(raw: BinaryIO, size: int) -> str:
     return "" if page[5] & _OGG_END else "the Ogg stream has no end-of-stream page"
 
 
-def _shortage(promised: int, present: int) -> str:
-    return f"{max(0, present)} of {promised} bytes of audio" if present < promised else ""
+def _mp3(raw: BinaryIO, size: int) -> str:
+    """Xing's header states the bytes of audio, in the first frame."""
+    stated = _XING.search(raw.read(64))
+    return _shortage(int.from_bytes(stated[2], "big"), size) if stated else ""
+
+
+def _shortage(stated: int, present: int) -> str:
+    return f"{max(0, present)} of {stated} bytes of audio" if present < stated else ""
 
 
 _CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
@@ -151,5 +164,6 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
     "nist": _nist,
     "ogg": _ogg,
     "opus": _ogg,
+    "mp3": _mp3,
     "ogg-flac": _ogg,
 }

@@ -1,8 +1,8 @@
-"""Audio in and out: whole files or parts of them, any rate, 16-bit bytes for the store.
+"""Decodes, resamples and encodes audio: whole files or parts, any rate, 16-bit bytes for the store.
 
-Which decoder reads a file follows from its first bytes, never from its name. Whatever is wrong
-with a file becomes one ``AudioError`` that says what and where, because ``prep`` writes these
-sentences into ``rejected.csv`` and goes on. Long recordings pass in blocks (``stream``,
+The first bytes of a file choose its decoder, never its name (``_open_by_content``). Whatever is
+wrong with a file becomes one ``AudioError`` that says what and where, because ``prep`` writes these
+sentences into ``rejected.csv`` and continues. Long recordings pass in blocks (``stream``,
 ``resample_blocks``, ``encode_blocks``); the functions on whole clips are the same with one block.
 """
 
@@ -21,8 +21,9 @@ import soxr
 
 from elastictool.audio.completeness import check_complete
 from elastictool.audio.formats import HEAD_BYTES, Format, sniff
+from elastictool.audio.hdf5 import open_array
+from elastictool.audio.pyav import open_av
 from elastictool.audio.reader import (
-    DECODERS,
     AudioInfo,
     AudioReader,
     Samples,
@@ -32,7 +33,9 @@ from elastictool.audio.reader import (
     opened,
     place_of,
 )
-from elastictool.utils.errors import AudioError, UsageError
+from elastictool.audio.sndfile import open_sndfile
+from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
+from elastictool.utils.optional import describe_error
 
 __all__ = [
     "RESAMPLER",
@@ -61,17 +64,18 @@ RESAMPLER = f"soxr {_QUALITY}"
 
 _FULL_SCALE = 32_768.0
 _LOUDEST = 256.0
-"""Floats beyond so many times full scale are integers that somebody stored as floats."""
+"""Floats beyond this multiple of full scale are integers that were stored as floats."""
+_RATES_HZ = (100, 10_000_000)
+"""Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
+those for bats and dolphins up to a few MHz."""
 _AT_ONCE = 1 << 18
-_LIBSNDFILE, _AV = "libsndfile", "av"
 
 
 def probe(source: Source) -> AudioInfo:
-    """Length, rate and channels, without decoding where the file says its length.
+    """Returns length, rate and channels, without decoding where the file states its length.
 
     Raises:
-        AudioError: Unreadable, not audio, empty, cut off, or of a kind whose decoder is not
-            installed.
+        AudioError: Unreadable, not audio, empty, cut off, or its decoder is not installed.
     """
     with recording(source) as found:
         return found.info
@@ -80,7 +84,7 @@ def probe(source: Source) -> AudioInfo:
 def decode(
     source: Source, start: int = 0, stop: int | None = None, channel: str | int = "mean"
 ) -> tuple[Waveform, int]:
-    """Samples ``start`` to ``stop`` of one channel, at the file's own rate.
+    """Decodes samples ``start`` to ``stop`` of one channel, at the file's own rate.
 
     Args:
         source: A file, its bytes, or an open file.
@@ -105,7 +109,7 @@ def decode(
 def stream(
     source: Source, start: int = 0, stop: int | None = None, channel: str | int = "mean"
 ) -> Iterator[tuple[int, Iterator[Waveform]]]:
-    """As ``decode``, but gives (rate, blocks): never more than one block is in memory.
+    """Like ``decode``, but gives (rate, blocks): one block at a time is in memory.
 
     Errors that only show while decoding are raised by the blocks.
     """
@@ -114,41 +118,66 @@ def stream(
 
 
 class Recording:
-    """An opened recording: its header, and its samples as ``stream`` gives them."""
+    """An opened recording: its header, and its samples as ``stream`` gives them.
+
+    Raises:
+        AudioError: Its sample rate is none that a recorder has.
+    """
 
     def __init__(self, reader: AudioReader, name: str) -> None:
         self._reader, self._name = reader, name
         self.sample_rate_hz = reader.sample_rate_hz
+        if not _RATES_HZ[0] <= self.sample_rate_hz <= _RATES_HZ[1]:
+            raise AudioError(f"{name}: a sample rate of {self.sample_rate_hz} Hz is not audio")
 
     @property
     def info(self) -> AudioInfo:
-        """What its header says; see ``probe``."""
+        """Its length, rate and channels; see ``probe``."""
         reader = self._reader
-        return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+        with _refused(self._name):
+            return AudioInfo(reader.num_samples, reader.sample_rate_hz, reader.channels)
+
+    @property
+    def damaged_packets(self) -> int:
+        """Packets that could not be decoded, in the blocks given so far; they became silence."""
+        return self._reader.damaged_packets
 
     def blocks(
         self, start: int = 0, stop: int | None = None, channel: str | int = "mean"
     ) -> Iterator[Waveform]:
-        """Samples ``start`` to ``stop`` of one channel, in blocks; asked once.
+        """Gives samples ``start`` to ``stop`` of one channel, in blocks; call it once.
 
         Raises:
             AudioError: Nothing lies between ``start`` and ``stop``.
         """
         if start or stop is not None:
-            stop = _checked_stop(self._reader, start, stop, self._name)
+            stop = _checked_stop(self.info.num_samples, start, stop, self._name)
         return _waveforms(self._reader, start, stop, channel, self._name)
 
 
 @contextmanager
 def recording(source: Source) -> Iterator[Recording]:
-    """Open ``source`` once, to look at its header and then read what one wants of it.
+    """Opens ``source`` once, to look at its header and then read some of it.
 
     Raises:
         AudioError: As ``probe``.
     """
     name = describe(source)
     with ExitStack() as stack:
-        yield Recording(_opened_by_its_decoder(stack, source, name), name)
+        with _refused(name):
+            found = Recording(_open_by_content(stack, source, name), name)
+        yield found
+
+
+@contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into the reason why this one file is refused."""
+    try:
+        yield
+    except ElasticToolError:
+        raise
+    except Exception as error:
+        raise AudioError(f"{name}: cannot be decoded ({describe_error(error)})") from error
 
 
 def resample(waveform: Waveform, from_hz: float, to_hz: int) -> Waveform:
@@ -261,41 +290,34 @@ def encode_blocks(
     return count
 
 
-def _opened_by_its_decoder(stack: ExitStack, source: Source, name: str) -> AudioReader:
-    """The recording, opened by who reads its kind.
+def _open_by_content(stack: ExitStack, source: Source, name: str) -> AudioReader:
+    """Opens a recording with the decoder of its format.
 
-    What has no format's first bytes, or an encoding that libsndfile does not know (wav holding
-    AC-3, a flac without a length), is offered to PyAV.
+    PyAV also gets what has no format's first bytes, and what libsndfile does not know inside its
+    own containers (AC-3 in a wav, a flac without a length).
     """
     place, member = place_of(source)
     with opened(place, name) as raw:
-        kind = _known_kind(raw, name)
-    if member and not (kind and kind.members):
+        kind = _known_format(raw, name)
+    if kind and kind.members:
+        return stack.enter_context(open_array(source, name))
+    if member:
         raise AudioError(f"{name}: cannot be read (a file is no folder)")
-    if kind and kind.decoder != _LIBSNDFILE:
-        install = DECODERS[kind.decoder].missing()
-        if install:
-            raise AudioError(
-                f"{name}: reading {kind.name} needs the extra {kind.decoder}: {install}"
-            )
+    reason = ""
+    if kind is None or kind.decoder == "libsndfile":
         try:
-            return stack.enter_context(DECODERS[kind.decoder].open(source, name))
+            return stack.enter_context(open_sndfile(source, name))
         except UnknownContent as error:
-            raise AudioError(f"{name}: damaged or truncated ({error})") from error
+            reason = str(error).strip().rstrip(".")
     try:
-        return stack.enter_context(DECODERS[_LIBSNDFILE].open(source, name))
+        return stack.enter_context(open_av(source, name))
     except UnknownContent as error:
-        unreadable = f"{name}: not readable as audio ({str(error).strip().rstrip('.')})"
-    if install := DECODERS[_AV].missing():
-        raise AudioError(unreadable + (f"; PyAV may read it: {install}" if kind else ""))
-    try:
-        return stack.enter_context(DECODERS[_AV].open(source, name))
-    except UnknownContent:
-        raise AudioError(unreadable) from None
+        wrong = f"not readable as audio ({reason})" if reason else f"damaged or truncated ({error})"
+        raise AudioError(f"{name}: {wrong}") from error
 
 
-def _known_kind(raw: BinaryIO, name: str) -> Format | None:
-    """What the file is by its first bytes; all of it must be there."""
+def _known_format(raw: BinaryIO, name: str) -> Format | None:
+    """Returns the format by the first bytes; the whole file must be there."""
     head = raw.read(HEAD_BYTES)
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
@@ -305,20 +327,25 @@ def _known_kind(raw: BinaryIO, name: str) -> Format | None:
     return kind
 
 
-def _checked_stop(reader: AudioReader, start: int, stop: int | None, name: str) -> int:
-    end = reader.num_samples if stop is None else min(stop, reader.num_samples)
+def _checked_stop(length: int, start: int, stop: int | None, name: str) -> int:
+    end = length if stop is None else min(stop, length)
     if not 0 <= start < end:
         asked = f"samples {start} to {'the end' if stop is None else stop}"
-        raise AudioError(f"{name}: {asked} were asked for, but it holds {reader.num_samples}")
+        raise AudioError(f"{name}: {asked} were asked for, but it holds {length}")
     return end
 
 
 def _waveforms(
     reader: AudioReader, start: int, stop: int | None, channel: str | int, name: str
 ) -> Iterator[Waveform]:
-    """One channel of each block, checked."""
+    """Gives one channel of each block, checked."""
     at = start
-    for block in reader.blocks(start, stop):
+    blocks = reader.blocks(start, stop)
+    while True:
+        with _refused(name):
+            block = next(blocks, None)
+        if block is None:
+            return
         waveform = _to_float(_pick_channels(block, channel, name))
         if not reader.holds_integers:
             _check_finite(waveform, at, name)

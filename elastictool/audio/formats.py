@@ -1,8 +1,8 @@
-"""Which audio formats there are: their names, file endings, first bytes, and who decodes them.
+"""Lists the audio formats: their names, file endings, first bytes and decoders.
 
-The one list of formats: ``prep`` takes the endings it looks for from here, decoding goes by the
-first bytes (users' files are often named wrongly), ``doctor`` tries every row. Plain data, so
-that a corpus can list files without loading a decoder.
+This is the only list of formats: ``prep`` takes the endings it looks for from here, decoding goes
+by the first bytes (users' files are often named wrongly), ``doctor`` tries every row. It is plain
+data, so a corpus can list files without loading a decoder.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 HEAD_BYTES = 64
-"""What ``sniff`` needs of the beginning of a file."""
+"""Length of the beginning of a file that ``sniff`` needs."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Format:
     """One kind of audio file.
 
     Attributes:
-        name: What we call it.
+        name: Its name in messages.
         suffixes: Endings in use, lower case; the usual one first.
-        decoder: Its entry in the decoder registry.
+        decoder: The library that reads it: libsndfile, av or h5py.
         matches: Whether a file that begins with these bytes is one.
         members: It holds recordings by name (``FILE/NAME``), which only a corpus can list, so its
-            ending makes no audio file of it.
+            ending does not count as audio.
     """
 
     name: str
@@ -48,11 +49,11 @@ FORMATS = (
     Format("w64", (".w64", ".wav"), "libsndfile", _begins(rb"riff\x2e\x91\xcf\x11")),
     Format("nist", (".sph", ".nist", ".wav"), "libsndfile", _begins(rb"NIST_1A\n")),
     Format("flac", (".flac",), "libsndfile", _begins(rb"fLaC")),
-    Format("opus", (".opus", ".ogg", ".oga"), "libsndfile", _begins(rb"OggS.{24}OpusHead")),
+    Format("opus", (".opus", ".ogg", ".oga"), "av", _begins(rb"OggS.{24}OpusHead")),
     Format("ogg-flac", (".oga", ".ogg"), "av", _begins(rb"OggS.{24}\x7fFLAC")),
-    Format("ogg", (".ogg", ".oga"), "libsndfile", _begins(rb"OggS")),
+    Format("ogg", (".ogg", ".oga"), "av", _begins(rb"OggS")),
     # A frame header of layer III: sync, no reserved version; layer bits 01. ADTS has them 00.
-    Format("mp3", (".mp3",), "libsndfile", _begins(rb"ID3", rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")),
+    Format("mp3", (".mp3",), "av", _begins(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")),
     Format("aiff", (".aiff", ".aif", ".aifc"), "libsndfile", _begins(rb"FORM....AIF[FC]")),
     Format("au", (".au", ".snd"), "libsndfile", _begins(rb"\.snd", rb"dns\.")),
     Format("caf", (".caf",), "libsndfile", _begins(rb"caff\x00\x01")),
@@ -64,7 +65,7 @@ FORMATS = (
     Format("asf", (".wma", ".wmv", ".asf"), "av", _begins(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11")),
     Format("hdf5", (".hdf5", ".h5"), "h5py", _begins(rb"\x89HDF\r\n\x1a\n"), members=True),
 )
-"""All formats, told apart by their first bytes; the first that matches counts."""
+"""All formats; the first whose bytes match counts."""
 
 AUDIO_SUFFIXES = frozenset(
     suffix for kind in FORMATS if not kind.members for suffix in kind.suffixes
@@ -76,20 +77,35 @@ MEMBER_SUFFIXES = frozenset(suffix for kind in FORMATS if kind.members for suffi
 
 
 def sniff(head: bytes) -> Format | None:
-    """The format of a file that begins with ``head``; None where it is none of ``FORMATS``."""
+    """Returns the format of a file that begins with ``head``; None where it is none of them."""
     return next((kind for kind in FORMATS if kind.matches(head)), None)
 
 
+def after_tags(file: BinaryIO) -> int:
+    """Returns where the content begins: after ID3v2 tags (wav and flac have them, too)."""
+    start = 0
+    while True:
+        file.seek(start)
+        header = file.read(10)
+        if len(header) < 10 or not header.startswith(b"ID3"):
+            return start
+        length = 0
+        for byte in header[6:]:
+            length = length << 7 | byte & 0x7F
+        start += 10 + length
+
+
 def misnamed(path: Path) -> str:
-    """The format of a file whose ending promises another one; empty where name and content agree.
+    """Returns the format of a file whose ending is another one's; empty where they agree.
 
     A file that is of no known format, or cannot be read, is not misnamed: decoding says more.
     """
     try:
         with path.open("rb") as file:
+            file.seek(after_tags(file))
             found = sniff(file.read(HEAD_BYTES))
     except OSError:
         return ""
     suffix = path.suffix.lower()
-    promises = suffix in AUDIO_SUFFIXES
-    return found.name if found and promises and suffix not in found.suffixes else ""
+    known = suffix in AUDIO_SUFFIXES
+    return found.name if found and known and suffix not in found.suffixes else ""

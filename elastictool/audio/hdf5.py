@@ -1,8 +1,8 @@
-"""Decoding out of HDF5: one file, a 1-D array of samples for each recording (EPIC-SOUNDS).
+"""Reads recordings out of an HDF5 file that holds a 1-D array of samples for each (EPIC-SOUNDS).
 
-A recording is named by a path through the file, ``audio.hdf5/P01_01``. Only the wanted slice is
+A recording is named by its path through the file, ``audio.hdf5/P01_01``. Only the wanted slice is
 read, block by block: the videos are hours long and the file is larger than the memory. Each use
-opens the file anew (about a millisecond), so no handle ever crosses into another process.
+opens the file anew (about a millisecond), so no handle crosses into another process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from elastictool.audio.reader import (
     BLOCK_VALUES,
-    DECODERS,
     AudioReader,
     Samples,
     Source,
@@ -34,25 +33,11 @@ DEFAULT_RATE_HZ = 24_000
 """Rate where no attribute says one: that of EPIC-SOUNDS, whose files have none."""
 
 
-class Hdf5Decoder:
-    """Opens arrays in HDF5 files."""
-
-    def missing(self) -> str:
-        """What to do about h5py, where it cannot be used."""
-        return missing_extra("h5py")
-
-    @contextmanager
-    def open(self, source: Source, name: str) -> Iterator[AudioReader]:
-        """As ``Decoder.open``; without a member's name the file's only array."""
-        place, member = place_of(source)
-        with _file(place, name) as file:
-            yield _Reader(_array(file, member, name), file, name)
-
-
 class _Reader:
     """One array."""
 
     channels = 1
+    damaged_packets = 0
 
     def __init__(self, array: Any, file: Any, name: str) -> None:
         self._array, self._name = array, name
@@ -73,12 +58,12 @@ class _Reader:
 
 
 def members(path: Path) -> list[str]:
-    """Names of the arrays in an HDF5 file, those in groups by their path, sorted.
+    """Returns the sorted paths of all arrays in an HDF5 file.
 
     Raises:
         ElasticToolError: h5py is not installed, or the file cannot be read.
     """
-    if install := DECODERS["h5py"].missing():
+    if install := missing_extra("h5py"):
         raise ElasticToolError(f"reading {path} needs the extra h5py", install)
     try:
         with _file(path, str(path)) as file:
@@ -99,7 +84,7 @@ def _names(file: Any) -> list[str]:
 
 @contextmanager
 def _file(place: Source, name: str) -> Iterator[Any]:
-    """The open file. It is not locked: network disks often cannot, and nobody writes here."""
+    """Opens the file without a lock: network disks often have none, and nobody writes here."""
     import h5py
 
     with ExitStack() as stack:
@@ -134,4 +119,15 @@ def _array(file: Any, member: str, name: str) -> Any:
     return found
 
 
-DECODERS.register("h5py")(Hdf5Decoder())
+@contextmanager
+def open_array(source: Source, name: str) -> Iterator[AudioReader]:
+    """Opens an array; without a member's name the file's only one. ``name`` is for messages.
+
+    Raises:
+        AudioError: h5py is not installed, or the array is missing or cannot be read.
+    """
+    if install := missing_extra("h5py"):
+        raise AudioError(f"{name}: reading hdf5 needs the extra h5py: {install}")
+    place, member = place_of(source)
+    with _file(place, name) as file:
+        yield _Reader(_array(file, member, name), file, name)

@@ -1,18 +1,27 @@
-"""Decoding with PyAV (FFmpeg's libraries): m4a, mp4, webm, and what libsndfile cannot read.
+"""Decodes with PyAV (FFmpeg's libraries): everything but PCM containers and FLAC.
 
-An extra, loaded when the first such file is met. The container is chosen by content, out of a
-list of kinds that hold media and nothing else: FFmpeg also knows play lists, and a text file among
-a user's recordings must not make us open addresses that it names. Slices of indexed containers are
-read by seeking, so that a clip out of an hour of video costs a clip's time.
+Packet by packet: a packet that cannot be decoded, or is missing by the time stamps, is counted,
+silence takes its place, and decoding continues, so that later sounds keep their times. A file
+whose last packet is damaged was cut off and is refused, and so is one with more damaged than good
+packets.
+
+A container is recognised by content, from a list of kinds that hold only media: FFmpeg also knows
+play lists, and a text file among a user's recordings must not make us open addresses in it.
+
+A part of a file is read by seeking where FFmpeg's time stamps lead to the exact sample (webm and
+mkv round them to a millisecond). Elsewhere a file is decoded from its beginning: raw AAC, wma, avi,
+FLAC in Ogg, and joined files in which times start again.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -20,190 +29,278 @@ import numpy.typing as npt
 
 from elastictool.audio.reader import (
     BLOCK_VALUES,
-    DECODERS,
     AudioReader,
     Samples,
     Source,
     UnknownContent,
     in_range,
-    nameless,
     opened,
 )
 from elastictool.utils.errors import AudioError
-from elastictool.utils.optional import install_command, missing_extra
 
-INSTALL = install_command("av")
+RUN_UP_SAMPLES = 25_000
+"""Decoded before a part: an mp3 frame borrows bits from up to 22 frames before it (25,000 samples
+at most), Opus needs 80 ms."""
 
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,avi,wv,asf,mp3,ogg,flac,wav,w64,aiff,au,caf,"
     "mpegts,mpeg,flv,amr,ac3,eac3,ape,tta,mpc,mpc8,dsf,voc"
 )
-_INDEXED = ("mov", "matroska")
-"""Containers that find the place of a time stamp; in others a seek is a guess."""
-_RUN_UP_S = 0.5
-"""Decoded before a slice: codecs need what came before (Opus asks for 80 ms)."""
+_WITH_LENGTH = ("mov", "wv", "matroska", "wav")
+"""Containers that state the length of a stream and where each packet lies."""
+_SEEKABLE = ("mp3", "ogg")
+"""Others where a seek is exact, as long as time stamps rise."""
+_VOTES = 16
+"""Frames that are asked where a seek has led."""
 _TOLERANCE_S = 0.1
-"""What may lack at the end: containers round, and count what a codec adds in front."""
+"""What may be missing: containers round, and count what a codec adds in front; time stamps jitter
+(Vorbis changes its block size, phones note when they recorded)."""
+_MP3_TOLERANCE_S = 0.01
+"""In an mp3 time stamps count frames, of 24 ms and more."""
+_LONGEST_GAP_S = 30.0
+"""A file that lacks more in one place is refused."""
 _LONGEST_FRAME = 4096
-"""Codecs fill their last frame up; a container that knows its length says by how much."""
-
-
-class PyAvDecoder:
-    """Opens files with PyAV."""
-
-    def missing(self) -> str:
-        """What to do about PyAV, where it cannot be used."""
-        return missing_extra("av")
-
-    @contextmanager
-    def open(self, source: Source, name: str) -> Iterator[AudioReader]:
-        """As ``Decoder.open``."""
-        with opened(source, name) as raw:
-            reader = _Reader(nameless(raw), name)
-            try:
-                yield reader
-            finally:
-                reader.close()
+"""Codecs pad their last frame; a container that knows its length says by how much."""
+_Frame = tuple[Any, int]
+"""A decoded frame, and the number of damaged packets before it."""
 
 
 class _Reader:
     """The first audio stream of one container."""
 
+    _stream: Any
+    _unread: Iterator[_Frame]
+
     def __init__(self, raw: BinaryIO, name: str) -> None:
         self._raw, self._name = raw, name
         self._container: Any = None
-        self._stream: Any = None
-        frames = self._open()
-        first = next(frames, None)
+        self._open()
+        first = next(self._unread, None)
         if first is None:
             raise AudioError(f"{name}: holds no samples")
-        self._origin = first.pts or 0
-        self._unread: Iterator[Any] = chain((first,), frames)
-        self.sample_rate_hz, self.channels = int(first.sample_rate), len(first.layout.channels)
-        self.holds_integers = first.format.name[0] in "su"
+        self._unread = chain((first,), self._unread)
+        frame, damaged = first
+        self.sample_rate_hz, self.channels = int(frame.sample_rate), len(frame.layout.channels)
+        self.holds_integers = frame.format.name[0] in "su"
+        self.damaged_packets = 0
+        self._origin = (self._stream.start_time if damaged else frame.pts) or 0
 
     def close(self) -> None:
-        """Close the container; the file below it stays open."""
-        self._container.close()
+        """Closes the container; the file below it stays open."""
+        if self._container is not None:
+            self._container.close()
 
     @cached_property
     def num_samples(self) -> int:
-        """As ``AudioReader.num_samples``; of a webm it may be a few milliseconds too many."""
-        if self._promised:
-            return self._promised
+        """As ``AudioReader.num_samples``; of webm and mkv possibly a few milliseconds too many."""
+        if self._stated and self._is(*_WITH_LENGTH):
+            return self._stated
         if self._is("matroska") and self._container.duration:
             return int(self._container.duration * self.sample_rate_hz // 1_000_000)
-        count = sum(int(frame.samples) for frame in self._unread)
-        self._reopen()
+        end = self._position(self._last_time or self._origin) if self._can_seek else 0
+        at, pieces = self._pieces(end)
+        count = at + sum(len(piece) for piece, _ in pieces)
+        self._check_end(count, self._stated)
+        self._open()
         return count
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
         """As ``AudioReader.blocks``."""
         done = start
-        pieces = self._samples(start, sys.maxsize if stop is None else stop)
-        if stop is None and self._promised:
-            pieces = _without_filling(pieces, self._promised - start)
-        for block in _grouped(pieces, BLOCK_VALUES // self.channels):
+        parts = self._part(start, sys.maxsize if stop is None else stop)
+        if stop is None and self._stated and self._is(*_WITH_LENGTH):
+            parts = _without_padding(parts, self._stated - start)
+        for block in _joined(parts, max(1, BLOCK_VALUES // self.channels)):
             done += len(block)
             yield block
-        promised = self._promised if stop is None else min(stop, self._promised)
-        if done < promised - _TOLERANCE_S * self.sample_rate_hz:
-            raise AudioError(f"{self._name}: truncated ({done} of {self._promised} samples)")
+        if done == start:
+            raise self._damaged(f"nothing can be decoded from sample {start} on")
+        self._check_end(done, self._stated if stop is None else min(stop, self._stated))
+
+    def _check_end(self, done: int, expected: int) -> None:
+        if done < expected - _TOLERANCE_S * self.sample_rate_hz:
+            raise AudioError(f"{self._name}: truncated ({done} of {self._stated} samples)")
 
     @cached_property
-    def _promised(self) -> int:
+    def _stated(self) -> int:
         """Samples that the container says the stream has; 0 where it only estimates.
 
         A container's own duration is that of its longest stream, so it counts only where there
-        is no other. Matroska's writers note each stream's length in a tag.
+        is no other. Matroska's writers note each stream's length in a tag. In Ogg it is the time
+        of the last page: that of the last part where several were joined.
         """
         seconds = 0.0
-        if (self._is("mov") or self._is("wv")) and self._stream.duration:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        elif self._is("matroska"):
+        if self._is("matroska"):
             tag = self._stream.metadata.get("DURATION", "")
-            if tag.count(":") == 2:
-                hours, minutes, rest = tag.split(":")
+            if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag, re.ASCII):
+                hours, minutes, rest = found.groups()
                 seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest)
             elif len(self._container.streams) == 1 and self._container.duration:
                 seconds = self._container.duration / 1_000_000
+        elif self._is("ogg", *_WITH_LENGTH) and self._stream.duration:
+            seconds = float(self._stream.duration * self._stream.time_base)
         return round(seconds * self.sample_rate_hz)
 
-    def _is(self, container: str) -> bool:
-        return container in self._container.format.name.split(",")
+    @cached_property
+    def _last_time(self) -> int | None:
+        """Time stamp of the last packet; None where times are missing or start again."""
+        last: int | None = self._origin
+        for packet in self._packets():
+            if packet.size and last is not None:
+                last = packet.pts if packet.pts is not None and packet.pts >= last else None
+        self._open()
+        return last
 
-    def _open(self) -> Iterator[Any]:
-        """Frames from the beginning."""
-        import av
+    @property
+    def _samples_per_tick(self) -> Any:
+        """Samples in one unit of the stream's time stamps, as an exact fraction."""
+        return self._stream.time_base * self.sample_rate_hz
 
+    def _position(self, pts: int) -> int:
+        """The sample at a time stamp."""
+        position: int = round((pts - self._origin) * self._samples_per_tick)
+        return position
+
+    def _is(self, *containers: str) -> bool:
+        return any(name in containers for name in self._container.format.name.split(","))
+
+    def _open(self) -> None:
+        """Opens the container at its beginning; tags in any encoding are accepted."""
+        import av  # here, because most recordings are PCM and the import takes a tenth of a second
+
+        self.close()
         self._raw.seek(0)
         try:
-            self._container = av.open(self._raw, options={"format_whitelist": _CONTAINERS})
+            self._container = av.open(
+                self._raw,
+                options={"format_whitelist": _CONTAINERS},
+                metadata_errors="replace",
+            )
         except av.error.FFmpegError as error:
             raise UnknownContent(error.strerror or str(error)) from error
         if not self._container.streams.audio:
-            self._container.close()
             raise AudioError(f"{self._name}: holds no audio stream")
         self._stream = self._container.streams.audio[0]
-        return self._frames()
+        self._unread = self._frames()
 
-    def _reopen(self) -> None:
-        self._container.close()
-        self._unread = self._open()
-
-    def _frames(self) -> Iterator[Any]:
-        """Decoded frames from where the container stands."""
+    def _packets(self) -> Iterator[Any]:
+        """Packets of the stream from where the container stands."""
         import av
 
         try:
-            yield from self._container.decode(self._stream)
+            yield from self._container.demux(self._stream)
         except av.error.FFmpegError as error:
-            reason = error.strerror or str(error)
-            raise AudioError(f"{self._name}: damaged or truncated ({reason})") from error
+            raise self._damaged(error.strerror or str(error)) from error
 
-    def _samples(self, start: int, end: int) -> Iterator[Samples]:
-        """(n, channels) pieces from ``start`` to ``end``, one a frame."""
-        at = self._seek(start)
-        for frame in self._unread:
-            if (frame.sample_rate, len(frame.layout.channels)) != (
-                self.sample_rate_hz,
-                self.channels,
-            ):
+    def _frames(self) -> Iterator[_Frame]:
+        """Decoded frames from where the container stands."""
+        import av
+
+        reason, damaged, good = "", 0, 0
+        waiting = 0
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                reason = error.strerror or str(error)
+                damaged, waiting = damaged + 1, waiting + 1
+                continue
+            good += 1
+            for frame in frames:
+                yield frame, waiting
+                waiting = 0
+        if waiting or damaged > good:
+            raise self._damaged(f"{reason}, in {damaged} of {damaged + good} packets")
+
+    def _damaged(self, reason: str) -> AudioError:
+        return AudioError(f"{self._name}: damaged or truncated ({reason})")
+
+    def _pieces(self, start: int) -> tuple[int, Iterator[tuple[Samples, int]]]:
+        """Decodes from ``start`` or before it.
+
+        Returns:
+            The first sample, and (n, channels) pieces with the number of damaged packets that
+            each stands for.
+        """
+        if (target := start - RUN_UP_SAMPLES) > 0 and self._can_seek:
+            ticks = self._origin + int(target / self._samples_per_tick)
+            self._container.seek(ticks, stream=self._stream)
+            frames = self._frames()
+            first = list(islice(frames, _VOTES))
+            at = self._first_sample(first)
+            if at is not None and at <= start:
+                return at, self._converted(chain(first, frames), at)
+            self._open()  # an index with holes leads past the place
+        return 0, self._converted(self._unread, 0)
+
+    def _first_sample(self, frames: list[_Frame]) -> int | None:
+        """The position of the first frame, by most of their time stamps; None without any.
+
+        FFmpeg misjudges the duration of a Vorbis packet that begins a page, and so its time.
+        """
+        votes: Counter[int] = Counter()
+        done = 0
+        for frame, _ in frames:
+            if frame.pts is not None:
+                first = self._position(frame.pts) - done
+                if votes and abs(first - min(votes)) > self._tolerance:
+                    break  # behind a gap
+                votes[first] += 1
+            done += frame.samples
+        return votes.most_common(1)[0][0] if votes else None
+
+    @property
+    def _tolerance(self) -> float:
+        """Samples by which time stamps may be off."""
+        seconds = _MP3_TOLERANCE_S if self._is("mp3") else _TOLERANCE_S
+        return seconds * self.sample_rate_hz
+
+    @property
+    def _can_seek(self) -> bool:
+        if self._stream.codec_context.name == "flac":
+            return False
+        return self._is(*_WITH_LENGTH) or (self._is(*_SEEKABLE) and self._last_time is not None)
+
+    def _converted(self, frames: Iterator[_Frame], at: int) -> Iterator[tuple[Samples, int]]:
+        """Frames as (n, channels) values, with silence for what was damaged or is missing."""
+        expected = (self.sample_rate_hz, self.channels)
+        restarted = 0  # times start again where parts were joined
+        for frame, damaged in frames:
+            if (frame.sample_rate, len(frame.layout.channels)) != expected:
                 raise AudioError(f"{self._name}: changes its sample rate or channels half-way")
-            piece = _values(frame)[max(0, start - at) : max(0, end - at)]
-            at += frame.samples
+            array = frame.to_ndarray()
+            values = in_range(
+                array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
+            )
+            ahead = 0 if frame.pts is None else self._position(frame.pts) + restarted - at
+            if ahead < -self._tolerance:
+                restarted -= ahead
+            elif ahead > _LONGEST_GAP_S * self.sample_rate_hz:
+                seconds = ahead / self.sample_rate_hz
+                raise self._damaged(f"{seconds:.0f} s are missing at sample {at}")
+            elif damaged or ahead > self._tolerance:
+                silence = np.zeros((max(0, ahead), self.channels), dtype=values.dtype)
+                yield silence, damaged or 1
+                at += len(silence)
+            yield values, 0
+            at += len(values)
+
+    def _part(self, start: int, end: int) -> Iterator[Samples]:
+        """(n, channels) pieces from ``start`` to ``end``."""
+        at, pieces = self._pieces(start)
+        for values, damaged in pieces:
+            piece = values[max(0, start - at) : max(0, end - at)]
+            at += len(values)
+            if at >= start:
+                self.damaged_packets += damaged
             if len(piece):
                 yield piece
             if at >= end:
                 return
 
-    def _seek(self, start: int) -> int:
-        """Go to a frame at or before ``start``; returns its first sample."""
-        target_s = start / self.sample_rate_hz - _RUN_UP_S
-        if target_s <= 0 or not any(map(self._is, _INDEXED)):
-            return 0
-        ticks_per_s = 1 / self._stream.time_base
-        self._container.seek(self._origin + int(target_s * ticks_per_s), stream=self._stream)
-        frames = self._frames()
-        first = next(frames, None)
-        if first is not None and first.pts is not None:
-            seconds = float((first.pts - self._origin) * self._stream.time_base)
-            at = round(seconds * self.sample_rate_hz)
-            if at <= start:
-                self._unread = chain((first,), frames)
-                return at
-        self._reopen()  # an index with holes leads past the place
-        return 0
 
-
-def _values(frame: Any) -> Samples:
-    """(n, channels) of one frame."""
-    array = frame.to_ndarray()
-    return in_range(array.T if frame.format.is_planar else array.reshape(frame.samples, -1))
-
-
-def _without_filling(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
-    """``pieces`` up to ``length`` samples, or all where more than a last frame's filling follows.
+def _without_padding(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
+    """Gives ``length`` samples, or all where more than the padding of a last frame follows.
 
     A fragmented mp4 states the length of its first part only.
     """
@@ -220,18 +317,32 @@ def _without_filling(pieces: Iterator[Samples], length: int) -> Iterator[Samples
             beyond, length = [], sys.maxsize
 
 
-def _grouped(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
-    """Frames are about a thousand samples: join them to blocks of ``size`` or a little more."""
+def _joined(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
+    """Joins pieces of about a thousand samples to blocks of ``size``; the last is shorter."""
     group: list[npt.NDArray[Any]] = []
     count = 0
     for piece in pieces:
         group.append(piece)
         count += len(piece)
-        if count >= size:
-            yield cast(Samples, np.concatenate(group))
-            group, count = [], 0
-    if group:
+        while count >= size:
+            whole = np.concatenate(group)
+            yield cast(Samples, whole[:size])
+            group, count = [whole[size:]], count - size
+    if count:
         yield cast(Samples, np.concatenate(group))
 
 
-DECODERS.register("av")(PyAvDecoder())
+@contextmanager
+def open_av(source: Source, name: str) -> Iterator[AudioReader]:
+    """Opens a recording with PyAV; ``name`` is for messages.
+
+    Raises:
+        UnknownContent: FFmpeg does not know it.
+        AudioError: It holds no audio, or cannot be read.
+    """
+    with opened(source, name) as raw:
+        reader = _Reader(raw, name)
+        try:
+            yield reader
+        finally:
+            reader.close()

@@ -1,7 +1,7 @@
-"""What a decoder is: something that opens a recording and gives its samples in blocks.
+"""The interface of decoders: what opens a recording and gives its samples in blocks.
 
-Decoders stand side by side (libsndfile, PyAV, h5py), and everything above them (channels,
-checks, resampling) is written once in ``decode``. Samples come in blocks of bounded size, so that
+soundfile, PyAV and h5py each implement ``AudioReader``; ``decode`` chooses between them by content
+and does the rest (channels, checks, resampling) once. Samples come in blocks of bounded size, so
 three hours of audio need no more memory than three minutes.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -18,12 +19,12 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.audio.formats import after_tags
 from elastictool.utils.errors import AudioError
-from elastictool.utils.registry import Registry
 
 Samples = npt.NDArray[np.float32] | npt.NDArray[np.int16]
 Source = Path | bytes | BinaryIO
-"""A file, a recording in one (``FILE/NAME``), bytes, or a file that is open (and stays open)."""
+"""A file, a recording inside a file (``FILE/NAME``), bytes, or an open file (which stays open)."""
 
 BLOCK_VALUES = 1 << 21
 """Samples x channels of a block: 8 MB of float32; 48 s of mono at 44.1 kHz."""
@@ -31,10 +32,9 @@ BLOCK_VALUES = 1 << 21
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """Length, rate and channels of a recording.
 
-    ``num_samples`` is exact for formats that libsndfile reads; containers such as webm round
-    their length to a millisecond.
+    ``num_samples`` is exact, except for webm and mkv, which round their length to a millisecond.
     """
 
     num_samples: int
@@ -46,25 +46,28 @@ class AudioReader(Protocol):
     """An opened recording.
 
     Attributes:
-        sample_rate_hz: Its rate.
-        channels: How many.
+        sample_rate_hz: Its sample rate.
+        channels: Its number of channels.
         holds_integers: Samples are whole numbers, so none can be NaN or infinite.
+        damaged_packets: Packets that could not be decoded, of the blocks given so far; silence
+            stands in their place.
     """
 
     sample_rate_hz: int
     channels: int
     holds_integers: bool
+    damaged_packets: int
 
     @property
     def num_samples(self) -> int:
-        """Length; counted by decoding where the file does not say.
+        """Length; counted where the header does not say it.
 
         Raises:
             AudioError: Damaged or truncated, found while counting.
         """
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
-        """(n, channels) blocks from sample ``start`` to ``stop`` (None: to the end); asked once.
+        """(n, channels) blocks from sample ``start`` to ``stop`` (None: the end); call it once.
 
         float32 in -1..1, or int16 where the file holds that.
 
@@ -73,40 +76,19 @@ class AudioReader(Protocol):
         """
 
 
-class Decoder(Protocol):
-    """A library that opens recordings."""
-
-    def missing(self) -> str:
-        """What to install before it can be used; empty where it is there."""
-
-    def open(self, source: Source, name: str) -> AbstractContextManager[AudioReader]:
-        """Open a recording; ``name`` is for messages.
-
-        Raises:
-            UnknownContent: It is nothing that this decoder knows; another may.
-            AudioError: It is, but cannot be read.
-        """
-
-
 class UnknownContent(Exception):
-    """A decoder does not know what it was given; the text is the library's own."""
-
-
-DECODERS: Registry[Decoder] = Registry(
-    "decoder",
-    ("elastictool.audio.sndfile", "elastictool.audio.pyav", "elastictool.audio.hdf5"),
-)
+    """A decoder does not know this content, another may; the text is the library's own."""
 
 
 def describe(source: Source) -> str:
-    """What messages call ``source``."""
+    """Returns the name of ``source`` in messages."""
     if isinstance(source, Path):
         return str(source)
     return f"<{len(source)} bytes in memory>" if isinstance(source, bytes) else "<an open file>"
 
 
 def place_of(source: Source) -> tuple[Source, str]:
-    """The file that ``source`` lies in and its name there; the name is empty for a plain file."""
+    """Returns the file that holds ``source`` and its name there; empty for a plain file."""
     if isinstance(source, Path) and not source.exists():
         for folder in source.parents:
             if folder.is_file():
@@ -116,54 +98,40 @@ def place_of(source: Source) -> tuple[Source, str]:
 
 @contextmanager
 def opened(source: Source, name: str) -> Iterator[BinaryIO]:
-    """The bytes of ``source`` as an open file, at its beginning.
+    """Opens the bytes of ``source`` at their beginning, after any ID3v2 tags.
+
+    The file carries no name of its own, because libraries would guess a format from it.
 
     Raises:
-        AudioError: It cannot be read.
+        AudioError: It cannot be read, or is a pipe, a socket or a device.
     """
     if isinstance(source, bytes):
-        yield io.BytesIO(source)
+        yield _after_tags(io.BytesIO(source))
     elif isinstance(source, Path):
         try:
+            mode = source.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise AudioError(f"{name}: is no regular file (a pipe, a socket or a device)")
             file = source.open("rb")
         except OSError as error:
             raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
-        with file:
-            yield file
+        with file, open(file.fileno(), "rb", closefd=False) as nameless:
+            yield _after_tags(nameless)
     else:
-        source.seek(0)
-        yield source
+        yield _after_tags(source)
 
 
-def in_range(samples: npt.NDArray[Any]) -> Samples:
-    """int16 as it is, everything else as float32 in -1..1."""
-    if samples.dtype == np.int16:
-        return samples
-    if samples.dtype.kind == "f":
-        return samples.astype(np.float32, copy=False)
-    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    centre = half if samples.dtype.kind == "u" else 0.0
-    scaled: Samples = ((samples - centre) / half).astype(np.float32)
-    return scaled
+def _after_tags(file: BinaryIO) -> BinaryIO:
+    start = after_tags(file)
+    file.seek(start)
+    return cast(BinaryIO, io.BufferedReader(_Rest(file, start))) if start else file
 
 
-def prefixed(prefix: bytes, raw: BinaryIO, start: int, stop: int) -> BinaryIO:
-    """A file of ``prefix``, then bytes ``start`` to ``stop`` of ``raw``; it has no name."""
-    return cast(BinaryIO, io.BufferedReader(_Prefixed(prefix, raw, start, stop)))
+class _Rest(io.RawIOBase):
+    """A file without its first bytes."""
 
-
-def nameless(raw: BinaryIO) -> BinaryIO:
-    """The same file without its name, from which libraries would guess what it holds."""
-    return prefixed(b"", raw, 0, raw.seek(0, os.SEEK_END))
-
-
-class _Prefixed(io.RawIOBase):
-    """Reads ``prefix``, then bytes ``start`` to ``stop`` of a file, as one file."""
-
-    def __init__(self, prefix: bytes, raw: BinaryIO, start: int, stop: int) -> None:
-        self._prefix, self._raw, self._start = prefix, raw, start
-        self._size = len(prefix) + stop - start
-        self._at = 0
+    def __init__(self, file: Any, start: int) -> None:
+        self._file, self._start = file, start
 
     def readable(self) -> bool:
         return True
@@ -172,18 +140,21 @@ class _Prefixed(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        moved: int = self._file.seek(offset + self._start * (whence == os.SEEK_SET), whence)
+        return moved - self._start
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._at)
-        if wanted <= 0:
-            return 0
-        part = self._prefix[self._at : self._at + wanted]
-        if not part:
-            self._raw.seek(self._start + self._at - len(self._prefix))
-            part = self._raw.read(wanted)
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+        count: int = self._file.readinto(buffer)
+        return count
+
+
+def in_range(samples: npt.NDArray[Any]) -> Samples:
+    """Returns int16 as it is, everything else as float32 in -1..1."""
+    if samples.dtype == np.int16:
+        return samples
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    centre = half if samples.dtype.kind == "u" else 0.0
+    scaled: Samples = ((samples - centre) / half).astype(np.float32)
+    return scaled

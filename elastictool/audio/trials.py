@@ -1,7 +1,7 @@
-"""Which formats can this installation read? Tried, not looked up.
+"""Tries which formats this installation can read.
 
-libsndfile and FFmpeg are built with and without codecs, so the answer is to write a short tone
-in every format and to read it back. Tests take their files from here too.
+libsndfile and FFmpeg are built with and without codecs, so a short tone is written in every format
+and read back. Tests take their files from here too.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import soundfile
 from elastictool.audio.decode import Waveform, decode
 from elastictool.audio.formats import FORMATS, Format
 from elastictool.audio.hdf5 import RATE_ATTRIBUTE
-from elastictool.audio.reader import DECODERS
 from elastictool.utils.errors import AudioError
+from elastictool.utils.optional import describe_error, missing_extra
 
 RATE_HZ = 48_000
-"""Of the samples: the one rate that Opus has."""
+"""Sample rate of what is written: the one rate that Opus has."""
 
 _DURATION_S = 0.25
 _HERTZ = 440.0
 _TOLERANCE_S = 0.08
-"""Lossy formats fill frames up, or leave what an encoder adds in front."""
+"""Lossy formats pad frames, or keep what an encoder adds in front."""
 
 _SNDFILE = {
     "wav": ("WAV", "PCM_16"),
@@ -56,12 +56,12 @@ _AV = {
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of reading one format.
+    """Result of reading one format.
 
     Attributes:
         format: The format's name.
         suffixes: Its endings.
-        decoder: Who reads it.
+        decoder: The library that reads it.
         reads: Whether it can be read; None where no sample could be made to try.
         detail: Why not; empty where it can.
     """
@@ -74,18 +74,18 @@ class Trial:
 
 
 def try_formats() -> list[Trial]:
-    """Write and read a short tone in every format of ``FORMATS``."""
+    """Writes and reads a short tone in every format of ``FORMATS``."""
     return [_try(kind) for kind in FORMATS]
 
 
 def tone(duration_s: float = _DURATION_S) -> Waveform:
-    """(n,) a tone at half of full scale, at ``RATE_HZ``."""
+    """Returns (n,) samples of a tone at half of full scale, at ``RATE_HZ``."""
     time_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
     return (0.5 * np.sin(2 * np.pi * _HERTZ * time_s)).astype(np.float32)
 
 
 def sample(kind: str, waveform: Waveform) -> bytes:
-    """``waveform`` as a file of the format called ``kind``.
+    """Returns the bytes of a file with ``waveform`` in the format called ``kind``.
 
     Raises:
         AudioError: This installation cannot write that format.
@@ -98,12 +98,12 @@ def sample(kind: str, waveform: Waveform) -> bytes:
 
 
 def _try(kind: Format) -> Trial:
-    install = DECODERS[kind.decoder].missing()
     reads: bool | None
-    if install:
-        reads, detail = False, install
-    else:
-        reads, detail = _read_back(kind.name)
+    try:
+        install = missing_extra("h5py") if kind.members else ""
+        reads, detail = (False, install) if install else _read_back(kind.name)
+    except Exception as error:  # a library that is missing or broken may raise anything
+        reads, detail = False, describe_error(error)
     return Trial(kind.name, kind.suffixes, kind.decoder, reads, detail)
 
 
@@ -154,10 +154,10 @@ def _as_hdf5(waveform: Waveform) -> bytes:
 
 
 def encode_with_av(waveform: Waveform, container: str, codec: str) -> bytes:
-    """``waveform`` as FFmpeg writes it.
+    """Returns the bytes of a file with ``waveform`` as FFmpeg writes it.
 
     Raises:
-        AudioError: PyAV is not installed, or lacks the encoder.
+        AudioError: This FFmpeg lacks the encoder.
     """
     import av
 

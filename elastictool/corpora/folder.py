@@ -56,8 +56,8 @@ class Folder:
         """The tree that is wanted."""
         return (
             "--dataset folder --root DIR, laid out as DIR/<class>/*.wav or "
-            "DIR/<train|val|test>/<class>/*.wav\n(also flac, ogg, opus, mp3, aiff, au; with the "
-            "extra av m4a, mp4, webm: elastictool doctor lists all)."
+            "DIR/<train|val|test>/<class>/*.wav\n(also flac, ogg, opus, mp3, aiff, au, m4a, mp4, "
+            "webm: elastictool doctor lists all)."
         )
 
     def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:

@@ -30,10 +30,11 @@ _SAID = {
 
 
 def _ranks() -> dict[str, int]:
-    """wav, flac, arrays in HDF5, what else libsndfile reads, videos and what needs PyAV."""
+    """Order of preference: wav, flac, arrays in HDF5, other audio files, then the rest."""
+    audio = ("mp3", "ogg", "opus")
     ranks: dict[str, int] = {}
     for kind in FORMATS:
-        rank = 2 if kind.members else 3 if kind.decoder == "libsndfile" else 4
+        rank = 2 if kind.members else 3 if kind.decoder == "libsndfile" or kind.name in audio else 4
         for suffix in kind.suffixes:
             ranks.setdefault(suffix, rank)
     return {**ranks, ".wav": 0, ".flac": 1}

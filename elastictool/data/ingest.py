@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from elastictool.audio.decode import (
     AudioInfo,
     Integers,
+    Recording,
     encode_blocks,
     recording,
     resample_blocks,
@@ -86,6 +87,7 @@ class StoredAudio:
         sum: Sum of their log-mel values.
         sum_of_squares: Sum of the squares of them.
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
+        damaged_packets: Packets that could not be decoded and became silence.
         digest: Hash of the stored samples, 64 bits: equal for recordings that sound exactly alike.
     """
 
@@ -98,6 +100,7 @@ class StoredAudio:
     sum_of_squares: float
     clipped_peak: float = 0.0
     digest: int = 0
+    damaged_packets: int = 0
 
 
 def ingest(
@@ -128,7 +131,7 @@ def ingest(
     rate_hz = settings.fbank.sample_rate_hz
     with _spooled(scratch) as file:
         measure = _Measured(settings.fbank, measured)
-        with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks):
+        with _source(corpus, clip, root, settings.channel) as (source_rate_hz, blocks, opened):
             counted = _Counted(_kept(blocks, source_rate_hz, settings))
             peaks: list[float] = []
             resampled = resample_blocks(counted, source_rate_hz, rate_hz, peaks.append)
@@ -149,6 +152,7 @@ def ingest(
             measure.sum_of_squares,
             max(peaks, default=0.0),
             measure.digest,
+            opened.damaged_packets if opened else 0,
         )
 
 
@@ -202,17 +206,17 @@ class _Counted:
 @contextmanager
 def _source(
     corpus: Corpus, clip: SourceClip, root: Path, channel: str | int
-) -> Iterator[tuple[int, Iterator[Waveform]]]:
-    """The clip's rate, and its waveform in blocks."""
+) -> Iterator[tuple[int, Iterator[Waveform], Recording | None]]:
+    """The clip's rate, its waveform in blocks, and the opened file if there is one."""
     if isinstance(corpus, RenderingCorpus):
         waveform, rate_hz = corpus.read(clip)
-        yield rate_hz, iter((waveform,))
+        yield rate_hz, iter((waveform,)), None
         return
     path = root / clip.path
     before = _state(path)
     with recording(path) as opened:
         start, stop = _slice(opened.info, clip) if _is_slice(clip) else (0, None)
-        yield opened.sample_rate_hz, opened.blocks(start, stop, channel)
+        yield opened.sample_rate_hz, opened.blocks(start, stop, channel), opened
     if _state(path) != before:
         raise AudioError("was changed while it was read; prepare it again once it is whole")
 

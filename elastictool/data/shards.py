@@ -80,6 +80,7 @@ class ShardReport:
         source_rates: Clips per original rate.
         sums: ``split``, ``fold`` -> frames, sum, sum of squares.
         misnamed: Format of each file whose name promises another.
+        damaged: Packets that could not be decoded, of each file that has some.
         clipped: Clips per split that went beyond full scale.
         loudest: Of them, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
@@ -94,6 +95,7 @@ class ShardReport:
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
@@ -206,6 +208,9 @@ def _rows(
             report.rejected.append((clip.id, readable(clip.path), reason, clip.split))
             continue
         _note_name(task, report, clip)
+        if audio.damaged_packets:
+            path = readable(clip.path)
+            report.damaged[path] = report.damaged.get(path, 0) + audio.damaged_packets
         _count(report, sums, clip, audio)
         yield _row(clip, audio, task.settings)
 

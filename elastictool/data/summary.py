@@ -73,7 +73,8 @@ def finish(
         fbank_sums=_fbank_sums(reports),
         notes=[
             *(*listing.notes, *listing.warnings),
-            *(*_notes(listing, settings), *_misnamed(reports), *_clipped(reports)),
+            *(*_notes(listing, settings), *_misnamed(reports), *_damaged(reports)),
+            *_clipped(reports),
             *(*_alike(listing, reports), *_emptied(listing, reports), *_lost(listing, reports)),
         ],
         stats_clips=settings.stats_clips,
@@ -172,6 +173,18 @@ def _misnamed(reports: Sequence[ShardReport]) -> list[str]:
         return []
     examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
     return [f"{len(found)} files hold another format than their ending says: {examples}"]
+
+
+def _damaged(reports: Sequence[ShardReport]) -> list[str]:
+    """A note on files with packets that could not be decoded, if there are any."""
+    found: Counter[str] = Counter()
+    for report in reports:
+        found.update(report.damaged)
+    if not found:
+        return []
+    examples = ", ".join(f"{path} ({count})" for path, count in found.most_common(3))
+    files = "1 file has" if len(found) == 1 else f"{len(found)} files have"
+    return [f"{files} packets that cannot be decoded, silence took their place: {examples}"]
 
 
 def _clipped(reports: Sequence[ShardReport]) -> list[str]:

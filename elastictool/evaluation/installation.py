@@ -30,6 +30,7 @@ PACKAGES = {
     "torch": "torch",
     "numpy": "numpy",
     "soundfile": "soundfile",
+    "av": "av",
     "soxr": "soxr",
     "pyarrow": "pyarrow",
     "safetensors": "safetensors",
@@ -42,7 +43,6 @@ PACKAGES = {
 """Distributions that elastictool cannot do without (torchaudio apart), and how each is imported."""
 
 EXTRAS = {
-    "av": ("av",),
     "dask": ("dask", "distributed"),
     "h5py": ("h5py",),
     "hub": ("huggingface_hub",),
