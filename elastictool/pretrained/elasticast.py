@@ -1,8 +1,8 @@
 """ElasticAST as its authors publish it.
 
 Its attention has no 1/sqrt(d), in the blocks and in the pooling, so the model keeps
-``attention_scale`` 1. Patches run frequency-major and positions are looked up by index, as ours;
-incomplete patches are dropped, as its loader cuts clips to whole ones.
+``attention_scale`` 1. Patches run frequency-major and positions are looked up by index, as in our
+model; incomplete patches are dropped, as its loader cuts clips to whole ones.
 
 Source: published ElasticAST code (Feng et al. 2024).
 """
@@ -14,9 +14,9 @@ import math
 
 from elastictool.config import DataConfig, InitConfig, ModelConfig
 from elastictool.config.loader import frontend_config
-from elastictool.pretrained.ast_file import spectrogram
+from elastictool.pretrained.ast_family import spectrogram
 from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
-from elastictool.pretrained.names import DATA_PARALLEL, joint, linear
+from elastictool.pretrained.names import DATA_PARALLEL, layers
 from elastictool.pretrained.shapes import classes, encoder, need
 from elastictool.pretrained.source import Source
 from elastictool.utils.errors import CheckpointError
@@ -53,7 +53,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
 
 
 def _epic_sounds(described: Described) -> Described:
-    """The front end of EPIC-SOUNDS weights: librosa's STFT at 24 kHz, and no normalisation."""
+    """Sets the filterbank of EPIC-SOUNDS weights: librosa's STFT at 24 kHz, not normalised."""
     config = dataclasses.replace(
         described.config,
         fbank=frontend_config("epic-librosa"),
@@ -71,22 +71,26 @@ FORMATS.register("elasticast")(
         signature=(r"attn_pool_queries$", r"pos_embed_freq$", r"pos_embed_time$"),
         aliases=(DATA_PARALLEL,),
         keys=(
-            *linear("patch_embed.proj", "patch_embed.0"),
             Key("pos_embed.frequency", ("pos_embed_freq",)),
             Key("pos_embed.time", ("pos_embed_time",)),
-            *linear("blocks.{n}.norm1", f"{_BLOCK}.norm1"),
-            *joint("blocks.{n}.attn.qkv", f"{_BLOCK}.attn.to_q", f"{_BLOCK}.attn.to_kv"),
-            *linear("blocks.{n}.attn.proj", f"{_BLOCK}.attn.proj"),
-            *linear("blocks.{n}.norm2", f"{_BLOCK}.norm2"),
-            *linear("blocks.{n}.mlp.fc1", f"{_BLOCK}.mlp.fc1"),
-            *linear("blocks.{n}.mlp.fc2", f"{_BLOCK}.mlp.fc2"),
-            *linear("norm", "norm"),
             Key("attn_pool.latent", ("attn_pool_queries",)),
-            *linear("attn_pool.q", "attn_pool.to_q"),
-            *linear("attn_pool.kv", "attn_pool.to_kv"),
-            *linear("attn_pool.proj", "attn_pool.proj"),
-            *linear("fc_norm", "mlp_norm"),
-            *linear("head", "head"),
+            *layers(
+                {
+                    "patch_embed.proj": "patch_embed.0",
+                    "blocks.{n}.norm1": f"{_BLOCK}.norm1",
+                    "blocks.{n}.attn.qkv": (f"{_BLOCK}.attn.to_q", f"{_BLOCK}.attn.to_kv"),
+                    "blocks.{n}.attn.proj": f"{_BLOCK}.attn.proj",
+                    "blocks.{n}.norm2": f"{_BLOCK}.norm2",
+                    "blocks.{n}.mlp.fc1": f"{_BLOCK}.mlp.fc1",
+                    "blocks.{n}.mlp.fc2": f"{_BLOCK}.mlp.fc2",
+                    "norm": "norm",
+                    "attn_pool.q": "attn_pool.to_q",
+                    "attn_pool.kv": "attn_pool.to_kv",
+                    "attn_pool.proj": "attn_pool.proj",
+                    "fc_norm": "mlp_norm",
+                    "head": "head",
+                }
+            ),
         ),
         describe=_describe,
     )

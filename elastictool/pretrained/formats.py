@@ -1,8 +1,8 @@
-"""What a checkpoint format is: a table of names, and what the names do not say.
+"""Defines checkpoint formats: a table of names, and a function that reads the model's settings.
 
 An importer is a declaration. ``aliases`` bring the file's keys into one spelling, ``keys`` say
-which of them make which tensor of ours, ``ignored`` which of them mean nothing and why. Whatever
-is in neither table stops the import; nothing is loaded on the chance that it fits.
+which of them make which of our tensors, ``ignored`` which of them the model does not need and why.
+A key that is in neither table stops the import: nothing is loaded because it happens to fit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = "{n}"
 
 @dataclass(frozen=True)
 class Context:
-    """What a tensor's conversion may depend on."""
+    """What the conversion of a tensor may depend on."""
 
     model: ModelConfig
     rgb: Rgb
@@ -35,23 +35,23 @@ Join = Callable[[Sequence[Tensor], Context], Tensor]
 
 
 def same(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """The tensor as it is."""
+    """Returns the tensor unchanged."""
     (only,) = parts
     return only
 
 
 def rows(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """Matrices or vectors below one another: q, k, v to one projection."""
+    """Concatenates matrices or vectors along rows: q, k, v to one projection."""
     return torch.cat(tuple(parts))
 
 
 def tokens(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """Single tokens of any leading shape to (tokens, D)."""
+    """Concatenates single tokens of any leading shape to (tokens, D)."""
     return torch.cat([part.reshape(-1, context.model.width) for part in parts])
 
 
 def kernel(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """A convolution's (D, channels, pf, pt) kernel to (D, P), colours joined.
+    """Flattens a convolution's (D, channels, pf, pt) kernel to (D, P), colours joined.
 
     Source: a grey picture has three equal channels, so their sum keeps the function (AST); the
     mean keeps the size of the values (PaSST).
@@ -62,18 +62,18 @@ def kernel(parts: Sequence[Tensor], context: Context) -> Tensor:
 
 
 def prefix_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """The first rows of a (1, prefix + N, D) table."""
+    """Returns the rows of a (1, prefix + N, D) table for the prefix tokens."""
     return tokens(parts, context)[: context.model.prefix_tokens]
 
 
 def patch_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """The rows of a (1, prefix + N, D) table behind its first."""
+    """Returns the rows of a (1, prefix + N, D) table for the patches."""
     return tokens(parts, context)[context.model.prefix_tokens :]
 
 
 @dataclass(frozen=True)
 class Key:
-    """One tensor of ours and the file's keys that it is made of; ``{n}`` is a block's number.
+    """One of our tensors and the file's keys that it is made of; ``{n}`` is a block's number.
 
     Keys that end in ``?`` may be absent from the file.
     """
@@ -93,10 +93,10 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Described:
-    """What a file's model is, before a single tensor is converted.
+    """The model of a file, known before a single tensor is converted.
 
     Attributes:
-        config: The model and, where the format knows them, the front end's settings.
+        config: The model and, where the format knows them, the filterbank's settings.
         label_names: Classes in order; empty where the format does not know them.
         notes: What was inferred and not read.
     """
@@ -119,12 +119,12 @@ class Format:
         title: In words, for messages and listings.
         signature: Patterns that each match a key of every such file.
         foreign: Patterns that match no key of such a file, but of similar formats.
-        keys: The table of names; empty where the names are ours already.
-        describe: What the file's model is.
+        keys: The table of names; empty where the file has our names already.
+        describe: Reads the file's model.
         aliases: Replacements (pattern, by what) that bring keys into one spelling, in order.
-        ignored: Keys without meaning for the model.
-        official: Choices that the published code makes otherwise than ``crop``.
-        image: The grid is of pictures and says nothing about mel bins and seconds.
+        ignored: Keys that the model does not need.
+        official: Choices of the published code that differ from ``crop``.
+        image: The grid is that of pictures and is unrelated to mel bins and seconds.
         own: The file was written by elastictool and is recognised by its metadata.
     """
 
@@ -140,20 +140,20 @@ class Format:
     own: bool = False
 
     def spell(self, key: str) -> str:
-        """``key`` in the one spelling of the format."""
+        """Returns ``key`` in the one spelling of the format."""
         for pattern, replacement in self.aliases:
             key = re.sub(pattern, replacement, key)
         return key
 
     def matches(self, keys: Sequence[str]) -> bool:
-        """Whether a file with these keys (as spelled in it) looks like one of this format."""
+        """Says whether a file with these keys (as spelled in it) looks like one of this format."""
         spelled = [self.spell(key) for key in keys]
         return all(_any(pattern, spelled) for pattern in self.signature) and not any(
             _any(pattern, spelled) for pattern in self.foreign
         )
 
     def reason_to_ignore(self, key: str) -> str | None:
-        """Why a key (in the one spelling) means nothing; None where it should mean something."""
+        """Returns why the model does not need ``key`` (in the one spelling); None if it does."""
         return next((i.reason for i in self.ignored if re.match(i.pattern, key)), None)
 
 
@@ -165,14 +165,6 @@ FORMATS: Registry[Format] = Registry(
     "checkpoint format",
     tuple(
         f"elastictool.pretrained.{module}"
-        for module in (
-            "timm_vit",
-            "hf_vit",
-            "ast_file",
-            "ssast",
-            "hf_ast",
-            "elasticast",
-            "flexiast",
-        )
+        for module in ("vit", "ast_family", "hf_ast", "elasticast")
     ),
 )

@@ -1,4 +1,4 @@
-"""``ASTForAudioClassification`` of Hugging Face: strides, eps and normalisation are in its JSON."""
+"""``ASTForAudioClassification`` of Hugging Face, whose JSON has strides, eps and normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elastictool.config import (
 from elastictool.packing.grid import grid_shape
 from elastictool.pretrained import hf_json
 from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
-from elastictool.pretrained.names import hf_aliases, hf_encoder, linear
+from elastictool.pretrained.names import hf_aliases, hf_encoder, layers
 from elastictool.pretrained.shapes import AUDIOSET_CLASSES, classes
 from elastictool.pretrained.source import Source
 
@@ -51,18 +51,17 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
 
 
 def _statistics(source: Source) -> DataConfig:
-    """Mean and std of the feature extractor, which normalises as we do: (x - mean) / (2 std)."""
-    told = source.preprocessor
-    if not told:
+    """Returns mean and std of the feature extractor, which also computes (x - mean) / (2 std)."""
+    if not source.preprocessor:
         return DataConfig()
-    if not told.get("do_normalize", True):
+    if not source.preprocessor.get("do_normalize", True):
         return DataConfig(mean=0.0, std=0.5)
     mean, std = (hf_json.number(source, key, _EXTRACTOR) for key in ("mean", "std"))
     return DataConfig(mean=mean, std=std)
 
 
 def _rate(source: Source) -> int:
-    """The feature extractor's; its default where it is not said."""
+    """Returns the feature extractor's sample rate, or its default."""
     if "sampling_rate" not in source.preprocessor:
         return FbankConfig().sample_rate_hz
     return hf_json.count(source, "sampling_rate", _EXTRACTOR)
@@ -81,8 +80,7 @@ FORMATS.register("hf-ast")(
         aliases=hf_aliases("audio_spectrogram_transformer"),
         keys=(
             *hf_encoder(),
-            *linear("fc_norm", "classifier.layernorm"),
-            *linear("head", "classifier.dense"),
+            *layers({"fc_norm": "classifier.layernorm", "head": "classifier.dense"}),
         ),
         describe=_describe,
     )

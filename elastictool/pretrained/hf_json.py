@@ -1,4 +1,4 @@
-"""What Hugging Face's ``config.json`` says, where it matters for the function of the model."""
+"""Reads Hugging Face's ``config.json``, as far as the function of the model depends on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from elastictool.utils.errors import CheckpointError
 
 
 def need_config(source: Source, *model_types: str) -> None:
-    """Require a ``config.json`` of one of ``model_types`` beside the weights.
+    """Checks that a ``config.json`` of one of ``model_types`` lies beside the weights.
 
     Raises:
-        CheckpointError: There is none, it is of another model, or of one that differs in
-            function from ours.
+        CheckpointError: There is none, it is of another model, or of one that computes
+            something else than ours.
     """
     if not source.config:
         raise CheckpointError(
@@ -38,44 +38,37 @@ def need_config(source: Source, *model_types: str) -> None:
 
 
 def count(source: Source, key: str, beside: str = "config.json") -> int:
-    """A whole number above 0 of ``config.json``, or of another file ``beside`` the weights.
+    """Returns a whole number above 0 of ``config.json``, or of another file ``beside`` the weights.
 
     Raises:
-        CheckpointError: It is not there or no such number.
+        CheckpointError: It is missing or not such a number.
     """
-    value = _held(source, beside).get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
-        raise _unusable(source, beside, key, value)
-    return value
+    return int(_value(source, key, beside, int, 1))
 
 
 def number(source: Source, key: str, beside: str = "config.json") -> float:
-    """A finite number of ``config.json``, or of another file ``beside`` the weights.
+    """Returns a finite number of ``config.json``, or of another file ``beside`` the weights.
 
     Raises:
-        CheckpointError: It is not there or no such number.
+        CheckpointError: It is missing or not such a number.
     """
-    value = _held(source, beside).get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MOST:
-        raise _unusable(source, beside, key, value)
-    return float(value)
+    return float(_value(source, key, beside, (int, float), 1 - _LIMIT))
 
 
-_MOST = 2**31
-"""Beyond every size, rate and length; JSON also knows NaN, which is not below it."""
+_LIMIT = 2**31
+"""Above every size, rate and length; JSON also knows NaN, which is not below it."""
 
 
-def _held(source: Source, beside: str) -> Mapping[str, Any]:
-    return source.config if beside == "config.json" else source.preprocessor
-
-
-def _unusable(source: Source, beside: str, key: str, value: object) -> CheckpointError:
-    found = f"{value!r}"[:40]
-    return CheckpointError(f"{source.file.parent}/{beside} has no usable {key} (found {found})")
+def _value(source: Source, key: str, beside: str, kinds: Any, least: int) -> Any:
+    value: Any = (source.config if beside == "config.json" else source.preprocessor).get(key)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < _LIMIT:
+        found = f"{value!r}"[:40]
+        raise CheckpointError(f"{source.file.parent}/{beside} has no usable {key} (found {found})")
+    return value
 
 
 def encoder(source: Source) -> dict[str, Any]:
-    """Width, depth, heads, MLP ratio and eps for a ``ModelConfig``."""
+    """Returns width, depth, heads, MLP ratio and eps for a ``ModelConfig``."""
     width, eps = count(source, "hidden_size"), number(source, "layer_norm_eps")
     return {
         "width": width,
@@ -88,7 +81,7 @@ def encoder(source: Source) -> dict[str, Any]:
 
 
 def label_names(source: Source, num_classes: int) -> tuple[str, ...]:
-    """Class names in order; empty where they are missing or placeholders (``LABEL_0``)."""
+    """Returns class names in order; empty where they are missing or placeholders (``LABEL_0``)."""
     table = source.config.get("id2label")
     if not isinstance(table, Mapping):
         return ()

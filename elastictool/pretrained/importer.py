@@ -1,13 +1,13 @@
-"""From a file to a model of ours: the one walk through every format's tables.
+"""Imports a file of any format as one of our models.
 
-The import is faithful: what it returns computes what the file's own model computes. Fitting it to
-another model (other patches, positions, pooling, classes) is the business of ``transfer.py``.
+The result computes what the file's own model computes. Fitting it to another model (other patches,
+positions, pooling, classes) is the job of ``transfer.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +15,7 @@ from torch import Tensor
 
 from elastictool.config import GridFit, InitConfig, ModelConfig, PoolingStart, Rgb, RunConfig
 from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
-from elastictool.pretrained.formats import (
-    BLOCK,
-    FORMATS,
-    Context,
-    Described,
-    Format,
-    Key,
-    Tensors,
-)
+from elastictool.pretrained.formats import BLOCK, FORMATS, Context, Described, Format, Key, Tensors
 from elastictool.pretrained.locate import find_weights
 from elastictool.pretrained.report import ImportReport, require_explained
 from elastictool.pretrained.shapes import number_of_blocks
@@ -33,7 +25,7 @@ from elastictool.utils.errors import CheckpointError, UsageError
 
 @dataclass(frozen=True)
 class Choices:
-    """How practice differs, decided: the settings of ``InitConfig`` with ``compat`` applied."""
+    """Choices on which published codes differ: those of ``InitConfig`` with ``compat`` applied."""
 
     rgb: Rgb = "sum"
     positions: GridFit = "crop"
@@ -44,16 +36,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights under our names, and the model that they are of.
+    """Weights under our names, and their model.
 
     Attributes:
         config: Its ``model`` is the file's own; ``data``, ``fbank`` and ``length`` hold what the
-            format knows of the front end.
+            format knows of the filterbank.
         state: All tensors of that model, float32.
         label_names: Classes in order; empty where the file does not know them.
         choices: How to fit them to another model.
         image: The grid is of pictures.
-        report: What became of each key.
+        report: What was done with each key.
     """
 
     config: RunConfig
@@ -64,7 +56,7 @@ class Imported:
     report: ImportReport
 
     def model(self, attention: str = "auto") -> SpectrogramTransformer:
-        """The file's own model, in evaluation mode; it shares memory with ``state``."""
+        """Returns the file's own model in evaluation mode; it shares memory with ``state``."""
         with torch.device("meta"):
             model = SpectrogramTransformer(self.config.model, attention)
         model.load_state_dict(dict(self.state), assign=True)
@@ -97,7 +89,7 @@ def import_as(form: Format, init: InitConfig) -> Imported:
 
 
 def _described(form: Format, source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    """What the file's model is, held against what the file holds: a JSON can say anything.
+    """Returns the file's model; checks its JSON, if any, against the blocks that the file holds.
 
     Raises:
         CheckpointError: They do not agree.
@@ -125,14 +117,14 @@ def _described(form: Format, source: Source, tensors: Tensors, init: InitConfig)
 
 
 def _block_pattern(form: Format) -> str:
-    """A pattern for the keys of blocks, with a block's number as its group."""
+    """Returns a pattern for the keys of blocks, with a block's number as its group."""
     names = [key.sources[0] for key in form.keys if BLOCK in key.sources[0]] or [f"blocks.{BLOCK}."]
     prefix = names[0].partition(BLOCK)[0]
     return re.escape(prefix) + r"(\d+)\."
 
 
 def looks_like(source: Source) -> list[str]:
-    """Names of the formats whose files look like this one."""
+    """Returns the names of the formats whose files look like this one."""
     if source.metadata.get("format") == OWN_FORMAT:
         return [OWN_NAME]
     keys = list(source.tensors)
@@ -158,7 +150,7 @@ def _choices(form: Format, init: InitConfig) -> Choices:
 
 
 def _spelled(form: Format, source: Source) -> dict[str, str]:
-    """The file's keys by their one spelling."""
+    """Returns the file's keys by their one spelling."""
     spelled: dict[str, str] = {}
     for key in source.tensors:
         name = form.spell(key)
@@ -176,78 +168,56 @@ def _convert(
     source: Source,
     report: ImportReport,
 ) -> dict[str, Tensor]:
-    """The state of ``model``, key by key; fills in the report."""
+    """Returns the state of ``model``, converted key by key; fills in the report."""
     expected = tensor_shapes(model)
+    entries = {name: Key(name, (name,)) for name in expected}
+    if form.keys:
+        entries = {key.target: key for key in _numbered(form.keys, model.depth)}
     context = Context(model, choices.rgb)
     state: dict[str, Tensor] = {}
-    for entry in _expanded(form.keys or _own_keys(expected), model.depth):
-        names = _present(entry.sources, spelled)
-        if entry.target not in expected or names is None:
+    missing: list[str] = []
+    for target in expected:
+        entry = entries.get(target, Key(target, (target,)))
+        names, absent = _split(entry.sources, spelled)
+        missing += absent
+        if absent or target not in entries:
             continue
-        report.loaded[entry.target] = [spelled[name] for name in names]
         held = {spelled[name]: source.tensors[spelled[name]] for name in names}
+        report.loaded[target] = list(held)
         require_floats(source.file, held)
         parts = [value.float() for value in held.values()]
-        state[entry.target] = _joined(entry, parts, context, report)
+        state[target] = _joined(entry, parts, context, report)
     _require_shapes(state, expected, report)
     used = {key for keys in report.loaded.values() for key in keys}
     left = {name: key for name, key in spelled.items() if key not in used}
     reasons = {key: form.reason_to_ignore(name) for name, key in left.items()}
     report.ignored |= {key: reason for key, reason in reasons.items() if reason}
-    report.ignored |= dict.fromkeys(source.others, "no tensor")
+    report.ignored |= dict.fromkeys(source.others, "not a tensor")
     require_explained(
         report,
         unexplained=[key for key in left.values() if key not in report.ignored],
-        missing=_missing(form, expected, model.depth, state, spelled),
+        missing=dict.fromkeys(missing),
         hint="it may be of another version of the model; nothing was imported",
     )
     return state
 
 
-def _missing(
-    form: Format,
-    expected: Mapping[str, object],
-    depth: int,
-    state: Mapping[str, object],
-    spelled: Mapping[str, str],
-) -> list[str]:
-    """Keys that the file should have, in its own spelling; our names where no key makes one."""
-    made_of = {
-        key.target: key.sources for key in _expanded(form.keys or _own_keys(expected), depth)
-    }
-    names: list[str] = []
-    for target in expected:
-        if target not in state:
-            sources = [name for name in made_of.get(target, (target,)) if not name.endswith("?")]
-            names += [name for name in sources if name not in spelled]
-    return list(dict.fromkeys(names))
+def _numbered(keys: Sequence[Key], depth: int) -> Iterator[Key]:
+    """Yields the keys with each block's number in place of ``{n}``."""
+    for key in keys:
+        for number in map(str, range(depth if BLOCK in key.target else 1)):
+            sources = tuple(source.replace(BLOCK, number) for source in key.sources)
+            yield Key(key.target.replace(BLOCK, number), sources, key.join)
 
 
-def _own_keys(expected: Mapping[str, object]) -> tuple[Key, ...]:
-    return tuple(Key(name, (name,)) for name in expected)
+def _split(sources: Sequence[str], spelled: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Returns the sources that the file has, and those that it lacks and that are not optional."""
+    names = {name.removesuffix("?"): name.endswith("?") for name in sources}
+    absent = [name for name, optional in names.items() if name not in spelled and not optional]
+    return [name for name in names if name in spelled], absent
 
 
-def _expanded(keys: Sequence[Key], depth: int) -> list[Key]:
-    """The keys with each block's number in place of ``{n}``."""
-    return [
-        Key(key.target.replace(BLOCK, str(n)), tuple(s.replace(BLOCK, str(n)) for s in key.sources),
-            key.join)
-        for key in keys
-        for n in (range(depth) if BLOCK in key.target else range(1))
-    ]  # fmt: skip
-
-
-def _present(sources: Sequence[str], spelled: Mapping[str, str]) -> list[str] | None:
-    """The sources in the file, optional ones only if they are there; None if another is not."""
-    wanted = [(name.removesuffix("?"), name.endswith("?")) for name in sources]
-    if any(name not in spelled and not optional for name, optional in wanted):
-        return None
-    return [name for name, _ in wanted if name in spelled]
-
-
-def _joined(
-    key: Key, parts: Sequence[Tensor], context: Context, report: ImportReport
-) -> Tensor:  # fmt: skip
+def _joined(key: Key, parts: Sequence[Tensor], context: Context, report: ImportReport) -> Tensor:
     try:
         return key.join(parts, context).contiguous()
     except (RuntimeError, IndexError, ValueError) as error:

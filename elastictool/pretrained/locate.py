@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from elastictool.pretrained.shards import INDEXES, is_index, is_shard, shard_of_tensors
+from elastictool.pretrained.hf_files import INDEXES, is_index, is_shard, shard_of_tensors
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.optional import missing_extra
 

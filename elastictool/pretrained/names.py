@@ -1,65 +1,35 @@
-"""Tables of names that several formats share: timm's ViT and Hugging Face's ViT."""
+"""Tables of names that several formats share. Our own names are timm's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from elastictool.pretrained.formats import (
-    Ignored,
     Key,
     kernel,
     patch_positions,
     prefix_positions,
     rows,
+    same,
     tokens,
 )
 
 DATA_PARALLEL = (r"^(_orig_mod\.|module\.)+", "")
 """The prefixes of torch.compile and DataParallel."""
-
-
-def linear(target: str, source: str) -> tuple[Key, ...]:
-    """Weight and bias of one layer."""
-    return tuple(Key(f"{target}.{part}", (f"{source}.{part}",)) for part in ("weight", "bias"))
-
-
-def joint(target: str, *sources: str) -> tuple[Key, ...]:
-    """Weight and bias of a joint projection, made of single ones."""
-    return tuple(
-        Key(f"{target}.{part}", tuple(f"{source}.{part}" for source in sources), rows)
-        for part in ("weight", "bias")
-    )
-
-
-def grid_positions(source: str) -> tuple[Key, ...]:
-    """One table of positions: prefix tokens first, then patches."""
-    return (
-        Key("prefix_pos_embed", (source,), prefix_positions),
-        Key("pos_embed.grid", (source,), patch_positions),
-    )
-
-
-def conv_embedding(source: str) -> tuple[Key, ...]:
-    """The patch embedding as a convolution."""
-    return (
-        Key("patch_embed.proj.weight", (f"{source}.weight",), kernel),
-        Key("patch_embed.proj.bias", (f"{source}.bias",)),
-    )
-
-
-def timm_encoder(prefix: str = "") -> tuple[Key, ...]:
-    """Prefix tokens, blocks and final norm as timm spells them."""
-    block = f"{prefix}blocks.{{n}}"
-    return (
-        Key("prefix_tokens", (f"{prefix}cls_token", f"{prefix}dist_token?"), tokens),
-        *linear("blocks.{n}.norm1", f"{block}.norm1"),
-        *linear("blocks.{n}.attn.qkv", f"{block}.attn.qkv"),
-        *linear("blocks.{n}.attn.proj", f"{block}.attn.proj"),
-        *linear("blocks.{n}.norm2", f"{block}.norm2"),
-        *linear("blocks.{n}.mlp.fc1", f"{block}.mlp.fc1"),
-        *linear("blocks.{n}.mlp.fc2", f"{block}.mlp.fc2"),
-        *linear("norm", f"{prefix}norm"),
-    )
-
-
+_TIMM_LAYERS = (
+    "blocks.{n}.norm1", "blocks.{n}.attn.qkv", "blocks.{n}.attn.proj",
+    "blocks.{n}.norm2", "blocks.{n}.mlp.fc1", "blocks.{n}.mlp.fc2", "norm",
+)  # fmt: skip
+_HF_LAYERS = {
+    "blocks.{n}.norm1": ("layernorm_before",),
+    "blocks.{n}.attn.qkv": tuple(
+        f"attention.attention.{name}" for name in ("query", "key", "value")
+    ),
+    "blocks.{n}.attn.proj": ("attention.output.dense",),
+    "blocks.{n}.norm2": ("layernorm_after",),
+    "blocks.{n}.mlp.fc1": ("intermediate.dense",),
+    "blocks.{n}.mlp.fc2": ("output.dense",),
+}
 _HF_NEWER = (
     (r"^layers\.", "encoder.layer."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -72,39 +42,49 @@ _HF_NEWER = (
 """Newer spellings of transformers (``layers.N``, ``q_proj``) and the older ones."""
 
 
-def hf_aliases(root: str) -> tuple[tuple[str, str], ...]:
-    """Aliases of a Hugging Face model whose encoder's keys begin with ``root`` (a pattern)."""
-    return (DATA_PARALLEL, (rf"^({root})\.", ""), *_HF_NEWER)
+def layers(names: Mapping[str, str | tuple[str, ...]]) -> tuple[Key, ...]:
+    """Returns weight and bias of layers: our name, and the file's name or names to concatenate."""
+    return tuple(
+        Key(f"{target}.{part}", tuple(f"{name}.{part}" for name in sources),
+            same if len(sources) == 1 else rows)
+        for target, given in names.items()
+        for sources in [(given,) if isinstance(given, str) else given]
+        for part in ("weight", "bias")
+    )  # fmt: skip
 
 
-def hf_encoder() -> tuple[Key, ...]:
-    """Embedding, blocks and final norm as Hugging Face's ViT, DeiT and AST share them."""
-    block = "encoder.layer.{n}"
-    attention = f"{block}.attention.attention"
+def patches_and_positions(conv: str, table: str) -> tuple[Key, ...]:
+    """Returns a convolution over patches, and one table of positions, prefix tokens first."""
     return (
-        Key(
-            "prefix_tokens",
-            ("embeddings.cls_token", "embeddings.distillation_token?"),
-            tokens,
-        ),
-        *grid_positions("embeddings.position_embeddings"),
-        *conv_embedding("embeddings.patch_embeddings.projection"),
-        *linear("blocks.{n}.norm1", f"{block}.layernorm_before"),
-        *joint(
-            "blocks.{n}.attn.qkv",
-            f"{attention}.query",
-            f"{attention}.key",
-            f"{attention}.value",
-        ),
-        *linear("blocks.{n}.attn.proj", f"{block}.attention.output.dense"),
-        *linear("blocks.{n}.norm2", f"{block}.layernorm_after"),
-        *linear("blocks.{n}.mlp.fc1", f"{block}.intermediate.dense"),
-        *linear("blocks.{n}.mlp.fc2", f"{block}.output.dense"),
-        *linear("norm", "layernorm"),
+        Key("patch_embed.proj.weight", (f"{conv}.weight",), kernel),
+        Key("patch_embed.proj.bias", (f"{conv}.bias",)),
+        Key("prefix_pos_embed", (table,), prefix_positions),
+        Key("pos_embed.grid", (table,), patch_positions),
     )
 
 
-TWO_HEADS = "its two classifiers read one prefix token each, this model their average"
-STALE_HEAD = Ignored(
-    r"v\.head(_dist)?\.", "the ImageNet classifier of the ViT it grew from, never used"
-)
+def timm_encoder(prefix: str = "") -> tuple[Key, ...]:
+    """Returns prefix tokens, blocks and final norm as timm spells them, below ``prefix``."""
+    cls = Key("prefix_tokens", (f"{prefix}cls_token", f"{prefix}dist_token?"), tokens)
+    return (cls, *layers({name: f"{prefix}{name}" for name in _TIMM_LAYERS}))
+
+
+def hf_encoder() -> tuple[Key, ...]:
+    """Returns embedding, blocks and final norm as Hugging Face's ViT, DeiT and AST share them."""
+    cls = ("embeddings.cls_token", "embeddings.distillation_token?")
+    blocks = {
+        target: tuple(f"encoder.layer.{{n}}.{name}" for name in names)
+        for target, names in _HF_LAYERS.items()
+    }
+    return (
+        Key("prefix_tokens", cls, tokens),
+        *patches_and_positions(
+            "embeddings.patch_embeddings.projection", "embeddings.position_embeddings"
+        ),
+        *layers({**blocks, "norm": "layernorm"}),
+    )
+
+
+def hf_aliases(root: str) -> tuple[tuple[str, str], ...]:
+    """Returns the aliases of a Hugging Face model, whose keys begin with ``root`` (a pattern)."""
+    return (DATA_PARALLEL, (rf"^({root})\.", ""), *_HF_NEWER)

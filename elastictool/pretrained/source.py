@@ -21,9 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from elastictool.pretrained.hf_files import read_json
+from elastictool.pretrained.hf_files import is_index, read_json, shard_of_tensors
 from elastictool.pretrained.report import listed
-from elastictool.pretrained.shards import is_index, shard_of_tensors
 from elastictool.utils.errors import CheckpointError, UsageError
 
 OWN_FORMAT = "elastictool-1"

@@ -1,0 +1,207 @@
+"""AST, SSAST and FlexiAST as their authors publish them: a DeiT below ``v.``, ``mlp_head`` above.
+
+AST (Gong et al. 2021) has a distilled DeiT on overlapping patches, eps 1e-6 in the encoder and
+torch's 1e-5 in the head's LayerNorm; its input is (x - mean) / (2 std), padded with zeros before
+that. SSAST (Gong et al. 2022) is the same model, pretrained without labels; fine-tuned SSASTs
+average the patch tokens, so ``pooling`` is ``mean``. Its frame models (patches of 128 x 2) have no
+grid in frequency and are refused. FlexiAST (Feng et al. 2023) moved patch kernel and positions out
+of ``v.``; those below ``v.`` are left over.
+
+Source: the published code of the three papers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from elastictool.config import (
+    DataConfig,
+    FbankConfig,
+    InitConfig,
+    LengthConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Key, Tensors
+from elastictool.pretrained.names import (
+    DATA_PARALLEL,
+    layers,
+    patches_and_positions,
+    timm_encoder,
+)
+from elastictool.pretrained.shapes import (
+    AUDIOSET_CLASSES,
+    AUDIOSET_STATISTICS,
+    MEL_BINS,
+    POSITION_AXES,
+    Grid,
+    audio_grid,
+    classes,
+    conv_patch,
+    encoder,
+    heads_note,
+    need,
+)
+from elastictool.pretrained.source import Source
+from elastictool.utils.errors import CheckpointError
+
+_AMBIGUOUS = (
+    "a fine-tuned AST and a fine-tuned SSAST have the same keys: {pooled} tokens are averaged, as "
+    "in this format (else --from {format})"
+)
+_PRETRAINING = ("cpredlayer.", "gpredlayer.", "p_input_")
+"""Beginnings of keys that no AST has."""
+_FLEXI_GRID, _FLEXI_FRAMES = (8, 64), 1_024
+"""Grid of FlexiAST's published position tables, whatever the patch size, and its input length."""
+
+
+def _describe_ast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    patch = conv_patch(tensors, "v.patch_embed.proj.weight")
+    positions, prefix = _positions(tensors, "v.pos_embed")
+    grid = audio_grid(positions, patch, init.source_stride)
+    model = _model(tensors, patch, grid, prefix, init)
+    return spectrogram(model, init, grid.frames, _AMBIGUOUS.format(format="ssast", pooled="prefix"))
+
+
+def _describe_ssast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    patch = conv_patch(tensors, "v.patch_embed.proj.weight")
+    if patch[0] == MEL_BINS:
+        raise CheckpointError(
+            f"{source.file} is a frame model (patches of {patch[0]}x{patch[1]}), "
+            "which has no grid in frequency and cannot be used here",
+            "take a patch model (16x16), such as SSAST-Base-Patch-400",
+        )
+    positions, prefix = _positions(tensors, "v.pos_embed")
+    grid = _pretraining_grid(tensors, patch, positions)
+    grid = grid or audio_grid(positions, patch, init.source_stride)
+    model = _model(tensors, patch, grid, prefix, init)
+    notes = [_AMBIGUOUS.format(format="ast", pooled="patch")]
+    if any(key.startswith(_PRETRAINING) for key in tensors):
+        notes = []
+    return spectrogram(dataclasses.replace(model, pooling="mean"), init, grid.frames, *notes)
+
+
+def _describe_flexiast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
+    patch = conv_patch(tensors, "patch_embed.proj.weight")
+    positions, prefix = _positions(tensors, "pos_embed.pos_embed")
+    if positions == _FLEXI_GRID[0] * _FLEXI_GRID[1]:
+        grid = Grid(_FLEXI_GRID, patch, _FLEXI_FRAMES)
+    else:
+        grid = audio_grid(positions, patch, patch)
+    return spectrogram(_model(tensors, patch, grid, prefix, init), init, grid.frames)
+
+
+def _positions(tensors: Tensors, table: str) -> tuple[int, int]:
+    """Returns the number of positions of patches in ``table``, and of prefix tokens."""
+    prefix = 2 if "v.dist_token" in tensors else 1
+    return need(tensors, table, POSITION_AXES).shape[1] - prefix, prefix
+
+
+def _pretraining_grid(tensors: Tensors, patch: tuple[int, int], positions: int) -> Grid | None:
+    """Returns the grid of ``p_input_fdim`` and ``p_input_tdim``: patches without overlap."""
+    sizes = [tensors.get(key) for key in ("p_input_fdim", "p_input_tdim")]
+    if any(size is None or size.numel() != 1 for size in sizes):
+        return None
+    bins, frames = (int(size) for size in sizes if size is not None)
+    shape = (bins // patch[0], frames // patch[1])
+    if bins != MEL_BINS or shape[0] * shape[1] != positions:
+        return None
+    return Grid(shape, patch, frames)
+
+
+def _model(
+    tensors: Tensors, patch: tuple[int, int], grid: Grid, prefix_tokens: int, init: InitConfig
+) -> ModelConfig:
+    width = need(tensors, "v.cls_token", "1, 1, D").shape[-1]
+    num_classes = classes(tensors, "mlp_head.1.weight")
+    return ModelConfig(
+        **encoder(tensors, r"v\.blocks\.(\d+)\.", "v.blocks.0.mlp.fc1.weight", width, init),
+        preset="ast",
+        patch_size=patch,
+        patch_stride=grid.stride,
+        pos_embed="grid",
+        grid=grid.shape,
+        prefix_tokens=prefix_tokens,
+        pooling="prefix",
+        norm_eps=1e-6,
+        fc_norm=num_classes > 0,
+        fc_norm_eps=1e-5,
+        num_classes=num_classes,
+    )
+
+
+def spectrogram(
+    model: ModelConfig, init: InitConfig, fixed_frames: int = 0, *notes: str
+) -> Described:
+    """Describes an audio model; AudioSet's statistics where it has AudioSet's classes."""
+    data, train = DataConfig(), TrainConfig()
+    found = [
+        f"{model.grid[0]}x{model.grid[1]} patches of {model.patch_size[0]}x{model.patch_size[1]} "
+        f"at stride {model.patch_stride[0]}x{model.patch_stride[1]}",
+        *heads_note(model, init),
+        *notes,
+    ]
+    if model.num_classes == AUDIOSET_CLASSES:
+        mean, std = AUDIOSET_STATISTICS
+        data, train = DataConfig(mean=mean, std=std), TrainConfig(loss="bce")
+        found.append("527 classes are taken for AudioSet's: its published mean and std, BCE")
+    length = LengthConfig(
+        max_frames=fixed_frames or model.grid[1] * model.patch_size[1],
+        fixed_frames=fixed_frames,
+        edge="drop",
+        padding="zero",
+    )
+    fbank = FbankConfig(num_mel_bins=model.num_mel_bins)
+    config = RunConfig(data=data, fbank=fbank, length=length, model=model, train=train)
+    return Described(config, notes=tuple(found))
+
+
+def _keys(conv: str, table: str) -> tuple[Key, ...]:
+    head = {"fc_norm": "mlp_head.0", "head": "mlp_head.1"}
+    return (*timm_encoder("v."), *patches_and_positions(conv, table), *layers(head))
+
+
+_STALE_HEAD = Ignored(
+    r"v\.head(_dist)?\.", "the ImageNet classifier of the ViT it grew from, never used"
+)
+_STALE = "left over from the AST it grew from; the live one is beside v."
+
+FORMATS.register("ast")(
+    Format(
+        title="AST (.pth of its authors)",
+        signature=(r"v\.cls_token$", r"v\.blocks\.\d+\.attn\.qkv\.", r"v\.pos_embed$"),
+        foreign=(r"pos_embed\.pos_embed$", r"[cg]predlayer\.", r"p_input_[ft]dim$"),
+        aliases=(DATA_PARALLEL,),
+        keys=_keys("v.patch_embed.proj", "v.pos_embed"),
+        ignored=(_STALE_HEAD,),
+        describe=_describe_ast,
+    )
+)
+FORMATS.register("ssast")(
+    Format(
+        title="SSAST, patch models",
+        signature=(r"v\.cls_token$", r"v\.blocks\.\d+\.attn\.qkv\.", r"v\.pos_embed$"),
+        foreign=(r"pos_embed\.pos_embed$",),
+        aliases=(DATA_PARALLEL,),
+        keys=_keys("v.patch_embed.proj", "v.pos_embed"),
+        ignored=(
+            _STALE_HEAD,
+            Ignored(r"[cg]predlayer\.", "predicts masked patches, in pretraining only"),
+            Ignored(r"mask_embed$", "stands for masked patches, in pretraining only"),
+            Ignored(r"p_input_[ft]dim$", "the input size of pretraining"),
+        ),
+        describe=_describe_ssast,
+        official={"pos_embed": "interpolate"},
+    )
+)
+FORMATS.register("flexiast")(
+    Format(
+        title="FlexiAST of its authors",
+        signature=(r"v\.cls_token$", r"pos_embed\.pos_embed$", r"patch_embed\.proj\."),
+        aliases=(DATA_PARALLEL,),
+        keys=_keys("patch_embed.proj", "pos_embed.pos_embed"),
+        ignored=(_STALE_HEAD, Ignored(r"v\.(patch_embed\.|pos_embed$)", _STALE)),
+        describe=_describe_flexiast,
+    )
+)
