@@ -52,15 +52,14 @@ def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
 
 def _riff(raw: BinaryIO, size: int) -> str:
     """RIFF, RIFX and RF64; the last keeps its real lengths in a chunk of their own."""
-    big_endian = raw.read(12)[:4] == b"RIFX"
+    layout = ">4sI" if raw.read(4) == b"RIFX" else "<4sI"
     length_64 = 0
-    for kind, length in _chunks(raw, ">" if big_endian else "<"):
+    for kind, length in _chunks(raw, 12, layout, 2):
         if kind == b"ds64":
             sizes = raw.read(16)
             if len(sizes) < 16:
                 return _BEFORE_AUDIO
             (length_64,) = struct.unpack("<8xQ", sizes)
-            raw.seek(-16, os.SEEK_CUR)
         elif kind == b"data":
             stated = length_64 if length == 0xFFFFFFFF and length_64 else length
             return "" if stated in _PLACEHOLDERS else _shortage(stated, size - raw.tell())
@@ -68,43 +67,46 @@ def _riff(raw: BinaryIO, size: int) -> str:
 
 
 def _aiff(raw: BinaryIO, size: int) -> str:
-    raw.seek(12)
-    for kind, length in _chunks(raw, ">"):
-        if kind == b"SSND":
+    return _chunk_shortage(raw, size, b"SSND", _chunks(raw, 12, ">4sI", 2))
+
+
+def _caf(raw: BinaryIO, size: int) -> str:
+    return _chunk_shortage(raw, size, b"data", _chunks(raw, 8, ">4sq"))
+
+
+def _wave64(raw: BinaryIO, size: int) -> str:
+    """Sony Wave64: 16-byte names, and lengths that count their own header of 24 bytes."""
+    return _chunk_shortage(raw, size, b"data", _chunks(raw, 40, "<4s12xQ", 8, 24))
+
+
+def _chunk_shortage(
+    raw: BinaryIO, size: int, wanted: bytes, chunks: Iterator[tuple[bytes, int]]
+) -> str:
+    for kind, length in chunks:
+        if kind == wanted:
             return _shortage(length, size - raw.tell())
     return _BEFORE_AUDIO
 
 
-def _chunks(raw: BinaryIO, byte_order: str) -> Iterator[tuple[bytes, int]]:
-    """(kind, length) of IFF chunks, with ``raw`` at the content of each."""
-    while len(header := raw.read(8)) == 8:
-        kind, length = struct.unpack(f"{byte_order}4sI", header)
+def _chunks(
+    raw: BinaryIO, start: int, layout: str, align: int = 1, counted: int = 0
+) -> Iterator[tuple[bytes, int]]:
+    """(kind, length) of the chunks of a container, with ``raw`` at the content of each.
+
+    Args:
+        raw: The file.
+        start: Where the first chunk begins.
+        layout: Of a chunk's header, for ``struct``.
+        align: Chunks begin at multiples of this many bytes.
+        counted: Bytes of the header that the length includes.
+    """
+    header = struct.Struct(layout)
+    raw.seek(start)
+    while len(head := raw.read(header.size)) == header.size:
+        kind, length = header.unpack(head)
         content = raw.tell()
-        yield kind, length
-        raw.seek(content + length + length % 2)
-
-
-def _wave64(raw: BinaryIO, size: int) -> str:
-    """Sony Wave64: 16-byte names, 8-byte lengths that count their own header of 24."""
-    raw.seek(40)
-    while len(header := raw.read(24)) == 24:
-        kind, length = struct.unpack("<4s12xQ", header)
-        if kind == b"data":
-            return _shortage(length - 24, size - raw.tell())
-        if length < 24:
-            break
-        raw.seek(-(-length // 8) * 8 - 24, os.SEEK_CUR)
-    return _BEFORE_AUDIO
-
-
-def _caf(raw: BinaryIO, size: int) -> str:
-    raw.seek(8)
-    while len(header := raw.read(12)) == 12:
-        kind, length = struct.unpack(">4sq", header)
-        if kind == b"data":
-            return "" if length < 0 else _shortage(length, size - raw.tell())
-        raw.seek(max(0, length), os.SEEK_CUR)
-    return _BEFORE_AUDIO
+        yield kind, length - counted
+        raw.seek(content + -(-max(0, length - counted) // align) * align)
 
 
 def _au(raw: BinaryIO, size: int) -> str:

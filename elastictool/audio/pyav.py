@@ -15,6 +15,7 @@ FLAC in Ogg, and joined files in which times start again.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
@@ -61,6 +62,8 @@ _LONGEST_GAP_S = 30.0
 """A file that lacks more in one place is refused."""
 _LONGEST_FRAME = 4096
 """Codecs pad their last frame; a container that knows its length says by how much."""
+_COUNTED: dict[tuple[int, ...], tuple[int, int | None]] = {}
+"""Samples and last time stamp of files that had to be counted: often many slices of one are read."""
 _Frame = tuple[Any, int]
 """A decoded frame, and the number of damaged packets before it."""
 
@@ -83,6 +86,7 @@ class _Reader:
         self.sample_rate_hz, self.channels = int(frame.sample_rate), len(frame.layout.channels)
         self.holds_integers = frame.format.name[0] in "su"
         self.damaged_packets = 0
+        self._samples_per_tick = float(self._stream.time_base * self.sample_rate_hz)
         self._origin = (self._stream.start_time if damaged else frame.pts) or 0
 
     def close(self) -> None:
@@ -97,12 +101,26 @@ class _Reader:
             return self._stated
         if self._is("matroska") and self._container.duration:
             return int(self._container.duration * self.sample_rate_hz // 1_000_000)
+        if self._identity in _COUNTED:
+            count, self._last_time = _COUNTED[self._identity]
+            return count
         end = self._position(self._last_time or self._origin) if self._can_seek else 0
         at, pieces = self._pieces(end)
         count = at + sum(len(piece) for piece, _ in pieces)
         self._check_end(count, self._stated)
         self._open()
+        if self._identity:
+            _COUNTED[self._identity] = count, self._last_time
         return count
+
+    @property
+    def _identity(self) -> tuple[int, ...]:
+        """What changes when a file is changed or replaced; empty for bytes in memory."""
+        try:
+            found = os.fstat(self._raw.fileno())
+        except OSError:
+            return ()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
         """As ``AudioReader.blocks``."""
@@ -151,15 +169,9 @@ class _Reader:
         self._open()
         return last
 
-    @property
-    def _samples_per_tick(self) -> Any:
-        """Samples in one unit of the stream's time stamps, as an exact fraction."""
-        return self._stream.time_base * self.sample_rate_hz
-
     def _position(self, pts: int) -> int:
         """The sample at a time stamp."""
-        position: int = round((pts - self._origin) * self._samples_per_tick)
-        return position
+        return round((pts - self._origin) * self._samples_per_tick)
 
     def _is(self, *containers: str) -> bool:
         return any(name in containers for name in self._container.format.name.split(","))
@@ -264,6 +276,7 @@ class _Reader:
     def _converted(self, frames: Iterator[_Frame], at: int) -> Iterator[tuple[Samples, int]]:
         """Frames as (n, channels) values, with silence for what was damaged or is missing."""
         expected = (self.sample_rate_hz, self.channels)
+        tolerance = self._tolerance
         restarted = 0  # times start again where parts were joined
         for frame, damaged in frames:
             if (frame.sample_rate, len(frame.layout.channels)) != expected:
@@ -273,12 +286,12 @@ class _Reader:
                 array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
             )
             ahead = 0 if frame.pts is None else self._position(frame.pts) + restarted - at
-            if ahead < -self._tolerance:
+            if ahead < -tolerance:
                 restarted -= ahead
-            elif ahead > _LONGEST_GAP_S * self.sample_rate_hz:
+            if ahead > _LONGEST_GAP_S * self.sample_rate_hz:
                 seconds = ahead / self.sample_rate_hz
                 raise self._damaged(f"{seconds:.0f} s are missing at sample {at}")
-            elif damaged or ahead > self._tolerance:
+            if damaged or ahead > tolerance:
                 silence = np.zeros((max(0, ahead), self.channels), dtype=values.dtype)
                 yield silence, damaged or 1
                 at += len(silence)

@@ -139,6 +139,10 @@ class _Rest(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        number: int = self._file.fileno()
+        return number
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         moved: int = self._file.seek(offset + self._start * (whence == os.SEEK_SET), whence)
         return moved - self._start
