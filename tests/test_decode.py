@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from elastictool.audio.decode import (
     RESAMPLER,
-    AudioInfo,
     Waveform,
     decode,
     encode,
@@ -24,6 +23,7 @@ from elastictool.audio.decode import (
     resample,
     resample_blocks,
 )
+from elastictool.audio.reader import AudioInfo
 from elastictool.utils.errors import AudioError, UsageError
 
 RATE_HZ = 16_000

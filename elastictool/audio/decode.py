@@ -37,23 +37,6 @@ from elastictool.audio.sndfile import open_sndfile
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from elastictool.utils.optional import describe_error
 
-__all__ = [
-    "RESAMPLER",
-    "AudioInfo",
-    "Integers",
-    "Recording",
-    "Waveform",
-    "decode",
-    "encode",
-    "encode_blocks",
-    "probe",
-    "recording",
-    "resample",
-    "resample_blocks",
-    "stream",
-    "waveform_of",
-]
-
 Waveform = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int16]
 Encoding = Literal["flac", "wav"]
@@ -181,7 +164,7 @@ def _refused(name: str) -> Iterator[None]:
 
 
 def resample(waveform: Waveform, from_hz: float, to_hz: int) -> Waveform:
-    """(n,) samples at ``from_hz`` to (round(n * to_hz / from_hz),) at ``to_hz``."""
+    """Resamples (n,) samples at ``from_hz`` to (round(n * to_hz / from_hz),) at ``to_hz``."""
     if from_hz == to_hz:
         return waveform
     resampled: Waveform = soxr.resample(waveform, from_hz, to_hz, quality=_QUALITY)
@@ -194,22 +177,21 @@ def resample_blocks(
     to_hz: int,
     over: Callable[[float], None] = lambda peak: None,
 ) -> Iterator[Waveform]:
-    """As ``resample`` on all ``blocks`` joined, block by block, in 16 bits.
+    """Resamples ``blocks`` as one waveform, block by block, and rounds to 16 bits.
 
-    A single block is resampled in one piece, so that clips are the same whoever asks. Samples are
-    clipped to full scale (floats may go beyond it, and resampling overshoots) and rounded to 16
-    bits here and not where clips are stored: ``prep`` and ``predict`` both come by, and a model
-    should be asked about the samples that it would have been trained on. In bands without sound
-    the rounding is all that there is, and log-mel values tell.
+    A single block is resampled in one piece, so ``prep`` and ``predict`` get the same samples of a
+    clip. Both clip to full scale (floats may go beyond it, and resampling overshoots) and round to
+    16 bits here, so that a model predicts on the samples that it would have been trained on: in
+    bands without sound, log-mel values show nothing but the rounding.
 
     Args:
         blocks: (n,) samples.
         from_hz: Their rate.
         to_hz: The wanted rate.
-        over: Told the largest absolute value of each block that was clipped.
+        over: Receives the largest absolute value of each block that was clipped.
 
     Raises:
-        AudioError: Values so far beyond full scale are no audio in -1..1.
+        AudioError: Values are so far beyond full scale that they are no audio in -1..1.
     """
     for block in _resampled(blocks, from_hz, to_hz):
         peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
@@ -235,23 +217,23 @@ def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterat
         yield resample(first, from_hz, to_hz)
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
-    # The pieces make no difference to soxr, but to the memory that it takes at once.
+    # Pieces bound soxr's memory; the result is the same.
     for piece in _pieces(chain((first, second), remaining)):
         yield resampler.resample_chunk(piece)
     yield resampler.resample_chunk(first[:0], last=True)
 
 
 def _pieces(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
-    """The same samples in pieces of bounded size."""
+    """Cuts blocks into pieces of bounded size."""
     for block in blocks:
         for begin in range(0, len(block), _AT_ONCE):
             yield block[begin : begin + _AT_ONCE]
 
 
 def encode(waveform: Waveform, sample_rate_hz: int, encoding: Encoding) -> bytes:
-    """The bytes of a 16-bit mono file; values outside -1..1 are clipped.
+    """Returns the bytes of a 16-bit mono file; values outside -1..1 are clipped.
 
-    What 16-bit audio decodes to is encoded without loss.
+    Samples decoded from 16-bit audio are encoded without loss.
     """
     buffer = io.BytesIO()
     encode_blocks([waveform], sample_rate_hz, encoding, buffer)
@@ -265,15 +247,15 @@ def encode_blocks(
     file: BinaryIO,
     stored: Callable[[Integers], None] = lambda integers: None,
 ) -> int:
-    """As ``encode`` on all ``blocks`` joined, into a file open for writing; the same bytes.
+    """Writes ``blocks`` as one waveform into an open file: the same bytes as ``encode``.
 
     Args:
         blocks: (n,) samples.
         sample_rate_hz: Their rate.
         encoding: Of the file.
-        file: Where it goes.
-        stored: Told, piece by piece, the samples that the file holds (``waveform_of`` makes of
-            them what decoding gives), so that nobody has to decode it to know.
+        file: The file, open for writing.
+        stored: Receives, piece by piece, the samples that the file holds; ``waveform_of`` turns
+            them into what decoding the file gives.
 
     Returns:
         Samples written.
@@ -347,14 +329,14 @@ def _waveforms(
         if block is None:
             return
         waveform = _to_float(_pick_channels(block, channel, name))
-        if not reader.holds_integers:
+        if block.dtype != np.int16:
             _check_finite(waveform, at, name)
         at += len(waveform)
         yield waveform
 
 
 def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:
-    """The wanted columns of (n, channels)."""
+    """Returns the wanted columns of (n, channels)."""
     count = samples.shape[1]
     if channel == "mono" and count != 1:
         raise AudioError(f"{name}: has {count} channels, but mono was asked for")
@@ -370,7 +352,7 @@ def _pick_channels(samples: Samples, channel: str | int, name: str) -> Samples:
 
 
 def waveform_of(integers: Integers) -> Waveform:
-    """(n,) float32 in -1..1, as decoding a 16-bit file gives them."""
+    """Returns (n,) float32 in -1..1, as decoding a 16-bit file gives them."""
     return _to_float(integers[:, None])
 
 
@@ -382,7 +364,7 @@ def _to_integers(waveform: Waveform) -> Integers:
 
 
 def _to_float(samples: Samples) -> Waveform:
-    """(n, channels) to the mean over channels; int16 is scaled as libsndfile does, only faster."""
+    """Returns the mean over channels of (n, channels); scales int16 as libsndfile does, faster."""
     scale = np.float32(1 / _FULL_SCALE if samples.dtype == np.int16 else 1)
     scaled: Waveform = np.multiply(samples, scale, dtype=np.float32)
     return scaled[:, 0] if scaled.shape[1] == 1 else scaled.mean(axis=1, dtype=np.float32)

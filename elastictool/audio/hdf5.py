@@ -42,7 +42,6 @@ class _Reader:
     def __init__(self, array: Any, file: Any, name: str) -> None:
         self._array, self._name = array, name
         self.num_samples = int(array.shape[0])
-        self.holds_integers = array.dtype.kind in "iu"
         rate_hz = array.attrs.get(RATE_ATTRIBUTE, file.attrs.get(RATE_ATTRIBUTE, DEFAULT_RATE_HZ))
         self.sample_rate_hz = int(np.asarray(rate_hz).reshape(-1)[0])
 

@@ -63,7 +63,7 @@ _LONGEST_GAP_S = 30.0
 _LONGEST_FRAME = 4096
 """Codecs pad their last frame; a container that knows its length says by how much."""
 _COUNTED: dict[tuple[int, ...], tuple[int, int | None]] = {}
-"""Samples and last time stamp of files that had to be counted: often many slices of one are read."""
+"""Samples and last time stamp of counted files: often many slices of one file are read."""
 _Frame = tuple[Any, int]
 """A decoded frame, and the number of damaged packets before it."""
 
@@ -84,7 +84,6 @@ class _Reader:
         self._unread = chain((first,), self._unread)
         frame, damaged = first
         self.sample_rate_hz, self.channels = int(frame.sample_rate), len(frame.layout.channels)
-        self.holds_integers = frame.format.name[0] in "su"
         self.damaged_packets = 0
         self._samples_per_tick = float(self._stream.time_base * self.sample_rate_hz)
         self._origin = (self._stream.start_time if damaged else frame.pts) or 0
@@ -110,6 +109,8 @@ class _Reader:
         self._check_end(count, self._stated)
         self._open()
         if self._identity:
+            if len(_COUNTED) > 1_000:
+                _COUNTED.clear()
             _COUNTED[self._identity] = count, self._last_time
         return count
 

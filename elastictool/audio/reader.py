@@ -48,14 +48,12 @@ class AudioReader(Protocol):
     Attributes:
         sample_rate_hz: Its sample rate.
         channels: Its number of channels.
-        holds_integers: Samples are whole numbers, so none can be NaN or infinite.
         damaged_packets: Packets that could not be decoded, of the blocks given so far; silence
             stands in their place.
     """
 
     sample_rate_hz: int
     channels: int
-    holds_integers: bool
     damaged_packets: int
 
     @property

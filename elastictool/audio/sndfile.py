@@ -35,7 +35,6 @@ class _Reader:
 
     def __init__(self, file: soundfile.SoundFile, name: str) -> None:
         self._file, self._name = file, name
-        self.holds_integers = file.subtype.startswith("PCM")
         self.num_samples = int(file.frames)
         self.sample_rate_hz, self.channels = int(file.samplerate), int(file.channels)
 

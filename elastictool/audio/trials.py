@@ -7,7 +7,6 @@ and read back. Tests take their files from here too.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,17 +129,11 @@ def _by_libsndfile(waveform: Waveform, container: str, encoding: str) -> bytes:
         with soundfile.SoundFile(
             buffer, "w", RATE_HZ, 1, format=container, subtype=encoding
         ) as file:
-            for part in _parts(waveform):
-                file.write(part)
+            for first in range(0, len(waveform), RATE_HZ):  # its Vorbis encoder cannot take minutes
+                file.write(waveform[first : first + RATE_HZ])
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(f"this libsndfile cannot write {container} {encoding}") from error
     return buffer.getvalue()
-
-
-def _parts(waveform: Waveform) -> Iterator[Waveform]:
-    """Seconds: libsndfile's Vorbis encoder cannot take minutes in one piece."""
-    for first in range(0, len(waveform), RATE_HZ):
-        yield waveform[first : first + RATE_HZ]
 
 
 def _as_hdf5(waveform: Waveform) -> bytes:

@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 from elastictool.audio.decode import (
-    AudioInfo,
     Integers,
     Recording,
     encode_blocks,
@@ -33,7 +32,7 @@ from elastictool.audio.decode import (
     waveform_of,
 )
 from elastictool.audio.fbank import fbank
-from elastictool.audio.reader import place_of
+from elastictool.audio.reader import AudioInfo, place_of
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
 from elastictool.utils.errors import AudioError, write_error
