@@ -25,7 +25,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.pages import RESULTS, ROOT, fill
+from benchmarks.pages import RESULTS, ROOT, dump_summary, fill, save_png
 from elastictool.config import PackingConfig
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
@@ -40,11 +40,10 @@ from elastictool.reporting.figures import (
     ORANGE,
     PURPLE,
     VERMILLION,
-    save_figure,
     styled,
 )
 from elastictool.reporting.tables import markdown_table
-from elastictool.utils.io import write_json, write_text
+from elastictool.utils.io import write_text
 
 BATCH_CLIPS = (12, 24, 48, 96)
 NUM_CLIPS = (1_000, 10_000, 100_000, 2_000_000)
@@ -85,9 +84,9 @@ def main() -> None:
         parser.error("give the annotations with --epic, or --page")
     print(tables(document))
     if arguments.write and not arguments.page:
-        write_json(path, document)
+        write_text(path, dump_summary(document))
     if arguments.write or arguments.page:
-        save_figure(draw(document), path.with_suffix(""))
+        save_png(draw(document), path.with_suffix(".png"))
         page = ROOT / "docs" / "packing.md"
         write_text(page, fill(page.read_text("utf-8"), "planners", tables(document)))
 

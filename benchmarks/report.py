@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, fill
+from benchmarks.pages import RESULTS, ROOT, fill, save_png
 from benchmarks.performance import padded_rate
 from benchmarks.studies import STUDIES
 from benchmarks.study_tables import (
-    MANY_RUNS,
+    FEW_RUNS,
     cell,
     claim_lines,
     curves,
@@ -29,7 +29,6 @@ from benchmarks.study_tables import (
     mark_lines,
     runs_table,
 )
-from elastictool.reporting.figures import save_figure
 from elastictool.reporting.tables import markdown_table
 from elastictool.utils.io import write_text
 
@@ -85,7 +84,7 @@ def provenance(study: dict[str, Any]) -> str:
     most = max(
         sum(other["model"] == run["model"] for other in study["runs"]) for run in study["runs"]
     )
-    what = "mean" if most <= MANY_RUNS else "mean ± 95 % t interval"
+    what = "mean" if most <= FEW_RUNS else "mean ± 95 % t interval"
     return (
         f"{len(study['runs'])} of {study['planned_runs']} runs; {what} over the "
         f"runs of a model. Made by `{study['command']}`, {when}, {'; '.join(versions)}.\n"
@@ -285,7 +284,7 @@ def write_pages() -> None:
     for path, text in pages().items():
         write_text(path, text)
     for name, study in committed_studies().items():
-        save_figure(draw(study), RESULTS / name)
+        save_png(draw(study), RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":

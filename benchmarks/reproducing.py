@@ -19,20 +19,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import fill
+from benchmarks.pages import RESULTS as ALL_RESULTS
+from benchmarks.pages import ROOT, dump_summary, fill, save_png
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.library import load_recipe, recipe_names
 from elastictool.recipes.plan import Paths, Plan, make_plan
 from elastictool.recipes.result import judged
 from elastictool.recipes.spec import Recipe
-from elastictool.recipes.steps import draw_result
+from elastictool.reporting.recipe_figure import draw
 from elastictool.reporting.recipe_table import held_words, page
 from elastictool.reporting.tables import counted, duration, markdown_table, read_json
-from elastictool.utils.io import write_json, write_text
+from elastictool.utils.io import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproducing.md"
-RESULTS = ROOT / "docs" / "results" / "recipes"
+RESULTS = ALL_RESULTS / "recipes"
 COLUMNS = ("figure or table", "command", "needs at paper scale", "result (small)")
 
 
@@ -110,15 +110,13 @@ def _trained(name: str) -> frozenset[str]:
 
 
 def collect(folder: Path) -> list[Path]:
-    """Copy figure, table and document of each result below ``folder`` (one scale) into docs."""
+    """Copy the document of each result below ``folder`` (one scale) into docs."""
     copied = []
     for name in recipe_names():
         source, target = folder / name, RESULTS / folder.name / name
         if not (source / "result.json").exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (".png", ".svg", ".md"):
-            shutil.copyfile(source / f"{source.name}{suffix}", target.with_suffix(suffix))
         shutil.copyfile(source / "result.json", target.with_suffix(".json"))
         copied.append(target)
     return copied
@@ -140,8 +138,9 @@ def render() -> list[Path]:
     """Figure, page and words of the verdicts of each result in docs, from its numbers."""
     for file in committed():
         result = judged(read_json(file))
-        write_json(file, result)
-        draw_result(result, file.with_suffix(""))
+        write_text(file, dump_summary(result))
+        save_png(draw(result), file.with_suffix(".png"))
+        write_text(file.with_suffix(".md"), page(result))
     return committed()
 
 
@@ -155,7 +154,7 @@ def main() -> None:
     if arguments.collect is not None:
         for target in collect(arguments.collect):
             print(f"took {target.relative_to(ROOT)}", file=sys.stderr)
-    if arguments.render:
+    if arguments.render or arguments.collect is not None:
         for file in render():
             print(f"rendered {file.relative_to(ROOT)}", file=sys.stderr)
     texts = pages()

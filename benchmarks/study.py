@@ -1,344 +1,363 @@
-"""Run a study on real recordings; resumable, one process per run.
+"""Run a study on real recordings with the driver of the recipes, and collect its scores.
 
-    python -m benchmarks.study fsdd-digit --data data/raw [--jobs 2] [--only ElasticAST]
+    python -m benchmarks.study fsdd-digit --data data/raw [--only ElasticAST] [--seeds 0 1]
 
-Each (model, seed, fold) is trained into ``runs/studies/STUDY/`` and swept on the test split; its
-numbers, with date, versions and settings, go to ``docs/results/runs/STUDY/``. What is there with
-the same settings is not run again and an interrupted run resumes, so a study can be spread over
-days and machines. ``docs/results/STUDY.json`` then collects them, and ``benchmarks.report`` makes
-``docs/results.md``, the README's tables and the figures. Without a name all studies are run.
+Every (model, seed, fold) is trained and swept on the test split as steps of a recipe below
+``runs/studies``: finished steps are skipped and an interrupted one continues. The scores of every
+run, with settings, dates and versions, go to ``docs/results/STUDY.json``, where they replace those
+of the same run; ``benchmarks.report`` makes ``docs/results.md``, the README's table and the
+figures from it. Without a name all studies are run.
 
-``--validation`` opens no test split: it trains without a tenth of the training clips, scores on
-that tenth, and writes nothing under docs/. Settings are chosen with it.
+``--validation`` never opens the test split: it trains without a tenth of the training clips, prints
+the scores on that tenth and writes nothing below ``docs``. With ``--set`` it chooses settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.pages import RESULTS
+from benchmarks.pages import RESULTS, dump_summary
 from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
-from elastictool.checkpoint.run_directory import RunDirectory
-from elastictool.config import PatchAxes, PositionFit, Resize, RunConfig
-from elastictool.config.coerce import to_dict
-from elastictool.config.loader import differences, load_run_config
+from elastictool.config.loader import load_run_config, read_settings
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.bench.timing import environment
+from elastictool.evaluation.points import SweepPoint, read_points
+from elastictool.recipes.plan import POINTS, Paths, Plan, SeedFold, Step, make_plan, plain
+from elastictool.recipes.run import run_plan
+from elastictool.recipes.spec import SCALES, DataSpec, Recipe, RunSpec, Scale, SweepSpec
 from elastictool.training.resuming import MACHINE
-from elastictool.utils.io import write_json
+from elastictool.utils.io import write_text
+
+Document = dict[str, Any]
+NOT_OF_THE_MODEL = ("name", "seed", "data.test_fold", *MACHINE)
+"""Settings that a summary does not record for a model."""
+VALIDATION = ("data.validation_fraction=0.1",)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a study, where it happens and where its numbers go."""
+def plan_of(
+    study: Study,
+    axis: str,
+    seed: int,
+    fold: int,
+    paths: Paths,
+    only: tuple[str, ...] = (),
+    validation: bool = False,
+    sets: tuple[str, ...] = (),
+) -> Plan:
+    """Plan the sweeps along ``axis`` of the models of a study, for one seed and fold.
 
-    study: str
-    entry: Entry
-    seed: int
-    fold: int
-    run: Path
-    result: Path
-    dataset: Path
-    validation: bool
-    sets: tuple[str, ...]
-    start: Path | None = None
+    Args:
+        study: The study.
+        axis: What is swept.
+        seed: Seed of the trainings.
+        fold: Test fold; 0 for the data's own split.
+        paths: Folders of data and runs.
+        only: Labels of models; empty for all.
+        validation: Score on validation clips instead of the test split.
+        sets: Settings over those of the models.
+    """
+    sets = (*(VALIDATION if validation else ()), *sets)
+    data = DataSpec(
+        title=study.title,
+        corpus=study.corpus,
+        root=study.root,
+        task=study.task,
+        folds=(fold,) if fold else (),
+    )
+    swept = [e for e in study.entries if (e.axis or study.axis) == axis]
+    scale = Scale(
+        description=study.title,
+        data={study.dataset: data},
+        runs={_slug(entry.label): _run(study, entry, sets) for entry in study.entries},
+        seeds=(seed,),
+        checkpoint="last",
+        split="validation" if validation else "test",
+        sweeps=tuple(
+            sweep
+            for entry in swept
+            if not only or entry.label in only
+            for sweep in sweeps_of(study, entry)
+        ),
+    )
+    name = _slug(f"{study.title}-{axis}-seed{seed}-fold{fold}")
+    recipe = Recipe(title=study.title, shows="", scales=dict.fromkeys(SCALES, scale), name=name)
+    return make_plan(recipe, "small", paths)
 
-    def config(self) -> RunConfig:
-        """The settings of the run, as published: without this machine's paths."""
-        return load_run_config(RECIPES / self.entry.recipe, self.sets)
 
-    def own_config(self) -> RunConfig:
-        """The same, with the place of the run that it starts from."""
-        places = [f"init.path={self.start}"] if self.start else []
-        places += [f"train.distill.teacher={self.start}"] if self.entry.taught else []
-        return load_run_config(RECIPES / self.entry.recipe, [*self.sets, *places])
-
-    def finished(self) -> dict[str, Any] | None:
-        """The numbers of this cell, if they are there and belong to its settings."""
-        if not self.result.exists():
-            return None
-        numbers: dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        return None if self.changed(numbers["config"]) else numbers
-
-    def changed(self, recorded: dict[str, Any]) -> set[str]:
-        """Recorded settings that are no longer wanted; those of the machine do not count.
-
-        Neither do settings that were added since then.
-        """
-        return differences(recorded, to_dict(self.config())).keys() - set(MACHINE)
+def _slug(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower())
 
 
-def make_cell(name: str, entry: Entry, seed: int, fold: int, arguments: Namespace) -> Cell:
-    """Name the places and settings of one run."""
-    slug = _slug(entry.label, seed, fold)
-    sets = [*entry.sets, *arguments.set, f"seed={seed}", f"data.test_fold={fold}"]
-    folder = name
-    if arguments.validation:
-        sets.append("data.validation_fraction=0.1")
-        folder = f"{name}-validation{arguments.tag}"
-    run = arguments.runs / folder / slug
-    public = arguments.out / "runs" / name / f"{slug}.json"
-    return Cell(
-        study=name,
-        entry=entry,
-        seed=seed,
-        fold=fold,
-        run=run,
-        result=run / "study.json" if arguments.validation else public,
-        dataset=arguments.runs / "data" / STUDIES[name].dataset,
-        validation=arguments.validation,
-        sets=tuple(sets),
-        start=arguments.runs / folder / _slug(entry.start, seed, fold) if entry.start else None,
+def _run(study: Study, entry: Entry, sets: tuple[str, ...]) -> RunSpec:
+    """Return the run of a model; its start and teacher are runs of the study."""
+    settings = read_settings(RECIPES / entry.recipe, (*entry.sets, *sets))
+    settings.pop("init", None)
+    settings.get("train", {}).pop("distill", None)
+    start = _slug(entry.start) if entry.start else ""
+    return RunSpec(
+        label=entry.label,
+        data=study.dataset,
+        settings=settings,
+        start=start,
+        teacher=start if entry.taught else "",
     )
 
 
-def _slug(label: str, seed: int, fold: int) -> str:
-    return re.sub("[^a-z0-9]+", "-", f"{label}-seed{seed}-fold{fold}".lower())
+def sweeps_of(study: Study, entry: Entry) -> list[SweepSpec]:
+    """Return the sweeps of a model, one for each way of evaluating it.
+
+    Position grids are interpolated and sliced, unless patch sizes decide the grid.
+    """
+    axis: Any = entry.axis or study.axis
+    values = tuple(x for x in study.columns if axis == "resolution" or x == int(x))
+    spec = SweepSpec(
+        axis=axis,
+        values=values,
+        runs=(_slug(entry.label),),
+        base_shift_ms=study.base_shift_ms if axis == "resolution" else 0.0,
+        native=entry.evaluate_natively,
+    )
+    model = load_run_config(RECIPES / entry.recipe, entry.sets).model
+    if axis == "patch_size":
+        return [
+            dataclasses.replace(spec, resize=(resize,), axes=axes)
+            for resize in entry.resizings or (model.resize,)
+            for axes in entry.along or ("auto",)
+        ]
+    if model.pos_embed == "grid":
+        return [spec, dataclasses.replace(spec, positions="slice")]
+    return [spec]
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train (or resume) and sweep one cell on one thread; returns its numbers."""
-    import torch
-
-    from elastictool.training.run import resume_run, train_run
-
-    torch.set_num_threads(1)
-    store = PreparedStore.open(cell.dataset)
-    if _resumable(cell, store):
-        result = resume_run(cell.run, store)
-    else:
-        result = train_run(cell.own_config(), store, cell.run, overwrite=True)
-    numbers = {
-        "model": cell.entry.label,
-        "seed": cell.seed,
-        "fold": cell.fold,
-        "recipe": cell.entry.recipe,
-        "sets": list(cell.sets),
-        "config": to_dict(cell.config()),
-        "environment": environment(),
-        "train_seconds": round(result.seconds, 1),
-        "train_tokens": _tokens(cell.run),
-        "points": _points(cell, store),
-    }
-    write_json(cell.result, numbers)
-    return numbers
+def runs_of(plan: Plan, seed: int, fold: int) -> Iterator[Document]:
+    """Yield the scores of each model of a finished plan."""
+    models: dict[str, Document] = {}
+    for sweep in (step for step in plan.steps if step.kind == "sweep"):
+        run = next(step for step in plan.steps if step.name == sweep.inputs[_role(sweep)])
+        label = plan.scale.runs[_role(sweep).removeprefix("run:")].label
+        marker = run.marker() or {}
+        numbers = models.setdefault(
+            label,
+            {
+                "model": label,
+                "seed": seed,
+                "fold": fold,
+                "environment": marker["environment"],
+                "train_seconds": marker["seconds"],
+                "train_tokens": _tokens(run.path),
+                "curves": [],
+            },
+        )
+        numbers["curves"].append(_curve(sweep, read_points(sweep.path / POINTS)))
+    yield from models.values()
 
 
-def _trained(run: Path) -> bool:
-    """Whether a run that others start from was trained to its end on this machine."""
-    directory = RunDirectory(run)
-    if not directory.last_weights.exists():
-        return False
-    lines = directory.metrics.read_text("utf-8").splitlines()
-    epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
-    return len(epochs) >= directory.read_config().train.epochs
+def _role(sweep: Step) -> str:
+    return next(role for role in sweep.inputs if role.startswith("run:"))
 
 
-def _resumable(cell: Cell, store: PreparedStore) -> bool:
-    """Whether an unfinished run of the same settings on the same data stands there."""
-    run = RunDirectory(cell.run)
-    if not run.training_state.exists() or run.read_fingerprint() != store.info.fingerprint:
-        return False
-    wanted = to_dict(cell.config())
-    parts = ("train", "augment", "packing", "length")
-    recorded = {part: to_dict(run.read_config())[part] for part in parts}
-    return not differences(recorded, wanted).keys() - set(MACHINE)
-
-
-def _tokens(path: Path) -> int:
-    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
+def _tokens(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
     return sum(r["tokens"] for r in map(json.loads, lines) if r["kind"] == "epoch")
 
 
-def _points(cell: Cell, store: PreparedStore) -> list[dict[str, Any]]:
-    """Own point and all columns, each way of evaluating the run a curve of its own."""
-    return [point for way in _ways(cell) for point in _swept(cell, store, way)]
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of evaluating a run: how positions and kernels are fitted, along which axes."""
-
-    positions: PositionFit | None = None
-    resize: Resize | None = None
-    along: PatchAxes | Literal["auto"] = "auto"
-
-
-def _ways(cell: Cell) -> list[Way]:
-    """Grid positions are interpolated and sliced, except where patch sizes decide their grid."""
-    entry, model = cell.entry, cell.config().model
-    if STUDIES[cell.study].axis == "patch_size":
-        resizings = entry.resizings or (model.resize,)
-        return [Way(None, r, axes) for r in resizings for axes in entry.along or ("auto",)]
-    return [Way(), Way("slice")] if model.pos_embed == "grid" else [Way()]
-
-
-def _swept(cell: Cell, store: PreparedStore, way: Way) -> list[dict[str, Any]]:
-    from elastictool.checkpoint.weights import load_run
-    from elastictool.evaluation.sweep import SweepOptions, sweep
-
-    study, split = STUDIES[cell.study], "validation" if cell.validation else "test"
-    run = load_run(cell.run, "last", pos_embed_fit=way.positions, resize=way.resize)
-    if cell.entry.evaluate_natively:
-        native = dataclasses.replace(run.feature_extractor.length, fixed_frames=0)
-        run = dataclasses.replace(
-            run, feature_extractor=dataclasses.replace(run.feature_extractor, length=native)
+def _curve(sweep: Step, points: list[SweepPoint]) -> Document:
+    """Return [x, score, low, high] at the own setting and at each value."""
+    numbers = [
+        (
+            point.native,
+            [point.x, round(point.value, 6), round(point.low, 4), round(point.high, 4)],
         )
-    axis = cell.entry.axis or study.axis
-    # Pooling takes whole numbers of frames.
-    columns = [x for x in study.columns if axis == "resolution" or x == int(x)]
-    options = SweepOptions(split=split, patch_axes=way.along, base_shift_ms=study.base_shift_ms)
-    points = sweep(axis, [run], store, columns, options)
-    keep: tuple[str, ...]
-    keep = ("length_frames", "value", "low", "high", "positions", "native", "tokens", "gflops")
-    if axis == "length":
-        return [{key: getattr(point, key) for key in keep} for point in points]
-    along = {"along": "" if way.along == "auto" else way.along}
-    return [
-        {key: getattr(p, key) for key in (*keep, "resize")} | {"setting": p.x} | along
-        for p in points
+        for point in points
     ]
+    along = sweep.settings["axes"]
+    return {
+        "positions": points[0].positions,
+        "resize": points[0].resize,
+        "along": "" if along == "auto" else along,
+        "own": next(number for native, number in numbers if native),
+        "points": [number for native, number in numbers if not native],
+    }
 
 
-def prepared(study: Study, data: Path, folder: Path) -> None:
-    """Make the study's prepared dataset, if it is not there."""
-    from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.prepare import prepare
+def model_settings(plan: Plan, seed_fold: SeedFold) -> dict[str, Document]:
+    """Return the settings of each model that are not the defaults, by label and dotted name."""
+    return {
+        plan.scale.runs[step.config.name.removesuffix(seed_fold.suffix())].label: _recorded(
+            step.settings["config"]
+        )
+        for step in plan.steps
+        if step.config is not None
+    }
 
-    options = CorpusOptions(task=study.task)
-    prepare(study.corpus, data / study.root, folder, name=study.dataset, options=options)
+
+def _recorded(settings: Mapping[str, Any]) -> Document:
+    plain: Document = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in files
+    return {key: value for key, value in plain.items() if key not in NOT_OF_THE_MODEL}
+
+
+def axes_of(study: Study) -> list[str]:
+    """Return what the models of a study are swept along."""
+    return list(dict.fromkeys(entry.axis or study.axis for entry in study.entries))
+
+
+def planned_settings(study: Study) -> dict[str, Document]:
+    """Return the settings of every model of a study as the recipes have them now."""
+    paths = Paths(Path("DIR"), Path("OUT"))
+    settings: dict[str, Document] = {}
+    for axis in axes_of(study):
+        seed, fold = study.runs()[0]
+        plan = plan_of(study, axis, seed, fold, paths)
+        settings |= model_settings(plan, SeedFold(seed, fold))
+    return {entry.label: settings[entry.label] for entry in study.entries}
+
+
+def run_study(name: str, arguments: Namespace) -> None:
+    """Run the trainings and sweeps that are wanted, and collect their scores."""
+    import torch
+
+    torch.set_num_threads(1)  # the same bits on machines with other numbers of cores
+    study, found = STUDIES[name], list[Document]()
+    for seed, fold in study.runs():
+        if seed in (arguments.seeds or study.seeds) and fold in (arguments.folds or study.folds):
+            found += run_repetition(study, seed, fold, arguments)
+    if found and not arguments.validation:
+        collect(name, found, arguments)
+
+
+def run_repetition(study: Study, seed: int, fold: int, arguments: Namespace) -> list[Document]:
+    """Train and sweep the wanted models with one seed and fold, and return their scores."""
+    from elastictool.cli.console import progress
+
+    found = []
+    for axis in axes_of(study):
+        labels = {entry.label for entry in study.entries if (entry.axis or study.axis) == axis}
+        if arguments.only and not labels & set(arguments.only):
+            continue
+        make = partial(
+            plan_of,
+            study,
+            axis,
+            seed,
+            fold,
+            Paths(arguments.data, arguments.runs),
+            only=tuple(arguments.only),
+            validation=arguments.validation,
+            sets=tuple(arguments.set),
+        )
+        for numbers in runs_of(run_plan(make, progress()), seed, fold):
+            print(_line(numbers), file=sys.stderr, flush=True)
+            found.append(numbers)
+    return found
+
+
+def _line(numbers: Document) -> str:
+    curve = numbers["curves"][0]
+    shown = [("own", curve["own"]), *((f"{point[0]:g}", point) for point in curve["points"])]
+    head = f"{numbers['model']} seed {numbers['seed']} fold {numbers['fold']}"
+    scores = " ".join(f"{column}:{100 * point[1]:.1f}" for column, point in shown)
+    return f"{head}, {numbers['train_seconds']:.0f} s: {scores}"
+
+
+def collect(name: str, found: list[Document], arguments: Namespace) -> None:
+    """Write the study's summary: new scores, and those of other runs with the same settings."""
+    study, settings = STUDIES[name], planned_settings(STUDIES[name])
+    file = arguments.out / f"{name}.json"
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {"runs": [], "models": {}}
+    runs = {
+        _key(run): run
+        for run in known["runs"]
+        if known["models"][run["model"]]["settings"] == settings.get(run["model"])
+    }
+    runs |= {_key(run): run for run in found}
+    planned = [(e.label, seed, fold) for e in study.entries for seed, fold in study.runs()]
+    print(f"{name}: {len(runs)} of {len(planned)} runs are there", file=sys.stderr)
+    summary = {
+        "study": name,
+        "title": study.title,
+        "command": f"python -m benchmarks.study {name} --data DIR",
+        "planned_runs": len(planned),
+        "marks": study.marks,
+        "axis": study.axis,
+        "columns": list(study.columns),
+        "base_shift_ms": study.base_shift_ms,
+        "claims": [plain(claim) for claim in study.claims],
+        "models": {
+            entry.label: {"recipe": entry.recipe, "settings": settings[entry.label]}
+            for entry in study.entries
+        },
+        "baselines": _baselines(study, arguments) if study.axis == "length" else [],
+        "runs": [runs[key] for key in planned if key in runs],
+    }
+    write_text(file, dump_summary(summary))
+
+
+def _key(run: Document) -> tuple[str, int, int]:
+    return run["model"], run["seed"], run["fold"]
+
+
+def _baselines(study: Study, arguments: Namespace) -> list[Document]:
+    """Return scores of logistic regression on mean and deviation over time, and on clip length."""
+    from elastictool.config import DataConfig
+    from elastictool.data.splits import select_clips
+    from elastictool.evaluation.baseline import logistic_baseline
+
+    paths = Paths(arguments.data, arguments.runs)
+    plan = plan_of(study, study.axis, *study.runs()[0], paths)
+    store = PreparedStore.open(next(step.path for step in plan.steps if step.kind == "prep"))
+    fbank = load_run_config(RECIPES / study.entries[0].recipe).fbank
+    rows = []
+    for fold in study.folds:
+        splits = select_clips(store, DataConfig(test_fold=fold), 0)
+        lengths = [int(frames) for frames in study.columns]
+        points = logistic_baseline(store, splits.train, splits.test, fbank, lengths)["points"]
+        scores = [
+            {k: point[k] for k in ("model", "length_frames")}
+            | {"top1": round(point["metrics"]["top1"], 6)}
+            for point in points
+        ]
+        rows.append({"fold": fold, "points": scores})
+    return rows
 
 
 def parse() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="*", help="of: " + ", ".join(STUDIES) + "; none is all")
+    parser.add_argument("studies", nargs="*", help=f"names ({', '.join(STUDIES)}); default all")
     parser.add_argument("--data", type=Path, required=True, help="folder of the small real data")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--only", action="append", help="labels of entries to run; repeatable")
-    parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--folds", type=int, nargs="+")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the summaries")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of runs")
+    parser.add_argument("--only", action="append", default=[], help="a model to run; repeatable")
+    parser.add_argument("--seeds", type=int, nargs="+", help="some of the seeds")
+    parser.add_argument("--folds", type=int, nargs="+", help="some of the folds")
     parser.add_argument("--set", action="append", default=[], help="with --validation: a setting")
-    parser.add_argument("--validation", action="store_true", help="score on a training part")
-    parser.add_argument("--tag", default="", help="with --validation: name of this trial")
+    parser.add_argument("--validation", action="store_true", help="score on validation clips")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.studies if name not in STUDIES]:
         parser.error(f"no study {unknown[0]}, there are: {', '.join(STUDIES)}")
+    labels = {e.label for name in arguments.studies or STUDIES for e in STUDIES[name].entries}
+    if unknown := [label for label in arguments.only if label not in labels]:
+        parser.error(f"no model {unknown[0]}, there are: {', '.join(sorted(labels))}")
     if arguments.set and not arguments.validation:
         parser.error("--set belongs to --validation: a study's settings are its recipes")
     return arguments
 
 
 def main() -> None:
-    """Run the studies that are wanted, all of them where none is named."""
+    """Run the studies that are wanted, all of them by default."""
     arguments = parse()
     for name in arguments.studies or STUDIES:
-        run_study(name, STUDIES[name], arguments)
+        run_study(name, arguments)
     if not arguments.validation and arguments.out.resolve() == RESULTS:
         write_pages()
-
-
-def run_study(name: str, study: Study, arguments: Namespace) -> None:
-    """Run the cells that are wanted, then collect all that are finished."""
-    prepared(study, arguments.data, arguments.runs / "data")
-    cells = [
-        make_cell(name, entry, seed, fold, arguments)
-        for seed, fold in study.runs()
-        for entry in study.entries
-        if seed in (arguments.seeds or study.seeds)
-        and fold in (arguments.folds or study.folds)
-        and (not arguments.only or entry.label in arguments.only)
-    ]
-    wanted = [cell for cell in cells if not cell.finished()]
-    starts = {cell.start for cell in wanted if cell.start and not _trained(cell.start)}
-    first = [cell for cell in cells if cell.run in starts]
-    run_cells(first, arguments.jobs)
-    run_cells([cell for cell in wanted if cell not in first], arguments.jobs)
-    if not arguments.validation:
-        collect(name, study, arguments)
-
-
-def run_cells(cells: list[Cell], jobs: int) -> None:
-    """Run the cells, ``jobs`` at a time, and say how each ended."""
-    spawn = multiprocessing.get_context("spawn")
-    fresh: dict[str, Any] = {"max_tasks_per_child": 1} if sys.version_info >= (3, 11) else {}
-    with ProcessPoolExecutor(jobs, mp_context=spawn, **fresh) as pool:
-        waiting = [pool.submit(run_cell, cell) for cell in cells]
-        for count, future in enumerate(as_completed(waiting), 1):
-            print(f"{count}/{len(cells)} {_line(future.result())}", file=sys.stderr, flush=True)
-
-
-def _line(numbers: dict[str, Any]) -> str:
-    shown = " ".join(
-        f"{_column(point)}:{100 * point['value']:.1f}"
-        for point in numbers["points"]
-        if point["positions"] != "slice"
-    )
-    head = f"{numbers['model']} seed {numbers['seed']} fold {numbers['fold']}"
-    return f"{head}, {numbers['train_seconds']:.0f} s: {shown}"
-
-
-def _column(point: dict[str, Any]) -> str:
-    return "own" if point["native"] else f"{point.get('setting', point['length_frames']):g}"
-
-
-def collect(name: str, study: Study, arguments: Namespace) -> None:
-    """Write the study's result file from the finished runs; says how many are missing."""
-    cells = [
-        make_cell(name, entry, seed, fold, arguments)
-        for entry in study.entries
-        for seed, fold in study.runs()
-    ]
-    found = [numbers for cell in cells if (numbers := cell.finished())]
-    print(f"{name}: {len(found)} of {len(cells)} runs are there", file=sys.stderr)
-    if not found:
-        return
-    hidden = ("config", "sets")
-    write_json(
-        arguments.out / f"{name}.json",
-        {
-            "study": name,
-            "title": study.title,
-            "command": f"python -m benchmarks.study {name} --data DIR",
-            "planned_runs": len(cells),
-            "marks": study.marks,
-            "axis": study.axis,
-            "columns": list(study.columns),
-            "base_shift_ms": study.base_shift_ms,
-            "claims": [dataclasses.asdict(claim) for claim in study.claims],
-            "baselines": _baselines(study, cells[0].dataset) if study.axis == "length" else [],
-            "runs": [{k: v for k, v in numbers.items() if k not in hidden} for numbers in found],
-        },
-    )
-
-
-def _baselines(study: Study, dataset: Path) -> list[dict[str, Any]]:
-    """Logistic regression on time-mean and deviation, and on clip length alone, per fold."""
-    from elastictool.config import DataConfig
-    from elastictool.data.splits import select_clips
-    from elastictool.evaluation.baseline import logistic_baseline
-
-    store = PreparedStore.open(dataset)
-    fbank = load_run_config(RECIPES / study.entries[0].recipe).fbank
-    rows = []
-    for fold in study.folds:
-        splits = select_clips(store, DataConfig(test_fold=fold), 0)
-        lengths = [int(frames) for frames in study.columns]
-        answer = logistic_baseline(store, splits.train, splits.test, fbank, lengths)
-        rows.append({"fold": fold, **answer})
-    return rows
 
 
 if __name__ == "__main__":

@@ -7,23 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
 from elastictool.evaluation.points import AXES
 from elastictool.reporting.claims import Claim, Verdict, judge
 from elastictool.reporting.figures import SeriesStyle, series_styles, styled
-from elastictool.reporting.lines import (
-    Line,
-    Point,
-    draw_lines,
-    interval_bar,
-    legend_below,
-    mark_columns,
-    name_columns,
-    own_ring,
-)
+from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
 from elastictool.reporting.tables import markdown_table
 
 SLICED = "positions sliced"
@@ -32,13 +22,9 @@ WAYS = {
     "resize": {"pi": "PI", "bl": "BL"},
     "along": {"both": "both axes", "time": "along time", "frequency": "along frequency"},
 }
-"""What curves of one model are told apart by, where it was evaluated in several ways."""
-
-
-MANY_RUNS = 2
-"""Up to so many runs a figure shows their range; an interval over two means nothing."""
-MOST_LABELS = 16
-"""Columns that have room for their label."""
+"""Labels of the ways of evaluating a model, where there are several."""
+FEW_RUNS = 2
+"""Up to this many runs a range is shown; an interval over two means nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +32,11 @@ class Curve:
     """One model evaluated in one way: values over its runs (seeds or folds).
 
     Attributes:
-        label: Model, and the way where there are several.
+        label: Model, and the way if there are several.
         own: Values at the native or own length, patch size or resolution.
         at: Values at each column.
-        tokens: Tokens of the trainings; times of shared machines cannot be compared.
-        own_x: Where the own setting stands among the columns; None where it has no place.
+        tokens: Tokens of the trainings; times on shared machines cannot be compared.
+        own_x: Place of the own setting among the columns; None without one.
     """
 
     label: str
@@ -61,26 +47,20 @@ class Curve:
 
 
 def curves(study: dict[str, Any]) -> list[Curve]:
-    """All curves of a study, models in the study's order; baselines last."""
+    """Return all curves of a study, models in the study's order; baselines last."""
     found: dict[str, Curve] = {}
     for run in study["runs"]:
-        several = {name for name in WAYS if len({p.get(name) for p in run["points"]}) > 1}
-        for point in run["points"]:
-            label = _label(run["model"], {name: point[name] for name in sorted(several)})
-            column = point.get("setting", point["length_frames"])
-            if point["native"]:
-                curve = found.setdefault(label, Curve(label, [], {}, [], column))
-                curve.own.append(point["value"])
-                curve.tokens.append(run["train_tokens"])
-            else:
-                found[label].at.setdefault(column, []).append(point["value"])
+        several = {name for name in WAYS if len({c[name] for c in run["curves"]}) > 1}
+        for one in run["curves"]:
+            ways = [WAYS[name][one[name]] for name in sorted(several)]
+            words = ", ".join(filter(None, ways))
+            label = f"{run['model']} ({words})" if words else run["model"]
+            curve = found.setdefault(label, Curve(label, [], {}, [], one["own"][0]))
+            curve.own.append(one["own"][1])
+            curve.tokens.append(run["train_tokens"])
+            for column, value, *_ in one["points"]:
+                curve.at.setdefault(column, []).append(value)
     return [*found.values(), *_baseline_curves(study)]
-
-
-def _label(model: str, way: dict[str, str]) -> str:
-    """``AST (BL)``; just the model where its way is the usual one."""
-    words = ", ".join(text for name, value in way.items() if (text := WAYS[name][value]))
-    return f"{model} ({words})" if words else model
 
 
 def verdicts(study: dict[str, Any]) -> list[Verdict]:
@@ -103,7 +83,7 @@ def _baseline_curves(study: dict[str, Any]) -> list[Curve]:
     for fold in study["baselines"]:
         for point in fold["points"]:
             curve = found.setdefault(point["model"], Curve(point["model"], [], {}, []))
-            value = point["metrics"]["top1"]
+            value = point["top1"]
             if point["length_frames"] is None:
                 curve.own.append(value)
             else:
@@ -125,7 +105,7 @@ def cell(values: Sequence[float] | None) -> str:
     if not values:
         return "–"
     mean, half = mean_and_half_width(values)
-    return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if len(values) > MANY_RUNS else "")
+    return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if len(values) > FEW_RUNS else "")
 
 
 def main_table(study: dict[str, Any]) -> str:
@@ -156,10 +136,9 @@ def runs_table(study: dict[str, Any]) -> str:
     columns = ["run", "seed", "fold", "native / own", *(f"{n} frames" for n in marked)]
     rows = []
     for run in study["runs"]:
-        first = {p["native"]: p for p in reversed(run["points"])}
-        interpolated = [p for p in run["points"] if p["positions"] != "slice"]
-        at = {p["length_frames"]: p["value"] for p in interpolated if not p["native"]}
-        values = [first[True]["value"], *(at[n] for n in marked)]
+        first = run["curves"][0]
+        at = {point[0]: point[1] for point in first["points"]}
+        values = [first["own"][1], *(at[n] for n in marked)]
         shown = [f"{100 * value:.1f}" for value in values]
         rows.append([run["model"], run["seed"], run["fold"] or "–", *shown])
     return markdown_table(columns, rows)
@@ -183,27 +162,22 @@ def mark_lines(study: dict[str, Any]) -> str:
 
 
 def draw(study: dict[str, Any]) -> Figure:
-    """Accuracy by column, mean over runs with its interval; at the own setting in the legend."""
+    """Return the figure: accuracy by column, mean over runs with its interval.
+
+    The legend has the score at the own setting in brackets.
+    """
     shown, axis = _shown(study), AXES[study["axis"]]
     styles = series_styles(curve.label for curve in shown)
+    runs = max(len(curve.own) for curve in shown)
+    kind = "95 % t interval over" if runs > FEW_RUNS else "range of"
     with styled():
-        height = 4.2 + 0.1 * len(shown)
-        figure = Figure(figsize=(7.4, height), layout="constrained")
+        figure = Figure(figsize=(7.4, 4.4 + 0.1 * len(shown)), layout="constrained")
         axes = figure.subplots()
         draw_lines(axes, [_line(curve, styles[curve.label]) for curve in shown])
-        own = {curve.own_x for curve in shown if curve.own_x is not None}
-        mark_columns(axes, study["columns"], own, study["axis"] != "resolution", MOST_LABELS)
-        axes.set_xlabel("length at test time (frames)" if axis.stem == "sweep" else axis.label)
-        axes.set_ylabel("Top-1 accuracy (%)")
-        name_columns(axes, study["axis"], None, study["base_shift_ms"])
-        axes.set_title(study["title"])
-        handles: list[Artist]
-        handles, labels = axes.get_legend_handles_labels()
-        handles, labels = [*handles, own_ring()], [*labels, f"{axis.dot} (in brackets: score)"]
-        if (runs := max(len(curve.own) for curve in shown)) > 1:
-            kind = "95 % t interval over" if runs > MANY_RUNS else "range of"
-            handles, labels = [*handles, interval_bar()], [*labels, f"{kind} {runs} runs"]
-        legend_below(axes, handles, labels)
+        axes.set(xlabel=axis.label, ylabel="Top-1 accuracy (%)", title=study["title"])
+        scale_columns(axes, study["columns"], axis.log, base_shift_ms=study["base_shift_ms"])
+        interval = f"{kind} {runs} runs" if runs > 1 else ""
+        add_legend(axes, f"{axis.dot} (in brackets: score)", interval)
     return figure
 
 
@@ -239,5 +213,5 @@ def _point(x: float, values: Sequence[float]) -> Point:
     mean, half = mean_and_half_width(values)
     if len(values) == 1:
         return Point(x, 100 * mean)
-    ends = (mean - half, mean + half) if len(values) > MANY_RUNS else (min(values), max(values))
+    ends = (mean - half, mean + half) if len(values) > FEW_RUNS else (min(values), max(values))
     return Point(x, 100 * mean, 100 * ends[0], 100 * ends[1])

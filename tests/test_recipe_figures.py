@@ -113,28 +113,37 @@ def test_a_published_curve_has_the_colour_of_the_one_that_stands_for_it() -> Non
         curve["label"] = ours.get(curve["published_label"], curve["label"])
     mine, theirs = draw(result).axes
     colours = {str(line.get_label()): line.get_color() for line in mine.lines}
-    texts = {text.get_text(): text.get_color() for text in theirs.texts}
-    for published, own in ours.items():
-        assert texts[published] == colours[own]
-    assert len({texts[name] for name in ours}) == 3
+    published = {str(line.get_label()): line.get_color() for line in theirs.lines}
+    for name, own in ours.items():
+        assert published[name] == colours[own]
+    assert len({published[name] for name in ours}) == 3
 
 
 def labels(axes: Axes) -> list[str]:
-    """What the axis is labelled with, in order."""
+    """Return the labels of the horizontal axis in order."""
     return [label.get_text() for label in axes.get_xticklabels()]
 
 
-def test_the_legend_of_two_panels_names_ours_alone_and_stands_below_them() -> None:
+def legend_of(axes: Axes) -> tuple[str, list[str]]:
+    """Return title and names of a legend that stands below its axes."""
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
+    return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+
+
+def test_each_of_two_panels_has_a_legend_of_its_own_curves_below_it() -> None:
     result = paper_result() | {"scale": "small"}
     for curve in result["panels"][0]["curves"]:
         curve["label"] = f"our {curve['label']}"
     ours, theirs = draw(result).axes
-    legend = ours.get_legend()
-    assert legend is not None and theirs.get_legend() is None
-    assert legend.get_title().get_text() == "ours"
-    named = [text.get_text() for text in legend.get_texts()]
+    title, named = legend_of(ours)
+    published = set(published_curves("flexiast_table1", "ESC-50"))
+    assert title == "ours"
     assert [name for name in named if name.startswith("our ")] == named[:5]
-    assert not set(published_curves("flexiast_table1", "ESC-50")) & set(named)
+    assert not published & set(named)
+    title, named = legend_of(theirs)
+    assert title == "published" and set(named) == published
 
 
 def test_every_models_own_column_is_labelled() -> None:

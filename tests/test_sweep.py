@@ -24,9 +24,8 @@ from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
 from elastictool.evaluation.sweep import SweepOptions, sweep
 from elastictool.reporting.figures import VERMILLION, series_styles
-from elastictool.reporting.lines import spread
 from elastictool.reporting.summary import summary_table
-from elastictool.reporting.sweep_figure import _draw, plot_sweep, series_of
+from elastictool.reporting.sweep_figure import draw_sweep, plot_sweep, series_of
 from elastictool.reporting.tables import (
     counted,
     duration,
@@ -222,7 +221,7 @@ def test_models_keep_their_colours_and_variants_differ_in_shade_and_line() -> No
 
 def drawn(points: list[SweepPoint]) -> Axes:
     """The axes of a sweep's figure."""
-    return _draw(points, points[0].metric, "", None).axes[0]
+    return draw_sweep(points).axes[0]
 
 
 def test_a_line_goes_through_the_own_point_though_it_is_no_column() -> None:
@@ -233,17 +232,6 @@ def test_a_line_goes_through_the_own_point_though_it_is_no_column() -> None:
     assert line.get_xydata().tolist() == [[256, 50], [400, 90], [512, 50]]
     (ring,) = (line for line in axes.lines if line.get_markerfacecolor() == "none")
     assert ring.get_xydata().tolist() == [[400, 90]]
-
-
-def test_an_own_column_keeps_its_label_however_near_the_next_one_is() -> None:
-    assert spread([8, 10, 12, 16, 20, 24, 30, 32, 40, 48], True, 10, {8, 16, 32}) == [
-        *(8, 10, 12, 16, 20, 24),
-        *(32, 40, 48),
-    ]
-    assert spread([8, 30, 32, 48], True, 10) == [8, 30, 48]
-    compressions = [round(1 + 0.2 * k, 1) for k in range(16)]
-    assert spread(compressions, False, 6, {1, 4}) == [1, 1.6, 2.2, 2.8, 3.4, 4]
-    assert spread([64, 128, 256, 384, 998], False, 18) == [64, 128, 256, 384, 998]
 
 
 def test_curves_stand_beside_one_another_at_the_same_column() -> None:

@@ -240,13 +240,13 @@ class _Graph:
         """Evaluate all runs of a sweep at all values, decoding each clip once."""
         runs = {f"run:{run}": self.train(run, seed_fold) for run in spec.runs}
         dataset = self.steps[next(iter(runs.values())).inputs["dataset"]]
-        settings = self._evaluation | _plain(spec)
+        settings = self._evaluation | plain(spec)
         return self._add(name, "sweep", settings, {"dataset": dataset, **runs}, {})
 
     def tokens(self, spec: TokensSpec) -> Step:
         """Count padding and cut."""
         inputs, files, settings = self._durations(spec.data)
-        return self._add(f"tokens {spec.data}", "tokens", settings | _plain(spec), inputs, files)
+        return self._add(f"tokens {spec.data}", "tokens", settings | plain(spec), inputs, files)
 
     def durations(self, names: Sequence[str]) -> Step:
         """Make histograms of clip lengths."""
@@ -274,8 +274,8 @@ class _Graph:
             "title": recipe.title,
             "shows": recipe.shows,
             "description": self.scale.description,
-            "published": _plain(recipe.published) if recipe.published else None,
-            "claims": [_plain(claim) for claim in self.scale.claims],
+            "published": plain(recipe.published) if recipe.published else None,
+            "claims": [plain(claim) for claim in self.scale.claims],
             "labels": {
                 name: {"label": spec.label, "published": spec.published_label}
                 for name, spec in specs.items()
@@ -417,7 +417,7 @@ def _hash(path: Path, size: int, changed_ns: int) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def plain(value: Any) -> dict[str, Any]:
     """Return a dataclass as JSON values, without infinities."""
     plain = dataclasses.asdict(value)
     return {

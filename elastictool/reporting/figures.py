@@ -12,13 +12,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -144,20 +141,6 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
     """
     found = re.match(r"AST(?:-B/|[-/]| at )(\d+)(?:/(?:\d+x)?(\d+))?", label)
     return (int(found[1]), int(found[2] or 16)) if found else None
-
-
-def add_top_axis(axes: Axes, factor: float, label: str, same_ticks: bool = False) -> None:
-    """A second axis on top that reads the places below times ``factor``; a logarithmic one, or
-    with ``same_ticks``, at the ticks below."""
-    top = axes.secondary_xaxis(
-        "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
-    )
-    top.set_xlabel(label, fontsize=9, color=GREY)
-    top.tick_params(labelsize=8.5, colors=GREY)
-    if same_ticks or axes.get_xscale() == "log":
-        ticks = [tick * factor for tick in axes.get_xticks()]
-        top.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)
-        top.minorticks_off()
 
 
 def plain_text(text: str, most: int = 200) -> str:

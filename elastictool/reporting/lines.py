@@ -1,29 +1,33 @@
-"""Curves as all figures of scores have them: a line through a model's points, its own setting's
-too, with intervals as thin bars, and the axis that they stand on.
+"""Draw curves of scores: a line through a model's points and its own setting, thin interval bars.
 
-Bars and not bands: bands of one colour cannot be told apart where they overlap. The curves of a
-figure stand a little beside one another, so that neither bars nor points hide each other.
+Bars are used instead of bands, which cannot be told apart where they overlap; the curves of a
+figure are shifted against each other by a few points, so that bars and markers stay visible.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from elastictool.reporting.figures import GREY, SeriesStyle, add_top_axis, plain_text
+from elastictool.reporting.figures import GREY, SeriesStyle, plain_text
 
-ASIDE = 2.0
+SHIFT = 2.0
 """Points (1/72 inch) between neighbouring curves at one column."""
-MOST_ASIDE = 7.0
-"""Points between the first and the last of them."""
+LARGEST_SHIFT = 7.0
+"""Points between the first and the last curve."""
+LOG_RATIO = 6
+"""Axes that span more than this factor are logarithmic, unless the axis decides."""
+LABELLED_COLUMNS = 6
+"""Up to this many columns each has a label; matplotlib chooses the labels of more."""
 RING: Mapping[str, Any] = {
     "linestyle": "",
     "marker": "o",
@@ -32,11 +36,11 @@ RING: Mapping[str, Any] = {
     "markeredgecolor": "black",
     "markeredgewidth": 0.9,
 }
-"""Around the point at a model's own setting: what lies below it is seen."""
+"""Marks the point at a model's own setting."""
 
 
 class Point(NamedTuple):
-    """A score at a place of the axis, with the ends of its interval, if it has one."""
+    """A score at a place on the axis, with the ends of its interval if it has one."""
 
     x: float
     value: float
@@ -49,10 +53,10 @@ class Line:
     """One curve.
 
     Attributes:
-        label: Its name in the legend.
-        style: How it is drawn.
-        points: At the columns.
-        own: At the model's own setting, which need not be a column; None where it has no place.
+        label: Name in the legend.
+        style: Colour, line and marker.
+        points: Points at the columns.
+        own: Point at the model's own setting, which need not be a column; None without a place.
     """
 
     label: str
@@ -61,114 +65,109 @@ class Line:
     own: Point | None = None
 
     def all_points(self) -> list[Point]:
-        """Columns and own setting in the axis' order; the own one where a column is the same."""
+        """Return the points in order; the own one replaces a column of the same place."""
         by_x = {point.x: point for point in (*self.points, *((self.own,) if self.own else ()))}
         return [by_x[x] for x in sorted(by_x)]
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Draw curves beside one another."""
-    step = min(ASIDE, MOST_ASIDE / max(1, len(lines) - 1))
-    for number, line in enumerate(lines):
-        _draw_line(axes, line, step * (number - (len(lines) - 1) / 2))
-
-
-def _draw_line(axes: Axes, line: Line, aside: float) -> None:
-    points, style = line.all_points(), line.style
-    place = axes.transData + _moved(axes, right=aside / 72)
-    bars = [(p.x, p.low, p.high) for p in points if p.low is not None and p.high is not None]
-    if bars:
-        places, low, high = zip(*bars, strict=True)
-        axes.vlines(places, low, high, style.colour, lw=0.9, alpha=0.6, transform=place)
-    # What is moved aside does not count for the limits of the axes.
-    axes.update_datalim([(p.x, y) for p in points for y in p[1:] if y is not None])
-    axes.plot(
-        [point.x for point in points],
-        [point.value for point in points],
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        label=plain_text(line.label),
-        transform=place,
-    )
-    if line.own:
-        axes.plot(line.own.x, line.own.value, **RING, zorder=5, transform=place)
-
-
-def own_ring() -> Line2D:
-    """What stands in a legend for the rings."""
-    return Line2D([], [], **RING)
-
-
-def interval_bar() -> Line2D:
-    """What stands in a legend for the bars."""
-    return Line2D([], [], linestyle="", marker="|", markersize=11, color=GREY, mew=1.2)
-
-
-def mark_columns(
-    axes: Axes, places: Sequence[float], own: Collection[float], log: bool, most: int
-) -> None:
-    """A tick at each of the ``places``, labels where they have room and at all ``own`` ones."""
-    if log:
-        axes.set_xscale("log", base=2)
-    ticks = spread(places, log, most, own)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-    axes.xaxis.set_minor_locator(FixedLocator(list(places)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", labelsize=8.5)
-
-
-def spread(
-    places: Sequence[float], log: bool, most: int, keep: Collection[float] = ()
-) -> list[float]:
-    """The places of ``keep``, and others so far apart that about ``most`` labels have room."""
-    at = {place: math.log(place) if log else place for place in places}
-    gap = (max(at.values()) - min(at.values())) / most - 1e-9
-    chosen = [place for place in places if place in keep]
-    for place in places:
-        if all(abs(at[place] - at[other]) >= gap for other in chosen):
-            chosen.append(place)
-    return sorted(chosen)
-
-
-def name_columns(
-    axes: Axes, axis: str, shift_ms: float | None, base_shift_ms: float | None
-) -> bool:
-    """An axis on top: seconds above frames, frame shifts above compressions.
-
-    Returns:
-        Whether there is one: one number must turn the one into the other.
-    """
-    if axis == "length" and shift_ms:
-        add_top_axis(axes, shift_ms * 0.001, f"seconds ({shift_ms:g} ms a frame)")
-        return True
-    if axis == "resolution" and base_shift_ms:
-        label = f"frame shift (ms); base shift {base_shift_ms:g} ms"
-        add_top_axis(axes, base_shift_ms, label, same_ticks=True)
-        return True
-    return False
-
-
-def _moved(axes: Axes, right: float = 0, down: float = 0) -> ScaledTranslation:
-    """A move by inches on the paper."""
+    """Draw curves, each shifted a little against the one before."""
+    step = min(SHIFT, LARGEST_SHIFT / max(1, len(lines) - 1))
     scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
-    return ScaledTranslation(right, -down, scale)
+    for number, line in enumerate(lines):
+        shift = step * (number - (len(lines) - 1) / 2) / 72
+        points, colour = line.all_points(), line.style.colour
+        place = axes.transData + ScaledTranslation(shift, 0, scale)
+        bars = [(p.x, p.low, p.high) for p in points if p.low is not None and p.high is not None]
+        if bars:
+            places, low, high = zip(*bars, strict=True)
+            axes.vlines(places, low, high, colour, lw=0.9, alpha=0.6, transform=place)
+        # Shifted artists do not count for the limits of the axes.
+        axes.update_datalim([(p.x, y) for p in points for y in p[1:] if y is not None])
+        axes.plot(
+            [point.x for point in points],
+            [point.value for point in points],
+            color=colour,
+            linestyle=line.style.line,
+            marker=line.style.marker,
+            label=plain_text(line.label),
+            transform=place,
+        )
+        if line.own:
+            axes.plot(line.own.x, line.own.value, **RING, zorder=5, transform=place)
 
 
-def legend_below(
-    axes: Axes, handles: Sequence[Artist], labels: Sequence[str], title: str = ""
+def scale_columns(
+    axes: Axes,
+    columns: Sequence[float],
+    log: bool | None = None,
+    shift_ms: float | None = None,
+    base_shift_ms: float | None = None,
 ) -> None:
-    """A legend of two columns below the axes and the label of the horizontal one."""
+    """Scale the horizontal axis, with a tick at each column.
+
+    Args:
+        axes: The axes with their curves.
+        columns: What was swept, ascending.
+        log: Whether the axis is logarithmic; None decides by the span.
+        shift_ms: Frame shift that turns frames into seconds on a second axis.
+        base_shift_ms: Frame shift of compression 1 for a second axis of frame shifts.
+    """
+    if log if log is not None else columns[-1] > LOG_RATIO * columns[0]:
+        axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xticks(list(columns), minor=len(columns) > LABELLED_COLUMNS)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if shift_ms:
+        _second_axis(axes, 0.001 * shift_ms, f"seconds ({shift_ms:g} ms a frame)")
+    elif base_shift_ms:
+        _second_axis(axes, base_shift_ms, f"frame shift (ms); base shift {base_shift_ms:g} ms")
+
+
+def _second_axis(axes: Axes, factor: float, label: str) -> None:
+    """Add an axis on top that shows the values below times ``factor``."""
+    top = axes.secondary_xaxis(
+        "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
+    )
+    top.set_xlabel(label, fontsize=9, color=GREY)
+    top.tick_params(labelsize=8.5, colors=GREY)
+    if axes.get_xscale() == "log":
+        ticks = [tick * factor for tick in axes.get_xticks()]
+        top.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)
+        top.minorticks_off()
+
+
+def add_legend(
+    axes: Axes,
+    own: str = "",
+    interval: str = "",
+    extra: Mapping[str, Artist] | None = None,
+    title: str = "",
+) -> None:
+    """Add a legend of the curves below the axes.
+
+    Args:
+        axes: Axes of a figure with constrained layout.
+        own: Meaning of the rings; empty without any.
+        interval: Meaning of the bars; empty without any.
+        extra: More entries, by label.
+        title: Title of the legend.
+    """
+    handles: list[Artist]
+    handles, labels = axes.get_legend_handles_labels()
+    entries: dict[str, Artist] = {own: Line2D([], [], **RING)} if own else {}
+    if interval:
+        bar = Line2D([], [], linestyle="", marker="|", markersize=11, color=GREY, mew=1.2)
+        entries[interval] = bar
+    entries |= extra or {}
     axes.legend(
-        handles,
-        labels,
+        [*handles, *entries.values()],
+        [*labels, *entries],
         title=title or None,
         loc="upper left",
-        bbox_to_anchor=(0, 0),
-        bbox_transform=axes.transAxes + _moved(axes, down=0.48),
+        bbox_to_anchor=(0, -0.18),
+        borderaxespad=0,
         ncols=2,
         alignment="left",
-        borderaxespad=0,
         fontsize=8.5,
     )

@@ -33,7 +33,7 @@ def page(result: Document) -> str:
     """Heading, picture, conditions, tables and verdicts as Markdown."""
     name = result["recipe"].partition("/")[2]
     parts = [
-        f"# {result['title']}\n\n![{result['title']}]({name}.svg)\n",
+        f"# {result['title']}\n\n![{result['title']}]({name}.png)\n",
         f"{result['shows']}\n",
         f"**On what.** {result['description']} Data: {'; '.join(result['data'].values())}.\n",
         f"**Published.** {published_words(result['published'])}\n",
