@@ -27,9 +27,10 @@ from typing import Any
 from benchmarks.pages import RESULTS, dump_summary
 from benchmarks.report import write_pages
 from benchmarks.studies import RECIPES, STUDIES, Entry, Study
-from elastictool.config.loader import load_run_config, read_settings
+from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint, read_points
+from elastictool.recipes.library import training_settings
 from elastictool.recipes.plan import POINTS, Paths, Plan, SeedFold, Step, make_plan, plain
 from elastictool.recipes.run import run_plan
 from elastictool.recipes.spec import SCALES, DataSpec, Recipe, RunSpec, Scale, SweepSpec
@@ -98,14 +99,11 @@ def _slug(text: str) -> str:
 
 def _run(study: Study, entry: Entry, sets: tuple[str, ...]) -> RunSpec:
     """Return the run of a model; its start and teacher are runs of the study."""
-    settings = read_settings(RECIPES / entry.recipe, (*entry.sets, *sets))
-    settings.pop("init", None)
-    settings.get("train", {}).pop("distill", None)
     start = _slug(entry.start) if entry.start else ""
     return RunSpec(
         label=entry.label,
         data=study.dataset,
-        settings=settings,
+        settings=training_settings(RECIPES / entry.recipe, (*entry.sets, *sets)),
         start=start,
         teacher=start if entry.taught else "",
     )

@@ -8,7 +8,7 @@ alone if that is unambiguous.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -96,7 +96,7 @@ def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
         raise UsageError(f"recipes include one another: {' > '.join((*includers, name))}")
     scale = _read(name).scale(key)
     with _in_file(recipe_file(name)):
-        runs = {run: with_settings(spec, scale.settings) for run, spec in scale.runs.items()}
+        runs = {run: _with_settings(spec, scale.settings) for run, spec in scale.runs.items()}
         data, weights = dict(scale.data), dict(scale.weights)
         for other in map(full_name, scale.include):
             theirs = _scale(other, key, (*includers, name))
@@ -123,18 +123,16 @@ def _add(mine: dict[str, E], theirs: Mapping[str, E], other: str) -> None:
             raise UsageError(f"{name!r} is something else here than in {other}, which is included")
 
 
-def with_settings(run: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
+def _with_settings(run: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
     """Return the run with its training recipe and ``settings`` below its own settings."""
-    below = _training_settings(run.recipe)
+    below = training_settings(recipes_root() / f"{run.recipe}.yaml") if run.recipe else {}
     return dataclasses.replace(run, settings=merged(below, settings, run.settings))
 
 
-def _training_settings(name: str) -> dict[str, Any]:
-    """Return the settings of ``recipes/NAME.yaml`` without its name, weights and teacher, which a
-    recipe of steps sets by ``weights``, ``start`` and ``teacher``."""
-    if not name:
-        return {}
-    values = read_settings(recipes_root() / f"{name}.yaml")
+def training_settings(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings of a training recipe and ``sets`` by dotted key, without name, weights
+    and teacher, which a recipe of steps sets by ``weights``, ``start`` and ``teacher``."""
+    values = read_settings(path, sets)
     own = ("init.", "train.distill.")
     return {key: values[key] for key in values if key != "name" and not key.startswith(own)}
 
