@@ -34,7 +34,7 @@ from elastictool.models.attention.reference import same_segment_mask
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
-from elastictool.packing.planners import PLANNERS
+from elastictool.packing.planners import PLANNERS, plan_rows
 from elastictool.utils.io import write_json
 
 CONTENDERS = ("split", "reference", "rows-sdpa")
@@ -97,7 +97,7 @@ def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:
 
 def _pack(examples: Sequence[Example], padded_rows: bool) -> PackedBatch:
     lengths = collate([examples]).layout.lengths
-    rows = PLANNERS["first-come"](lengths, PackingConfig().capacity)
+    rows = plan_rows(PLANNERS["first-come"], lengths, PackingConfig().capacity)
     return collate([[examples[index] for index in row] for row in rows], 0, padded_rows)
 
 

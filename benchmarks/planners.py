@@ -30,7 +30,7 @@ from elastictool.config import PackingConfig
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.evaluation.tokens import TokenRule, packed_use
-from elastictool.packing.batching import Counts
+from elastictool.packing.planners import Counts
 from elastictool.packing.stream import known_planners, plan_stream
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import (

@@ -56,8 +56,7 @@ from elastictool.evaluation.bench.workload import Workload, build_workload, epic
 from elastictool.evaluation.durations import Durations, frames_of, read_durations
 from elastictool.evaluation.tokens import TokenRule
 from elastictool.models.attention.base import ATTENTION
-from elastictool.packing.batching import Counts
-from elastictool.packing.planners import assign_lpt
+from elastictool.packing.planners import Counts, assign_lpt
 from elastictool.utils.io import write_json
 from elastictool.utils.rng import clip_rng
 

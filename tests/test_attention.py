@@ -60,7 +60,7 @@ def attend(name: str, qkv: Tensor, layout: SegmentLayout) -> Tensor:
 def attend_and_grad(
     name: str, qkv: Tensor, layout: SegmentLayout, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Outputs, and the gradient of (outputs x weight) summed, in tokens' slots."""
+    """Outputs, and the gradient of (outputs x weight) summed, of all tokens."""
     qkv = qkv.clone().requires_grad_()
     out = attend(name, qkv, layout)
     (grad,) = torch.autograd.grad(out, qkv, weight)
@@ -184,7 +184,7 @@ def test_a_broken_segment_reaches_no_other_output_or_gradient(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_filler_slots_are_finite(name: str) -> None:
+def test_padding_is_finite(name: str) -> None:
     layout = build_layout(ROWS, padded_rows=True)
     q, k, v = draw_qkv(layout)
     assert (layout.segment_ids == PAD).any()
@@ -261,11 +261,11 @@ def test_flex_block_mask_of_any_layout_equals_that_of_all_pairs(
 
 
 def assert_blocks_are_those_of_all_pairs(layout: SegmentLayout, block: int = 128) -> None:
-    """Filler is a piece of its own wherever it is, as in ``split`` and ``varlen``."""
-    pieces = torch.repeat_interleave(torch.tensor(layout.span_lengths))
+    """Padding is a span of its own wherever it is, as in ``split`` and ``varlen``."""
+    spans = torch.repeat_interleave(torch.tensor(layout.span_lengths))
     mask = segment_block_mask(layout, block)
     wanted = create_block_mask(
-        lambda b, h, q, k: pieces[q] == pieces[k],
+        lambda b, h, q, k: spans[q] == spans[k],
         None, None, layout.stream_length, layout.stream_length, CPU, BLOCK_SIZE=block,
     )  # fmt: skip
     assert mask.shape == wanted.shape

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastictool.config import PackingConfig
-from elastictool.packing.batching import batch_starts
+from elastictool.packing.batching import batch_starts, plan_batches
 from elastictool.packing.planners import PLANNERS
 from elastictool.packing.stream import batch_rows
-from elastictool.packing.vectorized import VECTORIZED, plan_grid
 from elastictool.utils.errors import UsageError
+from tests.helpers.plain_planners import PLAIN
 
 streams = st.lists(st.integers(1, 60), max_size=60)
 
@@ -32,33 +32,21 @@ def test_each_clip_is_in_exactly_one_batch_in_arrival_order(
     assert positions == list(range(len(stream)))
 
 
-@pytest.mark.parametrize("planner", list(VECTORIZED))
+@pytest.mark.parametrize("planner", list(PLANNERS))
 @given(stream=streams, clips=st.integers(1, 15), tokens=st.integers(0, 200))
 @settings(deadline=None)
-def test_lockstep_makes_the_very_rows_of_the_plain_planners(
+def test_vectorised_planners_make_the_rows_of_the_plain_ones(
     planner: str, stream: list[int], clips: int, tokens: int
 ) -> None:
     lengths = np.array(stream, dtype=np.int64)
     starts = batch_starts(lengths, PackingConfig(batch_clips=clips, batch_tokens=tokens))
-    plan = plan_grid(lengths, starts, 50, VECTORIZED[planner])
+    assert list(PLANNERS) == sorted(PLAIN)
+    plan = plan_batches(lengths, starts, 50, PLANNERS[planner])
     plain = [
-        [[start + place for place in row] for row in PLANNERS[planner](stream[start:stop], 50)]
+        [[start + place for place in row] for row in PLAIN[planner](stream[start:stop], 50)]
         for start, stop in zip(starts, [*starts, len(stream)][1:], strict=True)
     ]
     assert [sorted(batch) for batch in plan.batches()] == plain
-
-
-@given(stream=streams, clips=st.integers(1, 15))
-@settings(deadline=None)
-def test_a_planner_without_an_array_form_is_planned_with_its_plain_one(
-    stream: list[int], clips: int
-) -> None:
-    lengths = np.array(stream, dtype=np.int64)
-    config = PackingConfig(planner="balanced", capacity=70, batch_clips=clips)
-    fast = [sorted(batch) for batch in batch_rows(lengths, config)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(VECTORIZED, "balanced")
-        assert batch_rows(lengths, config) == fast
 
 
 @given(stream=streams, clips=st.integers(1, 15))

@@ -41,11 +41,11 @@ from elastictool.evaluation.tokens import (
     table_planners,
 )
 from elastictool.packing.grid import grid_shape
-from elastictool.packing.planners import lower_bound, processed_tokens
 from elastictool.packing.stream import batch_rows, known_planners
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting import token_table
 from elastictool.utils.errors import UsageError
+from tests.helpers.plain_planners import lower_bound, processed_tokens
 
 streams = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 

@@ -27,10 +27,11 @@ from elastictool.config import (
 from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.packing.batching import windows
-from elastictool.packing.planners import Rows, first_come, processed_tokens, row_loads
+from elastictool.packing.planners import Rows
 from elastictool.packing.stream import batch_rows, check_planner, plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS, fit_decreasing
 from elastictool.utils.errors import UsageError
+from tests.helpers.plain_planners import next_fit, processed_tokens, row_loads
 
 CAPACITY = 50
 streams = st.lists(st.integers(1, 60), max_size=90)
@@ -214,7 +215,7 @@ def test_sorted_window_needs_no_more_rows_than_first_come_on_the_sorted_batch(
 ) -> None:
     for batch in planned("sorted-window", stream, {"batch_clips": clips, "window": 30}):
         lengths = sorted((stream[place] for place in members(batch)), reverse=True)
-        published = first_come(lengths, CAPACITY)
+        published = next_fit(lengths, CAPACITY)
         assert len(batch) <= len(published)
         assert processed_tokens(stream, batch) <= processed_tokens(lengths, published)
 

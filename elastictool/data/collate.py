@@ -150,7 +150,7 @@ def collate(
         rows: The examples of each row, as planned by the sampler.
         prefix_tokens: Prefix tokens that the model puts before each clip.
         padded_rows: Lay the stream out as padded rows (the dense-mask reference) instead of flat.
-        multiple: Fill a flat stream up to a multiple of so many slots.
+        multiple: Pad a flat stream to a multiple of so many tokens.
     """
     examples = [example for row in rows for example in row]
     cut = [example.patches() for example in examples]

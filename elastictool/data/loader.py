@@ -135,7 +135,7 @@ def load_batches(
         padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
         teacher_batch: How a second model wants the same clips; each batch then carries them.
-        multiple: Flat streams are filled up to a multiple of so many slots.
+        multiple: Flat streams are padded to a multiple of so many tokens.
         feed: Where the batches are wanted, where features are computed, what is loaded ahead.
 
     Raises:

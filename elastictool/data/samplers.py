@@ -21,9 +21,9 @@ from elastictool.data.balance import Weights, clip_weights, draw_clips, occurren
 from elastictool.data.crops import CropSampler, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix, frame_counts
-from elastictool.packing.batching import Counts, batch_stop, windows
+from elastictool.packing.batching import batch_stop, windows
 from elastictool.packing.grid import patch_size_along
-from elastictool.packing.planners import PLANNERS, Rows, assign_lpt
+from elastictool.packing.planners import PLANNERS, Counts, Rows, assign_lpt, plan_rows
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.utils.rng import clip_rng
@@ -130,7 +130,7 @@ class TrainingSampler:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
         if not self.packing.batch_tokens:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
-        return sum(1 for _ in self.epoch(epoch))
+        return sum(1 for _ in self._batches(self._epoch_crops(epoch), epoch))
 
     def epoch_batches(self, epochs: int) -> list[int]:
         """Batches of each of the first ``epochs`` epochs."""
@@ -247,7 +247,7 @@ class TrainingSampler:
         rows: list[tuple[Crop, ...]] = []
         for crops in together:
             lengths = [self._tokens(crop, feature_extractor) for crop in crops]
-            for row in planner(lengths, self.packing.capacity):
+            for row in plan_rows(planner, lengths, self.packing.capacity):
                 rows.append(tuple(crops[index] for index in row))
         return BatchPlan(epoch, tuple(rows), feature_extractor.patch_size)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from elastictool.config import Edge, PackingConfig
 from elastictool.evaluation.durations import Durations, frames_of
-from elastictool.packing.batching import Counts
 from elastictool.packing.grid import patches_along
+from elastictool.packing.planners import Counts
 from elastictool.packing.stream import known_planners, plan_stream
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint

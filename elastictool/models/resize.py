@@ -116,7 +116,7 @@ def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """The pseudo-inverse has entries of both signs that cancel: no place for bf16."""
+    """The pseudo-inverse has entries of both signs that cancel, which bf16 is too coarse for."""
     if not torch.amp.is_autocast_available(device_type):  # the meta device
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

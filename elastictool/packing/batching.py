@@ -1,4 +1,4 @@
-"""What a plan of batches is, and how a stream of clips is cut where the planner has no say.
+"""How a stream of clips is cut into batches, and the plan of their rows.
 
 A plan is two arrays: the batch and the row of each clip. Millions of clips are planned and
 counted on such arrays; lists are made of them where a batch is loaded.
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from elastictool.config import PackingConfig
-from elastictool.packing.planners import PackPlanner, Rows
+from elastictool.packing.planners import Counts, PackPlanner, Rows
 
-Counts = npt.NDArray[np.int64]
 T = TypeVar("T")
+_CELLS = 2**22
+"""Clips times batches that a planner gets at once; bounds memory where batches differ in size."""
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Where each of n clips goes.
+    """The batch and the row of each of n clips.
 
     Attributes:
         batch_of: (n,) batch of each clip, numbered from 0 without gaps.
@@ -40,27 +40,27 @@ class StreamPlan:
         return batches
 
     def batches(self) -> list[Rows]:
-        """Batches of rows of positions; positions ascend within a row."""
+        """List batches of rows of positions; positions ascend within a row."""
         order = np.lexsort((self.row_of, self.batch_of))
         rows = _split(order.tolist(), self.row_of[order])
         first_clips = np.array([row[0] for row in rows], dtype=np.int64)
         return _split(rows, self.batch_of[first_clips])
 
     def processed_tokens(self, lengths: Counts) -> int:
-        """Tokens of all batches when a batch's rows are padded to its longest (N')."""
+        """Count the tokens of all batches when a batch's rows are padded to its longest (N')."""
         batches = self.batch_of_rows
         widths = np.zeros(_count(batches), dtype=np.int64)
         np.maximum.at(widths, batches, _sums(self.row_of, lengths))
         return int(widths[batches].sum())
 
     def fewest_rows(self, lengths: Counts, capacity: int) -> int:
-        """``planners.lower_bound`` of each batch, over all of them."""
+        """Bound the rows of each batch from below; a clip beyond the capacity is one row."""
         fewest = -(-_sums(self.batch_of, np.minimum(lengths, capacity)) // capacity)
         return int(fewest.sum())
 
 
 def joined(plans: list[StreamPlan]) -> StreamPlan:
-    """Plans of consecutive parts of a stream as one plan."""
+    """Join plans of consecutive parts of a stream."""
     batches, rows = 0, 0
     parts: list[tuple[Counts, Counts]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for plan in plans:
@@ -71,7 +71,7 @@ def joined(plans: list[StreamPlan]) -> StreamPlan:
 
 
 def batch_starts(lengths: Counts, config: PackingConfig) -> list[int]:
-    """Position of each batch's first clip when batches are cut in arrival order.
+    """Find each batch's first clip when batches are cut in arrival order.
 
     With a token budget a batch takes clips as long as their sum stays within it, and at least
     one; the budget counts the clips' own tokens, because a flat stream computes no others.
@@ -88,7 +88,7 @@ def batch_starts(lengths: Counts, config: PackingConfig) -> list[int]:
 
 
 def batch_stop(totals: Counts, start: int, config: PackingConfig) -> int:
-    """Position after the last clip of the batch that begins at ``start``.
+    """Find the position after the last clip of the batch that begins at ``start``.
 
     Args:
         totals: Sums of the lengths up to and with each clip; without a token budget only their
@@ -103,21 +103,34 @@ def batch_stop(totals: Counts, start: int, config: PackingConfig) -> int:
     return max(stop, start + 1)
 
 
-def plan_each(
+def plan_batches(
     lengths: Counts, starts: Sequence[int], capacity: int, planner: PackPlanner
 ) -> StreamPlan:
-    """Plan the batches of a stream that is cut at ``starts``, one after the other."""
-    plans = []
-    for start, stop in zip(starts, [*starts, len(lengths)][1:], strict=True):
-        row_of = np.empty(stop - start, dtype=np.int64)
-        for number, row in enumerate(planner(lengths[start:stop].tolist(), capacity)):
-            row_of[row] = number
-        plans.append(StreamPlan(np.zeros_like(row_of), row_of))
-    return joined(plans)
+    """Plan the rows of each batch of a stream that is cut at ``starts``."""
+    edges = np.array([*starts, len(lengths)], dtype=np.int64)
+    sizes: Counts = np.diff(edges)
+    together = max(1, _CELLS // max(int(sizes.max(initial=0)), 1))
+    parts = [sizes[first : first + together] for first in range(0, len(sizes), together)]
+    stops = np.cumsum([part.sum() for part in parts], dtype=np.int64)
+    return joined([
+        _plan_grid(lengths[stop - part.sum() : stop], part, capacity, planner)
+        for stop, part in zip(stops, parts, strict=True)
+    ])  # fmt: skip
+
+
+def _plan_grid(lengths: Counts, sizes: Counts, capacity: int, planner: PackPlanner) -> StreamPlan:
+    """Plan batches of the given ``sizes`` in one call of the planner."""
+    batch_of = np.repeat(np.arange(len(sizes)), sizes)
+    clip = np.arange(len(lengths)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    tokens = np.zeros((int(sizes.max()), len(sizes)), dtype=np.int64)
+    tokens[clip, batch_of] = lengths
+    planned = np.where(tokens > 0, planner(tokens, capacity), -1)
+    counts = planned.max(axis=0) + 1
+    return StreamPlan(batch_of, (planned + counts.cumsum() - counts)[clip, batch_of])
 
 
 def windows(num_clips: int, config: PackingConfig) -> list[slice]:
-    """The windows of a stream: ``config.window`` clips, rounded down to whole batches.
+    """Cut a stream into windows of ``config.window`` clips, rounded down to whole batches.
 
     Whole batches, so that a window planner makes as many batches of an epoch as any other. A
     token budget has no whole batches in clips.

@@ -1,11 +1,10 @@
 """Which token of a packed stream belongs to which clip.
 
-A batch travels as one stream of ``stream_length`` token slots. The stream is cut into pieces: each
-piece is one clip's segment or filler. ``flat`` layouts have no filler, or a little at their end
-(ElasticAST without padding, our fast path); ``rows`` layouts are the paper's B rows of L slots
-laid end to end (Section 2.2), so that the dense-mask reference is a mere reshape. A layout is
-built once per batch, in the collate, from Python integers: nothing in ``forward`` asks the device
-for a size.
+A batch is one stream of ``stream_length`` tokens, cut into spans: a span is one clip's segment, or
+padding. Flat layouts have no padding, or a little at their end (the fast path); padded rows are
+the paper's B rows of L tokens laid end to end (ElasticAST, Section 2.2), so that the dense mask
+needs a reshape only. A layout is built once per batch from Python integers: nothing in ``forward``
+asks the device for a size.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ import torch
 from torch import Tensor
 
 PAD = -1
-"""Segment id of slots that hold no clip's token."""
+"""Segment id of padding."""
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class SegmentLayout:
-    """Places of S segments in a stream of tokens.
+    """Positions of S segments in a stream of tokens.
 
     Attributes:
         lengths: Tokens of each segment, prefix tokens included (S integers).
-        starts: First slot of each segment (S integers, ascending).
-        span_lengths: Lengths of all pieces in stream order, filler included.
-        span_segments: The segment of each piece, or ``PAD``.
+        starts: Position of each segment's first token (S integers, ascending).
+        span_lengths: Lengths of all spans in stream order, padding included.
+        span_segments: The segment of each span, or ``PAD``.
         stream_length: Length of the stream.
-        rows_shape: (B, L) where the stream is B rows of L slots, else None.
+        rows_shape: (B, L) where the stream is B padded rows of L tokens, else None.
         prefix_tokens: Leading tokens of each segment that are no patches (cls, distillation).
         segment_ids: (stream_length,) int64, ``PAD`` where there is none.
-        max_span: Slots of the longest piece.
-        cu_seqlens: (S + 1,) int32, cumulative lengths of the segments without filler.
-        cu_spans: (pieces + 1,) int32, first slot of each piece and the end of the stream.
-        token_indices: (sum of lengths,) int64, the slots that hold tokens, in segment order.
+        max_span: Length of the longest span.
+        cu_seqlens: (S + 1,) int32, cumulative lengths of the segments, without padding.
+        cu_spans: (spans + 1,) int32, start of each span and the end of the stream.
+        token_indices: (N,) int64, positions of the tokens that are no padding, in segment order.
     """
 
     lengths: tuple[int, ...]
@@ -62,7 +61,7 @@ class SegmentLayout:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are not filler."""
+        """N, the tokens that are no padding."""
         return sum(self.lengths)
 
     @property
@@ -76,7 +75,7 @@ class SegmentLayout:
 
 
 def map_tensors(record: R, change: Callable[[Tensor], Tensor]) -> R:
-    """A dataclass with each of its tensors changed, also those in dataclasses and tuples of it."""
+    """Change each tensor of a dataclass, also those in its dataclasses and tuples of these."""
     changed: dict[str, Any] = {}
     for field in fields(record):  # type: ignore[arg-type]
         old = getattr(record, field.name)
@@ -108,9 +107,9 @@ def build_layout(
         rows: Token counts of the segments of each row, prefix tokens included. Segments are
             numbered row by row.
         prefix_tokens: Leading non-patch tokens of each segment.
-        padded_rows: Pad each row with filler to the longest (the paper's rows); without it the
+        padded_rows: Pad each row to the longest (the paper's rows); without it the
             rows follow one another without a gap.
-        multiple: Fill the stream up to a multiple of so many slots (flat layouts only), so that
+        multiple: Pad a flat stream to a multiple of so many tokens, so that
             batches come in few sizes: compiled code and cached kernels depend on the size.
 
     Raises:
@@ -120,28 +119,28 @@ def build_layout(
     if not lengths or min(lengths) <= prefix_tokens:
         raise ValueError(f"every segment needs a token beside its {prefix_tokens} prefix tokens")
     width = max(sum(row) for row in rows)
-    pieces: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     starts: list[int] = []
-    slot = 0
+    stop = 0
     for row in rows:
         for length in row:
-            pieces.append((length, len(starts)))
-            starts.append(slot)
-            slot += length
+            spans.append((length, len(starts)))
+            starts.append(stop)
+            stop += length
         if padded_rows and sum(row) < width:
-            pieces.append((width - sum(row), PAD))
-            slot += width - sum(row)
-    if not padded_rows and slot % multiple:
-        pieces.append((-slot % multiple, PAD))
-        slot += pieces[-1][0]
-    span_lengths, span_segments = zip(*pieces, strict=True)
+            spans.append((width - sum(row), PAD))
+            stop += width - sum(row)
+    if not padded_rows and stop % multiple:
+        spans.append((-stop % multiple, PAD))
+        stop += spans[-1][0]
+    span_lengths, span_segments = zip(*spans, strict=True)
     segment_ids = torch.repeat_interleave(torch.tensor(span_segments), torch.tensor(span_lengths))
     return SegmentLayout(
         lengths=lengths,
         starts=tuple(starts),
         span_lengths=span_lengths,
         span_segments=span_segments,
-        stream_length=slot,
+        stream_length=stop,
         rows_shape=(len(rows), width) if padded_rows else None,
         prefix_tokens=prefix_tokens,
         segment_ids=segment_ids,
@@ -153,5 +152,5 @@ def build_layout(
 
 
 def _offsets(lengths: Sequence[int]) -> Tensor:
-    """(len + 1,) int32, where each of the ``lengths`` starts, and the end."""
+    """Return (len + 1,) int32: where each of the ``lengths`` starts, and the end."""
     return torch.tensor((0, *lengths)).cumsum(0).to(torch.int32)

@@ -1,10 +1,9 @@
-"""Planners that see a window of clips and choose which of them share a batch, not only a row.
+"""Planners that choose from a window which clips share a batch, not only which share a row.
 
 Within a batch of 12 clips there is little to choose; among 4,096 there nearly always is a clip
-that fills a row. What is given up is that any two clips may meet in a batch: with these planners
-the company of a clip depends on its length. Three things keep the order of training random all
-the same: the stream is shuffled before it is cut into windows, no clip leaves its window, and
-whoever trains shuffles the batches of a window again (``data/samplers.py``).
+that fills a row. The price: which clips share a batch depends on their lengths. Training stays
+random all the same: the stream is shuffled before it is cut into windows, no clip leaves its
+window, and the sampler shuffles the batches of a window again (``data/samplers.py``).
 
 A batch holds exactly ``batch_clips`` clips, as with the planners of one batch, so that a step and
 its learning rate mean the same; only the last batch of a window may hold fewer.
@@ -17,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from elastictool.config import PackingConfig
-from elastictool.packing import planners, vectorized
-from elastictool.packing.batching import Counts, StreamPlan, batch_starts, plan_each
+from elastictool.packing.batching import StreamPlan, batch_starts, plan_batches
+from elastictool.packing.planners import Counts, longest_first
 from elastictool.utils.registry import Registry
 
 WindowPlanner = Callable[[Counts, PackingConfig], StreamPlan]
@@ -31,7 +30,7 @@ WINDOW_PLANNERS: Registry[WindowPlanner] = Registry("window planner", (__name__,
 def first_fit_decreasing(lengths: Counts, config: PackingConfig) -> StreamPlan:
     """Longest clip first, each into the first row of the window that has room.
 
-    Source: Johnson (1973); the rows are then dealt to batches by ``_batches_of_rows``.
+    Source: Johnson (1973); ``_batches_of_rows`` then groups the rows.
     """
     return _fit_rows(lengths, config, tightest=False)
 
@@ -40,21 +39,21 @@ def first_fit_decreasing(lengths: Counts, config: PackingConfig) -> StreamPlan:
 def best_fit_decreasing(lengths: Counts, config: PackingConfig) -> StreamPlan:
     """Longest clip first, each into the row of the window that it fills up best.
 
-    Source: Johnson (1973); the rows are then dealt to batches by ``_batches_of_rows``.
+    Source: Johnson (1973); ``_batches_of_rows`` then groups the rows.
     """
     return _fit_rows(lengths, config, tightest=True)
 
 
 @WINDOW_PLANNERS.register("sorted-window")
 def sorted_window(lengths: Counts, config: PackingConfig) -> StreamPlan:
-    """Sort the window, cut it into batches of neighbours, level the rows of each (``balanced``).
+    """Sort the window, cut it into batches of neighbours, assign the rows of each longest first.
 
     Clips of equal length make even rows; a batch then holds clips of one length only.
     """
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order]
     starts = batch_starts(ordered, config)
-    plan = vectorized.plan_grid(ordered, starts, config.capacity, vectorized.balanced)
+    plan = plan_batches(ordered, starts, config.capacity, longest_first)
     return _in_order(plan, order)
 
 
@@ -88,7 +87,7 @@ def fit_decreasing(sizes: Counts, room: int, most: int, tightest: bool) -> Count
 
 
 class _Bins:
-    """What is in the bins so far.
+    """The contents of the bins so far.
 
     ``left`` is the room of each (-1: not open yet, or it holds as many items as it may), ``free``
     the number of items that may still join.
@@ -102,7 +101,7 @@ class _Bins:
         self._opened = 0
 
     def place(self, size: int, count: int, tightest: bool) -> Counts:
-        """Bins of ``count`` items of one size."""
+        """Place ``count`` items of one size; returns their bins."""
         bins = (self._left[: self._opened] >= size).nonzero()[0]
         if tightest:
             bins = self._tightest(bins, count)
@@ -155,10 +154,10 @@ def _fit_rows(lengths: Counts, config: PackingConfig, tightest: bool) -> StreamP
 
 
 def _batches_of_rows(lengths: Counts, row_of: Counts, config: PackingConfig) -> StreamPlan:
-    """Deal whole rows to batches, best fit decreasing by their clips (or tokens, of a budget).
+    """Group whole rows into batches, best fit decreasing by their clips (or tokens, of a budget).
 
     Where several batches stay incomplete, their rows are given up: the clips are batched as they
-    came, and levelled (``balanced``).
+    came, and their rows assigned longest first.
     """
     if config.batch_tokens:
         loads = np.bincount(row_of, weights=lengths).astype(np.int64)
@@ -171,21 +170,21 @@ def _batches_of_rows(lengths: Counts, row_of: Counts, config: PackingConfig) -> 
         return StreamPlan(batch_of, row_of)
     spare = np.flatnonzero(~whole[batch_of])
     starts = batch_starts(lengths[spare], config)
-    rest = plan_each(lengths[spare], starts, config.capacity, planners.balanced)
+    rest = plan_batches(lengths[spare], starts, config.capacity, longest_first)
     batch_of[spare] = rest.batch_of + len(lengths)
     row_of[spare] = rest.row_of + len(lengths)
     return StreamPlan(_renumbered(batch_of), _renumbered(row_of))
 
 
 def _in_order(plan: StreamPlan, order: Counts) -> StreamPlan:
-    """A plan of clips in another order as one of the clips as they came."""
+    """Turn a plan of clips in another order into one of the clips as they came."""
     batch_of, row_of = np.empty_like(order), np.empty_like(order)
     batch_of[order], row_of[order] = plan.batch_of, plan.row_of
     return StreamPlan(batch_of, row_of)
 
 
 def _renumbered(ids: Counts) -> Counts:
-    """Ids from 0 without gaps, in their order."""
+    """Number ids from 0 without gaps, in their order."""
     used = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
     used[ids] = 1
     return (used.cumsum() - 1)[ids]

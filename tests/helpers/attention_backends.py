@@ -36,13 +36,13 @@ def plain_varlen(
     """What ``varlen_attn`` computes, by its documentation."""
     assert query.ndim == key.ndim == value.ndim == 3
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    # On the meta device lengths have no values; any pieces give the right shape.
+    # On the meta device lengths have no values; any spans give the right shape.
     meta = cu_seq_q.device.type == "meta"
     lengths = [len(query)] if meta else cu_seq_q.diff().tolist()
     assert sum(lengths) == len(query)
     assert meta or max(lengths) == max_q == max_k
-    pieces = zip(*(part.split(lengths) for part in (query, key, value)), strict=True)
-    heads_first = ([part.transpose(0, 1) for part in piece] for piece in pieces)
+    spans = zip(*(part.split(lengths) for part in (query, key, value)), strict=True)
+    heads_first = ([part.transpose(0, 1) for part in span] for span in spans)
     return torch.cat(
         [F.scaled_dot_product_attention(*qkv, scale=scale).transpose(0, 1) for qkv in heads_first]
     )

@@ -64,7 +64,7 @@ class Workload:
 
         Args:
             padded_rows: Lay them out as padded rows.
-            multiple: Fill flat streams up to a multiple of so many slots.
+            multiple: Pad flat streams to a multiple of so many tokens.
         """
         generator = torch.Generator().manual_seed(0)
         spec = PatchSpec(self.model.patch_size, self.model.patch_stride)

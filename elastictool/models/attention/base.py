@@ -65,11 +65,11 @@ class AttentionBackend(Protocol):
             q: (stream_length, H, d) queries; k and v alike.
             k: Keys.
             v: Values.
-            layout: Which slot belongs to which segment.
+            layout: Which token belongs to which segment.
             scale: Factor on the scores before the softmax.
 
         Returns:
-            (stream_length, H, d); finite and without meaning in filler slots.
+            (stream_length, H, d); finite and without meaning in padding.
         """
         ...
 

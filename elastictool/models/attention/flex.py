@@ -1,6 +1,6 @@
 """FlexAttention with a document mask: the fused kernel for CUDA in float32, or without ``varlen``.
 
-torch's own way to a block mask evaluates the mask for all pairs of slots, which for a long stream
+torch's own way to a block mask evaluates the mask for all pairs of tokens, which for a long stream
 is more work than the attention. Segments are contiguous, so which blocks meet follows from their
 bounds: the mask is built from the layout's integers. A block's partners are one run of blocks, so
 the host lists as many as the widest run holds and never looks at all pairs.
@@ -26,7 +26,7 @@ from elastictool.packing.layout import SegmentLayout
 Kernel = Callable[..., Tensor]
 
 BLOCK = 128
-"""Slots of a block, FlexAttention's default."""
+"""Tokens of a block, FlexAttention's default."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_WIDTH = 16
@@ -84,7 +84,7 @@ class FlexAttention:
 
 
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
-    """Which blocks of slots attend to which, and the mask within those that hold a boundary."""
+    """Which blocks of tokens attend to which, and the mask within those that hold a boundary."""
     ids = layout.segment_ids
     counts, indices = _tables(_block_lists(layout.span_lengths, block), ids.device)
 
@@ -110,14 +110,14 @@ def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
 def _block_lists(span_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
     """(2, R, 1 + W) for R blocks: how many partners each has, then which, ascending, then zeros.
 
-    First the blocks that share a piece in part, then those that lie in one piece, as does itself.
+    First the blocks that share a span in part, then those that lie in one span, as does itself.
     """
     lengths = np.array(span_lengths)
     stops = lengths.cumsum()
     starts = stops - lengths
     first = np.arange(0, stops[-1], block)
     last = np.minimum(first + block, stops[-1]) - 1
-    low = np.searchsorted(stops, first, side="right")  # piece of each block's first slot
+    low = np.searchsorted(stops, first, side="right")  # span of each block's first token
     high = np.searchsorted(stops, last, side="right")
     begin, end = starts[low] // block, (stops[high] - 1) // block + 1  # all partners
     inner = (low == high) & (last - first == block - 1)

@@ -1,6 +1,6 @@
 """Masked self-attention as the paper writes it: rows, a boolean mask, softmax(Mask(QK^T))V.
 
-Slow and plain, it is what the other backends are held against. Multiplying by a weight of zero
+Slow and plain, the other backends are compared with it. Multiplying by a weight of zero
 keeps a NaN (0 x NaN = NaN), so segments that are not finite are taken out before the products and
 get NaN back afterwards: what is wrong with one clip stays in that clip.
 
@@ -55,7 +55,7 @@ class ReferenceAttention:
 def same_segment_mask(layout: SegmentLayout) -> Tensor:
     """(B, L, L) bool, True where query and key belong to one segment.
 
-    Filler attends to filler, so that no row of scores is masked as a whole.
+    Padding attends to padding, so that no row of scores is masked as a whole.
     """
     ids = layout.segment_ids.view(_rows_shape(layout))
     return ids[:, :, None] == ids[:, None, :]
@@ -84,12 +84,12 @@ def _rows(stream: Tensor, layout: SegmentLayout) -> Tensor:
 
 
 def _not_finite(stream: Tensor) -> Tensor:
-    """(stream_length,) bool: the slot holds a NaN or an infinity."""
+    """(stream_length,) bool: the token holds a NaN or an infinity."""
     return ~stream.isfinite().flatten(1).all(dim=1)
 
 
 def _anywhere_in_segment(token_indices: Tensor, layout: SegmentLayout) -> Tensor:
-    """(stream_length,) bool: True in all slots of a segment that has a True slot."""
+    """(stream_length,) bool: True for all tokens of a segment that has a True one."""
     bins = layout.segment_ids + 1
     count = torch.zeros(layout.num_segments + 1, device=token_indices.device)
     return count.index_add(0, bins, token_indices.to(count.dtype))[bins] > 0

@@ -26,18 +26,18 @@ the softmax (the fused kernel keeps them in float32): the outputs' error grows w
 
 
 class Run(NamedTuple):
-    """``copies`` neighbouring pieces of ``length`` slots, all segments or all filler."""
+    """``copies`` neighbouring spans of ``length`` tokens, all segments or all padding."""
 
     copies: int
     length: int
-    filler: bool
+    padding: bool
 
 
 @lru_cache(maxsize=8)
 def equal_runs(span_lengths: tuple[int, ...], span_segments: tuple[int, ...]) -> tuple[Run, ...]:
-    """Group neighbouring pieces of equal length."""
-    pieces = zip(span_lengths, (segment == PAD for segment in span_segments), strict=True)
-    return tuple(Run(len(list(group)), *piece) for piece, group in groupby(pieces))
+    """Group neighbouring spans of equal length."""
+    spans = zip(span_lengths, (segment == PAD for segment in span_segments), strict=True)
+    return tuple(Run(len(list(group)), *span) for span, group in groupby(spans))
 
 
 class SplitAttention:
@@ -55,15 +55,15 @@ class SplitAttention:
         """See ``AttentionBackend``."""
         runs = equal_runs(layout.span_lengths, layout.span_segments)
         sizes = [run.copies * run.length for run in runs]
-        pieces = zip(*(torch.split(stream, sizes) for stream in (q, k, v)), strict=True)
+        spans = zip(*(torch.split(stream, sizes) for stream in (q, k, v)), strict=True)
         return torch.cat(
-            [_attend(run, *qkv, scale=scale) for run, qkv in zip(runs, pieces, strict=True)]
+            [_attend(run, *qkv, scale=scale) for run, qkv in zip(runs, spans, strict=True)]
         )
 
 
 def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Attention within each piece of a run; (copies x length, H, d)."""
-    if run.filler:
+    """Attention within each span of a run; (copies x length, H, d)."""
+    if run.padding:
         return torch.zeros_like(q)
     shape = (run.copies, run.length, *q.shape[1:])
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))

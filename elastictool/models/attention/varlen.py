@@ -1,6 +1,6 @@
 """Flash attention over the flat stream: one fused kernel for all segments of a batch.
 
-The kernel takes the stream and the offsets of its pieces; filler is one more piece, so that a
+The kernel takes the stream and the offsets of its spans; padding is one more span, so that a
 stream may be padded to a round length without a mask. There is no float32 path.
 
 Source: ``torch.nn.attention.varlen.varlen_attn`` (torch 2.10 and newer, CUDA).
