@@ -1,1 +1,1 @@
-"""Weights that others trained, under our names: one file of declarations per format."""
+"""Importers of published weights: each format is a table of names."""

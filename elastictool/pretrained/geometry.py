@@ -1,6 +1,6 @@
-"""Patch kernels and position tables for a model with other patches or another grid.
+"""Fits patch kernels and position tables to a model with other patches or another grid.
 
-Two different things happen to a grid. Where patches have another size or stride, the same area is
+A grid changes in two ways. Where patches have another size or stride, the same area is
 covered by another number of them, and the table is stretched as a whole. Where the area itself
 differs (an image's 14 bands against 8 bands of mel bins; clips of another length), an axis that
 is too long is cut and one that is too short is stretched, or both are stretched.
@@ -23,12 +23,12 @@ FREQUENCY, TIME, GRID = "pos_embed.frequency", "pos_embed.time", "pos_embed.grid
 
 
 def fit_kernel(kernel: Tensor, old: Size, new: Size) -> Tensor:
-    """(D, P) kernel of ``old`` patches to (D, P') of ``new`` ones, by PI-resize."""
+    """Resizes a (D, P) kernel of ``old`` patches to (D, P') of ``new`` ones, by PI-resize."""
     return pi_resize(kernel.reshape(-1, *old), new).flatten(1)
 
 
 def same_area_grid(source: ModelConfig, target: ModelConfig) -> Size:
-    """The grid of ``target``'s patches over the area that ``source``'s grid covers."""
+    """Returns the grid of ``target``'s patches over the area that ``source``'s grid covers."""
     bands, columns = (
         _same_area(source.grid[i], source.patch_size[i], source.patch_stride[i],
                    target.patch_size[i], target.patch_stride[i])
@@ -38,7 +38,7 @@ def same_area_grid(source: ModelConfig, target: ModelConfig) -> Size:
 
 
 def picture_grid(source: ModelConfig, target: ModelConfig) -> Size:
-    """As ``same_area_grid``, for a picture's table, which does not know of overlapping patches.
+    """As ``same_area_grid``, for a picture's table, which ignores that patches overlap.
 
     Source: the published AST code takes a picture's rows as they are, whatever the stride.
     """
@@ -55,7 +55,7 @@ def _same_area(count: int, patch: int, stride: int, new_patch: int, new_stride: 
 def fit_axis(
     table: Tensor, axis: int, area: Size, source: ModelConfig, target: ModelConfig, how: GridFit
 ) -> Tensor:
-    """Fit one axis (0 frequency, 1 time) of (bands, columns, D) positions to ``target``.
+    """Fits one axis (0 frequency, 1 time) of (bands, columns, D) positions to ``target``.
 
     ``area`` is the grid of ``target``'s patches where ``source``'s grid is. Source: cut at the
     centre and stretched linearly without antialiasing, as AST; with antialiasing where the patches
@@ -73,7 +73,7 @@ def _stretch(table: Tensor, axis: int, size: int, antialias: bool) -> Tensor:
 
 
 def _cut(table: Tensor, axis: int, size: int, centre: bool) -> Tensor:
-    """Cut an axis that is too long: positions by index keep their first rows, grids their middle.
+    """Cuts an axis that is too long: positions by index keep their first rows, grids their middle.
 
     Source: the middle as in the AST code, old // 2 - new // 2.
     """
@@ -91,7 +91,7 @@ def fit_positions(
     how: GridFit,
     mean_twice: bool,
 ) -> Positions:
-    """Position tables of ``source``, by our names, as tables of ``target``.
+    """Converts position tables of ``source``, by our names, to tables of ``target``.
 
     ``area`` is as in ``fit_axis``. One grid becomes two factorised tables by marginal means; two
     factorised tables become the grid of their sums.
@@ -112,7 +112,7 @@ def fit_positions(
 
 
 def marginal_means(table: Tensor, mean_twice: bool = False) -> tuple[Tensor, Tensor]:
-    """One (bands, columns, D) table as frequency (bands, D) and time (columns, D).
+    """Splits a (bands, columns, D) table into frequency (bands, D) and time (columns, D).
 
     The sum of both means holds the mean of the table twice; it is taken out of the time table
     unless ``mean_twice``, which leaves the sum off by a constant, as in the published code.
@@ -123,7 +123,7 @@ def marginal_means(table: Tensor, mean_twice: bool = False) -> tuple[Tensor, Ten
 
 
 def mean_attention(state: dict[str, Tensor], depth: int, divisor: float) -> dict[str, Tensor]:
-    """Attention pooling from the encoder's attention: the blocks' sum over ``divisor``."""
+    """Makes attention pooling of the encoder's attention: the blocks' sum over ``divisor``."""
     start: dict[str, Tensor] = {}
     for part in ("weight", "bias"):
         blocks = [state[f"blocks.{n}.attn.qkv.{part}"] for n in range(depth)]

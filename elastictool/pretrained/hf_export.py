@@ -1,7 +1,7 @@
-"""A standard AST of ours as a folder that Hugging Face's ``ASTForAudioClassification`` loads.
+"""Exports a standard AST as a folder that Hugging Face's ``ASTForAudioClassification`` loads.
 
 The inverse of the importer ``hf-ast``: weights under Hugging Face's names, ``config.json`` with
-geometry and labels, ``preprocessor_config.json`` with the front end. What Hugging Face's model
+geometry and labels, ``preprocessor_config.json`` with the filterbank. What Hugging Face's model
 cannot express is refused with the reason, never approximated.
 """
 
@@ -19,17 +19,19 @@ from torch import Tensor
 from elastictool.config import FbankConfig, ModelConfig, RunConfig
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import grid_shape
+from elastictool.pretrained.formats import (
+    FORMATS,
+    kernel,
+    patch_positions,
+    prefix_positions,
+    rows,
+    tokens,
+)
+from elastictool.pretrained.importer import numbered
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import atomic_path, write_json
 
 ROOT = "audio_spectrogram_transformer"
-_BLOCK = {
-    "norm1": "layernorm_before",
-    "attn.proj": "attention.output.dense",
-    "norm2": "layernorm_after",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
 
 
 def export_hf(
@@ -39,7 +41,7 @@ def export_hf(
     label_names: Sequence[str],
     multi_label: bool,
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json``.
+    """Writes ``model.safetensors``, ``config.json`` and ``preprocessor_config.json``.
 
     Raises:
         UsageError: Hugging Face's model cannot compute what this one computes.
@@ -47,14 +49,14 @@ def export_hf(
     _check(config)
     write_json(folder / "config.json", _model_config(config, label_names, multi_label))
     write_json(folder / "preprocessor_config.json", _feature_extractor(config))
-    tensors = {name: value.detach().clone().contiguous() for name, value in _tensors(model)}
+    tensors = {name: value.detach().clone().contiguous() for name, value in _tensors(model).items()}
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(tensors, str(temporary), {"format": "pt"})
 
 
 _EXTRACTOR = FbankConfig()
-"""What ``ASTFeatureExtractor`` computes, whatever its JSON says: Kaldi's defaults. At other rates
-it depends on whether torchaudio is installed."""
+"""What ``ASTFeatureExtractor`` always computes: Kaldi's defaults. At other sample rates its result
+depends on whether torchaudio is installed."""
 _HINT = (
     "export to onnx or safetensors instead; an AST that can be exported is trained with "
     "--set model.preset=ast --set model.prefix_tokens=2 --set model.fc_norm_eps=1e-6 "
@@ -92,14 +94,14 @@ def _check(config: RunConfig) -> None:
 
 
 def _grid(config: RunConfig) -> tuple[int, int]:
-    """Patches of the model's input as Hugging Face counts them."""
+    """Returns the grid of the model's input as Hugging Face counts it."""
     model, frames = config.model, config.length.fixed_frames
     bins = config.fbank.num_mel_bins
     return grid_shape(frames, bins, model.patch_size, model.patch_stride, "drop")
 
 
 def _filled(config: RunConfig) -> bool:
-    """Whether dropping and padding the edge come to the same."""
+    """Says whether dropping and padding the edge give the same patches."""
     sizes = (config.fbank.num_mel_bins, config.length.fixed_frames)
     model = config.model
     pairs = zip(sizes, model.patch_size, model.patch_stride, strict=True)
@@ -107,44 +109,29 @@ def _filled(config: RunConfig) -> bool:
     return whole or config.length.edge == "drop"
 
 
-def _tensors(model: SpectrogramTransformer) -> list[tuple[str, Tensor]]:
-    ours = model.state_dict()
-    config = model.config
-    cls, distillation = ours["prefix_tokens"]
-    positions = torch.cat((ours["prefix_pos_embed"], ours["pos_embed.grid"]))
-    kernel = ours["patch_embed.proj.weight"].view(config.width, 1, *config.patch_size)
-    named = [
-        (f"{ROOT}.embeddings.cls_token", cls[None, None]),
-        (f"{ROOT}.embeddings.distillation_token", distillation[None, None]),
-        (f"{ROOT}.embeddings.position_embeddings", positions[None]),
-        (f"{ROOT}.embeddings.patch_embeddings.projection.weight", kernel),
-        (f"{ROOT}.embeddings.patch_embeddings.projection.bias", ours["patch_embed.proj.bias"]),
-    ]
-    for number in range(config.depth):
-        named += _block(ours, f"blocks.{number}", f"{ROOT}.encoder.layer.{number}")
-    pairs = {"norm": f"{ROOT}.layernorm", "fc_norm": "classifier.layernorm"}
-    for source, target in {**pairs, "head": "classifier.dense"}.items():
-        named += _linear(ours, source, target)
-    return named
-
-
-def _block(ours: dict[str, Tensor], source: str, target: str) -> list[tuple[str, Tensor]]:
-    named = [
-        pair
-        for ours_name, theirs in _BLOCK.items()
-        for pair in _linear(ours, f"{source}.{ours_name}", f"{target}.{theirs}")
-    ]
-    for part in ("weight", "bias"):
-        thirds = ours[f"{source}.attn.qkv.{part}"].chunk(3)
-        named += [
-            (f"{target}.attention.attention.{name}.{part}", third)
-            for name, third in zip(("query", "key", "value"), thirds, strict=True)
-        ]
-    return named
-
-
-def _linear(ours: dict[str, Tensor], source: str, target: str) -> list[tuple[str, Tensor]]:
-    return [(f"{target}.{part}", ours[f"{source}.{part}"]) for part in ("weight", "bias")]
+def _tensors(model: SpectrogramTransformer) -> dict[str, Tensor]:
+    """Returns the tensors under Hugging Face's names: the importer's table, backwards."""
+    ours, config = model.state_dict(), model.config
+    parts: dict[str, list[Tensor]] = {}
+    for key in numbered(FORMATS["hf-ast"].keys, config.depth):
+        value, sources = ours[key.target], [name.removesuffix("?") for name in key.sources]
+        split: Sequence[Tensor] = [value]
+        if key.join is rows:
+            split = value.chunk(len(sources))
+        elif key.join is tokens:
+            split = [token[None, None] for token in value]
+        elif key.join is kernel:
+            split = [value.view(config.width, 1, *config.patch_size)]
+        elif key.join in (prefix_positions, patch_positions):  # of one table
+            split = [value[None]]
+        for name, part in zip(sources, split, strict=True):
+            parts.setdefault(name, []).append(part)
+    return {
+        name if name.startswith("classifier.") else f"{ROOT}.{name}": (
+            found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        )
+        for name, found in parts.items()
+    }
 
 
 def _model_config(

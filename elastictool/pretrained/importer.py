@@ -172,7 +172,7 @@ def _convert(
     expected = tensor_shapes(model)
     entries = {name: Key(name, (name,)) for name in expected}
     if form.keys:
-        entries = {key.target: key for key in _numbered(form.keys, model.depth)}
+        entries = {key.target: key for key in numbered(form.keys, model.depth)}
     context = Context(model, choices.rgb)
     state: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -202,8 +202,8 @@ def _convert(
     return state
 
 
-def _numbered(keys: Sequence[Key], depth: int) -> Iterator[Key]:
-    """Yields the keys with each block's number in place of ``{n}``."""
+def numbered(keys: Sequence[Key], depth: int) -> Iterator[Key]:
+    """Yields the keys of a table with each block's number in place of ``{n}``."""
     for key in keys:
         for number in map(str, range(depth if BLOCK in key.target else 1)):
             sources = tuple(source.replace(BLOCK, number) for source in key.sources)

@@ -1,4 +1,4 @@
-"""Where the weights are: a file, a folder as Hugging Face writes it, a run, or a hub id."""
+"""Finds weights: in a file, a folder as Hugging Face writes it, a run, or on the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 def find_weights(given: str, hub: bool = True) -> Path:
-    """The weights file that ``given`` names; ``hub``: it may be one of the Hugging Face hub.
+    """Returns the weights file that ``given`` names; with ``hub`` it may be an id on Hugging Face.
 
     Raises:
         UsageError: There is none.
@@ -57,10 +57,10 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """Fetch ``name``, or take it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
+    """Fetches ``name``, or takes it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
     if lack := missing_extra("hub", "huggingface_hub"):
         raise ElasticToolError(
-            f"{name} is no file here, and looking it up on the Hugging Face hub needs the extra "
+            f"{name} is not a file here, and looking it up on the Hugging Face hub needs the extra "
             "hub",
             lack,
         )
@@ -82,6 +82,6 @@ def _from_hub(name: str) -> Path:
         return file
     reason = str(failures[0]).partition("\n")[0]
     raise ElasticToolError(
-        f"{name} is neither a file here nor to be had from the Hugging Face hub: {reason}",
+        f"{name} is neither a file here nor available from the Hugging Face hub: {reason}",
         "check the id and the network; with HF_HUB_OFFLINE=1 only what is cached is found",
     )

@@ -1,7 +1,7 @@
-"""What an import did with each tensor, so that nothing is dropped in silence.
+"""Records what an import did with each tensor, so that nothing is dropped silently.
 
-The report is written while the import runs: what is loaded as it is, what is resized, what is
-left out and why, and what the file lacks and how it was made up for.
+The report is written while the import runs: which tensors are loaded unchanged, resized, left out
+(and why), or missing in the file (and what they start from instead).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
+        """Returns the report as plain values, for JSON."""
         return asdict(self)
 
     def lines(self) -> list[tuple[str, str]]:
-        """The report in a few rows for people: what, and how many or which."""
+        """Returns the report in a few rows for people: what, and how many or which."""
         rows = [("weights", f"{self.source} ({self.format})"), ("sha256", self.sha256)]
         rows.append(("loaded", f"{len(self.loaded)} tensors"))
         rows += [("resized", f"{name}: {how}") for name, how in self.resized.items()]
@@ -57,7 +57,7 @@ class ImportReport:
         return rows
 
     def leave_out(self, name: str, reason: str) -> None:
-        """``name`` of ours was read and the model at hand has no use for it."""
+        """Records that our tensor ``name`` was read and is not needed by the model."""
         keys = self.loaded.pop(name)
         used = {key for others in self.loaded.values() for key in others}
         self.ignored |= {key: reason for key in keys if key not in used}
@@ -66,10 +66,10 @@ class ImportReport:
 def require_explained(
     report: ImportReport, unexplained: Iterable[str], missing: Iterable[str], hint: str
 ) -> None:
-    """Stop where a key is neither used nor known to be useless, or where one is not there.
+    """Checks that every key of the file is used or known to be useless, and that none is missing.
 
     Raises:
-        CheckpointError: There are such keys.
+        CheckpointError: There are others, or one is missing.
     """
     problems = [
         f"{what} {listed(keys)}"
@@ -85,7 +85,7 @@ def require_explained(
 
 
 def listed(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Returns the first few names, and how many more there are."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -1,11 +1,10 @@
-"""What the shapes of a file's tensors say about its model, and where they leave doubt.
+"""Infers a model's settings from the shapes of its tensors, because published files have no others.
 
-The published files carry no configuration: width, depth and patch size follow from shapes, the
-number of heads from the width, and the grid of patches from the number of positions. Nothing in a
-file tells heads, so the report says what was assumed: 64 values a head, as all published models
-have but the largest image models. Grids are ambiguous: 600 positions are 12 x 50 at stride 10 or
-8 x 75 at stride 16. A guess is made only where exactly one grid belongs to an input length of the
-published models; else the user is asked.
+Width, depth and patch size follow from shapes, the number of heads from the width (64 values a
+head, as in all published models but the largest image models; the report says that this is
+assumed), and the grid of patches from the number of positions. Grids are ambiguous: 600 positions
+are 12 x 50 at stride 10 or 8 x 75 at stride 16. One is chosen only where exactly one belongs to an
+input length of the published models; else the user must set the stride.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from elastictool.utils.errors import CheckpointError
 
 HEAD_WIDTH = 64
 OTHER_HEADS = {1280: 16, 1408: 16, 1664: 16}
-"""Heads of published ViTs that have not 64 values a head, by width: ViT-H, ViT-g and ViT-G."""
+"""Heads of published ViTs whose heads do not have 64 values, by width: ViT-H, ViT-g and ViT-G."""
 MEL_BINS = 128
-"""Of every published AST, SSAST, FlexiAST and ElasticAST."""
+"""Mel bins of every published AST, SSAST, FlexiAST and ElasticAST."""
 STRIDES = (10, 12, 14, 16)
 """Patch strides of published ASTs."""
 PUBLISHED_FRAMES = (1_024, 512, 128)
@@ -41,7 +40,7 @@ POSITION_AXES = "1, positions, D"
 
 
 class Grid(NamedTuple):
-    """A grid of patches and how it came about; sizes are (frequency, time)."""
+    """A grid of patches, their stride and the input length; sizes are (frequency, time)."""
 
     shape: Size
     stride: Size
@@ -49,7 +48,7 @@ class Grid(NamedTuple):
 
 
 def need(tensors: Tensors, key: str, axes: str) -> Tensor:
-    """The tensor called ``key``, of the axes that ``axes`` names: ``D, channels, pf, pt``.
+    """Returns the tensor ``key``, which has the axes that ``axes`` names: ``D, channels, pf, pt``.
 
     Raises:
         CheckpointError: There is none, or it has other axes.
@@ -69,10 +68,10 @@ def need(tensors: Tensors, key: str, axes: str) -> Tensor:
 
 
 def number_of_blocks(keys: Iterable[str], pattern: str, file: object = "the file") -> int:
-    """How many blocks ``pattern`` finds in ``file``, whose first group is a block's number.
+    """Counts the blocks in ``keys``; the first group of ``pattern`` is a block's number.
 
     Raises:
-        CheckpointError: They are not numbered from 0 on without a gap.
+        CheckpointError: They are not numbered from 0 without a gap.
     """
     found = {match[1] for key in keys if (match := re.match(pattern, key))}
     if found != {str(number) for number in range(len(found))}:
@@ -84,7 +83,7 @@ def number_of_blocks(keys: Iterable[str], pattern: str, file: object = "the file
 
 
 def conv_patch(tensors: Tensors, key: str) -> Size:
-    """(frequency, time) of the patches of a convolutional embedding (D, channels, pf, pt)."""
+    """Returns (frequency, time) of the patches of a convolution (D, channels, pf, pt)."""
     _, _, frequency, time = need(tensors, key, "D, channels, pf, pt").shape
     return frequency, time
 
@@ -92,10 +91,10 @@ def conv_patch(tensors: Tensors, key: str) -> Size:
 def encoder(
     tensors: Tensors, blocks: str, fc1: str, width: int, init: InitConfig
 ) -> dict[str, Any]:
-    """Width, depth, heads and MLP ratio for a ``ModelConfig``.
+    """Returns width, depth, heads and MLP ratio for a ``ModelConfig``.
 
     Raises:
-        CheckpointError: The number of heads cannot be inferred, or the blocks are no whole model.
+        CheckpointError: The number of heads cannot be inferred, or blocks are missing.
     """
     return {
         "width": width,
@@ -105,43 +104,43 @@ def encoder(
     }
 
 
-def _heads(width: int, told: int) -> int:
-    if told:
-        if width % told:
+def _heads(width: int, given: int) -> int:
+    if given:
+        if width % given:
             raise CheckpointError(
-                f"init.heads = {told} does not divide the width of the weights, {width}",
+                f"init.heads = {given} does not divide the width of the weights, {width}",
                 "give the number of attention heads that they were trained with",
             )
-        return told
+        return given
     if width not in OTHER_HEADS and width % HEAD_WIDTH:
         raise CheckpointError(
             f"the model is {width} wide, which is no multiple of {HEAD_WIDTH}: "
             "its number of heads cannot be inferred",
-            "say it: --set init.heads=…",
+            "set it: --set init.heads=…",
         )
     return OTHER_HEADS.get(width, width // HEAD_WIDTH)
 
 
 def heads_note(model: ModelConfig, init: InitConfig) -> tuple[str, ...]:
-    """What the report says of heads that were not told."""
+    """Returns the report's note on heads that were assumed."""
     if init.heads:
         return ()
     return (
         f"{model.heads} heads are assumed, of {model.width // model.heads} values as in published "
-        "models: no file tells (else --set init.heads=…)",
+        "models; the file does not say (else --set init.heads=…)",
     )
 
 
 def classes(tensors: Tensors, key: str) -> int:
-    """Rows of the classifier ``key``; 0 where the file has none."""
+    """Returns the rows of the classifier ``key``; 0 where the file has none."""
     return len(need(tensors, key, "C, D")) if key in tensors else 0
 
 
 def square_grid(positions: int) -> Size:
-    """The grid of an image model.
+    """Returns the grid of an image model.
 
     Raises:
-        CheckpointError: The number of positions is no square.
+        CheckpointError: The number of positions is not a square.
     """
     side = math.isqrt(positions)
     if side == 0 or side * side != positions:
@@ -152,19 +151,19 @@ def square_grid(positions: int) -> Size:
     return side, side
 
 
-def audio_grid(positions: int, patch: Size, told: Size = (0, 0)) -> Grid:
-    """The grid of an AST with this many positions of patches.
+def audio_grid(positions: int, patch: Size, stride: Size = (0, 0)) -> Grid:
+    """Returns the grid of an AST with this number of positions of patches.
 
     Args:
         positions: Rows of the position table without those of the prefix tokens.
         patch: (frequency, time) of a patch.
-        told: The stride as the user says it; (0, 0) infers it.
+        stride: The stride that the user has set; (0, 0) infers it.
 
     Raises:
         CheckpointError: No stride of a published model gives this number, or several do.
     """
-    strides: Iterable[Size] = [told] if min(told) else [(s, s) for s in {*STRIDES, patch[0]}]
-    fits = [grid for stride in sorted(strides) for grid in _grids(positions, patch, stride)]
+    strides = [stride] if min(stride) else sorted((s, s) for s in {*STRIDES, patch[0]})
+    fits = [grid for each in strides for grid in _grids(positions, patch, each)]
     known = [grid for grid in fits if grid.frames in PUBLISHED_FRAMES]
     chosen = known if len(known) == 1 else fits
     if len(chosen) != 1:
@@ -172,7 +171,7 @@ def audio_grid(positions: int, patch: Size, told: Size = (0, 0)) -> Grid:
         raise CheckpointError(
             f"the grid of {positions} positions cannot be inferred: it may be {found or 'none'} "
             f"of {MEL_BINS} mel bins",
-            "say the stride of the patches: --set init.source_stride=10",
+            "set the stride of the patches: --set init.source_stride=10",
         )
     return chosen[0]
 

@@ -1,8 +1,8 @@
-"""Reading a weights file without running anything that is in it.
+"""Reads a weights file without running code that it contains.
 
 A pickle is a program. torch's ``weights_only`` loader runs the few instructions that build
-tensors and refuses the rest; there is no way round it here, only advice on how to convert a file
-whose origin the user trusts. What a file is shows in its first bytes, not in its name.
+tensors and refuses the rest; there is no option to bypass it, only advice on how to convert a file
+whose origin the user trusts. The type of a file follows from its first bytes, not from its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from elastictool.pretrained.report import listed
 from elastictool.utils.errors import CheckpointError, UsageError
 
 OWN_FORMAT = "elastictool-1"
-"""What the metadata of our own checkpoints call themselves."""
+"""Value of ``format`` in the metadata of our own checkpoints."""
 OWN_NAME = "run"
 """Name of their format in ``init.from``."""
 
@@ -42,7 +42,7 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Source:
-    """A weights file and what stands beside it.
+    """A weights file and the JSON files beside it.
 
     Attributes:
         given: As the user wrote it.
@@ -66,12 +66,12 @@ class Source:
 
 
 def read_source(given: str, file: Path) -> Source:
-    """Read ``file``, or the shards that it is an index of, and the JSON files beside it.
+    """Reads ``file``, or the shards that it is an index of, and the JSON files beside it.
 
     Raises:
         UsageError: It cannot be opened.
-        CheckpointError: It is damaged, no weights file, would run code, or holds values that are
-            not finite.
+        CheckpointError: It is damaged, not a weights file, would run code, or holds values that
+            are not finite.
     """
     if is_index(file):
         values, metadata = _read_shards(file)
@@ -95,7 +95,7 @@ def read_source(given: str, file: Path) -> Source:
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """All shards' tensors; each must be where the index says."""
+    """Returns all shards' tensors; each must be where the index says."""
     values: dict[str, Any] = {}
     shards = shard_of_tensors(index)
     for name in sorted(set(shards.values())):
@@ -113,7 +113,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def _read_file(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """What one file holds, and the metadata of safetensors."""
+    """Returns what one file holds, and the metadata of safetensors."""
     try:
         with file.open("rb") as opened:
             start = opened.read(16)
@@ -130,7 +130,7 @@ _REFUSED = re.compile(
     r"(?:[Uu]nsupported (?:global: )?GLOBAL|reduce for unrecognized function|"
     r"via `add_safe_globals`,? but got) (.+?)( was not| whose|$)"
 )
-"""What torch's loader says of functions and classes that it does not allow."""
+"""How torch's loader names a function or class that it does not allow."""
 _REFETCH = "fetch the file again (.safetensors, .pth or .bin), and compare its size"
 
 
@@ -177,22 +177,22 @@ _LOADER_ERRORS = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
     AssertionError, struct.error,
 )  # fmt: skip
-"""What torch's loader raises over bytes that nobody wrote so; found by changing some."""
+"""What torch's loader raises over damaged bytes; found by changing some."""
 
 
 def _quoted(name: str) -> str:
-    """A file's name as it can stand in the line; one that a shell would change is not named."""
+    """Returns a file's name for the command line, or FILE where a shell would change it."""
     return name if re.fullmatch(r"[\w .+@-]+", name) else "FILE"
 
 
 def _refused_global(message: str) -> str | None:
-    """The function or class that a refused pickle asks for, where that is why it was refused."""
+    """Returns the function or class for which a pickle was refused, if that is the reason."""
     found = _REFUSED.search(message)
     return found[1] if found else None
 
 
 def _unwrapped(values: Any) -> dict[str, Any]:
-    """The mapping that holds the weights: the file's own, or the one kept under a usual name."""
+    """Returns the mapping that holds the weights: the file's own, or the one under a usual name."""
     if isinstance(values, Mapping):
         for name in _WRAPPERS:
             inner = values.get(name)
@@ -207,7 +207,7 @@ def _unwrapped(values: Any) -> dict[str, Any]:
 
 
 def _is_pickle(start: bytes) -> bool:
-    """The first byte of a pickle, and a protocol that exists."""
+    """Says whether a file begins like a pickle of an existing protocol."""
     return len(start) > 1 and start[0] == 0x80 and start[1] <= pickle.HIGHEST_PROTOCOL
 
 
@@ -254,10 +254,10 @@ _AS = "save the weights as plain tensors of float32, float16 or bfloat16"
 
 
 def require_floats(file: object, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are no floats: quantised ones mean nothing without their scales.
+    """Checks that weights are floats: quantised ones mean nothing without their scales.
 
     Raises:
-        CheckpointError: There are such.
+        CheckpointError: Some are not.
     """
     wrong = [
         f"{name} ({_kind(value)})" for name, value in tensors.items() if value.dtype not in FLOATS
@@ -267,7 +267,7 @@ def require_floats(file: object, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _kind(value: Tensor) -> str:
-    """What is unusual about a tensor, in a word."""
+    """Returns what is unusual about a tensor, in a word."""
     if value.is_meta:
         return "without values"
     if value.layout != torch.strided:

@@ -1,8 +1,8 @@
-"""Imported weights in a model with other patches, positions, pooling or classes.
+"""Loads imported weights into a model with other patches, positions, pooling or classes.
 
-What both models have is copied; kernels and positions are fitted; what the file does not have
-keeps the new model's own starting values, or is made up as ``InitConfig`` says. Every step is
-written into the report.
+Tensors that both models have are copied; kernels and positions are fitted; tensors that the file
+does not have keep the new model's own starting values, or start as ``InitConfig`` says. Every step
+is written into the report.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KERNEL, QUERY = "patch_embed.proj.weight", "attn_pool.latent"
 
 
 def model_for(weights: Imported, config: RunConfig) -> RunConfig:
-    """``config`` with what the weights decide: their body, or their whole model.
+    """Returns ``config`` with what the weights decide: the model's body, or the whole model.
 
     An open ``model.grid`` becomes the weights' own grid (the same area), unless clips are brought
     to one length or the weights are of pictures: then the data decide.
@@ -52,15 +52,15 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
     """
     init, source = config.init, weights.config.model
     taken = {name: getattr(source, name) for name in BODY}
-    told = config.model
+    given = config.model
     if init.model == "weights":
-        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, told)
+        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, given)
         taken |= {name: getattr(source, name) for name in SHAPE}
         config = _front_end_of(weights, config)
-    official = official_settings(weights, str(taken.get("pooling", told.pooling)))
-    _require_agreement({name: taken[name] for name in BODY if name not in official}, told)
-    require_official(official, told, ModelConfig())
-    model = dataclasses.replace(told, **taken | official)
+    official = official_settings(weights, str(taken.get("pooling", given.pooling)))
+    _require_agreement({name: taken[name] for name in BODY if name not in official}, given)
+    require_official(official, given, ModelConfig())
+    model = dataclasses.replace(given, **taken | official)
     if not weights.image and not config.length.fixed_frames:
         bands, columns = same_area_grid(source, model)
         model = dataclasses.replace(model, grid=(model.grid[0] or bands, model.grid[1] or columns))
@@ -69,7 +69,7 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
 
 
 def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
-    """What ``init.compat = official`` sets in a model with such ``pooling``.
+    """Returns what ``init.compat = official`` sets in a model with this ``pooling``.
 
     Source: published ElasticAST code: how new parts start, and attention without scale; its AST
     keeps that of the weights.
@@ -82,23 +82,23 @@ def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
     return settings
 
 
-def require_official(official: Mapping[str, Any], told: ModelConfig, before: ModelConfig) -> None:
-    """Nobody may have set (against ``before``) otherwise what ``official`` sets.
+def require_official(official: Mapping[str, Any], given: ModelConfig, before: ModelConfig) -> None:
+    """Checks that the user has not set (changed from ``before``) what ``official`` sets.
 
     Raises:
-        UsageError: Somebody has.
+        UsageError: Such a setting has another value.
     """
-    _require_agreement(official, told, before, "init.compat = official makes it")
+    _require_agreement(official, given, before, "init.compat = official makes it")
 
 
 def _require_agreement(
     taken: Mapping[str, Any],
-    told: ModelConfig,
+    given: ModelConfig,
     before: ModelConfig = ModelConfig(),
     because: str = "that of the weights is",
 ) -> None:
     for name, value in taken.items():
-        found = getattr(told, name)
+        found = getattr(given, name)
         if found not in (getattr(before, name), value):
             raise UsageError(
                 f"model.{name} = {found}, but {because} {value}",
@@ -107,13 +107,13 @@ def _require_agreement(
 
 
 def _front_end_of(weights: Imported, config: RunConfig) -> RunConfig:
-    """The weights' own cut into patches; a whole picture cannot be a spectrogram's model."""
-    told = config.fbank.num_mel_bins
+    """Takes over the weights' own patches; the model of a whole picture takes no spectrogram."""
+    bins = config.fbank.num_mel_bins
     source = weights.config
-    if source.model.num_mel_bins != told:
+    if source.model.num_mel_bins != bins:
         raise UsageError(
             f"the weights' own model takes {source.model.num_mel_bins} rows, "
-            f"fbank.num_mel_bins is {told}",
+            f"fbank.num_mel_bins is {bins}",
             "set init.model=config: the grid is then fitted to the spectrogram",
         )
     length = dataclasses.replace(config.length, edge=source.length.edge)
@@ -121,7 +121,7 @@ def _front_end_of(weights: Imported, config: RunConfig) -> RunConfig:
 
 
 def _note_differences(weights: Imported, config: RunConfig) -> None:
-    """The filterbank may change; the report says so."""
+    """Notes in the report where the filterbank is another one."""
     if weights.image:
         return
     for name in (field.name for field in dataclasses.fields(config.fbank)):
@@ -131,10 +131,10 @@ def _note_differences(weights: Imported, config: RunConfig) -> None:
 
 
 def require_labels(weights: Imported, label_names: Sequence[str], init: InitConfig) -> None:
-    """The kept classifier must be one for these labels.
+    """Checks that a classifier that is kept was trained for these labels.
 
     Raises:
-        CheckpointError: It is for others.
+        CheckpointError: It was trained for others.
     """
     hint = "set init.head=replace to start with a new classifier"
     count = weights.config.model.num_classes
@@ -155,7 +155,7 @@ def require_labels(weights: Imported, label_names: Sequence[str], init: InitConf
 
 
 def transfer(model: SpectrogramTransformer, weights: Imported, init: InitConfig) -> ImportReport:
-    """Load ``weights`` into ``model``; returns the report of the whole import.
+    """Loads ``weights`` into ``model``; returns the report of the whole import.
 
     Raises:
         CheckpointError: They do not fit.
@@ -211,7 +211,7 @@ def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelCon
 
 
 def _fit_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor], report: ImportReport) -> None:
-    """The first prefix tokens that both have; further ones of the model start anew."""
+    """Copies the first prefix tokens that both have; further ones of the model start anew."""
     for name in ("prefix_tokens", "prefix_pos_embed"):
         if name not in own:
             continue
@@ -234,7 +234,7 @@ def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights:
     report.missing |= dict.fromkeys(names, "new: the weights have no attention pooling")
     if how == "random" or not depth:
         return
-    # Six tensors a block are counted as layers by the published code, hence its 72 for 12.
+    # The published code counts six tensors a block as layers, hence its 72 for 12 blocks.
     divisor = 6 * depth if how == "official" else depth
     start = mean_attention(state, depth, divisor)
     state |= start
