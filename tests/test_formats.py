@@ -379,6 +379,14 @@ def test_a_part_of_a_vorbis_file_with_changing_block_sizes_is_the_slice_of_the_w
         )
 
 
+@pytest.mark.parametrize("tail", [ID3V1, bytes(5_000), b"LYRICSBEGIN" + b"la" * 200 + ID3V1])
+def test_what_follows_the_last_frame_of_an_mp3_is_no_reason_to_refuse_it(tail: bytes) -> None:
+    decoded, whole = decode(made("mp3") + tail)[0], decode(made("mp3"))[0]
+    assert 0 <= len(decoded) - len(whole) < 1_152
+    assert np.array_equal(decoded[: len(whole)], whole)
+    assert np.array_equal(decode(made("mp3") + tail, 100_000)[0], decoded[100_000:])
+
+
 @pytest.mark.parametrize("kind", ["wav", "flac", "aiff", "mp3", "aac"])
 def test_what_follows_an_id3_tag_decides_the_format(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"x.{kind}"

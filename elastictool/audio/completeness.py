@@ -106,7 +106,8 @@ def _chunks(
         kind, length = header.unpack(head)
         content = raw.tell()
         yield kind, length - counted
-        raw.seek(content + -(-max(0, length - counted) // align) * align)
+        length = min(max(0, length - counted), 1 << 60)  # more than any file, less than seek takes
+        raw.seek(content + -(-length // align) * align)
 
 
 def _au(raw: BinaryIO, size: int) -> str:

@@ -77,6 +77,7 @@ class _Reader:
     def __init__(self, raw: BinaryIO, name: str) -> None:
         self._raw, self._name = raw, name
         self._container: Any = None
+        self.damaged_packets = 0
         self._open()
         first = next(self._unread, None)
         if first is None:
@@ -84,7 +85,6 @@ class _Reader:
         self._unread = chain((first,), self._unread)
         frame, damaged = first
         self.sample_rate_hz, self.channels = int(frame.sample_rate), len(frame.layout.channels)
-        self.damaged_packets = 0
         self._samples_per_tick = float(self._stream.time_base * self.sample_rate_hz)
         self._origin = (self._stream.start_time if damaged else frame.pts) or 0
 
@@ -111,7 +111,7 @@ class _Reader:
         if self._identity:
             if len(_COUNTED) > 1_000:
                 _COUNTED.clear()
-            _COUNTED[self._identity] = count, self._last_time
+            _COUNTED[self._identity] = count, self._last_time if self._can_seek else None
         return count
 
     @property
@@ -222,6 +222,9 @@ class _Reader:
             for frame in frames:
                 yield frame, waiting
                 waiting = 0
+        if waiting and self._is("mp3"):  # junk: its decoder accepts a frame that was cut off
+            self.damaged_packets += waiting
+            waiting = 0
         if waiting or damaged > good:
             raise self._damaged(f"{reason}, in {damaged} of {damaged + good} packets")
 
