@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from elastictool.config.loader import load_run_config
 from elastictool.data.prepare import prepare
@@ -163,10 +163,10 @@ def timed_sums() -> dict[str, list[float]]:
         return result
 
     def noted(
-        self: Ranks, parameters: Sequence[nn.Parameter], totals: Sequence[float]
-    ) -> list[float]:
+        self: Ranks, parameters: Sequence[nn.Parameter], loss: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, list[int]]:
         timed("waiting", self.wait)
-        return timed("summing", lambda: all_reduce(self, parameters, totals))
+        return timed("summing", lambda: all_reduce(self, parameters, loss, counts))
 
     Ranks.all_reduce = noted  # type: ignore[method-assign]
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from torch._dynamo.utils import counters
 from elastictool.config import ModelConfig
 from elastictool.data.store import PreparedStore
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.averaging import clone_model
 from elastictool.training.compilation import check_compiler, compile_blocks, warm_up
 from elastictool.training.predict_logits import autocast
 from elastictool.training.run import resume_run, train_run
@@ -48,7 +48,7 @@ def test_traced_blocks_equal_eager_ones_and_one_trace_serves_all_blocks_and_batc
     name: str,
 ) -> None:
     eager = make_model(MODELS[name])
-    compiled = clone_model(eager, eager.state_dict())
+    compiled = copy.deepcopy(eager)
     compile_blocks(compiled, "aot_eager")
     counters.clear()
     for batch in batches(eager.config, torch.float64):
@@ -62,7 +62,7 @@ def test_warming_up_changes_no_weight_gradient_or_random_state() -> None:
     config = dataclasses.replace(MODELS["ast"], dropout=0.2)
     model = make_model(config, torch.float32)
     compile_blocks(model, "aot_eager")
-    before = clone_model(model, model.state_dict()).state_dict()
+    before = copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
     warm_up(model, batches(model.config, torch.float32)[0], "fp32", validating=True)
     assert torch.equal(random, torch.get_rng_state())

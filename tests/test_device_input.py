@@ -447,9 +447,9 @@ def test_prefetch_and_interruption_change_no_bit(
 
     stop, after = _StopAfter(4), Trainer._after_step
 
-    def stopping(self: Trainer, loss: float | None) -> None:
+    def stopping(self: Trainer) -> None:
         stop()
-        after(self, loss)
+        after(self)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(Trainer, "_after_step", stopping)

@@ -77,7 +77,7 @@ def test_the_trainers_loss_is_the_stated_formula(
         f"train.distill.weight={weight}",
     )
     trainer = make_trainer(config, toy_store, tmp_path / "run")
-    _, (batch,) = next(trainer._steps(trainer.sampler.epoch(0), trainer.sampler.num_batches(0)))
+    (batch,) = next(trainer.batches.steps(0)).batches
     assert batch.teacher_batch is not None
     assert batch.patch_groups[0].patch_size != batch.teacher_batch.patch_groups[0].patch_size
     assert batch.teacher_batch.patch_groups[0].patch_size == (16, 16)
@@ -158,7 +158,7 @@ def test_a_distilled_run_resumes_to_the_same_bits_with_any_number_of_workers(
     config = settings(teacher, "train.epochs=2", "train.loader_workers=1")
     parts = make_trainer(config, toy_store, tmp_path / "parts")
     parts.run.write_config(parts.config, toy_store.info.fingerprint)
-    parts._train_epoch(parts.sampler.num_batches(0))
+    parts._train_epoch()
     parts._finish_epoch()
     resume_run(tmp_path / "parts", toy_store)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "parts")

@@ -36,8 +36,8 @@ from elastictool.training import distributed
 from elastictool.training.distributed import SINGLE, Ranks, init_distributed
 from elastictool.training.nonfinite import NonFiniteStep, worst_step
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.saving import load_training_state
 from elastictool.training.setup import pick_device
+from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
 from elastictool.utils.launch import command, launched
@@ -47,6 +47,7 @@ from tests.test_batches import feature_extractor
 from tests.test_training import SMALL, records, same, small, weights
 
 STATE = Path("checkpoints") / "last.training.pt"
+ONE = torch.tensor(1.0)
 
 
 def be_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
@@ -197,7 +198,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_process_alone_asks_nobody() -> None:
-    assert SINGLE.gather("x") == ["x"] and SINGLE.all_reduce([], [1.0]) == [1.0]
+    assert SINGLE.gather("x") == ["x"] and SINGLE.all_reduce([], ONE, [2]) == (ONE, [2])
     model = torch.nn.Linear(1, 1)
     before = torch.get_rng_state()
     SINGLE.seed_step(0, 1)
@@ -257,15 +258,11 @@ class Twin:
         monkeypatch.setattr(dist, "all_reduce", self.all_reduce)
         monkeypatch.setattr(dist, "broadcast", lambda value, source: None)
 
-    def all_reduce(self, values: Tensor, async_op: bool = False) -> Twin:
+    def all_reduce(self, values: Tensor) -> None:
         if self.error:
             raise self.error
         self.sizes.append(len(values))
         values.mul_(2)
-        return self
-
-    def wait(self) -> None:
-        pass
 
 
 def learning(*gradients: float | None) -> list[torch.nn.Parameter]:
@@ -276,14 +273,12 @@ def learning(*gradients: float | None) -> list[torch.nn.Parameter]:
     return parameters
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 20, 1 << 20])
 def test_sums_are_of_all_gradients_and_what_nobody_used_keeps_none(
-    monkeypatch: pytest.MonkeyPatch, bucket_bytes: int
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Twin(monkeypatch)
-    monkeypatch.setattr(distributed, "BUCKET_BYTES", bucket_bytes)
     parameters = learning(1.0, None, 3.0, 0.5)
-    assert Ranks(0, 2).all_reduce(parameters, [7.0, 0.25]) == [14.0, 0.5]
+    assert Ranks(0, 2).all_reduce(parameters, 0.25 * ONE, [7, 1]) == (0.5, [14, 2])
     found = [parameter.grad for parameter in parameters]
     assert found[1] is None
     for gradient, parameter, value in zip(found, parameters, (2.0, 0, 6.0, 1.0), strict=True):
@@ -293,15 +288,15 @@ def test_sums_are_of_all_gradients_and_what_nobody_used_keeps_none(
 
 def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others that wait for its numbers notice that it ends; in the midst of nccl they would not."""
-    clone_model, parameters = Twin(monkeypatch), learning(1.0, 2.0)
+    twin, parameters = Twin(monkeypatch), learning(1.0, 2.0)
 
     def full(tensors: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch, "cat", full)
     with pytest.raises(torch.OutOfMemoryError):
-        Ranks(0, 2).all_reduce(parameters, [1.0])
-    assert not clone_model.sizes
+        Ranks(0, 2).all_reduce(parameters, ONE, [])
+    assert not twin.sizes
 
 
 @pytest.mark.parametrize(
@@ -319,23 +314,23 @@ def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.M
 def test_a_lack_of_memory_is_not_told_as_another_process_that_ended(
     monkeypatch: pytest.MonkeyPatch, error: Exception, memory: bool
 ) -> None:
-    clone_model, parameters = Twin(monkeypatch), learning(1.0)
-    clone_model.error = error
+    twin, parameters = Twin(monkeypatch), learning(1.0)
+    twin.error = error
     with pytest.raises(type(error) if memory else ProcessLostError):
-        Ranks(0, 2).all_reduce(parameters, [])
+        Ranks(0, 2).all_reduce(parameters, ONE, [])
     assert is_out_of_memory(error) == memory
     assert parameters[0].grad is not None and parameters[0].grad.unique().tolist() == [1.0]
 
 
 def test_the_start_tries_sums_as_large_as_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    clone_model, model = Twin(monkeypatch), torch.nn.Linear(5, 4)
+    twin, model = Twin(monkeypatch), torch.nn.Linear(5, 4)
     ranks = Ranks(0, 2)
     model.bias.requires_grad_(False)
     ranks.broadcast(model)
-    tried = list(clone_model.sizes)
+    tried = list(twin.sizes)
     assert model.weight.grad is None
-    ranks.all_reduce([model.weight], [1.0, 2.0])
-    assert [2 + 1, *tried] == clone_model.sizes[len(tried) :]
+    ranks.all_reduce([model.weight], ONE, [2])
+    assert [2 + 1, *tried] == twin.sizes[len(tried) :]
 
 
 def test_a_second_signal_under_torchrun_is_no_other_wish(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.saving import load_training_state
+from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import (
     DamagedDataError,
@@ -119,17 +119,17 @@ def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_dra
         sets = ("train.accumulate=2", "model.dropout=0.3", "packing.batch_clips=4")
         run = trainer(toy_store, tmp_path / name, *sets)
         run.model.train()
-        steps = run._steps(run.sampler.epoch(0), run.sampler.num_batches(0))
-        assert run._step(*next(steps)) is not None
+        steps = run.batches.steps(0)
+        assert run._step(next(steps)) is not None
         kept = {key: value.clone() for key, value in run.model.state_dict().items()}
         moments = [
             {key: value.clone() for key, value in state.items()}
             for state in run.optimizer.state.values()
         ]
-        plans, batches = next(steps)
+        second = next(steps)
         if spoil:  # the last batch: the gradient of the first has been added up by then
-            batches[-1].patch_groups[0].patches[5] = torch.inf
-        loss = run._step(plans, batches)
+            second.batches[-1].patch_groups[0].patches[5] = torch.inf
+        loss = run._step(second)
         assert (loss is None) == spoil
         return kept, moments, run
 
@@ -140,10 +140,10 @@ def test_a_skipped_step_leaves_weights_and_optimiser_and_draws_what_any_step_dra
         assert all(torch.equal(before[key], after[key]) for key in before)
     assert all(value.grad is None for value in run.model.parameters())
     assert (run.state.step, run.state.batch, run.state.skipped) == (2, 4, 1)
-    views = run.state.views
+    crops = run.state.crops
     _, _, usual = after_two_steps("usual", spoil=False)
     assert torch.equal(rng, torch.get_rng_state())
-    assert (usual.state.step, usual.state.batch) == (2, 4) and usual.state.views > views
+    assert (usual.state.step, usual.state.batch) == (2, 4) and usual.state.crops > crops
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
@@ -363,7 +363,7 @@ def test_the_memory_of_a_step_is_told_with_its_tokens_and_the_settings(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(toy_store, tmp_path / "run", "train.accumulate=2", "train.loader_workers=1")
-    first, second = next(run._steps(run.sampler.epoch(0), run.sampler.num_batches(0)))[1]
+    first, second = next(run.batches.steps(0)).batches
     tokens = max(first.layout.num_tokens, second.layout.num_tokens)
     monkeypatch.setattr(
         type(run.model), "forward", lambda self, batch: torch.empty(1 << 50)
@@ -483,9 +483,9 @@ def test_a_second_trainer_in_the_same_run_directory_is_refused(
 
     def start_again(run: Trainer) -> None:
         if run.state.step == 2 and not refused:
-            with pytest.raises(UsageError, match="trained by another process"):
+            with pytest.raises(UsageError, match="is being trained by"):
                 resume_run(place, toy_store)
-            with pytest.raises(UsageError, match="trained by another process"):
+            with pytest.raises(UsageError, match="is being trained by"):
                 train_run(small(), toy_store, place, overwrite=True)
             refused.append(run)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import performance
 from benchmarks.gpu import PARTS, Session
@@ -138,7 +139,7 @@ def test_a_clock_notes_each_step_of_a_run(toy_store: PreparedStore, tmp_path: Pa
 def test_waiting_and_summing_are_noted_apart_and_sums_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranks, "all_reduce", Ranks.all_reduce)  # put back afterwards
     notes = timed_sums()
-    assert Ranks().all_reduce([], [2.0]) == [2.0]
+    assert Ranks().all_reduce([], torch.tensor(2.0), [3]) == (2.0, [3])
     assert [len(seconds) for seconds in notes.values()] == [1, 1]
 
 

@@ -21,7 +21,7 @@ from benchmarks.kill_test import kill, prep_job, train_job
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.saving import load_training_state, save_training_state
+from elastictool.training.state import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import (
     ElasticToolError,

@@ -18,8 +18,8 @@ from elastictool.config.loader import dump_yaml, read_settings
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.setup import pick_device
+from elastictool.training.state import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
 from tests.test_training import SMALL, records, same, small, weights
@@ -233,7 +233,7 @@ def test_a_run_goes_on_with_another_machines_settings_to_the_same_bits(
     train_run(small(), toy_store, tmp_path / "whole")
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_keep_best", _no_memory)
-        patched.setattr(Trainer, "_after_step", lambda self, loss: self._save())
+        patched.setattr(Trainer, "_after_step", lambda self: self._save())
         with pytest.raises(OutOfMemory):
             train_run(small(), toy_store, tmp_path / "parts")
     sets = ("loader_workers=1", "cache_mb=0", "checkpoint_steps=2", "prefetch=1", "device=cpu")

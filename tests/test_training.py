@@ -29,8 +29,8 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
-from elastictool.training.saving import load_training_state, save_training_state
 from elastictool.training.setup import pick_device, pick_precision
+from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
 
@@ -177,23 +177,6 @@ def train_and_stop(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", step)
         train_run(config, store, path)
-
-
-def test_a_state_saved_before_these_options_existed_still_resumes(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_run(small(), toy_store, whole)
-    with pytest.raises(Interrupted):
-        train_and_stop(small(), toy_store, parts, 4, monkeypatch)
-    file = RunDirectory(parts).training_state
-    state = load_training_state(file)
-    del state["averages"], state["state"]["lr"], state["state"]["grad_norm"]
-    for group in state["optimizer"]["param_groups"]:
-        del group["lr_factor"]
-    save_training_state(file, state)
-    resume_run(parts, toy_store)
-    assert same(weights(whole), weights(parts))
 
 
 def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_once(
@@ -587,10 +570,12 @@ def test_validation_sees_whole_clips_whatever_training_drops(
 
     monkeypatch.setattr(ClipDataset, "load", noted)
     run.fit()
-    evaluated = [(view, example) for dataset, view, example in loaded if dataset is run.eval_set]
+    evaluated = [
+        (view, example) for dataset, view, example in loaded if dataset is run.batches.eval_set
+    ]
     assert len(evaluated) == 2 * len(run.splits.validation)
     assert all(view.mix is None and example.kept is None for view, example in evaluated)
-    plain = ClipDataset(toy_store, run.feature_extractor)
+    plain = ClipDataset(toy_store, run.batches.eval_set.feature_extractor)
     assert all(torch.equal(example.fbank, plain.load(view).fbank) for view, example in evaluated)
     assert any(example.kept is not None for *_, example in loaded)
 

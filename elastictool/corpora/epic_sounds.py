@@ -8,16 +8,22 @@ test table has no labels: its clips have none either, and scores on them are ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from elastictool.audio.formats import HEAD_BYTES, MEMBER_SUFFIXES, sniff
 from elastictool.audio.hdf5 import members
-from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.base import (
+    CORPORA,
+    CorpusOptions,
+    Listing,
+    SourceClip,
+    chosen_task,
+    require_folder,
+)
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
-from elastictool.corpora.tables import Columns, NumberedClasses, Row, Table
+from elastictool.corpora.tables import NumberedClasses, records
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import FoundFile, walk_files
 
@@ -27,23 +33,23 @@ TEST_TABLE = "EPIC_Sounds_recognition_test_timestamps.csv"
 _EXPECTED = {"train": 60_055, "val": 8_035}
 _CLASSES = 44
 _FOLDERS = ("annotations",)
-_HINT = "take the csv files of epic-sounds-annotations as they are"
-_UNLABELLED = Columns(
-    ("annotation_id", "video_id", "start_timestamp", "stop_timestamp"), hint=_HINT
-)
-_LABELLED = Columns((*_UNLABELLED.required, "class", "class_id"), hint=_HINT)
+_PLACES = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp")
+_LABELS = ("class", "class_id")
 _TOLERANCE_SAMPLES = ANNOTATED_RATE_HZ // 100
 _SHOWN = 5
 
 
-class EpicSounds(Corpus):
+@dataclass(frozen=True)
+class EpicSounds:
     """Lists the annotated segments whose video's audio is on disk."""
 
-    name = "epic-sounds"
-    default_root = Path("data/raw/epic-sounds")
+    name: str = "epic-sounds"
+    tasks: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    default_root: Path | None = Path("data/raw/epic-sounds")
 
     def describe(self) -> str:
-        """Returns what to fetch, in one screen."""
+        """What to fetch, in one screen."""
         return (
             "EPIC-SOUNDS has two parts, to be fetched by hand:\n"
             "1. annotations (7 MB; CC BY-NC 4.0, not for commercial use)\n"
@@ -64,8 +70,8 @@ class EpicSounds(Corpus):
             "missing."
         )
 
-    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
-        """Lists segments of training (``train``), validation (``val``) and, unlabelled, ``test``.
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """Segments of training (``train``), validation (``val``) and, unlabelled, ``test``.
 
         They are grouped by video.
 
@@ -73,30 +79,35 @@ class EpicSounds(Corpus):
             UsageError: No annotations, or a table that cannot be read.
             ElasticToolError: An HDF5 file that cannot be read.
         """
-        tables = _tables(root)
+        chosen_task(self, options)
+        place = require_folder(root, self)
+        tables = _tables(place)
         if not tables.keys() & TABLES.keys():
             raise UsageError(
-                f"no {' or '.join(TABLES.values())} in {root}{_pickled(root)}", self.describe()
+                f"no {' or '.join(TABLES.values())} in {place}{_pickled(place)}", self.describe()
             )
-        listing = Listing(self.name, root, expected=dict(_EXPECTED), expected_classes=_CLASSES)
-        builder = ListingBuilder(listing, _recordings(root))
-        classes, agreement = NumberedClasses(), Agreement()
+        index = _recordings(place)
+        listing = Listing(
+            "epic-sounds", place, [], [], expected=dict(_EXPECTED), expected_classes=_CLASSES
+        )
+        builder, classes, agreement = ListingBuilder(listing), NumberedClasses(), Agreement()
         for split, table in tables.items():
-            for row in Table.open(table, _LABELLED if split in TABLES else _UNLABELLED):
-                clip = _clip(row, split)
+            for line, row in _rows(table, labelled=split in TABLES):
+                clip = _clip(row, split, index.paths.get(row["video_id"], ""))
                 if clip.labels:
-                    classes.add(row.number_in("class_id", _HINT), row.cells["class"], row)
-                find = partial(builder.index.find_named, clip.group)
-                if builder.add(row, clip, f"audio/{clip.group}.wav", find):
-                    agreement.add(row.cells, clip)
+                    classes.add(int(row["class_id"]), row["class"], table, line)
+                if clip.id not in builder:
+                    agreement.add(row, clip)
+                builder.add(clip, f"audio/{row['video_id']}.wav", table, line)
         listing.label_names = classes.names
         listing.notes += agreement.notes()
-        return builder.finish()
+        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
+        return listing
 
 
 @dataclass
 class Agreement:
-    """Compares the sample columns with the timestamps, to a hundredth of a second.
+    """Whether the sample columns say the same as the timestamps, to a hundredth of a second.
 
     Attributes:
         compared: Segments that have sample columns.
@@ -107,7 +118,7 @@ class Agreement:
     disagreeing: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, str], clip: SourceClip) -> None:
-        """Compares one segment."""
+        """Compare one segment."""
         stated = [_number(row.get(name)) for name in ("start_sample", "stop_sample")]
         if all(value is None for value in stated):
             return
@@ -121,7 +132,7 @@ class Agreement:
             self.disagreeing.setdefault(_mistake(pairs), []).append(clip.id)
 
     def notes(self) -> list[str]:
-        """Returns how many agree, and which do not."""
+        """How many agree, and which do not."""
         if not self.compared:
             return []
         wrong = sum(map(len, self.disagreeing.values()))
@@ -151,7 +162,7 @@ def _agree(pairs: list[tuple[float, float]], factor: float = 1.0) -> bool:
 
 
 def _mistake(pairs: list[tuple[float, float]]) -> str:
-    """Returns what is wrong with sample columns: a mistake of early releases, or another."""
+    """What is wrong with sample columns: the mistakes of early releases, or another."""
     if _agree(pairs, ANNOTATED_RATE_HZ):
         return "with seconds in the sample columns"
     for power in (10.0, 100.0, 1000.0):
@@ -161,7 +172,7 @@ def _mistake(pairs: list[tuple[float, float]]) -> str:
 
 
 def _tables(root: Path) -> dict[str, Path]:
-    """Returns annotation files, in the root or in ``annotations``."""
+    """Annotation files, in the root or in ``annotations``."""
     found = {
         split: first_file(root, [name], _FOLDERS)
         for split, name in {**TABLES, "test": TEST_TABLE}.items()
@@ -170,14 +181,14 @@ def _tables(root: Path) -> dict[str, Path]:
 
 
 def _pickled(root: Path) -> str:
-    """Returns what to add to the message where only pickles of the tables are there."""
+    """What to say where the tables are there as pickles alone."""
     names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
     pickle = first_file(root, names, _FOLDERS)
     return f"; {pickle.name} is not read, because a pickle is code: take the csv" if pickle else ""
 
 
 def _recordings(root: Path) -> FileIndex:
-    """Returns the path of each video's audio: the best of several kinds, or an HDF5 array."""
+    """Path of each video's audio, the best of several kinds, arrays in HDF5 among them."""
     files = list(walk_files(root))
     index = FileIndex.of(files, root, ("audio",))
     for name, (file, path) in _arrays(files, root).items():
@@ -187,7 +198,7 @@ def _recordings(root: Path) -> FileIndex:
 
 
 def _arrays(files: list[FoundFile], root: Path) -> dict[str, tuple[str, str]]:
-    """Returns each array in HDF5 files by its name: the file, and its path through it.
+    """Each array in HDF5 files by its name: the file, and its path through it.
 
     Of several arrays of one name it is the one in the file that sorts first.
     """
@@ -205,8 +216,21 @@ def _is_hdf5(path: Path) -> bool:
     return kind is not None and kind.members
 
 
+def _rows(table: Path, labelled: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    wanted = _PLACES + (_LABELS if labelled else ())
+    hint = "take the csv files of epic-sounds-annotations as they are"
+    for line, row in records(table, wanted, hint):
+        try:
+            seconds(row["start_timestamp"])
+            seconds(row["stop_timestamp"])
+            int(row["class_id"] if labelled else 0)
+        except ValueError as error:
+            raise UsageError(f"{table}, line {line}: {error}", hint) from error
+        yield line, row
+
+
 def seconds(timestamp: str) -> float:
-    """Returns the seconds of ``hh:mm:ss.mmm``.
+    """Seconds of ``hh:mm:ss.mmm``.
 
     Raises:
         ValueError: It is no such timestamp.
@@ -217,15 +241,15 @@ def seconds(timestamp: str) -> float:
     return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
 
 
-def _clip(row: Row, split: str) -> SourceClip:
-    cells = row.cells
-    try:
-        start, stop = seconds(cells["start_timestamp"]), seconds(cells["stop_timestamp"])
-    except ValueError as error:
-        raise row.error(str(error), _HINT) from error
-    labels = (cells["class"],) if "class" in cells else ()
+def _clip(row: Mapping[str, str], split: str, path: str) -> SourceClip:
     return SourceClip(
-        cells["annotation_id"], "", start, stop, labels, split, group=cells["video_id"]
+        id=row["annotation_id"],
+        path=path,
+        start_s=seconds(row["start_timestamp"]),
+        stop_s=seconds(row["stop_timestamp"]),
+        labels=(row["class"],) if "class" in row else (),
+        split=split,
+        group=row["video_id"],
     )
 
 

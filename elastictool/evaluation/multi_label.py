@@ -28,7 +28,7 @@ from elastictool.metrics.thresholds import (
     filled,
 )
 from elastictool.training.predict_logits import ScoringOptions, score_clips
-from elastictool.training.thresholds import ChosenThresholds
+from elastictool.training.validation import ChosenThresholds
 from elastictool.utils.io import finite
 
 Source = Literal["weights", "validation", "none"]

@@ -1,28 +1,28 @@
-"""Averages of a run's weights: a moving one over steps, and the mean of some epochs.
+"""Averages of a run's weights: a moving average over steps, and the mean of some epochs.
 
-Both only watch: training goes on with its own weights, to the same bits as without them. The
-moving average, where there is one, takes their place wherever weights are judged or saved; the
-mean of epochs averages what each epoch would have saved.
+Training itself continues with its own weights, unchanged. The moving average, where there is one,
+replaces them wherever weights are validated or saved; the mean averages what each epoch saves.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from elastictool.config import TrainConfig
 from elastictool.models.transformer import SpectrogramTransformer
 
 WARM_UP_STEPS = 10
-"""How slowly a moving average forgets the untrained weights. Source: TensorFlow's ``num_updates``
-(decay of at most (1 + step) / (10 + step))."""
+"""The decay is at most (1 + step) / (10 + step), so that the average soon forgets the untrained
+weights. Source: TensorFlow's ``num_updates``."""
 
 
 class Averages:
-    """The averages that a run asks for; with neither, it only hands the model through.
+    """The averages that a run asks for; with neither, ``evaluated`` is the model itself.
 
     Args:
         model: The model in training.
@@ -36,69 +36,60 @@ class Averages:
         self._model = model
         self._decay = config.ema_decay
         self._first, self._last = config.average_epochs
-        self._sums: dict[str, Tensor] = {}
-        self._counted = 0
-        self.evaluated = clone_model(model, model.state_dict()) if self._decay else model
+        self._moving = AveragedModel(model) if self._decay else None
+        # On the CPU: a GPU has no room to spare for what is used once.
+        self._mean = AveragedModel(model, torch.device("cpu")) if self._last else None
+        self.evaluated = model
+        if self._moving is not None:
+            self._moving.update_parameters(model)  # the first update copies
+            self.evaluated = cast(SpectrogramTransformer, self._moving.module.eval())
 
     def start(self) -> None:
-        """Begin the moving average at the weights that training begins with (imported ones too)."""
-        if self._decay:
+        """Begins the moving average at the weights that training begins with."""
+        if self._moving is not None:
             self.evaluated.load_state_dict(self._model.state_dict())
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Move the average towards the weights that optimiser step ``step`` (from 1) has left."""
-        if not self._decay:
+        """Moves the average towards the weights after optimiser step ``step`` (from 1)."""
+        if self._moving is None:
             return
         decay = min(self._decay, (1 + step) / (WARM_UP_STEPS + step))
-        moving, weights = self.evaluated.state_dict(), self._model.state_dict()
-        # One call, or on CUDA a few, in place of one for each of some 150 tensors: the same bits.
-        torch._foreach_lerp_([moving[name] for name in weights], [*weights.values()], 1 - decay)
+        self._moving.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._moving.update_parameters(self._model)
 
     def after_epoch(self, epoch: int) -> SpectrogramTransformer | None:
-        """Count ``epoch`` (from 1) in, once; at the last epoch of the mean, a model that has it.
+        """Adds ``epoch`` (from 1) to the mean, once; returns the mean after its last epoch.
 
-        A run that is stopped while the mean is being scored asks for it again: the sums stay until
-        ``drop_sums``.
+        A run that is stopped while the mean is validated asks for it again: it stays until
+        ``drop_mean``.
 
-        Source: ``validate_wa`` of the AST code, which sums the saved epochs in float32; float64
-            keeps a weight that never changes (frozen) to its last bit.
+        Source: ``validate_wa`` of the AST code, which sums the saved epochs; here the mean is
+            updated epoch by epoch, so a weight that never changes (frozen) keeps its last bit.
         """
-        if not self._first <= epoch <= self._last:
+        if self._mean is None or not self._first <= epoch <= self._last:
             return None
-        weights = self.evaluated.state_dict()
-        if epoch > self._counted:
-            self._counted = epoch
-            for name, value in weights.items():
-                value = value.detach().to("cpu", torch.float64, copy=True)
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if epoch - self._first + 1 > int(self._mean.n_averaged):
+            self._mean.update_parameters(self.evaluated)
         if epoch < self._last:
             return None
-        count = self._last - self._first + 1
-        means = {name: (self._sums[name] / count).to(value) for name, value in weights.items()}
-        return clone_model(self._model, means)
+        device = next(self._model.parameters()).device
+        return cast(SpectrogramTransformer, copy.deepcopy(self._mean.module).to(device).eval())
 
-    def drop_sums(self) -> None:
-        """Forget what the mean was made of, once it is written."""
-        self._sums = {}
+    def drop_mean(self) -> None:
+        """Forgets the mean once it is written."""
+        self._mean = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights."""
-        moving = self.evaluated.state_dict() if self._decay else {}
-        return {"moving": moving, "sums": self._sums, "counted": self._counted}
+        """Returns what a resumed run needs besides the weights."""
+        counted = self._mean is not None and int(self._mean.n_averaged) > 0
+        return {
+            "moving": self._moving.state_dict() if self._moving is not None else {},
+            "mean": self._mean.state_dict() if counted and self._mean is not None else {},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
-        if self._decay:
-            self.evaluated.load_state_dict(state["moving"])
-        self._sums, self._counted = dict(state["sums"]), state.get("counted", 0)
-
-
-def clone_model(
-    model: SpectrogramTransformer, weights: Mapping[str, Tensor]
-) -> SpectrogramTransformer:
-    """A second model of the same kind with a copy of ``weights``; draws no random number."""
-    with torch.device("meta"):
-        other = SpectrogramTransformer(model.config, model.attention)
-    other.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
-    return other.eval()
+        """Restores what ``state_dict`` returned."""
+        if self._moving is not None:
+            self._moving.load_state_dict(state["moving"])
+        if self._mean is not None and state["mean"]:
+            self._mean.load_state_dict(state["mean"])

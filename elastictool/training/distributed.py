@@ -1,23 +1,20 @@
-"""One run in the processes that torchrun started: the same steps, shared.
+"""One run in the processes that torchrun started: every step is shared.
 
-A batch is the run's, not a process's: all processes plan the same steps, and each computes its
-share of the clips of every step (``TrainingSampler.shares``). Losses are divided by the views of
-the whole step, so the sum of all gradients is the gradient that one process would have, and every
-process takes the same optimiser step with it. So a run may go on with another number of
-processes, and nothing that is saved knows how many there were.
+All processes plan the same steps, and each computes its share of the clips of every step
+(``TrainingSampler.shares``). Losses are divided by the crops of the whole step, so the sum of all
+gradients is the gradient of a single process, and every process takes the same optimiser step.
+A run may therefore continue with another number of processes: nothing that is saved depends on it.
 
-Gradients are summed here, in buckets, after all passes of a step, and not by torch's
-``DistributedDataParallel``: that sums inside ``backward``, before a process can know whether the
-others will get through theirs, averages where we sum, and needs a forward pass from a process
-whose share is empty. What its overlap would save is one pass over the weights' gradients a step,
-little beside a step of many thousand tokens.
+Gradients are summed as one flat tensor after all passes of a step. torch's
+``DistributedDataParallel`` does not fit: it sums inside ``backward``, before a process can know
+that the others finish theirs, takes the mean, and needs a forward pass from a process whose share
+is empty.
 
-Before the gradients, a few numbers are summed: what goes into the epoch's line, and whether a loss
-is not finite or a process was asked to stop. So all processes leave a step out, or stop, at the
-same step. A process that fails simply ends: the others notice at the next sum of numbers, because
-its connections close, and end as well, the first one saving the last whole step. nccl does not
-notice, it waits; so all that a step needs memory for is done before the numbers are summed, and
-what nccl itself needs, at the start.
+Some numbers are summed before the gradients: loss and counts of the step, and whether a process
+was asked to stop. So all processes skip a step, or stop, at the same step. A process that fails
+ends; the others notice at the next sum, because its connections close, and end as well, after the
+main one has saved the last whole step. nccl does not notice but waits; so all memory that a step
+needs is taken before the numbers are summed, and nccl's own memory at the start.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -41,12 +37,9 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for others that live: the slowest may compile, load or write."""
 
-BUCKET_BYTES = 32 << 20
-"""Gradients that are sent together: few messages, and one is added while the next is sent."""
-
 
 class Ranks:
-    """This process among those of a run; alone, all that it does is hand through what it is given.
+    """This process among those of a run; a single process returns its arguments unchanged.
 
     Args:
         rank: Number of this process.
@@ -63,11 +56,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes and logs for all."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of every process, in their order.
+        """Returns the ``value`` of every process, by rank.
 
         Raises:
             ProcessLostError: One of them is gone.
@@ -75,76 +68,78 @@ class Ranks:
         if self.is_single:
             return [value]
         values: list[Any] = [None] * self.world
-        with _together():
+        with _lost_processes():
             dist.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
-        """Go on when all have come here; raises what ``gather`` does."""
+        """Waits until all processes have called it; raises what ``gather`` does."""
         self.gather(None)
 
     def broadcast(self, model: nn.Module) -> None:
-        """Give all the first one's weights: other machines may have drawn theirs otherwise.
+        """Gives all processes the main one's weights: other machines may initialise differently.
 
-        Sums as large as those of a step are made as well, of nothing: nccl connects and takes its
-        memory at the first, and where that fails, nothing is lost yet.
+        A sum as large as that of a step is made, too: nccl connects and takes its memory at the
+        first one, and where that fails, nothing is lost yet.
         """
         if self.is_single:
             return
-        with torch.no_grad(), _together():
+        with torch.no_grad(), _lost_processes():
             for value in model.state_dict().values():
                 dist.broadcast(value, 0)
-            learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            _sum_all([flat for _, flat in _flattened(learning)])
+            dist.all_reduce(_flat_gradient([p for p in model.parameters() if p.requires_grad]))
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Let each process draw its own random numbers for the dropout of ``step``.
+        """Lets each process draw its own random numbers for the dropout of ``step``.
 
-        They are a function of the step, so there is nothing to save of them. Alone, the generator
-        runs on.
+        They are a function of the step, so nothing of them is saved. A single process keeps its
+        generator.
         """
         if not self.is_single:
             torch.manual_seed(int(clip_rng(seed, step, self.rank, "rank").integers(1 << 62)))
 
     def all_reduce(
-        self, parameters: Sequence[nn.Parameter], totals: Sequence[float]
-    ) -> list[float]:
-        """Sum gradients and ``totals`` of a step over all processes, to the same bits in each.
+        self, parameters: Sequence[nn.Parameter], loss: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, list[int]]:
+        """Sums gradients, loss and counts of a step over all processes, to the same bits in each.
 
         A parameter that no process used keeps no gradient, as in a single process.
 
         Args:
             parameters: In the same order everywhere; a process without clips has no gradients.
-            totals: Any numbers.
+            loss: () sum of the losses.
+            counts: Any whole numbers.
 
         Returns:
-            The sums of ``totals``.
+            The sums of ``loss`` and of ``counts``.
 
         Raises:
-            ProcessLostError: A process is gone; no gradient has been changed by then.
-            RuntimeError: This process has no room for the sums; nothing was sent by then.
+            ProcessLostError: A process has ended; no gradient has been changed by then.
+            RuntimeError: This process has no memory for the sum; nothing was sent by then.
         """
         if self.is_single:
-            return list(totals)
-        buckets = list(_flattened(parameters))  # before the sums: whoever has no room ends here
+            return loss, list(counts)
+        flat = _flat_gradient(parameters)  # first: a process without memory for it ends here
         used = [float(parameter.grad is not None) for parameter in parameters]
-        sums = torch.tensor([*totals, *used], dtype=torch.float64)
-        with _together():
+        sums = torch.tensor([float(loss), *counts, *used], dtype=torch.float64)
+        with _lost_processes():
             dist.all_reduce(sums)
-            _sum_all([flat for _, flat in buckets])
-        counts = iter(sums[len(totals) :].tolist())
-        for bucket, flat in buckets:
-            _give_back(bucket, flat, list(islice(counts, len(bucket))))
-        return sums[: len(totals)].tolist()
+            dist.all_reduce(flat)
+        parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+        summed = sums[1 : 1 + len(counts)].tolist()
+        users = sums[1 + len(counts) :].tolist()
+        for parameter, part, count in zip(parameters, parts, users, strict=True):
+            parameter.grad = part.view_as(parameter) if count else None
+        return sums[0], [int(number) for number in summed]
 
 
 SINGLE = Ranks()
-"""A process without others."""
+"""The only process of a run."""
 
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[Ranks]:
-    """Inside, this process is one of those that torchrun started; without torchrun, ``SINGLE``.
+    """Joins the processes that torchrun started, inside the block; ``SINGLE`` without torchrun.
 
     Args:
         device: Of this process; gradients on CUDA are summed by nccl, all else by gloo.
@@ -158,11 +153,11 @@ def init_distributed(device: str) -> Iterator[Ranks]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    ours = not dist.is_initialized()
-    if ours:
+    joins = not dist.is_initialized()
+    if joins:
         _join("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     yield Ranks(here.rank, here.world)
-    if ours:  # after an error the others may be gone: the end of the process does it then
+    if joins:  # not after an error, where it would wait for processes that have ended
         dist.destroy_process_group()
 
 
@@ -178,11 +173,8 @@ def _join(backend: str) -> None:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Inside, what torch says of connections that are closed becomes our error.
-
-    A lack of memory is this process's own and stays what it is.
-    """
+def _lost_processes() -> Iterator[None]:
+    """Turns torch's errors about closed connections into ours; a lack of memory stays as it is."""
     try:
         yield
     except RuntimeError as error:
@@ -190,42 +182,14 @@ def _together() -> Iterator[None]:
             raise
         raise ProcessLostError(
             f"another process of this run has ended, or did not answer within {TIMEOUT}",
-            "what it or torchrun says tells why",
+            "its own message or torchrun's says why",
         ) from error
 
 
-def _sum_all(flats: Sequence[Tensor]) -> None:
-    """Replace each by its sum over all processes."""
-    for work in [dist.all_reduce(flat, async_op=True) for flat in flats]:
-        work.wait()
-
-
-def _flattened(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[list[nn.Parameter], Tensor]]:
-    """Buckets of parameters, each with its gradients end to end; none counts as zero."""
-    for bucket in _buckets(parameters):
-        yield bucket, torch.cat([_gradient(parameter).flatten() for parameter in bucket])
+def _flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """All gradients end to end; a missing one is zeros."""
+    return torch.cat([_gradient(parameter).flatten() for parameter in parameters])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _give_back(bucket: Sequence[nn.Parameter], flat: Tensor, counts: Sequence[float]) -> None:
-    """Make the sums the gradients of those parameters that any process used."""
-    parts = torch.split(flat, [parameter.numel() for parameter in bucket])
-    for parameter, part, count in zip(bucket, parts, counts, strict=True):
-        parameter.grad = part.view_as(parameter) if count else None
-
-
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of one type, of ``BUCKET_BYTES`` or a little more together."""
-    bucket: list[nn.Parameter] = []
-    size = 0
-    for parameter in parameters:
-        if bucket and (size >= BUCKET_BYTES or parameter.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(parameter)
-        size += parameter.numel() * parameter.element_size()
-    if bucket:
-        yield bucket

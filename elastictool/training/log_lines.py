@@ -1,38 +1,36 @@
-"""Lines for people who watch a run: what it is, and the records of ``metrics.jsonl``."""
+"""Log lines of a run: what it trains on, and the records of ``metrics.jsonl`` as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from elastictool.training.trainer import Trainer
+from elastictool.config import RunConfig
+from elastictool.data.splits import Splits
+from elastictool.models.transformer import SpectrogramTransformer
 
 
-def start_lines(trainer: Trainer) -> list[str]:
-    """What a run trains on, what and where; and that nothing is validated, if so."""
-    splits, config = trainer.splits, trainer.config
-    sizes = [(value.numel(), value.requires_grad) for value in trainer.model.parameters()]
+def start_lines(config: RunConfig, splits: Splits, model: SpectrogramTransformer) -> list[str]:
+    """Says what a run trains on, which model and where; warns where nothing is validated."""
+    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     learns = "" if learning == total else f" ({learning:,} learn)"
+    device = next(model.parameters()).device
     lines = [
         f"training on {len(splits.train):,} clips of {config.model.num_classes} classes, "
         f"validating on {len(splits.validation):,}, {len(splits.test):,} to test; "
-        f"{total:,} parameters{learns}; {trainer.device}, {config.train.precision}"
+        f"{total:,} parameters{learns}; {device}, {config.train.precision}"
     ]
     if not len(splits.validation):
         lines.append(
             "warning: without validation clips the last epoch counts as the best; "
             "--set data.validation_fraction=0.1 takes a part of the training clips"
         )
-    if trainer.state.step:
-        at = f"epoch {trainer.state.epoch + 1}, step {trainer.state.step}"
-        lines.append(f"continuing at {at} of {trainer.total_steps}")
     return lines
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """An epoch of ``epochs``: losses, scores, skipped steps."""
+    """Says the losses, scores and skipped steps of an epoch of ``epochs``."""
     parts = [f"epoch {record['epoch']}/{epochs}"]
     if record["train_loss"] is not None:
         parts.append(f"train loss {record['train_loss']:.4f}")
@@ -42,7 +40,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 
 def averaged_line(record: Mapping[str, Any], epochs: tuple[int, int]) -> str:
-    """The scores of the mean of the epochs (first, last)."""
+    """Says the scores of the mean of the epochs (first, last)."""
     head = f"mean of the weights of epochs {epochs[0]} to {epochs[1]}"
     return ", ".join([head, *_validation_parts(record)])
 

@@ -1,12 +1,12 @@
-"""Steps that cannot be taken, because a loss or a gradient is not finite: found, explained, kept.
+"""Steps whose loss or gradient is not finite: explained, logged and skipped.
 
-Such a step is left out whole, with all batches that it accumulates: the weights and the optimiser
-stay as they were, random numbers have been drawn as in any step, and step and batch are counted,
-so schedules, logs and an exact resume know nothing of it. All forward and backward passes of the
-step are made before it is judged, so that every process of a distributed run judges alike.
+Such a step is skipped as a whole, with all batches that it accumulates: weights and optimiser stay
+as they were, random numbers are drawn as in any step, and step and batch are counted, so schedules,
+logs and an exact resume are not affected. A step is judged after all its passes, so that all
+processes of a distributed run judge alike.
 
-Why it happened is looked up only then: first at the weights (nothing can follow), then at the
-inputs, then whether bf16 is to blame.
+The cause is looked for only then: first the weights (nothing can follow), then the inputs, then
+whether bf16 is to blame.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from torch import Tensor
 
 from elastictool.config import RunConfig
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.packing.batch import PackedBatch, PatchGroup
+from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import ElasticToolError
 
 Where = Literal["weights", "inputs", "loss", "gradient"]
-_PLACES = get_args(Where)
 _NAMED = 4
 """Clips and tensors that a message names; the file has all clips."""
 
 
 @dataclass(frozen=True)
 class NonFiniteStep:
-    """Why a step cannot be taken.
+    """Why a step was skipped.
 
     Attributes:
         where: The first place that is not finite, from the weights on.
@@ -47,22 +46,18 @@ class NonFiniteStep:
     losses: tuple[tuple[str, float], ...]
 
     def record(self, epoch: int, step: int) -> dict[str, Any]:
-        """The line of ``skipped_steps.jsonl``; losses that JSON cannot hold become text."""
+        """Returns the line of ``skipped_steps.jsonl``; losses that JSON cannot hold become text."""
+        clips = [
+            {"id": clip, "loss": loss if math.isfinite(loss) else str(loss)}
+            for clip, loss in self.losses
+        ]
         return {
             "epoch": epoch,
             "step": step,
             "where": self.where,
             "what": self.what,
-            "clips": [
-                {"id": clip, "loss": loss if math.isfinite(loss) else str(loss)}
-                for clip, loss in self.losses
-            ],
+            "clips": clips,
         }
-
-
-def count_broken(losses: Tensor) -> Tensor:
-    """() how many of (S,) losses are not finite."""
-    return (~torch.isfinite(losses)).sum()
 
 
 def explain_nonfinite(
@@ -71,10 +66,7 @@ def explain_nonfinite(
     losses: Sequence[Tensor],
     config: RunConfig,
 ) -> NonFiniteStep:
-    """What stands against a step, as far as the ``batches`` of this process tell.
-
-    To be asked where a loss is not finite, or the norm of the whole gradient: where that
-    overflows, so do Adam's squares.
+    """Finds out why a step is not finite, from the ``batches`` of this process.
 
     Args:
         model: After the backward passes of all batches.
@@ -91,41 +83,37 @@ def explain_nonfinite(
     return NonFiniteStep(where, what, remedy, by_clip)
 
 
-def worst_step(faults: Sequence[NonFiniteStep]) -> NonFiniteStep:
-    """What several processes found about one step: the first place, and the clips of all."""
-    worst = min(faults, key=lambda fault: _PLACES.index(fault.where))
-    return replace(worst, losses=tuple(loss for fault in faults for loss in fault.losses))
-
-
-def broken_weights(model: SpectrogramTransformer) -> list[str]:
-    """Names of parameters that hold NaN or infinities."""
-    return [name for name, value in model.named_parameters() if not _is_finite(value)]
+def worst_step(found: Sequence[NonFiniteStep]) -> NonFiniteStep:
+    """Joins what several processes found about one step: the first place, and the clips of all."""
+    worst = min(found, key=lambda step: get_args(Where).index(step.where))
+    return replace(worst, losses=tuple(loss for step in found for loss in step.losses))
 
 
 def check_weights(model: SpectrogramTransformer, lr: float) -> None:
-    """Before the weights are kept: what is broken must not replace what was sound.
+    """Keeps weights that are not finite from being saved over good ones.
 
     Raises:
         ElasticToolError: They hold NaN or infinities.
     """
-    if broken := broken_weights(model):
+    if broken := _broken_weights(model):
         what, remedy = _about_weights(broken, lr)
         raise ElasticToolError(
             f"training has diverged: {what}; what was saved before stays as it is", remedy
         )
 
 
-def too_many(fault: NonFiniteStep, in_a_row: int, step: int) -> ElasticToolError:
-    """The end of a run that gets no further."""
+def too_many(skipped: NonFiniteStep, in_a_row: int, step: int) -> ElasticToolError:
+    """Returns the error that ends a run after too many skipped steps in a row."""
     steps = f"the last {in_a_row} steps" if in_a_row > 1 else "the last step"
     return ElasticToolError(
-        f"stopped at step {step}: {steps} could not be taken, most likely because {fault.what}",
-        f"{fault.remedy}; skipped_steps.jsonl in the run directory has the clips and their losses",
+        f"stopped at step {step}: {steps} could not be taken, most likely because {skipped.what}",
+        f"{skipped.remedy}; skipped_steps.jsonl in the run directory has the clips and their "
+        "losses",
     )
 
 
 def no_finite_step(steps: int) -> ElasticToolError:
-    """The end of a run that has left out every one of its ``steps``."""
+    """Returns the error that ends a run which has skipped every one of its ``steps``."""
     return ElasticToolError(
         f"none of the {steps} steps of this training could be taken: the weights are those that it "
         "started with",
@@ -140,9 +128,9 @@ def _explain(
     losses: Sequence[tuple[str, float]],
     config: RunConfig,
 ) -> tuple[Where, str, str]:
-    if broken := broken_weights(model):
+    if broken := _broken_weights(model):
         return "weights", *_about_weights(broken, config.train.lr)
-    if clips := [clip for batch in batches for clip in broken_inputs(batch)]:
+    if clips := [clip for batch in batches for clip in _broken_inputs(batch)]:
         return (
             "inputs",
             f"the features or targets of {_clips(clips)} are not finite",
@@ -155,25 +143,22 @@ def _explain(
     if config.train.precision == "bf16" and _finite_in_float32(model, batches):
         return (
             where,
-            f"{what} in bf16, though the model's answers are in fp32",
-            ("train with train.precision=fp32, or lower train.lr"),
+            f"{what} in bf16, though the model's outputs are finite in fp32",
+            "train with train.precision=fp32, or lower train.lr",
         )
     largest = max(float(value.detach().abs().max()) for value in model.parameters())
     return where, f"{what} (the largest weight is {largest:.3g})", _lower(config.train.lr)
 
 
-def broken_inputs(batch: PackedBatch) -> list[str]:
-    """Ids of the clips of ``batch`` with NaN or infinities in their patches or targets."""
-    broken = ~torch.isfinite(batch.targets).all(1).cpu()
-    for group in batch.patch_groups:
-        broken[_clips_of_broken_patches(group, batch.layout.segment_ids)] = True
-    return [batch.clip_ids[clip] for clip in torch.nonzero(broken).flatten().tolist()]
+def _broken_inputs(batch: PackedBatch) -> list[str]:
+    """Ids of the clips that the model gives NaN for, and of those with such targets."""
+    broken = batch.broken_clips() | ~torch.isfinite(batch.targets).all(1)
+    return [batch.clip_ids[clip] for clip in broken.nonzero().flatten().tolist()]
 
 
-def _clips_of_broken_patches(group: PatchGroup, segment_ids: Tensor) -> Tensor:
-    patches = ~torch.isfinite(group.patches).all(1)
-    clips: Tensor = torch.unique(segment_ids[group.token_indices[patches]])
-    return clips.cpu()
+def _broken_weights(model: SpectrogramTransformer) -> list[str]:
+    """Names of parameters that hold NaN or infinities."""
+    return [name for name, value in model.named_parameters() if not _is_finite(value)]
 
 
 @torch.no_grad()

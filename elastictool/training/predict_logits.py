@@ -106,11 +106,11 @@ def score_clips(
     started = time.perf_counter()
     prefix_tokens = model.config.prefix_tokens
     frames = dataset.native_frames
-    views = [dataset.feature_extractor.crop(int(clip), int(frames[clip])) for clip in clips]
-    batches = _by_budget(views, dataset, prefix_tokens, max_tokens)
+    crops = [dataset.feature_extractor.crop(int(clip), int(frames[clip])) for clip in clips]
+    batches = _by_budget(crops, dataset, prefix_tokens, max_tokens)
     shares = assign_lpt([tokens for tokens, _ in batches], [0] * ranks.world)
     plans = [
-        BatchPlan(0, (tuple(views[place] for place in batches[number][1]),))
+        BatchPlan(0, (tuple(crops[place] for place in batches[number][1]),))
         for number in shares[ranks.rank]
     ]
     padded_rows = ATTENTION[model.attention].padded_rows
@@ -200,12 +200,12 @@ class _evaluating:
 
 
 def _by_budget(
-    views: Sequence[Crop], dataset: ClipDataset, prefix_tokens: int, max_tokens: int
+    crops: Sequence[Crop], dataset: ClipDataset, prefix_tokens: int, max_tokens: int
 ) -> list[tuple[int, list[int]]]:
     """Batches of at most ``max_tokens`` tokens, but one clip: their tokens and their places."""
     batches: list[tuple[int, list[int]]] = []
-    for place in sorted(range(len(views)), key=lambda place: views[place].total_frames):
-        tokens = dataset.feature_extractor.num_patches(views[place]) + prefix_tokens
+    for place in sorted(range(len(crops)), key=lambda place: crops[place].total_frames):
+        tokens = dataset.feature_extractor.num_patches(crops[place]) + prefix_tokens
         if batches and batches[-1][0] + tokens <= max_tokens:
             total, places = batches[-1]
             places.append(place)

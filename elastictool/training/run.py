@@ -35,9 +35,9 @@ from elastictool.training.resuming import (
     tell_epochs,
     trained_with,
 )
-from elastictool.training.saving import load_training_state
 from elastictool.training.setup import device_of, resolve
-from elastictool.training.state import TrainResult
+from elastictool.training.state import TrainResult, load_training_state
+from elastictool.training.tensorboard import mirrored
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
 from elastictool.utils.launch import launched
@@ -71,15 +71,13 @@ def train_run(
         require_elsewhere(weights, path)
         # Before the directory is touched: a wrong setting deletes nothing.
         trainer = Trainer(config, store, run, progress, ranks)
-        _check_warmup(trainer.config, trainer.sampler)
+        _check_warmup(trainer.config, trainer.batches.sampler)
         run.create(overwrite)
         with _locked(run), _cleared(run):
             run.write_config(trainer.config, store.info.fingerprint)
             start_from(weights, trainer.model, config, run, progress)
-            _tell_start(
-                trainer, progress, [*notes(config), *leak_notes(weights, store, trainer.splits)]
-            )
-            return trainer.fit()
+            _log_start(trainer, [*notes(config), *leak_notes(weights, store, trainer.splits)])
+            return _fit(trainer)
 
 
 def resume_run(
@@ -120,19 +118,32 @@ def resume_run(
                 run.clean_up(step=0, epochs=0)
                 _, weights = read_initial(config, store)
                 start_from(weights, trainer.model, config, run, progress)
-            step, total = trainer.state.step, trainer.total_steps
+            step, total = trainer.state.step, trainer.batches.total_steps
             longer = tell_epochs(run, before, config, step, total)
             if trainer.config != run.read_config():
                 run.write_config(trainer.config, store.info.fingerprint)
             run.write_environment(store.info.fingerprint)
             if not trainer.is_finished:
-                _tell_start(trainer, progress, [longer] if longer else [])
-            return trainer.fit()
+                _log_start(trainer, [longer] if longer else [])
+            return _fit(trainer)
 
 
-def _tell_start(trainer: Trainer, progress: Progress, notes: Sequence[str]) -> None:
-    for line in (*start_lines(trainer), *(f"note: {note}" for note in notes)):
-        progress.log(line)
+def _fit(trainer: Trainer) -> TrainResult:
+    """Trains to the end, with a copy of the log for TensorBoard where the settings ask for it."""
+    run = trainer.run
+    copies = trainer.config.train.tensorboard and run.writes
+    with mirrored(run) if copies else nullcontext():
+        return trainer.fit()
+
+
+def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
+    lines = start_lines(trainer.config, trainer.splits, trainer.model)
+    state = trainer.state
+    if state.step:
+        at = f"epoch {state.epoch + 1}, step {state.step}"
+        lines.append(f"continuing at {at} of {trainer.batches.total_steps}")
+    for line in (*lines, *(f"note: {note}" for note in notes)):
+        trainer.progress.log(line)
 
 
 def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:

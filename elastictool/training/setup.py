@@ -17,7 +17,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import AttentionInputs, require_support
 from elastictool.packing.stream import check_planner, plans_windows
 from elastictool.training.compilation import check_compiler
-from elastictool.training.parameter_groups import check_freeze
+from elastictool.training.optimizer import check_freeze
 from elastictool.training.tensorboard import check_tensorboard
 from elastictool.utils.errors import UsageError, first_line
 from elastictool.utils.launch import Launch, launched

@@ -1,32 +1,43 @@
-"""Where a run is, and what it has to say when it is done."""
+"""The state of a run that training continues from, and its file.
+
+``checkpoints/last.training.pt`` holds weights, optimiser, averages, counters, random generators and
+the configuration together and is replaced in one rename: a killed run never mixes two moments.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+
+from elastictool.checkpoint.run_directory import RunDirectory
+from elastictool.checkpoint.weights import disk_errors
+from elastictool.models.transformer import SpectrogramTransformer
+from elastictool.training.averaging import Averages
+from elastictool.utils.errors import CheckpointError
+from elastictool.utils.io import as_argument, atomic_path
 
 
 @dataclass
-class TrainingState:
-    """Where a run is; saved with the weights, so that it continues exactly.
+class Counters:
+    """Where a run is.
 
-    ``batch`` counts the batches of ``epoch`` already used, ``loss_sum`` and ``views`` add up over
-    them for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step.
-    ``skipped`` counts the epoch's steps that could not be taken, ``skipped_in_a_row`` those since
-    the last one that could.
+    ``batch`` counts the finished batches of ``epoch``; ``loss_sum`` and ``crops`` add up over them
+    for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step. ``skipped``
+    counts the epoch's skipped steps, ``skipped_in_a_row`` those since the last taken step.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    views: int = 0
+    crops: int = 0
     tokens: int = 0
     slots: int = 0
     cut_frames: int = 0
@@ -38,13 +49,22 @@ class TrainingState:
     best_score: float = -math.inf
     best_epoch: int = -1
 
+    def count_step(self, crops: int, loss: float, tokens: int, slots: int, cut_frames: int) -> None:
+        """Adds a taken step; all but ``crops`` are sums over its crops."""
+        self.crops += crops
+        self.loss_sum += loss
+        self.tokens += tokens
+        self.slots += slots
+        self.cut_frames += cut_frames
+        self.skipped_in_a_row = 0
+
     def epoch_record(self) -> dict[str, Any]:
-        """What the log says of the epoch that is ending, without its validation."""
+        """Returns what the log says about the epoch that ends, without its validation."""
         return {
             "kind": "epoch",
             "epoch": self.epoch + 1,
             "step": self.step,
-            "train_loss": self.loss_sum / self.views if self.views else None,
+            "train_loss": self.loss_sum / self.crops if self.crops else None,
             "lr": self.lr,
             "tokens": self.tokens,
             "padding_share": 1 - self.tokens / max(1, self.slots),
@@ -53,9 +73,9 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
         }
 
-    def next_epoch(self) -> TrainingState:
-        """The state at the start of the next epoch: what counts within an epoch is 0 again."""
-        return TrainingState(
+    def next_epoch(self) -> Counters:
+        """Returns the counters at the start of the next epoch."""
+        return Counters(
             epoch=self.epoch + 1,
             step=self.step,
             seconds=self.seconds,
@@ -65,30 +85,9 @@ class TrainingState:
         )
 
 
-@dataclass(frozen=True)
-class StepSums:
-    """What is counted of a step, over its batches and over all processes.
-
-    ``broken`` counts the clips whose loss is not finite, ``stops`` the processes that were asked
-    to stop.
-    """
-
-    loss: float
-    tokens: float
-    slots: float
-    cut_frames: float
-    broken: float
-    stops: float
-
-
-def read_numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """The values of () tensors, in one go."""
-    return torch.stack([value.float() for value in scalars]).tolist() if scalars else []
-
-
 @dataclass
 class TrainResult:
-    """What a finished run has to say.
+    """The outcome of a finished run.
 
     Attributes:
         run: The run directory.
@@ -107,3 +106,91 @@ class TrainResult:
     averaged: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     was_finished: bool = False
+
+
+@dataclass
+class TrainState:
+    """All that training changes, random generators included."""
+
+    model: SpectrogramTransformer
+    optimizer: torch.optim.Optimizer
+    averages: Averages
+    device: torch.device
+    counters: Counters = field(default_factory=Counters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors and plain values."""
+        state = {
+            "state": dataclasses.asdict(self.counters),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": self.averages.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, saved: Mapping[str, Any], run: RunDirectory) -> None:
+        """Restores what ``state_dict`` returned, possibly on another device.
+
+        Raises:
+            CheckpointError: It belongs to another model or optimiser.
+        """
+        try:
+            self.counters = Counters(**saved["state"])
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["rng"])
+            if self.device.type == "cuda" and "cuda_rng" in saved:  # a run begun on a CPU has none
+                torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
+            self.averages.load_state_dict(saved["averages"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{run.training_state} does not fit the model of {run.config_file}: {error}",
+                _start_from_weights(run.training_state),
+            ) from error
+
+
+def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes what training continues from; tensors and plain values only."""
+    with atomic_path(path) as temporary, disk_errors(), temporary.open("wb") as file:
+        torch.save(dict(state), file)
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """Returns what ``save_training_state`` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not a training state.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist: there is nothing to resume", _start_from_weights(path)
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(state, dict) or not {"model", "optimizer", "state", "rng"} <= state.keys():
+        raise _damaged(path)
+    return cast(dict[str, Any], state)
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or not a training state of elastictool", _start_from_weights(path)
+    )
+
+
+def _start_from_weights(state: Path) -> str:
+    """What can be done without the state: the weights beside it may be intact."""
+    for name in ("last", "best"):
+        weights = state.with_name(f"{name}.safetensors")
+        if weights.is_file():
+            return (
+                "the run cannot go on, but a new one can start from its weights: "
+                f"--set init.from=run --set init.path={as_argument(weights)}; "
+                "or start anew with --overwrite"
+            )
+    return "start the run anew with --overwrite"

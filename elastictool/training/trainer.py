@@ -1,19 +1,15 @@
 """The training loop: one for every model, data set and loss.
 
 A run is a function of its configuration and its prepared data. Every random choice is drawn from
-the seed and the epoch (samplers, masks) or from torch's generator, whose state is saved; so a run
+the seed and the epoch (samplers, masks) or from torch's generator, whose state is saved. So a run
 that is interrupted and resumed ends with the same bits as one that was not (on a CPU).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from functools import cached_property
-from itertools import chain, islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +17,14 @@ import torch
 from torch import Tensor
 
 from elastictool.checkpoint.run_directory import RunDirectory
-from elastictool.checkpoint.weights import feature_extractor_of
+from elastictool.checkpoint.weights import save_weights
 from elastictool.config import RunConfig
-from elastictool.data.dataset import ClipDataset
-from elastictool.data.device_transfer import DeviceTransfer, loader_processes
-from elastictool.data.loader import load_batches
-from elastictool.data.rank_sharding import RankStep, locked_tee, shard_steps
-from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.config.coerce import to_dict
 from elastictool.data.store import PreparedStore
-from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.averaging import Averages
+from elastictool.training.batches import RunBatches, StepBatches
 from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import SINGLE, Ranks
@@ -40,25 +32,18 @@ from elastictool.training.interrupts import memory_hint, report_oom, save_on_exi
 from elastictool.training.log_lines import averaged_line, epoch_line
 from elastictool.training.losses import clip_losses
 from elastictool.training.nonfinite import (
-    NonFiniteStep,
     check_weights,
-    count_broken,
     explain_nonfinite,
     no_finite_step,
     too_many,
     worst_step,
 )
-from elastictool.training.optimizer import build_optimizer, clip_gradients, set_rates
-from elastictool.training.parameter_groups import freeze
+from elastictool.training.optimizer import build_optimizer, clip_gradients, freeze, set_rates
 from elastictool.training.predict_logits import autocast, score_clips
-from elastictool.training.saving import Saver, TrainState, restore
 from elastictool.training.schedule import lr_factor
 from elastictool.training.setup import device_of, resolve
-from elastictool.training.state import StepSums, TrainingState, TrainResult, read_numbers
-from elastictool.training.tensorboard import mirrored
-from elastictool.training.thresholds import ChosenThresholds
-from elastictool.training.validation import selection_metric, validation_metrics
-from elastictool.utils.errors import LoaderError
+from elastictool.training.state import Counters, TrainResult, TrainState, save_training_state
+from elastictool.training.validation import ChosenThresholds, selection_metric, validation_metrics
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.signals import Stopped, StopRequest
 
@@ -84,40 +69,29 @@ class Trainer:
     ) -> None:
         self.config, self.splits = resolve(config, store)
         self.store, self.run, self.progress, self.ranks = store, run, progress, ranks
+        train = self.config.train
         torch.manual_seed(self.config.seed)
-        self.device = torch.device(device_of(self.config.train))
-        self.model = SpectrogramTransformer(self.config.model, self.config.train.attention)
-        self.model.to(self.device)
-        freeze(self.model, self.config.train.freeze)
-        self.averages = Averages(self.model, self.config.train)
+        self.device = torch.device(device_of(train))
+        self.model = SpectrogramTransformer(self.config.model, train.attention).to(self.device)
+        freeze(self.model, train.freeze)
+        self.averages = Averages(self.model, train)
         self.optimizer = build_optimizer(self.model, self.config)
         self.train_state = TrainState(self.model, self.optimizer, self.averages, self.device)
-        self.saver = Saver(run, self.config, store.info)
+        self.teacher = load_teacher(self.config, store, str(self.device))
+        wanted = self.teacher.cut if self.teacher else None
+        attention = self.model.attention
+        self.batches = RunBatches(
+            self.config, store, self.splits, self.device, attention, wanted, ranks
+        )
         self.selection_metric = selection_metric(self.config, store.info.multi_label)
-        self.state = TrainingState()
         self.stop = StopRequest()
         self.thresholds: ChosenThresholds | None = None
         self.averaged: dict[str, float] = {}
-        self.feature_extractor = feature_extractor_of(self.config)
-        cache_mb = self.config.train.cache_mb
-        self.train_set = ClipDataset(
-            store, self.feature_extractor, self.config.augment, self.config.seed, cache_mb
-        )
-        self.eval_set = ClipDataset(store, self.feature_extractor, cache_mb=cache_mb)
-        self.sampler = TrainingSampler.of_run(self.config, self.train_set, self.splits.train)
-        self.teacher = load_teacher(self.config, store, str(self.device))
-        train = self.config.train
-        self.feed = DeviceTransfer.choose(self.device, train.fbank_on, train.prefetch)
-
-    @cached_property
-    def epoch_batches(self) -> list[int]:
-        """Batches of each epoch: counted once, since token budgets have them planned for it."""
-        return self.sampler.epoch_batches(self.config.train.epochs)
 
     @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.sampler.num_steps(self.epoch_batches)
+    def state(self) -> Counters:
+        """Where the run is."""
+        return self.train_state.counters
 
     @property
     def is_finished(self) -> bool:
@@ -125,32 +99,30 @@ class Trainer:
         return self.state.epoch >= self.config.train.epochs
 
     def fit(self) -> TrainResult:
-        """Train to the last epoch, or continue from where the run directory stands.
+        """Trains to the last epoch, from where the run directory is.
 
         Raises:
-            Interrupted: The user stopped it; the state is saved and ``--resume`` goes on.
-            ElasticToolError: Training cannot go on; the message says what is saved.
+            Interrupted: The user stopped it; the state is saved and ``--resume`` continues.
+            ElasticToolError: Training cannot continue; the message says what is saved.
         """
-        config = self.config.train
         validation: dict[str, float] = {}
         was_finished = self.is_finished
         self.ranks.broadcast(self.model)
         if self.state.step == 0:
             self.averages.start()
-        if config.compile and not was_finished:
+        if self.config.train.compile and not was_finished:
             self._compile()
-        mirror = mirrored(self.run) if config.tensorboard and self.run.writes else nullcontext()
-        ways_out = save_on_exit(self.run.path, self.stop, self._save, self._where, self.ranks)
-        with self.stop, mirror, ways_out:
+        saving = save_on_exit(self.run.path, self.stop, self._save, self._where, self.ranks)
+        with self.stop, saving:
             while not self.is_finished:
                 self._check_stop()
-                self._train_epoch(self.epoch_batches[self.state.epoch])
+                self._train_epoch()
                 validation = self._finish_epoch()
         if self.state.skipped_in_a_row == self.state.step:
             raise no_finite_step(self.state.step)
         return TrainResult(
             run=self.run.path,
-            epochs=config.epochs,
+            epochs=self.config.train.epochs,
             best_epoch=self.state.best_epoch,
             validation=validation,
             averaged=self.averaged,
@@ -159,155 +131,83 @@ class Trainer:
         )
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Take up the state of the run directory, as ``load_training_state`` gives it.
+        """Restores the state that ``load_training_state`` returned.
 
         Raises:
             CheckpointError: It belongs to another model.
         """
-        self.state = restore(saved, self.train_state, self.run)
+        self.train_state.restore(saved, self.run)
         self.run.clean_up(self.state.step, self.state.epoch)
 
     def _compile(self) -> None:
-        """Compile on the first batch of the run, wherever the run stands."""
+        """Compiles on the first batch of the run, also when the run is resumed."""
         self.progress.log("compiling the encoder")
         compile_blocks(self.model)
-        first = self.sampler.shares(list(islice(self.sampler.epoch(0), 1)), self.ranks.world)[0]
-        for batch in self._load(first):
+        for batch in self.batches.first():
             warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
-    def _where(self) -> str:
-        return f"epoch {self.state.epoch + 1}, step {self.state.step}"
-
-    def _train_epoch(self, num_batches: int) -> None:
+    def _train_epoch(self) -> None:
         self.model.train()
-        self.thresholds = None  # those of the last validation belong to other weights from here
-        plans = islice(self.sampler.epoch(self.state.epoch), self.state.batch, None)
-        title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}, batches"
-        begin, views = time.perf_counter(), 0
-        with self.progress.task(title, num_batches - self.state.batch) as bar:
-            for share, batches in self._steps(plans, num_batches):
+        self.thresholds = None  # those of the last validation do not fit the weights any more
+        state, count = self.state, self.batches.of_epochs[self.state.epoch]
+        title = f"epoch {state.epoch + 1}/{self.config.train.epochs}, batches"
+        begin, crops = time.perf_counter(), 0
+        with self.progress.task(title, count - state.batch) as bar:
+            for step in self.batches.steps(state.epoch, state.batch):
                 started = time.perf_counter()
-                with report_oom(batches, memory_hint(self.config)):
-                    loss = self._step(share, batches)
-                self.state.seconds += time.perf_counter() - started
-                views += share.num_crops
+                with report_oom(step.batches, memory_hint(self.config)):
+                    loss = self._step(step)
+                state.seconds += time.perf_counter() - started
+                crops += step.num_crops
                 note = "skipped" if loss is None else f"loss {loss:.3f}"
-                speed = views / (time.perf_counter() - begin)
-                bar.advance(share.num_batches, f"{note}, {speed:,.1f} clips/s")
-                self._after_step(loss)
+                speed = crops / (time.perf_counter() - begin)
+                bar.advance(step.num_batches, f"{note}, {speed:,.1f} clips/s")
+                self._after_step()
 
-    def _steps(
-        self, plans: Iterable[BatchPlan], num_batches: int
-    ) -> Iterator[tuple[RankStep, list[PackedBatch]]]:
-        """What this process has to do in each step, and the batches for it."""
-        shares = shard_steps(self.sampler, plans, self.ranks.rank, self.ranks.world)
-        steps, loading = locked_tee(shares)
-        wanted = chain.from_iterable(step.plans for step in loading)
-        batches = self._load(wanted, self._workers(num_batches))
-        for step in steps:
-            yield step, self._taken(batches, len(step.plans))
-
-    def _workers(self, batches: int) -> int:
-        return loader_processes(self.config.train.loader_workers, self.device, batches)
-
-    def _taken(self, batches: Iterator[PackedBatch], count: int) -> list[PackedBatch]:
-        """The next ``count`` batches; none where the loader was told to stop, as all will hear."""
-        try:
-            return list(islice(batches, count))
-        except LoaderError as error:
-            if self.ranks.is_single or not error.on_request:
-                raise
-            self.stop.requested = True
-            return []
-
-    def _load(self, plans: Iterable[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
-        padded_rows = ATTENTION[self.model.attention].padded_rows
-        prefix_tokens = self.config.model.prefix_tokens
-        teacher_batch = self.teacher.cut if self.teacher else None
-        return load_batches(
-            plans,
-            self.train_set,
-            prefix_tokens,
-            padded_rows,
-            workers,
-            teacher_batch,
-            self.config.pad_to_multiple_of,
-            self.feed,
-        )
-
-    def _step(self, share: RankStep, batches: list[PackedBatch]) -> float | None:
-        """One optimiser step over one or several batches, or this process's share of them.
+    def _step(self, step: StepBatches) -> float | None:
+        """Takes one optimiser step over its batches, or over this process's share of them.
 
         Returns:
-            The mean loss of a view; None if the step could not be taken and was left out.
+            The mean loss of a crop; None if the step was skipped because it is not finite.
 
         Raises:
             Stopped: One of several processes was asked to stop; the step is not taken.
         """
-        config, state = self.config.train, self.state
-        state.lr = config.lr * lr_factor(config.schedule, state.step, self.total_steps, state.epoch)
+        config, state, batches = self.config.train, self.state, step.batches
+        factor = lr_factor(config.schedule, state.step, self.batches.total_steps, state.epoch)
+        state.lr = config.lr * factor
         set_rates(self.optimizer, state.lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.ranks.seed_step(self.config.seed, state.step)
-        losses, summed = [], []
+        losses = []
         for batch in batches:
             clips = self._clip_losses(batch)
-            loss = clips.sum()
-            (loss / share.num_crops).backward()  # type: ignore[no-untyped-call]
+            (clips.sum() / step.num_crops).backward()  # type: ignore[no-untyped-call]
             losses.append(clips.detach())
-            summed.append(loss.detach())
-        sums = self._finish_gradient(batches, losses, summed)
+        loss = sum((clips.sum() for clips in losses), torch.zeros((), device=self.device))
+        counts = (*step.counts(), int(self.stop.requested))
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        loss, (*counted, stops) = self.ranks.all_reduce(learning, loss, counts)
+        if stops and not self.ranks.is_single:  # a single process stops after the step
+            raise Stopped
+        norm = clip_gradients(self.optimizer, config.clip_norm)
+        # Read only here, in one go: reading waits for all the work that the device has queued.
+        total, state.grad_norm = map(float, torch.stack([loss.to(norm), norm]).tolist())
         state.step += 1
-        state.batch += share.num_batches
-        if sums.broken or not math.isfinite(state.grad_norm):
-            fault = explain_nonfinite(self.model, batches, losses, self.config)
-            self._skip(worst_step(self.ranks.gather(fault)))
+        state.batch += step.num_batches
+        if not (math.isfinite(total) and math.isfinite(state.grad_norm)):
+            self._skip(batches, losses)
             return None
         self.optimizer.step()
         self.averages.after_step(state.step)
-        state.skipped_in_a_row = 0
-        self._count(sums, share.num_crops)
-        return sums.loss / share.num_crops
-
-    def _finish_gradient(
-        self, batches: list[PackedBatch], losses: list[Tensor], summed: list[Tensor]
-    ) -> StepSums:
-        """Sum the step over all processes and clip its gradient; returns what is counted of it.
-
-        Numbers are asked for only here, where all work is handed out, and where there is but one
-        process all at once: reading one from a device waits for all that it was given to do.
-        """
-        config, state = self.config.train, self.state
-        numbers = [*summed, *map(count_broken, losses)]
-        if self.ranks.is_single:
-            norm = clip_gradients(self.optimizer, config.clip_norm)
-            *found, state.grad_norm = read_numbers([*numbers, norm])
-            return self._own_sums(batches, found)
-        sums = self._add_up(self._own_sums(batches, read_numbers(numbers)))
-        state.grad_norm = float(clip_gradients(self.optimizer, config.clip_norm))
-        return sums
-
-    def _own_sums(self, batches: list[PackedBatch], numbers: list[float]) -> StepSums:
-        """This process's share; ``numbers`` are each batch's loss, then its broken clips."""
-        return StepSums(
-            loss=sum(numbers[: len(batches)]),
-            tokens=sum(batch.layout.num_tokens for batch in batches),
-            slots=sum(batch.layout.stream_length for batch in batches),
-            cut_frames=sum(batch.cut_frames for batch in batches),
-            broken=sum(numbers[len(batches) :]),
-            stops=int(self.stop.requested),
-        )
-
-    def _add_up(self, own: StepSums) -> StepSums:
-        """The step's sums and its gradient, which is in the model, over all processes."""
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        sums = StepSums(*self.ranks.all_reduce(learning, dataclasses.astuple(own)))
-        if sums.stops:
-            raise Stopped
-        return sums
+        state.count_step(step.num_crops, total, *counted)
+        mean = total / step.num_crops
+        record = {"kind": "step", "step": state.step, "loss": mean, "lr": state.lr}
+        self.run.log(record | {"grad_norm": state.grad_norm})
+        return mean
 
     def _clip_losses(self, batch: PackedBatch) -> Tensor:
-        """(S,) loss of each clip: against its labels, and against the teacher if there is one."""
+        """(S,) loss of each clip against its labels, and against the teacher if there is one."""
         batch = batch.to(self.device, non_blocking=True)
         with autocast(self.device, self.config.train.precision):
             logits = self.model(batch)
@@ -317,53 +217,45 @@ class Trainer:
             return losses
         return self.teacher.losses(logits.float(), taught.float(), losses)
 
-    def _count(self, sums: StepSums, views: int) -> None:
-        """Add a step to what the epoch's line says."""
-        state = self.state
-        state.loss_sum += sums.loss
-        state.views += views
-        state.tokens += int(sums.tokens)
-        state.slots += int(sums.slots)
-        state.cut_frames += int(sums.cut_frames)
-
-    def _skip(self, fault: NonFiniteStep) -> None:
-        """Leave a step out, and stop where that leads nowhere.
+    def _skip(self, batches: list[PackedBatch], losses: list[Tensor]) -> None:
+        """Skips a step that is not finite, and stops where training gets no further.
 
         Raises:
-            ElasticToolError: The weights are broken, or it is one step too many.
+            ElasticToolError: The weights are broken, or too many steps in a row were skipped.
         """
+        found = explain_nonfinite(self.model, batches, losses, self.config)
+        found = worst_step(self.ranks.gather(found))
         self.optimizer.zero_grad(set_to_none=True)
         self.state.skipped += 1
         self.state.skipped_in_a_row += 1
-        self.run.log_skipped(fault.record(self.state.epoch + 1, self.state.step))
-        self.progress.log(f"{self._where()} skipped: {fault.what} ({self.run.skipped_steps})")
+        self.run.log_skipped(found.record(self.state.epoch + 1, self.state.step))
+        self.progress.log(f"{self._where()} skipped: {found.what} ({self.run.skipped_steps})")
         check_weights(self.model, self.config.train.lr)
         if self.state.skipped_in_a_row > self.config.train.max_skipped_steps:
             self._save()
-            raise too_many(fault, self.state.skipped_in_a_row, self.state.step)
+            raise too_many(found, self.state.skipped_in_a_row, self.state.step)
 
-    def _after_step(self, loss: float | None) -> None:
-        state, every = self.state, self.config.train.checkpoint_steps
-        if loss is not None:
-            record = {"kind": "step", "step": state.step, "loss": loss, "lr": state.lr}
-            self.run.log(record | {"grad_norm": state.grad_norm})
+    def _after_step(self) -> None:
         self._check_stop()
+        every = self.config.train.checkpoint_steps
         if every and self.state.step % every == 0:
             self._save()
 
     def _check_stop(self) -> None:
-        """A place to stop at; several processes stop within a step, where all hear of it."""
+        """Stops a single process; several stop within a step, all at the same one."""
         if self.ranks.is_single:
             self.stop.check()
 
+    def _where(self) -> str:
+        return f"epoch {self.state.epoch + 1}, step {self.state.step}"
+
     def _finish_epoch(self) -> dict[str, float]:
-        """Validate, log, keep the best, and move to the next epoch."""
+        """Validates, logs, keeps the best weights, and moves to the next epoch."""
         check_weights(self.model, self.config.train.lr)
-        state, last = self.state, self.state.epoch + 1 == self.config.train.epochs
+        state, config = self.state, self.config.train
+        last = state.epoch + 1 == config.epochs
         validation: dict[str, float] = {}
-        if len(self.splits.validation) and (
-            last or (state.epoch + 1) % self.config.train.validate_every == 0
-        ):
+        if len(self.splits.validation) and (last or (state.epoch + 1) % config.validate_every == 0):
             validation = self._validate(self.averages.evaluated, self.stop.check)
         record = {
             **state.epoch_record(),
@@ -371,15 +263,15 @@ class Trainer:
             **{f"val_{name}": value for name, value in validation.items()},
         }
         self.run.log(record)
-        self.progress.log(epoch_line(record, self.config.train.epochs))
+        self.progress.log(epoch_line(record, config.epochs))
         self._keep_best(validation)
         self._average_epochs()
-        self.state = state.next_epoch()
+        self.train_state.counters = state.next_epoch()
         self._save()
         return validation
 
     def _keep_best(self, validation: dict[str, float]) -> None:
-        """Best is chosen by validation only; without it, the last epoch is all there is."""
+        """Saves the best weights so far, as judged by validation; without it, the last ones."""
         state = self.state
         if not validation and state.best_epoch >= 0:
             return  # an epoch that was not validated is no better than one that was
@@ -393,7 +285,7 @@ class Trainer:
             self.thresholds.write(self.run.thresholds, self.store.info.label_names)
 
     def _average_epochs(self) -> None:
-        """Write and score the mean of ``train.average_epochs``, after the last of them."""
+        """Writes and validates the mean of ``train.average_epochs``, after the last of them."""
         epoch = self.state.epoch + 1
         model = self.averages.after_epoch(epoch)
         if model is None:
@@ -402,7 +294,7 @@ class Trainer:
         self.averaged = self._validate(model) if len(self.splits.validation) else {}
         self._save_weights(self.run.averaged_weights, model, self.averaged)
         self.thresholds = of_epoch
-        self.averages.drop_sums()
+        self.averages.drop_mean()
         scores = {f"val_{name}": value for name, value in self.averaged.items()}
         record = {"kind": "averaged", "epoch": epoch, "step": self.state.step, **scores}
         self.run.log(record)
@@ -411,34 +303,40 @@ class Trainer:
     def _validate(
         self, model: SpectrogramTransformer, between: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Metrics of ``model`` on the validation clips; ``between`` may stop it."""
+        """Returns metrics of ``model`` on the validation clips; ``between`` may stop it."""
         scores = score_clips(
             model,
-            self.eval_set,
+            self.batches.eval_set,
             self.splits.validation,
             self.config.train.precision,
-            workers=self._workers(len(self.splits.validation)),
+            workers=self.batches.workers(len(self.splits.validation)),
             between=between,
             ranks=self.ranks,
-            feed=self.feed,
+            feed=self.batches.transfer,
         )
-        metrics = validation_metrics(scores, self.config)
         if self.store.info.multi_label:
             self.thresholds = ChosenThresholds.choose(scores, self.config.train.loss)
-        return metrics
+        return validation_metrics(scores, self.config)
 
     def _save(self) -> None:
-        """Write the weights, and the state last: what it says is written, is.
+        """Writes the weights, and the state last: everything it refers to is then written.
 
         Raises:
             ElasticToolError: The weights are broken; what was saved before stays.
         """
         check_weights(self.model, self.config.train.lr)
         self._save_weights(self.run.last_weights, self.averages.evaluated, {})
-        self.saver.state(self.train_state, self.state)
+        if self.run.writes:
+            state = {"config": to_dict(self.config), **self.train_state.state_dict()}
+            save_training_state(self.run.training_state, state)
 
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
     ) -> None:
-        thresholds = () if self.thresholds is None else self.thresholds.values.tolist()
-        self.saver.weights(path, model, self.state, validation, thresholds)
+        if self.run.writes:
+            info, state = self.store.info, self.state
+            metrics = {"epoch": state.epoch + 1, "step": state.step, **validation}
+            thresholds = () if self.thresholds is None else self.thresholds.values.tolist()
+            save_weights(
+                path, model, self.config, info.label_names, info.multi_label, metrics, thresholds
+            )

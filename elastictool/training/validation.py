@@ -1,19 +1,32 @@
-"""What validation says of a model, and which of its numbers chooses the best weights."""
+"""Validation: its metrics, which of them chooses the best weights, and decision thresholds.
+
+The thresholds of a multi-label model belong to one set of weights: they are chosen from the scores
+that validated these weights, and saved with them. ``results/thresholds.csv`` is a copy to read.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from elastictool.config import RunConfig
 from elastictool.metrics.classification import class_probabilities, classification_metrics
+from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, best_thresholds, decide, f1_scores
 from elastictool.training.losses import clip_losses
 from elastictool.training.predict_logits import Scores
+from elastictool.utils.io import finite, write_rows
+
+Array = npt.NDArray[np.float64]
 
 
 def validation_metrics(scores: Scores, config: RunConfig) -> dict[str, float]:
-    """Mean loss, top-1 and mAP of ``scores``.
+    """Returns mean loss, top-1 and mAP of ``scores``.
 
     A metric without a value (no labelled clip, no class to rank) is left out.
 
@@ -29,8 +42,51 @@ def validation_metrics(scores: Scores, config: RunConfig) -> dict[str, float]:
 
 
 def selection_metric(config: RunConfig, multi_label: bool) -> str:
-    """The metric that chooses the best weights."""
+    """Returns the name of the metric that chooses the best weights."""
     chosen = config.train.selection_metric
     if chosen != "auto":
         return chosen
     return "map" if multi_label else "top1"
+
+
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """Thresholds, and their scores on the clips that they were chosen on; all (C,).
+
+    Attributes:
+        values: Thresholds on probabilities; NaN for classes without positives.
+        f1: F1 at these thresholds, optimistic because they were chosen on the same clips.
+        f1_at_default: F1 at ``DEFAULT_THRESHOLD``.
+        positives: Clips that have the class.
+    """
+
+    values: Array
+    f1: Array
+    f1_at_default: Array
+    positives: npt.NDArray[np.int64]
+
+    @classmethod
+    def choose(cls, scores: Scores, loss: str) -> ChosenThresholds:
+        """Returns the thresholds that maximise each class's F1 on ``scores``."""
+        values = class_probabilities(scores.logits, loss)
+        thresholds = best_thresholds(values, scores.targets)
+        return cls(
+            values=thresholds,
+            f1=f1_scores(decide(values, thresholds), scores.targets).per_class,
+            f1_at_default=f1_scores(decide(values, DEFAULT_THRESHOLD), scores.targets).per_class,
+            positives=(scores.targets > 0).sum(axis=0),
+        )
+
+    def write(self, path: Path, label_names: Sequence[str]) -> None:
+        """Writes one line a class; a class without positives has empty cells."""
+        columns = {
+            "threshold": self.values,
+            "validation_positives": self.positives,
+            "validation_f1": self.f1,
+            "validation_f1_at_default": self.f1_at_default,
+        }
+        rows = [
+            {"class": name} | {key: finite(values[index]) for key, values in columns.items()}
+            for index, name in enumerate(label_names)
+        ]
+        write_rows(path, ["class", *columns], rows)
