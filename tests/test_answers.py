@@ -166,16 +166,17 @@ def test_lines_of_progress_never_count_what_is_not_done() -> None:
 STOPPED = """
 import sys
 from elastictool.cli import app
-from elastictool.inference import model
-model.MAX_TOKENS = 200
-run = model.ElasticModel._run
+from elastictool.inference import windowing
+windowing.MAX_TOKENS = 200
+run_batch = windowing.run_batch
 
-def slow(self, batch, *more):
-    run(self, batch, *more)
+def slow(*arguments):
+    values = run_batch(*arguments)
     print("a batch", file=sys.stderr, flush=True)
     import time; time.sleep(0.3)
+    return values
 
-model.ElasticModel._run = slow
+windowing.run_batch = slow
 app.main()
 """
 
@@ -193,7 +194,9 @@ def test_ctrl_c_leaves_with_what_is_done(run: Path, command: str, tmp_path: Path
     assert process.stderr is not None
     told = ""
     while told.count("a batch") < 3:
-        told += process.stderr.readline()
+        line = process.stderr.readline()
+        assert line, told
+        told += line
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     text, rest = process.communicate(timeout=60)

@@ -228,7 +228,7 @@ def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
         yield RATE_HZ, blocks()
 
     monkeypatch.setattr("elastictool.inference.recordings.stream", hours)
-    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 200)
     seen: list[tuple[int, int]] = []
     features = model.run.model.forward_features
 
@@ -412,7 +412,7 @@ class _Heard:
 def test_the_bar_moves_within_a_recording(
     model: ElasticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 200)
     path, heard = write_audio(tmp_path / "long.wav", 8.0), _Heard()
     (found,) = model.predict(path, rule=WindowRule(1.0, 0.5), progress=heard)
     assert heard.words == [f"{len(found.windows.values)} windows of 1 s"]
@@ -423,7 +423,7 @@ def test_the_bar_moves_within_a_recording(
 def test_the_bar_moves_within_a_long_recording_without_a_rule(
     model: ElasticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 200)
+    monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 200)
     path, heard = write_audio(tmp_path / "long.wav", 30.0), _Heard()
     (found,) = model.predict(path, progress=heard)
     assert len(found.windows.values) > 5 and not heard.words
@@ -434,7 +434,7 @@ def test_the_bar_moves_within_a_long_recording_without_a_rule(
 def test_a_stop_is_answered_between_batches_and_what_came_before_stands(
     model: ElasticModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elastictool.inference.model.MAX_TOKENS", 100)
+    monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 100)
     stop, found = StopRequest(), []
     with pytest.raises(Stopped):
         for item in model.predictions([noise(1.0)] * 6, 1, WindowRule(), RATE_HZ, stop=stop):

@@ -1,4 +1,4 @@
-"""``elastictool.load``: a trained model that takes recordings and gives labels or embeddings.
+"""``elastictool.load``: a trained model that labels or embeds recordings.
 
     model = elastictool.load("runs/my-run")
     for result in model.predict(["a.wav", "b.flac"], top=5):
@@ -13,7 +13,7 @@ their lengths. Windows of many recordings share a batch; packing changes no resu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,18 @@ from torch import Tensor
 
 from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.weights import LoadedRun, load_run
-from elastictool.data.collate import Example, collate
-from elastictool.inference.gather import Gathered
 from elastictool.inference.inputs import Given, listed
-from elastictool.inference.recordings import Recording, Window, name_of, num_windows, windows
 from elastictool.inference.results import Prediction, Values, WindowRule, Windows, rounded_down
+from elastictool.inference.windowing import Compute, WindowRunner, longest_samples
 from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, decide
-from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.predict_logits import autocast
 from elastictool.training.setup import pick_device
-from elastictool.utils.errors import AudioError, UsageError
+from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.signals import StopRequest
 
-MAX_TOKENS = 8_192
 PRECISIONS = ("fp32", "bf16")
 Recordings = Given | Iterable[Given]
-Compute = Callable[[PackedBatch], Tensor]
-Batch = list[tuple[int, Window, Example]]
-"""The number of the recording, a window of it, and its spectrogram."""
 
 
 class ElasticModel:
@@ -70,11 +62,11 @@ class ElasticModel:
 
     @property
     def sample_rate_hz(self) -> int:
-        """Rate at which the model listens; recordings are resampled to it."""
+        """The model's sample rate; recordings are resampled to it."""
         return self.run.feature_extractor.fbank.sample_rate_hz
 
     def __repr__(self) -> str:
-        """What it is, for whoever explores: name, classes, rate, longest piece."""
+        """Name, classes, rate and longest piece."""
         names = ", ".join(self.label_names[:3]) + (", ..." if len(self.label_names) > 3 else "")
         return (
             f"<ElasticModel {self.run.name}: {len(self.label_names)} classes ({names}), "
@@ -84,7 +76,7 @@ class ElasticModel:
     @property
     def longest_s(self) -> float:
         """Seconds that the model takes in one piece."""
-        return self._longest_samples / self.sample_rate_hz
+        return longest_samples(self.run) / self.sample_rate_hz
 
     def predict(
         self,
@@ -94,15 +86,15 @@ class ElasticModel:
         sample_rate_hz: float = 0,
         progress: Progress = SILENT,
     ) -> list[Prediction]:
-        """The ``top`` likeliest classes of each recording.
+        """Returns the ``top`` likeliest classes of each recording.
 
         Args:
             recordings: One or many of: paths; NumPy or torch waveforms (see ``Array``), also as
                 pairs (waveform, rate) or mappings of ``array`` and ``sampling_rate``; ``Array``s.
-            top: Classes to name.
-            rule: Windows.
-            sample_rate_hz: Of waveforms that do not say it themselves.
-            progress: Where to show how far it is.
+            top: Number of classes to name.
+            rule: How recordings are cut into windows.
+            sample_rate_hz: Rate of waveforms that do not hold it themselves.
+            progress: Where to show a bar.
 
         Raises:
             UsageError: Waveforms without a rate, windows that the model does not take, or no
@@ -119,11 +111,11 @@ class ElasticModel:
         progress: Progress = SILENT,
         stop: StopRequest | None = None,
     ) -> Iterator[Prediction]:
-        """As ``predict``, each when it is ready; between batches a ``stop`` is answered.
+        """Yields the predictions of ``predict``, each when it is ready.
 
         Raises:
             UsageError: As ``predict``.
-            Stopped: ``stop`` was requested; what came before stands.
+            Stopped: ``stop`` was requested; it is checked between batches.
         """
         if not isinstance(top, (int, np.integer)) or top < 1:
             raise UsageError(f"top = {top!r} names no class", "give 1 or more")
@@ -137,13 +129,13 @@ class ElasticModel:
         sample_rate_hz: float = 0,
         progress: Progress = SILENT,
     ) -> Values:
-        """(n, D) embeddings: the pooled vectors before the classifier.
+        """Returns (n, D) embeddings: the pooled vectors before the classifier.
 
         Arguments are those of ``predict``.
 
         Raises:
             UsageError: As ``predict``.
-            AudioError: A recording cannot be read (``embeddings`` goes on where one cannot).
+            AudioError: A recording cannot be read (``embeddings`` skips it).
         """
         found = self.embeddings(recordings, rule, sample_rate_hz, progress)
         rows = [item.mean for item in found]
@@ -157,9 +149,8 @@ class ElasticModel:
         progress: Progress = SILENT,
         stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
-        """(W, C) probabilities over time of each recording, in their order; see ``predictions``."""
-        given = listed(recordings, sample_rate_hz, self.sample_rate_hz)
-        return self._each(given, self._sizes(rule), rule, progress, stop, self._probabilities)
+        """Yields (W, C) probabilities over time of each recording; see ``predictions``."""
+        return self._values(self._probabilities, recordings, rule, sample_rate_hz, progress, stop)
 
     def embeddings(
         self,
@@ -169,9 +160,21 @@ class ElasticModel:
         progress: Progress = SILENT,
         stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
-        """(W, D) embeddings over time of each recording, in their order; see ``predictions``."""
+        """Yields (W, D) embeddings over time of each recording; see ``predictions``."""
+        return self._values(self._pooled, recordings, rule, sample_rate_hz, progress, stop)
+
+    def _values(
+        self,
+        compute: Compute,
+        recordings: Recordings,
+        rule: WindowRule,
+        sample_rate_hz: float,
+        progress: Progress,
+        stop: StopRequest | None,
+    ) -> Iterator[Windows]:
         given = listed(recordings, sample_rate_hz, self.sample_rate_hz)
-        return self._each(given, self._sizes(rule), rule, progress, stop, self._pooled)
+        runner = WindowRunner(self.run, self.precision, rule, compute)
+        return runner.values(given, progress, stop.check if stop else lambda: None)
 
     def _pooled(self, batch: PackedBatch) -> Tensor:
         model = self.run.model
@@ -181,115 +184,8 @@ class ElasticModel:
         return self.probabilities(self.run.model(batch).float())
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(S, C) of S clips: a class by itself, or all together 1 where a clip has one label."""
+        """Returns (S, C) probabilities: independent, or of sum 1 where a clip has one label."""
         return logits.sigmoid() if self.run.multi_label else logits.softmax(dim=1)
-
-    @property
-    def _longest_samples(self) -> int:
-        length, fbank = self.run.feature_extractor.length, self.run.feature_extractor.fbank
-        return fbank.samples_for(length.most_frames)
-
-    def _sizes(self, rule: WindowRule) -> tuple[int, int]:
-        """(samples of a window, samples between windows)."""
-        if not rule.window_s:
-            return self._longest_samples, self._longest_samples
-        size = round(rule.window_s * self.sample_rate_hz)
-        least = self.run.feature_extractor.fbank.window_samples
-        if not least <= size <= self._longest_samples:
-            raise UsageError(
-                f"a window of {rule.window_s:g} s is outside what the model takes "
-                f"({least / self.sample_rate_hz:g} to {rounded_down(self.longest_s, 2)} s)",
-                "choose another --window, or 0 for as long as possible",
-            )
-        return size, max(1, round((rule.hop_s or rule.window_s) * self.sample_rate_hz))
-
-    def _each(
-        self,
-        recordings: Sequence[Recording],
-        sizes: tuple[int, int],
-        rule: WindowRule,
-        progress: Progress,
-        stop: StopRequest | None,
-        compute: Compute,
-    ) -> Iterator[Windows]:
-        """Batches of windows through ``compute``, regrouped by recording."""
-        gathered = [Gathered(name_of(recording)) for recording in recordings]
-        if rule.window_s:  # what takes long should say so first
-            for item, recording in zip(gathered, recordings, strict=True):
-                item.total = num_windows(recording, self.sample_rate_hz, *sizes)
-            total = sum(item.total for item in gathered)
-            progress.log(f"{total:,} windows of {rule.window_s:g} s")
-        ready = done = 0
-        shown = 0.0
-        with progress.task("recordings", len(recordings)) as bar:
-            for batch in self._batches(recordings, gathered, sizes):
-                if stop is not None:
-                    stop.check()
-                self._run(batch, gathered, compute)
-                done += len(batch)
-                while ready < len(gathered) and gathered[ready].complete:
-                    yield gathered[ready].result(self.sample_rate_hz)
-                    gathered[ready] = Gathered("")  # its values are the caller's now
-                    ready += 1
-                now = ready + (gathered[ready].share if ready < len(gathered) else 0.0)
-                bar.advance(max(0.0, now - shown), f"{done:,} windows")
-                shown = max(shown, now)
-
-    def _batches(
-        self,
-        recordings: Sequence[Recording],
-        gathered: list[Gathered],
-        sizes: tuple[int, int],
-    ) -> Iterator[Batch]:
-        """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
-        batch: Batch = []
-        tokens = 0
-        too_short = f"is shorter than one frame ({self.run.feature_extractor.fbank.window_ms:g} ms)"
-        for index, recording in enumerate(recordings):
-            item = gathered[index]
-            item.total = item.total or num_windows(recording, self.sample_rate_hz, *sizes)
-            try:
-                for window in windows(recording, self.sample_rate_hz, *sizes):
-                    item.saw(window)
-                    example = self._example(window, item.name)
-                    if example is None:
-                        continue
-                    needed = example.grid[0] * example.grid[1]
-                    if batch and tokens + needed > MAX_TOKENS:
-                        yield batch
-                        batch, tokens = [], 0
-                    batch.append((index, window, example))
-                    item.expected += 1
-                    tokens += needed
-            except AudioError as error:
-                item.error = error.message
-            item.finish(too_short)
-        yield batch
-
-    def _example(self, window: Window, name: str) -> Example | None:
-        """The window as a spectrogram; None where it is shorter than one frame."""
-        feature_extractor = self.run.feature_extractor
-        frames = feature_extractor.fbank.num_frames(len(window.waveform))
-        if not frames:
-            return None
-        targets = torch.zeros(len(self.label_names))
-        features = feature_extractor.features(window.waveform)
-        return feature_extractor.example(features, feature_extractor.crop(0, frames), targets, name)
-
-    def _run(self, batch: Batch, gathered: list[Gathered], compute: Compute) -> None:
-        if not batch:
-            return
-        model = self.run.model
-        device = next(model.parameters()).device
-        packed = collate(
-            [[example for _, _, example in batch]],
-            model.config.prefix_tokens,
-            ATTENTION[model.attention].padded_rows,
-        )
-        with torch.inference_mode(), autocast(device, self.precision):
-            values = compute(packed.to(device)).float().cpu().numpy()
-        for (index, window, _), row in zip(batch, values, strict=True):
-            gathered[index].add(window, row)
 
     def _prediction(self, found: Windows, top: int) -> Prediction:
         if found.error:
@@ -299,12 +195,12 @@ class ElasticModel:
         return Prediction(found.name, labels, found.duration_s, found, decided=decided)
 
     def named(self, probabilities: Values, top: int) -> tuple[tuple[str, float], ...]:
-        """(name, probability) of the ``top`` likeliest of (C,) ``probabilities``."""
+        """Returns (name, probability) of the ``top`` likeliest of (C,) ``probabilities``."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         return tuple((self.label_names[index], float(probabilities[index])) for index in order)
 
     def decided(self, probabilities: Values) -> tuple[str, ...]:
-        """Multi-label: classes that reach their threshold, chosen in training or else 0.5."""
+        """Returns the classes that reach their threshold, 0.5 if none is saved; multi-label only."""
         if not self.run.multi_label:
             return ()
         reached = decide(probabilities, self.run.thresholds or DEFAULT_THRESHOLD)
@@ -319,7 +215,7 @@ def load(
     patch_size: int | None = None,
     resolution: float | None = None,
 ) -> ElasticModel:
-    """A trained model from a run or from one of our ``.safetensors`` files.
+    """Loads a trained model from a run or from an elastictool ``.safetensors`` file.
 
     Args:
         path: A run directory, the name of a run under ``runs/``, or a file.
@@ -327,7 +223,7 @@ def load(
         precision: ``fp32`` or ``bf16``.
         attention: Backend.
         patch_size: See ``LoadedRun.with_tokens``: larger patches are fewer tokens.
-        resolution: The same for frames: 2 takes them twice as far apart.
+        resolution: Frame shift in units of the run's own; 2 halves the tokens.
 
     Raises:
         UsageError: There is no such run or device, or a budget makes no sense.

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer
@@ -30,7 +31,7 @@ from elastictool.utils.signals import Stopped
 
 _MEMORY_HINT = (
     "batches are small here, so only shorter clips need less: lower length.max_frames in "
-    "training, --lengths in a sweep; or close other programs"
+    "training, --lengths in a sweep, --window for recordings; or close other programs"
 )
 
 
@@ -153,17 +154,32 @@ def _scored(
     bar: Task,
     between: Callable[[], None],
 ) -> Iterator[_Scored]:
-    device = next(model.parameters()).device
     with _evaluating(model):
         for batch in batches:
             between()
-            with report_oom((batch,), _MEMORY_HINT), autocast(device, precision):
-                logits = model(batch.to(device)).float().cpu().numpy()
+            logits = run_batch(model, batch, model, precision)
             tokens = batch.layout.num_tokens
             yield _Scored(
                 logits, batch.targets.cpu().numpy(), batch.clip_ids, tokens, batch.cut_frames
             )
             bar.advance(batch.num_clips)
+
+
+def run_batch(
+    compute: Callable[[PackedBatch], Tensor],
+    batch: PackedBatch,
+    model: SpectrogramTransformer,
+    precision: str,
+) -> npt.NDArray[np.float32]:
+    """Returns ``compute``'s values of a batch, on the model's device, as float32 on the host.
+
+    Raises:
+        OutOfMemory: The batch does not fit.
+    """
+    device = next(model.parameters()).device
+    with report_oom((batch,), _MEMORY_HINT), autocast(device, precision):
+        values: npt.NDArray[np.float32] = compute(batch.to(device)).float().cpu().numpy()
+    return values
 
 
 def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | None:
