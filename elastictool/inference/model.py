@@ -200,7 +200,7 @@ class ElasticModel:
         return tuple((self.label_names[index], float(probabilities[index])) for index in order)
 
     def decided(self, probabilities: Values) -> tuple[str, ...]:
-        """Returns the classes that reach their threshold, 0.5 if none is saved; multi-label only."""
+        """Returns the classes that reach their threshold (else 0.5); multi-label models only."""
         if not self.run.multi_label:
             return ()
         reached = decide(probabilities, self.run.thresholds or DEFAULT_THRESHOLD)
