@@ -431,6 +431,7 @@ def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
     Raises:
         ElasticToolError: That step was not measured.
     """
+    from elastictool.data.options import PrepOptions
     from elastictool.data.prepare import prepare
 
     found = [row for row in steps if row["attention"] == f"{setup.fastest}, compiled"]
@@ -440,7 +441,7 @@ def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
     way = Way(min(os.cpu_count() or 1, MOST_WORKERS), on_device=True)
     prefix_tokens = setup.workload(tokens).model.prefix_tokens
     with tempfile.TemporaryDirectory() as folder:
-        store = prepare("synth", out=Path(folder), limit=30 if setup.quick else 300)
+        store = prepare(PrepOptions("synth", out=Path(folder), limit=30 if setup.quick else 300))
         data = ClipDataset(store, _feature_extractor(FbankConfig()), AugmentConfig(), cache_mb=0)
         plans = plan_batches(data, PackingConfig(batch_tokens=tokens), [way.workers])
         rates = [
@@ -471,12 +472,13 @@ def trainer(setup: Setup) -> Rows:
     Says whether pinned memory, background loading and the device's features work together.
     """
     from elastictool.config.loader import load_run_config
+    from elastictool.data.options import PrepOptions
     from elastictool.data.prepare import prepare
     from elastictool.training.run import train_run
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        store = prepare("synth", out=Path(folder) / "data", limit=60)
+        store = prepare(PrepOptions("synth", out=Path(folder) / "data", limit=60))
         for where in ("host", "device"):
             begin = time.perf_counter()
             sets = [

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from elastictool.config.loader import load_run_config
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
@@ -131,7 +132,7 @@ def prep_job(clips: int, workers: int = 1) -> Job:
 
 def train_job(place: Path, clips: int, sets: Sequence[str] = ("train.epochs=4",)) -> Job:
     """``train`` on rendered clips that are prepared below ``place``."""
-    store = prepare("synth", out=place / "train-data", name="toy", limit=clips)
+    store = prepare(PrepOptions("synth", out=place / "train-data", name="toy", limit=clips))
     return Job("train", partial(_train, data=store.path, sets=(*TRAINING, *sets)), _run_files)
 
 
@@ -219,7 +220,7 @@ def _count_operations(last: int) -> Callable[[], int]:
 
 
 def _prepare(place: Path, clips: int, workers: int) -> None:
-    prepare("synth", out=place, name="toy", limit=clips, workers=workers)
+    prepare(PrepOptions("synth", out=place, name="toy", limit=clips, workers=workers))
 
 
 def _train(place: Path, data: Path, sets: Sequence[str]) -> None:

@@ -41,10 +41,10 @@ from elastictool.audio.decode import recording, resample_blocks
 from elastictool.audio.trials import RATE_HZ as AV_RATE_HZ
 from elastictool.audio.trials import encode_with_av
 from elastictool.data.allocator import keep_freed_memory
-from elastictool.data.executor import Executor
-from elastictool.data.plan import plan_shards
-from elastictool.data.prepare import carry_out, plan
-from elastictool.data.shards import PrepSettings, ShardTask, write_shard
+from elastictool.data.options import PrepOptions, StorageOptions
+from elastictool.data.plan import ShardTask, plan
+from elastictool.data.prepare import carry_out
+from elastictool.data.shards import write_shard
 from elastictool.evaluation.bench.timing import environment
 from elastictool.utils.errors import AudioError
 from elastictool.utils.io import FoundFile, write_json, write_rows
@@ -54,10 +54,10 @@ WANTED = 0.85
 KINDS = ("m4a", "ogg", "mp3", "flac", "wav", "wav-16k-mono")
 """Recordings as users have them: 44.1 kHz stereo (m4a: 48 kHz mono), or what needs no work."""
 SETTINGS = {
-    "flac, exact statistics (default)": PrepSettings(),
-    "wav, exact statistics": PrepSettings("wav"),
-    "flac, --stats-clips": PrepSettings(stats_clips=1),
-    "wav, --stats-clips": PrepSettings("wav", stats_clips=1),
+    "flac, exact statistics (default)": StorageOptions(),
+    "wav, exact statistics": StorageOptions("wav"),
+    "flac, --stats-clips": StorageOptions(stats_clips=1),
+    "wav, --stats-clips": StorageOptions("wav", stats_clips=1),
 }
 WORKER_KINDS = ("mp3", "flac")
 WORKER_CLIPS = 320
@@ -134,7 +134,9 @@ def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
         return
     table = folder / "clips.csv"
     tasks = {
-        name: plan("csv", table, folder / "data", name=f"d{at}", settings=settings).tasks[0]
+        name: plan(
+            PrepOptions("csv", table, folder / "data", name=f"d{at}", storage=settings)
+        ).tasks[0]
         for at, (name, settings) in enumerate(SETTINGS.items())
     }
     keep_freed_memory()
@@ -165,13 +167,23 @@ def of_workers(kind: str, folder: Path, rounds: int = 3) -> Iterator[dict[str, A
     write_rows(table, ("path", "label", "split", "start"), rows)
     workers = joblib.Parallel(n_jobs=cores)
     for at, (name, settings) in enumerate(SETTINGS.items()):
-        planned = plan("csv", table, folder / "data", name=f"w{at}", settings=settings)
+        planned = plan(
+            PrepOptions(
+                "csv",
+                table,
+                folder / "data",
+                name=f"w{at}",
+                storage=settings,
+                workers=cores,
+                overwrite=True,
+            )
+        )
         spent: dict[str, list[float]] = {"bare": [], "prep": []}
         for turn in range(-1, rounds):  # the first starts the processes
             begin = time.perf_counter()
             workers(joblib.delayed(bare)(task) for task in planned.tasks)
             between = time.perf_counter()
-            carry_out(planned, Executor(cores), overwrite=True)
+            carry_out(planned)
             if turn >= 0:
                 spent["bare"].append(between - begin)
                 spent["prep"].append(time.perf_counter() - between)
@@ -188,7 +200,7 @@ def of_workers(kind: str, folder: Path, rounds: int = 3) -> Iterator[dict[str, A
 
 def bare(task: ShardTask) -> int:
     """Decode and resample the clips of a shard; returns how many samples that gave."""
-    rate_hz, count = task.settings.fbank.sample_rate_hz, 0
+    rate_hz, count = task.storage.fbank.sample_rate_hz, 0
     for clip in task.clips:
         with recording(task.root / clip.path) as opened:
             blocks = resample_blocks(opened.blocks(), opened.sample_rate_hz, rate_hz)
@@ -265,8 +277,8 @@ def _peak(folder: Path, clips: int) -> dict[str, Any]:
         ]
         table = folder / f"many-{clips}.csv"
         write_rows(table, ("path", "label", "split", "start"), rows)
-        settings = PrepSettings("wav", stats_clips=1)
-        for task in plan("csv", table, Path(out), settings=settings).tasks:
+        settings = StorageOptions("wav", stats_clips=1)
+        for task in plan(PrepOptions("csv", table, Path(out), storage=settings)).tasks:
             write_shard(task)
             task.path.unlink()
     return {"clips": clips, "clips_a_shard": -(-clips // 32), "peak_mb": _high_water_mb()}
@@ -280,12 +292,12 @@ def _list(segments: int) -> dict[str, Any]:
         files = (FoundFile(f"audio/{n % 999:03d}/Y{n:011d}.flac") for n in range(segments))
         begin = time.process_time(), time.perf_counter()
         with mock.patch("elastictool.corpora.listing.walk_files", lambda *_: files):
-            planned = plan("audioset", place, place / "data")
+            planned = plan(PrepOptions("audioset", place, place / "data"))
         spent = time.process_time() - begin[0], time.perf_counter() - begin[1]
         return {
             "segments": segments,
             "clips": len(planned.listing.clips),
-            "shards": len(plan_shards(planned.listing, place, "", "audioset", PrepSettings())),
+            "shards": len(planned.tasks),
             "cpu_s": spent[0],
             "wall_s": spent[1],
             "peak_mb": _high_water_mb(),

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from elastictool.config.loader import load_run_config
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.bench.timing import environment
@@ -59,7 +60,7 @@ def processes(rounds: int) -> Row:
     counts = [n for n in (1, 2, 4, MOST_PROCESSES) if n <= (os.cpu_count() or 1)]
     found: dict[int, list[Row]] = {count: [] for count in counts}
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare("synth", out=Path(folder) / "data", limit=CLIPS)
+        data = prepare(PrepOptions("synth", out=Path(folder) / "data", limit=CLIPS))
         clips = int((data.splits == "train").sum())
         for turn in range(rounds):
             for count in counts if turn % 2 == 0 else counts[::-1]:

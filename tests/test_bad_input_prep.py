@@ -12,9 +12,10 @@ import soundfile
 
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CORPORA, CorpusOptions
-from elastictool.data.plan import plan_shards
+from elastictool.data.options import PrepOptions, StorageOptions
+from elastictool.data.plan import plan
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PrepSettings, write_shard
+from elastictool.data.shards import write_shard
 from elastictool.data.store import PreparedStore
 from elastictool.inference.recordings import windows
 from elastictool.utils.errors import ElasticToolError, UsageError
@@ -72,7 +73,7 @@ def test_a_bad_file_is_rejected_with_its_reason_and_the_others_are_kept(
     content, reason = BAD_FILES[case]
     good = _bytes(_noise())
     table = _table(tmp_path, {"a.wav": good, "bad.wav": content, "c.wav": good})
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert store.ids.tolist() == ["a.wav", "c.wav"]
     assert list(_rejected(store)) == ["bad.wav"]
     assert reason in _rejected(store)["bad.wav"]
@@ -81,13 +82,15 @@ def test_a_bad_file_is_rejected_with_its_reason_and_the_others_are_kept(
 
 
 def test_exactly_one_frame_is_enough(tmp_path: Path) -> None:
-    store = prepare("csv", _table(tmp_path, {"a.wav": _bytes(_noise(400))}), tmp_path / "data")
+    store = prepare(
+        PrepOptions("csv", _table(tmp_path, {"a.wav": _bytes(_noise(400))}), tmp_path / "data")
+    )
     assert store.num_samples.tolist() == [400]
 
 
 def test_silence_is_kept_and_counted(tmp_path: Path) -> None:
     files = {"a.wav": _bytes(np.zeros(RATE_HZ)), "b.wav": _bytes(_noise())}
-    store = prepare("csv", _table(tmp_path, files), tmp_path / "data")
+    store = prepare(PrepOptions("csv", _table(tmp_path, files), tmp_path / "data"))
     assert len(store) == 2
     assert store.info.splits["train"].silent == 1
     assert np.isfinite(store.info.fbank_stats()).all()
@@ -101,7 +104,7 @@ def test_prepared_and_predicted_samples_of_an_overloud_file_are_the_same(
     soundfile.write(tmp_path / "loud.wav", samples, rate_hz, subtype="FLOAT")
     soundfile.write(tmp_path / "soft.wav", samples / 40, rate_hz, subtype="FLOAT")
     rows = [("path", "label", "split"), ("loud.wav", "x", "test"), ("soft.wav", "x", "train")]
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     (window,) = windows(str(tmp_path / "loud.wav"), RATE_HZ, 2 * RATE_HZ, RATE_HZ)
     np.testing.assert_allclose(window.waveform, store.waveform(0), atol=0.51 / 32_768)
     assert [store.info.splits[split].clipped for split in ("train", "test")] == [0, 1]
@@ -123,7 +126,9 @@ def test_eight_channels_become_the_one_that_is_asked_for(
 def test_a_channel_that_a_file_lacks_rejects_that_file(tmp_path: Path) -> None:
     files = {"mono.wav": _bytes(_noise()), "stereo.wav": _bytes(np.full((RATE_HZ, 2), 0.2))}
     store = prepare(
-        "csv", _table(tmp_path, files), tmp_path / "data", settings=PrepSettings(channel=1)
+        PrepOptions(
+            "csv", _table(tmp_path, files), tmp_path / "data", storage=StorageOptions(channel=1)
+        )
     )
     assert store.ids.tolist() == ["stereo.wav"]
     assert "no channel 1" in _rejected(store)["mono.wav"]
@@ -132,8 +137,7 @@ def test_a_channel_that_a_file_lacks_rejects_that_file(tmp_path: Path) -> None:
 def test_a_file_that_vanishes_after_listing_is_rejected(tmp_path: Path) -> None:
     good = _bytes(_noise())
     table = _table(tmp_path, {"a.wav": good, "b.wav": good})
-    listing = CORPORA["csv"].list_clips(table, CorpusOptions())
-    (task,) = plan_shards(listing, tmp_path / "out", "f", "csv", PrepSettings())
+    (task,) = plan(PrepOptions("csv", table, tmp_path / "out")).tasks
     (tmp_path / "b.wav").unlink()
     report = write_shard(task)
     assert report.rows == 1
@@ -144,7 +148,7 @@ def test_a_slice_past_the_end_is_rejected_but_rounding_is_forgiven(tmp_path: Pat
     write_audio(tmp_path / "a.wav", 2.0)
     rows = [("a.wav", "x", 0, 2.05), ("a.wav", "x", 1.5, 4), ("a.wav", "x", 3, "")]
     table = write_table(tmp_path / "t.csv", [("path", "label", "start", "stop"), *rows])
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert store.num_samples.tolist() == [32_000]
     assert store.info.rejected == 2
 
@@ -152,18 +156,18 @@ def test_a_slice_past_the_end_is_rejected_but_rounding_is_forgiven(tmp_path: Pat
 def test_all_rejected_is_a_failure_that_can_be_mended_and_repeated(tmp_path: Path) -> None:
     table = _table(tmp_path, {"a.wav": b"", "b.wav": b"x"})
     with pytest.raises(ElasticToolError, match="all 2 clips were rejected") as raised:
-        prepare("csv", table, tmp_path / "data")
+        prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert raised.value.exit_code == 1
     assert "rejected.csv" in raised.value.hint
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).write_bytes(_bytes(_noise()))
-    assert len(prepare("csv", table, tmp_path / "data")) == 2
+    assert len(prepare(PrepOptions("csv", table, tmp_path / "data"))) == 2
 
 
 def test_a_table_of_missing_files_says_which(tmp_path: Path) -> None:
     table = write_table(tmp_path / "clips.csv", [("path", "label"), ("gone.wav", "x")])
     with pytest.raises(UsageError, match=r"missing clips: 1: gone\.wav"):
-        prepare("csv", table, tmp_path / "data")
+        prepare(PrepOptions("csv", table, tmp_path / "data"))
 
 
 def test_missing_files_are_counted_and_listed_but_not_rejected(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_missing_files_are_counted_and_listed_but_not_rejected(tmp_path: Path) -
         tmp_path / "t.csv",
         [("path", "label", "split"), ("a.wav", "x", "train"), ("gone.wav", "x", "test")],
     )
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert store.info.splits["test"].missing == 1
     assert store.info.rejected == 0
     assert _rejected(store) == {"gone.wav": "missing"}
@@ -204,7 +208,7 @@ def test_a_wrong_table_is_refused_with_file_row_and_column(case: str, tmp_path: 
     table = tmp_path / "clips.csv"
     table.write_text(text)
     with pytest.raises(UsageError) as raised:
-        prepare("csv", table, tmp_path / "data")
+        prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert message in raised.value.message
     assert str(table) in raised.value.message
     assert raised.value.hint
@@ -229,14 +233,16 @@ def test_columns_may_be_divided_by_what_spreadsheets_write(divider: str, tmp_pat
 def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
     with pytest.raises(UsageError, match="not UTF-8"):
-        prepare("csv", tmp_path, tmp_path / "data")
+        prepare(PrepOptions("csv", tmp_path, tmp_path / "data"))
 
 
 def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", 1.0)
     text = '\ufeffpath,label\r\n"a.wav","drum, bass"\r\n'
     (tmp_path / "clips.csv").write_bytes(text.encode())
-    assert prepare("csv", tmp_path, tmp_path / "data").info.label_names == ["drum, bass"]
+    assert prepare(PrepOptions("csv", tmp_path, tmp_path / "data")).info.label_names == [
+        "drum, bass"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -262,5 +268,5 @@ def test_a_wrong_option_is_refused(
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where a folder is wanted")
     with pytest.raises(ElasticToolError) as raised:
-        prepare("synth", out=tmp_path / "data", limit=20)
+        prepare(PrepOptions("synth", out=tmp_path / "data", limit=20))
     assert str(tmp_path / "data") in raised.value.message

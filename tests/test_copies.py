@@ -13,6 +13,7 @@ import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.listing import FileIndex
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import plan
 from elastictool.inference.recordings import expand
 from elastictool.utils.errors import ElasticToolError, UsageError
@@ -237,7 +238,7 @@ def test_where_few_clips_are_found_names_on_disk_are_shown(tmp_path: Path) -> No
     for number, path in enumerate(audio_of(root)):
         path.rename(path.with_name(f"video {number}.wav"))
     with pytest.raises(UsageError, match="no clips found") as caught:
-        plan("audioset", root, tmp_path / "data")
+        plan(PrepOptions("audioset", root, tmp_path / "data"))
     assert caught.value.hint.startswith("4 audio files have names that no row asks for: audio/bal/")
     write_audio(root / "audio" / "b__1.wav")
     (told,) = [warning for warning in listing_of("audioset", root).warnings if "no row" in warning]
@@ -254,7 +255,7 @@ def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> Non
         **{"epic-sounds": 44, "esc50": 50, "speech-commands": 35},
     }
     for name, count in published.items():
-        listing = plan(name, tree(name, tmp_path / name), tmp_path / "data").listing
+        listing = plan(PrepOptions(name, tree(name, tmp_path / name), tmp_path / "data")).listing
         (told,) = [warning for warning in listing.warnings if "classes" in warning]
         assert told.endswith(f"classes, {count:,} are published")
     names = [f"word{number:02d}" for number in range(35)]
@@ -262,7 +263,7 @@ def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> Non
         write_audio(tmp_path / "whole" / name / "a_nohash_0.wav", 0.01)
     for name in ("validation_list.txt", "testing_list.txt"):
         (tmp_path / "whole" / name).write_text("")
-    listing = plan("speech-commands", tmp_path / "whole", tmp_path / "data").listing
+    listing = plan(PrepOptions("speech-commands", tmp_path / "whole", tmp_path / "data")).listing
     assert listing.label_names == names and not listing.warnings
 
 
@@ -280,5 +281,5 @@ def test_paths_that_are_none_here_are_told_with_what_to_do(
 ) -> None:
     table = write_table(tmp_path / "t.csv", [("path", "label"), (path, "x")])
     with pytest.raises(UsageError, match="no clips found") as caught:
-        plan("csv", table, tmp_path / "data")
+        plan(PrepOptions("csv", table, tmp_path / "data"))
     assert caught.value.hint.startswith(f"1 missing files {what} (")

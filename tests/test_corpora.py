@@ -16,6 +16,7 @@ from elastictool.corpora.base import (
     stratified_split,
 )
 from elastictool.corpora.epic_sounds import seconds
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import plan, prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import (
@@ -69,7 +70,7 @@ def test_a_description_fits_on_one_screen(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_small_tree_can_be_prepared_and_read(name: str, tmp_path: Path) -> None:
-    store = prepare(name, TREES[name](tmp_path / "raw"), tmp_path / "data", limit=20)
+    store = prepare(PrepOptions(name, TREES[name](tmp_path / "raw"), tmp_path / "data", limit=20))
     assert store.info.rejected == 0
     for index in range(len(store)):
         assert len(store.waveform(index)) == store.num_samples[index]
@@ -201,7 +202,7 @@ def test_epic_sounds_reads_slices_by_video_and_reports_wrong_sample_columns(
     agreement, mistake = listing.notes
     assert "agree in 3 of 4 segments (75.0%)" in agreement
     assert "1 segments disagree, with seconds in the sample columns: P02_01_0" in mistake
-    store = prepare("epic-sounds", tmp_path, tmp_path / "data")
+    store = prepare(PrepOptions("epic-sounds", tmp_path, tmp_path / "data"))
     assert (store.num_samples / 16_000).tolist() == pytest.approx([0.5, 1.5, 0.5])
 
 
@@ -254,21 +255,25 @@ def test_a_drawn_split_of_whole_files_is_what_it_always_was(tmp_path: Path) -> N
         (tmp_path / f"{number:02d}.wav").write_bytes(b"RIFF")
         rows.append((f"{number:02d}.wav", "abc"[number % 3] if number < 40 else "d"))
     table = write_table(tmp_path / "t.csv", rows)
-    planned = plan("csv", table, tmp_path / "data", options=CorpusOptions(seed=3))
+    planned = plan(PrepOptions("csv", table, tmp_path / "data", corpus=CorpusOptions(seed=3)))
     splits = "".join(clip.split[1] for clip in planned.listing.clips)  # r, a, e: train, val, test
     assert splits == "rrrrrrrrarrrrerrrrrrrraerrrerrarrrrrrrrrrarrrre"
     assert planned.fingerprint.startswith("8a352fdfcdfed5b5014d1022f3ff3228")
 
 
 def test_a_drawn_split_of_class_folders_is_what_it_always_was(tmp_path: Path) -> None:
-    planned = plan("folder", folder_tree(tmp_path / "raw", clips=20), tmp_path / "data")
+    planned = plan(
+        PrepOptions("folder", folder_tree(tmp_path / "raw", clips=20), tmp_path / "data")
+    )
     assert planned.fingerprint.startswith("4092bb32befadc20b55f563cb4c78948")
 
 
 def test_the_drawn_numbers_are_told_with_the_prepared_data(tmp_path: Path) -> None:
-    store = prepare("folder", folder_tree(tmp_path / "raw", clips=6), tmp_path / "data")
+    store = prepare(
+        PrepOptions("folder", folder_tree(tmp_path / "raw", clips=6), tmp_path / "data")
+    )
     assert "no split folders: drew 8 train, 2 val, 2 test by class with seed 0" in store.info.notes
-    lone = prepare("folder", folder_tree(tmp_path / "few", clips=2), tmp_path / "data")
+    lone = prepare(PrepOptions("folder", folder_tree(tmp_path / "few", clips=2), tmp_path / "data"))
     assert any("drew 4 train, 0 val, 0 test" in n and "no label has" in n for n in lone.info.notes)
 
 
@@ -277,7 +282,7 @@ def test_rows_that_repeat_a_file_are_told(tmp_path: Path) -> None:
     write_audio(tmp_path / "b.wav", 1.0)
     rows = [("a.wav", "x", ""), ("./a.wav", "y", 0), ("a.wav", "x", 0.5), ("b.wav", "x", "")]
     table = write_table(tmp_path / "t.csv", [("path", "label", "start"), *rows, rows[0]])
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     (note,) = [note for note in store.info.notes if "repeat" in note]
     assert note.startswith("2 rows repeat a file") and "1 of them with another label" in note
 
@@ -291,7 +296,7 @@ def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
     assert "slices of 1 files are in different groups: a.wav" in listing.warnings
     split = [(*part, name) for part, name in zip(parts, ("train", "test"), strict=True)]
     table = write_table(tmp_path / "s.csv", [(*header, "split"), *split])
-    notes = prepare("csv", table, tmp_path / "data").info.notes
+    notes = prepare(PrepOptions("csv", table, tmp_path / "data")).info.notes
     assert any("1 files have clips in several splits or folds" in note for note in notes)
 
 
@@ -299,12 +304,14 @@ def test_labels_that_are_hardly_two_are_told(tmp_path: Path) -> None:
     rows = [("path", "label")]
     for number, label in enumerate(("Cello", "cello", "t\u00fcr", "tu\u0308r", "flute")):
         rows.append((write_audio(tmp_path / f"{number}.wav").name, label))
-    planned = plan("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    planned = plan(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     (warning,) = [warning for warning in planned.listing.warnings if "labels" in warning]
     assert "'Cello' / 'cello'" in warning and "'t\u00fcr'" in warning and "flute" not in warning
 
 
 def test_a_label_that_is_alone_is_told_with_the_prepared_data(tmp_path: Path) -> None:
     rows = [("path", "label"), (write_audio(tmp_path / "a.wav").name, "only")]
-    notes = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data").info.notes
+    notes = prepare(
+        PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    ).info.notes
     assert "all clips have the label 'only': there is nothing to tell apart" in notes

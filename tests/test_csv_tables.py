@@ -10,6 +10,7 @@ import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.csv_table import CsvTable
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import epic_hdf5_tree, write_audio, write_table
@@ -135,7 +136,7 @@ def test_recordings_in_an_hdf5_file_are_clips_of_a_table(tmp_path: Path) -> None
     header = ("path", "label", "split", "start", "stop")
     listing = listing_of(write_table(root / "t.csv", [header, *rows]))
     assert [clip.path for clip in listing.missing] == ["gone.hdf5/P01_01", "t.csv/P01_01"]
-    store = prepare("csv", root / "t.csv", tmp_path / "data")
+    store = prepare(PrepOptions("csv", root / "t.csv", tmp_path / "data"))
     assert store.num_samples.tolist() == [8_000, 48_000]
     assert np.abs(store.waveform(0)).max() > 0.1
     drawn = write_table(root / "drawn.csv", [header[:2], *[row[:2] for row in rows[:2]]])

@@ -17,6 +17,7 @@ from elastictool.cli.data import PICTURES_FOLDER
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data.export import export, file_names
 from elastictool.data.inspect import duration_histogram, find_clip
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
@@ -31,7 +32,9 @@ COUNT = 40
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bells")
-    return prepare("csv", csv_tree(folder / "bells", clips=COUNT), folder / "data").path
+    return prepare(
+        PrepOptions("csv", csv_tree(folder / "bells", clips=COUNT), folder / "data")
+    ).path
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ def test_a_shard_of_another_preparation_is_found(place: Path) -> None:
     with (root / "clips.csv").open(encoding="utf-8") as file:
         rows = [["bell" if cell == "drum" else cell for cell in row] for row in csv.reader(file)]
     write_table(root / "clips.csv", rows)
-    other = prepare("csv", root, place / "elsewhere")
+    other = prepare(PrepOptions("csv", root, place / "elsewhere"))
     shutil.copy(other.path / shard_name(1), folder / shard_name(1))
     assert (
         Fault("", "shard 1 is of another preparation (its fingerprint differs)")
@@ -174,9 +177,11 @@ def test_what_is_exported_is_prepared_again_to_the_same(
 ) -> None:
     from tests.helpers.corpus_trees import TREES
 
-    before = prepare(stored, TREES[stored](tmp_path / "raw"), tmp_path / "data", limit=24)
+    before = prepare(
+        PrepOptions(stored, TREES[stored](tmp_path / "raw"), tmp_path / "data", limit=24)
+    )
     assert export(before, tmp_path / "files", encoding=encoding) == len(before)
-    after = prepare("csv", tmp_path / "files", tmp_path / "again")
+    after = prepare(PrepOptions("csv", tmp_path / "files", tmp_path / "again"))
     assert after.info.label_names == before.info.label_names
     assert (after.splits == before.splits).all() and (after.folds == before.folds).all()
     assert (after.groups == before.groups).all()
@@ -193,9 +198,9 @@ def test_several_labels_and_one_split_survive_the_export(tmp_path: Path) -> None
         write_audio(tmp_path / f"{number}.wav", 0.1)
         rows.append((f"{number}.wav", "b, c|a" if number % 2 else "a", "dev", f"g{number}"))
     rows.append(("0.wav", "a", "train", ""))
-    before = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    before = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     assert export(before, tmp_path / "files", split="val") == 6
-    after = prepare("csv", tmp_path / "files", tmp_path / "again")
+    after = prepare(PrepOptions("csv", tmp_path / "files", tmp_path / "again"))
     assert after.info.multi_label and after.groups.tolist() == [f"g{k}" for k in range(6)]
     assert [after.clip(k).labels for k in range(2)] == [("a",), ("b, c", "a")]
     with pytest.raises(UsageError, match="no clip in split 'tset'"):
@@ -337,9 +342,9 @@ def test_each_help_text_has_an_example(
 
 
 def test_lists_of_the_ast_repositories_come_back_as_the_same_clips(tmp_path: Path) -> None:
-    first = prepare("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data")
+    first = prepare(PrepOptions("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data"))
     export(first, tmp_path / "out", encoding="wav", lists=True)
-    back = prepare("json", tmp_path / "out", tmp_path / "data", name="back")
+    back = prepare(PrepOptions("json", tmp_path / "out", tmp_path / "data", name="back"))
     assert back.info.label_names == first.info.label_names
     assert back.info.multi_label and back.info.missing == 0
     clips = {name: index for index, name in enumerate(first.ids.tolist())}
@@ -354,11 +359,11 @@ def test_lists_of_the_ast_repositories_come_back_as_the_same_clips(tmp_path: Pat
     assert len(rows) == len(back) == len(first)
     (tmp_path / "out").rename(tmp_path / "moved")
     with pytest.raises(UsageError, match="missing clips: 4"):
-        prepare("json", tmp_path / "moved", tmp_path / "data")
+        prepare(PrepOptions("json", tmp_path / "moved", tmp_path / "data"))
 
 
 def test_lists_are_written_in_the_form_that_the_ast_repositories_read(tmp_path: Path) -> None:
-    store = prepare("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data")
+    store = prepare(PrepOptions("audioset", audioset_tree(tmp_path / "raw"), tmp_path / "data"))
     export(store, tmp_path / "out", encoding="wav", lists=True)
     assert (tmp_path / "out" / "class_labels_indices.csv").read_text().splitlines() == [
         "index,mid,display_name",

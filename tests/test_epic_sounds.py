@@ -15,6 +15,7 @@ from elastictool.checkpoint.weights import load_run
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.epic_sounds import TABLES, TEST_TABLE
 from elastictool.data.inspect import read_rejected
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.evaluation.run_data import split_clips
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
@@ -30,10 +31,12 @@ def listing_of(root: Path) -> Listing:
 
 
 def test_an_hdf5_file_gives_the_clips_of_a_folder_of_files(tmp_path: Path) -> None:
-    files = prepare("epic-sounds", epic_tree(tmp_path / "files"), tmp_path / "data", name="files")
+    files = prepare(
+        PrepOptions("epic-sounds", epic_tree(tmp_path / "files"), tmp_path / "data", name="files")
+    )
     root = epic_hdf5_tree(tmp_path / "hdf5")
     (root / TEST_TABLE).unlink()
-    arrays = prepare("epic-sounds", root, tmp_path / "data", name="arrays")
+    arrays = prepare(PrepOptions("epic-sounds", root, tmp_path / "data", name="arrays"))
     assert arrays.ids.tolist() == files.ids.tolist()
     assert arrays.clip(0).source == "EPIC_audio.hdf5/P01_01"
     for index in range(len(files)):
@@ -43,7 +46,7 @@ def test_an_hdf5_file_gives_the_clips_of_a_folder_of_files(tmp_path: Path) -> No
 
 
 def test_the_test_table_gives_clips_without_labels_that_cannot_be_scored(tmp_path: Path) -> None:
-    store = prepare("epic-sounds", epic_hdf5_tree(tmp_path / "raw"), tmp_path / "data")
+    store = prepare(PrepOptions("epic-sounds", epic_hdf5_tree(tmp_path / "raw"), tmp_path / "data"))
     (clip,) = (store.clip(i) for i in range(len(store)) if store.splits[i] == "test")
     assert clip.labels == () and clip.num_samples == 12_000
     assert store.info.label_names == ["metal-only collision", "water"]
@@ -190,7 +193,7 @@ def test_videos_that_vanish_from_the_file_after_listing_are_rejected(
     with h5py.File(root / "EPIC_audio.hdf5", "a") as file:
         del file["P02_01"]
     monkeypatch.setattr(type(CORPORA["epic-sounds"]), "list_clips", lambda *_: listing)
-    store = prepare("epic-sounds", root, tmp_path / "data")
+    store = prepare(PrepOptions("epic-sounds", root, tmp_path / "data"))
     assert {row["path"] for row in read_rejected(store.path) if row["reason"] != "missing"} == {
         "EPIC_audio.hdf5/P02_01"
     }

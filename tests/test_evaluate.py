@@ -17,6 +17,7 @@ from elastictool.checkpoint.weights import LoadedRun, load_run, save_weights
 from elastictool.cli.clip_output import write_predictions
 from elastictool.cli.options import Split, parse_split
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -42,7 +43,7 @@ from tests.helpers.saved_runs import save_run
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
-    return prepare("synth", out=tmp_path_factory.mktemp("data"), limit=48)
+    return prepare(PrepOptions("synth", out=tmp_path_factory.mktemp("data"), limit=48))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import folder_tree, write_audio
@@ -86,13 +87,13 @@ def test_preparing_a_folder_where_one_stands_twice_gives_the_same(
         for label in ("dog", "cat"):
             write_audio(tmp_path / split / label / "a.wav")
     monkeypatch.chdir(tmp_path)
-    first = prepare("folder", Path(), name="first")
+    first = prepare(PrepOptions("folder", Path(), name="first"))
     write_audio(Path("data/raw/esc50/audio/a.wav"))
     (tmp_path / "data" / "second" / "unfinished").mkdir(parents=True)
     listing = listing_of(Path())
     assert [clip.id for clip in listing.clips] == sorted(first.ids.tolist())
     assert listing.warnings == ["audio beside prepared data is in no class: data (left out)"]
-    second = prepare("folder", Path(), name="second")
+    second = prepare(PrepOptions("folder", Path(), name="second"))
     assert second.info.fingerprint == first.info.fingerprint
     (tmp_path / "data" / "first" / "dataset.json").unlink()
     (tmp_path / "data" / "second" / "dataset.json").unlink()

@@ -23,7 +23,7 @@ from elastictool.config.loader import frontend_config, load_run_config
 from elastictool.data import ingest
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
-from elastictool.data.ingest import PrepSettings
+from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.durations import num_frames_array
@@ -212,7 +212,9 @@ def test_wrong_front_ends_are_usage_errors(sets: list[str], said: str) -> None:
 def epic_store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
     folder = tmp_path_factory.mktemp("epic")
     listing = write_toy_recordings(folder, clips_per_class=8)
-    return prepare("csv", listing, folder / "data", name="toy", settings=PrepSettings(fbank=EPIC))
+    return prepare(
+        PrepOptions("csv", listing, folder / "data", name="toy", storage=StorageOptions(fbank=EPIC))
+    )
 
 
 def test_statistics_are_those_of_the_chosen_front_end(epic_store: PreparedStore) -> None:
@@ -234,7 +236,7 @@ def test_statistics_of_pieces_are_those_of_the_whole(
     config = frontend_config(name)
     integers = (3_000 * torch.randn(num_samples)).to(torch.int16)
     waveform = integers / 32_768
-    measured = ingest._Measured(config)
+    measured = ingest.Measurement(config)
     for part in integers.split(7_000):
         measured.add(part.numpy())
     measured.finish()

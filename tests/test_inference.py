@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 import elastictool
 from elastictool.cli.app import app
-from elastictool.corpora.base import CorpusOptions
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.inference.model import ElasticModel, WindowRule
@@ -100,7 +100,7 @@ def test_a_source_file_is_heard_as_its_prepared_clip(
         soundfile.write(tmp_path / f"{number}.wav", tone, rate_hz, subtype="FLOAT")
         rows.append([f"{number}.wav", label])
     listing = write_table(tmp_path / "clips.csv", rows)
-    store = prepare("csv", listing, tmp_path / "data", name="tones", options=CorpusOptions())
+    store = prepare(PrepOptions("csv", listing, tmp_path / "data", name="tones"))
     path = tmp_path / "0.wav"
     (window,) = windows(path, RATE_HZ, 10 * RATE_HZ, RATE_HZ)
     np.testing.assert_array_equal(window.waveform, store.waveform(0))

@@ -26,7 +26,7 @@ from elastictool.audio.decode import (
     waveform_of,
 )
 from elastictool.data import ingest
-from elastictool.data.ingest import PrepSettings
+from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from tests.helpers.corpus_trees import write_audio, write_table
@@ -93,7 +93,7 @@ def test_blocks_joined_are_the_whole(
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-7)
 
 
-def _prepared(folder: Path, out: str, settings: PrepSettings = PrepSettings()) -> PreparedStore:
+def _prepared(folder: Path, out: str, settings: StorageOptions = StorageOptions()) -> PreparedStore:
     table = folder / "clips.csv"
     if not table.exists():
         rows: list[tuple[object, ...]] = [("path", "label", "start", "stop")]
@@ -102,7 +102,7 @@ def _prepared(folder: Path, out: str, settings: PrepSettings = PrepSettings()) -
             rows.append((name, "x", "", ""))
         rows.append(("long.flac", "x", 2.5, 17.25))
         write_table(table, rows)
-    return prepare("csv", table, folder / out, settings=settings)
+    return prepare(PrepOptions("csv", table, folder / out, storage=settings))
 
 
 def test_a_long_clip_is_prepared_as_a_short_one_is(
@@ -133,7 +133,7 @@ def test_a_clip_that_no_shard_can_hold_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "_LARGEST_BYTES", 400_000)
-    store = _prepared(tmp_path, "data", PrepSettings("wav"))
+    store = _prepared(tmp_path, "data", StorageOptions("wav"))
     assert len(store) == 2
     assert "cut it into slices" in (store.path / "rejected.csv").read_text()
 
@@ -141,6 +141,7 @@ def test_a_clip_that_no_shard_can_hold_is_rejected(
 _MEASURE = """
 import sys
 from pathlib import Path
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 
 def peak_mb():
@@ -148,9 +149,9 @@ def peak_mb():
     return int(line.split()[1]) / 1024
 
 folder = Path(sys.argv[1])
-prepare("csv", folder / "short.csv", folder / "data", name="short")
+prepare(PrepOptions("csv", folder / "short.csv", folder / "data", name="short"))
 before = peak_mb()
-prepare("csv", folder / "long.csv", folder / "data", name="long")
+prepare(PrepOptions("csv", folder / "long.csv", folder / "data", name="long"))
 print(peak_mb() - before)
 """
 

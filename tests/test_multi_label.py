@@ -17,6 +17,7 @@ from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import RunConfig
 from elastictool.config.loader import load_run_config
 from elastictool.data.dataset import ClipDataset
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -65,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
     listing = folder / "clips.csv"
     with listing.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path", "label", "split"], *rows])
-    return prepare("csv", listing, folder / "data", name="mixtures")
+    return prepare(PrepOptions("csv", listing, folder / "data", name="mixtures"))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from elastictool.cli.app import app
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.evaluation_files import read_evaluation
@@ -46,7 +47,7 @@ def relabelled(folder: Path, name: str, **columns: Any) -> PreparedStore:
         for number, row in enumerate(rows):
             cells = [column(number) for column in columns.values()]
             writer.writerow([row["path"], row["label"], *cells])
-    return prepare("csv", listing, folder / "data", name=name)
+    return prepare(PrepOptions("csv", listing, folder / "data", name=name))
 
 
 def invoke(*arguments: object) -> Result:

@@ -19,10 +19,10 @@ import pytest
 
 from elastictool.cli.prep import prep
 from elastictool.config.loader import load_run_config
-from elastictool.corpora.base import Listing, SourceClip
-from elastictool.data.plan import limited, plan_shards
+from elastictool.corpora.base import SourceClip
+from elastictool.data.options import PrepOptions, StorageOptions
+from elastictool.data.plan import cut_into_shards, limited
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PrepSettings
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.data.summary import check_rejected
@@ -47,7 +47,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an undisturbed run in one process writes."""
     out = tmp_path_factory.mktemp("whole")
-    return content(prepare("synth", out=out, limit=CLIPS).path)
+    return content(prepare(PrepOptions("synth", out=out, limit=CLIPS)).path)
 
 
 def clip(number: int, label: str, split: str = "train", fold: int = 0) -> SourceClip:
@@ -57,7 +57,9 @@ def clip(number: int, label: str, split: str = "train", fold: int = 0) -> Source
 def test_any_number_of_workers_writes_the_same_bytes(
     whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    assert content(prepare("synth", out=tmp_path, limit=CLIPS, workers=2).path) == whole
+    assert (
+        content(prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS, workers=2)).path) == whole
+    )
 
 
 def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_p
     assert not (folder / "dataset.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.arrow")}
     (folder / ".shard-00019.arrow.1.tmp").write_bytes(b"half a shard of a killed worker")
-    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+    assert content(prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS)).path) == whole
     sidecars = len(finished)
     untouched = sum(path.stat().st_mtime_ns == at for path, at in finished.items())
     assert untouched >= sidecars - 1  # the last one may lack its sidecar
@@ -88,7 +90,7 @@ def test_a_stopped_run_says_how_to_continue_and_keeps_its_shards(
     assert process.returncode == 130
     assert "interrupted" in errors and "run the same command again" in errors
     assert "Traceback" not in errors
-    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+    assert content(prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS)).path) == whole
 
 
 def _start(out: Path, *options: str) -> subprocess.Popen[str]:
@@ -138,7 +140,7 @@ class _StoppingProgress:
 
 def test_ctrl_c_inside_the_library_is_interrupted_with_exit_code_130(tmp_path: Path) -> None:
     with pytest.raises(Interrupted) as raised:
-        prepare("synth", out=tmp_path, limit=60, progress=_StoppingProgress())
+        prepare(PrepOptions("synth", out=tmp_path, limit=60), _StoppingProgress())
     assert raised.value.exit_code == 130
     assert "2 of 4 shards" in raised.value.message
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -148,53 +150,53 @@ def test_a_damaged_shard_of_an_unfinished_run_is_written_again(
     whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted):
-        prepare("synth", out=tmp_path, limit=CLIPS, progress=_StoppingProgress())
+        prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS), _StoppingProgress())
     shard = tmp_path / "synth" / "shard-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-10])
-    assert content(prepare("synth", out=tmp_path, limit=CLIPS).path) == whole
+    assert content(prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS)).path) == whole
 
 
 def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "synth").iterdir()}
 
-    prepare("synth", out=tmp_path, limit=40)
+    prepare(PrepOptions("synth", out=tmp_path, limit=40))
     before = written()
-    prepare("synth", out=tmp_path, limit=40)
+    prepare(PrepOptions("synth", out=tmp_path, limit=40))
     assert written() == before
 
 
 def test_another_dataset_of_that_name_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
-    prepare("synth", out=tmp_path, limit=40)
-    for limit, settings in ((41, PrepSettings()), (40, PrepSettings(encoding="wav"))):
+    prepare(PrepOptions("synth", out=tmp_path, limit=40))
+    for limit, settings in ((41, StorageOptions()), (40, StorageOptions(encoding="wav"))):
         with pytest.raises(UsageError, match="another dataset or other settings") as raised:
-            prepare("synth", out=tmp_path, limit=limit, settings=settings)
+            prepare(PrepOptions("synth", out=tmp_path, limit=limit, storage=settings))
         assert "--overwrite" in raised.value.hint
     (tmp_path / "synth" / "my notes.txt").write_text("mine")
-    assert len(prepare("synth", out=tmp_path, limit=20, overwrite=True)) == 20
+    assert len(prepare(PrepOptions("synth", out=tmp_path, limit=20, overwrite=True))) == 20
     assert (tmp_path / "synth" / "my notes.txt").exists()
     assert len(list((tmp_path / "synth").glob("shard-*"))) == 2
 
 
 def test_an_unfinished_dataset_with_other_settings_is_not_mixed_in(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        prepare("synth", out=tmp_path, limit=60, progress=_StoppingProgress())
+        prepare(PrepOptions("synth", out=tmp_path, limit=60), _StoppingProgress())
     with pytest.raises(UsageError, match="unfinished dataset with other clips or settings"):
-        prepare("synth", out=tmp_path, limit=61)
+        prepare(PrepOptions("synth", out=tmp_path, limit=61))
 
 
 def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "synth").mkdir()
     (tmp_path / "synth" / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="not empty and not a prepared dataset"):
-        prepare("synth", out=tmp_path, limit=20)
+        prepare(PrepOptions("synth", out=tmp_path, limit=20))
     assert [path.name for path in (tmp_path / "synth").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("name", ["../up", ".", "a/b", "-x", "a b"])
 def test_a_name_that_is_no_folder_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot name a dataset"):
-        prepare("synth", out=tmp_path, name=name, limit=20)
+        prepare(PrepOptions("synth", out=tmp_path, name=name, limit=20))
 
 
 def test_where_the_corpus_lies_does_not_change_a_byte(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_where_the_corpus_lies_does_not_change_a_byte(tmp_path: Path) -> None:
     (tmp_path / "here" / "bells" / "audio" / "03.wav").write_bytes(b"")
     (tmp_path / "there" / "bells" / "audio" / "03.wav").write_bytes(b"")
     stores = [
-        prepare("csv", tmp_path / place / "bells", tmp_path / "data" / place)
+        prepare(PrepOptions("csv", tmp_path / place / "bells", tmp_path / "data" / place))
         for place in ("here", "there")
     ]
     assert stores[0].info.rejected == 1
@@ -211,8 +213,10 @@ def test_where_the_corpus_lies_does_not_change_a_byte(tmp_path: Path) -> None:
 
 
 def test_flac_and_wav_hold_the_same_samples(tmp_path: Path) -> None:
-    flac = prepare("synth", out=tmp_path, name="flac", limit=20)
-    wav = prepare("synth", out=tmp_path, name="wav", limit=20, settings=PrepSettings("wav"))
+    flac = prepare(PrepOptions("synth", out=tmp_path, name="flac", limit=20))
+    wav = prepare(
+        PrepOptions("synth", out=tmp_path, name="wav", limit=20, storage=StorageOptions("wav"))
+    )
     assert (wav.waveform(4) == flac.waveform(4)).all()
     assert wav.info.fbank_sums == flac.info.fbank_sums
     assert len(wav.audio_bytes(4)) > len(flac.audio_bytes(4))
@@ -220,10 +224,9 @@ def test_flac_and_wav_hold_the_same_samples(tmp_path: Path) -> None:
 
 def test_shards_are_cut_by_the_clip_list_alone() -> None:
     def sizes(num_clips: int) -> list[int]:
-        listing = Listing("x", Path(), [clip(i, "a") for i in range(num_clips)], ["a"])
-        tasks = plan_shards(listing, Path("x"), "", "x", PrepSettings())
-        assert [c.id for task in tasks for c in task.clips] == [str(i) for i in range(num_clips)]
-        return [len(task.clips) for task in tasks]
+        shards = cut_into_shards([clip(i, "a") for i in range(num_clips)])
+        assert [c.id for shard in shards for c in shard] == [str(i) for i in range(num_clips)]
+        return list(map(len, shards))
 
     assert sizes(1) == [1]
     assert sizes(20) == [16, 4]
@@ -371,7 +374,7 @@ def test_slices_are_cut_by_time_at_any_rate(tmp_path: Path) -> None:
             ("long.flac", "a", 2.5, ""),
         ],
     )
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert store.num_samples.tolist() == [24_000, 8_000]
 
 
@@ -381,25 +384,25 @@ def test_a_run_killed_within_its_first_shard_finds_its_folder_again(
     with monkeypatch.context() as patched:
         patched.setattr("elastictool.data.executor.write_shard", lambda task: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare("synth", out=tmp_path, limit=20)
+            prepare(PrepOptions("synth", out=tmp_path, limit=20))
     (tmp_path / "synth" / ".shard-00000.arrow.7.tmp").write_bytes(b"half a shard")
-    assert len(prepare("synth", out=tmp_path, limit=20)) == 20
+    assert len(prepare(PrepOptions("synth", out=tmp_path, limit=20))) == 20
 
 
 def test_what_a_kill_leaves_beside_a_finished_dataset_is_cleaned_up(tmp_path: Path) -> None:
-    folder = prepare("synth", out=tmp_path, limit=20).path
+    folder = prepare(PrepOptions("synth", out=tmp_path, limit=20)).path
     before = content(folder)
     (folder / PROGRESS_FOLDER).mkdir()
     (folder / PROGRESS_FOLDER / "shard-00000.json").write_text("{}")
     (folder / ".dataset.json.7.tmp").write_text("half")
-    prepare("synth", out=tmp_path, limit=20)
+    prepare(PrepOptions("synth", out=tmp_path, limit=20))
     assert content(folder) == before
 
 
 def test_an_overwrite_killed_half_way_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare("synth", out=tmp_path, limit=20)
+    prepare(PrepOptions("synth", out=tmp_path, limit=20))
     unlink, left = Path.unlink, [2]
 
     def killed(self: Path, *arguments: bool, **options: bool) -> None:
@@ -411,5 +414,5 @@ def test_an_overwrite_killed_half_way_can_be_repeated(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", killed)
         with pytest.raises(ZeroDivisionError):
-            prepare("synth", out=tmp_path, limit=30, overwrite=True)
-    assert len(prepare("synth", out=tmp_path, limit=30, overwrite=True)) == 30
+            prepare(PrepOptions("synth", out=tmp_path, limit=30, overwrite=True))
+    assert len(prepare(PrepOptions("synth", out=tmp_path, limit=30, overwrite=True))) == 30

@@ -22,8 +22,8 @@ from elastictool.cli.prep import prep
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data import ingest
 from elastictool.data.inspect import read_rejected
+from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
-from elastictool.data.shards import PrepSettings
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import ElasticToolError, RejectedItemsError, UsageError, WriteError
 from elastictool.utils.io import readable
@@ -53,7 +53,7 @@ def _one_clip(folder: Path, *slice_s: object) -> Path:
 
 def _reasons(table: Path, out: Path) -> list[str]:
     with pytest.raises(ElasticToolError, match="all 1 clips were rejected"):
-        prepare("csv", table, out)
+        prepare(PrepOptions("csv", table, out))
     return [row["reason"] for row in read_rejected(out / "t")]
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_replaced_after_listing_is_judged_by_what_it_is_now(
     (reason,) = _reasons(table, tmp_path / "data")
     assert "lies past the end of the file (1.5 s)" in reason
     write_audio(tmp_path / "a.wav", 3.0, 44_100, channels=2)
-    assert prepare("csv", table, tmp_path / "data").num_samples.tolist() == [16_000]
+    assert prepare(PrepOptions("csv", table, tmp_path / "data")).num_samples.tolist() == [16_000]
 
 
 # Files that are damaged
@@ -118,7 +118,7 @@ def test_splits_and_labels_of_which_nothing_is_left_are_told(tmp_path: Path) -> 
     rows.append(("bad.wav", "bell", "test"))
     for path in ("bad.wav", "4.wav", "5.wav"):
         (tmp_path / path).write_bytes(b"nothing")
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     assert "no clip of these splits could be used: test" in store.info.notes
     assert "no clip of these labels could be used: gong" in store.info.notes
 
@@ -135,7 +135,7 @@ def test_the_same_recording_under_two_names_is_told_and_silence_is_not(tmp_path:
     (root / "test" / "bell" / "e.wav").symlink_to(root / "train" / "bell" / "b.wav")
     for split in ("train", "test"):
         soundfile.write(root / split / "bell" / f"{split}.wav", np.zeros(3_200), 16_000)
-    notes = prepare("folder", root, tmp_path / "data").info.notes
+    notes = prepare(PrepOptions("folder", root, tmp_path / "data")).info.notes
     (alike,) = [note for note in notes if note.startswith("clips that hold the same samples")]
     assert ": 2, 1 of them under another label (" in alike
     (apart,) = [note for note in notes if "several splits or folds 2 times" in note]
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_under_a_long_clip_rejects_no_clip(
     write_audio(tmp_path / "sounds" / "bell" / "a.wav", 2.0)
     monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Full)
     with pytest.raises(WriteError, match="No space left") as caught:
-        prepare("folder", tmp_path / "sounds", tmp_path / "data")
+        prepare(PrepOptions("folder", tmp_path / "sounds", tmp_path / "data"))
     assert "disk is full" in caught.value.hint
 
 
@@ -169,7 +169,7 @@ def test_integers_stored_as_floats_are_refused_and_loud_floats_are_clipped(
         place.parent.mkdir(parents=True, exist_ok=True)
         samples = peak * np.sin(np.arange(3_200) / 5)
         soundfile.write(place, samples, 16_000, subtype="FLOAT")
-    store = prepare("folder", tmp_path / "sounds", tmp_path / "data")
+    store = prepare(PrepOptions("folder", tmp_path / "sounds", tmp_path / "data"))
     assert store.ids.tolist() == ["bell/loud.wav"]
     (rejected,) = read_rejected(store.path)
     assert "divide them by 32,768" in rejected["reason"]
@@ -227,7 +227,7 @@ def test_a_disk_that_can_only_be_read_is_named_before_anything_is_decoded(
     (tmp_path / "disk").mkdir()
     read_only(tmp_path / "disk")
     with pytest.raises(WriteError, match=r"cannot write .*disk") as raised:
-        prepare("synth", out=tmp_path / "disk", limit=20)
+        prepare(PrepOptions("synth", out=tmp_path / "disk", limit=20))
     assert "can only be read: choose another place" in raised.value.hint
     assert list((tmp_path / "disk").iterdir()) == []
 
@@ -244,7 +244,7 @@ def test_a_place_where_nothing_can_be_made_is_named(
 
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(WriteError, match="nothing can be made there") as raised:
-        prepare("synth", out=tmp_path / "proc" / "foo", limit=20)
+        prepare(PrepOptions("synth", out=tmp_path / "proc" / "foo", limit=20))
     assert str(tmp_path / "proc" / "foo" / "synth") in raised.value.message
     assert "--out" in raised.value.hint
 
@@ -273,7 +273,7 @@ def test_names_that_are_not_text_are_prepared_under_readable_ones(tmp_path: Path
     write_audio(root / "cat" / "x.wav").rename(root / "cat" / f"{STRANGE}.wav")
     (root / "cat" / f"{STRANGE}-bad.wav").write_bytes(b"no audio")
     write_audio(root / "cat" / "y.wav").rename(root / "cat" / f"{STRANGE}.mp3")
-    store = prepare("folder", root, tmp_path / "data", settings=PrepSettings("wav"))
+    store = prepare(PrepOptions("folder", root, tmp_path / "data", storage=StorageOptions("wav")))
     assert store.info.label_names == [READABLE, "cat"]
     assert len(store) == 12 and f"cat/{READABLE}.wav" in store.ids
     assert store.clip(list(store.ids).index(f"{READABLE}/0.wav")).labels == (READABLE,)
@@ -287,7 +287,7 @@ def test_missing_and_strange_paths_of_json_lists_are_told(tmp_path: Path) -> Non
     write_audio(tmp_path / "a.wav").rename(tmp_path / f"{STRANGE}.wav")
     entries = [{"wav": name, "labels": "x"} for name in (f"{STRANGE}.wav", "\udce9", "\ud83d")]
     (tmp_path / "train.json").write_text(json.dumps({"data": entries}))
-    store = prepare("json", tmp_path, tmp_path / "data", name="lists")
+    store = prepare(PrepOptions("json", tmp_path, tmp_path / "data", name="lists"))
     assert store.ids.tolist() == [f"{READABLE}.wav"]
     assert [row["path"] for row in read_rejected(store.path)] == ["\\xe9", "\\ud83d"]
 
@@ -296,7 +296,7 @@ def test_a_strange_name_does_not_take_the_id_of_another_file(tmp_path: Path) -> 
     root = folder_tree(tmp_path / "raw")
     write_audio(root / "cat" / "a.wav").rename(root / "cat" / os.fsdecode(b"\xe9.wav"))
     write_audio(root / "cat" / "\\xe9.wav")
-    store = prepare("folder", root, tmp_path / "data")
+    store = prepare(PrepOptions("folder", root, tmp_path / "data"))
     assert len(set(store.ids.tolist())) == len(store) == 12
 
 
@@ -317,7 +317,7 @@ def test_folders_that_are_not_text_are_worked_in_and_printed(
     print_table("names", ["name"], [[STRANGE]])
     print_json({STRANGE: "é"})
     with pytest.raises(UsageError) as raised:
-        prepare("csv", tmp_path / STRANGE / "gone", tmp_path / "data")
+        prepare(PrepOptions("csv", tmp_path / STRANGE / "gone", tmp_path / "data"))
     say(raised.value.message)
 
 

@@ -10,6 +10,7 @@ import pytest
 from elastictool.audio import trials
 from elastictool.audio.formats import FORMATS
 from elastictool.data.inspect import read_rejected
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import AudioError
 from tests.helpers.corpus_trees import epic_tree, write_table
@@ -33,7 +34,7 @@ def test_a_folder_of_all_formats_is_taken(tmp_path: Path) -> None:
             kind.name,
         )
     (tmp_path / "raw" / "train" / "tone" / "notes.txt").write_text("not audio")
-    store = prepare("folder", tmp_path / "raw", tmp_path / "data")
+    store = prepare(PrepOptions("folder", tmp_path / "raw", tmp_path / "data"))
     assert len(store) == len(kinds)
     assert read_rejected(store.path) == []
     label, alike = store.info.notes
@@ -51,7 +52,7 @@ def test_a_slice_of_a_video_is_a_clip(tmp_path: Path) -> None:
         path.unlink()
         content = trials.sample("mp4", trials.tone(3.0))
         path.with_suffix(".mp4").write_bytes(content)
-    store = prepare("epic-sounds", root, tmp_path / "data")
+    store = prepare(PrepOptions("epic-sounds", root, tmp_path / "data"))
     assert store.num_samples.tolist() == [8_000, 24_000, 8_000]
 
 
@@ -60,7 +61,7 @@ def test_files_that_are_named_wrongly_are_read_and_noted(tmp_path: Path) -> None
         write(tmp_path / name, kind)
     slices = [(name, "x", start) for name in ("a.mp3", "b.wav", "c.wav") for start in (0, 0.1)]
     rows: list[tuple[object, ...]] = [("path", "label", "start"), *slices]
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     assert len(store) == 6
     note = "2 files hold another format than their ending says: a.mp3 is wav, b.wav is flac"
     assert note in store.info.notes
@@ -71,7 +72,7 @@ def test_a_file_with_damaged_packets_is_kept_and_noted(tmp_path: Path) -> None:
     middle = whole.index(b"mdat") + 4_000
     (tmp_path / "damaged.m4a").write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
     rows = [("path", "label"), ("whole.m4a", "x"), ("damaged.m4a", "x")]
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     assert store.num_samples.tolist() == [16_000, 16_000]
     (note,) = [note for note in store.info.notes if "cannot be decoded" in note]
     assert note.startswith("1 file has packets") and "damaged.m4a (" in note
@@ -82,6 +83,6 @@ def test_a_file_that_was_cut_off_is_rejected(kind: str, tmp_path: Path) -> None:
     whole = write(tmp_path / f"whole.{kind}", kind).read_bytes()
     (tmp_path / f"cut.{kind}").write_bytes(whole[: len(whole) * 3 // 4])
     rows = [("path", "label"), (f"whole.{kind}", "x"), (f"cut.{kind}", "x")]
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     (row,) = read_rejected(store.path)
     assert row["path"] == f"cut.{kind}" and "truncated" in row["reason"]

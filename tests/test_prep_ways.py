@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +22,10 @@ from elastictool.cli.prep import prep
 from elastictool.corpora.base import CorpusOptions
 from elastictool.data import cluster, executor
 from elastictool.data.job_shards import JobShard
-from elastictool.data.prepare import Plan, carry_out, merge, plan, prepare, prepare_job_shard
-from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
+from elastictool.data.options import PrepOptions, StorageOptions
+from elastictool.data.plan import Plan, ShardTask, plan
+from elastictool.data.prepare import carry_out, merge, prepare, prepare_job_shard
+from elastictool.data.shards import ShardReport
 from elastictool.data.store import PreparedStore
 from elastictool.data.verify import find_faults
 from elastictool.utils.errors import ElasticToolError, UsageError
@@ -46,13 +47,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process writes in one go."""
-    return content(prepare("csv", raw, tmp_path_factory.mktemp("whole")).path)
+    return content(prepare(PrepOptions("csv", raw, tmp_path_factory.mktemp("whole"))).path)
 
 
 @pytest.fixture
 def planned(raw: Path, tmp_path: Path) -> Callable[..., Plan]:
     """Lists and plans anew, as each job does."""
-    return partial(plan, "csv", raw, tmp_path)
+    return lambda **more: plan(PrepOptions("csv", raw, tmp_path, **more))
 
 
 Planned = Callable[..., Plan]
@@ -145,7 +146,7 @@ def test_a_second_prep_is_told_who_is_at_work_and_a_killed_one_is_taken_over(
     with preparing_elsewhere(raw, tmp_path) as other:
         for start in (
             lambda: carry_out(planned()),
-            lambda: carry_out(planned(), overwrite=True),
+            lambda: carry_out(planned(overwrite=True)),
             lambda: prepare_job_shard(planned(), JobShard(1, 2)),
             lambda: merge(planned()),
         ):
@@ -175,27 +176,29 @@ def test_parts_work_side_by_side_but_no_part_twice(
 
 
 def test_drawn_clips_are_measured_alike_by_any_way_and_tell_so(raw: Path, tmp_path: Path) -> None:
-    settings = PrepSettings(stats_clips=30)
-    some = prepare("csv", raw, tmp_path / "one", settings=settings)
-    planned = plan("csv", raw, tmp_path / "two", settings=settings)
+    settings = StorageOptions(stats_clips=30)
+    some = prepare(PrepOptions("csv", raw, tmp_path / "one", storage=settings))
+    planned = plan(PrepOptions("csv", raw, tmp_path / "two", storage=settings))
     for index in (2, 1):
         prepare_job_shard(planned, JobShard(index, 2))
     assert content(merge(planned).path) == content(some.path)
-    exact = prepare("csv", raw, tmp_path, name="exact")
+    exact = prepare(PrepOptions("csv", raw, tmp_path, name="exact"))
     assert some.info.stats_clips == 30
     assert any("30 drawn clips" in note for note in some.info.notes)
     (mean, std), (exact_mean, exact_std) = some.info.fbank_stats(), exact.info.fbank_stats()
     assert abs(mean - exact_mean) < 0.5 * exact_std and 0.7 < std / exact_std < 1.4
     assert find_faults(some) == []
     assert [some.clip(i) for i in range(CLIPS)] == [exact.clip(i) for i in range(CLIPS)]
-    other = plan("csv", raw, tmp_path, settings=settings, options=CorpusOptions(seed=1))
+    other = plan(PrepOptions("csv", raw, tmp_path, storage=settings, corpus=CorpusOptions(seed=1)))
     assert other.fingerprint != planned.fingerprint
 
 
 def test_only_training_clips_are_drawn_and_all_of_them_are_exact(tmp_path: Path) -> None:
     listing = write_toy_recordings(tmp_path)
-    some = prepare("csv", listing, tmp_path, name="some", settings=PrepSettings(stats_clips=999))
-    exact = prepare("csv", listing, tmp_path, name="exact")
+    some = prepare(
+        PrepOptions("csv", listing, tmp_path, name="some", storage=StorageOptions(stats_clips=999))
+    )
+    exact = prepare(PrepOptions("csv", listing, tmp_path, name="exact"))
     assert {sums.split for sums in some.info.fbank_sums} == {"train"}
     assert some.info.fbank_stats() == exact.info.fbank_stats(lambda split, fold: split == "train")
     count = int((exact.splits == "train").sum())
@@ -206,8 +209,8 @@ def test_silence_is_found_in_clips_that_are_not_measured(tmp_path: Path) -> None
     root = csv_tree(tmp_path / "bells")
     for number in range(20):
         soundfile.write(root / "audio" / f"{number:02d}.wav", np.zeros(1600), 16_000)
-    settings = PrepSettings(stats_clips=3)
-    store = prepare("csv", root, tmp_path / "data", settings=settings)
+    settings = StorageOptions(stats_clips=3)
+    store = prepare(PrepOptions("csv", root, tmp_path / "data", storage=settings))
     assert store.info.splits["train"].silent == 20
     assert sum(sums.frames for sums in store.info.fbank_sums) == 3 * 8
 
@@ -245,7 +248,7 @@ def test_threads_of_a_cluster_write_the_same_bytes(
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as here:
-        store = prepare("csv", raw, Path("data"), scheduler=here.scheduler_address)
+        store = prepare(PrepOptions("csv", raw, Path("data"), scheduler=here.scheduler_address))
     assert content(store.path) == whole
 
 
@@ -287,7 +290,7 @@ def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    expected = content(prepare("synth", out=tmp_path / "whole", limit=320).path)
+    expected = content(prepare(PrepOptions("synth", out=tmp_path / "whole", limit=320)).path)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -298,11 +301,8 @@ def test_a_cluster_that_loses_a_worker_half_way_writes_the_same_bytes(
         first, _ = client.run(os.getpid).values()
         killing = _KillingProgress(first)
         store = prepare(
-            "synth",
-            out=Path("data"),
-            limit=320,
-            scheduler=two.scheduler_address,
-            progress=killing,
+            PrepOptions("synth", out=Path("data"), limit=320, scheduler=two.scheduler_address),
+            killing,
         )
         assert first not in client.run(os.getpid).values()
     assert content(store.path) == expected
@@ -313,7 +313,7 @@ def test_without_dask_the_message_says_what_to_install(
 ) -> None:
     hide_module(monkeypatch, "distributed")
     with pytest.raises(UsageError, match="needs the extra dask") as raised:
-        prepare("synth", out=tmp_path, limit=20, scheduler="tcp://127.0.0.1:1")
+        prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler="tcp://127.0.0.1:1"))
     assert raised.value.hint == cluster.INSTALL
 
 
@@ -324,7 +324,7 @@ def test_a_scheduler_that_is_not_there_is_named(
     pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "_CONNECT_S", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at") as raised:
-        prepare("synth", out=tmp_path, limit=20, scheduler=address)
+        prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler=address))
     assert address in raised.value.message
 
 
@@ -335,7 +335,7 @@ def test_a_cluster_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.M
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
         pytest.raises(ElasticToolError, match="no worker") as raised,
     ):
-        prepare("synth", out=tmp_path, limit=20, scheduler=none.scheduler_address)
+        prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler=none.scheduler_address))
     assert "dask worker" in raised.value.hint
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from benchmarks.kill_test import kill, prep_job, train_job
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
@@ -106,8 +107,10 @@ def test_a_full_disk_in_prep_keeps_finished_shards_and_continues_to_the_same_byt
     assert "cannot write out/synth/shard-0000" in shown and "File too large" in shown
     assert "the same command continues" in shown
     assert not list((tmp_path / "a").rglob("*.tmp"))
-    again = prepare("synth", out=tmp_path / "a" / "out", limit=60)
-    assert content(again.path) == content(prepare("synth", out=tmp_path / "b", limit=60).path)
+    again = prepare(PrepOptions("synth", out=tmp_path / "a" / "out", limit=60))
+    assert content(again.path) == content(
+        prepare(PrepOptions("synth", out=tmp_path / "b", limit=60)).path
+    )
 
 
 @pytest.mark.parametrize("command", ["eval", "sweep"])

@@ -12,7 +12,8 @@ import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.class_table import ClassTable
-from elastictool.data.ingest import PrepSettings, _first, _trimmed
+from elastictool.data.ingest import StorageOptions, _first, _trimmed
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import TREES, write_audio, write_classes, write_table
@@ -180,17 +181,19 @@ def test_esc50_lies_in_its_archives_folder_or_is_resampled_already(tmp_path: Pat
 
 def test_trim_silence_gives_esc50_its_native_lengths(tmp_path: Path) -> None:
     root = TREES["esc50"](tmp_path / "raw")
-    whole = prepare("esc50", root, tmp_path / "data", name="whole")
-    settings = PrepSettings(trim_silence=True)
-    native = prepare("esc50", root, tmp_path / "data", name="native", settings=settings)
+    whole = prepare(PrepOptions("esc50", root, tmp_path / "data", name="whole"))
+    settings = StorageOptions(trim_silence=True)
+    native = prepare(PrepOptions("esc50", root, tmp_path / "data", name="native", storage=settings))
     assert (whole.num_samples == 3_200).all()
     assert (native.num_samples == 1_600).all()
     assert "digital silence at both ends was cut off (--trim-silence)" in native.info.notes
 
 
 def test_max_seconds_keeps_the_beginning(tmp_path: Path) -> None:
-    settings = PrepSettings(max_seconds=0.05)
-    store = prepare("esc50", TREES["esc50"](tmp_path / "raw"), tmp_path / "data", settings=settings)
+    settings = StorageOptions(max_seconds=0.05)
+    store = prepare(
+        PrepOptions("esc50", TREES["esc50"](tmp_path / "raw"), tmp_path / "data", storage=settings)
+    )
     assert (store.num_samples == 800).all()
 
 
@@ -198,7 +201,9 @@ def test_trim_silence_keeps_a_clip_of_nothing_else(tmp_path: Path) -> None:
     root = TREES["esc50"](tmp_path / "raw") or tmp_path
     write_audio(root / "audio" / "1-10-A-0.wav", 0.2, 44_100)
     soundfile.write(root / "audio" / "1-10-A-0.wav", np.zeros(8_820), 44_100)
-    store = prepare("esc50", root, tmp_path / "data", settings=PrepSettings(trim_silence=True))
+    store = prepare(
+        PrepOptions("esc50", root, tmp_path / "data", storage=StorageOptions(trim_silence=True))
+    )
     assert store.num_samples[0] == 3_200
     assert store.info.splits["train"].silent == 1
 
@@ -242,7 +247,7 @@ def test_prep_with_nothing_on_disk_says_what_to_fetch_and_where_to_put_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught:
-        prepare(name)
+        prepare(PrepOptions(name))
     assert f"data/raw/{name}" in caught.value.hint
     assert "CC BY" in caught.value.hint
 
@@ -255,7 +260,7 @@ def test_groups_in_several_splits_are_told(tmp_path: Path) -> None:
         ("a.wav", "x", "train", "video"),
         ("b.wav", "x", "test", "video"),
     ]
-    store = prepare("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")
+    store = prepare(PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data"))
     assert any("1 groups" in note and "video" in note for note in store.info.notes)
 
 

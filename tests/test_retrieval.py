@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import elastictool
 from elastictool.cli.app import app
-from elastictool.corpora.base import CorpusOptions
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.inference.recordings import StoredClip
 from elastictool.inference.vectors import read_vectors
@@ -122,7 +122,7 @@ def test_vectors_are_measured_on_classes_that_the_model_does_not_know(tmp_path: 
     listing = write_toy_recordings(tmp_path, clips_per_class=8)
     text = listing.read_text().replace("low", "dull").replace("high", "bright")
     listing.write_text(text)
-    store = prepare("csv", listing, tmp_path / "other", name="other", options=CorpusOptions())
+    store = prepare(PrepOptions("csv", listing, tmp_path / "other", name="other"))
     command = ["embed", "-d", str(store.path), "-r", str(run), "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

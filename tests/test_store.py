@@ -16,6 +16,7 @@ import torch
 
 from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import Clip, DatasetInfo, PreparedStore, latest_dataset
 from elastictool.utils.errors import ElasticToolError, UsageError
@@ -25,7 +26,7 @@ from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
     folder = tmp_path_factory.mktemp("store")
-    return prepare("csv", csv_tree(folder / "bells", clips=40), folder / "data")
+    return prepare(PrepOptions("csv", csv_tree(folder / "bells", clips=40), folder / "data"))
 
 
 def test_any_order_of_reading_gives_the_same_clips(store: PreparedStore) -> None:
@@ -56,7 +57,7 @@ def test_a_clip_knows_where_it_comes_from(tmp_path: Path) -> None:
             ("a.wav", "x|y", "val", 3, 0.5, 1.5, "g"),
         ],
     )
-    store = prepare("csv", table, tmp_path / "data")
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
     assert store.clip(0) == Clip(
         "a.wav#0.5-1.5", 16_000, 16_000, ("x", "y"), "val", 3, "g", "a.wav", 0.5, 1.5
     )

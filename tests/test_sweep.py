@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from elastictool.checkpoint.weights import LoadedRun, load_run
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
@@ -60,7 +61,7 @@ POINT = SweepPoint(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
-    return prepare("synth", out=tmp_path_factory.mktemp("data"), limit=36)
+    return prepare(PrepOptions("synth", out=tmp_path_factory.mktemp("data"), limit=36))
 
 
 @pytest.fixture(scope="module")

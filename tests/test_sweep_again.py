@@ -14,6 +14,7 @@ import pytest
 
 from elastictool.checkpoint.weights import LoadedRun, load_run, save_weights
 from elastictool.cli.app import app
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
@@ -31,7 +32,7 @@ Decoded = Counter[int]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
-    return prepare("synth", out=tmp_path_factory.mktemp("data"), limit=36)
+    return prepare(PrepOptions("synth", out=tmp_path_factory.mktemp("data"), limit=36))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.config.coerce import from_dict
 from elastictool.config.loader import dump_yaml, frontend_config, load_run_config
 from elastictool.config.recipe_file import read_yaml
-from elastictool.corpora.base import CorpusOptions
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
@@ -352,7 +352,7 @@ def digits(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepa
         for index in (0, 1, 5, 6, 7, 8, 9, 10):
             name = f"{digit}_theo_{index}.wav"
             shutil.copy(shared_data / "fsdd" / "recordings" / name, root / "recordings")
-    return prepare("fsdd", root, root / "data", name="digits", options=CorpusOptions())
+    return prepare(PrepOptions("fsdd", root, root / "data", name="digits"))
 
 
 def settings(name: str, path: Path, *sets: str) -> RunConfig:

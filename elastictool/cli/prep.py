@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from elastictool.data.job_shards import JobShard
-    from elastictool.data.prepare import Plan
+    from elastictool.data.plan import Plan
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
 
@@ -191,45 +191,42 @@ def prep(
     """
     from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
-    from elastictool.data.executor import Executor
     from elastictool.data.job_shards import JobShard
-    from elastictool.data.prepare import carry_out, plan, prepare_job_shard
+    from elastictool.data.options import PrepOptions, StorageOptions
+    from elastictool.data.plan import plan
+    from elastictool.data.prepare import carry_out, prepare_job_shard
     from elastictool.data.prepare import merge as merge_parts
-    from elastictool.data.shards import PrepSettings
     from elastictool.data.store import DATA_ROOT
     from elastictool.data.summary import check_rejected
 
     wanted = JobShard.parse(part) if part else None
     _check_way(bool(part), merge, overwrite, scheduler)
-    settings = PrepSettings(
-        encoding=checked_encoding(encoding),
-        channel=_channel(channel),
-        trim_silence=trim_silence,
-        max_seconds=max_seconds,
-        fbank=frontend_config(frontend),
-        stats_clips=stats_clips,
-    )
-    if download:
-        _download(dataset, root)
-    planned = plan(
+    options = PrepOptions(
         dataset,
         root,
         out or DATA_ROOT,
-        name=name,
-        options=CorpusOptions(task=task, subset=subset, seed=seed),
-        settings=settings,
-        limit=limit,
+        name,
+        CorpusOptions(task, subset, seed),
+        StorageOptions(
+            checked_encoding(encoding),
+            _channel(channel),
+            trim_silence,
+            max_seconds,
+            frontend_config(frontend),
+            stats_clips,
+        ),
+        limit,
+        workers,
+        scheduler,
+        overwrite,
     )
-    workforce = Executor(workers, scheduler)
+    if download:
+        _download(dataset, root)
+    planned = plan(options)
     if wanted:
-        _tell_part(
-            wanted, planned, prepare_job_shard(planned, wanted, workforce, progress()), json_output
-        )
+        _tell_part(wanted, planned, prepare_job_shard(planned, wanted, progress()), json_output)
         return
-    if merge:
-        store = merge_parts(planned, progress())
-    else:
-        store = carry_out(planned, workforce, overwrite, progress())
+    store = (merge_parts if merge else carry_out)(planned, progress())
     _draw(store)
     report = facts(store)
     if json_output:

@@ -71,8 +71,8 @@ def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str
     return [f"slices of {len(apart)} files are in different groups: {some_of(apart)}"]
 
 
-def doubtful_labels(listing: Listing) -> list[str]:
-    """Warnings on labels that are hardly meant to be two, and on one that is alone."""
+def listing_warnings(listing: Listing) -> list[str]:
+    """Returns warnings on labels that are nearly equal, on a single one, and on their number."""
     written: dict[str, list[str]] = {}
     for label in listing.label_names:
         plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
@@ -87,6 +87,9 @@ def doubtful_labels(listing: Listing) -> list[str]:
     first = listing.clips[0].labels if listing.clips else ()
     if len(first) == 1 and all(clip.labels == first for clip in listing.clips):
         warnings.append(f"all clips have the label {first[0]!r}: there is nothing to tell apart")
+    found, published = len(listing.label_names), listing.expected_classes
+    if published and found != published:
+        warnings.append(f"there are {found:,} classes, {published:,} are published")
     return warnings
 
 
@@ -96,14 +99,6 @@ def missing_files(listing: Listing) -> str:
     clips = len(listing.missing)
     of = f" of {len(files)} files" if len(files) != clips else ""
     return f"missing clips: {clips}{of}: {some_of(files)}"
-
-
-def other_number_of_classes(listing: Listing) -> list[str]:
-    """A warning where the data have more or fewer classes than were published."""
-    found, published = len(listing.label_names), listing.expected_classes
-    if not published or found == published:
-        return []
-    return [f"there are {found:,} classes, {published:,} are published"]
 
 
 def strange_paths(missing: Iterable[MissingClip]) -> list[str]:

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from elastictool.data.shards import ShardReport, ShardTask, finished, write_in_worker
+from elastictool.data.plan import ShardTask
+from elastictool.data.shards import ShardReport, finished, write_in_worker
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.optional import install_command, missing_extra
 

@@ -1,8 +1,8 @@
-"""Who writes the shards: this process, worker processes through joblib, or a Dask cluster.
+"""Write the shards in this process, in worker processes of joblib, or on a Dask cluster.
 
-A shard is the unit of work and of continuing: each is written whole by whoever has it, and one
-that an earlier run has finished is taken over. So it does not matter who the workers are, how many
-there are, or how many of them die.
+A shard is the unit of work and of continuing: each is written whole by one worker, and a finished
+one of an earlier run is kept. So it does not matter who the workers are, how many there are, or
+how many of them die.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from elastictool.data.cluster import write_on_cluster
+from elastictool.data.options import PrepOptions
+from elastictool.data.plan import ShardTask
 from elastictool.data.shards import (
     ShardReport,
-    ShardTask,
     finished,
     write_in_worker,
     write_shard,
@@ -29,24 +29,12 @@ WORTH_WORKERS_S = 20.0
 """Work from which worker processes pay; they take seconds to start, each with its own torch."""
 
 
-@dataclass(frozen=True)
-class Executor:
-    """Who writes the shards.
-
-    Attributes:
-        workers: Processes here, 1 works in this process; 0 begins in this process and goes on with
-            one per core where that saves time.
-        scheduler: Address of a Dask scheduler (tcp://host:8786) whose workers do it instead.
-    """
-
-    workers: int = 1
-    scheduler: str = ""
-
-
 def write_shards(
-    tasks: Sequence[ShardTask], workforce: Executor, progress: Progress
+    tasks: Sequence[ShardTask], options: PrepOptions, progress: Progress
 ) -> list[ShardReport]:
-    """Write what is not finished yet; all reports, in the order of ``tasks``.
+    """Writes the shards that are not finished yet; returns all reports in the order of ``tasks``.
+
+    ``options.workers`` and ``options.scheduler`` say where.
 
     Raises:
         Interrupted: Stopped by Ctrl-C or SIGTERM; finished shards stay.
@@ -57,10 +45,10 @@ def write_shards(
     if reports:
         progress.log(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
-        with StopRequest() as stop, progress.task("preparing clips", sum(map(_size, tasks))) as bar:
-            sizes = {task.index: _size(task) for task in tasks}
+        sizes = {task.index: len(task.clips) for task in tasks}
+        with StopRequest() as stop, progress.task("preparing clips", sum(sizes.values())) as bar:
             bar.advance(sum(sizes[index] for index in reports))
-            for index, report in _run(pending, workforce, stop):
+            for index, report in _run(pending, options, stop):
                 reports[index] = report
                 bar.advance(sizes[index])
                 stop.check()
@@ -75,25 +63,21 @@ def write_shards(
     return [reports[task.index] for task in tasks]
 
 
-def _size(task: ShardTask) -> int:
-    return len(task.clips)
-
-
 def _run(
-    tasks: Sequence[ShardTask], workforce: Executor, stop: StopRequest
+    tasks: Sequence[ShardTask], options: PrepOptions, stop: StopRequest
 ) -> Iterator[tuple[int, ShardReport]]:
-    """Write shards in this process, in workers or on a cluster; reports come as they are done."""
-    if workforce.scheduler and tasks:
-        yield from write_on_cluster(tasks, workforce.scheduler)
+    """Writes shards here, in workers or on a cluster; yields reports as they are done."""
+    if options.scheduler and tasks:
+        yield from write_on_cluster(tasks, options.scheduler)
         return
     waiting = deque(tasks)
-    yield from _here(waiting, workforce.workers)
+    yield from _here(waiting, options.workers)
     if waiting:
-        yield from _in_workers(waiting, workforce.workers, stop)
+        yield from _in_workers(waiting, options.workers, stop)
 
 
 def _here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
-    """Write shards in this process as long as ``workers`` do not promise to be faster."""
+    """Writes shards in this process as long as ``workers`` do not promise to be faster."""
     started, done = time.monotonic(), 0
     while waiting:
         left_s = (time.monotonic() - started) / done * len(waiting) if done else 0.0
@@ -107,7 +91,7 @@ def _here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardR
 def _in_workers(
     tasks: Sequence[ShardTask], workers: int, stop: StopRequest
 ) -> Iterator[tuple[int, ShardReport]]:
-    """Write shards in so many worker processes, 0 is one per core."""
+    """Writes shards in ``workers`` processes; 0 is one per core."""
     # joblib takes 0.2 s to import and workers some seconds to start: only where they are used.
     import joblib
     from joblib.externals.loky import get_reusable_executor

@@ -1,8 +1,8 @@
-"""One part of a preparation for each job of a batch queue: ``--part 3/16``, then ``--merge``.
+"""Divide a preparation among the jobs of a batch queue: ``--part 3/16``, then ``--merge``.
 
-Which shards belong to a part follows from their numbers alone, so jobs need not know of each
-other, and one that was killed is run again. Parts take turns, because shards of one kind (the
-large files, the long videos) often lie together in a corpus.
+Which shards belong to a job follows from their numbers alone, so jobs need not know of each
+other, and one that was killed is run again. Jobs take every n-th shard, because shards of one kind
+(large files, long videos) often lie together in a corpus.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elastictool.data.shards import ShardReport, ShardTask, finished
+from elastictool.data.plan import ShardTask
+from elastictool.data.shards import ShardReport, finished
 from elastictool.utils.errors import ElasticToolError, UsageError
 
 _SHOWN = 5
@@ -19,17 +20,17 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class JobShard:
-    """Every ``count``-th shard from the ``index``-th on, counted from 1."""
+    """The work of one job: every ``count``-th shard from the ``index``-th on, counted from 1."""
 
     index: int
     count: int
 
     @classmethod
     def parse(cls, text: str) -> JobShard:
-        """``3/16``.
+        """Parses ``3/16``.
 
         Raises:
-            UsageError: It is nothing like that.
+            UsageError: It has another form.
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -40,12 +41,12 @@ class JobShard:
         return f"{self.index}/{self.count}"
 
     def of(self, tasks: Sequence[ShardTask]) -> list[ShardTask]:
-        """The tasks of this part."""
+        """Returns the tasks of this job."""
         return list(tasks[self.index - 1 :: self.count])
 
 
 def all_reports(tasks: Sequence[ShardTask]) -> list[ShardReport]:
-    """The reports of all shards, in order.
+    """Returns the reports of all shards, in order.
 
     Raises:
         ElasticToolError: Some are not finished.

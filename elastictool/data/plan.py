@@ -1,7 +1,7 @@
-"""What to prepare, before anything is read: which clips, in which shards, under which name.
+"""Plan a preparation before anything is read: which clips, in which shards, under which name.
 
-Everything here follows from the listing and the settings alone, so that any machine and any
-number of workers plan the same. The fingerprint says whether two plans are one.
+Everything here follows from the listing and the options alone, so that any machine and any
+number of workers plan the same. Equal fingerprints mean equal plans.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
-from elastictool.corpora.base import Corpus, Listing, SourceClip
-from elastictool.corpora.warnings import missing_files
-from elastictool.data.shards import PrepSettings, ShardTask
-from elastictool.data.store import FORMAT
+from elastictool.corpora.base import CORPORA, Corpus, Listing, SourceClip
+from elastictool.corpora.names import make_readable
+from elastictool.corpora.warnings import listing_warnings, missing_files, strange_paths
+from elastictool.data.options import PrepOptions, StorageOptions
+from elastictool.data.store import FORMAT, shard_name
 from elastictool.utils.errors import UsageError
+from elastictool.utils.io import PROGRESS_FOLDER
 from elastictool.utils.rng import clip_rng
 
 _SHARDS_WANTED = 32
@@ -28,11 +30,110 @@ _CLIPS_PER_SHARD = (16, 1024)
 _CLIPS_PER_DIGEST = 4096
 
 
+@dataclass(frozen=True)
+class ShardTask:
+    """Everything that a worker needs to write one shard.
+
+    Attributes:
+        index: Number of the shard, from 0.
+        folder: Folder of the dataset.
+        fingerprint: Of the plan.
+        corpus: Name of the corpus.
+        root: Where the corpus lies.
+        clips: The clips of this shard.
+        storage: What to store.
+        measured: Ids of the clips that count for the statistics; None are all of them.
+    """
+
+    index: int
+    folder: Path
+    fingerprint: str
+    corpus: str
+    root: Path
+    clips: tuple[SourceClip, ...]
+    storage: StorageOptions
+    measured: frozenset[str] | None = None
+
+    def absolute(self) -> ShardTask:
+        """Returns the same task for a process with another working directory."""
+        return replace(self, folder=self.folder.absolute(), root=self.root.absolute())
+
+    @property
+    def path(self) -> Path:
+        """The shard's file."""
+        return self.folder / shard_name(self.index)
+
+    @property
+    def sidecar(self) -> Path:
+        """The file that says that the shard is finished."""
+        return self.folder / PROGRESS_FOLDER / f"shard-{self.index:05d}.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A listed corpus, cut into shards.
+
+    Attributes:
+        options: What was asked for.
+        corpus: The corpus.
+        listing: Its clips, after ``limit``.
+        folder: Folder of the dataset.
+        fingerprint: Hash of everything that decides what the prepared data says.
+        tasks: The shards.
+    """
+
+    options: PrepOptions
+    corpus: Corpus
+    listing: Listing
+    folder: Path
+    fingerprint: str
+    tasks: list[ShardTask]
+
+
+def plan(options: PrepOptions) -> Plan:
+    """Lists a corpus and cuts it into shards.
+
+    Raises:
+        UsageError: The corpus is not there, or its name cannot name a dataset.
+    """
+    corpus = CORPORA[options.dataset]
+    listing = corpus.list_clips(options.root, options.corpus)
+    make_readable(listing)
+    listing.warnings += strange_paths(listing.missing)
+    _check_listing(corpus, listing)
+    listing.warnings += listing_warnings(listing)
+    listing.clips = limited(listing.clips, options.limit)
+    folder = options.out / _checked_name(options.name or file_name(listing.name))
+    measured = measured_clips(listing.clips, options.storage, options.corpus.seed)
+    fingerprint = _fingerprint(corpus, listing, options.storage, measured)
+    tasks = [
+        ShardTask(
+            index=index,
+            folder=folder,
+            fingerprint=fingerprint,
+            corpus=corpus.name,
+            root=listing.root,
+            clips=tuple(clips),
+            storage=options.storage,
+            measured=None if measured is None else measured & {clip.id for clip in clips},
+        )
+        for index, clips in enumerate(cut_into_shards(listing.clips))
+    ]
+    return Plan(options, corpus, listing, folder, fingerprint, tasks)
+
+
+def cut_into_shards(clips: Sequence[SourceClip]) -> list[Sequence[SourceClip]]:
+    """Cuts the clip list into about 32 shards of 16 to 1,024 clips each."""
+    smallest, largest = _CLIPS_PER_SHARD
+    size = min(max(math.ceil(len(clips) / _SHARDS_WANTED), smallest), largest)
+    return [clips[at : at + size] for at in range(0, len(clips), size)]
+
+
 def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
-    """``limit`` clips for a quick look.
+    """Returns ``limit`` clips for a quick look.
 
     They are shared among (split, fold) in proportion and taken by turns of class: every class
-    gives its first clip, then its second, and so on, and the next (split, fold) goes on with the
+    gives its first clip, then its second, and so on, and the next (split, fold) continues with the
     class at which the last one stopped. The listing's order is kept. 0, or more than there are,
     takes all.
     """
@@ -51,7 +152,7 @@ def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
 
 
 def _quotas(sizes: Sequence[int], limit: int) -> list[int]:
-    """Shares of ``limit`` in proportion to ``sizes`` (largest remainder)."""
+    """Returns shares of ``limit`` in proportion to ``sizes`` (largest remainder)."""
     exact = [size * limit / sum(sizes) for size in sizes]
     quotas = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(sizes)), key=lambda i: quotas[i] - exact[i])
@@ -61,7 +162,7 @@ def _quotas(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def _by_turns(part: Sequence[int], ranks: Sequence[int]) -> list[int]:
-    """``part`` in the order: first of each rank, second of each rank, ..."""
+    """Returns ``part`` in the order: first of each rank, second of each rank, ..."""
     turn: Counter[int] = Counter()
     keyed = []
     for index, rank in zip(part, ranks, strict=True):
@@ -70,50 +171,23 @@ def _by_turns(part: Sequence[int], ranks: Sequence[int]) -> list[int]:
     return [index for *_, index in sorted(keyed)]
 
 
-def plan_shards(
-    listing: Listing,
-    folder: Path,
-    fingerprint: str,
-    corpus: str,
-    settings: PrepSettings,
-    measured: frozenset[str] | None = None,
-) -> list[ShardTask]:
-    """Cut the clip list into shards: about 32, of 16 to 1,024 clips each."""
-    smallest, largest = _CLIPS_PER_SHARD
-    size = min(max(math.ceil(len(listing.clips) / _SHARDS_WANTED), smallest), largest)
-    parts = [listing.clips[at : at + size] for at in range(0, len(listing.clips), size)]
-    return [
-        ShardTask(
-            index=index,
-            folder=folder,
-            fingerprint=fingerprint,
-            corpus=corpus,
-            root=listing.root,
-            clips=tuple(clips),
-            settings=settings,
-            measured=None if measured is None else measured & {clip.id for clip in clips},
-        )
-        for index, clips in enumerate(parts)
-    ]
-
-
 def measured_clips(
-    clips: Sequence[SourceClip], settings: PrepSettings, seed: int
+    clips: Sequence[SourceClip], storage: StorageOptions, seed: int
 ) -> frozenset[str] | None:
-    """Ids of the clips on which mean and deviation are measured; None are all.
+    """Returns the ids of the clips on which mean and deviation are measured; None are all.
 
     They are drawn from the training split, or from all clips where there is none.
     """
-    if not settings.stats_clips:
+    if not storage.stats_clips:
         return None
     training = [clip.id for clip in clips if clip.split == "train"] or [clip.id for clip in clips]
-    count = min(settings.stats_clips, len(training))
+    count = min(storage.stats_clips, len(training))
     drawn = clip_rng(seed, 0, 0, "statistics").choice(len(training), count, replace=False)
     return frozenset(training[index] for index in drawn)
 
 
-def check_listing(corpus: Corpus, listing: Listing) -> None:
-    """Hold the corpus to its contract.
+def _check_listing(corpus: Corpus, listing: Listing) -> None:
+    """Checks that the corpus keeps its contract.
 
     Raises:
         UsageError: It found no clips.
@@ -132,16 +206,11 @@ def check_listing(corpus: Corpus, listing: Listing) -> None:
 
 
 def file_name(name: str) -> str:
-    """A folder's name as the name of a dataset."""
+    """Returns a folder's name as the name of a dataset."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "dataset"
 
 
-def checked_name(name: str) -> str:
-    """``name``, if it can name a dataset.
-
-    Raises:
-        UsageError: It cannot.
-    """
+def _checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise UsageError(
             f"{name!r} cannot name a dataset", "use letters, digits, '.', '_' and '-' only"
@@ -149,16 +218,16 @@ def checked_name(name: str) -> str:
     return name
 
 
-def clip_list_fingerprint(
+def _fingerprint(
     corpus: Corpus,
     listing: Listing,
-    settings: PrepSettings,
-    measured: frozenset[str] | None = None,
+    storage: StorageOptions,
+    measured: frozenset[str] | None,
 ) -> str:
-    """Hash of everything that decides what the prepared data says."""
-    chosen = asdict(settings)
+    """Returns a hash of everything that decides what the prepared data says."""
+    chosen = asdict(storage)
     if not chosen["stats_clips"]:
-        del chosen["stats_clips"]  # younger than datasets that have a fingerprint without it
+        del chosen["stats_clips"]
     digest = hashlib.sha256()
     head = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
     notes = [*([listing.drawn] if listing.drawn else []), *listing.notes]

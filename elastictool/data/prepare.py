@@ -1,7 +1,7 @@
-"""From a corpus to prepared data: list, plan, write shards in parallel, sum up.
+"""Prepare a corpus: plan, write shards in parallel, sum up.
 
 Shard boundaries follow from the clip list alone, each shard is written by one worker, and all
-that ends up in ``dataset.json`` is summed in shard order: any number of workers, parts or machines
+that ends up in ``dataset.json`` is summed in shard order: any number of workers, jobs or machines
 and any number of killed and repeated runs leave the same bytes. A rejected clip never stops the
 run. A lock in the folder keeps a second preparation out while one is at work; each job shard has
 a lock of its own.
@@ -10,31 +10,16 @@ a lock of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing
-from elastictool.corpora.names import make_readable
-from elastictool.corpora.warnings import (
-    doubtful_labels,
-    other_number_of_classes,
-    strange_paths,
-)
-from elastictool.data.executor import Executor, write_shards
+from elastictool.data.executor import write_shards
 from elastictool.data.job_shards import JobShard, all_reports
-from elastictool.data.plan import (
-    check_listing,
-    checked_name,
-    clip_list_fingerprint,
-    file_name,
-    limited,
-    measured_clips,
-    plan_shards,
-)
-from elastictool.data.shards import PrepSettings, ShardReport, ShardTask
-from elastictool.data.store import DATA_ROOT, DatasetInfo, PreparedStore
+from elastictool.data.options import PrepOptions
+from elastictool.data.plan import Plan, plan
+from elastictool.data.shards import ShardReport
+from elastictool.data.store import DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
 from elastictool.utils.errors import UsageError, WriteError, write_error
 from elastictool.utils.io import INFO_NAME, LOCK_NAME, PROGRESS_FOLDER, remove_temporaries
@@ -47,97 +32,21 @@ _LOCKED_HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be prepared, and into which folder."""
-
-    corpus: Corpus
-    listing: Listing
-    settings: PrepSettings
-    folder: Path
-    fingerprint: str
-    tasks: list[ShardTask]
+def prepare(options: PrepOptions, progress: Progress = SILENT) -> PreparedStore:
+    """Plans (``plan``) and carries out (``carry_out``) a preparation."""
+    return carry_out(plan(options), progress)
 
 
-def plan(
-    corpus_name: str,
-    root: Path | None = None,
-    out: Path = DATA_ROOT,
-    *,
-    name: str = "",
-    options: CorpusOptions = CorpusOptions(),
-    settings: PrepSettings = PrepSettings(),
-    limit: int = 0,
-) -> Plan:
-    """List a corpus and cut it into shards.
-
-    Args:
-        corpus_name: One of ``CORPORA``.
-        root: Where the corpus lies; None is its default place.
-        out: Folder of all prepared datasets.
-        name: Name of this one; empty takes the listing's.
-        options: What to list.
-        settings: What to store.
-        limit: Number of clips to prepare (``limited``); 0 is all.
-
-    Raises:
-        UsageError: The corpus is not there.
-    """
-    corpus = CORPORA[corpus_name]
-    listing = corpus.list_clips(root, options)
-    make_readable(listing)
-    listing.warnings += strange_paths(listing.missing)
-    check_listing(corpus, listing)
-    listing.warnings += [*doubtful_labels(listing), *other_number_of_classes(listing)]
-    listing.clips = limited(listing.clips, limit)
-    folder = out / checked_name(name or file_name(listing.name))
-    measured = measured_clips(listing.clips, settings, options.seed)
-    fingerprint = clip_list_fingerprint(corpus, listing, settings, measured)
-    tasks = plan_shards(listing, folder, fingerprint, corpus.name, settings, measured)
-    return Plan(corpus, listing, settings, folder, fingerprint, tasks)
-
-
-def prepare(
-    corpus_name: str,
-    root: Path | None = None,
-    out: Path = DATA_ROOT,
-    *,
-    name: str = "",
-    options: CorpusOptions = CorpusOptions(),
-    settings: PrepSettings = PrepSettings(),
-    limit: int = 0,
-    workers: int = 1,
-    scheduler: str = "",
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> PreparedStore:
-    """Plan (``plan``) and carry out (``carry_out``) in one."""
-    planned = plan(
-        corpus_name, root, out, name=name, options=options, settings=settings, limit=limit
-    )
-    return carry_out(planned, Executor(workers, scheduler), overwrite, progress)
-
-
-def carry_out(
-    plan: Plan,
-    workforce: Executor = Executor(),
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> PreparedStore:
-    """Prepare what was planned; continues an unfinished run, leaves a finished one.
-
-    Args:
-        plan: What to prepare.
-        workforce: Who does it.
-        overwrite: Replace another dataset of this name.
-        progress: Where to show how far it is.
+def carry_out(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
+    """Prepares what was planned; continues an unfinished run, leaves a finished one.
 
     Raises:
         UsageError: The folder holds something else, or another process is at work there.
         ElasticToolError: All clips were rejected, or the target cannot be written.
-        Interrupted: Stopped by Ctrl-C or SIGTERM; finished shards stay and are taken over.
+        Interrupted: Stopped by Ctrl-C or SIGTERM; finished shards stay and are kept.
     """
     _check_folder(plan.folder)
+    overwrite = plan.options.overwrite
     if not overwrite and _is_finished(plan) and not (plan.folder / PROGRESS_FOLDER).exists():
         return _finished_before(plan, progress)
     with _alone(plan.folder):
@@ -146,18 +55,15 @@ def carry_out(
         if _is_finished(plan):
             clean(plan.folder)
             return _finished_before(plan, progress)
-        reports = write_shards(plan.tasks, workforce, progress)
-        _finish(plan, reports)
+        finish(plan, write_shards(plan.tasks, plan.options, progress))
     return PreparedStore.open(plan.folder)
 
 
-def prepare_job_shard(
-    plan: Plan, part: JobShard, workforce: Executor = Executor(), progress: Progress = SILENT
-) -> list[ShardReport]:
-    """Write the shards of one part; ``merge`` makes a dataset of all parts.
+def prepare_job_shard(plan: Plan, part: JobShard, progress: Progress = SILENT) -> list[ShardReport]:
+    """Writes the shards of one job; ``merge`` makes a dataset of those of all jobs.
 
     Raises:
-        UsageError: As ``carry_out``; other parts may be at work.
+        UsageError: As ``carry_out``; other jobs may be at work.
         ElasticToolError: The target cannot be written.
         Interrupted: As ``carry_out``.
     """
@@ -167,17 +73,15 @@ def prepare_job_shard(
         progress.log(f"part {part} of {plan.folder} has nothing to do")
         return []
     with _one_of_many(plan.folder, part):
-        if _is_finished(plan):
-            return []
-        return write_shards(tasks, workforce, progress)
+        return [] if _is_finished(plan) else write_shards(tasks, plan.options, progress)
 
 
 def merge(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
-    """Make a dataset of the shards that all parts have written.
+    """Makes a dataset of the shards that all jobs have written.
 
     Raises:
         UsageError: As ``carry_out``.
-        ElasticToolError: Some part is not finished, or all clips were rejected.
+        ElasticToolError: Some job is not finished, or all clips were rejected.
     """
     _check_folder(plan.folder)
     if _is_finished(plan):
@@ -185,12 +89,8 @@ def merge(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
     if not (plan.folder / PROGRESS_FOLDER).exists():
         raise UsageError(f"{plan.folder} holds no parts", "prepare them first: --part 1/2, ...")
     with _alone(plan.folder):
-        _finish(plan, all_reports(plan.tasks))
+        finish(plan, all_reports(plan.tasks))
     return PreparedStore.open(plan.folder)
-
-
-def _finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
-    finish(plan.folder, plan.corpus, plan.listing, plan.settings, plan.fingerprint, reports)
 
 
 def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
@@ -230,7 +130,7 @@ def _hold_job_shard(folder: Path, part: JobShard) -> AbstractContextManager[None
 
 
 def _make(folder: Path) -> None:
-    """Make the folder of the dataset.
+    """Makes the folder of the dataset.
 
     Raises:
         WriteError: It cannot be made, nor could anything in it.
@@ -246,7 +146,7 @@ def _make(folder: Path) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise UsageError where ``folder`` is something of another kind."""
+    """Raises UsageError where ``folder`` holds something else than a dataset."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "choose another --name or --out")
     ours = (INFO_NAME, PROGRESS_FOLDER, REJECTED_NAME)
@@ -268,13 +168,9 @@ def _is_finished(plan: Plan) -> bool:
             return True
         raise _other_dataset(folder, "another dataset or other settings")
     for sidecar in (folder / PROGRESS_FOLDER).glob("*.json"):
-        if _fingerprint_of(sidecar) != plan.fingerprint:
+        if json.loads(sidecar.read_text("utf-8")).get("fingerprint") != plan.fingerprint:
             raise _other_dataset(folder, "an unfinished dataset with other clips or settings")
     return False
-
-
-def _fingerprint_of(sidecar: Path) -> object:
-    return json.loads(sidecar.read_text(encoding="utf-8")).get("fingerprint")
 
 
 def _other_dataset(folder: Path, what: str) -> UsageError:
@@ -284,14 +180,13 @@ def _other_dataset(folder: Path, what: str) -> UsageError:
 
 
 def _remove_dataset(folder: Path) -> None:
-    """Delete what ``prepare`` writes, and nothing else.
+    """Deletes what ``prepare`` writes, and nothing else.
 
     ``dataset.json`` goes first, so that nobody reads the rest. The folder of the lock stays: it
-    marks this one as ours, so that this may be killed half-way.
+    marks a dataset, so that the next run can delete the rest if this one is killed.
     """
-    patterns = (INFO_NAME, DURATIONS_NAME, "shard-*.arrow", f"{PROGRESS_FOLDER}/*.json")
-    for pattern in patterns:
+    shards = ("shard-*.arrow", f"{PROGRESS_FOLDER}/*.json")
+    for pattern in (INFO_NAME, DURATIONS_NAME, *shards, REJECTED_NAME):
         for path in folder.glob(pattern):
             path.unlink()
     remove_temporaries(folder)
-    (folder / REJECTED_NAME).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Writing one shard: the unit of work of ``prep``.
+"""Write one shard: the unit of work of ``prep``.
 
-A shard depends on its clips and the settings alone, so any number of workers writes the same
+A shard depends on its clips and the options alone, so any number of workers writes the same
 bytes. It is written to a temporary name and renamed; then a sidecar with everything that
 ``dataset.json`` needs of it (rows, rejects, filterbank sums) says that it is finished. A killed
 run leaves finished shards with sidecars, which the next run takes over.
@@ -12,10 +12,9 @@ import json
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,45 +24,14 @@ import torch
 from elastictool.audio.formats import misnamed
 from elastictool.corpora.base import CORPORA, SourceClip
 from elastictool.data.allocator import keep_freed_memory
-from elastictool.data.ingest import PrepSettings as PrepSettings
 from elastictool.data.ingest import StoredAudio, ingest
-from elastictool.data.store import shard_name, shard_schema
+from elastictool.data.plan import ShardTask
+from elastictool.data.store import shard_schema
 from elastictool.utils.errors import AudioError
-from elastictool.utils.io import PROGRESS_FOLDER, atomic_path, readable, write_json
+from elastictool.utils.io import atomic_path, readable, write_json
 from elastictool.utils.signals import end_with_parent, leave_to_parent
 
 _BATCH_BYTES = 32 << 20
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """Everything that a worker needs to write one shard.
-
-    ``measured``: ids of the clips that count for the statistics; None are all of them.
-    """
-
-    index: int
-    folder: Path
-    fingerprint: str
-    corpus: str
-    root: Path
-    clips: tuple[SourceClip, ...]
-    settings: PrepSettings
-    measured: frozenset[str] | None = None
-
-    def absolute(self) -> ShardTask:
-        """The same task for a process that stands in another folder."""
-        return replace(self, folder=self.folder.absolute(), root=self.root.absolute())
-
-    @property
-    def path(self) -> Path:
-        """The shard."""
-        return self.folder / shard_name(self.index)
-
-    @property
-    def sidecar(self) -> Path:
-        """What says that the shard is finished."""
-        return self.folder / PROGRESS_FOLDER / f"shard-{self.index:05d}.json"
 
 
 @dataclass
@@ -78,9 +46,9 @@ class ShardReport:
         prepared: Clips per split.
         silent: Clips per split that are digital silence.
         source_rates: Clips per original rate.
-        sums: ``split``, ``fold`` -> frames, sum, sum of squares.
+        sums: For each (split, fold) in the order of their first clips: frames, sum of their
+            log-mel values, sum of squares.
         misnamed: Format of each file whose name promises another.
-        damaged: Packets that could not be decoded, of each file that has some.
         clipped: Clips per split that went beyond full scale.
         loudest: Of them, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
@@ -95,14 +63,41 @@ class ShardReport:
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, int] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
 
+    def add(self, clip: SourceClip, audio: StoredAudio) -> None:
+        """Adds one clip to the counts and to the filterbank sums."""
+        measured = audio.measured
+        self.rows += 1
+        self.digests.append(measured.digest)
+        _add_one(self.prepared, clip.split)
+        _add_one(self.source_rates, str(audio.source_rate_hz))
+        if measured.silent:
+            _add_one(self.silent, clip.split)
+        if audio.clipped_peak:
+            _add_one(self.clipped, clip.split)
+            if audio.clipped_peak > self.loudest[1]:
+                self.loudest = (clip.id, audio.clipped_peak)
+        if measured.frames:
+            one = (clip.split, clip.fold, measured.frames, measured.sum, measured.sum_of_squares)
+            self.sums = add_sums([*self.sums, one])
+
+
+def add_sums(
+    sums: Iterable[tuple[str, int, int, float, float]],
+) -> list[tuple[str, int, int, float, float]]:
+    """Adds (frames, sum, sum of squares) of each (split, fold), in the order given."""
+    totals: dict[tuple[str, int], tuple[int, float, float]] = {}
+    for split, fold, frames, total, squares in sums:
+        before = totals.get((split, fold), (0, 0.0, 0.0))
+        totals[split, fold] = (before[0] + frames, before[1] + total, before[2] + squares)
+    return [(*key, *totals[key]) for key in totals]
+
 
 def finished(task: ShardTask) -> ShardReport | None:
-    """The report of a shard that an earlier run has finished, else None."""
+    """Returns the report of a shard that an earlier run has finished, else None."""
     try:
         report = ShardReport(**json.loads(task.sidecar.read_text(encoding="utf-8")))
         whole = task.path.stat().st_size == report.num_bytes
@@ -112,34 +107,32 @@ def finished(task: ShardTask) -> ShardReport | None:
 
 
 def write_shard(task: ShardTask) -> ShardReport:
-    """Decode, check, resample, encode and store the clips of one shard.
+    """Decodes, checks, resamples, encodes and stores the clips of one shard.
 
-    A clip that cannot be used is recorded with its reason, and the shard goes on.
+    A clip that cannot be used is recorded with its reason, and the shard continues.
 
     Raises:
         ElasticToolError: The target cannot be written.
     """
     keep_freed_memory()
     report = ShardReport(task.fingerprint)
-    sums: dict[tuple[str, int], tuple[int, float, float]] = {}
-    schema = shard_schema(task.settings.fbank.sample_rate_hz, task.fingerprint)
+    schema = shard_schema(task.storage.fbank.sample_rate_hz, task.fingerprint)
     with _one_thread(), atomic_path(task.path) as temporary:
         place = os.fsencode(temporary)  # Arrow takes a name that is not text as bytes only
         with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for batch in _batches(_rows(task, report, sums)):
+            for batch in _batches(_rows(task, report)):
                 writer.write_batch(_record_batch(batch, schema))
         report.num_bytes = temporary.stat().st_size
-    report.sums = [(*key, *sums[key]) for key in sorted(sums)]
     write_json(task.sidecar, asdict(report))
     return report
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one thread: workers are the parallelism, and sums must not depend on it.
+    """Runs torch on one thread: workers are the parallelism, and sums must not depend on it.
 
-    Threads of a worker process write shards side by side: none of them may put back what another
-    found, and they have nothing else to do.
+    Only the main thread restores the number: threads of a worker process write shards at the same
+    time, and do nothing else.
     """
     if threading.current_thread() is not threading.main_thread():
         torch.set_num_threads(1)
@@ -154,7 +147,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Group rows into record batches of bounded size, so that memory is bounded too.
+    """Groups rows into record batches of bounded size, so that memory is bounded too.
 
     A clip that waits on disk is a batch of its own.
     """
@@ -175,7 +168,7 @@ def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """The rows as Arrow; the bytes of a memory map are written from where they lie."""
+    """Returns the rows as Arrow; the bytes of a memory map are written from where they lie."""
     audio = rows[0]["audio"]
     if not isinstance(audio["bytes"], mmap.mmap):
         return pa.RecordBatch.from_pylist(rows, schema=schema)
@@ -193,82 +186,35 @@ def _record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _rows(
-    task: ShardTask,
-    report: ShardReport,
-    sums: dict[tuple[str, int], tuple[int, float, float]],
-) -> Iterator[dict[str, Any]]:
+def _rows(task: ShardTask, report: ShardReport) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the clips that can be used, and reports all clips."""
     corpus = CORPORA[task.corpus]
     for clip in task.clips:
+        path = readable(clip.path)
         try:
-            measured = task.measured is None or clip.id in task.measured
-            audio = ingest(corpus, clip, task.root, task.settings, task.folder, measured)
+            audio = ingest(corpus, clip, task)
         except (AudioError, OSError) as error:
-            reason = readable(_reason(task, clip, error))
-            report.rejected.append((clip.id, readable(clip.path), reason, clip.split))
+            text = error.message if isinstance(error, AudioError) else error.strerror or str(error)
+            # The path has a column of its own, and may differ by machine.
+            reason = readable(text.removeprefix(f"{task.root / clip.path}: "))
+            report.rejected.append((clip.id, path, reason, clip.split))
             continue
-        _note_name(task, report, clip)
-        if audio.damaged_packets:
-            path = readable(clip.path)
-            report.damaged[path] = report.damaged.get(path, 0) + audio.damaged_packets
-        _count(report, sums, clip, audio)
-        yield _row(clip, audio, task.settings)
-
-
-def _note_name(task: ShardTask, report: ShardReport, clip: SourceClip) -> None:
-    """Remember a file whose ending promises another format than it holds."""
-    found = misnamed(task.root / clip.path) if clip.path else ""
-    if found:
-        report.misnamed[readable(clip.path)] = found
-
-
-def _reason(task: ShardTask, clip: SourceClip, error: AudioError | OSError) -> str:
-    """What is wrong, without the path: it has a column of its own, and may differ by machine."""
-    text = error.message if isinstance(error, AudioError) else error.strerror or str(error)
-    return text.removeprefix(f"{task.root / clip.path}: ")
-
-
-def _row(clip: SourceClip, audio: StoredAudio, settings: PrepSettings) -> dict[str, Any]:
-    return {
-        "id": clip.id,
-        "audio": {"bytes": audio.content, "path": f"{clip.id}.{settings.encoding}"},
-        "num_samples": audio.num_samples,
-        "sample_rate_hz": settings.fbank.sample_rate_hz,
-        "labels": list(clip.labels),
-        "split": clip.split,
-        "fold": clip.fold,
-        "group": clip.group,
-        "source": readable(clip.path),
-        "start": clip.start_s,
-        "stop": clip.stop_s,
-    }
-
-
-def _count(
-    report: ShardReport,
-    sums: dict[tuple[str, int], tuple[int, float, float]],
-    clip: SourceClip,
-    audio: StoredAudio,
-) -> None:
-    """Add one clip to the counts and to the filterbank sums."""
-    report.rows += 1
-    report.digests.append(0 if audio.silent else audio.digest)
-    _add_one(report.prepared, clip.split)
-    _add_one(report.source_rates, str(audio.source_rate_hz))
-    if audio.silent:
-        _add_one(report.silent, clip.split)
-    if audio.clipped_peak:
-        _add_one(report.clipped, clip.split)
-        if audio.clipped_peak > report.loudest[1]:
-            report.loudest = (clip.id, audio.clipped_peak)
-    if not audio.frames:
-        return
-    frames, total, squares = sums.get((clip.split, clip.fold), (0, 0.0, 0.0))
-    sums[clip.split, clip.fold] = (
-        frames + audio.frames,
-        total + audio.sum,
-        squares + audio.sum_of_squares,
-    )
+        if clip.path and (kind := misnamed(task.root / clip.path)):
+            report.misnamed[path] = kind
+        report.add(clip, audio)
+        yield {
+            "id": clip.id,
+            "audio": {"bytes": audio.content, "path": f"{clip.id}.{task.storage.encoding}"},
+            "num_samples": audio.num_samples,
+            "sample_rate_hz": task.storage.fbank.sample_rate_hz,
+            "labels": list(clip.labels),
+            "split": clip.split,
+            "fold": clip.fold,
+            "group": clip.group,
+            "source": path,
+            "start": clip.start_s,
+            "stop": clip.stop_s,
+        }
 
 
 def _add_one(counts: dict[str, int], key: str) -> None:
@@ -276,7 +222,7 @@ def _add_one(counts: dict[str, int], key: str) -> None:
 
 
 def write_in_worker(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
-    """One shard, here or in a worker of the process ``parent_pid``."""
+    """Writes one shard, here or in a worker of the process ``parent_pid``."""
     if os.getpid() != parent_pid:
         leave_to_parent()
         end_with_parent(parent_pid)

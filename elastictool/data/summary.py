@@ -1,11 +1,10 @@
-"""The end of ``prep``: what all shards together say goes into ``dataset.json``.
+"""Finish ``prep``: write what all shards together say into ``dataset.json``.
 
-Sums are added in shard order, so that their rounding does not depend on who finished first.
+Sums are added in shard order, so that their rounding does not depend on which was finished first.
 """
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,125 +14,108 @@ from pathlib import Path
 import numpy as np
 
 from elastictool.audio.decode import RESAMPLER
-from elastictool.corpora.base import Corpus, Listing, SourceClip
+from elastictool.corpora.base import Listing, SourceClip
 from elastictool.corpora.warnings import missing_files, some_of
-from elastictool.data.plan import measured_clips
-from elastictool.data.shards import PrepSettings, ShardReport
+from elastictool.data.plan import Plan, measured_clips
+from elastictool.data.shards import ShardReport, add_sums
 from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts
 from elastictool.utils.errors import ElasticToolError, RejectedItemsError
 from elastictool.utils.io import (
     INFO_NAME,
     PROGRESS_FOLDER,
-    atomic_path,
     readable,
     remove_temporaries,
     write_json,
+    write_rows,
 )
 
 REJECTED_NAME = "rejected.csv"
 
 
-def finish(
-    folder: Path,
-    corpus: Corpus,
-    listing: Listing,
-    settings: PrepSettings,
-    fingerprint: str,
-    reports: Sequence[ShardReport],
-) -> None:
-    """Write ``rejected.csv`` and, last of all, ``dataset.json``.
+def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
+    """Writes ``rejected.csv`` and, last of all, ``dataset.json``.
 
     Raises:
         ElasticToolError: No clip could be used, or the target cannot be written.
     """
-    _write_rejected(folder / REJECTED_NAME, listing, reports)
-    rows = sum(report.rows for report in reports)
-    if not rows:
-        _remove_shards(folder)
-        clip_id, _, reason, _ = reports[0].rejected[0]
+    folder, listing, storage = plan.folder, plan.listing, plan.options.storage
+    missing = [(clip.id, clip.path, "missing") for clip in listing.missing]
+    rejected = [row for report in reports for row in report.rejected]
+    columns = ("id", "path", "reason")
+    rows = [dict(zip(columns, row, strict=False)) for row in (*missing, *rejected)]
+    write_rows(folder / REJECTED_NAME, columns, rows)
+    num_clips = sum(report.rows for report in reports)
+    if not num_clips:
+        for path in folder.glob("shard-*.arrow"):  # so that the next run tries again
+            path.unlink()
+        clean(folder)
+        clip_id, _, reason, _ = rejected[0]
         raise ElasticToolError(
             f"all {len(listing.clips)} clips were rejected; the first, {clip_id}: {reason}",
             f"{folder / REJECTED_NAME} lists them all",
         )
+    sums = add_sums(row for report in reports for row in report.sums)
     info = DatasetInfo(
         name=folder.name,
-        corpus=corpus.name,
+        corpus=plan.corpus.name,
         label_names=listing.label_names,
         multi_label=listing.multi_label,
-        sample_rate_hz=settings.fbank.sample_rate_hz,
-        encoding=settings.encoding,
-        channel=str(settings.channel),
+        sample_rate_hz=storage.fbank.sample_rate_hz,
+        encoding=storage.encoding,
+        channel=str(storage.channel),
         resampler=RESAMPLER,
         source_rates=_total(report.source_rates for report in reports),
-        fingerprint=fingerprint,
-        num_clips=rows,
+        fingerprint=plan.fingerprint,
+        num_clips=num_clips,
         num_shards=len(reports),
         splits=_split_counts(listing, reports),
-        fbank_config=asdict(settings.fbank),
-        fbank_sums=_fbank_sums(reports),
+        fbank_config=asdict(storage.fbank),
+        fbank_sums=[FbankSums(*row) for row in sorted(sums)],
         notes=[
-            *(*listing.notes, *listing.warnings),
-            *(*_notes(listing, settings), *_misnamed(reports), *_damaged(reports)),
-            *_clipped(reports),
-            *(*_alike(listing, reports), *_emptied(listing, reports), *_lost(listing, reports)),
+            *(*listing.notes, *listing.warnings, *_storage_notes(plan)),
+            *(*_spread_notes(listing), *_file_notes(reports), *_stored_notes(listing, reports)),
+            *_lost(listing, rejected),
         ],
-        stats_clips=settings.stats_clips,
+        stats_clips=storage.stats_clips,
     )
     write_json(folder / INFO_NAME, info.to_json())
     clean(folder)
 
 
 def clean(folder: Path) -> None:
-    """Delete what only an unfinished dataset needs, and what killed processes left behind."""
+    """Deletes what only an unfinished dataset needs, and what killed processes left behind."""
     remove_temporaries(folder)
     shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
 
 
-def _notes(listing: Listing, settings: PrepSettings) -> Iterator[str]:
-    """What else the user should know of the prepared data."""
-    if settings.trim_silence:
+def _storage_notes(plan: Plan) -> Iterator[str]:
+    storage = plan.options.storage
+    if storage.trim_silence:
         yield "digital silence at both ends was cut off (--trim-silence)"
-    if settings.max_seconds:
-        yield f"clips were cut to their first {settings.max_seconds:g} s (--max-seconds)"
-    if settings.stats_clips:
-        count = len(measured_clips(listing.clips, settings, 0) or ())
+    if storage.max_seconds:
+        yield f"clips were cut to their first {storage.max_seconds:g} s (--max-seconds)"
+    if storage.stats_clips:
+        count = len(measured_clips(plan.listing.clips, storage, 0) or ())
         yield f"mean and deviation are of {count} drawn clips (--stats-clips)"
-    groups = _spread((clip.group, (clip.split, clip.fold)) for clip in listing.clips)
-    if groups:
-        yield (
-            f"{len(groups)} groups (videos, speakers) have clips in several splits or folds, so "
-            f"scores may be flattered: {', '.join(groups[:3])}"
-        )
-    files = _spread(
-        (clip.path, (clip.split, clip.fold)) for clip in listing.clips if not clip.group
-    )
-    if files:
-        yield (
-            f"{len(files)} files have clips in several splits or folds, so scores may be "
-            f"flattered: {readable(', '.join(files[:3]))}"
-        )
+
+
+def _spread_notes(listing: Listing) -> Iterator[str]:
+    """Yields notes on groups and files with clips in several splits or folds."""
+    clips = listing.clips
+    groups = _spread((clip.group, (clip.split, clip.fold)) for clip in clips)
+    files = _spread((clip.path, (clip.split, clip.fold)) for clip in clips if not clip.group)
+    for what, names in (("groups (videos, speakers)", groups), ("files", files)):
+        if names:
+            yield (
+                f"{len(names)} {what} have clips in several splits or folds, so scores may be "
+                f"flattered: {readable(', '.join(names[:3]))}"
+            )
 
 
 def _spread(placed: Iterable[tuple[str, tuple[str, int]]]) -> list[str]:
-    """Names that stand beside several (split, fold), sorted; empty ones are passed over."""
+    """Returns names that occur with several (split, fold), sorted; empty ones are passed over."""
     first: dict[str, tuple[str, int]] = {}
     return sorted({name for name, part in placed if name and first.setdefault(name, part) != part})
-
-
-def _remove_shards(folder: Path) -> None:
-    """Forget shards without rows, so that the next run tries again."""
-    for path in folder.glob("shard-*.arrow"):
-        path.unlink()
-    clean(folder)
-
-
-def _write_rejected(path: Path, listing: Listing, reports: Sequence[ShardReport]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("id", "path", "reason"))
-        writer.writerows((clip.id, clip.path, "missing") for clip in listing.missing)
-        for report in reports:
-            writer.writerows((row[0], row[1], row[2]) for row in report.rejected)
 
 
 def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -166,53 +148,37 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
     }
 
 
-def _misnamed(reports: Sequence[ShardReport]) -> list[str]:
-    """A note on files whose name promises another format than they hold, if there are any."""
+def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Yields notes on files with a wrong ending, and on clips that are too loud for 16 bits."""
     found = {path: kind for report in reports for path, kind in report.misnamed.items()}
-    if not found:
-        return []
-    examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
-    return [f"{len(found)} files hold another format than their ending says: {examples}"]
-
-
-def _damaged(reports: Sequence[ShardReport]) -> list[str]:
-    """A note on files with packets that could not be decoded, if there are any."""
-    found: Counter[str] = Counter()
-    for report in reports:
-        found.update(report.damaged)
-    if not found:
-        return []
-    examples = ", ".join(f"{path} ({count})" for path, count in found.most_common(3))
-    files = "1 file has" if len(found) == 1 else f"{len(found)} files have"
-    return [f"{files} packets that cannot be decoded, silence took their place: {examples}"]
-
-
-def _clipped(reports: Sequence[ShardReport]) -> list[str]:
-    """A note on clips that are too loud for 16 bits, if there are any."""
+    if found:
+        examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
+        yield f"{len(found)} files hold another format than their ending says: {examples}"
     count = sum(sum(report.clipped.values()) for report in reports)
-    if not count:
-        return []
-    name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
-    go = (
-        "clip goes beyond full scale and was"
-        if count == 1
-        else "clips go beyond full scale and were"
-    )
-    return [f"{count} {go} clipped to it; the loudest reaches {peak:.2f} times full scale: {name}"]
+    if count:
+        name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
+        go = "clip goes beyond full scale and was"
+        go = go if count == 1 else "clips go beyond full scale and were"
+        yield f"{count} {go} clipped to it; the loudest reaches {peak:.2f} times full scale: {name}"
 
 
-def _stored(listing: Listing, reports: Sequence[ShardReport]) -> list[SourceClip]:
-    """The clips that were stored, in the order of their rows."""
+def _stored_notes(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Yields notes on equal recordings, and on splits and labels of which nothing is left."""
     rejected = {row[0] for report in reports for row in report.rejected}
-    return [clip for clip in listing.clips if clip.id not in rejected]
+    stored = [clip for clip in listing.clips if clip.id not in rejected]
+    yield from _alike(stored, [digest for report in reports for digest in report.digests])
+    splits = {clip.split for clip in listing.clips} - {clip.split for clip in stored}
+    if splits:
+        yield f"no clip of these splits could be used: {', '.join(sorted(splits))}"
+    left = {label for clip in stored for label in clip.labels}
+    labels = sorted({label for clip in listing.clips for label in clip.labels} - left)
+    if labels:
+        yield f"no clip of these labels could be used: {some_of(labels)}"
 
 
-def _alike(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Notes on recordings that hold the same samples under several names, if there are any."""
-    clips = _stored(listing, reports)
-    digests = np.array([digest for report in reports for digest in report.digests], dtype=np.uint64)
-    if len(digests) != len(clips):  # shards that an older version had finished
-        return
+def _alike(clips: Sequence[SourceClip], hashes: Sequence[int]) -> Iterator[str]:
+    """Yields notes on recordings that hold the same samples under several names."""
+    digests = np.array(hashes, dtype=np.uint64)
     _, first, which = np.unique(digests, return_index=True, return_inverse=True)
     first = first[which]
     repeats = np.flatnonzero((first != np.arange(len(clips))) & (digests != 0))
@@ -234,51 +200,21 @@ def _pairs(pairs: Sequence[tuple[SourceClip, SourceClip]]) -> str:
     return readable(some_of(f"{one.id} = {other.id}" for one, other in pairs))
 
 
-def _emptied(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Notes on splits and labels of which no clip could be used, if there are any."""
-    stored = _stored(listing, reports)
-    if len(stored) == len(listing.clips):
-        return
-    splits = {clip.split for clip in listing.clips} - {clip.split for clip in stored}
-    if splits:
-        yield f"no clip of these splits could be used: {', '.join(sorted(splits))}"
-    left = {label for clip in stored for label in clip.labels}
-    labels = sorted({label for clip in listing.clips for label in clip.labels} - left)
-    if labels:
-        yield f"no clip of these labels could be used: {some_of(labels)}"
-
-
-def _lost(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Notes that name the first clips that are not there or cannot be used, if there are any."""
+def _lost(listing: Listing, rejected: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yields notes that name the first clips that are not there or cannot be used."""
     if listing.missing:
         yield missing_files(listing)
-    rejected = [f"{row[1]} ({row[2]})" for report in reports for row in report.rejected]
     if rejected:
         were = "clip was" if len(rejected) == 1 else "clips were"
-        yield f"{len(rejected)} {were} rejected: {some_of(rejected)}"
-
-
-def _fbank_sums(reports: Sequence[ShardReport]) -> list[FbankSums]:
-    """Add the shards' sums in shard order, so that rounding is always the same."""
-    totals: dict[tuple[str, int], FbankSums] = {}
-    for report in reports:
-        for split, fold, frames, total, squares in report.sums:
-            before = totals.get((split, fold), FbankSums(split, fold, 0, 0.0, 0.0))
-            totals[split, fold] = FbankSums(
-                split,
-                fold,
-                before.frames + frames,
-                before.sum + total,
-                before.sum_of_squares + squares,
-            )
-    return [totals[key] for key in sorted(totals)]
+        some = some_of(f"{row[1]} ({row[2]})" for row in rejected)
+        yield f"{len(rejected)} {were} rejected: {some}"
 
 
 def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True) -> None:
-    """Complain if more than ``max_share`` of the clips were rejected, or are missing.
+    """Raises if more than ``max_share`` of the clips were rejected, or are missing.
 
     A file that a user's own list names has to be there as much as it has to be readable. Copies
-    of published corpora lack some of the published clips: that is told, and no fault.
+    of published corpora may lack some of the published clips: a note says so.
 
     Args:
         info: Of the prepared data.
@@ -286,7 +222,7 @@ def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True
         missing_too: False where only some of those that are there were prepared.
 
     Raises:
-        RejectedItemsError: They were.
+        RejectedItemsError: More clips are lost than allowed.
     """
     is_published = any(counts.expected for counts in info.splits.values())
     missing = info.missing if missing_too and not is_published else 0

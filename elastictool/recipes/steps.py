@@ -53,21 +53,23 @@ def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
 def _prep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
+    from elastictool.data.options import PrepOptions, StorageOptions
     from elastictool.data.prepare import prepare
-    from elastictool.data.shards import PrepSettings
 
     settings = step.settings
     try:
         store = prepare(
-            settings["corpus"],
-            step.reads.get("root"),
-            step.path.parent,
-            name=step.path.name,
-            options=CorpusOptions(task=settings["task"], subset=settings["subset"]),
-            settings=PrepSettings(fbank=frontend_config(settings["frontend"])),
-            limit=settings["limit"],
-            workers=1 if settings["limit"] else 0,  # a few clips are not worth processes
-            progress=progress,
+            PrepOptions(
+                settings["corpus"],
+                step.reads.get("root"),
+                step.path.parent,
+                name=step.path.name,
+                corpus=CorpusOptions(task=settings["task"], subset=settings["subset"]),
+                storage=StorageOptions(fbank=frontend_config(settings["frontend"])),
+                limit=settings["limit"],
+                workers=1 if settings["limit"] else 0,
+            ),
+            progress,
         )
     except UsageError as error:
         if not step.path.is_dir():

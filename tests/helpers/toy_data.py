@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastictool.corpora.base import CorpusOptions
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 
@@ -40,7 +40,7 @@ def toy_store(folder: Path) -> PreparedStore:
     """The toy recordings, prepared under ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     listing = write_toy_recordings(folder)
-    return prepare("csv", listing, folder / "data", name="toy", options=CorpusOptions())
+    return prepare(PrepOptions("csv", listing, folder / "data", name="toy"))
 
 
 def hide_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

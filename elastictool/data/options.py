@@ -1,0 +1,62 @@
+"""The options of ``prep``, as one value that is passed from the command to the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from elastictool.config import FbankConfig
+from elastictool.corpora.base import CorpusOptions
+from elastictool.data.store import DATA_ROOT
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """What the stored audio is.
+
+    Attributes:
+        encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
+        channel: ``mean`` of all, or a channel counted from 0.
+        trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
+        max_seconds: Seconds to keep from the start; 0 keeps all.
+        fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
+        stats_clips: Number of training clips to measure, drawn with a seed; 0 measures all clips.
+    """
+
+    encoding: Literal["flac", "wav"] = "flac"
+    channel: str | int = "mean"
+    trim_silence: bool = False
+    max_seconds: float = 0.0
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+    stats_clips: int = 0
+
+
+@dataclass(frozen=True)
+class PrepOptions:
+    """What to prepare, how to store it and who does the work.
+
+    Attributes:
+        dataset: Name of the corpus.
+        root: Where the corpus lies; None is its default place.
+        out: Folder of all prepared datasets.
+        name: Name of this one; empty takes the listing's.
+        corpus: Task, subset and seed.
+        storage: What to store.
+        limit: Number of clips to prepare (``limited``); 0 is all.
+        workers: Processes, 1 works in this process; 0 begins in this process and continues with
+            one per core where that saves time.
+        scheduler: Address of a Dask scheduler (tcp://host:8786) whose workers do it instead.
+        overwrite: Replace another dataset of this name.
+    """
+
+    dataset: str
+    root: Path | None = None
+    out: Path = DATA_ROOT
+    name: str = ""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    storage: StorageOptions = field(default_factory=StorageOptions)
+    limit: int = 0
+    workers: int = 1
+    scheduler: str = ""
+    overwrite: bool = False
