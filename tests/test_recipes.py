@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import elastictool
 from elastictool.cli import app as program
+from elastictool.config.coerce import flat_settings
 from elastictool.config.loader import read_settings, run_config
 from elastictool.config.recipe_file import recipes_root, training_recipe
 from elastictool.evaluation.points import SweepPoint
@@ -29,7 +30,6 @@ from elastictool.recipes.run import run_plan
 from elastictool.recipes.spec import SCALES, Recipe, Repeats, Scale
 from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
-from elastictool.reporting.runs import flat_settings
 from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import Interrupted, UsageError
 

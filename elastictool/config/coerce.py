@@ -18,6 +18,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+from elastictool.config.dotted import dotted
 from elastictool.config.words import explained, names_by_key, sections, unknown_key_hint
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
@@ -63,6 +64,11 @@ def to_dict(config: Any) -> dict[str, Any]:
         return [plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
 
     return typing.cast(dict[str, Any], plain(config))
+
+
+def flat_settings(config: Any) -> dict[str, Any]:
+    """Returns the plain values of a configuration by dotted key."""
+    return dotted(to_dict(config))
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:

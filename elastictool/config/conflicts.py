@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from elastictool.config.coerce import to_dict
-from elastictool.config.dotted import dotted
+from elastictool.config.coerce import flat_settings
 from elastictool.config.run import RunConfig
 from elastictool.utils.errors import UsageError
 
@@ -139,7 +138,7 @@ class _Idle(NamedTuple):
 
 
 def _without_effect(run: RunConfig) -> Iterator[_Idle]:
-    values, defaults = (dotted(to_dict(config)) for config in (run, RunConfig()))
+    values, defaults = map(flat_settings, (run, RunConfig()))
     for without in _WITHOUT:
         if not without.effect(run):
             for setting in without.settings:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from elastictool.config.coerce import from_dict, to_dict
+from elastictool.config.coerce import flat_settings, from_dict, to_dict
 from elastictool.config.conflicts import check_together, made_idle
-from elastictool.config.dotted import dotted, merged, nested
+from elastictool.config.dotted import dotted, nested
 from elastictool.config.fbank import FRONTENDS, FbankConfig
 from elastictool.config.model import PRESETS, SIZES
 from elastictool.config.recipe_file import recipe_layers
@@ -84,7 +84,7 @@ def with_settings(config: RunConfig, sets: Sequence[str]) -> RunConfig:
 
 def replaced_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """Returns ``config`` with the values of ``changes``; nothing else follows from them."""
-    return from_dict(RunConfig, nested(merged(to_dict(config), changes)))
+    return from_dict(RunConfig, nested(flat_settings(config) | dotted(changes)))
 
 
 def frontend_config(name: str) -> FbankConfig:
@@ -102,8 +102,8 @@ class Difference(NamedTuple):
     asked: Any
     found: Any
 
-    def told(self, key: str) -> str:
-        """``section.key=value (the run: value)``."""
+    def text(self, key: str) -> str:
+        """Returns ``section.key=value (the run: value)``."""
         return f"{key}={self.asked} (the run: {self.found})"
 
 
@@ -116,9 +116,8 @@ def other_settings(values: Mapping[str, Any], config: RunConfig) -> dict[str, Di
     Raises:
         UsageError: A key or value is wrong.
     """
-    wanted, start, own = (
-        dotted(to_dict(c)) for c in (run_config(values, complete=False), RunConfig(), config)
-    )
+    asked = run_config(values, complete=False)
+    wanted, start, own = map(flat_settings, (asked, RunConfig(), config))
     return {
         key: Difference(wanted[key], own[key])
         for key in _expanded(values)

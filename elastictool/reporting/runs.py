@@ -18,7 +18,7 @@ from typing import Any, Literal
 from elastictool.checkpoint.find import HOW_TO_MAKE_ONE
 from elastictool.checkpoint.run_directory import is_locked
 from elastictool.config import RunConfig
-from elastictool.config.coerce import from_dict, to_dict
+from elastictool.config.coerce import flat_settings, from_dict
 from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluation_files import (
@@ -263,19 +263,6 @@ def _key(evaluation: EvaluationFile) -> str:
     others = [] if "_" in stem else evaluation.others
     words = ", ".join(filter(None, [*others, evaluation.former]))
     return f"{stem} ({words})" if words else stem
-
-
-def flat_settings(config: RunConfig) -> dict[str, Any]:
-    """Settings by dotted name."""
-
-    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for key, value in values.items():
-            inner = walk(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-            flat.update(inner if inner is not None else {prefix + key: value})
-        return flat
-
-    return walk(to_dict(config), "")
 
 
 def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:

@@ -130,7 +130,7 @@ def _refused(path: Path, others: Mapping[str, Difference], why: str = "") -> Usa
 
 
 def _told(others: Mapping[str, Difference]) -> str:
-    return ", ".join(difference.told(key) for key, difference in others.items())
+    return ", ".join(difference.text(key) for key, difference in others.items())
 
 
 def _from_weights(path: Path) -> str:
