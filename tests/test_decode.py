@@ -224,7 +224,7 @@ def test_real_recordings_decode(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("from_hz", [RATE_HZ, 44_100])
-def test_what_goes_beyond_full_scale_is_clipped_and_told(from_hz: int) -> None:
+def test_what_goes_beyond_full_scale_is_clipped_and_reported(from_hz: int) -> None:
     loud, peaks = 6 * tone(rate_hz=from_hz), []
     (block,) = resample_blocks([loud], from_hz, RATE_HZ, peaks.append)
     assert peaks == [pytest.approx(3, rel=0.01)]

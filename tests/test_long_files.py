@@ -68,12 +68,12 @@ def test_encoding_in_blocks_gives_the_same_bytes(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("encoding", ("flac", "wav"))
-def test_what_is_told_to_be_stored_is_what_decoding_gives(encoding: Encoding) -> None:
-    told: list[Integers] = []
+def test_what_is_reported_as_stored_is_what_decoding_gives(encoding: Encoding) -> None:
+    reported: list[Integers] = []
     buffer = io.BytesIO()
     loud = 4 * noise(300_000)
-    encode_blocks(cut(loud, 4_001), 16_000, encoding, buffer, told.append)
-    assert np.array_equal(waveform_of(np.concatenate(told)), decode(buffer.getvalue())[0])
+    encode_blocks(cut(loud, 4_001), 16_000, encoding, buffer, reported.append)
+    assert np.array_equal(waveform_of(np.concatenate(reported)), decode(buffer.getvalue())[0])
 
 
 @pytest.mark.parametrize("bounds", [(0, None), (1, 40_000), (12_345, None), (0, 5)])

@@ -134,7 +134,7 @@ def _nist(raw: BinaryIO, size: int) -> str:
 
 
 def _ogg(raw: BinaryIO, size: int) -> str:
-    """The last page has to be whole and marked as the last: FFmpeg does not tell."""
+    """The last page has to be whole and marked as the last: FFmpeg does not say."""
     raw.seek(max(0, size - 2 * _OGG_LONGEST_PAGE))
     tail = raw.read()
     at = tail.rfind(b"OggS\0")

@@ -75,7 +75,7 @@ def open_sndfile(source: Source, name: str) -> Iterator[AudioReader]:
     """Opens a recording with libsndfile; ``name`` is for messages.
 
     Raises:
-        UnknownContent: libsndfile does not know it, cannot tell its length, or it holds mp3.
+        UnknownContent: libsndfile does not know it, finds no length in it, or it holds mp3.
         AudioError: It cannot be read.
     """
     with opened(source, name) as raw:

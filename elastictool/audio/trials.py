@@ -1,22 +1,21 @@
 """Tries which formats this installation can read.
 
-libsndfile and FFmpeg are built with and without codecs, so a short tone is written in every format
-and read back. Tests take their files from here too.
+libsndfile and FFmpeg are built with and without codecs, so a short tone is written in a format and
+read back. Tests take their files from here too.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import soundfile
 
 from elastictool.audio.decode import Waveform, decode
-from elastictool.audio.formats import FORMATS, Format
+from elastictool.audio.formats import Format
 from elastictool.audio.hdf5 import RATE_ATTRIBUTE
 from elastictool.utils.errors import AudioError
-from elastictool.utils.optional import describe_error, missing_extra
+from elastictool.utils.optional import missing_extra
 
 RATE_HZ = 48_000
 """Sample rate of what is written: the one rate that Opus has."""
@@ -53,28 +52,28 @@ _AV = {
 """FFmpeg's container and encoder of each format."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Result of reading one format.
+def try_format(kind: Format) -> tuple[bool | None, str]:
+    """Writes a short tone in a format and reads it back.
 
-    Attributes:
-        format: The format's name.
-        suffixes: Its endings.
-        decoder: The library that reads it.
-        reads: Whether it can be read; None where no sample could be made to try.
-        detail: Why not; empty where it can.
+    Returns:
+        Whether it can be read (None where it cannot be written, to try), and why not.
     """
-
-    format: str
-    suffixes: tuple[str, ...]
-    decoder: str
-    reads: bool | None
-    detail: str
-
-
-def try_formats() -> list[Trial]:
-    """Writes and reads a short tone in every format of ``FORMATS``."""
-    return [_try(kind) for kind in FORMATS]
+    if kind.members and (install := missing_extra("h5py")):
+        return False, install
+    waveform = tone()
+    try:
+        content = sample(kind.name, waveform)
+    except AudioError as error:
+        return None, error.message
+    try:
+        decoded, rate_hz = decode(content)
+    except AudioError as error:
+        return False, error.message
+    length_off = abs(len(decoded) - len(waveform)) > _TOLERANCE_S * RATE_HZ
+    level = float(np.abs(decoded[len(decoded) // 4 : -len(decoded) // 4]).max())
+    if rate_hz != RATE_HZ or length_off or not 0.4 < level < 0.6:
+        return False, f"read {len(decoded)} samples at {rate_hz} Hz with a peak of {level:.2f}"
+    return True, ""
 
 
 def tone(duration_s: float = _DURATION_S) -> Waveform:
@@ -94,33 +93,6 @@ def sample(kind: str, waveform: Waveform) -> bytes:
     if kind == "hdf5":
         return _as_hdf5(waveform)
     return encode_with_av(waveform, *_AV[kind])
-
-
-def _try(kind: Format) -> Trial:
-    reads: bool | None
-    try:
-        install = missing_extra("h5py") if kind.members else ""
-        reads, detail = (False, install) if install else _read_back(kind.name)
-    except Exception as error:  # a library that is missing or broken may raise anything
-        reads, detail = False, describe_error(error)
-    return Trial(kind.name, kind.suffixes, kind.decoder, reads, detail)
-
-
-def _read_back(kind: str) -> tuple[bool | None, str]:
-    waveform = tone()
-    try:
-        content = sample(kind, waveform)
-    except AudioError as error:
-        return None, error.message
-    try:
-        decoded, rate_hz = decode(content)
-    except AudioError as error:
-        return False, error.message
-    length_off = abs(len(decoded) - len(waveform)) > _TOLERANCE_S * RATE_HZ
-    level = float(np.abs(decoded[len(decoded) // 4 : -len(decoded) // 4]).max())
-    if rate_hz != RATE_HZ or length_off or not 0.4 < level < 0.6:
-        return False, f"read {len(decoded)} samples at {rate_hz} Hz with a peak of {level:.2f}"
-    return True, ""
 
 
 def _by_libsndfile(waveform: Waveform, container: str, encoding: str) -> bytes:

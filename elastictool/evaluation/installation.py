@@ -259,38 +259,27 @@ def _verified(document: dict[str, Any]) -> str:
 
 
 def decoders() -> list[dict[str, Any]]:
-    """Each audio format: tried, see ``audio/trials``."""
+    """Each audio format, and whether what was written in it can be read here."""
+    from elastictool.audio.formats import FORMATS, Format
 
-    def look() -> list[dict[str, Any]]:
-        from elastictool.audio.trials import try_formats
+    def look(kind: Format) -> tuple[bool | None, str]:
+        from elastictool.audio.trials import try_format
 
-        return [
+        return try_format(kind)
+
+    rows = []
+    for kind in FORMATS:
+        reads, detail = attempt(partial(look, kind), lambda why: (False, why))
+        rows.append(
             {
-                "format": trial.format,
-                "endings": list(trial.suffixes),
-                "decoder": trial.decoder,
-                "reads": trial.reads,
-                "detail": trial.detail,
+                "format": kind.name,
+                "endings": list(kind.suffixes),
+                "decoder": kind.decoder,
+                "reads": reads,
+                "detail": detail,
             }
-            for trial in try_formats()
-        ]
-
-    return attempt(look, _no_decoder)
-
-
-def _no_decoder(why: str) -> list[dict[str, Any]]:
-    from elastictool.audio.formats import FORMATS
-
-    return [
-        {
-            "format": kind.name,
-            "endings": list(kind.suffixes),
-            "decoder": kind.decoder,
-            "reads": False,
-            "detail": why,
-        }
-        for kind in FORMATS
-    ]
+        )
+    return rows
 
 
 def disk(folder: Path) -> Answer:
