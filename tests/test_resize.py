@@ -9,9 +9,9 @@ from torch import Tensor
 
 from elastictool.models.resize import (
     _axis_matrix,
-    bl_resize,
     interpolation_matrix,
     pi_resize,
+    resample_patch_embed,
     resize_position_grid,
     resize_position_rows,
 )
@@ -24,6 +24,11 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The same values for every dtype."""
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def bilinear_resize(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """Kernels resized like an image, antialiased."""
+    return resample_patch_embed(kernel, size, "bl")
 
 
 def resized_patches(patches: Tensor, size: tuple[int, int]) -> Tensor:
@@ -71,7 +76,7 @@ def test_going_down_no_other_kernel_is_nearer_over_white_patches(size: tuple[int
     gradient = bilinear @ (kernel.flatten() - bilinear.T @ best)
     assert gradient.abs().max() < 1e-10
     assert distance(best) < distance(best + 0.01 * random(best.numel()))
-    assert distance(best) < distance(bl_resize(kernel, size).flatten())
+    assert distance(best) < distance(resample_patch_embed(kernel, size, "bl").flatten())
 
 
 def test_leading_axes_are_kept_and_treated_alike() -> None:
@@ -81,7 +86,7 @@ def test_leading_axes_are_kept_and_treated_alike() -> None:
     torch.testing.assert_close(resized[2, 1], pi_resize(kernel[2, 1], (10, 24)))
 
 
-@pytest.mark.parametrize("resize", [pi_resize, bl_resize])
+@pytest.mark.parametrize("resize", [pi_resize, bilinear_resize])
 def test_the_same_size_returns_the_kernel_itself(resize: object) -> None:
     kernel = random(4, 16, 12)
     assert resize(kernel, (16, 12)) is kernel  # type: ignore[operator]
@@ -92,7 +97,12 @@ def test_the_same_size_returns_the_kernel_itself(resize: object) -> None:
 def test_bilinear_is_torchs_own(size: tuple[int, int], antialias: bool) -> None:
     kernel = random(5, 16, 16)
     expected = F.interpolate(kernel[None], size, mode="bilinear", antialias=antialias)[0]
-    torch.testing.assert_close(bl_resize(kernel, size, antialias), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        resample_patch_embed(kernel, size, "bl" if antialias else "bl-plain"),
+        expected,
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("old, new", [(16, 48), (16, 10), (1, 7), (7, 1), (5, 5), (64, 3)])
@@ -143,7 +153,7 @@ def test_positions_are_resized_with_antialiasing_unless_asked(shape: tuple[int, 
 
 
 @pytest.mark.parametrize("size", [(5, 7), (3, 9), (6, 4)])
-@pytest.mark.parametrize("resize", [pi_resize, bl_resize, resize_position_grid])
+@pytest.mark.parametrize("resize", [pi_resize, bilinear_resize, resize_position_grid])
 def test_gradients_flow(resize: object, size: tuple[int, int]) -> None:
     shape = (6, 4, 2) if resize is resize_position_grid else (2, 6, 4)
     values = random(*shape).requires_grad_()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -58,10 +57,4 @@ def scatter_tokens(
     if prefix is None:
         return stream
     repeated = prefix.to(patches.dtype).repeat(layout.num_segments, 1)
-    return stream.index_copy_(0, prefix_indices(layout).flatten(), repeated)
-
-
-def prefix_indices(layout: SegmentLayout) -> Tensor:
-    """(S, prefix tokens) int64, the positions of each segment's prefix tokens in the stream."""
-    starts = layout.token_indices[layout.cu_seqlens[:-1].long()]
-    return starts[:, None] + torch.arange(layout.prefix_tokens, device=starts.device)
+    return stream.index_copy_(0, layout.token_indices[layout.prefix_rows().flatten()], repeated)

@@ -47,14 +47,14 @@ class AttentionPool(nn.Module):
 def mean_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
     """The mean of each segment's patch tokens: (N, D) tokens without padding to (S, D)."""
     if layout.prefix_tokens:
-        tokens = tokens.index_fill(0, _prefix_rows(layout).flatten(), 0.0)
+        tokens = tokens.index_fill(0, layout.prefix_rows().flatten(), 0.0)
     counts = layout.cu_seqlens.diff() - layout.prefix_tokens
     return segment_sum(tokens, layout) / counts[:, None]
 
 
 def prefix_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
     """The mean of each segment's prefix tokens (cls; cls and distillation): (N, D) to (S, D)."""
-    rows = _prefix_rows(layout)
+    rows = layout.prefix_rows()
     return tokens.index_select(0, rows.flatten()).view(*rows.shape, -1).mean(dim=1)
 
 
@@ -88,9 +88,3 @@ def _reduce(values: Tensor, how: str, layout: SegmentLayout) -> Tensor:
     # unsafe: without the check that the lengths add up, for which the host would wait.
     lengths = layout.cu_seqlens.diff().long()
     return torch.segment_reduce(values, how, lengths=lengths, axis=0, unsafe=True)
-
-
-def _prefix_rows(layout: SegmentLayout) -> Tensor:
-    """(S, prefix tokens) int64, rows of the prefix tokens among tokens without padding."""
-    first = layout.cu_seqlens[:-1].long()
-    return first[:, None] + torch.arange(layout.prefix_tokens, device=first.device)

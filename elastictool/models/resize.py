@@ -1,14 +1,14 @@
 """Patch kernels and position tables for patches of another size.
 
 A kernel trained on 16x16 patches serves patches of another size once it is resized. Resizing it
-like an image (``bl_resize``) changes its products with the patches; ``pi_resize`` chooses the
-kernel whose products change least. The map of patches from one size to another is bilinear and so
+like an image (``bl``) changes its products with the patches; ``pi_resize`` chooses the kernel whose
+products change least. The map of patches from one size to another is bilinear and so
 the same along each axis, and pinv(A x B) = pinv(A) x pinv(B) for Kronecker products: two small
 matrix products are exact and need no p^2 by p^2 matrix.
 
 Three meanings of "resize" are kept apart, as in the published FlexiAST code: PI-resize interpolates
-without antialiasing, bilinear resizing of kernels with it (``bl_resize(antialias=False)``
-switches it off), and positions are resized bilinearly with it where the patch size changes.
+without antialiasing, bilinear resizing of kernels with it (``bl-plain``: without), and positions
+are resized bilinearly with it where the patch size changes.
 
 Positions go through such matrices too, and not through an image: for an image of one column,
 torch's antialiased interpolation gives every row the mean of all.
@@ -38,6 +38,8 @@ def resample_patch_embed(kernel: Tensor, size: Size, how: Resize) -> Tensor:
         kernel: Patch kernels, floating point.
         size: (frequency, time) of the new patches.
         how: ``pi``, ``bl`` (bilinear with antialiasing) or ``bl-plain`` (without).
+
+    Source: FlexiAST, Sections 2.3 (PI) and 3.4 (BL, antialiased as in the published code).
     """
     if tuple(kernel.shape[-2:]) == tuple(size):
         return kernel
@@ -66,14 +68,6 @@ def pi_resize(kernel: Tensor, size: Size) -> Tensor:
     Source: FlexiAST, Section 2.3, Equations 1 to 3; bilinear, antialias off.
     """
     return resample_patch_embed(kernel, size, "pi")
-
-
-def bl_resize(kernel: Tensor, size: Size, antialias: bool = True) -> Tensor:
-    """Resize (..., pf, pt) kernels bilinearly, like an image.
-
-    Source: FlexiAST, Section 3.4 (BL); antialias on as in the published code.
-    """
-    return resample_patch_embed(kernel, size, "bl" if antialias else "bl-plain")
 
 
 def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> Tensor:

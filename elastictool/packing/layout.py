@@ -69,6 +69,11 @@ class SegmentLayout:
         """Tokens of the longest segment."""
         return max(self.lengths)
 
+    def prefix_rows(self) -> Tensor:
+        """(S, prefix tokens) int64: rows of the prefix tokens among tokens without padding."""
+        first = self.cu_seqlens[:-1].long()
+        return first[:, None] + torch.arange(self.prefix_tokens, device=first.device)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SegmentLayout:
         """The same layout with its tensors on ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))

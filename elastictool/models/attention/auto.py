@@ -1,13 +1,14 @@
-"""The fastest backend for where the tokens are and what they are made of.
+"""The fastest backend for the device and type of the tokens.
 
 The choice is made when tokens arrive, not when the model is built: a model may be moved to another
-device or run under autocast afterwards. A GPU that has to do without its fastest backend is told
-once, with the reasons: often something can be done about them.
+device or run under autocast afterwards. On a GPU a warning gives the reasons why faster backends
+cannot be used, because often they can be removed.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,12 +20,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class AutoAttention:
-    """Hands every call to the backend that ``fastest`` names."""
+    """Passes every call to the backend that ``fastest`` names."""
 
     padded_rows = False
-
-    def __init__(self) -> None:
-        self._told: set[tuple[torch.device, torch.dtype]] = set()
 
     def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
@@ -36,17 +34,16 @@ class AutoAttention:
         """See ``AttentionBackend``."""
         name, declined = fastest(AttentionInputs.of(q))
         if declined and q.device.type == "cuda":
-            self._tell_once(q, name, declined)
+            _warn_once(q.device, q.dtype, name, declined)
         return ATTENTION[name](q, k, v, layout, scale)
 
-    def _tell_once(self, q: Tensor, name: str, declined: tuple[str, ...]) -> None:
-        """One line for each device and type."""
-        if (q.device, q.dtype) in self._told:
-            return
-        self._told.add((q.device, q.dtype))
-        kind = str(q.dtype).removeprefix("torch.")
-        reasons = "; ".join(declined)
-        _LOG.warning("attention on %s in %s: %s is used, %s", q.device, kind, name, reasons)
+
+@lru_cache(maxsize=64)
+def _warn_once(
+    device: torch.device, dtype: torch.dtype, name: str, declined: tuple[str, ...]
+) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    _LOG.warning("attention on %s in %s: %s is used, %s", device, kind, name, "; ".join(declined))
 
 
 ATTENTION.register("auto")(AutoAttention())

@@ -1,14 +1,16 @@
-"""What an attention backend is, and which one ``auto`` means.
+"""The interface of attention backends, their registry, and the choice that ``auto`` makes.
 
-All models attend within segments only, and the backends differ in how they get there. Each takes
-the flat stream of queries, keys and values and the batch's layout, so that a new backend is one
-new file here plus its name in the table, and the property tests run over it at once.
+All models attend within segments only; backends differ in how they compute it. Each takes the flat
+stream of queries, keys and values and the batch's layout. A new backend is one new file here and
+its name in the registry; the property tests run over the registry.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,12 +19,13 @@ from elastictool.packing.layout import SegmentLayout
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import Registry
 
+T = TypeVar("T")
 HEAD_WIDTH = 64
-"""d of all sizes of ViT; what is asked about where no head width is named."""
+"""d of all sizes of ViT."""
 
 
 class AttentionInputs(NamedTuple):
-    """What queries, keys and values are made of, as far as backends differ in what they take.
+    """Properties of queries, keys and values on which the choice of a backend depends.
 
     Attributes:
         device: Where the stream is.
@@ -38,7 +41,7 @@ class AttentionInputs(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor) -> AttentionInputs:
-        """What (stream_length, H, d) queries say of all three."""
+        """Read them off (stream_length, H, d) queries."""
         return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
 
 
@@ -46,14 +49,14 @@ class AttentionBackend(Protocol):
     """Attention within segments.
 
     Attributes:
-        padded_rows: The backend is made for the paper's padded rows (``collate(...,
+        padded_rows: The backend computes on the paper's padded rows (``collate(...,
             padded_rows=True)``); every backend takes both kinds of layout.
     """
 
     padded_rows: bool
 
     def unsupported(self, inputs: AttentionInputs) -> str:
-        """Why the backend cannot serve such ``inputs``; empty where it can."""
+        """Return why the backend cannot take such ``inputs``; empty if it can."""
         ...
 
     def __call__(
@@ -74,6 +77,21 @@ class AttentionBackend(Protocol):
         ...
 
 
+class OncePerLayout(Generic[T]):
+    """Calls ``make`` once for all layers of a forward pass: it keeps the result of one layout."""
+
+    def __init__(self, make: Callable[[SegmentLayout], T]) -> None:
+        self._make = make
+        self._last: tuple[weakref.ref[SegmentLayout], T] | None = None
+
+    def __call__(self, layout: SegmentLayout) -> T:
+        """Return what ``make`` returns for ``layout``."""
+        last = self._last
+        if last is None or last[0]() is not layout:
+            self._last = last = (weakref.ref(layout), self._make(layout))
+        return last[1]
+
+
 ATTENTION: Registry[AttentionBackend] = Registry(
     "attention backend",
     tuple(
@@ -83,7 +101,7 @@ ATTENTION: Registry[AttentionBackend] = Registry(
 )
 
 FASTEST_FIRST = ("varlen", "flex", "split")
-"""What ``auto`` tries in turn. On a CPU ``flex`` cannot train and is slower, so it declines."""
+"""The order in which ``auto`` tries backends; ``flex`` declines on a CPU."""
 
 
 def choose_attention(
@@ -93,7 +111,7 @@ def choose_attention(
     training: bool = True,
     head_width: int = HEAD_WIDTH,
 ) -> str:
-    """The backend to use: ``name``, or for ``auto`` the fastest for such tensors.
+    """Return ``name``, or for ``auto`` the fastest backend for such tensors.
 
     Raises:
         UsageError: There is no backend called ``name``.
@@ -105,7 +123,7 @@ def choose_attention(
 
 
 def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
-    """The first of ``FASTEST_FIRST`` that serves, and why each one before it does not."""
+    """Return the first of ``FASTEST_FIRST`` that works, and why each one before it does not."""
     declined: list[str] = []
     for name in FASTEST_FIRST[:-1]:
         reason = _reason(name, inputs)
@@ -120,7 +138,7 @@ def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
 
 
 def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
-    """The backend called ``name``, which must be able to serve these ``inputs``.
+    """Return the backend called ``name`` if it can take these ``inputs``.
 
     Raises:
         UsageError: It cannot, or there is none of that name.
@@ -136,5 +154,5 @@ def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
 
 @lru_cache(maxsize=64)
 def _reason(name: str, inputs: AttentionInputs) -> str:
-    """``unsupported``, which may look at the disk, asked once and not in every layer."""
+    """Cache ``unsupported``, which may look at the disk, for all layers."""
     return ATTENTION[name].unsupported(inputs)

@@ -8,7 +8,6 @@ the host lists as many as the widest run holds and never looks at all pairs.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from typing import cast
@@ -19,7 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from elastictool.models.attention.base import ATTENTION, AttentionInputs, require_support
+from elastictool.models.attention.base import (
+    ATTENTION,
+    AttentionInputs,
+    OncePerLayout,
+    require_support,
+)
 from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.packing.layout import SegmentLayout
 
@@ -47,7 +51,7 @@ class FlexAttention:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
-        self._mask: tuple[weakref.ref[SegmentLayout], BlockMask] | None = None
+        self.mask = OncePerLayout(segment_block_mask)
 
     def unsupported(self, inputs: AttentionInputs) -> str:
         """See ``AttentionBackend``."""
@@ -73,14 +77,6 @@ class FlexAttention:
         out = kernel(*heads_first, block_mask=self.mask(layout), scale=scale)
         # One layout for all backends, or compiled code around attention would come in variants.
         return out[0].transpose(0, 1).contiguous()
-
-    def mask(self, layout: SegmentLayout) -> BlockMask:
-        """``segment_block_mask`` of ``layout``, built once for all layers of a forward pass."""
-        cached = self._mask
-        if cached is None or cached[0]() is not layout:
-            cached = (weakref.ref(layout), segment_block_mask(layout))
-            self._mask = cached
-        return cached[1]
 
 
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:

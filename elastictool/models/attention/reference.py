@@ -1,8 +1,8 @@
 """Masked self-attention as the paper writes it: rows, a boolean mask, softmax(Mask(QK^T))V.
 
-Slow and plain, the other backends are compared with it. Multiplying by a weight of zero
-keeps a NaN (0 x NaN = NaN), so segments that are not finite are taken out before the products and
-get NaN back afterwards: what is wrong with one clip stays in that clip.
+It is slow and plain, and the other backends are compared with it. A weight of zero keeps a NaN
+(0 x NaN = NaN), so segments that are not finite are set to zero before the products and to NaN
+afterwards: a broken clip changes no other clip.
 
 Source: ElasticAST, Section 2.2.
 """
@@ -10,12 +10,11 @@ Source: ElasticAST, Section 2.2.
 from __future__ import annotations
 
 import math
-import weakref
 
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, AttentionInputs
+from elastictool.models.attention.base import ATTENTION, AttentionInputs, OncePerLayout
 from elastictool.packing.layout import SegmentLayout
 
 
@@ -25,7 +24,7 @@ class ReferenceAttention:
     padded_rows = True
 
     def __init__(self) -> None:
-        self._mask: tuple[weakref.ref[SegmentLayout], Tensor] | None = None
+        self.mask = OncePerLayout(same_segment_mask)
 
     def unsupported(self, inputs: AttentionInputs) -> str:
         """Works everywhere; see ``AttentionBackend``."""
@@ -42,14 +41,6 @@ class ReferenceAttention:
         out = (weights @ _rows(v, layout)).transpose(1, 2).reshape(q.shape)
         broken = broken | _anywhere_in_segment(_not_finite(out), layout)
         return out.masked_fill(broken[:, None, None], math.nan)
-
-    def mask(self, layout: SegmentLayout) -> Tensor:
-        """``same_segment_mask`` of ``layout``, built once for all layers of a forward pass."""
-        cached = self._mask
-        if cached is None or cached[0]() is not layout:
-            cached = (weakref.ref(layout), same_segment_mask(layout))
-            self._mask = cached
-        return cached[1]
 
 
 def same_segment_mask(layout: SegmentLayout) -> Tensor:
