@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
-import time
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
-from elastictool.audio.decode import encode
 from elastictool.cli.console import show_error
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import (
@@ -36,30 +30,6 @@ def as_before() -> Iterator[None]:
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
-
-
-class Ringing(io.BytesIO):
-    """A file during whose first reading the user presses Ctrl-C."""
-
-    rung = False
-
-    def readinto(self, buffer: Any) -> int:
-        if not self.rung:
-            self.rung = True
-            signal.raise_signal(signal.SIGINT)
-        return super().readinto(buffer)
-
-
-def test_an_interrupt_that_comes_inside_libsndfile_comes_again_and_damages_nothing(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE_HZ).astype(np.float32)
-    file, read = Ringing(encode(noise, RATE_HZ, "flac")), []
-    with signals_interrupt(), pytest.raises(KeyboardInterrupt), soundfile.SoundFile(file) as sound:
-        read.append(len(sound.read()))
-        time.sleep(10)
-    assert file.rung and read == [len(noise)]
-    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *TELLING])

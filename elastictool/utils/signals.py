@@ -1,96 +1,72 @@
-"""Ctrl-C and other signals as a request that long jobs answer at places of their own choosing.
+"""Ctrl-C and other signals as a request that long jobs check between two pieces of work.
 
-The first signal is only noted: an exception raised anywhere would leave half a step behind. The
-second signal ends the job at once; what is on the disk stays whole, because files are renamed into
-place. Where libsndfile calls back into Python, an exception would be printed and lost, and the
-recording called damaged: a signal that comes there comes again a moment later.
-
-SIGTERM asks as Ctrl-C does, and so do SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's
-``--signal=USR1@60``). These two may come twice or before a SIGTERM, without anybody being
-impatient; where they are ignored (``nohup``) they stay ignored.
+The first signal is only noted, because an exception raised anywhere would leave half a step behind.
+A second Ctrl-C or SIGTERM ends the job at once; files stay whole, since they are renamed into
+place. SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's ``--signal=USR1@60``) are requests
+however often they come. Signals that are ignored (``nohup``) stay ignored.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import FrameType, TracebackType
 from typing import Any
 
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.launch import launched
 
 _PARENT_CHECK_S = 0.2
-_ASKING = (signal.SIGINT, signal.SIGTERM)
-_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
-_TELLING = tuple(number for number in (_HANGUP, getattr(signal, "SIGUSR1", None)) if number)
-"""Windows has neither."""
-_LOSING = "vio_"
-"""How soundfile names the functions that libsndfile calls to read and write what is in memory."""
-_AGAIN_S = 0.005
+_URGENT = (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has neither this nor SIGUSR1
+_PATIENT = tuple(number for number in (_HANGUP, getattr(signal, "SIGUSR1", None)) if number)
 
 
 class Stopped(Exception):
-    """The user asked for an end; raised by ``StopRequest.check``, never shown."""
+    """The user asked to stop; raised by ``StopRequest.check``, never shown."""
 
 
 class StopRequest:
-    """Catches signals while it is open; a second SIGINT or SIGTERM raises KeyboardInterrupt.
+    """Notes signals while it is open; a second SIGINT or SIGTERM raises KeyboardInterrupt.
 
-    Under torchrun a second one changes nothing: it ends processes that take too long itself.
-    Outside the main thread, where Python allows no signal handlers, nothing is caught.
+    Under torchrun a second one changes nothing: torchrun passes on what has come already, and ends
+    processes that take too long itself. Outside the main thread nothing is caught.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (*_ASKING, *filter(_is_heard, _TELLING)):
-                self._former[number] = signal.signal(number, self._note)
+        self._handling = _handled((*_URGENT, *_PATIENT), self._note)
+        self._handling.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: object) -> None:
+        self._handling.__exit__(None, None, None)
 
     def check(self) -> None:
-        """A place to stop at.
-
-        Raises:
-            Stopped: A signal came.
-        """
+        """Raises ``Stopped`` if a signal has come."""
         if self.requested:
             raise Stopped
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == _HANGUP:
-            _leave_dead_terminal()
-        again = self.requested and number in _ASKING
+    def _note(self, number: int, frame: Any) -> None:
+        again = self.requested and number in _URGENT and launched().is_single
         self.requested = True
-        if again and launched().is_single:  # torchrun may pass on what has come already
-            _interrupt(number, frame)
+        if again:
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def stoppable(what: str, then: str) -> Iterator[StopRequest]:
-    """A request to be checked inside; where it was made, the block ends in an error of ours.
+    """Opens a request to check inside the block, and ends in an error if it was made.
 
     Args:
-        what: What became of the work.
-        then: What to do to go on.
+        what: What was done so far.
+        then: How to continue.
 
     Raises:
         Interrupted: The user stopped it, perhaps at once.
@@ -105,86 +81,68 @@ def stoppable(what: str, then: str) -> Iterator[StopRequest]:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
+    """Lets SIGTERM and a closed terminal raise KeyboardInterrupt inside the block, as Ctrl-C does.
 
-    Under torchrun SIGTERM is ignored afterwards: it asks all processes to end when one has.
+    Under torchrun SIGTERM is ignored afterwards: torchrun ends all processes when one has ended.
     """
-    caught = [number for number in (*_ASKING, _HANGUP) if number and _is_heard(number)]
-    former = {number: signal.signal(number, _interrupt) for number in caught}
+    numbers = [*_URGENT, *(number for number in _PATIENT if number == _HANGUP)]
     try:
-        yield
+        with _handled(numbers, signal.default_int_handler):
+            yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
         if not launched().is_single:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if number == _HANGUP:
-        _leave_dead_terminal()
-    if _is_lost(frame):
-        threading.Timer(_AGAIN_S, _signal_main_thread, [number]).start()
-    else:
-        raise KeyboardInterrupt
+@contextmanager
+def _handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, Any], None]
+) -> Iterator[None]:
+    """Lets ``handler`` handle those of ``numbers`` that are not ignored."""
 
+    def handle(number: int, frame: Any) -> None:
+        if number == _HANGUP:
+            _leave_dead_terminal()
+        handler(number, frame)
 
-def _signal_main_thread(number: int) -> None:
-    if hasattr(signal, "pthread_kill"):  # which also wakes it
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:
-        signal.raise_signal(number)
-
-
-def _is_lost(frame: FrameType | None) -> bool:
-    """Whether an exception raised here would end in libsndfile."""
-    while frame is not None:
-        if frame.f_code.co_name.startswith(_LOSING):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _is_heard(number: signal.Signals) -> bool:
-    return signal.getsignal(number) is not signal.SIG_IGN
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        former = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def _leave_dead_terminal() -> None:
-    """Let what is written to a terminal that is closed go nowhere: an error would end the job."""
-    import termios
-
+    """Redirects output to a closed terminal to nowhere: an error would end the job."""
     for stream in (1, 2):
         try:
-            termios.tcgetattr(stream)
-        except termios.error as error:
-            if error.args[0] == errno.EIO:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream)
-                os.close(nowhere)
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def leave_to_parent() -> None:
-    """In a worker: the process that started it decides what signals mean.
-
-    They reach whole groups of processes, and the parent lets its workers finish what they do.
-    """
+    """Ignores signals in a worker: they reach whole groups, and the parent decides for all."""
     if threading.current_thread() is threading.main_thread():
-        for number in (*_ASKING, *_TELLING):
+        for number in (*_URGENT, *_PATIENT):
             signal.signal(number, signal.SIG_IGN)
 
 
 @cache
 def end_with_parent(parent_pid: int) -> None:
-    """In a worker: end when the process that started it is gone, even killed.
+    """Ends a worker when its parent is gone, even killed; an orphan would disturb the next attempt.
 
-    An orphan would go on writing beside the rerun. Workers that others started (a cluster's) are
-    left alone.
+    Workers that others started (a cluster's) are left alone.
     """
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(_PARENT_CHECK_S)
+        os._exit(1)
+
     if os.getppid() == parent_pid:
-        threading.Thread(target=_wait_for_end, args=(parent_pid,), daemon=True).start()
-
-
-def _wait_for_end(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(_PARENT_CHECK_S)
-    os._exit(1)
+        threading.Thread(target=watch, daemon=True).start()
