@@ -1,4 +1,4 @@
-"""``elastictool bench``: how fast the parts are on this machine."""
+"""``elastictool bench``: measure the speed of the parts on this machine."""
 
 from __future__ import annotations
 
@@ -27,35 +27,43 @@ PLANNED_CLIPS = 20_000
 
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PART ...]", help=f"Of: {', '.join(PARTS)}.")
+        list[str] | None,
+        typer.Argument(metavar="[PART ...]", help=f"Parts to measure: {', '.join(PARTS)}."),
     ] = None,
     size: Annotated[
         str,
         typer.Option(
-            help="Model size: tiny, small or base; unsaid, base for the loader, else small."
+            help="Model size: tiny, small or base (default: base for the loader, else small)."
         ),
     ] = "",
-    depth: Annotated[int, typer.Option(min=1, help="Blocks of the model.")] = 12,
-    clips: Annotated[int, typer.Option(min=1, help="Clips of a measurement.")] = 24,
-    batch_clips: Annotated[int, typer.Option(min=1, help="Clips of a batch.")] = 12,
+    depth: Annotated[int, typer.Option(min=1, help="Number of blocks of the model.")] = 12,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips to measure on.")] = 24,
+    batch_clips: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 12,
     batch_tokens: Annotated[
         int,
         typer.Option(
-            min=0, help="Tokens of a batch of the loader, not clips; unsaid, 65536 on CUDA."
+            min=0, help="Tokens in a batch of the loader, in place of clips; 0: 65536 on CUDA."
         ),
     ] = 0,
     durations: DurationsOption = None,
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="Prepared dataset for the loader.")
+        str,
+        typer.Option(
+            "--dataset", "-d", help="Prepared dataset for the loader (default: the latest)."
+        ),
     ] = "",
-    workers: Annotated[str, typer.Option(help="Loader workers to try, e.g. 0,2,8.")] = "0",
+    workers: Annotated[
+        str, typer.Option(help="Numbers of loader workers to try, e.g. 0,2,8.")
+    ] = "0",
     compare: Annotated[
-        str, typer.Option(help="hf: Hugging Face's padded AST in the same run.")
+        str, typer.Option(help="Model to compare with; hf: Hugging Face's padded AST.")
     ] = "",
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each contender.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Precision of matrix products: fp32 or bf16.")
+    ] = "fp32",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="File for the JSON document.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Measure the speed and memory of the parts on this machine.
@@ -114,7 +122,7 @@ def bench(
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command line that repeats the measurement, with file names but no folders."""
+    """Returns the command line that repeats the measurement, with file names but no folders."""
     kept, words = [], iter(arguments)
     for word in words:
         if word == "--out":

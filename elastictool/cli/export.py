@@ -16,7 +16,7 @@ from elastictool.utils.io import check_output
 
 
 class Target(str, Enum):
-    """What to export to."""
+    """Formats of an export."""
 
     onnx = "onnx"
     hf = "hf"
@@ -26,14 +26,15 @@ class Target(str, Enum):
 def export(
     run: RunArgument = "",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; hf: a folder. Default model.onnx and so on.")
+        Path | None,
+        typer.Option(help="File to write, or a folder for hf (default: model.onnx etc.)."),
     ] = None,
     to: Annotated[
         Target | None,
-        typer.Option(help="onnx, hf (a folder) or safetensors; default as --out ends."),
+        typer.Option(help="Format: onnx, hf (a folder) or safetensors (default: as --out ends)."),
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=0, help="onnx: fixed input length in frames (0: any length).")
+        int, typer.Option(min=0, help="Fixed input length in frames for onnx; 0: any length.")
     ] = 0,
     which: CheckpointOption = Checkpoint.best,
     json_output: JsonOption = False,

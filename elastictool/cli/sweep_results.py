@@ -1,4 +1,4 @@
-"""What becomes of a sweep: its files, and its table on the terminal."""
+"""The files of a sweep, and its table on the terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """Where a sweep goes: names say what is not the run's own, as those of ``eval``.
+    """The files of a sweep; their names hold what differs from the run's own setting.
 
     Attributes:
         results: Folder of the points.
         figures: Folder of the figure.
-        stem: Of all files.
+        stem: Stem of all file names.
     """
 
     results: Path
@@ -32,7 +32,7 @@ class SweepFiles:
 
     @classmethod
     def of(cls, axis: str, split: str, out: Path | None, run: Path, suffix: str) -> SweepFiles:
-        """In ``out``, or in the run's own folders, where ``suffix`` tells variants apart."""
+        """Returns files in ``out``, or in the run's folders, where ``suffix`` marks variants."""
         from elastictool.evaluation.points import AXES
 
         words = ("" if split == "test" else split, suffix if out is None else "")
@@ -43,17 +43,17 @@ class SweepFiles:
 
     @property
     def document(self) -> Path:
-        """Points, and all that they depend on."""
+        """File of the points and all that they depend on."""
         return self.results / f"{self.stem}.json"
 
     @property
     def unfinished(self) -> Path:
-        """What is scored before the sweep is done."""
+        """Folder of the logits of an unfinished sweep."""
         return self.results / f"{self.stem}.unfinished"
 
     @contextmanager
     def stoppable(self) -> Iterator[StopRequest]:
-        """As ``stoppable`` of all work; says what is kept, if there is any.
+        """Lets Ctrl-C stop the sweep, with a message on what is kept.
 
         Raises:
             Interrupted: The user stopped it.
@@ -70,7 +70,7 @@ class SweepFiles:
             ) from error
 
     def write(self, points: Sequence[SweepPoint], about: Mapping[str, Any]) -> list[Path]:
-        """CSV, JSON and figure; returns them."""
+        """Writes a CSV file, a JSON file and a figure; returns their paths."""
         from elastictool.evaluation.logit_cache import clear_cache
         from elastictool.evaluation.points import write_points
         from elastictool.reporting.earlier_sweep import document_of
@@ -87,29 +87,34 @@ class SweepFiles:
         return [table, self.document, *figure]
 
 
+SERIES_A_TABLE = 5
+"""Most models side by side in one table: more do not fit into 80 columns."""
+
+
 def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
-    """One column a model, one row a swept value; intervals and cost are in the CSV."""
+    """Prints one column a model and one row a value; intervals and FLOPs are in the CSV file."""
     from elastictool.evaluation.points import AXES
-    from elastictool.metrics.classification import METRIC_LABELS
+    from elastictool.metrics.names import METRIC_LABELS
     from elastictool.reporting.sweep_figure import series_of
     from elastictool.reporting.tables import EMPTY, counted, metric_text
 
-    series = series_of(points)
+    series = list(series_of(points).items())
     axis = AXES[points[0].axis]
     values = sorted({point.x for point in points if not point.native})
 
-    def row(title: str, value: float | None) -> list[str]:
-        cells = [title]
-        for members in series.values():
-            found = [p for p in members if (None if p.native else p.x) == value]
-            cells.append(metric_text(found[0].metric, found[0].value) if found else EMPTY)
-        return cells
+    def cell(members: Sequence[SweepPoint], value: float | None) -> str:
+        found = [p for p in members if (None if p.native else p.x) == value]
+        return metric_text(found[0].metric, found[0].value) if found else EMPTY
 
     unit = "" if points[0].metric == "dprime" else ", %"
-    print_table(
-        f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}",
-        [axis.column, *series],
-        [row(axis.own, None), *(row(f"{value:g}", value) for value in values)],
-    )
+    title = f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}"
+    for first in range(0, len(series), SERIES_A_TABLE):
+        part = series[first : first + SERIES_A_TABLE]
+        rows = [
+            [text, *(cell(members, value) for _, members in part)]
+            for text, value in [(axis.own, None), *((f"{value:g}", value) for value in values)]
+        ]
+        names = [label.replace(", ", "\n") for label, _ in part]
+        print_table(title, [axis.column, *names], rows)
     for file in files:
         say(f"wrote {file}")

@@ -1,4 +1,4 @@
-"""``elastictool tokens``: how many tokens are padding and how many are cut away."""
+"""``elastictool tokens``: count padding and cut tokens."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ FIXED_FRAMES = ["1024"]
 
 def tokens(
     batch_size: Annotated[
-        list[str], typer.Option(metavar="N ...", help="Clips of a batch; several at once.")
+        list[str], typer.Option(metavar="N ...", help="Clips in a batch; several at once.")
     ] = BATCH_SIZES,
     dataset: Annotated[
         str,
-        typer.Option("--dataset", "-d", help="Prepared dataset: folder or name under data/."),
+        typer.Option("--dataset", "-d", help="Prepared dataset: a folder, or a name under data/."),
     ] = "",
-    split: Annotated[str, typer.Option(help="Only this split of the dataset.")] = "",
+    split: Annotated[str, typer.Option(help="Split of the dataset (default: all).")] = "",
     durations: DurationsOption = None,
     stand_in: Annotated[
-        bool, typer.Option("--stand-in", help="The bundled stand-in for VoxCeleb.")
+        bool, typer.Option("--stand-in", help="Use the bundled stand-in for VoxCeleb.")
     ] = False,
     clips: Annotated[
-        int, typer.Option(min=0, help="Clips of the stand-in (then taken); 0: as VoxCeleb.")
+        int, typer.Option(min=0, help="Number of clips of the stand-in; 0: as VoxCeleb.")
     ] = 0,
     frames: Annotated[
         list[str], typer.Option(metavar="T ...", help="Input lengths of standard ASTs.")
     ] = FIXED_FRAMES,
     planner: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME ...", help="Packing planners, or flat; default all."),
+        typer.Option(metavar="NAME ...", help="Packing planners, or flat (default: all)."),
     ] = None,
-    capacity: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 2048,
+    capacity: Annotated[int, typer.Option(min=1, help="Tokens in a row.")] = 2048,
     window: Annotated[
-        int, typer.Option(min=1, help="Clips among which window planners choose.")
+        int, typer.Option(min=1, help="Clips that window planners choose among.")
     ] = 4096,
-    max_frames: Annotated[int, typer.Option(min=1, help="Cap on a clip's frames.")] = 3072,
-    edge: Annotated[str, typer.Option(help="Incomplete last patch: pad or drop.")] = "pad",
-    patch: Annotated[int, typer.Option(min=1, help="Side of a patch (bins and frames).")] = 16,
+    max_frames: Annotated[int, typer.Option(min=1, help="Cap on the frames of a clip.")] = 3072,
+    edge: Annotated[
+        str, typer.Option(help="Treatment of the incomplete last patch: pad or drop.")
+    ] = "pad",
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in mel bins and frames.")] = 16,
     shift_ms: Annotated[
         float | None,
-        typer.Option(help="Time between frames in ms; default: the prepared data's own, or 10."),
+        typer.Option(help="Time between frames in ms (default: the prepared data's, or 10)."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of the clips.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the clips.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tokens.csv, tokens.png and tokens.svg.")
     ] = None,

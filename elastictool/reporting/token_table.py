@@ -63,21 +63,22 @@ def _brief(count: int) -> str:
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
 
 
-def published_cell(use: TokenUse) -> str:
-    """Published padding / cut in percent; they belong to VoxCeleb and so beside its stand-in."""
-    if use.model not in PUBLISHED or use.planner not in ("", "first-come"):
-        return _EMPTY
-    return "/".join(
-        FIGURE_ONLY if share is None else f"{share:.1f}" for share in PUBLISHED[use.model]
-    )
-
-
 def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells, all as text."""
-    if not is_stand_in(report):
-        return list(COLUMNS), [table_cells(use) for use in report.uses]
-    rows = [[*table_cells(use), published_cell(use)] for use in report.uses]
-    return [*COLUMNS, "published"], rows
+    """Returns column names and cells, all as text."""
+    return list(COLUMNS), [table_cells(use) for use in report.uses]
+
+
+def _published_note() -> str:
+    """The published shares, which were counted on VoxCeleb itself."""
+
+    def share(value: float | None) -> str:
+        return FIGURE_ONLY if value is None else f"{value:.1f} %"
+
+    models = "; ".join(
+        f"{model}: padding {share(padding)}, cut {share(cut)}"
+        for model, (padding, cut) in PUBLISHED.items()
+    )
+    return f"published in Table 1, counted on VoxCeleb itself: {models}"
 
 
 def is_stand_in(report: TokenReport) -> bool:
@@ -117,7 +118,7 @@ def notes(report: TokenReport) -> list[str]:
             "of its own, to which the other rows of its batch are padded"
         )
     if is_stand_in(report):
-        lines.append("published: padding/cut of the paper's Table 1, counted on VoxCeleb itself")
+        lines.append(_published_note())
     return lines
 
 
