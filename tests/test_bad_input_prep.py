@@ -187,23 +187,23 @@ WRONG_TABLES = {
     "no label column": ("path,lable\na.wav,x\n", "no column 'label'"),
     "no path column": ("file,label\na.wav,x\n", "no column 'path'"),
     "header only": ("path,label\n", "no rows"),
-    "missing label": ("path,label\na.wav,x\na.wav,\n", "row 3, column 'label': '' is empty"),
-    "half a label": ("path,label\na.wav,x|\n", "row 2, column 'label': 'x|' holds an empty label"),
-    "missing path": ("path,label\n,x\n", "row 2, column 'path': '' is empty"),
-    "missing split": ("path,label,split\na.wav,x,\n", "row 2, column 'split'"),
-    "wrong fold": ("path,label,fold\na.wav,x,one\n", "row 2, column 'fold': 'one'"),
-    "half a fold": ("path,label,fold\na.wav,x,2.5\n", "row 2, column 'fold': '2.5'"),
+    "missing label": ("path,label\na.wav,x\na.wav,\n", "line 3, column 'label': '' is empty"),
+    "half a label": ("path,label\na.wav,x|\n", "line 2, column 'label': 'x|' holds an empty label"),
+    "missing path": ("path,label\n,x\n", "line 2, column 'path': '' is empty"),
+    "missing split": ("path,label,split\na.wav,x,\n", "line 2, column 'split'"),
+    "wrong fold": ("path,label,fold\na.wav,x,one\n", "line 2, column 'fold': 'one'"),
+    "half a fold": ("path,label,fold\na.wav,x,2.5\n", "line 2, column 'fold': '2.5'"),
     "no label column, semicolons": ("path;lable\na.wav;x\n", "no column 'label'"),
-    "more cells, semicolons": ("path;label\na.wav;x;y\n", "row 2: more cells than columns"),
-    "wrong start": ("path,label,start\na.wav,x,early\n", "row 2, column 'start': 'early'"),
-    "negative start": ("path,label,start\na.wav,x,-1\n", "row 2, column 'start': '-1'"),
-    "stop first": ("path,label,start,stop\na.wav,x,2,1\n", "row 2, column 'stop': '1'"),
-    "more cells": ("path,label\na.wav,x,y\n", "row 2: more cells than columns"),
+    "more cells, semicolons": ("path;label\na.wav;x;y\n", "line 2: 3 cells for 2 columns"),
+    "wrong start": ("path,label,start\na.wav,x,early\n", "line 2, column 'start': 'early'"),
+    "negative start": ("path,label,start\na.wav,x,-1\n", "line 2, column 'start': '-1'"),
+    "stop first": ("path,label,start,stop\na.wav,x,2,1\n", "line 2, column 'stop': '1'"),
+    "more cells": ("path,label\na.wav,x,y\n", "line 2: 3 cells for 2 columns"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_TABLES)
-def test_a_wrong_table_is_refused_with_file_row_and_column(case: str, tmp_path: Path) -> None:
+def test_a_wrong_table_is_refused_with_file_line_and_column(case: str, tmp_path: Path) -> None:
     text, message = WRONG_TABLES[case]
     table = tmp_path / "clips.csv"
     table.write_text(text)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
-from elastictool.corpora.csv_table import CsvTable
 from elastictool.data.options import PrepOptions
+from elastictool.corpora.csv_list import COLUMNS
+from elastictool.corpora.tables import Table
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import epic_hdf5_tree, write_audio, write_table
@@ -59,7 +60,7 @@ def test_a_name_that_is_nearly_that_of_an_absent_column_is_refused(
 
 def test_other_names_and_those_whose_column_is_there_are_passed_over(tmp_path: Path) -> None:
     header = "path,label,split,labels,split_name,folder,age_group"
-    table = CsvTable.open(table_of(tmp_path, f"{header}\na.wav,x,train,y,z,f,9\n"))
+    table = Table.open(table_of(tmp_path, f"{header}\na.wav,x,train,y,z,f,9\n"), COLUMNS)
     assert table.ignored == ("labels", "split_name", "folder", "age_group")
 
 
@@ -89,9 +90,9 @@ def test_what_excel_writes_around_a_table_is_no_part_of_it(text: str, tmp_path: 
 
 def test_rows_are_counted_as_editors_count_lines(tmp_path: Path) -> None:
     table = table_of(tmp_path, "sep=;\n\npath;label\na.wav;x\n;;\nb.wav;\n")
-    with pytest.raises(UsageError, match="row 6, column 'label': '' is empty"):
+    with pytest.raises(UsageError, match="line 6, column 'label': '' is empty"):
         listing_of(table)
-    with pytest.raises(UsageError, match="row 3: more cells"):
+    with pytest.raises(UsageError, match="line 3: 3 cells for 2 columns"):
         listing_of(table_of(tmp_path, "\npath,label\na.wav,x,y\n"))
     with pytest.raises(UsageError, match=r"divided by '!'"):
         listing_of(table_of(tmp_path, "sep=!\npath!label\na.wav!x\n"))

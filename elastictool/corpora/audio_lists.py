@@ -1,43 +1,53 @@
 """AST-family lists: ``{"data": [{"wav": PATH, "labels": "mid,mid"}]}`` with a class table.
 
-This is what the AST, SSAST and published ElasticAST repositories train from, so their users can
-move over with the files they have: one list for each split and ``class_labels_indices.csv``.
+The AST, SSAST and published ElasticAST repositories train from one list for each split and
+``class_labels_indices.csv``. A list's name says what it is for: a word in it the split, a number at
+its end the fold. The repositories keep one pair of lists for each fold of ESC-50; its training
+lists say nothing that the evaluation lists of the other folds do not say.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elastictool.corpora.base import (
     CORPORA,
+    SPLIT_NAMES,
+    Corpus,
     CorpusOptions,
     Listing,
     MissingClip,
     SourceClip,
-    chosen_task,
-    require_root,
     source_files,
 )
 from elastictool.corpora.class_table import CLASS_TABLE, CLASS_TABLES, ClassTable
 from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.list_files import Entry, ListFile, fold_lists, read_lists
 from elastictool.corpora.listing import is_there
+from elastictool.corpora.tables import Columns, json_rows, read_json
 from elastictool.corpora.warnings import repeated_slices, some_of
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import is_hidden
 
+Entry = tuple[str, tuple[str, ...]]
+"""Path of the recording, and its labels."""
+_FORM = '{"data": [{"wav": …, "labels": …}]}'
+_WORD = re.compile(r"[a-z]+")
+_NUMBER = re.compile(r"\d+$")
+_COLUMNS = Columns(
+    ("wav", "labels"), hint=f"a list is {_FORM}: see elastictool prep --dataset json"
+)
 
-@dataclass(frozen=True)
-class AudioLists:
+
+class AudioLists(Corpus):
     """Lists the entries of JSON lists; each file's name says its split."""
 
-    name: str = "json"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = None
+    name = "json"
+    takes_file = True
 
     def describe(self) -> str:
         """The files that are wanted."""
@@ -52,53 +62,133 @@ class AudioLists:
             "Such lists are also written by elastictool data export --lists."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """The entries whose file exists; the others are ``missing``.
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists the entries whose file exists; the others are ``missing``.
 
         Raises:
             UsageError: No list, a damaged list, or a label that the table lacks.
         """
-        chosen_task(self, options)
-        place = require_root(root, self)
-        paths = _visible(place, "*.json") if place.is_dir() else [place]
+        paths = _visible(root, "*.json") if root.is_dir() else [root]
         if not paths:
-            raise UsageError(f"no .json list in {place}", self.describe())
-        folder = place if place.is_dir() else place.parent
-        lists, warnings = read_lists(paths)
+            raise UsageError(f"no .json list in {root}", self.describe())
+        folder = root if root.is_dir() else root.parent
+        lists, warnings = _read_lists(paths)
         entries, fold_warnings = _placed(lists)
         several = [labels for _, (_, labels), _ in entries]
         classes, class_warning = _classes(folder, {label for labels in several for label in labels})
         listing = Listing(
-            name=folder.resolve().name if place.is_dir() else place.stem,
+            name=folder.resolve().name if root.is_dir() else root.stem,
             root=folder,
-            clips=[],
             label_names=classes.names,
             multi_label=any(len(labels) > 1 for labels in several),
             warnings=[class_warning, *warnings, *fold_warnings],
         )
-        _fill(listing, entries, classes)
-        listing.warnings += repeated_slices(listing.clips, source_files(listing.clips, folder))
+        paths_found = _Paths(folder)
+        seen: set[str] = set()
+        for one, (named, labels), fold in entries:
+            short = paths_found.short(named)
+            clip_id = short if short not in seen else f"{short}@{one.path.stem}{len(seen)}"
+            seen.add(clip_id)
+            names = tuple(classes.name(label, one.path) for label in labels)
+            split = "train" if fold else one.split or "train"
+            if path := paths_found.find(named):
+                listing.clips.append(SourceClip(clip_id, path, None, None, names, split, fold))
+            else:
+                listing.missing.append(MissingClip(clip_id, short, split))
+        files = source_files(listing.clips, folder)
+        listing.warnings += [*paths_found.warnings(), *repeated_slices(listing.clips, files)]
         return listing
 
 
-def _fill(
-    listing: Listing, entries: Sequence[tuple[ListFile, Entry, int]], classes: ClassTable
-) -> None:
-    """Each entry as a clip, or as a missing one where its file is not there."""
-    paths = _Paths(listing.root)
-    seen: set[str] = set()
-    for one, (named, labels), fold in entries:
-        short = paths.short(named)
-        clip_id = short if short not in seen else f"{short}@{one.path.stem}{len(seen)}"
-        seen.add(clip_id)
-        names = tuple(classes.name(label, one.path) for label in labels)
-        split = "train" if fold else one.split or "train"
-        path = paths.find(named)
-        if path:
-            listing.clips.append(SourceClip(clip_id, path, None, None, names, split, fold))
-        else:
-            listing.missing.append(MissingClip(clip_id, short, split))
-    listing.warnings += paths.warnings()
+@dataclass(frozen=True)
+class ListFile:
+    """One list.
+
+    Attributes:
+        path: The file.
+        entries: What it lists.
+        split: What its name says; empty if it says nothing.
+    """
+
+    path: Path
+    entries: list[Entry]
+    split: str
+
+    @property
+    def pair(self) -> tuple[str, int] | None:
+        """Its name without split and number, and the number; None if it has not both."""
+        stem = self.path.stem.lower()
+        number = _NUMBER.search(stem)
+        if not number or not self.split:
+            return None
+        words = [word for word in _WORD.findall(stem) if word not in SPLIT_NAMES]
+        return " ".join(words), int(number[0])
+
+
+def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
+    """The lists among ``paths``, and warnings on what is none or does not say its split.
+
+    Raises:
+        UsageError: None of them is a list, or one is damaged.
+    """
+    documents = [(path, read_json(path)) for path in paths]
+    lists = [
+        ListFile(path, _entries(path, document["data"]), _split(path))
+        for path, document in documents
+        if _is_list(document)
+    ]
+    others = [path.name for path, document in documents if not _is_list(document)]
+    if not lists:
+        raise UsageError(
+            f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}",
+            _COLUMNS.hint,
+        )
+    warnings = []
+    if others:
+        warnings.append(f"no lists of recordings, left out: {some_of(others)}")
+    if silent := [one.path.name for one in lists if not one.split]:
+        warnings.append(
+            f"no split in the names of {len(silent)} lists, all train: {some_of(silent)}"
+        )
+    return lists, warnings
+
+
+def _fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:
+    """Number of each evaluation list that is a fold; empty if the lists are no folds.
+
+    They are if each number has one list to train on and one to evaluate on, and no recording is
+    evaluated on twice.
+    """
+    named = [(one.pair, one) for one in lists if one.pair is not None]
+    training = sorted(pair for pair, one in named if one.split == "train")
+    folds = {one.path: pair[1] for pair, one in named if one.split != "train"}
+    if len(folds) < 2 or len({name for name, _ in training}) > 1:
+        return {}
+    if training != sorted(pair for pair, one in named if one.path in folds):
+        return {}
+    evaluated = [wav for one in lists if one.path in folds for wav, _ in one.entries]
+    return folds if len(set(evaluated)) == len(evaluated) else {}
+
+
+def _is_list(document: Any) -> bool:
+    return isinstance(document, dict) and isinstance(document.get("data"), list)
+
+
+def _entries(path: Path, data: Sequence[Any]) -> list[Entry]:
+    """Returns (wav, labels) of each entry; labels that stand there twice count once."""
+    entries = []
+    for row in json_rows(path, data, _COLUMNS):
+        labels = map(str.strip, row.cells["labels"].split(","))
+        mids = tuple(dict.fromkeys(filter(None, labels)))
+        if not row.cells["wav"] or not mids:
+            raise row.error("an empty path or no label", "mend or remove it")
+        entries.append((row.cells["wav"], mids))
+    return entries
+
+
+def _split(path: Path) -> str:
+    words = _WORD.findall(path.stem.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
@@ -141,7 +231,7 @@ def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]
 
     Then every clip is training data, and what training lists only repeat is passed over.
     """
-    numbers = fold_lists(lists)
+    numbers = _fold_lists(lists)
     folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
     known = {entry for one in lists if one.path in numbers for entry in one.entries}
     placed = []

@@ -1,27 +1,19 @@
 """AudioSet: 527 classes, several per clip, 10 s excerpts of YouTube videos.
 
 Users download the excerpts themselves under several naming schemes, and never all of them:
-videos vanish, which shifts mAP by points, so what is missing is counted and told.
+videos vanish, which shifts mAP by points, so missing ones are counted and reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from elastictool.corpora.base import (
-    CORPORA,
-    CorpusOptions,
-    Listing,
-    SourceClip,
-    chosen_subset,
-    chosen_task,
-    require_folder,
-)
+from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import table_rows
+from elastictool.corpora.tables import Columns, Row, Table
 from elastictool.utils.errors import UsageError
 
 TABLES = {
@@ -32,19 +24,23 @@ TABLES = {
 _EXPECTED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
 _CLASSES = 527
 _FOLDERS = ("metadata", "annotations", "csv")
+_COLUMNS = Columns(
+    ("YTID", "start", "end", "mids"),
+    header=False,
+    comment="#",
+    hint="take the segment tables as they are published",
+)
 
 
-@dataclass(frozen=True)
-class AudioSet:
+class AudioSet(Corpus):
     """Lists the segments whose excerpt is on disk."""
 
-    name: str = "audioset"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ("full", "balanced")
-    default_root: Path | None = Path("data/raw/audioset")
+    name = "audioset"
+    subsets = ("full", "balanced")
+    default_root = Path("data/raw/audioset")
 
     def describe(self) -> str:
-        """What to fetch, in one screen."""
+        """Returns what to fetch, in one screen."""
         return (
             "AudioSet has two parts, to be fetched by hand:\n"
             "1. segments and classes (CC BY 4.0), from research.google.com/audioset:\n"
@@ -61,43 +57,34 @@ class AudioSet:
             "is the evaluation set. Vanished videos are counted as missing."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """Segments of the training lists and of the evaluation list, grouped by video.
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists segments of the training lists and of the evaluation list, grouped by video.
 
         Raises:
             UsageError: No table, one that cannot be read, or no class table.
         """
-        chosen_task(self, options)
-        subset = chosen_subset(self, options)
-        place = require_folder(root, self)
-        tables = _tables(place, subset)
-        classes_file = first_file(place, [CLASS_TABLE], _FOLDERS)
+        tables = _tables(root, options.subset)
+        classes_file = first_file(root, [CLASS_TABLE], _FOLDERS)
         if not tables or classes_file is None:
             wanted = CLASS_TABLE if tables else "segment tables (…_segments.csv)"
-            raise UsageError(f"no {wanted} in {place}", self.describe())
+            raise UsageError(f"no {wanted} in {root}", self.describe())
         classes = ClassTable.read(classes_file)
-        index = FileIndex.scan(place, ("audio", "wav", "audios"))
+        name = self.name if options.subset == self.subsets[0] else f"audioset-{options.subset}"
         listing = Listing(
-            "audioset" if subset == self.subsets[0] else f"audioset-{subset}",
-            place,
-            [],
-            classes.names,
-            multi_label=True,
-            expected_classes=_CLASSES,
+            name, root, label_names=classes.names, multi_label=True, expected_classes=_CLASSES
         )
-        builder = ListingBuilder(listing)
+        builder = ListingBuilder(listing, FileIndex.scan(root, ("audio", "wav", "audios")))
         for part, table in tables.items():
             split = TABLES[part][1]
             listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]
-            for line, video, start, stop, mids in _segments(table):
+            for row in Table.open(table, _COLUMNS):
+                video, start, stop = row.cells["YTID"], *_times(row)
+                mids = dict.fromkeys(row.cells["mids"].replace(" ", "").split(","))
                 labels = tuple(classes.name(mid, table) for mid in mids)
-                clip_id = f"{video}_{start:g}"
-                path = "" if clip_id in builder else index.find(_stems(video, start, stop))
-                clip = SourceClip(clip_id, path, None, None, labels, split, 0, video)
-                builder.add(clip, f"audio/Y{video}.wav", table, line)
-        listing.notes.append(index.note(len(listing.clips) + len(listing.missing)))
-        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
-        return listing
+                clip = SourceClip(f"{video}_{start:g}", "", None, None, labels, split, group=video)
+                stems = _stems(video, start, stop)
+                builder.add(row, clip, f"audio/Y{video}.wav", partial(builder.index.find, stems))
+        return builder.finish()
 
 
 def _tables(root: Path, subset: str) -> dict[str, Path]:
@@ -125,23 +112,11 @@ def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
         yield f"Y<id>_{template}", f"Y{video}_{tail}"
 
 
-def _segments(table: Path) -> Iterator[tuple[int, str, float, float, tuple[str, ...]]]:
-    """(line, video, start, stop, mids) of each row; comments begin with #.
-
-    Ids may begin with '-' or hold anything but a comma; the mids are one quoted cell.
-    """
-    for line, row in table_rows(table):
-        if row[0].startswith("#"):
-            continue
-        try:
-            video, start, stop, mids = row
-            times = float(start), float(stop)
-        except ValueError as error:
-            raise UsageError(
-                f"{table}, line {line}: not YTID, start, end, mids ({error})",
-                "take the segment tables as they are published",
-            ) from error
-        yield line, video, *times, tuple(dict.fromkeys(mids.replace(" ", "").split(",")))
+def _times(row: Row) -> tuple[float, float]:
+    try:
+        return float(row.cells["start"]), float(row.cells["end"])
+    except ValueError as error:
+        raise row.error(f"start or end is no number ({error})", _COLUMNS.hint) from error
 
 
 CORPORA.register("audioset")(AudioSet())

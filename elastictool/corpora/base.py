@@ -1,17 +1,19 @@
-"""What a corpus is: something that lists clips, and nothing else.
+"""The contract of a corpus: it lists clips, and nothing else.
 
 Decoding, checking, resampling, storing, statistics and reports are shared (``data/prepare``), so
-a new corpus is one short file. A listing is plain data: where each clip lies, which slice of the
-file it is, its labels, split and fold; a corpus that renders its own audio adds ``read``.
+a new corpus is one short file with a class that has ``describe`` and ``find_clips``. A listing is
+plain data: where each clip lies, which slice of the file it is, its labels, split and fold; a
+corpus that renders its own audio adds ``read``, one that can be fetched ``download``.
 """
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ SPLIT_NAMES = {
     "eval": "test",
     "evaluation": "test",
 }
-"""Names of splits in the wild, and ours."""
+"""Our name of each split by its names in other people's data."""
 
 
 class SourceClip(NamedTuple):
@@ -69,7 +71,7 @@ class MissingClip(NamedTuple):
 
 @dataclass
 class Listing:
-    """Everything a corpus says about its clips.
+    """The clips of a corpus and what is known about them.
 
     Attributes:
         name: Name of the prepared dataset unless the user gives one.
@@ -82,14 +84,14 @@ class Listing:
         expected_classes: Published number of classes; 0 if none was published.
         notes: What the user should know about this listing.
         warnings: The same, where it follows from the clips: no part of the fingerprint.
-        drawn: How the split was drawn, if it was: known by the fingerprint and shown to nobody
-            (a warning says what came of it).
+        drawn: How the split was drawn, if it was: part of the fingerprint, not shown (a warning
+            gives the counts).
     """
 
     name: str
     root: Path
-    clips: list[SourceClip]
-    label_names: list[str]
+    clips: list[SourceClip] = field(default_factory=list)
+    label_names: list[str] = field(default_factory=list)
     multi_label: bool = False
     missing: list[MissingClip] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
@@ -101,12 +103,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What a user may ask of a listing.
+    """What a user may choose in a corpus.
 
     Attributes:
         task: One of the corpus's ``tasks``; empty is its first.
         subset: One of the corpus's ``subsets``; empty is its first.
-        seed: Seeds splits that we draw and clips that we render.
+        seed: Seed of drawn splits and of rendered clips.
     """
 
     task: str = ""
@@ -114,34 +116,73 @@ class CorpusOptions:
     seed: int = 0
 
 
-class Corpus(Protocol):
-    """Lists the clips of one corpus."""
+class Corpus(ABC):
+    """Lists the clips of one corpus.
 
-    @property
-    def name(self) -> str:
-        """What ``--dataset`` calls it."""
+    Attributes:
+        name: What ``--dataset`` calls it.
+        tasks: What can be classified in it; the first is the default, none means there is one way.
+        subsets: Parts of it that can be taken alone; the first, the default, is the usual one.
+        default_root: Where it lies unless the user says otherwise.
+        takes_file: Whether its root may also be a file (a table, a list).
+    """
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """What can be classified in it; the first is the default, none means there is one way."""
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ()
+    subsets: ClassVar[tuple[str, ...]] = ()
+    default_root: ClassVar[Path | None] = None
+    takes_file: ClassVar[bool] = False
 
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        """Parts of it that can be taken alone; the first, the default, is the usual one."""
-
-    @property
-    def default_root(self) -> Path | None:
-        """Where it lies unless the user says otherwise."""
-
+    @abstractmethod
     def describe(self) -> str:
-        """What to download, from where, to which place, its size and licence."""
+        """Returns what to download, from where, to which place, its size and licence."""
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """All clips under ``root``.
+    @abstractmethod
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists all clips under ``root``.
+
+        Args:
+            root: Where the corpus lies: an existing folder, or a file where it ``takes_file``.
+            options: With the task and subset that apply.
 
         Raises:
-            UsageError: The data is not there or not laid out as expected.
+            UsageError: The data is not laid out as expected.
         """
+
+    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+        """Lists all clips under ``root`` or, where it is None, under ``default_root``.
+
+        Raises:
+            UsageError: There is no such task or subset, or the data is not there or not laid out
+                as expected.
+        """
+        subset = self._chosen("subset", options.subset, self.subsets)
+        task = self._chosen("task", options.task, self.tasks)
+        return self.find_clips(self.resolve_root(root), replace(options, task=task, subset=subset))
+
+    def resolve_root(self, root: Path | None) -> Path:
+        """Returns ``root`` or ``default_root``, as a path that exists.
+
+        Raises:
+            UsageError: It does not exist, or is a file where a folder is needed; the hint is the
+                corpus's description.
+        """
+        place = root or self.default_root
+        if place is None:
+            raise UsageError(f"--dataset {self.name} needs --root", self.describe())
+        if not place.exists():
+            raise UsageError(f"no {self.name} data: {place} does not exist", self.describe())
+        if not self.takes_file and not place.is_dir():
+            raise UsageError(
+                f"{place} is a file, and --dataset {self.name} wants a folder", self.describe()
+            )
+        return place
+
+    def _chosen(self, what: str, wanted: str, known: tuple[str, ...]) -> str:
+        if wanted and wanted not in known:
+            hint = nearest_hint(wanted, list(known)) if known else f"leave --{what} out"
+            raise UsageError(f"--dataset {self.name} has no {what} {wanted!r}", hint)
+        return wanted or (known[0] if known else "")
 
 
 @runtime_checkable
@@ -172,62 +213,8 @@ CORPORA: Registry[Corpus] = Registry(
 )
 
 
-def require_root(root: Path | None, corpus: Corpus) -> Path:
-    """``root``, or the corpus's default one, as a path that exists.
-
-    Raises:
-        UsageError: It does not exist; the hint is the corpus's description.
-    """
-    place = root or corpus.default_root
-    if place is None:
-        raise UsageError(f"--dataset {corpus.name} needs --root", corpus.describe())
-    if not place.exists():
-        raise UsageError(f"no {corpus.name} data: {place} does not exist", corpus.describe())
-    return place
-
-
-def require_folder(root: Path | None, corpus: Corpus) -> Path:
-    """``require_root`` for a corpus that is a folder.
-
-    Raises:
-        UsageError: It does not exist, or is a file.
-    """
-    place = require_root(root, corpus)
-    if not place.is_dir():
-        raise UsageError(
-            f"{place} is a file, and --dataset {corpus.name} wants a folder", corpus.describe()
-        )
-    return place
-
-
-def chosen_task(corpus: Corpus, options: CorpusOptions) -> str:
-    """The task asked for, the corpus's first one, or "" where it has none.
-
-    Raises:
-        UsageError: The corpus has no such task, or no such subset.
-    """
-    chosen_subset(corpus, options)
-    return _chosen("task", corpus.name, options.task, corpus.tasks)
-
-
-def chosen_subset(corpus: Corpus, options: CorpusOptions) -> str:
-    """The subset asked for, the corpus's first one, or "" where it has none.
-
-    Raises:
-        UsageError: The corpus has no such subset.
-    """
-    return _chosen("subset", corpus.name, options.subset, corpus.subsets)
-
-
-def _chosen(what: str, corpus: str, wanted: str, known: tuple[str, ...]) -> str:
-    if wanted and wanted not in known:
-        hint = nearest_hint(wanted, list(known)) if known else f"leave --{what} out"
-        raise UsageError(f"--dataset {corpus} has no {what} {wanted!r}", hint)
-    return wanted or (known[0] if known else "")
-
-
 def ordered_labels(labels: Sequence[str]) -> list[str]:
-    """Distinct labels: numerically if all are whole numbers, else alphabetically."""
+    """Returns distinct labels: numerically if all are whole numbers, else alphabetically."""
     distinct = set(labels)
     if all(label.isascii() and label.isdigit() for label in distinct):
         return sorted(distinct, key=lambda label: (int(label), label))
@@ -235,7 +222,7 @@ def ordered_labels(labels: Sequence[str]) -> list[str]:
 
 
 def source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
-    """The file behind each path of ``clips``: one file for all paths and links that lead to it."""
+    """Returns the file behind each path of ``clips``: the same for all links that lead to it."""
     folders: dict[str, str] = {}
 
     def resolved(path: str) -> str:
@@ -251,15 +238,15 @@ def source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
 def stratified_split(
     clips: Sequence[SourceClip], seed: int, files: Mapping[str, str] | None = None
 ) -> list[SourceClip]:
-    """Draw 80 % train, 10 % val, 10 % test of each label; what belongs together is in one split.
+    """Draws 80 % train, 10 % val, 10 % test of each label; what belongs together is in one split.
 
     Clips of one group belong together, and so do those without a group that are read from one
     file. A label with three units or more (groups or files) has at least one in val and in test;
     one with fewer is all in train. A unit counts under the first label of its first clip.
 
     Args:
-        clips: What to divide.
-        seed: Of the drawing.
+        clips: Clips to divide.
+        seed: Seed of the drawing.
         files: The file behind each path (``source_files``); None takes the paths themselves.
     """
     files = files or {}

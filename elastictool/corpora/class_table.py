@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.tables import table_rows
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 CLASS_TABLE = "class_labels_indices.csv"
 CLASS_TABLES = "*class_labels_indices*.csv"
-"""What the AST repositories call theirs: ``esc_class_labels_indices.csv`` and the like."""
-_HEADER = ["index", "mid", "display_name"]
+"""Names of the AST repositories' tables: ``esc_class_labels_indices.csv`` and the like."""
+COLUMNS = Columns(("index", "mid", "display_name"), hint=f"take {CLASS_TABLE} as it is published")
 _SHOWN = 10
 
 
@@ -35,25 +35,15 @@ class ClassTable:
 
     @classmethod
     def read(cls, path: Path) -> ClassTable:
-        """The table at ``path``; names that several classes have are told apart by identifier.
+        """Reads the table at ``path``; a name of several classes gets its identifier appended.
 
         Raises:
             UsageError: It is no such table.
         """
-        hint = f"take {CLASS_TABLE} as it is published"
-        rows = table_rows(path)
-        _, header = next(rows, (0, []))
-        if [name.strip() for name in header[:3]] != _HEADER:
-            raise UsageError(f"{path} does not begin with {','.join(_HEADER)}", hint)
-        body: list[tuple[int, str, str]] = []
-        for line, cells in rows:
-            if len(cells) < 3 or not cells[0].strip().isdecimal():
-                raise UsageError(
-                    f"{path}, line {line}: {','.join(cells)!r} is not a number, an identifier and "
-                    "a name",
-                    hint,
-                )
-            body.append((int(cells[0]), cells[1], cells[2]))
+        body = [
+            (row.number_in("index", COLUMNS.hint), row.cells["mid"], row.cells["display_name"])
+            for row in Table.open(path, COLUMNS)
+        ]
         body.sort(key=lambda row: row[0])
         if max(Counter(name for _, _, name in body).values(), default=1) > 1:
             body = [(index, mid, f"{name} ({mid})") for index, mid, name in body]
@@ -61,7 +51,7 @@ class ClassTable:
 
     @classmethod
     def of_labels(cls, labels: Iterable[str]) -> ClassTable:
-        """Without a table: the labels themselves, in alphabetical order."""
+        """Returns a table of the labels themselves, in alphabetical order."""
         names = sorted(set(labels))
         return cls(names, {name: name for name in names})
 
@@ -70,7 +60,7 @@ class ClassTable:
         return label in self.by_mid or label in self.names
 
     def name(self, label: str, source: Path) -> str:
-        """The class of ``label``, which is an identifier or a class's name.
+        """Returns the class of ``label``, which is an identifier or a class's name.
 
         Raises:
             UsageError: There is none.

@@ -1,7 +1,7 @@
 """Any data, described by one table: ``path,label`` and optionally split, fold, start, stop, group.
 
-The table is checked row by row before anything is decoded, and a message names file, row and
-column, because a table is where a user's mistakes are. A path may also name a recording in an HDF5
+The table is checked row by row before anything is decoded, and messages name file, line and
+column. A path may also name a recording in an HDF5
 file (``FILE/NAME``). Labels are joined by ``|``; their order is that of a ``labels.txt`` beside the
 table (one a line), without it numerical if all are whole numbers, else alphabetical. Without splits
 and folds a seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from elastictool.corpora.base import (
     CORPORA,
     SPLIT_NAMES,
+    Corpus,
     CorpusOptions,
     Listing,
     MissingClip,
     SourceClip,
-    chosen_task,
     ordered_labels,
-    require_root,
     source_files,
     stratified_split,
 )
-from elastictool.corpora.csv_table import CsvTable
 from elastictool.corpora.folds import counted_from_one
 from elastictool.corpora.listing import is_there
+from elastictool.corpora.tables import Columns, Row, Table
 from elastictool.corpora.warnings import drawn_split, files_of_several_groups, repeated_slices
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import open_text
@@ -38,22 +35,25 @@ from elastictool.utils.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
 LABELS_NAME = "labels.txt"
+COLUMNS = Columns(
+    ("path", "label"),
+    ("split", "fold", "start", "stop", "group"),
+    aliases={"end": "stop"},
+    whole=False,
+)
 _DRAWN = "no split column: drew 80/10/10 by label with seed {}"
 _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
-"""Of a column that lacks a number somewhere, pandas writes the others as 2.0."""
+"""pandas writes 2.0 for 2 in a column that lacks a number somewhere."""
 
 
-@dataclass(frozen=True)
-class CsvList:
+class CsvList(Corpus):
     """Lists the rows of a table; paths are relative to the table's folder."""
 
-    name: str = "csv"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = None
+    name = "csv"
+    takes_file = True
 
     def describe(self) -> str:
-        """The table that is wanted."""
+        """Returns which table is wanted."""
         return (
             "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns, divided by\n"
             "commas, semicolons or tabs:\n"
@@ -64,52 +64,45 @@ class CsvList:
             f"A {LABELS_NAME} beside it, one label a line, gives the order of the classes."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """The rows whose file exists; the others are ``missing``.
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists the rows whose file exists; the others are ``missing``.
 
         Raises:
             UsageError: The table is absent, empty, lacks a column, or a row is wrong.
         """
-        chosen_task(self, options)
-        place = require_root(root, self)
-        path = place / TABLE_NAME if place.is_dir() else place
+        path = root / TABLE_NAME if root.is_dir() else root
         if not path.is_file():
-            raise UsageError(f"no {TABLE_NAME} in {place}", self.describe())
-        table = CsvTable.open(path)
+            raise UsageError(f"no {TABLE_NAME} in {root}", self.describe())
+        table = Table.open(path, COLUMNS)
         clips, warnings = _read_clips(table)
         label_names = _label_names(path.parent / LABELS_NAME, clips)
         files = source_files(clips, path.parent)
-        is_drawn = "split" not in table.columns and not any(clip.fold for clip in clips)
+        is_drawn = "split" not in table.names and not any(clip.fold for clip in clips)
         if is_drawn:
             clips = stratified_split(clips, options.seed, files)
-        found = [clip for clip in clips if is_there(path.parent / clip.path)]
-        here = {clip.id for clip in found}
-        how = (drawn_split("no split column", "label", found, options.seed),)
+        found, missing = [], []
+        for clip in clips:
+            if is_there(path.parent / clip.path):
+                found.append(clip)
+            else:
+                missing.append(MissingClip(clip.id, clip.path, clip.split))
+        if is_drawn and found:
+            warnings.insert(0, drawn_split("no split column", "label", found, options.seed))
+        warnings += [*repeated_slices(found, files), *files_of_several_groups(found, files)]
         return Listing(
-            name=_dataset_name(path),
+            name=path.resolve().parent.name if path.name == TABLE_NAME else path.stem,
             root=path.parent,
             clips=found,
             label_names=label_names,
             multi_label=any(len(clip.labels) > 1 for clip in clips),
-            missing=[
-                MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.id not in here
-            ],
-            warnings=[
-                *(how if is_drawn and found else ()),
-                *warnings,
-                *repeated_slices(found, files),
-                *files_of_several_groups(found, files),
-            ],
+            missing=missing,
+            warnings=warnings,
             drawn=_DRAWN.format(options.seed) if is_drawn else "",
         )
 
 
-def _dataset_name(table: Path) -> str:
-    return table.resolve().parent.name if table.name == TABLE_NAME else table.stem
-
-
 def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
-    """Labels in the order of the file at ``path``, if it is there; it may list unused ones."""
+    """Returns labels in the order of the file at ``path``, if it is there; some may be unused."""
     used = [label for clip in clips for label in clip.labels]
     if not path.is_file():
         return ordered_labels(used)
@@ -125,19 +118,18 @@ def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
     return names
 
 
-def _read_clips(table: CsvTable) -> tuple[list[SourceClip], list[str]]:
-    """One clip a row, and warnings on what was not taken as it stands there."""
+def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
+    """Returns one clip a row, and warnings on what was not read as it stands there."""
     clips: list[SourceClip] = []
     folds: list[int | None] = []
     seen: set[str] = set()
-    for number, cells in table.rows():
-        row = _Row(table.path, number, cells)
-        clip = row.clip()
+    for row in table:
+        clip = _clip(row)
         if clip.id in seen:
-            clip = clip._replace(id=f"{clip.id}@row{number}")
+            clip = clip._replace(id=f"{clip.id}@row{row.number}")
         seen.add(clip.id)
         clips.append(clip)
-        folds.append(row.fold())
+        folds.append(_fold(row))
     if not clips:
         raise UsageError(f"{table.path} has a header but no rows", "add one row per clip")
     counted, warnings = counted_from_one(folds)
@@ -147,76 +139,67 @@ def _read_clips(table: CsvTable) -> tuple[list[SourceClip], list[str]]:
     return clips, warnings
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of the table, and where it is for messages."""
+def _clip(row: Row) -> SourceClip:
+    """Returns the row's clip without its fold; its id is the path, with the slice if any."""
+    path = _required(row, "path")
+    start, stop = _seconds(row, "start"), _seconds(row, "stop")
+    if stop is not None and stop <= (start or 0.0):
+        raise _wrong(row, "stop", "does not lie after start")
+    sliced = start is not None or stop is not None
+    split = _required(row, "split") if "split" in row.cells else "train"
+    return SourceClip(
+        id=f"{path}#{start or 0:g}-{'' if stop is None else f'{stop:g}'}" if sliced else path,
+        path=path,
+        start_s=start,
+        stop_s=stop,
+        labels=_labels(row),
+        split=SPLIT_NAMES.get(split.lower(), split),
+        group=row.cells.get("group", ""),
+    )
 
-    table: Path
-    number: int
-    cells: Mapping[str, str]
 
-    def clip(self) -> SourceClip:
-        """The row's clip without its fold; its id is the path, with the slice if there is one."""
-        path = self._required("path")
-        start, stop = self._seconds("start"), self._seconds("stop")
-        if stop is not None and stop <= (start or 0.0):
-            raise self._wrong("stop", "does not lie after start")
-        sliced = start is not None or stop is not None
-        return SourceClip(
-            id=f"{path}#{start or 0:g}-{'' if stop is None else f'{stop:g}'}" if sliced else path,
-            path=path,
-            start_s=start,
-            stop_s=stop,
-            labels=self._labels(),
-            split=self._split(),
-            group=self.cells.get("group", ""),
-        )
+def _wrong(row: Row, column: str, what: str) -> UsageError:
+    value = row.cells.get(column, "")
+    return UsageError(
+        f"{row}, column {column!r}: {value!r} {what}", "correct the row or take it out"
+    )
 
-    def _wrong(self, column: str, what: str) -> UsageError:
-        value = self.cells.get(column, "")
-        return UsageError(
-            f"{self.table}, row {self.number}, column {column!r}: {value!r} {what}",
-            "correct the row or take it out",
-        )
 
-    def _required(self, column: str) -> str:
-        if not self.cells[column]:
-            raise self._wrong(column, "is empty")
-        return self.cells[column]
+def _required(row: Row, column: str) -> str:
+    if not row.cells[column]:
+        raise _wrong(row, column, "is empty")
+    return row.cells[column]
 
-    def _labels(self) -> tuple[str, ...]:
-        labels = tuple(label.strip() for label in self._required("label").split("|"))
-        if not all(labels):
-            raise self._wrong("label", "holds an empty label")
-        return tuple(dict.fromkeys(labels))
 
-    def _split(self) -> str:
-        if "split" not in self.cells:
-            return "train"
-        name = self._required("split")
-        return SPLIT_NAMES.get(name.lower(), name)
+def _labels(row: Row) -> tuple[str, ...]:
+    labels = tuple(label.strip() for label in _required(row, "label").split("|"))
+    if not all(labels):
+        raise _wrong(row, "label", "holds an empty label")
+    return tuple(dict.fromkeys(labels))
 
-    def fold(self) -> int | None:
-        """The fold as it stands there; None if none does."""
-        text = self.cells.get("fold", "")
-        if not text:
-            return None
-        number = _WHOLE_NUMBER.fullmatch(text)
-        if not number:
-            raise self._wrong("fold", "is not a whole number")
-        return int(number[1])
 
-    def _seconds(self, column: str) -> float | None:
-        text = self.cells.get(column, "")
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            raise self._wrong(column, "is not a number of seconds") from None
-        if not math.isfinite(value) or value < 0:
-            raise self._wrong(column, "is not a number of seconds of 0 or above")
-        return value
+def _fold(row: Row) -> int | None:
+    """Returns the fold as it stands there; None if there is none."""
+    text = row.cells.get("fold", "")
+    if not text:
+        return None
+    number = _WHOLE_NUMBER.fullmatch(text)
+    if not number:
+        raise _wrong(row, "fold", "is not a whole number")
+    return int(number[1])
+
+
+def _seconds(row: Row, column: str) -> float | None:
+    text = row.cells.get(column, "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise _wrong(row, column, "is not a number of seconds") from None
+    if not math.isfinite(value) or value < 0:
+        raise _wrong(row, column, "is not a number of seconds of 0 or above")
+    return value
 
 
 CORPORA.register("csv")(CsvList())

@@ -8,22 +8,16 @@ test table has no labels: its clips have none either, and scores on them are ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from elastictool.audio.formats import HEAD_BYTES, MEMBER_SUFFIXES, sniff
 from elastictool.audio.hdf5 import members
-from elastictool.corpora.base import (
-    CORPORA,
-    CorpusOptions,
-    Listing,
-    SourceClip,
-    chosen_task,
-    require_folder,
-)
+from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
-from elastictool.corpora.tables import NumberedClasses, records
+from elastictool.corpora.tables import Columns, NumberedClasses, Row, Table
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import FoundFile, walk_files
 
@@ -33,23 +27,23 @@ TEST_TABLE = "EPIC_Sounds_recognition_test_timestamps.csv"
 _EXPECTED = {"train": 60_055, "val": 8_035}
 _CLASSES = 44
 _FOLDERS = ("annotations",)
-_PLACES = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp")
-_LABELS = ("class", "class_id")
+_HINT = "take the csv files of epic-sounds-annotations as they are"
+_UNLABELLED = Columns(
+    ("annotation_id", "video_id", "start_timestamp", "stop_timestamp"), hint=_HINT
+)
+_LABELLED = Columns((*_UNLABELLED.required, "class", "class_id"), hint=_HINT)
 _TOLERANCE_SAMPLES = ANNOTATED_RATE_HZ // 100
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class EpicSounds:
+class EpicSounds(Corpus):
     """Lists the annotated segments whose video's audio is on disk."""
 
-    name: str = "epic-sounds"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = Path("data/raw/epic-sounds")
+    name = "epic-sounds"
+    default_root = Path("data/raw/epic-sounds")
 
     def describe(self) -> str:
-        """What to fetch, in one screen."""
+        """Returns what to fetch, in one screen."""
         return (
             "EPIC-SOUNDS has two parts, to be fetched by hand:\n"
             "1. annotations (7 MB; CC BY-NC 4.0, not for commercial use)\n"
@@ -70,8 +64,8 @@ class EpicSounds:
             "missing."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """Segments of training (``train``), validation (``val``) and, unlabelled, ``test``.
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists segments of training (``train``), validation (``val``) and, unlabelled, ``test``.
 
         They are grouped by video.
 
@@ -79,35 +73,30 @@ class EpicSounds:
             UsageError: No annotations, or a table that cannot be read.
             ElasticToolError: An HDF5 file that cannot be read.
         """
-        chosen_task(self, options)
-        place = require_folder(root, self)
-        tables = _tables(place)
+        tables = _tables(root)
         if not tables.keys() & TABLES.keys():
             raise UsageError(
-                f"no {' or '.join(TABLES.values())} in {place}{_pickled(place)}", self.describe()
+                f"no {' or '.join(TABLES.values())} in {root}{_pickled(root)}", self.describe()
             )
-        index = _recordings(place)
-        listing = Listing(
-            "epic-sounds", place, [], [], expected=dict(_EXPECTED), expected_classes=_CLASSES
-        )
-        builder, classes, agreement = ListingBuilder(listing), NumberedClasses(), Agreement()
+        listing = Listing(self.name, root, expected=dict(_EXPECTED), expected_classes=_CLASSES)
+        builder = ListingBuilder(listing, _recordings(root))
+        classes, agreement = NumberedClasses(), Agreement()
         for split, table in tables.items():
-            for line, row in _rows(table, labelled=split in TABLES):
-                clip = _clip(row, split, index.paths.get(row["video_id"], ""))
+            for row in Table.open(table, _LABELLED if split in TABLES else _UNLABELLED):
+                clip = _clip(row, split)
                 if clip.labels:
-                    classes.add(int(row["class_id"]), row["class"], table, line)
-                if clip.id not in builder:
-                    agreement.add(row, clip)
-                builder.add(clip, f"audio/{row['video_id']}.wav", table, line)
+                    classes.add(row.number_in("class_id", _HINT), row.cells["class"], row)
+                find = partial(builder.index.find_named, clip.group)
+                if builder.add(row, clip, f"audio/{clip.group}.wav", find):
+                    agreement.add(row.cells, clip)
         listing.label_names = classes.names
         listing.notes += agreement.notes()
-        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
-        return listing
+        return builder.finish()
 
 
 @dataclass
 class Agreement:
-    """Whether the sample columns say the same as the timestamps, to a hundredth of a second.
+    """Compares the sample columns with the timestamps, to a hundredth of a second.
 
     Attributes:
         compared: Segments that have sample columns.
@@ -118,7 +107,7 @@ class Agreement:
     disagreeing: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, str], clip: SourceClip) -> None:
-        """Compare one segment."""
+        """Compares one segment."""
         stated = [_number(row.get(name)) for name in ("start_sample", "stop_sample")]
         if all(value is None for value in stated):
             return
@@ -132,7 +121,7 @@ class Agreement:
             self.disagreeing.setdefault(_mistake(pairs), []).append(clip.id)
 
     def notes(self) -> list[str]:
-        """How many agree, and which do not."""
+        """Returns how many agree, and which do not."""
         if not self.compared:
             return []
         wrong = sum(map(len, self.disagreeing.values()))
@@ -162,7 +151,7 @@ def _agree(pairs: list[tuple[float, float]], factor: float = 1.0) -> bool:
 
 
 def _mistake(pairs: list[tuple[float, float]]) -> str:
-    """What is wrong with sample columns: the mistakes of early releases, or another."""
+    """Returns what is wrong with sample columns: a mistake of early releases, or another."""
     if _agree(pairs, ANNOTATED_RATE_HZ):
         return "with seconds in the sample columns"
     for power in (10.0, 100.0, 1000.0):
@@ -172,7 +161,7 @@ def _mistake(pairs: list[tuple[float, float]]) -> str:
 
 
 def _tables(root: Path) -> dict[str, Path]:
-    """Annotation files, in the root or in ``annotations``."""
+    """Returns annotation files, in the root or in ``annotations``."""
     found = {
         split: first_file(root, [name], _FOLDERS)
         for split, name in {**TABLES, "test": TEST_TABLE}.items()
@@ -181,14 +170,14 @@ def _tables(root: Path) -> dict[str, Path]:
 
 
 def _pickled(root: Path) -> str:
-    """What to say where the tables are there as pickles alone."""
+    """Returns what to add to the message where only pickles of the tables are there."""
     names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
     pickle = first_file(root, names, _FOLDERS)
     return f"; {pickle.name} is not read, because a pickle is code: take the csv" if pickle else ""
 
 
 def _recordings(root: Path) -> FileIndex:
-    """Path of each video's audio, the best of several kinds, arrays in HDF5 among them."""
+    """Returns the path of each video's audio: the best of several kinds, or an HDF5 array."""
     files = list(walk_files(root))
     index = FileIndex.of(files, root, ("audio",))
     for name, (file, path) in _arrays(files, root).items():
@@ -198,7 +187,7 @@ def _recordings(root: Path) -> FileIndex:
 
 
 def _arrays(files: list[FoundFile], root: Path) -> dict[str, tuple[str, str]]:
-    """Each array in HDF5 files by its name: the file, and its path through it.
+    """Returns each array in HDF5 files by its name: the file, and its path through it.
 
     Of several arrays of one name it is the one in the file that sorts first.
     """
@@ -216,21 +205,8 @@ def _is_hdf5(path: Path) -> bool:
     return kind is not None and kind.members
 
 
-def _rows(table: Path, labelled: bool) -> Iterator[tuple[int, dict[str, str]]]:
-    wanted = _PLACES + (_LABELS if labelled else ())
-    hint = "take the csv files of epic-sounds-annotations as they are"
-    for line, row in records(table, wanted, hint):
-        try:
-            seconds(row["start_timestamp"])
-            seconds(row["stop_timestamp"])
-            int(row["class_id"] if labelled else 0)
-        except ValueError as error:
-            raise UsageError(f"{table}, line {line}: {error}", hint) from error
-        yield line, row
-
-
 def seconds(timestamp: str) -> float:
-    """Seconds of ``hh:mm:ss.mmm``.
+    """Returns the seconds of ``hh:mm:ss.mmm``.
 
     Raises:
         ValueError: It is no such timestamp.
@@ -241,15 +217,15 @@ def seconds(timestamp: str) -> float:
     return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
 
 
-def _clip(row: Mapping[str, str], split: str, path: str) -> SourceClip:
+def _clip(row: Row, split: str) -> SourceClip:
+    cells = row.cells
+    try:
+        start, stop = seconds(cells["start_timestamp"]), seconds(cells["stop_timestamp"])
+    except ValueError as error:
+        raise row.error(str(error), _HINT) from error
+    labels = (cells["class"],) if "class" in cells else ()
     return SourceClip(
-        id=row["annotation_id"],
-        path=path,
-        start_s=seconds(row["start_timestamp"]),
-        stop_s=seconds(row["stop_timestamp"]),
-        labels=(row["class"],) if "class" in row else (),
-        split=split,
-        group=row["video_id"],
+        cells["annotation_id"], "", start, stop, labels, split, group=cells["video_id"]
     )
 
 

@@ -17,13 +17,12 @@ from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.base import (
     CORPORA,
     SPLIT_NAMES,
+    Corpus,
     CorpusOptions,
     Listing,
     MissingClip,
     SourceClip,
-    chosen_task,
     ordered_labels,
-    require_folder,
     source_files,
     stratified_split,
 )
@@ -43,14 +42,10 @@ _PREPARED = (INFO_NAME, f"{PROGRESS_FOLDER}/{LOCK_NAME}")
 _DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(Corpus):
     """Lists a tree of class folders."""
 
-    name: str = "folder"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = None
+    name = "folder"
 
     def describe(self) -> str:
         """The tree that is wanted."""
@@ -60,35 +55,33 @@ class Folder:
             "webm: elastictool doctor lists all)."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
         """All audio files below class folders, sorted by path; broken links are ``missing``.
 
         Raises:
             UsageError: The folder is absent, holds no class folder with audio, or holds folders of
                 splits beside others.
         """
-        chosen_task(self, options)
-        place = require_folder(root, self)
-        tree = _Tree.read(place)
-        splits = _split_folders(place, tree.files)
+        tree = _Tree.read(root)
+        splits = _split_folders(root, tree.files)
         clips, loose = _clips(tree.files, splits)
         left_out = [*_left_out(loose), *tree.warnings()]
         if not clips:
             lying = "; ".join(left_out)
             raise UsageError(
-                f"no audio files in class folders under {place}{lying and f' ({lying})'}",
+                f"no audio files in class folders under {root}{lying and f' ({lying})'}",
                 self.describe(),
             )
         if not splits:
-            clips = stratified_split(clips, options.seed, source_files(clips, place))
+            clips = stratified_split(clips, options.seed, source_files(clips, root))
         broken = {file.path for file in tree.files if not file.is_there}
         found = [clip for clip in clips if clip.path not in broken]
         gone = [clip for clip in clips if clip.path in broken]
         why = "no split folders"
         drawn = [] if splits else [drawn_split(why, "class", found, options.seed)]
         return Listing(
-            name=place.resolve().name,
-            root=place,
+            name=root.resolve().name,
+            root=root,
             clips=found,
             label_names=ordered_labels([clip.labels[0] for clip in clips]),
             missing=[MissingClip(clip.id, clip.path, clip.split) for clip in gone],

@@ -14,11 +14,10 @@ from pathlib import Path
 from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import (
     CORPORA,
+    Corpus,
     CorpusOptions,
     Listing,
     SourceClip,
-    chosen_task,
-    require_folder,
 )
 from elastictool.corpora.listing import FileIndex
 from elastictool.corpora.warnings import some_of
@@ -36,13 +35,12 @@ _EXPECTED = {"train": 2700, "test": 300}
 
 
 @dataclass(frozen=True)
-class Fsdd:
+class Fsdd(Corpus):
     """Lists FSDD; ``url`` is where ``--download`` fetches it."""
 
-    name: str = "fsdd"
-    tasks: tuple[str, ...] = ("digit", "speaker")
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = Path("data/raw/fsdd")
+    name = "fsdd"
+    tasks = ("digit", "speaker")
+    default_root = Path("data/raw/fsdd")
     url: str = ARCHIVE_URL
     checksum: str = ""
 
@@ -57,19 +55,17 @@ class Fsdd:
             "  elsewhere:   --root FOLDER (FOLDER or FOLDER/recordings holds the wav files)"
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
         """Clips by digit, speaker, index; labels are digits 0 to 9 or speakers sorted.
 
         Raises:
             UsageError: No recording under ``root``.
         """
-        task = chosen_task(self, options)
-        place = require_folder(root, self)
-        inside = "recordings/" if (place / "recordings").is_dir() else ""
-        folder = place / inside
+        inside = "recordings/" if (root / "recordings").is_dir() else ""
+        folder = root / inside
         index = FileIndex.of((f for f in walk_files(folder) if "/" not in f.path), folder)
         named = [(_NAME.fullmatch(stem), inside + path) for stem, path in index.paths.items()]
-        clips = [_clip(match, path, task) for match, path in named if match]
+        clips = [_clip(match, path, options.task) for match, path in named if match]
         if not clips:
             raise UsageError(
                 f"no FSDD recordings ({{digit}}_{{speaker}}_{{index}}.wav) in {folder}",
@@ -77,8 +73,8 @@ class Fsdd:
             )
         clips.sort(key=lambda clip: _order(clip.id))
         listing = Listing(
-            name=f"fsdd-{task}",
-            root=place,
+            name=f"fsdd-{options.task}",
+            root=root,
             clips=clips,
             label_names=sorted({label for clip in clips for label in clip.labels}),
             expected=dict(_EXPECTED),

@@ -1,32 +1,32 @@
-"""Joining annotations with the files that a user really has.
+"""Join annotations with the files that a user really has.
 
 Copies of one corpus differ: flat or in subfolders, wav or flac or video, and clips of YouTube
 videos under several naming schemes. The folder is read once into an index by stem; then each
-annotated clip is looked up under the known templates in turn, and how often each matched is told.
+annotated clip is looked up under the known templates in turn. A note says how often each matched.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS, MEMBER_SUFFIXES
 from elastictool.audio.reader import place_of
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
+from elastictool.corpora.tables import Row
 from elastictool.corpora.warnings import some_of
-from elastictool.utils.errors import UsageError
 from elastictool.utils.io import FoundFile, walk_files
 
 _FEW = 0.5
 """Share of found clips below which names on disk are shown that no row asks for."""
-_SAID = {
+_FIELDS = {
     **{"start_s": "start", "stop_s": "stop", "labels": "label"},
     **{"split": "split", "fold": "fold", "group": "group"},
 }
-"""Fields of a clip in which two rows of one id must not differ, in words."""
+"""Fields in which two rows of one id must not differ, and what messages call them."""
 
 
 def _ranks() -> dict[str, int]:
@@ -44,7 +44,7 @@ _RANKS = _ranks()
 
 
 def rank_of(path: str) -> int:
-    """Of several files that hold one recording, the one whose kind ranks lowest is taken."""
+    """Returns the rank of a file's kind: of several files of one recording, the lowest is taken."""
     return _RANKS[os.path.splitext(path)[1].lower()]
 
 
@@ -55,7 +55,7 @@ class FileIndex:
     Attributes:
         root: What paths are relative to.
         first: Beginning of the paths that go before all others (``audio/``).
-        depth: How many parts of a path tell a recording: 1 is its name alone, 2 its folder, too.
+        depth: How many parts of a path name a recording: 1 is its name alone, 2 its folder, too.
         paths: Path by those parts without ending; of several files the best kind (``rank_of``),
             of these the one that sorts first; an empty one only where there is no other.
         matched: How many clips each template found.
@@ -73,14 +73,14 @@ class FileIndex:
 
     @classmethod
     def scan(cls, root: Path, folders: Sequence[str] = (), depth: int = 1) -> FileIndex:
-        """All files below ``root``; those in the first of ``folders`` that exists are preferred."""
+        """Indexes all files below ``root``, preferring the first of ``folders`` that exists."""
         return cls.of(walk_files(root), root, folders, depth)
 
     @classmethod
     def of(
         cls, files: Iterable[FoundFile], root: Path, folders: Sequence[str] = (), depth: int = 1
     ) -> FileIndex:
-        """Those of ``files`` that are audio or video."""
+        """Indexes those of ``files`` that are audio or video."""
         first = next((f"{name}/" for name in folders if (root / name).is_dir()), "")
         index = cls(root, first, depth)
         for path, is_there in files:
@@ -112,7 +112,7 @@ class FileIndex:
         return os.path.getsize(self.root / path) == 0
 
     def find(self, stems: Iterable[tuple[str, str]]) -> str:
-        """Path of the first of ``stems`` (with its template) that is there; empty if none is."""
+        """Returns the path of the first of ``stems`` (template, stem) on disk; empty if none is."""
         for template, stem in stems:
             path = self.paths.get(stem)
             if path is not None:
@@ -120,8 +120,12 @@ class FileIndex:
                 return path
         return ""
 
+    def find_named(self, key: str) -> str:
+        """Returns the path of the recording called ``key``; empty if there is none."""
+        return self.paths.get(key, "")
+
     def find_listed(self, path: str) -> str:
-        """Where the file lies that is listed as ``path``, in any folder and with any ending."""
+        """Returns where the file listed as ``path`` lies, in any folder and with any ending."""
         stem, ending = os.path.splitext(path)
         found = self.paths.get(self._key(stem), "")
         if found and os.path.splitext(found)[1] != ending:
@@ -129,14 +133,14 @@ class FileIndex:
         return found
 
     def note(self, wanted: int) -> str:
-        """How many of ``wanted`` clips were found, and under which names."""
+        """Returns how many of ``wanted`` clips were found, and under which names."""
         found = sum(self.matched.values())
         share = found / wanted if wanted else 0.0
         by_name = ", ".join(f"{name}: {count:,}" for name, count in self.matched.most_common())
         return f"{found:,} of {wanted:,} annotated clips are on disk ({share:.1%}); {by_name}"
 
     def warnings(self, listing: Listing) -> list[str]:
-        """What is on disk otherwise than the rows of ``listing`` say, if anything is."""
+        """Returns where the disk differs from the rows of ``listing``."""
         warnings = []
         if self.endings:
             kinds = ", ".join(sorted(self.endings))
@@ -145,63 +149,76 @@ class FileIndex:
         if self.broken:
             warnings.append(f"{len(self.broken)} links lead nowhere: {some_of(self.broken)}")
         if len(listing.clips) < _FEW * (len(listing.clips) + len(listing.missing)):
-            warnings += self._strangers(listing)
+            used = {clip.path for clip in listing.clips}
+            if names := [path for path in self.paths.values() if path not in used]:
+                some = some_of(names)
+                warnings.append(
+                    f"{len(names):,} audio files have names that no row asks for: {some}"
+                )
         return warnings
-
-    def _strangers(self, listing: Listing) -> list[str]:
-        used = {clip.path for clip in listing.clips}
-        names = [path for path in self.paths.values() if path not in used]
-        if not names:
-            return []
-        return [f"{len(names):,} audio files have names that no row asks for: {some_of(names)}"]
 
 
 @dataclass
 class ListingBuilder:
-    """Puts the clips of annotated rows into a listing, each id once.
+    """Adds the clips of annotated rows to a listing, each id once.
 
     Attributes:
-        listing: Gets clips, missing ones, and in the end warnings.
+        listing: Gets clips, missing ones and, in the end, notes and warnings.
+        index: The files on disk.
         known: The first clip of each id.
         repeats: Ids of the rows that say what an earlier one said.
     """
 
     listing: Listing
+    index: FileIndex
     known: dict[str, SourceClip] = field(default_factory=dict)
     repeats: list[str] = field(default_factory=list)
 
-    def __contains__(self, clip_id: str) -> bool:
-        return clip_id in self.known
+    def add(self, row: Row, clip: SourceClip, expected_path: str, find: Callable[[], str]) -> bool:
+        """Adds ``clip`` to the clips, or to the missing ones where ``find`` returns no path.
 
-    def add(self, clip: SourceClip, expected_path: str, table: Path, line: int) -> None:
-        """File ``clip`` with the clips, or with the missing ones where it has no path.
+        Args:
+            row: Where the clip is annotated.
+            clip: The clip without its path.
+            expected_path: Where its file should be.
+            find: Looks for its file; called once for each id.
+
+        Returns:
+            Whether the id is new.
 
         Raises:
             UsageError: An earlier row says something else of this id.
         """
         first = self.known.setdefault(clip.id, clip)
         if first is not clip:
-            _check_repeat(first, clip, table, line)
+            _check_repeat(first, clip, row)
             self.repeats.append(clip.id)
-        elif clip.path:
-            self.listing.clips.append(clip)
+        elif path := find():
+            self.listing.clips.append(clip._replace(path=path))
         else:
             self.listing.missing.append(MissingClip(clip.id, expected_path, clip.split))
+        return first is clip
 
-    def warnings(self) -> list[str]:
-        """How many rows were passed over, if any."""
-        if not self.repeats:
-            return []
-        some = some_of(self.repeats)
-        return [f"{len(self.repeats):,} rows repeat an earlier one and were passed over: {some}"]
+    def finish(self) -> Listing:
+        """Returns the listing, with what the user should know of rows and files."""
+        if self.index.matched:
+            wanted = len(self.listing.clips) + len(self.listing.missing)
+            self.listing.notes.append(self.index.note(wanted))
+        if self.repeats:
+            count, some = len(self.repeats), some_of(self.repeats)
+            self.listing.warnings.append(
+                f"{count:,} rows repeat an earlier one and were passed over: {some}"
+            )
+        self.listing.warnings += self.index.warnings(self.listing)
+        return self.listing
 
 
-def _check_repeat(first: SourceClip, clip: SourceClip, table: Path, line: int) -> None:
-    for name, what in _SAID.items():
+def _check_repeat(first: SourceClip, clip: SourceClip, row: Row) -> None:
+    for name, what in _FIELDS.items():
         before, now = getattr(first, name), getattr(clip, name)
         if before != now:
-            raise UsageError(
-                f"{table}, line {line}: {clip.id!r} was listed before with another {what}: "
+            raise row.error(
+                f"{clip.id!r} was listed before with another {what}: "
                 f"{_shown(before)}, now {_shown(now)}",
                 "take out the row that is wrong",
             )
@@ -212,7 +229,7 @@ def _shown(value: object) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there, or the HDF5 file that a recording ``FILE/NAME`` is in."""
+    """Whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
     if path.is_file():
         return True
     file, name = place_of(path)
@@ -220,7 +237,7 @@ def is_there(path: Path) -> bool:
 
 
 def first_file(root: Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:
-    """The first of ``names`` that is a file in ``root`` or in one of ``folders`` below it."""
+    """Returns the first of ``names`` that is a file in ``root`` or one of its ``folders``."""
     places = [root, *(root / folder for folder in folders)]
     candidates = (place / name for name in names for place in places)
     return next((path for path in candidates if path.is_file()), None)

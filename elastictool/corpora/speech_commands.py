@@ -13,12 +13,11 @@ from pathlib import Path
 from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import (
     CORPORA,
+    Corpus,
     CorpusOptions,
     Listing,
     MissingClip,
     SourceClip,
-    chosen_task,
-    require_folder,
 )
 from elastictool.corpora.listing import FileIndex
 from elastictool.corpora.warnings import some_of
@@ -35,13 +34,11 @@ _EXPECTED = {"train": 84_843, "val": 9_981, "test": 11_005}
 
 
 @dataclass(frozen=True)
-class SpeechCommands:
+class SpeechCommands(Corpus):
     """Lists all words; ``url`` is where ``--download`` fetches them."""
 
-    name: str = "speech-commands"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = Path("data/raw/speech-commands")
+    name = "speech-commands"
+    default_root = Path("data/raw/speech-commands")
     url: str = ARCHIVE_URL
     checksum: str = ARCHIVE_CHECKSUM
 
@@ -57,24 +54,22 @@ class SpeechCommands:
             "  elsewhere:   --root FOLDER"
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
         """All words, sorted by path, grouped by speaker.
 
         Raises:
             UsageError: A list is absent, or there is no word.
         """
-        chosen_task(self, options)
-        place = require_folder(root, self)
-        listed = self._listed(place)
+        listed = self._listed(root)
         splits = {os.path.splitext(path)[0]: split for path, split in listed.items()}
-        files = [file for file in walk_files(place) if file.path.count("/") == 1]
+        files = [file for file in walk_files(root) if file.path.count("/") == 1]
         words = [file for file in files if not _is_noise(file)]
-        noise = len(FileIndex.of(filter(_is_noise, files), place).paths)
-        index = FileIndex.of(words, place, depth=2)
+        noise = len(FileIndex.of(filter(_is_noise, files), root).paths)
+        index = FileIndex.of(words, root, depth=2)
         clips = [_clip(key, path, splits.get(key, "train")) for key, path in index.paths.items()]
         listing = Listing(
             name="speech-commands",
-            root=place,
+            root=root,
             clips=clips,
             label_names=sorted({clip.labels[0] for clip in clips}),
             missing=[

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from elastictool.corpora.base import CORPORA, CorpusOptions, Listing, SourceClip, chosen_task
+from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
@@ -271,14 +271,10 @@ def _coloured_noise(
     return noise
 
 
-@dataclass(frozen=True)
-class Synth:
+class Synth(Corpus):
     """Lists and renders the clips; the seed is in each clip's path."""
 
-    name: str = "synth"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = None
+    name = "synth"
 
     def describe(self) -> str:
         """Nothing to download."""
@@ -287,26 +283,29 @@ class Synth:
             "nothing to download.\n--seed draws another corpus, --limit a smaller one."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """All clips of the seed; labels in the order of ``COMPOSERS``.
+    def resolve_root(self, root: Path | None) -> Path:
+        """Returns no folder: the clips are rendered.
 
         Raises:
             UsageError: A root is given.
         """
-        chosen_task(self, options)
         if root is not None:
             raise UsageError(
                 f"--root {root}: synth renders its clips and reads none",
                 f"did you mean --dataset folder --root {as_argument(root)}? (csv for a table, json "
                 "for lists of the AST repositories, or a corpus by its name)",
             )
+        return Path()
+
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists all clips of the seed; labels in the order of ``COMPOSERS``."""
         clips: list[SourceClip] = []
         for split, size in SIZES.items():
             for index in range(len(clips), len(clips) + size):
                 label = list(COMPOSERS)[index % len(COMPOSERS)]
                 path = f"synth:{options.seed}:{index}"
                 clips.append(SourceClip(f"{split}-{index:04d}", path, None, None, (label,), split))
-        return Listing("synth", Path(), clips, list(COMPOSERS), expected=dict(SIZES))
+        return Listing("synth", root, clips, list(COMPOSERS), expected=dict(SIZES))
 
     def read(self, clip: SourceClip) -> tuple[NDArray[np.float32], int]:
         """Render ``clip``."""

@@ -7,21 +7,13 @@ so where only such a list lies there, the message names the file that is wanted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from elastictool.corpora.base import (
-    CORPORA,
-    CorpusOptions,
-    Listing,
-    SourceClip,
-    chosen_task,
-    require_folder,
-)
+from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import open_text
 
 SPLIT_FILES = ("iden_split.txt", "veri_test_class.txt")
 _VERIFICATION = (
@@ -31,20 +23,24 @@ _VERIFICATION = (
 _SPLITS = {"1": "train", "2": "val", "3": "test"}
 _EXPECTED = {"train": 138_361, "val": 6_904, "test": 8_251}
 _SPEAKERS = 1_251
+_COLUMNS = Columns(
+    ("split", "path"),
+    header=False,
+    spaces=True,
+    hint=f"the identification split is {SPLIT_FILES[0]}, as it is published: its lines are "
+    "'1|2|3 path'; three cells are a verification pair",
+)
 _PATH = re.compile(r"(?P<speaker>id\d{5})/(?P<video>[^/]+)/(?P<number>[^/]+)\.\w+")
 
 
-@dataclass(frozen=True)
-class VoxCeleb:
+class VoxCeleb(Corpus):
     """Lists the utterances of the identification split."""
 
-    name: str = "voxceleb"
-    tasks: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    default_root: Path | None = Path("data/raw/voxceleb")
+    name = "voxceleb"
+    default_root = Path("data/raw/voxceleb")
 
     def describe(self) -> str:
-        """What to fetch, in one screen."""
+        """Returns what to fetch, in one screen."""
         return (
             "VoxCeleb1 (speaker identification), to be fetched by hand:\n"
             "1. iden_split.txt (some copies: veri_test_class.txt), not veri_test.txt,\n"
@@ -58,65 +54,42 @@ class VoxCeleb:
             "Utterances are 4 to 145 s; the papers use the first 30 s: --max-seconds 30."
         )
 
-    def list_clips(self, root: Path | None, options: CorpusOptions) -> Listing:
-        """Utterances of training, validation and test, grouped by video.
+    def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
+        """Lists utterances of training, validation and test, grouped by video.
 
         Raises:
             UsageError: No split file, the verification list instead of it, or a wrong line.
         """
-        chosen_task(self, options)
-        place = require_folder(root, self)
         folders = ("", "metadata", "meta")
-        file = first_file(place, SPLIT_FILES, folders)
+        file = first_file(root, SPLIT_FILES, folders)
         if file is None:
-            other = first_file(place, _VERIFICATION, folders)
+            other = first_file(root, _VERIFICATION, folders)
             found = f"; {other.name} lists verification pairs, not this task" if other else ""
-            raise UsageError(f"no {SPLIT_FILES[0]} in {place}{found}", self.describe())
-        index = FileIndex.scan(place, ("wav",), depth=3)
-        listing = Listing(
-            "voxceleb", place, [], [], expected=dict(_EXPECTED), expected_classes=_SPEAKERS
-        )
-        builder = ListingBuilder(listing)
+            raise UsageError(f"no {SPLIT_FILES[0]} in {root}{found}", self.describe())
+        listing = Listing(self.name, root, expected=dict(_EXPECTED), expected_classes=_SPEAKERS)
+        builder = ListingBuilder(listing, FileIndex.scan(root, ("wav",), depth=3))
         speakers: set[str] = set()
-        for line, split, path in _utterances(file):
+        for row in Table.open(file, _COLUMNS):
+            split, path = row.cells["split"], row.cells["path"]
             match = _PATH.fullmatch(path)
-            if match is None:
-                raise UsageError(
-                    f"{file}, line {line}: {path!r} is not idXXXXX/<video>/NNNNN.wav",
-                    f"take {SPLIT_FILES[0]} as it is published",
+            if match is None or split not in _SPLITS:
+                raise row.error(
+                    f"'{split} {path}' is not '1|2|3 idXXXXX/<video>/NNNNN.wav'", _COLUMNS.hint
                 )
-            speakers.add(match["speaker"])
-            clip_id = path.rpartition(".")[0]
+            speaker, video = match["speaker"], match["video"]
+            speakers.add(speaker)
             clip = SourceClip(
-                id=clip_id,
-                path="" if clip_id in builder else index.find_listed(path),
+                id=path.rpartition(".")[0],
+                path="",
                 start_s=None,
                 stop_s=None,
-                labels=(match["speaker"],),
-                split=split,
-                group=f"{match['speaker']}/{match['video']}",
+                labels=(speaker,),
+                split=_SPLITS[split],
+                group=f"{speaker}/{video}",
             )
-            builder.add(clip, f"wav/{path}", file, line)
+            builder.add(row, clip, f"wav/{path}", partial(builder.index.find_listed, path))
         listing.label_names = sorted(speakers)
-        listing.warnings += [*builder.warnings(), *index.warnings(listing)]
-        return listing
-
-
-def _utterances(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, split, path) of each line ``1|2|3 path``."""
-    with open_text(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            cells = line.split()
-            if not cells:
-                continue
-            if len(cells) != 2 or cells[0] not in _SPLITS:
-                pairs = len(cells) == 3 and cells[0] in ("0", "1")
-                raise UsageError(
-                    f"{file}, line {number}: {line.strip()!r} is not '1|2|3 path'"
-                    + (" but a verification pair" if pairs else ""),
-                    f"the identification split is {SPLIT_FILES[0]}",
-                )
-            yield number, _SPLITS[cells[0]], cells[1]
+        return builder.finish()
 
 
 CORPORA.register("voxceleb")(VoxCeleb())
