@@ -25,7 +25,7 @@ from elastictool.models.pooling import AttentionPool, drop_padding, mean_pool, p
 from elastictool.models.pos_embed import build_pos_embed
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
-from elastictool.utils.errors import CheckpointError, UsageError, first_line
+from elastictool.utils.errors import CheckpointError, first_line
 
 
 class SpectrogramTransformer(nn.Module):
@@ -71,19 +71,21 @@ class SpectrogramTransformer(nn.Module):
         Raises:
             UsageError: The batch's patches or grids do not fit the model.
         """
+        batch = batch.with_prefix_tokens(self.config.prefix_tokens)
         broken = batch.broken_clips()
         return self._head(self._features(batch, broken), batch, broken, pre_logits=False)
 
     def forward_features(self, batch: PackedBatch) -> Tensor:
         """Tokens (N, D) after the last norm, clip after clip, without padding.
 
-        A clip's prefix tokens come first, then its patches, frequency-major;
-        ``batch.layout.lengths`` counts the tokens of each clip. Tokens of a broken clip (see
-        ``PackedBatch.broken_clips``) are NaN.
+        A clip's prefix tokens come first, then its patches, frequency-major; for each clip
+        ``batch.layout.lengths`` counts them, prefix tokens if the batch was packed with them.
+        Tokens of a broken clip (see ``PackedBatch.broken_clips``) are NaN.
 
         Raises:
             UsageError: The batch's patches or grids do not fit the model.
         """
+        batch = batch.with_prefix_tokens(self.config.prefix_tokens)
         broken = batch.broken_clips()
         return self._features(batch, broken).masked_fill(_of_tokens(broken, batch), math.nan)
 
@@ -98,6 +100,7 @@ class SpectrogramTransformer(nn.Module):
         Returns:
             (S, C) logits, or (S, D) embeddings with ``pre_logits``; NaN for broken clips.
         """
+        batch = batch.with_prefix_tokens(self.config.prefix_tokens)
         broken = batch.broken_clips()
         tokens = tokens.masked_fill(_of_tokens(broken, batch), 0.0)
         return self._head(tokens, batch, broken, pre_logits)
@@ -135,15 +138,10 @@ class SpectrogramTransformer(nn.Module):
             positions = self.pos_embed(group.coords, clips, shapes, group.patch_size)
             tokens.append(self.patch_embed(patches, group.patch_size) + positions)
         token_indices = _joined([group.token_indices for group in batch.patch_groups])
-        return scatter_tokens(layout, token_indices, _joined(tokens), self._prefix(layout))
+        return scatter_tokens(layout, token_indices, _joined(tokens), self._prefix())
 
-    def _prefix(self, layout: SegmentLayout) -> Tensor | None:
-        if layout.prefix_tokens != self.config.prefix_tokens:
-            raise UsageError(
-                f"the batch has {layout.prefix_tokens} prefix tokens a clip, "
-                f"the model {self.config.prefix_tokens}",
-                f"pack the clips with prefix_tokens={self.config.prefix_tokens}",
-            )
+    def _prefix(self) -> Tensor | None:
+        """(prefix tokens, D), with their positions."""
         if self.prefix_tokens is None or self.prefix_pos_embed is None:
             return None
         return self.prefix_tokens + self.prefix_pos_embed

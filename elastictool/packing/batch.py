@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from elastictool.packing.layout import SegmentLayout, map_tensors
+from elastictool.packing.layout import SegmentLayout, build_layout, map_tensors
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PackedBatch:
         layout: Which token belongs to which clip; counts prefix tokens.
         grid_shapes: (frequency, time) patches of each clip (S pairs), dropped ones included.
         targets: (S, C) float, 1 where a clip has a class, a share of it where clips are mixed;
-            empty classes axis if unlabelled.
+            empty classes axis if unlabelled. ``pack`` also takes (S,) int64 class indices.
         clip_ids: The clips' ids (S).
         cut_frames: Frames of all clips that were cut off by length limits.
         teacher_batch: The same clips cut and packed for a second model (a distillation teacher).
@@ -68,6 +68,27 @@ class PackedBatch:
             overflow = (~norms.isfinite()).to(broken.dtype)
             broken = broken.scatter_reduce(0, ids[group.token_indices], overflow, "amax")
         return broken > 0
+
+    def with_prefix_tokens(self, count: int) -> PackedBatch:
+        """Lay the batch out for ``count`` prefix tokens a clip, in a flat stream.
+
+        Returns:
+            The same batch where it is laid out so already.
+        """
+        old = self.layout
+        added = count - old.prefix_tokens
+        if not added:
+            return self
+        ids = old.segment_ids
+        layout = build_layout([[length + added for length in old.lengths]], count).to(ids.device)
+        # Each clip's tokens move by what is added before it and by the padding that goes.
+        moved = torch.tensor(layout.starts) - torch.tensor(old.starts) + added
+        moved = moved.to(ids.device)
+        groups = tuple(
+            replace(group, token_indices=group.token_indices + moved[ids[group.token_indices]])
+            for group in self.patch_groups
+        )
+        return replace(self, patch_groups=groups, layout=layout)
 
     def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
         """``grid_shapes`` as ``group`` sees them: other groups' clips have a shape of its own.
@@ -98,5 +119,5 @@ class PackedBatch:
             patch_groups=tuple(
                 replace(group, patches=group.patches.to(dtype)) for group in self.patch_groups
             ),
-            targets=self.targets.to(dtype),
+            targets=self.targets.to(dtype) if self.targets.is_floating_point() else self.targets,
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from elastictool.audio.features import AUDIOSET_MEAN, AUDIOSET_STD
 from elastictool.config import InitConfig, ModelConfig
 from elastictool.packing.grid import covered
 from elastictool.pretrained.formats import Tensors
@@ -31,8 +32,7 @@ STRIDES = (10, 12, 14, 16)
 PUBLISHED_FRAMES = (1_024, 512, 128)
 """Input lengths of published ASTs: AudioSet, ESC-50, Speech Commands."""
 AUDIOSET_CLASSES = 527
-AUDIOSET_STATISTICS = (-4.2677393, 4.5689974)
-"""Mean and std that AST and its kin normalise AudioSet with. Source: published scripts."""
+AUDIOSET_STATISTICS = (AUDIOSET_MEAN, AUDIOSET_STD)
 
 Size = tuple[int, int]
 POSITION_AXES = "1, positions, D"
