@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
-from elastictool.data.options import PrepOptions
 from elastictool.corpora.csv_list import COLUMNS
 from elastictool.corpora.tables import Table
+from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import epic_hdf5_tree, write_audio, write_table
