@@ -37,7 +37,7 @@ from elastictool.cli.console import show_error
 from elastictool.cli.options import SettingsCommand
 from elastictool.cli.ranges import ListCommand
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
-from elastictool.utils.launch import first_to_tell, launched
+from elastictool.utils.launch import first_to_fail, launched
 from elastictool.utils.signals import signals_interrupt
 
 
@@ -159,6 +159,6 @@ def _drop_unwritten_output() -> None:
 def _leave(error: ElasticToolError) -> NoReturn:
     if not launched().is_single:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if first_to_tell():
+    if first_to_fail():
         show_error(error)
     sys.exit(error.exit_code)

@@ -10,7 +10,6 @@ Source: FlexiAST, Section 3.4 (KL divergence). The published code for it is not 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.errors import CheckpointError
 
 
 class Teacher:
@@ -130,17 +129,3 @@ def _shared_settings(config: RunConfig) -> dict[str, object]:
         "length.padding": config.length.padding,
         "train.loss": config.train.loss,
     }
-
-
-def require_other_place(path: Path, config: RunConfig) -> None:
-    """A run must not be written over its own teacher.
-
-    Raises:
-        UsageError: The teacher is the run directory ``path``, or lies in it.
-    """
-    wanted = config.train.distill.teacher
-    if wanted and find_run(wanted).resolve().is_relative_to(path.resolve()):
-        raise UsageError(
-            f"{path} is the teacher of this run and would be written over",
-            "--run-dir names another directory",
-        )

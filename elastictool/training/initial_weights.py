@@ -23,7 +23,7 @@ from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.source import OWN_NAME
 from elastictool.pretrained.transfer import model_for, require_labels, transfer
-from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.io import write_json
 from elastictool.utils.progress import Progress
 
@@ -84,19 +84,6 @@ def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDAr
     if not same_clips and names[0] != names[1]:  # ids of other data mean other clips
         return np.empty(0, dtype=np.str_)
     return former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
-
-
-def require_elsewhere(weights: Imported | None, path: Path) -> None:
-    """A run must not delete the weights that it starts from.
-
-    Raises:
-        UsageError: They are in the run directory ``path`` itself.
-    """
-    if weights and Path(weights.report.file).resolve().is_relative_to(path.resolve()):
-        raise UsageError(
-            f"{path} holds the weights that this run starts from and would be written over",
-            "--run-dir names another directory",
-        )
 
 
 def start_from(

@@ -1,10 +1,9 @@
-"""Which settings a run goes on with: its own, but for those that belong to the machine.
+"""The settings that a resumed run continues with: its own, except those of the machine.
 
-A run is a function of its settings, so it continues with those that it began with. Where it is
-computed, how it is fed and how often it is saved change nothing of it (up to rounding, where other
-kernels add up), and more epochs are its own continuation where the learning rate allows them.
-Everything else would be another run, and is refused by name: asked for on the command line, or
-found in a ``config.yaml`` that somebody has edited.
+A run is a function of its settings, so it continues with those that it started with. Settings of
+the machine change its result at most by rounding, and more epochs continue it where the learning
+rate allows them. Any other setting would be another run and is refused by name, whether it comes
+from the command line or from an edited ``config.yaml``.
 """
 
 from __future__ import annotations
@@ -17,33 +16,34 @@ from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
 from elastictool.config.coerce import to_dict
 from elastictool.config.loader import Difference, differences, other_settings, replaced_settings
-from elastictool.training.schedule import against_more_epochs
+from elastictool.training.schedule import why_not_more_epochs
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import as_argument
 
-MACHINE = tuple(
-    f"train.{name}"
-    for name in (
-        "attention",
-        "cache_mb",
-        "checkpoint_steps",
-        "compile",
-        "device",
-        "fbank_on",
-        "loader_workers",
-        "max_skipped_steps",
-        "prefetch",
-        "tensorboard",
-    )
+MACHINE = (
+    "train.attention",
+    "train.cache_mb",
+    "train.checkpoint_steps",
+    "train.compile",
+    "train.device",
+    "train.fbank_on",
+    "train.loader_workers",
+    "train.max_skipped_steps",
+    "train.prefetch",
+    "train.tensorboard",
 )
-"""Settings that a run may go on with another value of."""
+"""Settings that may change when a run is resumed."""
 EPOCHS = "train.epochs"
-_PLACES = ("name", "data.dataset")
-"""What a run and its data are called; the fingerprint says whether the data are the same."""
+_LOCATIONS = ("name", "data.dataset")
+"""Names of a run and its data, which may move; the fingerprint tells whether the data are equal."""
+_RATE = {
+    "constant": "the learning rate stays as it is",
+    "multistep": "the learning rate continues to fall from epoch to epoch",
+}
 
 
 def own_config(path: Path, settings: Mapping[str, Any]) -> RunConfig:
-    """The configuration that the run goes on with: its own, and what of ``settings`` it may take.
+    """Returns the run's own configuration with those of ``settings`` that may change.
 
     Args:
         path: The run directory.
@@ -60,76 +60,56 @@ def own_config(path: Path, settings: Mapping[str, Any]) -> RunConfig:
     return replaced_settings(config, {key: value.asked for key, value in asked.items()})
 
 
-def trained_with(run: RunDirectory, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings, nested, that a run has been trained with so far.
-
-    Args:
-        run: The run.
-        saved: Its training state; one of before they were kept in it leaves ``config.yaml``.
-    """
-    kept: Mapping[str, Any] = saved.get("config") or to_dict(run.read_config())
-    return kept
-
-
 def require_unedited(run: RunDirectory, before: Mapping[str, Any], config: RunConfig) -> None:
-    """See that a run goes on with the settings of ``before``, whatever ``config.yaml`` says.
+    """Checks that ``config`` has the settings ``before``, with which the run was trained so far.
 
     Raises:
-        CheckpointError: It would not.
+        CheckpointError: ``config.yaml`` was edited.
     """
     changed = differences(before, to_dict(config))
-    others = {key: changed[key] for key in changed if key not in (*MACHINE, *_PLACES, EPOCHS)}
+    others = {key: changed[key] for key in changed if key not in (*MACHINE, *_LOCATIONS, EPOCHS)}
     if others:
         raise CheckpointError(
-            f"{run.config_file} was changed after the run began: {_told(others)}",
+            f"{run.config_file} was changed after the run began: {_listed(others)}",
             "put the run's own values back; other settings are a new run, from its weights: "
             + _from_weights(run.path),
         )
 
 
-def tell_epochs(
+def check_epochs(
     run: RunDirectory, before: Mapping[str, Any], config: RunConfig, step: int, total_steps: int
 ) -> str:
-    """What another number of epochs than ``before`` means for a run; empty where it is the same.
+    """Returns a note on another number of epochs than ``before``; empty where it is the same.
 
     Args:
         run: The run.
-        before: What it was trained with.
-        config: What it goes on with.
+        before: The settings that it was trained with.
+        config: The settings that it continues with.
         step: Optimiser steps taken.
-        total_steps: Those of the whole run, as it is to be now.
+        total_steps: Optimiser steps of the whole run under ``config``.
 
     Raises:
-        UsageError: It cannot go on so.
+        UsageError: The run cannot continue with this number.
     """
     now, then = config.train.epochs, before["train"]["epochs"]
     if now == then or step == 0:
         return ""
-    problem = (
-        "it cannot become shorter"
-        if now < then
-        else against_more_epochs(config.train.schedule, step, total_steps)
-    )
-    if problem:
+    schedule = config.train.schedule
+    shorter = "it cannot become shorter" if now < then else ""
+    if problem := shorter or why_not_more_epochs(schedule, step, total_steps):
         raise _refused(run.path, {EPOCHS: Difference(now, then)}, problem)
-    return f"{now} epochs instead of {then}: {_RATE[config.train.schedule.kind]}"
-
-
-_RATE = {
-    "constant": "the learning rate stays as it is",
-    "multistep": "the learning rate goes on to fall from epoch to epoch",
-}
+    return f"{now} epochs instead of {then}: {_RATE[schedule.kind]}"
 
 
 def _refused(path: Path, others: Mapping[str, Difference], why: str = "") -> UsageError:
     return UsageError(
         f"{path} continues with the settings that it was started with, "
-        f"which are others: {_told(others)}{why and f'; {why}'}",
+        f"which differ: {_listed(others)}{why and f'; {why}'}",
         f"leave them out, or start a new run from its weights: {_from_weights(path)}",
     )
 
 
-def _told(others: Mapping[str, Difference]) -> str:
+def _listed(others: Mapping[str, Difference]) -> str:
     return ", ".join(difference.text(key) for key, difference in others.items())
 
 

@@ -1,4 +1,4 @@
-"""Starting, resuming and describing a run: what ``elastictool train`` and the studies call."""
+"""Start, resume and describe runs: what ``elastictool train`` and the recipes call."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from elastictool.checkpoint.find import RUNS_ROOT as RUNS_ROOT
+from elastictool.checkpoint.find import RUNS_ROOT, find_run
 from elastictool.checkpoint.run_directory import RunDirectory, lock_run
 from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import RunConfig
+from elastictool.config.coerce import to_dict
 from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Indices
 from elastictool.data.store import PreparedStore
-from elastictool.training.distillation import load_teacher, require_other_place
+from elastictool.pretrained.importer import Imported
+from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import Ranks, init_distributed
 from elastictool.training.initial_weights import (
     leak_notes,
     read_initial,
-    require_elsewhere,
     start_from,
 )
 from elastictool.training.log_lines import start_lines
-from elastictool.training.resuming import (
-    own_config,
-    require_unedited,
-    tell_epochs,
-    trained_with,
-)
+from elastictool.training.resuming import check_epochs, own_config, require_unedited
 from elastictool.training.setup import device_of, resolve
 from elastictool.training.state import TrainResult, load_training_state
 from elastictool.training.tensorboard import mirrored
@@ -45,7 +41,7 @@ from elastictool.utils.progress import SILENT, Progress
 
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
-    """``runs/NAME``, the name made from model and data where the configuration has none."""
+    """Returns ``runs/NAME``; a configuration without a name gets one from data and model."""
     return RUNS_ROOT / (config.name or f"{store.info.name}-{config.model.preset}")
 
 
@@ -56,24 +52,23 @@ def train_run(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> TrainResult:
-    """Train ``config`` on ``store`` into the run directory ``path``.
+    """Trains ``config`` on ``store`` into the run directory ``path``.
 
     Raises:
         UsageError: The directory is not empty, or configuration and data do not fit.
-        Interrupted: The user stopped it; ``resume_run`` goes on.
+        Interrupted: The user stopped it; ``resume_run`` continues.
     """
     with init_distributed(device_of(config.train)) as ranks:
-        run, progress = _of_first(path, progress, ranks)
+        run, progress = _for_rank(path, progress, ranks)
         if run.writes:
             run.require_free(overwrite)
-        config, weights = read_initial(_named(config, store, path), store)
-        require_other_place(path, config)
-        require_elsewhere(weights, path)
+        config, weights = read_initial(_with_names(config, store, path), store)
+        _require_sources_elsewhere(path, config, weights)
         # Before the directory is touched: a wrong setting deletes nothing.
         trainer = Trainer(config, store, run, progress, ranks)
         _check_warmup(trainer.config, trainer.batches.sampler)
         run.create(overwrite)
-        with _locked(run), _cleared(run):
+        with _locked(run), _deleted_on_failure(run):
             run.write_config(trainer.config, store.info.fingerprint)
             start_from(weights, trainer.model, config, run, progress)
             _log_start(trainer, [*notes(config), *leak_notes(weights, store, trainer.splits)])
@@ -86,14 +81,14 @@ def resume_run(
     progress: Progress = SILENT,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Continue an interrupted run with the configuration that it was started with.
+    """Continues an interrupted run with the configuration that it was started with.
 
     Args:
         path: The run.
         store: The data that it was started on.
         progress: Where to show bars.
-        settings: What the user asks for, nested as in a recipe: what the run has, another
-            machine's settings, or more epochs where its schedule allows them.
+        settings: What the user asks for, nested as in a recipe: the run's own settings, those of
+            another machine, or more epochs where the schedule allows them.
 
     Raises:
         CheckpointError: There is no run, its configuration was changed, or the data are not those
@@ -102,24 +97,24 @@ def resume_run(
     """
     config = own_config(path, settings or {})
     with init_distributed(device_of(config.train)) as ranks:
-        run, progress = _of_first(path, progress, ranks)
+        run, progress = _for_rank(path, progress, ranks)
         _require_same_data(run, store)
         with _locked(run):
             saved = load_training_state(run.training_state) if run.was_saved() else {}
-            before = trained_with(run, saved)
+            before = saved.get("config") or to_dict(run.read_config())
             require_unedited(run, before, config)
-            if find_recorded_dataset(config.data.dataset, path) is None:  # they have moved
-                config = _named(config, store, path)
+            if find_recorded_dataset(config.data.dataset, path) is None:  # the data have moved
+                config = _with_names(config, store, path)
             trainer = Trainer(config, store, run, progress, ranks)
             if saved:
                 trainer.resume(saved)
-                saved = {}  # as large as the model and its optimiser
+                saved = {}  # frees as much memory as model and optimiser take
             else:  # stopped before its first checkpoint: it starts again, from the same weights
                 run.clean_up(step=0, epochs=0)
                 _, weights = read_initial(config, store)
                 start_from(weights, trainer.model, config, run, progress)
             step, total = trainer.state.step, trainer.batches.total_steps
-            longer = tell_epochs(run, before, config, step, total)
+            longer = check_epochs(run, before, config, step, total)
             if trainer.config != run.read_config():
                 run.write_config(trainer.config, store.info.fingerprint)
             run.write_environment(store.info.fingerprint)
@@ -146,14 +141,14 @@ def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
         trainer.progress.log(line)
 
 
-def _of_first(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
-    """Of several processes, the first one writes and shows bars."""
+def _for_rank(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
+    """Of several processes, the main one writes and shows bars."""
     return RunDirectory(path, writes=ranks.is_main), progress if ranks.is_main else SILENT
 
 
 @contextmanager
-def _cleared(run: RunDirectory) -> Iterator[None]:
-    """A run that fails before its first step does not keep the next attempt from its place."""
+def _deleted_on_failure(run: RunDirectory) -> Iterator[None]:
+    """Deletes a run that fails before its first step, so that the next attempt can start there."""
     try:
         yield
     except Interrupted:
@@ -167,6 +162,20 @@ def _locked(run: RunDirectory) -> AbstractContextManager[None]:
     return lock_run(run.path) if run.writes else nullcontext()
 
 
+def _require_sources_elsewhere(path: Path, config: RunConfig, weights: Imported | None) -> None:
+    """A run must not delete the weights that it starts from, nor its teacher."""
+    sources = (
+        {"holds the weights that this run starts from": weights.report.file} if weights else {}
+    )
+    if config.train.distill.teacher:
+        sources["is the teacher of this run"] = str(find_run(config.train.distill.teacher))
+    for what, source in sources.items():
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"{path} {what} and would be written over", "--run-dir names another directory"
+            )
+
+
 def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:
     known = run.read_fingerprint()
     if known and known != store.info.fingerprint:
@@ -176,13 +185,13 @@ def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:
         )
 
 
-def _named(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
+def _with_names(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
     data = dataclasses.replace(config.data, dataset=str(store.path))
     return dataclasses.replace(config, name=config.name or path.name, data=data)
 
 
 def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
-    """What a run would do, without doing it: clips, tokens, steps, and what to know before.
+    """Describes what a run would do, without doing it: clips, tokens, steps, and notes.
 
     Under torchrun, also ``token_imbalance``: how much longer an epoch is than it would be if all
     processes had the same tokens in each step.
@@ -206,17 +215,17 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "batches_per_epoch": len(plans),
         "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
-        **_cut(dataset, splits.train),
+        **_cut_frames(dataset, splits.train),
         "optimizer_steps": sampler.num_steps(sampler.epoch_batches(resolved.train.epochs)),
-        **_among(launched().world, sampler, plans),
+        **_rank_balance(launched().world, sampler, plans),
         "notes": [*notes(resolved), *leak_notes(weights, store, splits)],
     }
 
 
 def _check_warmup(config: RunConfig, sampler: TrainingSampler) -> None:
-    """Refuse a warm-up longer than training, in which the rate never gets to ``train.lr``.
+    """Refuses a warm-up longer than training, in which the rate never reaches ``train.lr``.
 
-    Epochs are counted only as far as needed: with a token budget each has to be planned for it.
+    Epochs are counted only as far as needed: with a token budget each must be planned first.
     """
     train = config.train
     wanted = train.schedule.warmup_steps
@@ -234,8 +243,8 @@ def _check_warmup(config: RunConfig, sampler: TrainingSampler) -> None:
     )
 
 
-def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
-    """What length limits leave out of the training clips, if anything."""
+def _cut_frames(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
+    """Counts what length limits cut off from the training clips, if anything."""
     limit = dataset.feature_extractor.length
     native = dataset.native_frames[clips]
     left_out = native - np.minimum(native, limit.most_frames)
@@ -250,8 +259,10 @@ def _cut(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
     }
 
 
-def _among(processes: int, sampler: TrainingSampler, plans: Sequence[BatchPlan]) -> dict[str, Any]:
-    """How evenly several processes share the steps made of ``plans``."""
+def _rank_balance(
+    processes: int, sampler: TrainingSampler, plans: Sequence[BatchPlan]
+) -> dict[str, Any]:
+    """Measures how evenly several processes share the steps made of ``plans``."""
     if processes == 1:
         return {}
     slowest = total = 0

@@ -12,7 +12,7 @@ from elastictool.config import ScheduleConfig
 
 
 def lr_factor(config: ScheduleConfig, step: int, total_steps: int, epoch: int) -> float:
-    """Factor on the base learning rate.
+    """Returns the factor on the base learning rate.
 
     Args:
         config: The schedule.
@@ -26,16 +26,15 @@ def lr_factor(config: ScheduleConfig, step: int, total_steps: int, epoch: int) -
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
-    """Steps of the warm-up in a run of so many."""
+    """Returns the steps of the warm-up in a run of ``total_steps``."""
     share = config.warmup_steps
     return round(share * total_steps) if share < 1 else round(share)
 
 
-def against_more_epochs(config: ScheduleConfig, step: int, total_steps: int) -> str:
-    """Why a run at ``step`` cannot go on as one of ``total_steps``; empty where it can.
+def why_not_more_epochs(config: ScheduleConfig, step: int, total_steps: int) -> str:
+    """Says why a run at ``step`` cannot continue as one of ``total_steps``; empty where it can.
 
-    It can where its rates so far are those that the longer run would have had, or where no step of
-    it is left in a warm-up that has become longer.
+    It can if the rates so far are those of the longer run, or if the longer warm-up is over, too.
     """
     if config.kind == "cosine":
         return "a cosine schedule falls over all epochs, and the rate would jump up again"

@@ -1,7 +1,7 @@
-"""Whether torchrun started this process, and which one it is of how many.
+"""Whether torchrun started this process, and which of the processes it is.
 
-Known from the environment alone, so that the command line can ask before torch is loaded. Only
-``train`` works in several processes; one of them, the first, writes and speaks for all.
+The environment says so, so the command line knows it before torch is loaded. Only ``train`` works
+in several processes; the main one writes and logs for all.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ANSWER = timedelta(seconds=5)
+_TIMEOUT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of this process.
+    """The position of this process among those that torchrun started.
 
     Attributes:
         rank: Its number among all processes, from 0.
@@ -37,12 +37,12 @@ class Launch:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes and logs for all."""
         return self.rank == 0
 
 
 def launched() -> Launch:
-    """What torchrun has put into the environment; a single process without it."""
+    """Returns what torchrun has put into the environment; a single process without it."""
     values = [os.environ.get(name, "") for name in _VARIABLES]
     if not all(values) or int(values[1]) < 2:
         return Launch()
@@ -56,17 +56,17 @@ def launched() -> Launch:
 
 
 def command() -> str:
-    """What stands before a subcommand to start it as this process was started."""
+    """Returns the command line before a subcommand that starts it as this process was started."""
     here = launched()
     if here.is_single:
         return "elastictool"
     return f"torchrun --nproc-per-node {here.local_world} -m elastictool"
 
 
-def first_to_tell() -> bool:
-    """Whether this process is the one to show an error: of several that end, one speaks.
+def first_to_fail() -> bool:
+    """Whether this process shows its error: of several that fail, only the first one does.
 
-    They ask torchrun's store, which outlives each of them. Where it does not answer, all speak.
+    They ask torchrun's store, which outlives each of them. Where it does not answer, all show it.
     """
     if launched().is_single:
         return True
@@ -74,8 +74,8 @@ def first_to_tell() -> bool:
 
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, None, False, _ANSWER, wait_for_workers=False)
+        store = TCPStore(address, port, None, False, _TIMEOUT, wait_for_workers=False)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return bool(store.add(f"elastictool/told/{attempt}", 1) == 1)
+        return bool(store.add(f"elastictool/failed/{attempt}", 1) == 1)
     except (RuntimeError, ValueError):
         return True
