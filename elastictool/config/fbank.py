@@ -12,12 +12,14 @@ from elastictool.config.check import require
 
 @dataclass(frozen=True)
 class FrontendTraits:
-    """What a front end fixes; ``audio/extractors.py`` has the arithmetic.
+    """Fixed properties of a front end; ``audio/extractors.py`` has the arithmetic.
 
-    ``centred`` frames have zeros beyond the clip's ends, and frame k has its middle k shifts into
-    the clip; others lie wholly within the clip, from its first sample on. Clips of fewer than
-    ``min_frames`` frames repeat their last one. ``fft_size`` 0 is the next power of two.
-    ``defaults`` replace those of ``FbankConfig``.
+    Attributes:
+        centred: Frame k has its middle k shifts into the clip, with zeros beyond the clip's ends;
+            other frames lie within the clip, the first at its first sample.
+        min_frames: Clips with fewer frames repeat their last one.
+        fft_size: Length of the Fourier transform in samples; 0 is the next power of two.
+        defaults: Replace those of ``FbankConfig``.
     """
 
     centred: bool = False
@@ -45,7 +47,7 @@ FRONTENDS: Mapping[str, FrontendTraits] = {
 
 @dataclass(frozen=True)
 class FbankConfig:
-    """How recordings become log-mel frames.
+    """Log-mel filterbank: how recordings become frames.
 
     Source: ElasticAST Section 3.2 (25 ms window, 10 ms shift, 128 bins); the rest is Kaldi's.
     """
@@ -66,8 +68,8 @@ class FbankConfig:
     """Upper end of the highest mel band in hertz; at or below 0 it counts down from half the sample
     rate, as in Kaldi."""
     preemphasis: float = 0.97
-    """Share of the former sample that is taken off each sample, 0 up to but not 1; 0 is off. Only
-    ``kaldi`` has it."""
+    """Share of the previous sample that is subtracted from each sample, 0 (off) up to but not 1.
+    Only ``kaldi`` has it."""
     frontend: Literal["kaldi", "epic-librosa"] = "kaldi"
     """Which frames: ``kaldi`` as AST and ElasticAST compute them, or ``epic-librosa`` as the public
     EPIC-SOUNDS code does, which brings its own rate, window and shift. Data must be prepared with
@@ -99,7 +101,7 @@ class FbankConfig:
 
     @property
     def traits(self) -> FrontendTraits:
-        """What the front end fixes."""
+        """Fixed properties of the front end."""
         return FRONTENDS[self.frontend]
 
     @property
@@ -114,12 +116,12 @@ class FbankConfig:
 
     @property
     def lead(self) -> int:
-        """Samples of a frame before the place that it is counted from: 0, or half a window."""
+        """Samples of a frame before its ``frame_place``: 0, or half a window."""
         return -(-self.window_samples // 2) if self.traits.centred else 0
 
     @property
     def context_frames(self) -> int:
-        """Frames to read before a wanted one: they reach over the beginning of what is read."""
+        """Frames to read before a wanted one, because they reach beyond the first sample read."""
         return -(-self.lead // max(self.frame_place(1), 1))
 
     @property
@@ -128,23 +130,23 @@ class FbankConfig:
         return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
 
     def frame_place(self, frame: int) -> int:
-        """Start or middle of ``frame``: round(frame x shift x rate), so any real shift is exact."""
+        """Returns first or middle sample of ``frame``: round(frame x shift x rate), exact."""
         return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
 
     def frame_start(self, frame: int) -> int:
-        """First sample of ``frame``; below 0 where a centred frame begins before the clip."""
+        """Returns the first sample of ``frame``; below 0 where it begins before the clip."""
         return self.frame_place(frame) - self.lead
 
     @property
     def reach(self) -> int:
-        """Samples of the clip that a frame needs from its place on.
+        """Samples of the clip that a frame needs from its ``frame_place`` on.
 
         Source: Kaldi's ``snip_edges``, or librosa's ``center``.
         """
         return 0 if self.traits.centred else self.window_samples
 
     def own_frames(self, num_samples: int) -> int:
-        """Frames of a clip before its last one is repeated."""
+        """Returns the number of frames of a clip before its last one is repeated."""
         last_place = num_samples - self.reach
         if last_place < 0 or num_samples == 0:
             return 0
@@ -156,16 +158,16 @@ class FbankConfig:
         return frames
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a clip; 0 where it is too short for one."""
+        """Returns the number of frames of a clip; 0 if it is too short for one."""
         own = self.own_frames(num_samples)
         return max(own, self.traits.min_frames) if own else 0
 
     def samples_for(self, num_frames: int) -> int:
-        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
+        """Returns the number of samples that the first ``num_frames`` frames of a clip need."""
         return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
 
     def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
-        """What to read of a clip of ``native_frames`` for ``num_frames`` frames from ``first``.
+        """Returns what to read of a clip of ``native_frames`` for frames from ``first`` on.
 
         Reading begins ``context_frames`` earlier; where frames are not whole samples apart, or are
         repeated, at the clip's beginning.

@@ -192,7 +192,7 @@ FORMATS.register("ssast")(
             Ignored(r"p_input_[ft]dim$", "the input size of pretraining"),
         ),
         describe=_describe_ssast,
-        official={"pos_embed": "interpolate"},
+        official_fit="interpolate",
     )
 )
 FORMATS.register("flexiast")(

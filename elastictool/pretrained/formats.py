@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from elastictool.config import InitConfig, ModelConfig, Rgb, RunConfig
+from elastictool.config import GridFit, InitConfig, ModelConfig, Rgb, RunConfig
 from elastictool.pretrained.source import Source
 from elastictool.utils.registry import Registry
 
@@ -123,7 +122,7 @@ class Format:
         describe: Reads the file's model.
         aliases: Replacements (pattern, by what) that bring keys into one spelling, in order.
         ignored: Keys that the model does not need.
-        official: Choices of the published code that differ from ``crop``.
+        official_fit: How the published code fits positions (``init.compat = official``).
         image: The grid is that of pictures and is unrelated to mel bins and seconds.
         own: The file was written by elastictool and is recognised by its metadata.
     """
@@ -135,7 +134,7 @@ class Format:
     foreign: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Ignored, ...] = ()
-    official: Mapping[str, Any] = field(default_factory=dict)
+    official_fit: GridFit = "crop"
     image: bool = False
     own: bool = False
 

@@ -28,7 +28,7 @@ class Choices:
     """Choices on which published codes differ: those of ``InitConfig`` with ``compat`` applied."""
 
     rgb: Rgb = "sum"
-    positions: GridFit = "crop"
+    pos_embed: GridFit = "crop"
     grid_mean_twice: bool = False
     pooling: PoolingStart = "mean"
     official: bool = False
@@ -83,7 +83,9 @@ def import_as(form: Format, init: InitConfig) -> Imported:
         sha256=source.sha256,
         notes=list(described.notes),
     )
-    choices = _choices(form, init)
+    choices = Choices(init.rgb, init.pos_embed, init.grid_mean == "twice", init.pooling)
+    if init.compat == "official":
+        choices = Choices("sum", form.official_fit, True, "official", True)
     state = _convert(form, described.config.model, choices, spelled, source, report)
     return Imported(described.config, state, described.label_names, choices, form.image, report)
 
@@ -123,30 +125,19 @@ def _block_pattern(form: Format) -> str:
     return re.escape(prefix) + r"(\d+)\."
 
 
-def looks_like(source: Source) -> list[str]:
-    """Returns the names of the formats whose files look like this one."""
-    if source.metadata.get("format") == OWN_FORMAT:
-        return [OWN_NAME]
-    keys = list(source.tensors)
-    return [name for name in FORMATS if FORMATS[name].matches(keys)]
-
-
 def _require_format(name: str, form: Format, source: Source) -> None:
-    found = looks_like(source)
+    """Checks that the file looks like one of the format that the user named."""
+    keys = list(source.tensors)
+    found = [known for known in FORMATS if FORMATS[known].matches(keys)]
+    if source.metadata.get("format") == OWN_FORMAT:
+        found = [OWN_NAME]
     if name in found:
         return
     hint = f"it looks like {' or '.join(found)}: name that format" if found else (
         f"it looks like none of {', '.join(sorted([*FORMATS, OWN_NAME]))}; its first keys are "
-        f"{', '.join(list(source.tensors)[:3])}"
+        f"{', '.join(keys[:3])}"
     )  # fmt: skip
     raise CheckpointError(f"{source.file} is not of the format {name} ({form.title})", hint)
-
-
-def _choices(form: Format, init: InitConfig) -> Choices:
-    if init.compat == "official":
-        official: GridFit = form.official.get("pos_embed", "crop")
-        return Choices("sum", official, True, "official", True)
-    return Choices(init.rgb, init.pos_embed, init.grid_mean == "twice", init.pooling)
 
 
 def _spelled(form: Format, source: Source) -> dict[str, str]:

@@ -198,10 +198,10 @@ def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelCon
     tables = {name: state.pop(name) for name in POSITIONS[source.pos_embed]}
     keys = [key for name in tables for key in report.loaded.pop(name)]
     mean_twice = choices.grid_mean_twice
-    fitted = fit_positions(tables, area, source, target, choices.positions, mean_twice)
+    fitted = fit_positions(tables, area, source, target, choices.pos_embed, mean_twice)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
     how += ["stretched with the patches"] if area != source.grid else []
-    how += [choices.positions] if area != target.grid else []
+    how += [choices.pos_embed] if area != target.grid else []
     if not alike:
         how += ["marginal means" if source.pos_embed == "grid" else "sums of both tables"]
         how += ["the grid's mean in both"] if source.pos_embed == "grid" and mean_twice else []
