@@ -92,17 +92,6 @@ def test_what_is_not_the_runs_own_goes_to_files_of_its_own(
     assert "Sweep of lengths, test split, on other" in (run / "report.html").read_text("utf-8")
 
 
-def test_a_score_of_other_data_under_the_old_name_is_not_the_runs(
-    run: Path, toy_store: PreparedStore
-) -> None:
-    assert invoke("eval", run).exit_code == 0
-    path = run / "results" / "eval_test.json"
-    for change in ({"trained_on_these_data": False}, {"checkpoint": "averaged"}):
-        document = json.loads(path.read_text()) | change
-        path.with_name("eval_test.json").write_text(json.dumps(document))
-        assert summarise(run).test is None and len(summarise(run).evaluations) == 1
-
-
 def test_other_data_are_told_before_they_are_scored(run: Path, other: PreparedStore) -> None:
     for command in (["eval", run], ["sweep", run, "--lengths", 32], ["embed", "--run", run]):
         said = invoke(*command, "-d", other.path).stderr.replace("\n", "")

@@ -30,9 +30,7 @@ from elastictool.metrics.classification import (
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
 from elastictool.reporting.run_report import write_report
-from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
-from elastictool.reporting.tables import percent
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run
@@ -210,16 +208,6 @@ def test_models_are_told_apart_by_patch_size_and_training(runs: list[LoadedRun])
     styles = series_styles(["AST-64", "AST-64/8", "AST-64/32", "FlexiAST-64"])
     assert len({style.colour for style in styles.values()}) == 4
     assert styles["FlexiAST-64"].colour == GREEN
-
-
-def test_the_summary_has_a_row_for_each_way_of_resizing(
-    points: list[SweepPoint], folder: Path, tmp_path: Path
-) -> None:
-    write_points(tmp_path / "sweep.csv", points)
-    columns, rows = summary_table([folder / "ast-64"], tmp_path / "sweep.csv")
-    assert columns[1:5] == ["own patch size", "8", "16", "40"]
-    assert [row[0] for row in rows] == ["AST-64 (interpolate, pi)", "AST-64 (interpolate, bl)"]
-    assert [row[2] for row in rows] == [percent(points[5].value), percent(points[9].value)]
 
 
 def test_the_report_shows_the_sweep_of_patch_sizes(

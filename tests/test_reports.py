@@ -16,15 +16,20 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import Confusion, most_confused, write_confusions
 from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
 from elastictool.metrics.classification import classification_metrics, confusion_matrix
-from elastictool.reporting.class_figure import BAR_CLASSES, class_values, plot_classes
-from elastictool.reporting.confusion_figure import MATRIX_CLASSES, draw_confusions, plot_confusions
+from elastictool.reporting.evaluation_figures import (
+    MOST_CLASSES,
+    class_values,
+    draw_confusions,
+    plot_classes,
+    plot_confusions,
+)
 from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
 from elastictool.reporting.evaluation_text import notes, score_rows
 from elastictool.reporting.figures import plain_text
 from elastictool.reporting.learning_curves import (
-    _draw,
     binned,
     curve,
+    draw_learning_curves,
     epoch_positions,
     plot_learning_curves,
 )
@@ -106,7 +111,7 @@ def test_confusions_and_classes_are_drawn_whatever_their_number(
 
 
 def test_with_many_classes_pairs_stand_for_the_matrix(tmp_path: Path) -> None:
-    matrix = np.diag(np.full(MATRIX_CLASSES + 1, 9))
+    matrix = np.diag(np.full(MOST_CLASSES + 1, 9))
     matrix[3, 5] = 4
     names = [f"c{index}" for index in range(len(matrix))]
     axes = draw_confusions(matrix, names).axes
@@ -117,7 +122,7 @@ def test_with_many_classes_pairs_stand_for_the_matrix(tmp_path: Path) -> None:
 
 
 def test_a_model_without_any_confusion_can_be_drawn() -> None:
-    for classes in (2, 30, MATRIX_CLASSES + 1):
+    for classes in (2, 30, MOST_CLASSES + 1):
         draw_confusions(np.eye(classes, dtype=np.int64), [str(i) for i in range(classes)])
 
 
@@ -155,7 +160,7 @@ def test_classes_are_drawn_best_first_and_those_without_clips_are_counted(tmp_pa
     ).all()
 
 
-@pytest.mark.parametrize("classes", [8, BAR_CLASSES + 40])
+@pytest.mark.parametrize("classes", [8, MOST_CLASSES + 40])
 def test_multi_label_classes_are_drawn_by_ap_and_nothing_is_confused(
     classes: int, tmp_path: Path
 ) -> None:
@@ -210,7 +215,7 @@ def test_learning_curves_of_a_run_before_in_and_after_its_epochs(tmp_path: Path)
 
 def test_no_legend_covers_a_curve(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", 3, 3)
-    figure = _draw(read_log(path, "step"), read_log(path, "epoch"), "title")
+    figure = draw_learning_curves(read_log(path, "step"), read_log(path, "epoch"), "title")
     figure.savefig(tmp_path / "figure.png")
     legends = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
     assert len(legends) == 2

@@ -25,7 +25,6 @@ from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
 from elastictool.evaluation.sweep import SweepOptions, sweep
 from elastictool.reporting.figures import VERMILLION, series_styles
-from elastictool.reporting.summary import summary_table
 from elastictool.reporting.sweep_figure import draw_sweep, plot_sweep, series_of
 from elastictool.reporting.tables import (
     counted,
@@ -253,19 +252,6 @@ def test_runs_of_one_model_are_told_apart_by_name(points: list[SweepPoint]) -> N
     twice = [point for point in points if point.model == "ElasticAST"]
     other = [SweepPoint(**(vars(point) | {"run": "seed-1"})) for point in twice]
     assert list(series_of([*twice, *other])) == ["ElasticAST (elastic)", "ElasticAST (seed-1)"]
-
-
-def test_summary_holds_each_run_at_each_length(
-    points: list[SweepPoint], folder: Path, tmp_path: Path
-) -> None:
-    write_points(tmp_path / "sweep.csv", points)
-    log = folder / "elastic" / "metrics.jsonl"
-    log.write_text('{"kind": "epoch", "seconds": 83.4}\n{"kind": "st')
-    columns, rows = summary_table([folder / "elastic", folder / "ast-96"], tmp_path / "sweep.csv")
-    assert columns[2:5] == ["24", "96", "1200"]
-    assert [row[0] for row in rows] == ["ElasticAST", "AST-96 (interpolate)", "AST-96 (slice)"]
-    assert rows[0][2] == percent(read_points(tmp_path / "sweep.csv")[1].value)
-    assert [row[-1] for row in rows] == ["1 min 23 s", "–", "–"]
 
 
 def test_text_of_numbers() -> None:

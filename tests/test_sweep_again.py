@@ -20,7 +20,7 @@ from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import SweepPoint, read_points
 from elastictool.evaluation.sweep import SweepOptions, default_lengths, sweep
-from elastictool.reporting.earlier_sweep import document_of, former_points, merged
+from elastictool.reporting.earlier_sweep import document_of, earlier_points, merged
 from elastictool.reporting.run_report import write_report
 from elastictool.utils.errors import Interrupted, UsageError
 from elastictool.utils.signals import Stopped
@@ -187,10 +187,10 @@ def test_a_file_that_does_not_say_of_what_it_is_is_not_added_to(
     file = tmp_path / "sweep.json"
     for content in (json.dumps(document_of(points)), "no JSON", "[]"):
         file.write_text(content)
-        with pytest.raises(UsageError, match="cannot be read, or does not say"):
-            former_points(file, {"weights": {}})
+        with pytest.raises(UsageError, match="cannot be read, or lacks its conditions"):
+            earlier_points(file, {"weights": {}})
     file.unlink()
-    assert former_points(file, {"weights": {}}) == []
+    assert earlier_points(file, {"weights": {}}) == []
 
 
 def test_points_survive_their_document_to_the_last_bit(
@@ -200,7 +200,7 @@ def test_points_survive_their_document_to_the_last_bit(
     ensemble = dataclasses.replace(own, x=math.nan, run="a + b")
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(document_of([own, point, ensemble]) | {"weights": {}}))
-    read = former_points(file, {"weights": {}})
+    read = earlier_points(file, {"weights": {}})
     assert read[:2] == [own, point] and math.isnan(read[2].x)
 
 

@@ -255,7 +255,7 @@ def sweep(
     from elastictool.checkpoint.run_directory import environment
     from elastictool.evaluation import sweep as sweeping
     from elastictool.evaluation.evaluate import attention_of, variant
-    from elastictool.reporting.earlier_sweep import document_of, former_points, merged
+    from elastictool.reporting.earlier_sweep import document_of, earlier_points, merged
     from elastictool.reporting.run_report import write_report
 
     loaded = [run for path in paths for run in _load(path, model, swept.overrides())]
@@ -281,7 +281,7 @@ def sweep(
         "environment": environment(store.info.fingerprint),
         **swept.conditions(base_shift_ms),
     }
-    former = [] if overwrite else former_points(files.document, about)
+    former = [] if overwrite else earlier_points(files.document, about)
     with files.stoppable() as stop:
         options = sweeping.SweepOptions(
             split=split.value,

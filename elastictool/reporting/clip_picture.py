@@ -1,17 +1,15 @@
-"""One clip as a picture: its waveform over what the model sees of it."""
+"""Draw one clip: its waveform above the log-mel spectrogram that the model sees."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from elastictool.config import FbankConfig
-from elastictool.reporting.figures import BLUE, styled
-from elastictool.utils.io import atomic_path
+from elastictool.reporting.figures import BLUE, save_png, styled
 
 _MEL_BREAK_HZ = 700.0
 _TICKS_HZ = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
@@ -25,18 +23,17 @@ def draw_clip(
     frames: NDArray[np.float32],
     config: FbankConfig,
 ) -> Figure:
-    """Waveform and log-mel spectrogram on one time axis.
+    """Return waveform and log-mel spectrogram on one time axis.
 
     Args:
         title: Title, one line or two.
         waveform: (n,) samples at ``config.sample_rate_hz``.
         frames: (T, F) log-mel frames of it.
-        config: How they were made; says which frequencies the bins are.
+        config: Settings of the filterbank, which give the frequencies of the bins.
     """
     seconds = len(waveform) / config.sample_rate_hz
     with styled():
         figure = Figure(figsize=(9.0, 5.0), layout="constrained")
-        FigureCanvasAgg(figure)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
         upper.fill_between(*_outline(waveform, seconds), color=BLUE, linewidth=0.6)
         upper.set(title=title.replace("$", r"\$"), ylabel="amplitude", xlim=(0, seconds))
@@ -72,9 +69,7 @@ def save_clip(
     Raises:
         ElasticToolError: ``path`` cannot be written.
     """
-    figure = draw_clip(title, waveform, frames, config)
-    with styled(), atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    save_png(draw_clip(title, waveform, frames, config), path)
 
 
 def _outline(

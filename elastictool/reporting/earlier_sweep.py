@@ -1,8 +1,7 @@
-"""Points of an earlier sweep in the same files: kept beside new ones where they belong together.
+"""Merge the points of an earlier sweep in the same files with new ones.
 
-A figure with points of two trainings, of other data or of another metric would lie. So a sweep
-adds to what is there only where all that its points depend on is the same; else it is refused, as
-sweeps take hours and nothing says which of the two is wanted.
+A sweep adds to earlier points only if weights, data and conditions are the same; otherwise it is
+refused, because a figure must not mix them and sweeps take hours.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ CONDITIONS = {
     "axes": "--axes",
     "base_shift_ms": "base shift",
 }
-"""What all points of a file share, and what it is called in messages."""
+"""Conditions shared by all points of a file, with their names in messages."""
 
 
 def document_of(points: Iterable[SweepPoint]) -> dict[str, Any]:
-    """Points as plain values for JSON; a value that is not finite becomes None."""
+    """Return points as plain values for JSON; values that are not finite become None."""
     return {
         "points": [
             {
@@ -42,12 +41,12 @@ def document_of(points: Iterable[SweepPoint]) -> dict[str, Any]:
     }
 
 
-def former_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
-    """The points of the sweep that ``file`` (JSON) holds, to be kept beside new ones.
+def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
+    """Return the points of the sweep in ``file`` (JSON), to be merged with new ones.
 
     Args:
-        file: Perhaps not there.
-        about: What the new points depend on: the ``CONDITIONS``, and ``weights`` by run.
+        file: The file; it need not exist.
+        about: Conditions of the new points: the ``CONDITIONS``, and ``weights`` by run.
 
     Raises:
         UsageError: They are of other weights, data or conditions.
@@ -59,7 +58,7 @@ def former_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
         points = [_point(values) for values in document["points"]]
         different = _differences(document, about)
     except (ElasticToolError, KeyError, TypeError, ValueError, AttributeError):
-        points, different = [], ["a sweep that cannot be read, or does not say of what it is"]
+        points, different = [], ["a sweep that cannot be read, or lacks its conditions"]
     if different:
         raise UsageError(
             f"{file} holds {'; '.join(different)}",
@@ -68,9 +67,9 @@ def former_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
     return points
 
 
-def merged(former: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[SweepPoint]:
-    """Each point once, a new one in place of a former; run by run, its own first, then by value."""
-    points = {point.identity: point for point in [*former, *new]}
+def merged(earlier: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Return each point once, new ones first choice; ordered by run, own setting, value."""
+    points = {point.identity: point for point in [*earlier, *new]}
     lines = list(dict.fromkeys(identity[:3] for identity in points))
 
     def place(point: SweepPoint) -> tuple[int, bool, float]:
@@ -86,7 +85,7 @@ def _point(values: Mapping[str, Any]) -> SweepPoint:
 
 
 def _differences(document: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """In words, what the document's points do not share with new ones."""
+    """Return the differences between the document's points and new ones, in words."""
     found = [
         f"points of another {word} ({document.get(key)}, not {about.get(key)})"
         if key != "data_fingerprint"
@@ -97,6 +96,6 @@ def _differences(document: Mapping[str, Any], about: Mapping[str, Any]) -> list[
     for run, record in document["weights"].items():
         now = about["weights"].get(run)
         if now is not None and now["sha256"] != record["sha256"]:
-            steps = [str(told.get("step", "unknown")) for told in (record, now)]
+            steps = [str(weights.get("step", "unknown")) for weights in (record, now)]
             found.append(f"points of other weights of {run} (step {steps[0]}, not {steps[1]})")
     return found

@@ -1,4 +1,4 @@
-"""What ``eval`` left in a run directory, read back for figures, tables and reports."""
+"""Read the evaluations of a run directory for figures, tables and reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.metrics.names import METRIC_LABELS
-from elastictool.reporting.summary import main_metric
 from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
 from elastictool.utils.errors import ElasticToolError
 
@@ -24,8 +23,8 @@ class EvaluationFile:
 
     Attributes:
         run_dir: The run directory.
-        stem: Split, and what is not the run's own: ``test``, ``test_128``, ``test_on_esc50``.
-        document: What the file holds.
+        stem: Split, and what differs from the run's own: ``test``, ``test_128``, ``test_on_esc50``.
+        document: Contents of the file.
     """
 
     run_dir: Path
@@ -34,8 +33,8 @@ class EvaluationFile:
 
     @property
     def metric(self) -> str:
-        """The metric to show first."""
-        return main_metric(self.document)
+        """The metric to show first: mAP for multi-label data, else top-1."""
+        return "map" if self.document.get("multi_label") else "top1"
 
     @property
     def class_names(self) -> list[str]:
@@ -43,23 +42,23 @@ class EvaluationFile:
         return [str(row["class"]) for row in self.document["per_class"]]
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
-        """(C,) values of the per-class table; NaN where there is none."""
+        """Return the values (C,) of a column of the per-class table; NaN where it is empty."""
         values = [row.get(name) for row in self.document["per_class"]]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
     def score_text(self, metric: str = "") -> str:
-        """A metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
+        """Return a metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
         name = metric or self.metric
         text = metric_text(name, self.document["metrics"][name])
         return f"{METRIC_LABELS[name]} {text}" + ("" if name == "dprime" else " %")
 
     @property
     def title(self) -> str:
-        """What was evaluated on what."""
+        """Model, run, split and conditions of the evaluation."""
         length = {"own": "", "native": ", native lengths"}.get(
             self.document["length"], f", {self.document['length']} frames"
         )
-        others = "".join(f", {other}" for other in filter(None, [*self.others, self.former]))
+        others = "".join(f", {other}" for other in filter(None, [*self.others, self.outdated]))
         renamed = (self.run_dir / "config.yaml").is_file()  # a run is called as its folder is
         return (
             f"{self.document['model']} ({self.run_dir.name if renamed else self.document['run']}), "
@@ -68,14 +67,14 @@ class EvaluationFile:
         )
 
     @property
-    def former(self) -> str:
-        """In words which weights it is of, where the run has others by now; else empty."""
+    def outdated(self) -> str:
+        """Note if the run has other weights by now than those that were evaluated; else empty."""
         checkpoint = str(self.document.get("checkpoint", "best"))
         return describe_outdated(self.run_dir, checkpoint, self.document.get("weights"))
 
     @property
     def others(self) -> list[str]:
-        """In words, what is not the run's: its own data, its best weights, fp32."""
+        """Notes on other data, checkpoint or precision than the run's own."""
         known = self.document
         others = []
         if known.get("trained_on_these_data") is False:
@@ -88,7 +87,7 @@ class EvaluationFile:
         return others
 
     def confusions(self) -> npt.NDArray[np.int64] | None:
-        """(C, C) clips, row = true class; None where there is no such file (multi-label runs).
+        """Return the clips (C, C), row = true class; None without a file (multi-label runs).
 
         Raises:
             ElasticToolError: The file is damaged.
@@ -111,7 +110,7 @@ _NEEDED = ("run", "model", "split", "length", "clips", "metrics", "intervals", "
 
 
 def read_evaluation(run_dir: Path, stem: str) -> EvaluationFile:
-    """One evaluation of a run.
+    """Read one evaluation of a run.
 
     Raises:
         UsageError: There is no such evaluation.
@@ -126,7 +125,7 @@ def read_evaluation(run_dir: Path, stem: str) -> EvaluationFile:
 
 
 def evaluation_stems(run_dir: Path) -> list[str]:
-    """The evaluations of a run: test first, then validation and train, own length first."""
+    """Return the evaluations of a run: test first, then validation and train, own length first."""
     order = {"test": 0, "validation": 1, "train": 2}
     stems = [path.stem.removeprefix("eval_") for path in run_dir.glob("results/eval_*.json")]
 

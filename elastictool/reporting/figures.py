@@ -154,18 +154,28 @@ def plain_text(text: str, most: int = 200) -> str:
     return text.replace("$", r"\$")
 
 
-def save_figure(figure: Figure, stem: Path, dpi: int = 160) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg; no dates, no random ids: the same data, same bytes.
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg, without dates and random ids: same data, same bytes.
 
     Raises:
         ElasticToolError: A file cannot be written.
     """
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
-        for path in paths:
-            kind = path.suffix[1:]
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+    save_png(figure, paths[0], dpi=160)
+    _save(figure, paths[1], format="svg", metadata={"Date": None})
     return paths
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write ``figure`` as a PNG; the same data gives the same bytes.
+
+    Raises:
+        ElasticToolError: ``path`` cannot be written.
+    """
+    _save(figure, path, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def _save(figure: Figure, path: Path, **options: Any) -> None:
+    with styled(), warnings.catch_warnings(), atomic_path(path) as temporary:
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
+        figure.savefig(temporary, **options)

@@ -1,15 +1,15 @@
-"""How a run learns: losses, validation scores and learning rate over epochs, from its log.
+"""Draw how a run learns: losses, validation scores and learning rate over epochs, from its log.
 
-Steps are placed between the epochs that the log tells of, so runs with epochs of unequal length
-(token budgets) are drawn truly; a run in its first epoch is drawn over steps. Step losses are
-averaged in bins: they jump, and a long run has more of them than pixels.
+Steps are placed between the epochs of the log, so that epochs of unequal length (token budgets)
+keep their proportions; a run in its first epoch is drawn over steps. Step losses are averaged in
+bins, because they vary strongly and a long run has more of them than pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,9 @@ from elastictool.reporting.figures import (
 from elastictool.reporting.run_log import Record, number, read_log
 
 BINS = 400
-METRIC_COLOURS = (GREEN, PURPLE, ORANGE)
+MOST_MARKERS = 60
+"""Up to this many epochs each has a marker."""
+METRIC_STYLES = ((GREEN, "o"), (PURPLE, "^"), (ORANGE, "D"))
 Array = npt.NDArray[np.float64]
 
 
@@ -44,7 +46,7 @@ class Curve(NamedTuple):
 
 
 def plot_learning_curves(run_dir: Path, title: str) -> list[Path]:
-    """Draw ``figures/learning_curves.png`` and ``.svg``; nothing (an empty list) without a log.
+    """Draw ``figures/learning_curves.png`` and ``.svg``; returns no files without a log.
 
     Raises:
         ElasticToolError: The log cannot be read, or a file cannot be written.
@@ -52,13 +54,12 @@ def plot_learning_curves(run_dir: Path, title: str) -> list[Path]:
     steps, epochs = read_log(run_dir, "step"), read_log(run_dir, "epoch")
     if not len(curve(steps, "loss").steps):
         return []
-    with styled():
-        figure = _draw(steps, epochs, title)
-        return save_figure(figure, run_dir / "figures" / "learning_curves")
+    figure = draw_learning_curves(steps, epochs, title)
+    return save_figure(figure, run_dir / "figures" / "learning_curves")
 
 
 def curve(records: Sequence[Record], name: str) -> Curve:
-    """The finite values called ``name``, over the steps at which they were logged."""
+    """Return the finite values called ``name`` over the steps at which they were logged."""
     pairs = [(number(record, "step"), number(record, name)) for record in records]
     known = [(step, value) for step, value in pairs if step is not None and value is not None]
     table = np.array(known, dtype=np.float64).reshape(-1, 2)
@@ -66,7 +67,7 @@ def curve(records: Sequence[Record], name: str) -> Curve:
 
 
 def binned(full: Curve, bins: int = BINS) -> Curve:
-    """Means over at most ``bins`` runs of neighbouring values."""
+    """Return means over at most ``bins`` groups of neighbouring values."""
     if len(full.steps) <= bins:
         return full
     parts = np.array_split(np.arange(len(full.steps)), bins)
@@ -74,8 +75,13 @@ def binned(full: Curve, bins: int = BINS) -> Curve:
 
 
 def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
-    """Where (n,) steps lie on an axis of epochs: epoch e ends at e; beyond the last as fast."""
+    """Return where steps (n,) lie on an axis of epochs: epoch e ends at e.
+
+    Steps after the last epoch continue at its speed; without epochs they are returned unchanged.
+    """
     ends = curve(epochs, "epoch")
+    if not len(ends.steps):
+        return steps
     known_steps = np.concatenate([[0.0], ends.steps])
     known_epochs = np.concatenate([[0.0], ends.values])
     span = known_steps[-1] - known_steps[-2]
@@ -84,92 +90,66 @@ def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
     return places
 
 
-def _draw(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figure:
+def draw_learning_curves(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figure:
+    """Return the figure of a run's log."""
     names = [name for name in METRIC_LABELS if len(curve(epochs, f"val_{name}").steps)]
     heights = (3, 3, 2) if names else (3, 2)
-    figure = Figure(figsize=(9.6, 0.9 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    _draw_losses(panels[0], steps, epochs)
-    panels[0].set_title(plain_text(title))
-    if names:
-        _draw_scores(panels[1], epochs, names)
-    _draw_rate(panels[-1], steps, epochs)
+    with styled():
+        figure = Figure(figsize=(9.6, 0.9 * sum(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        _draw_losses(panels[0], steps, epochs)
+        panels[0].set_title(plain_text(title))
+        if names:
+            _draw_scores(panels[1], epochs, names)
+        rates = binned(curve(steps, "lr"))
+        panels[-1].plot(epoch_positions(rates.steps, epochs), rates.values, color=GREY)
+        panels[-1].set(ylabel="learning rate", xlabel="epoch" if epochs else "step")
+        panels[-1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        panels[-1].set_ylim(bottom=0)
+        panels[-1].set_xlim(left=0)
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        for panel in panels[:-1]:  # curves may be anywhere, so no corner is free
+            panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def _draw_rate(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) -> None:
-    rates = binned(curve(steps, "lr"))
-    axes.plot(_place(rates.steps, epochs), rates.values, color=GREY)
-    axes.set(ylabel="learning rate", xlabel="epoch" if epochs else "step")
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _place(steps: Array, epochs: Sequence[Record]) -> Array:
-    return epoch_positions(steps, epochs) if len(curve(epochs, "epoch").steps) else steps
 
 
 def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) -> None:
     raw = binned(curve(steps, "loss"))
-    places = _place(raw.steps, epochs)
+    places = epoch_positions(raw.steps, epochs)
     axes.plot(places, raw.values, color=BLUE, alpha=0.25, linewidth=1, label="training, by step")
-    mean = ("train_loss", "training, mean of the epoch", BLUE, "o")
-    _draw_by_epoch(axes, epochs, *mean, back=0.5)  # a mean stands in the middle of what it means
-    _draw_by_epoch(axes, epochs, "val_loss", "validation, after the epoch", VERMILLION, "s")
+    mean = curve(epochs, "train_loss")
+    if len(mean.steps):  # a mean stands in the middle of its epoch
+        middle = epoch_positions(mean.steps, epochs) - 0.5
+        _draw_by_epoch(axes, middle, mean.values, "training, mean of the epoch", BLUE, "o")
+    loss = curve(epochs, "val_loss")
+    if len(loss.steps):
+        ends = epoch_positions(loss.steps, epochs)
+        _draw_by_epoch(axes, ends, loss.values, "validation, after the epoch", VERMILLION, "s")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
-    _legend_beside(axes)
 
 
 def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> None:
-    """Validation metrics; the one that chooses the best weights has its best epoch ringed."""
+    """Draw the validation metrics, with a ring at the epoch of the best weights."""
     axes.set_ylabel("validation, %")
-    for name, colour, marker in zip(names, METRIC_COLOURS, "o^D", strict=False):
-        label = METRIC_LABELS[name]
-        _draw_by_epoch(axes, epochs, f"val_{name}", label, colour, marker, factor=100.0)
     chosen = str(epochs[-1].get("selection_metric", ""))
-    if chosen in names:
-        scores = curve(epochs, f"val_{chosen}")
-        best = int(scores.values.argmax())
-        place = _place(scores.steps, epochs)[best]
-        label = f"best weights: {METRIC_LABELS[chosen]} {100 * scores.values[best]:.1f} %"
-        axes.plot(
-            place,
-            100 * scores.values[best],
-            linestyle="",
-            marker="o",
-            markersize=12,
-            markerfacecolor="none",
-            markeredgecolor="black",
-            label=label,
-        )
-    _legend_beside(axes)
-
-
-def _legend_beside(axes: Axes) -> None:
-    """Curves may be anywhere in the panel, so no corner of it is free."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for name, (colour, marker) in zip(names, METRIC_STYLES, strict=False):
+        scores = curve(epochs, f"val_{name}")
+        places, values = epoch_positions(scores.steps, epochs), 100 * scores.values
+        _draw_by_epoch(axes, places, values, METRIC_LABELS[name], colour, marker)
+        if name == chosen:
+            best = int(values.argmax())
+            label = f"best weights: {METRIC_LABELS[name]} {values[best]:.1f} %"
+            ring: dict[str, Any] = {
+                "markersize": 12,
+                "markerfacecolor": "none",
+                "markeredgecolor": "black",
+            }
+            axes.plot(places[best], values[best], "o", label=label, **ring)
 
 
 def _draw_by_epoch(
-    axes: Axes,
-    epochs: Sequence[Record],
-    name: str,
-    label: str,
-    colour: str,
-    marker: str,
-    factor: float = 1.0,
-    back: float = 0.0,
+    axes: Axes, places: Array, values: Array, label: str, colour: str, marker: str
 ) -> None:
-    """A line over the ends of epochs, or ``back`` epochs before them."""
-    values = curve(epochs, name)
-    if len(values.steps):
-        axes.plot(
-            _place(values.steps, epochs) - back,
-            factor * values.values,
-            color=colour,
-            marker=marker if len(values.steps) <= 60 else "",
-            label=label,
-        )
+    shown = marker if len(places) <= MOST_MARKERS else ""
+    axes.plot(places, values, color=colour, marker=shown, label=label)

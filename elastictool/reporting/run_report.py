@@ -1,7 +1,7 @@
-"""``report.html``: everything a run directory holds, on one page to read or to send.
+"""Write ``report.html``: the contents of a run directory on one page.
 
-Made from the result files alone, again after each command that adds to them; what is missing is
-left out, and a damaged result is named on the page instead of preventing it.
+It is made from the result files alone, again after each command that adds to them. Missing results
+are left out; a damaged result is named on the page instead of preventing it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.evaluation.points import AXES, read_points
 from elastictool.metrics.names import METRIC_LABELS
 from elastictool.reporting import html_page as html
-from elastictool.reporting.class_figure import plot_classes
-from elastictool.reporting.confusion_figure import plot_confusions
+from elastictool.reporting.evaluation_figures import plot_classes, plot_confusions
 from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
 from elastictool.reporting.evaluation_text import class_table, notes, score_rows
 from elastictool.reporting.learning_curves import plot_learning_curves
@@ -61,13 +60,13 @@ def _modified(path: Path) -> int:
 
 
 def curves_title(summary: RunSummary) -> str:
-    """What the learning curves are of."""
+    """Return the title of the learning curves."""
     about = f"{summary.model} ({summary.name})" if summary.model else summary.name
     return f"{about} on {summary.dataset}" if summary.dataset else about
 
 
 def overview_rows(summary: RunSummary) -> list[list[str]]:
-    """What a run is and has reached, as name and value."""
+    """Return facts and scores of a run as pairs of name and value."""
     best = EMPTY
     if summary.best is not None:
         metric = METRIC_LABELS.get(summary.metric, summary.metric)
@@ -86,7 +85,7 @@ def overview_rows(summary: RunSummary) -> list[list[str]]:
 
 
 def score_text(score: Score | None) -> str:
-    """``mAP 55.3 (50.1–60.2)``."""
+    """Return a score as ``mAP 55.3 (50.1–60.2)``."""
     if score is None:
         return EMPTY
     label = METRIC_LABELS.get(score.metric, score.metric)
@@ -112,7 +111,7 @@ def _page(run_dir: Path, summary: RunSummary) -> str:
 
 
 def _section(title: str, parts: list[str]) -> list[str]:
-    """A heading and its parts; nothing where there are none."""
+    """Return a heading and its parts; nothing without parts."""
     return [html.element("h2", title), *parts] if parts else []
 
 
@@ -132,8 +131,8 @@ def _evaluation(run_dir: Path, stem: str, shown: set[Path]) -> list[str]:
         title = evaluation.title
     except (ElasticToolError, KeyError, TypeError, ValueError, IndexError) as error:
         return _section(stem, [html.element("p", f"eval_{stem}.json: {error}", "problem")])
-    if evaluation.former:
-        remarks.append(html.element("p", evaluation.former, "problem"))
+    if evaluation.outdated:
+        remarks.append(html.element("p", evaluation.outdated, "problem"))
     if document.get("trained_on_these_data") is False:
         remarks.append(html.element("p", "not the data that the run was trained on", "problem"))
     figures = run_dir / "figures"
@@ -161,23 +160,23 @@ def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
     points = html.folded("every point", html.table(columns, rows))
     what = _swept_clips(path.stem.removeprefix(axis.stem).strip("_"))
-    former = _former_sweep(run_dir, path.with_suffix(".json"))
-    remarks = [html.element("p", former, "problem")] if former else []
+    outdated = _outdated_sweep(run_dir, path.with_suffix(".json"))
+    remarks = [html.element("p", outdated, "problem")] if outdated else []
     return _section(f"Sweep of {axis.values}, {what}", [*remarks, *pictures, points])
 
 
-def _former_sweep(run_dir: Path, path: Path) -> str:
-    """In words of which weights a sweep is, where the run has others by now."""
+def _outdated_sweep(run_dir: Path, path: Path) -> str:
+    """Return a note if the run has other weights by now than those that were swept."""
     try:
         document = read_json(path)
         weights = document["weights"].get(run_dir.name)
         return describe_outdated(run_dir, document["checkpoint"], weights)
     except (ElasticToolError, KeyError, TypeError, AttributeError):
-        return ""  # a sweep of before they said it
+        return ""  # it has no JSON file, or a damaged one
 
 
 def _swept_clips(suffix: str) -> str:
-    """In words what a sweep's file name says: ``validation_averaged`` is a split, then others."""
+    """Return the conditions in a sweep's file name (``validation_averaged``) as words."""
     split, _, others = suffix.partition("_")
     if split not in ("train", "validation"):
         split, others = "test", suffix

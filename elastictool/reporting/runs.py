@@ -1,8 +1,7 @@
-"""What the run directories say of themselves: settings, state, scores.
+"""Summarise run directories: settings, state, scores.
 
-Everything is read from the small files of a run (configuration, log, results), never from
-weights, so a hundred runs are listed at once. A directory that cannot be read is a line in the
-list that says why; it never hides the others.
+Only the small files of a run are read (configuration, log, results), never weights, so a hundred
+runs are listed at once. A directory that cannot be read is listed with the reason.
 """
 
 from __future__ import annotations
@@ -21,13 +20,8 @@ from elastictool.config import RunConfig
 from elastictool.config.coerce import flat_settings, from_dict
 from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import model_label
-from elastictool.reporting.evaluation_files import (
-    EvaluationFile,
-    evaluation_stems,
-    read_evaluation,
-)
-from elastictool.reporting.run_log import Record, number, parse_line, read_log
-from elastictool.reporting.summary import training_seconds
+from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
+from elastictool.reporting.run_log import Record, number, parse_line, read_log, training_seconds
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import as_argument
 
@@ -35,9 +29,9 @@ State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]
 
 FRESH_S = 600.0
-"""Where the system has no locks, a run whose log is younger than this counts as running."""
+"""On systems without locks, a run whose log is younger than this counts as running."""
 SEVERAL_STEPS = 3
-"""So many steps left out at the end of a run are no chance."""
+"""A run that ends with this many skipped steps has diverged."""
 SKIPPED_NAME = "skipped_steps.jsonl"
 _PARTS = ("config.yaml", "metrics.jsonl", "checkpoints", "environment.json")
 
@@ -54,7 +48,7 @@ class Score:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in a few words.
+    """Summary of a run.
 
     Attributes:
         path: The run directory.
@@ -95,7 +89,7 @@ class RunSummary:
     problem: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
     @property
@@ -105,7 +99,7 @@ class RunSummary:
 
 
 def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
-    """All runs directly under ``root``: last written, best, or alphabetically first.
+    """Return all runs directly under ``root``: last written, best, or alphabetically first.
 
     By score, runs are ordered by test score, those without by validation score below them.
 
@@ -124,7 +118,7 @@ def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
 
 
 def _is_run(path: Path) -> bool:
-    """Has a run's files, or nothing at all (a training that died at once)."""
+    """Return whether a folder has a run's files, or is empty (a training that died at once)."""
     try:
         return any((path / part).exists() for part in _PARTS) or not any(path.iterdir())
     except OSError:
@@ -137,7 +131,7 @@ def _by_score(run: RunSummary) -> tuple[bool, float, bool, float, str]:
 
 
 def summarise(path: Path) -> RunSummary:
-    """A run in a few words; never fails, what is wrong stands in ``problem``."""
+    """Summarise a run; never fails: what is wrong is in ``problem``."""
     updated = _last_write(path)
     about: dict[str, Any] = {
         "path": str(path),
@@ -168,7 +162,7 @@ def summarise(path: Path) -> RunSummary:
         size=f"{config.model.width} x {config.model.depth}",
         epoch=epoch,
         epochs=config.train.epochs,
-        **_best(config, epochs),
+        **_best(epochs),
         evaluations=evaluations,
         training_s=seconds,
         problem=problem,
@@ -176,7 +170,7 @@ def summarise(path: Path) -> RunSummary:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration of a run.
+    """Return the configuration of a run.
 
     Raises:
         UsageError: There is none, or this version cannot read it.
@@ -201,7 +195,7 @@ def _state(path: Path, epoch: int, epochs: int, age_s: float) -> State:
 
 
 def _has_diverged(path: Path, config: RunConfig) -> bool:
-    """The last steps were left out: several, or one that broke the weights."""
+    """Return whether the last steps were skipped: several, or one that broke the weights."""
     try:
         steps = read_log(path, "step")
         lines = (path / SKIPPED_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -218,13 +212,9 @@ def _took_no_step(path: Path) -> bool:
     return (path / SKIPPED_NAME).exists() and not read_log(path, "step")
 
 
-def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:
-    """The best validation score; logs of before it was noted tell the metric by the loss."""
-    metric: str = config.train.selection_metric
-    if metric == "auto":
-        metric = "map" if config.train.loss == "bce" else "top1"
-    for record in epochs:
-        metric = str(record.get("selection_metric", metric))
+def _best(epochs: Sequence[Record]) -> dict[str, Any]:
+    """Return the metric that chooses the best weights, its best value and the epoch of that."""
+    metric = str(epochs[-1].get("selection_metric", "")) if epochs else ""
     scores = [(number(record, f"val_{metric}"), number(record, "epoch")) for record in epochs]
     known = [(score, epoch) for score, epoch in scores if score is not None and epoch is not None]
     if not known:
@@ -234,39 +224,29 @@ def _best(config: RunConfig, epochs: Sequence[Record]) -> dict[str, Any]:
 
 
 def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
-    """The main score of each evaluation, and what is wrong with some of them."""
+    """Return the main score of each evaluation, and what is wrong with some of them."""
     scores: dict[str, Score] = {}
-    problems, former = [], []
+    problems, old = [], []
     for stem in evaluation_stems(path):
         try:
             evaluation = read_evaluation(path, stem)
             name, document = evaluation.metric, evaluation.document
             low, high = document["intervals"].get(name) or (None, None)
             score = Score(name, document["metrics"][name], low, high)
-            scores[_key(evaluation)] = score
-            former += [f"eval_{stem}.json"] if evaluation.former else []
+            outdated = evaluation.outdated
+            scores[f"{stem} ({outdated})" if outdated else stem] = score
+            old += [f"eval_{stem}.json"] if outdated else []
         except (ElasticToolError, KeyError, TypeError, ValueError) as error:
             problems.append(f"eval_{stem}.json: {error}")
-    if former:
-        them = "it" if len(former) == 1 else "them"
+    if old:
+        them = "it" if len(old) == 1 else "them"
         again = f"make {them} anew, with the same options: elastictool eval {as_argument(path)}"
-        problems.append(f"{', '.join(former)}: of weights that the run has no more; {again}")
+        problems.append(f"{', '.join(old)}: of weights that the run has no more; {again}")
     return scores, "; ".join(problems)
 
 
-def _key(evaluation: EvaluationFile) -> str:
-    """What an evaluation is listed as: not as the run's own score where it is none.
-
-    Files of before names said it may hold other data or weights under the name of the run's own.
-    """
-    stem = evaluation.stem
-    others = [] if "_" in stem else evaluation.others
-    words = ", ".join(filter(None, [*others, evaluation.former]))
-    return f"{stem} ({words})" if words else stem
-
-
 def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """The settings in which the runs differ: name to one value a run."""
+    """Return the settings in which the runs differ: name to one value a run."""
     flats = [flat_settings(config) for config in configs]
     return {
         key: [flat[key] for flat in flats]
@@ -276,5 +256,5 @@ def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 
 
 def changed_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that are not the defaults."""
+    """Return the settings that are not the defaults."""
     return {key: values[0] for key, values in differing_settings([config, RunConfig()]).items()}

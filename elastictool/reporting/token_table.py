@@ -1,7 +1,7 @@
-"""The token table of ElasticAST (Table 1, left) as text cells, CSV and a figure.
+"""Write the token table of ElasticAST (Table 1, left) as text cells, CSV and a figure.
 
 Padding and cut have different denominators (processed and native tokens), so they are drawn in
-two panels side by side and never stacked; where nothing is cut, words stand for the second one.
+two panels; the second one is left out if nothing is cut.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from elastictool.evaluation.tokens import TokenReport, TokenUse, table_planners
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
-from elastictool.reporting.published import FIGURE_ONLY as FIGURE_ONLY
-from elastictool.reporting.published import published_tokens
+from elastictool.reporting.published import FIGURE_ONLY, published_tokens
 from elastictool.reporting.tables import counted
 from elastictool.utils.io import atomic_path
 
@@ -46,7 +45,7 @@ _EMPTY = "-"
 
 
 def table_cells(use: TokenUse) -> list[str]:
-    """The cells of one row, in the order of ``COLUMNS``."""
+    """Return the cells of one row, in the order of ``COLUMNS``."""
     return [
         use.planner or use.model,
         str(use.batch_clips or "any"),
@@ -59,7 +58,7 @@ def table_cells(use: TokenUse) -> list[str]:
 
 
 def _brief(count: int) -> str:
-    """Millions only where there are some, so that small data do not all read 0.0 M."""
+    """Return a count, in millions from one million on."""
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
 
 
@@ -69,7 +68,7 @@ def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
 
 
 def _published_note() -> str:
-    """The published shares, which were counted on VoxCeleb itself."""
+    """Returns the published shares, which were counted on VoxCeleb itself."""
 
     def share(value: float | None) -> str:
         return FIGURE_ONLY if value is None else f"{value:.1f} %"
@@ -82,12 +81,12 @@ def _published_note() -> str:
 
 
 def is_stand_in(report: TokenReport) -> bool:
-    """Whether the durations stand in for VoxCeleb, which the paper counted."""
+    """Return whether the durations are the stand-in for VoxCeleb, which the paper counted."""
     return report.source_kind == "stand-in"
 
 
 def conditions(report: TokenReport) -> str:
-    """Cap, edge rule and row capacity, without which no share of tokens means anything."""
+    """Return cap, edge rule and row capacity, which shares of tokens depend on."""
     rule, settings = report.settings.rule, report.settings
     windowed = any(use.planner in WINDOW_PLANNERS for use in report.uses)
     return (
@@ -99,7 +98,7 @@ def conditions(report: TokenReport) -> str:
 
 
 def notes(report: TokenReport) -> list[str]:
-    """What a reader must know beside the table."""
+    """Return the notes below the table."""
     lines = [
         "pad: of processed tokens; cut: of native tokens after the cap; excess: rows beyond the "
         "lower bound; tokens: processed in one epoch; planners are ElasticAST's",
@@ -123,7 +122,7 @@ def notes(report: TokenReport) -> list[str]:
 
 
 def document(report: TokenReport) -> dict[str, Any]:
-    """The report as plain values for JSON."""
+    """Return the report as plain values for JSON."""
     uses = [
         asdict(use) | {"padding_percent": use.padding_percent, "cut_percent": use.cut_percent}
         for use in report.uses
@@ -139,7 +138,7 @@ def document(report: TokenReport) -> dict[str, Any]:
 
 
 def write_files(report: TokenReport, folder: Path) -> list[Path]:
-    """``tokens.csv``, ``tokens.png`` and ``tokens.svg`` in ``folder``.
+    """Write ``tokens.csv``, ``tokens.png`` and ``tokens.svg`` into ``folder``.
 
     Raises:
         ElasticToolError: A file cannot be written.
@@ -153,7 +152,7 @@ def write_files(report: TokenReport, folder: Path) -> list[Path]:
 
 
 def draw(report: TokenReport) -> Figure:
-    """Padding and cut as bars; diamonds are published shares."""
+    """Return the figure: padding and cut as bars; diamonds are published shares."""
     cut = is_stand_in(report) or any(use.cut_tokens for use in report.uses)
     titles = ["padding, % of processed tokens", *["cut, % of native tokens"] * cut]
     with styled():
@@ -185,11 +184,8 @@ def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
 
 
 def _mark_published(axes: Axes, uses: Sequence[TokenUse], column: int) -> None:
-    marks = [
-        (PUBLISHED[use.model][column], place)
-        for place, use in enumerate(uses)
-        if not use.planner and use.model in PUBLISHED
-    ]
+    places = {use.model: place for place, use in enumerate(uses) if not use.planner}
+    marks = [(PUBLISHED[model][column], places[model]) for model in places if model in PUBLISHED]
     if marks:
         axes.plot(*zip(*marks, strict=True), "D", color="black", ms=4, label="published")
         axes.legend(loc="lower right", fontsize=8)
