@@ -236,7 +236,7 @@ def draw_classes(values: ClassValues) -> Figure:
                 axes = figure.add_subplot(grid[1, column])
                 _draw_bars(axes, values.part(which))
                 axes.set_title(f"the {ENDS} {title}", fontsize=10)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
         notes = "in brackets: clips of the class"
         if values.left_out:
             number = counted(values.left_out, "class")

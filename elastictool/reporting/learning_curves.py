@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from elastictool.reporting.figures import (
     save_figure,
     styled,
 )
+from elastictool.reporting.lines import RING
 from elastictool.reporting.run_log import Record, number, read_log
 
 BINS = 400
@@ -140,12 +141,7 @@ def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> 
         if name == chosen:
             best = int(values.argmax())
             label = f"best weights: {METRIC_LABELS[name]} {values[best]:.1f} %"
-            ring: dict[str, Any] = {
-                "markersize": 12,
-                "markerfacecolor": "none",
-                "markeredgecolor": "black",
-            }
-            axes.plot(places[best], values[best], "o", label=label, **ring)
+            axes.plot(places[best], values[best], label=label, **(RING | {"markersize": 12}))
 
 
 def _draw_by_epoch(

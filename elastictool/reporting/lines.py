@@ -28,7 +28,7 @@ LOG_RATIO = 6
 """Axes that span more than this factor are logarithmic, unless the axis decides."""
 LABELLED_COLUMNS = 6
 """Up to this many columns each has a label; matplotlib chooses the labels of more."""
-RING: Mapping[str, Any] = {
+RING: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",
     "markersize": 9,
