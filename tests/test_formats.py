@@ -378,6 +378,18 @@ def test_a_part_of_a_vorbis_file_with_changing_block_sizes_is_the_slice_of_the_w
         )
 
 
+@pytest.mark.parametrize("kind", ["wavpack", "ogg", "aac", "mp4", "mp3"])
+def test_tags_behind_a_file_are_passed_over(kind: str) -> None:
+    ape = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 1 << 31)
+    for tail in (ID3V1, ape, ape + ID3V1):
+        assert np.array_equal(decode(made(kind) + tail)[0], decode(made(kind))[0])
+
+
+def test_joined_wavpack_files_are_refused() -> None:
+    with pytest.raises(AudioError, match="damaged"):
+        decode(made("wavpack") * 2)
+
+
 @pytest.mark.parametrize("tail", [ID3V1, bytes(5_000), b"LYRICSBEGIN" + b"la" * 200 + ID3V1])
 def test_what_follows_the_last_frame_of_an_mp3_is_no_reason_to_refuse_it(tail: bytes) -> None:
     decoded, whole = decode(made("mp3") + tail)[0], decode(made("mp3"))[0]

@@ -200,10 +200,17 @@ class _Reader:
         """Packets of the stream from where the container stands."""
         import av
 
+        end = 0
         try:
-            yield from self._container.demux(self._stream)
+            for packet in self._container.demux(self._stream):
+                if packet.pos is not None:
+                    end = packet.pos + packet.size
+                yield packet
         except av.error.FFmpegError as error:
-            raise self._damaged(error.strerror or str(error)) from error
+            self._raw.seek(end)
+            rest = self._raw.read(1 << 20)
+            if not rest.startswith((b"APE", b"TAG")) or b"wvpk" in rest:  # else tags of WavPack
+                raise self._damaged(error.strerror or str(error)) from error
 
     def _frames(self) -> Iterator[_Frame]:
         """Decoded frames from where the container stands."""
