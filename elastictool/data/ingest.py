@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from elastictool.audio.decode import (
     Integers,
+    Recording,
     encode_blocks,
     recording,
     resample_blocks,
@@ -127,6 +128,7 @@ class StoredAudio:
         source_rate_hz: Rate that it was recorded with.
         measured: Statistics of the stored samples.
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
+        damaged_packets: Packets that could not be decoded and became silence.
     """
 
     content: bytes | mmap.mmap
@@ -134,6 +136,7 @@ class StoredAudio:
     source_rate_hz: int
     measured: Measurement
     clipped_peak: float
+    damaged_packets: int
 
 
 def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
@@ -150,7 +153,7 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
     fbank_config, rate_hz = storage.fbank, storage.fbank.sample_rate_hz
     measured = Measurement(fbank_config, task.measured is None or clip.id in task.measured)
     with _spooled(task.folder) as file:
-        with _source(corpus, clip, task) as (source_rate_hz, blocks):
+        with _source(corpus, clip, task) as (source_rate_hz, blocks, opened):
             counted = _Counted(_kept(blocks, source_rate_hz, storage))
             resampled = resample_blocks(counted, source_rate_hz, rate_hz, peaks.append)
             num_samples = encode_blocks(resampled, rate_hz, storage.encoding, file, measured.add)
@@ -160,7 +163,9 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
                 f"{counted.samples} samples at {source_rate_hz} Hz"
             )
         measured.finish()
-        return StoredAudio(_content(file), num_samples, source_rate_hz, measured, max(peaks))
+        damaged = opened.damaged_packets if opened else 0
+        content = _content(file)
+        return StoredAudio(content, num_samples, source_rate_hz, measured, max(peaks), damaged)
 
 
 def _kept(blocks: Iterator[Waveform], rate_hz: int, storage: StorageOptions) -> Iterator[Waveform]:
@@ -213,18 +218,18 @@ class _Counted:
 @contextmanager
 def _source(
     corpus: Corpus, clip: SourceClip, task: ShardTask
-) -> Iterator[tuple[int, Iterator[Waveform]]]:
-    """Yields the clip's rate, and its waveform in blocks."""
+) -> Iterator[tuple[int, Iterator[Waveform], Recording | None]]:
+    """Yields the clip's rate, its waveform in blocks, and the opened file if there is one."""
     if isinstance(corpus, RenderingCorpus):
         waveform, rate_hz = corpus.read(clip)
-        yield rate_hz, iter((waveform,))
+        yield rate_hz, iter((waveform,)), None
         return
     path = task.root / clip.path
     before = _state(path)
     with recording(path) as opened:
         sliced = clip.start_s is not None or clip.stop_s is not None
         start, stop = _slice(opened.info, clip) if sliced else (0, None)
-        yield opened.sample_rate_hz, opened.blocks(start, stop, task.storage.channel)
+        yield opened.sample_rate_hz, opened.blocks(start, stop, task.storage.channel), opened
     if _state(path) != before:
         raise AudioError("was changed while it was read; prepare it again once it is whole")
 

@@ -49,6 +49,7 @@ class ShardReport:
         sums: For each (split, fold) in the order of their first clips: frames, sum of their
             log-mel values, sum of squares.
         misnamed: Format of each file whose name promises another.
+        damaged: Packets that could not be decoded, of each file that has some.
         clipped: Clips per split that went beyond full scale.
         loudest: Of them, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
@@ -63,6 +64,7 @@ class ShardReport:
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
@@ -201,6 +203,8 @@ def _rows(task: ShardTask, report: ShardReport) -> Iterator[dict[str, Any]]:
             continue
         if clip.path and (kind := misnamed(task.root / clip.path)):
             report.misnamed[path] = kind
+        if audio.damaged_packets:
+            report.damaged[path] = report.damaged.get(path, 0) + audio.damaged_packets
         report.add(clip, audio)
         yield {
             "id": clip.id,

@@ -149,11 +149,16 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
 
 
 def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Yields notes on files with a wrong ending, and on clips that are too loud for 16 bits."""
+    """Yields notes on wrong endings, damaged packets, and clips that are too loud for 16 bits."""
     found = {path: kind for report in reports for path, kind in report.misnamed.items()}
     if found:
         examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
         yield f"{len(found)} files hold another format than their ending says: {examples}"
+    damaged = Counter(_total(report.damaged for report in reports))
+    if damaged:
+        examples = ", ".join(f"{path} ({count})" for path, count in damaged.most_common(3))
+        files = "1 file has" if len(damaged) == 1 else f"{len(damaged)} files have"
+        yield f"{files} packets that cannot be decoded, silence took their place: {examples}"
     count = sum(sum(report.clipped.values()) for report in reports)
     if count:
         name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
