@@ -22,13 +22,13 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """The factor on attention scores: ``config.attention_scale``, or 1/sqrt(d) where that is 0."""
+    """Return the factor on attention scores: the configured one, or 1/sqrt(d) if that is 0."""
     head_width = config.width // config.heads
     return config.attention_scale or float(head_width**-0.5)
 
 
 class Attention(nn.Module):
-    """The projections around multi-head self-attention, those to q, k and v joint."""
+    """The projections around multi-head self-attention; those to q, k and v are one matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def split_heads(self, tokens: Tensor) -> QKV:
-        """(stream_length, H, d) queries, keys and values of (stream_length, D) tokens."""
+        """Project (stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
 
     def merge(self, attended: Tensor) -> Tensor:
-        """(stream_length, H, d) to (stream_length, D)."""
+        """Join heads and project: (stream_length, H, d) to (stream_length, D)."""
         out: Tensor = self.proj(attended.flatten(1))
         return out
 
@@ -63,11 +63,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a residual path.
+    """Attention and MLP, each after a LayerNorm and added to its input.
 
-    What comes before attention and what comes after are functions of their own: they work on
-    single tokens, so compiled code for them serves batches of any layout
-    (``training/compilation.py``), while attention has kernels of its own.
+    The parts before and after attention are functions of their own: they work on single tokens,
+    so compiled code for them serves batches of any layout (``training/compilation.py``), while
+    attention has its own kernels.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -80,27 +80,27 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def before_attention(self, tokens: Tensor) -> QKV:
-        """(stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
+        """Make (stream_length, H, d) queries, keys and values of (stream_length, D) tokens."""
         return self.attn.split_heads(self.norm1(tokens))
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """New (stream_length, D) tokens from old ones and their (stream_length, H, d) attention."""
+        """Make new (stream_length, D) tokens of old ones and (stream_length, H, d) attention."""
         tokens = tokens + self.dropout(self.attn.merge(attended))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
 
     def to_next(self, following: Block, tokens: Tensor, attended: Tensor) -> tuple[Tensor, QKV]:
-        """New tokens, and the ``following`` block's queries, keys and values of them.
+        """Make new tokens, and the ``following`` block's queries, keys and values of them.
 
-        One function for what lies between two attentions: as compiled code, its backward adds the
-        two gradients of the tokens where it makes them, and LayerNorm need not read them again.
+        One function for all between two attentions: as compiled code, its backward adds the two
+        gradients of the tokens where it makes them, and LayerNorm need not read them again.
         """
         tokens = self.after_attention(tokens, attended)
         return tokens, following.before_attention(tokens)
 
 
 def encode(blocks: nn.ModuleList, tokens: Tensor, attend: Attend) -> Tensor:
-    """(stream_length, D) tokens through all ``blocks``."""
+    """Pass (stream_length, D) tokens through all ``blocks``."""
     stack = cast(list[Block], list(blocks))
     qkv = stack[0].before_attention(tokens)
     for block, following in pairwise(stack):

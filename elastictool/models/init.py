@@ -1,11 +1,11 @@
-"""Starting values of a new model.
+"""Initialise the weights of a new model.
 
 ``vit`` draws everything learned from a truncated normal of standard deviation 0.02. ``official``
 starts positions and the pooling query with standard deviation 1, as the published ElasticAST
 code does. ``scaled`` draws each weight by its size (Xavier, as big_vision and MAE do) and
-positions with standard deviation 1, about the size of a patch's own token: 0.02 suits a width of
-768 and long training; in a narrow model trained briefly it makes every layer start slowly and
-leaves positions inaudible beside the patches for the first epochs.
+positions with standard deviation 1, about the size of a patch's own token. 0.02 suits a width of
+768 and long training; in a narrow model trained briefly every layer starts slowly with it, and
+positions are too small against the patches for the first epochs.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
 
 
 def _unit_scaled(name: str, kind: str) -> bool:
-    """Whether a parameter starts with standard deviation 1."""
+    """Return whether a parameter starts with standard deviation 1."""
     if name.startswith("pos_embed."):
         return kind in ("official", "scaled")
     return kind == "official" and name == "attn_pool.latent"
 
 
 def _matrices(name: str, weight: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
-    """A weight's projections: joint q, k, v are drawn each as a matrix of its own."""
+    """Split a weight into its projections: joint q, k, v are drawn as one matrix each."""
     joint = name.endswith(("qkv.weight", "attn_pool.kv.weight"))
     return torch.split(weight, width) if joint else (weight,)

@@ -1,7 +1,7 @@
-"""From patches to tokens, and from tokens to the stream.
+"""Embed patches as tokens, and scatter tokens into the stream.
 
 Patches arrive flattened, so the patch embedding is a matrix, and overlapping patches (imported
-ASTs) need nothing of their own. All sizes come from the layout's integers, never from the device.
+ASTs) need no code of their own. All sizes come from the layout's integers, never from the device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the encoder's tokens to one vector per clip.
+"""Pool the encoder's tokens to one vector per clip.
 
 All clips are pooled at once, segment by segment, over tokens without padding. Each segment sees
 its own tokens only, so a NaN stays in its clip, and there is no loop over clips. A segment's sum

@@ -1,4 +1,4 @@
-"""The batch that every model takes: patches of many clips and where each of them goes."""
+"""The batch that every model takes: patches of many clips and their positions in the stream."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ class PackedBatch:
         return replace(self, patch_groups=groups, layout=layout)
 
     def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
-        """``grid_shapes`` as ``group`` sees them: other groups' clips have a shape of its own.
+        """Return ``grid_shapes`` with a shape of ``group`` in place of other groups' shapes.
 
-        Grids belong to patch sizes, so what is made for each of a group's shapes must not be made
-        for those of others.
+        Grids belong to patch sizes: position tables for one patch size must not be made for the
+        shapes of another.
         """
         if len(self.patch_groups) == 1:
             return self.grid_shapes
@@ -105,15 +105,15 @@ class PackedBatch:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        """The same batch with its tensors on ``device``."""
+        """Move all tensors to ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
-        """In memory that CUDA copies from while the host goes on; torch's loader calls it."""
+        """Copy to page-locked memory, for asynchronous copies to CUDA; torch's loader calls it."""
         return map_tensors(self, Tensor.pin_memory)
 
     def astype(self, dtype: torch.dtype) -> PackedBatch:
-        """The same batch with patches and targets in ``dtype`` (float64 for exact tests)."""
+        """Convert patches and targets to ``dtype`` (float64 for exact tests)."""
         return replace(
             self,
             patch_groups=tuple(

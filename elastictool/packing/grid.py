@@ -1,7 +1,7 @@
-"""How many patches a spectrogram has: integers in, integers out.
+"""Count the patches of a spectrogram: integers in, integers out.
 
-Everything that counts tokens (samplers, planners, token tables, compute cost) asks here, so the
-plan and the model never disagree.
+Everything that counts tokens (samplers, planners, token tables, FLOPs) uses these functions, so
+that plan and model always agree.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from elastictool.config import Edge, PatchAxes
 
 
 def patches_along(size: int, patch: int, stride: int, edge: Edge) -> int:
-    """Patches along one axis of ``size`` bins or frames; at least one (the axis is padded to it).
+    """Count patches along an axis of ``size`` bins or frames; at least one (the axis is padded).
 
-    ``pad`` keeps an incomplete last patch, ``drop`` loses it (published code: up to 15 frames).
+    ``pad`` keeps an incomplete last patch, ``drop`` leaves it out (published code: up to 15
+    frames).
     """
     beyond_first = size - patch
     if beyond_first <= 0:
@@ -24,15 +25,15 @@ def patches_along(size: int, patch: int, stride: int, edge: Edge) -> int:
 
 
 def covered(patches: int, patch: int, stride: int) -> int:
-    """Bins or frames that ``patches`` patches cover along one axis."""
+    """Count the bins or frames that ``patches`` patches cover along one axis."""
     return (patches - 1) * stride + patch
 
 
 def kept_patches(patches: int, dropout: float) -> int:
-    """Patches of ``patches`` left after dropping the share ``dropout``: rounded down, at least one.
+    """Count the patches that are left after dropping the share ``dropout``: at least one.
 
-    Source: published ElasticAST. The small number keeps products that are whole but for the last
-        bit (0.8 of 10 dropped leaves 2).
+    Source: published ElasticAST, rounded down. The small number keeps products that are whole but
+        for the last bit (0.8 of 10 dropped leaves 2).
     """
     return max(1, math.floor(patches * (1 - dropout) + 1e-9)) if dropout else patches
 
@@ -44,7 +45,7 @@ def grid_shape(
     stride: tuple[int, int],
     edge: Edge,
 ) -> tuple[int, int]:
-    """(frequency, time) patches of a (T, F) spectrogram; sizes are (frequency, time)."""
+    """Count the (frequency, time) patches of a (T, F) spectrogram; sizes are (frequency, time)."""
     return (
         patches_along(num_mel_bins, patch_size[0], stride[0], edge),
         patches_along(num_frames, patch_size[1], stride[1], edge),
@@ -54,7 +55,7 @@ def grid_shape(
 def scaled_stride(
     patch_size: tuple[int, int], stride: tuple[int, int], wanted: tuple[int, int]
 ) -> tuple[int, int]:
-    """The stride of patches of the ``wanted`` size: patches overlap by the same share as before."""
+    """Scale the stride to patches of the ``wanted`` size: they overlap by the same share."""
     frequency, time = (
         max(1, round(step * new / old))
         for old, step, new in zip(patch_size, stride, wanted, strict=True)
@@ -63,5 +64,5 @@ def scaled_stride(
 
 
 def patch_size_along(axes: PatchAxes, size: int, own: tuple[int, int]) -> tuple[int, int]:
-    """(frequency, time) of patches of ``size`` along ``axes`` and of their ``own`` size beside."""
+    """Return (frequency, time): ``size`` along ``axes``, the ``own`` size along the other axis."""
     return (own[0] if axes == "time" else size, own[1] if axes == "frequency" else size)

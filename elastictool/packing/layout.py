@@ -75,7 +75,7 @@ class SegmentLayout:
         return first[:, None] + torch.arange(self.prefix_tokens, device=first.device)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SegmentLayout:
-        """The same layout with its tensors on ``device``."""
+        """Move all tensors to ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
@@ -114,7 +114,7 @@ def build_layout(
         prefix_tokens: Leading non-patch tokens of each segment.
         padded_rows: Pad each row to the longest (the paper's rows); without it the
             rows follow one another without a gap.
-        multiple: Pad a flat stream to a multiple of so many tokens, so that
+        multiple: Pad a flat stream to a multiple of this number of tokens, so that
             batches come in few sizes: compiled code and cached kernels depend on the size.
 
     Raises:
@@ -122,7 +122,7 @@ def build_layout(
     """
     lengths = tuple(length for row in rows for length in row)
     if not lengths or min(lengths) <= prefix_tokens:
-        raise ValueError(f"every segment needs a token beside its {prefix_tokens} prefix tokens")
+        raise ValueError(f"every segment needs a token besides its {prefix_tokens} prefix tokens")
     width = max(sum(row) for row in rows)
     spans: list[tuple[int, int]] = []
     starts: list[int] = []

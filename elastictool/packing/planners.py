@@ -83,7 +83,7 @@ def longest_first(tokens: Counts, capacity: int) -> Counts:
 
     Even rows need little padding. Where some row overflows, one row more is tried; where that
     ends at more rows than next-fit needs, or next-fit processes no more tokens, its plan is
-    taken. Source: ours (the paper leaves better packing to future work).
+    taken. Source: this project (the paper leaves better packing to future work).
     """
     plan = next_fit(tokens, capacity)
     rows, width = plan[-1] + 1, _widths(tokens, plan)

@@ -60,7 +60,7 @@ def sorted_window(lengths: Counts, config: PackingConfig) -> StreamPlan:
 def fit_decreasing(sizes: Counts, room: int, most: int, tightest: bool) -> Counts:
     """Put items into bins, largest first, each into an open bin that still has room for it.
 
-    Items of one size are placed together: a bin that takes one of them goes on taking until it
+    Items of one size are placed together: a bin that takes one of them takes more until it
     is full, for first fit and best fit alike, so that a few array operations place them all.
 
     Args:

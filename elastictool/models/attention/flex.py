@@ -80,7 +80,7 @@ class FlexAttention:
 
 
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
-    """Which blocks of tokens attend to which, and the mask within those that hold a boundary."""
+    """Build the mask: pairs of blocks that attend, and the token mask of blocks with a boundary."""
     ids = layout.segment_ids
     counts, indices = _tables(_block_lists(layout.span_lengths, block), ids.device)
 
@@ -104,7 +104,7 @@ def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
 
 
 def _block_lists(span_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
-    """(2, R, 1 + W) for R blocks: how many partners each has, then which, ascending, then zeros.
+    """List partners of R blocks as (2, R, 1 + W): their number, then which, ascending, then zeros.
 
     First the blocks that share a span in part, then those that lie in one span, as does itself.
     """

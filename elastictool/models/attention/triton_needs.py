@@ -1,4 +1,4 @@
-"""What code for CUDA that torch compiles through triton needs at run time."""
+"""Check what triton needs at run time to compile code for CUDA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMPILERS = ("gcc", "clang")
 
 
 def missing_for_triton() -> str:
-    """What is not there, and how to get it; empty where all is."""
+    """Return what is missing; empty if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "it needs triton"
     # Triton compiles the code that starts its kernels; on Windows it brings a compiler along.
