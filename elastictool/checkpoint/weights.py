@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.metadata import parse_metadata, saved_at
 from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.config.coerce import to_dict
@@ -369,11 +370,13 @@ def weight_format(name: str) -> Format:
 
 
 def import_weights(init: InitConfig) -> importer.Imported:
-    """Reads the weights that ``init`` names: of a run, or of a foreign file.
+    """Reads the weights that ``init`` names: of a run (also by its name), or of a foreign file.
 
     Raises:
         UsageError: There is no such file or format.
         CheckpointError: The file is unsound, of another format, or has keys that its format does
             not explain.
     """
+    if init.source == OWN_NAME:
+        init = dataclasses.replace(init, path=str(find_run(init.path)))
     return importer.import_as(weight_format(init.source), init)

@@ -1,11 +1,10 @@
 """Compiled encoder blocks for training.
 
-What is compiled is everything between the attentions. It sees tokens and weights only, so one
-piece of code with a symbolic number of tokens serves every batch and every block; attention
-depends on each batch's layout and has kernels of its own, and the rest of the model is a few
-operations per clip. The compiler is first shown the first batch of the run, also when the run is
-resumed: what it makes of a function may depend on the sizes that it meets first, and a resumed
-run has to compute the same bits as one that was never stopped.
+Everything between the attentions is compiled. It depends on tokens and weights only, so one piece
+of code with a symbolic number of tokens serves every batch and every block; attention depends on
+each batch's layout and has kernels of its own, and the rest of the model is a few operations per
+clip. The compiler sees the first batch of the run first, also when the run is resumed: its code may
+depend on the sizes that it sees first, and a resumed run must compute the same bits.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _OFF = "--set train.compile=false trains without compiling"
 
 
 def check_compiler(device: str) -> None:
-    """Refuse to start where nothing can be compiled.
+    """Refuses a run where nothing can be compiled.
 
     Raises:
         UsageError: No C++ compiler (CPU), or no triton or nothing that it compiles with (CUDA).
@@ -52,7 +51,7 @@ def check_compiler(device: str) -> None:
 def compile_blocks(
     model: SpectrogramTransformer, backend: str | Callable[..., Any] = "inductor"
 ) -> None:
-    """Put compiled code in place of the blocks' own functions; weights and names stay.
+    """Replaces the blocks' functions by compiled ones; weights and names stay.
 
     Dropout draws what it would draw without compiling, so that only rounding differs.
 
@@ -81,7 +80,7 @@ def compile_blocks(
 def warm_up(
     model: SpectrogramTransformer, batch: PackedBatch, precision: str, validating: bool
 ) -> None:
-    """Compile on ``batch`` for training, and for validation; changes no weight or random state.
+    """Compiles on ``batch`` for training, and for validation; changes no weight or random state.
 
     Raises:
         ElasticToolError: The compiler failed.
@@ -104,5 +103,5 @@ def warm_up(
 
 
 def _default_compiler() -> str:
-    """What torch compiles C++ with where the variable CXX is not set."""
+    """Returns torch's C++ compiler where the variable CXX is not set."""
     return {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")

@@ -1,4 +1,4 @@
-"""Foreign weights as one of our files, which ``init``, ``eval`` and ``predict`` can use."""
+"""Convert foreign weights to one of our files, for ``init``, ``eval`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.report import ImportReport
 from elastictool.pretrained.source import OWN_NAME
 from elastictool.pretrained.transfer import official_settings, require_official, transfer
-from elastictool.training.initial_weights import located
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import write_json
 
 PICTURE_BINS, PICTURE_FRAMES = 128, 1_024
-"""What an image model is fitted to unless told otherwise, as the published AST code does."""
+"""The input that an image model is fitted to by default, as in the published AST code."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote.
+    """The result of a conversion.
 
     Attributes:
         out: The weights.
         report_file: The import report beside them.
         config: As kept in the file's metadata.
         label_names: Class names; numbers where they are unknown.
-        report: What became of each key.
+        report: How each key was used.
     """
 
     out: Path
@@ -51,7 +50,7 @@ class Converted:
 def convert(
     form: str, source: str, out: Path, sets: Sequence[str] = (), labels: Path | None = None
 ) -> Converted:
-    """Convert ``source`` to ``out``; without ``sets`` the model is the file's own.
+    """Converts ``source`` to ``out``; without ``sets`` the model is the file's own.
 
     Args:
         form: Name of the format.
@@ -62,14 +61,14 @@ def convert(
 
     Raises:
         UsageError: A setting is wrong, or a file missing.
-        CheckpointError: The weights cannot be used as told.
+        CheckpointError: The weights cannot be used with these settings.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} does not end in .safetensors")
     how = [text for text in sets if text.startswith("init.")]
     _refuse_training_settings(how)
     init = with_settings(RunConfig(init=InitConfig(source=form, path=source)), how).init
-    weights = import_weights(located(init))
+    weights = import_weights(init)
     config = target_config(weights, [text for text in sets if text not in how])
     names = _label_names(weights, labels, config.model.num_classes)
     torch.manual_seed(config.seed)
@@ -107,7 +106,7 @@ def _refuse_training_settings(sets: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """What a run knows of its weights beside its configuration."""
+    """What a weights file records besides the configuration."""
 
     multi_label: bool
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -115,7 +114,7 @@ class _Kept:
 
 
 def _kept(weights: Imported, config: RunConfig) -> _Kept:
-    """What stays true of ``config``: scores and thresholds are of one model and one input."""
+    """Keeps scores and thresholds only where model and input are unchanged."""
     if weights.report.format != OWN_NAME:
         return _Kept(config.train.loss == "bce")
     own = read_metadata(Path(weights.report.file))
@@ -130,7 +129,7 @@ def _kept(weights: Imported, config: RunConfig) -> _Kept:
 
 
 def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
-    """The weights' own configuration with ``sets``; a grid that no longer fits is made anew."""
+    """Returns the weights' own configuration with ``sets``; the grid follows the new input."""
     source = weights.config
     base = dataclasses.replace(source, init=InitConfig())
     if weights.image:
@@ -158,7 +157,7 @@ def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
 
 
 def _grid(weights: Imported, config: RunConfig) -> tuple[int, int]:
-    """The grid of clips of the fixed length, if there is one; else of the weights' own area."""
+    """Returns the grid of clips of the fixed length, else one of the weights' own area."""
     source = weights.config
     frames = config.length.fixed_frames
     if not weights.image:
@@ -193,7 +192,7 @@ def _label_names(weights: Imported, labels: Path | None, count: int) -> tuple[st
 
 
 def _read_labels(file: Path) -> tuple[str, ...]:
-    """One name a line, or AudioSet's table of classes."""
+    """Reads one name a line, or AudioSet's table of classes."""
     try:
         if file.suffix.lower() == ".csv":
             return tuple(ClassTable.read(file).names)

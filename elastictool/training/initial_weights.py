@@ -1,21 +1,19 @@
-"""Starting a run from weights that exist: ``init: {from: FORMAT, path: …}``.
+"""Start a run from existing weights: ``init: {from: FORMAT, path: …}``.
 
-Read and checked before the run directory is touched, loaded once into the new model, recorded in
-the run. A resumed run has its own weights and never looks at these again.
+They are read and checked before the run directory is touched, loaded into the new model, and
+recorded in the run. A resumed run has its own weights and does not read these again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import import_weights
-from elastictool.config import InitConfig, RunConfig
+from elastictool.config import RunConfig
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.splits import Splits, select_clips
 from elastictool.data.store import PreparedStore
@@ -29,7 +27,7 @@ from elastictool.utils.progress import Progress
 
 
 def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Imported | None]:
-    """The weights that ``config.init`` names, and ``config`` with what they decide.
+    """Returns ``config`` with what its initial weights decide, and these weights.
 
     Raises:
         UsageError: There are no such weights, or a setting contradicts them.
@@ -37,53 +35,45 @@ def read_initial(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Im
     """
     if not config.init.source:
         return config, None
-    weights = import_weights(located(config.init))
+    weights = import_weights(config.init)
     require_labels(weights, store.info.label_names, config.init)
     return model_for(weights, config), weights
 
 
-def located(init: InitConfig) -> InitConfig:
-    """``init`` with the place of a run that is called by its name."""
-    if init.source != OWN_NAME:
-        return init
-    return dataclasses.replace(init, path=str(find_run(init.path)))
-
-
 def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -> list[str]:
-    """What to know before the scores of a run that starts from ``weights`` are believed.
+    """Warns if the run of ``weights`` was trained on validation or test clips of this one.
 
-    Clips that a former run was trained on may be in what judges this one: another fold, another
-    seed of a drawn part.
+    That happens with another fold, or another seed of drawn splits.
     """
     if weights is None or weights.report.format != OWN_NAME:
         return []
     before, file = weights.config, Path(weights.report.file)
     try:
         known = _trained_on(before, file, store)
-    except ElasticToolError:  # data of a former run need not be sound, nor as they were
+    except ElasticToolError:  # data of an earlier run may be gone or changed
         return []
     parts = {"test": splits.test, "validation": splits.validation}
     seen = {name: int(np.isin(store.ids[clips], known).sum()) for name, clips in parts.items()}
-    told = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
-    if not told:
+    found = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
+    if not found:
         return []
     return [
-        f"{file} was trained on {' and '.join(told)} of this run: their scores will be too good; "
+        f"{file} was trained on {' and '.join(found)} of this run: their scores will be too good; "
         "keep data.test_fold, the splits and the seed of that run"
     ]
 
 
 def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDArray[np.str_]:
-    """Ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
+    """Returns ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
     place = find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
     if place is None:
         return np.empty(0, dtype=np.str_)
-    former = PreparedStore.open(place)
-    same_clips = former.info.fingerprint == store.info.fingerprint
-    names = [(data.info.corpus, data.info.name) for data in (former, store)]
+    earlier = PreparedStore.open(place)
+    same_clips = earlier.info.fingerprint == store.info.fingerprint
+    names = [(data.info.corpus, data.info.name) for data in (earlier, store)]
     if not same_clips and names[0] != names[1]:  # ids of other data mean other clips
         return np.empty(0, dtype=np.str_)
-    return former.ids[select_clips(former, before.data, before.seed, to_train=False).train]
+    return earlier.ids[select_clips(earlier, before.data, before.seed, to_train=False).train]
 
 
 def start_from(
@@ -93,7 +83,7 @@ def start_from(
     run: RunDirectory,
     progress: Progress,
 ) -> None:
-    """Load the weights into the new model, say so and write ``import_report.json``."""
+    """Loads the weights into the new model, logs it and writes ``import_report.json``."""
     if weights is None:
         return
     report = transfer(model, weights, config.init)

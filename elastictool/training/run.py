@@ -19,8 +19,9 @@ from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.splits import Indices
+from elastictool.data.splits import Indices, Splits
 from elastictool.data.store import PreparedStore
+from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import Ranks, init_distributed
@@ -29,7 +30,6 @@ from elastictool.training.initial_weights import (
     read_initial,
     start_from,
 )
-from elastictool.training.log_lines import start_lines
 from elastictool.training.resuming import check_epochs, own_config, require_unedited
 from elastictool.training.setup import device_of, resolve
 from elastictool.training.state import TrainResult, load_training_state
@@ -131,8 +131,27 @@ def _fit(trainer: Trainer) -> TrainResult:
         return trainer.fit()
 
 
+def _start_lines(config: RunConfig, splits: Splits, model: SpectrogramTransformer) -> list[str]:
+    """Says what a run trains on, which model and where; warns where nothing is validated."""
+    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
+    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    learns = "" if learning == total else f" ({learning:,} learn)"
+    device = next(model.parameters()).device
+    lines = [
+        f"training on {len(splits.train):,} clips of {config.model.num_classes} classes, "
+        f"validating on {len(splits.validation):,}, {len(splits.test):,} to test; "
+        f"{total:,} parameters{learns}; {device}, {config.train.precision}"
+    ]
+    if not len(splits.validation):
+        lines.append(
+            "warning: without validation clips the last epoch counts as the best; "
+            "--set data.validation_fraction=0.1 takes a part of the training clips"
+        )
+    return lines
+
+
 def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
-    lines = start_lines(trainer.config, trainer.splits, trainer.model)
+    lines = _start_lines(trainer.config, trainer.splits, trainer.model)
     state = trainer.state
     if state.step:
         at = f"epoch {state.epoch + 1}, step {state.step}"

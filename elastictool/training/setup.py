@@ -1,4 +1,4 @@
-"""What a run takes from its data and its machine: splits, statistics, classes, grid, device."""
+"""Complete a configuration from data and machine: splits, statistics, classes, grid, device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from elastictool.utils.launch import Launch, launched
 
 
 def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
-    """Fill in what only the data knows: splits, mean and std, classes, position grid.
+    """Fills in what the data decide: splits, mean and std, classes, position grid.
 
     Raises:
         UsageError: The data do not fit the configuration, or a planner is unknown.
@@ -72,7 +72,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
 
 
 def _check_budget(config: RunConfig) -> None:
-    """Refuse a token budget that cannot be kept: windows are planned before sizes are drawn."""
+    """Refuses a token budget that cannot be kept: windows are planned before sizes are drawn."""
     packing = config.packing
     if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
         raise UsageError(
@@ -83,7 +83,7 @@ def _check_budget(config: RunConfig) -> None:
 
 
 def _front_end_setting(config: RunConfig, store: PreparedStore) -> str:
-    """What makes frames of data of another rate: their front end, which says the rate, too."""
+    """Returns the setting for data of another sample rate: a front end implies the rate, too."""
     measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
     if measured != config.fbank.frontend:
         return f"fbank.frontend={measured}"
@@ -91,7 +91,7 @@ def _front_end_setting(config: RunConfig, store: PreparedStore) -> str:
 
 
 def _check_front_end(config: RunConfig, store: PreparedStore) -> None:
-    """Refuse statistics of another front end: their values have nothing in common."""
+    """Refuses statistics of another front end: their values are not comparable."""
     measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
     if measured != config.fbank.frontend:
         raise UsageError(
@@ -102,14 +102,14 @@ def _check_front_end(config: RunConfig, store: PreparedStore) -> None:
 
 
 def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
-    """Mean and deviation of the log-mel values over the (split, fold) that training draws from."""
+    """Returns mean and deviation of the log-mel values over the splits and folds of training."""
     clips = splits.train
     used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
     return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
 
 
 def check_machine(config: RunConfig) -> None:
-    """See that what the run needs beside Python is here, before anything is written.
+    """Checks that compiler, packages and attention work here, before anything is written.
 
     Raises:
         UsageError: A compiler or a package is missing, or the attention cannot be computed here.
@@ -126,7 +126,7 @@ def check_machine(config: RunConfig) -> None:
 
 
 def _own_gpu(wanted: str, here: Launch) -> str:
-    """The GPU of one process of several."""
+    """Returns the GPU of this process, one of several."""
     if wanted != "cuda":
         raise UsageError(
             f"train.device = {wanted!r} is one device for {here.world} processes",
@@ -141,7 +141,7 @@ def _own_gpu(wanted: str, here: Launch) -> str:
 
 
 def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
-    """``auto`` is bf16 on a GPU whose matrix units take it (compute capability 8.0), else fp32.
+    """Returns the precision: ``auto`` is bf16 on a GPU of compute capability 8.0, else fp32.
 
     On a CPU bf16 pays where the processor has matrix units only, so it is for the user to say.
     """
@@ -153,19 +153,19 @@ def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
 
 
 def device_of(config: TrainConfig) -> str:
-    """The device that a run trains on.
+    """Returns the device that a run trains on.
 
     Raises:
-        UsageError: What ``pick_device`` says.
+        UsageError: See ``pick_device``.
     """
     return pick_device(config.device, "--set train.device=")
 
 
 def pick_device(wanted: str, option: str = "--device ") -> str:
-    """``auto`` is CUDA where there is one; of several processes, each has a GPU of its own.
+    """Returns a device: ``auto`` is CUDA where there is one; each of several processes has its own.
 
     Args:
-        wanted: ``auto``, or a name that torch knows.
+        wanted: ``auto``, or torch's name of a device.
         option: How the user chose it, for the hint.
 
     Raises:

@@ -18,6 +18,8 @@ import torch
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import disk_errors
+from elastictool.config import RunConfig
+from elastictool.config.coerce import to_dict
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
 from elastictool.utils.errors import CheckpointError
@@ -110,17 +112,19 @@ class TrainResult:
 
 @dataclass
 class TrainState:
-    """All that training changes, random generators included."""
+    """All that training changes, random generators included, and the settings of the run."""
 
     model: SpectrogramTransformer
     optimizer: torch.optim.Optimizer
     averages: Averages
     device: torch.device
+    config: RunConfig
     counters: Counters = field(default_factory=Counters)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and plain values."""
         state = {
+            "config": to_dict(self.config),
             "state": dataclasses.asdict(self.counters),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -150,6 +154,31 @@ class TrainState:
                 f"{run.training_state} does not fit the model of {run.config_file}: {error}",
                 _start_from_weights(run.training_state),
             ) from error
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """Says the losses, scores and skipped steps of an epoch of ``epochs``."""
+    parts = [f"epoch {record['epoch']}/{epochs}"]
+    if record["train_loss"] is not None:
+        parts.append(f"train loss {record['train_loss']:.4f}")
+    if record["skipped_steps"]:
+        parts.append(f"{record['skipped_steps']} steps skipped")
+    return ", ".join(parts + _validation_parts(record))
+
+
+def averaged_line(record: Mapping[str, Any], epochs: tuple[int, int]) -> str:
+    """Says the scores of the mean of the epochs (first, last)."""
+    head = f"mean of the weights of epochs {epochs[0]} to {epochs[1]}"
+    return ", ".join([head, *_validation_parts(record)])
+
+
+def _validation_parts(record: Mapping[str, Any]) -> list[str]:
+    forms = (("loss", "loss {:.4f}"), ("top1", "top-1 {:.1%}"), ("map", "mAP {:.3f}"))
+    return [
+        "val " + form.format(record[f"val_{name}"])
+        for name, form in forms
+        if f"val_{name}" in record
+    ]
 
 
 def save_training_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""TensorBoard as a second view of ``metrics.jsonl``.
+"""TensorBoard event files as a copy of ``metrics.jsonl``.
 
-The event files are made from that file alone: a resumed run drops them and writes them again from
-what the file holds, so a step never stands there twice and none is lost to a killed process,
-whatever TensorBoard had buffered.
+A resumed run deletes them and writes them again from that file, so no step is there twice and none
+is lost when a process is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from elastictool.utils.optional import missing_extra
 
 
 def check_tensorboard() -> None:
-    """Refuse to start a run whose TensorBoard files cannot be written.
+    """Refuses a run whose TensorBoard files cannot be written.
 
     Raises:
         UsageError: The extra is not installed, or broken.
@@ -32,7 +31,7 @@ def check_tensorboard() -> None:
 
 @contextmanager
 def mirrored(run: RunDirectory) -> Iterator[None]:
-    """While open, all numbers that ``run`` logs go to ``RUN/tensorboard`` too, as KIND/NAME."""
+    """Copies all numbers that ``run`` logs in the block to ``RUN/tensorboard``, as KIND/NAME."""
     from torch.utils.tensorboard import SummaryWriter
 
     for old in run.tensorboard.glob("events.out.tfevents.*"):

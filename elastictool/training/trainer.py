@@ -19,7 +19,6 @@ from torch import Tensor
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import save_weights
 from elastictool.config import RunConfig
-from elastictool.config.coerce import to_dict
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -29,7 +28,6 @@ from elastictool.training.compilation import compile_blocks, warm_up
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import SINGLE, Ranks
 from elastictool.training.interrupts import memory_hint, report_oom, save_on_exit
-from elastictool.training.log_lines import averaged_line, epoch_line
 from elastictool.training.losses import clip_losses
 from elastictool.training.nonfinite import (
     check_weights,
@@ -42,7 +40,14 @@ from elastictool.training.optimizer import build_optimizer, clip_gradients, free
 from elastictool.training.predict_logits import autocast, score_clips
 from elastictool.training.schedule import lr_factor
 from elastictool.training.setup import device_of, resolve
-from elastictool.training.state import Counters, TrainResult, TrainState, save_training_state
+from elastictool.training.state import (
+    Counters,
+    TrainResult,
+    TrainState,
+    averaged_line,
+    epoch_line,
+    save_training_state,
+)
 from elastictool.training.validation import ChosenThresholds, selection_metric, validation_metrics
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.signals import Stopped, StopRequest
@@ -76,7 +81,9 @@ class Trainer:
         freeze(self.model, train.freeze)
         self.averages = Averages(self.model, train)
         self.optimizer = build_optimizer(self.model, self.config)
-        self.train_state = TrainState(self.model, self.optimizer, self.averages, self.device)
+        self.train_state = TrainState(
+            self.model, self.optimizer, self.averages, self.device, self.config
+        )
         self.teacher = load_teacher(self.config, store, str(self.device))
         wanted = self.teacher.cut if self.teacher else None
         attention = self.model.attention
@@ -327,8 +334,7 @@ class Trainer:
         check_weights(self.model, self.config.train.lr)
         self._save_weights(self.run.last_weights, self.averages.evaluated, {})
         if self.run.writes:
-            state = {"config": to_dict(self.config), **self.train_state.state_dict()}
-            save_training_state(self.run.training_state, state)
+            save_training_state(self.run.training_state, self.train_state.state_dict())
 
     def _save_weights(
         self, path: Path, model: SpectrogramTransformer, validation: dict[str, float]
