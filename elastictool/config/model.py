@@ -50,12 +50,11 @@ class ModelConfig:
     where they are not set themselves: ``elasticast`` for clips of any length, ``ast`` for one fixed
     length (``length.fixed_frames``), ``flexiast`` an AST whose ``flexi.sizes`` are the paper's."""
     width: int = 768
-    """Features of a token, a multiple of ``heads``. With ``heads`` it is what ``model.size`` sets.
-    """
+    """Features of a token (``embed_dim``), a multiple of ``heads``. ``model.size`` sets both."""
     depth: int = 12
     """Transformer blocks. A few serve small data better and run faster."""
     heads: int = 12
-    """Attention heads of a block."""
+    """Attention heads of a block (``num_heads``)."""
     mlp_ratio: float = 4.0
     """Width of a block's hidden layer, as a multiple of ``width``."""
     num_mel_bins: int = 128

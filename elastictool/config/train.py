@@ -78,8 +78,8 @@ class TrainConfig:
     (matrices but positions and prefix tokens); ``auto`` is ``all`` for adam, ``matrices`` for
     adamw."""
     clip_norm: float = 0.0
-    """Largest norm of a step's gradient, above it the gradient is scaled down; 0 is off. The log
-    has each step's norm (``grad_norm``): set it somewhat above the usual one."""
+    """Largest norm of a step's gradient (``max_grad_norm``); longer ones are scaled down to it; 0
+    is off. The log has each step's norm (``grad_norm``): set it somewhat above the usual one."""
     layer_decay: float = 1.0
     """Factor on the rate from block to block downwards, above 0 and at most 1 (1: all alike). Block
     i of d, from 0, has ``lr * layer_decay ** (d - i)``, positions and patches one power more. For
@@ -105,7 +105,8 @@ class TrainConfig:
     """
     distill: DistillConfig = field(default_factory=DistillConfig)
     accumulate: int = 1
-    """Batches whose gradients make one step. More make larger steps in the same memory."""
+    """Gradient accumulation: batches whose gradients make one step. More make larger steps in the
+    same memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the model's arithmetic; ``auto`` is bf16 on a GPU that computes with it,
     fp32 elsewhere. A resumed run keeps its own."""
@@ -127,8 +128,8 @@ class TrainConfig:
     """Steps in a row that may be left out because loss or gradient are not finite; one more stops
     the run."""
     loader_workers: int = -1
-    """Processes that load clips; 0 loads in the training process, -1 takes one for each core on
-    CUDA (up to 16) and none on a CPU."""
+    """Processes that load clips (``num_workers``); 0 loads in the training process, -1 takes one
+    for each core on CUDA (up to 16) and none on a CPU."""
     cache_mb: int = 512
     """Megabytes of log-mel frames that each loading process may keep; 0 keeps none."""
     fbank_on: Literal["auto", "host", "device"] = "auto"

@@ -103,7 +103,7 @@ def settings_called(word: str) -> list[str]:
     called = [name for name in _names() if word in (name, _last(name))]
     if called or not re.fullmatch(r"[a-z]+(_[a-z]+)+", word):
         return called
-    words = re.compile(rf"\b{word.replace('_', ' ')}\b", re.IGNORECASE)
+    words = re.compile(rf"\b({word}|{word.replace('_', ' ')})\b", re.IGNORECASE)
     return [name for name, text in settings().items() if words.search(text.split(". ")[0])]
 
 

@@ -7,8 +7,7 @@ cannot express is refused with the reason, never approximated.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.config import FbankConfig, ModelConfig, RunConfig
+from elastictool.config.coerce import flat_settings, to_dict
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import grid_shape
 from elastictool.pretrained.formats import (
@@ -54,9 +54,16 @@ def export_hf(
         save_file(tensors, str(temporary), {"format": "pt"})
 
 
-_EXTRACTOR = FbankConfig()
-"""What ``ASTFeatureExtractor`` always computes: Kaldi's defaults. At other sample rates its result
-depends on whether torchaudio is installed."""
+_NEEDED: Mapping[str, object] = {
+    "model.pos_embed": "grid",
+    "model.prefix_tokens": 2,
+    "model.pooling": "prefix",
+    "model.fc_norm": True,
+    "length.padding": "zero",
+    **{f"fbank.{key}": value for key, value in to_dict(FbankConfig()).items()},
+}
+"""Settings that Hugging Face's model has. ``ASTFeatureExtractor`` always computes Kaldi's defaults;
+at other sample rates its result depends on whether torchaudio is installed."""
 _HINT = (
     "export to onnx or safetensors instead; an AST that can be exported is trained with "
     "--set model.preset=ast --set model.prefix_tokens=2 --set model.fc_norm_eps=1e-6 "
@@ -65,32 +72,24 @@ _HINT = (
 
 
 def _check(config: RunConfig) -> None:
-    model, length = config.model, config.length
+    model, settings = config.model, flat_settings(config)
     scales = (0.0, (model.width // model.heads) ** -0.5)
-    wants: list[tuple[str, object, object, bool]] = [  # name, what it is, what it should be
-        ("model.pos_embed", model.pos_embed, "grid", model.pos_embed == "grid"),
-        ("model.prefix_tokens", model.prefix_tokens, 2, model.prefix_tokens == 2),
-        ("model.pooling", model.pooling, "prefix", model.pooling == "prefix"),
-        ("model.fc_norm", model.fc_norm, True, model.fc_norm),
-        ("model.num_classes", model.num_classes, "1 or more", model.num_classes > 0),
-        ("model.fc_norm_eps", model.fc_norm_eps, f"{model.norm_eps} (model.norm_eps)",
-         model.norm_eps == model.fc_norm_eps),
-        ("model.patch_size", model.patch_size, "square", len(set(model.patch_size)) == 1),
-        ("model.attention_scale", model.attention_scale, 0.0, model.attention_scale in scales),
-        ("length.fixed_frames", length.fixed_frames, "a fixed length", length.fixed_frames > 0),
-        ("length.padding", length.padding, "zero", length.padding == "zero"),
-        ("length.edge", length.edge, "drop, or patches that fill the input", _filled(config)),
-        ("model.grid", model.grid, "the grid of its input", model.grid == _grid(config)),
+    needed = {**_NEEDED, "fbank.num_mel_bins": config.fbank.num_mel_bins}
+    wrong = {key: value for key, value in needed.items() if settings[key] != value}
+    conditions: list[tuple[bool, str, object]] = [
+        (model.num_classes > 0, "model.num_classes", "1 or more"),
+        (model.norm_eps == model.fc_norm_eps, "model.fc_norm_eps",
+         f"{model.norm_eps} (model.norm_eps)"),
+        (len(set(model.patch_size)) == 1, "model.patch_size", "square"),
+        (model.attention_scale in scales, "model.attention_scale", 0.0),
+        (config.length.fixed_frames > 0, "length.fixed_frames", "a fixed length"),
+        (_filled(config), "length.edge", "drop, or patches that fill the input"),
+        (model.grid == _grid(config), "model.grid", "the grid of its input"),
     ]  # fmt: skip
-    for field in dataclasses.fields(FbankConfig):
-        if field.name != "num_mel_bins":
-            found, wanted = (getattr(c, field.name) for c in (config.fbank, _EXTRACTOR))
-            wants.append((f"fbank.{field.name}", found, wanted, found == wanted))
-    wrong = [
-        f"{name} = {wanted} (here {found})" for name, found, wanted, there in wants if not there
-    ]
+    wrong |= {key: wanted for holds, key, wanted in conditions if not holds}
     if wrong:
-        raise UsageError(f"Hugging Face's AST needs {'; '.join(wrong)}", _HINT)
+        listing = "; ".join(f"{key} = {wrong[key]} (here {settings[key]})" for key in wrong)
+        raise UsageError(f"Hugging Face's AST needs {listing}", _HINT)
 
 
 def _grid(config: RunConfig) -> tuple[int, int]:
