@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elastictool.corpora.archives import extract_tar
+from elastictool.corpora.archives import extract
 from elastictool.corpora.base import CORPORA, CorpusOptions, DownloadableCorpus
 from elastictool.corpora.download import download
 from elastictool.utils.errors import ElasticToolError
@@ -260,7 +260,7 @@ def test_an_archive_that_leaves_its_folder_is_refused_whole(name: str, tmp_path:
         for member in ("good", name):
             tar.addfile(tarfile.TarInfo(member), io.BytesIO())
     with pytest.raises(ElasticToolError, match="outside the target folder"):
-        extract_tar(archive, tmp_path / "to" / "here")
+        extract(archive, tmp_path / "to" / "here")
     assert [path.name for path in tmp_path.rglob("*")] == ["a.tar"]
 
 
@@ -270,11 +270,11 @@ def test_links_in_an_archive_are_not_made(tmp_path: Path) -> None:
         link = tarfile.TarInfo("link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    assert extract_tar(archive, tmp_path / "to") == 0
+    assert extract(archive, tmp_path / "to") == 0
     assert not (tmp_path / "to").exists()
 
 
 def test_a_broken_archive_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b not gzip")
     with pytest.raises(ElasticToolError, match="not a readable tar archive"):
-        extract_tar(tmp_path / "a.tar.gz", tmp_path / "to")
+        extract(tmp_path / "a.tar.gz", tmp_path / "to")

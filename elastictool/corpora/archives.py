@@ -1,7 +1,7 @@
-"""Corpora that come as one archive: fetched, verified and unpacked once.
+"""Fetch, verify and unpack corpora that come as one archive, once.
 
-An archive is unpacked member by member, and one that tries to leave its folder is refused whole.
-What was unpacked is noted, so that the same command does not fetch it again.
+An archive is unpacked member by member; one with a member outside its folder is refused whole.
+A note of what was unpacked keeps the same command from fetching it again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from elastictool.corpora.download import download
 from elastictool.utils.errors import ElasticToolError
@@ -22,14 +26,16 @@ from elastictool.utils.io import atomic_path, walk_files, write_json
 from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
+_Opener = Callable[[], IO[bytes]]
+
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a corpus is fetched, and what of it is unpacked.
+    """The address of a corpus, and which members are unpacked.
 
     Attributes:
         url: http(s) address of a tar or zip archive.
-        name: What the archive is called on the disk; ``.zip`` says which of the two it is.
+        name: File name of the archive on disk; ``.zip`` says which of the two it is.
         checksum: ``sha256:HEX`` or ``md5:HEX``; empty where none is published, so that only the
             checksums inside the archive are verified.
         wanted: Patterns of the members that are unpacked, after ``strip``.
@@ -44,7 +50,7 @@ class Archive:
 
 
 def fetch(archive: Archive, root: Path, progress: Progress = SILENT) -> None:
-    """Download, verify and unpack ``archive`` into ``root``, unless that was done before.
+    """Downloads, verifies and unpacks ``archive`` into ``root``, unless that was done before.
 
     Raises:
         UsageError: Another process is fetching it.
@@ -58,10 +64,9 @@ def fetch(archive: Archive, root: Path, progress: Progress = SILENT) -> None:
             return
         file = root / archive.name
         download(archive.url, file, progress, archive.checksum)
-        unpack = extract_zip if file.suffix == ".zip" else extract_tar
         progress.log(f"unpacking {file}")
         try:
-            count = sum(unpack(file, root, wanted, archive.strip) for wanted in archive.wanted)
+            count = extract(file, root, archive.wanted, archive.strip)
         except BadArchive:
             file.unlink()
             raise
@@ -83,65 +88,67 @@ def _is_unpacked(archive: Archive, root: Path, noted: Path) -> bool:
 
 
 class BadArchive(ElasticToolError):
-    """An archive that cannot be unpacked, or must not be."""
+    """An archive that cannot be unpacked, or would write outside its folder."""
 
 
-def extract_tar(archive: Path, target: Path, wanted: str = "*", strip: int = 0) -> int:
-    """Unpack regular files of a tar archive below ``target``; returns how many.
+def extract(archive: Path, target: Path, wanted: Sequence[str] = ("*",), strip: int = 0) -> int:
+    """Unpacks regular files of an archive below ``target``; links and devices are never made.
+
+    The checksum of a zip member (CRC-32) is verified while it is unpacked.
 
     Args:
-        archive: Any tar that Python reads (gz, bz2, xz).
+        archive: A zip, if it is called so, else any tar that Python reads (gz, bz2, xz).
         target: Folder to unpack into.
-        wanted: Pattern that a member's path (after ``strip``) has to match.
+        wanted: Patterns of which a member's path (after ``strip``) has to match one.
         strip: Leading folders to take off.
 
+    Returns:
+        The number of files.
+
     Raises:
         BadArchive: Not a readable archive, or a member would land outside ``target``.
     """
+    count = 0
     try:
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:
-                _refuse_escape(archive, member.name)
-            return sum(_extract(tar, member, target, wanted, strip) for member in members)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        with _opened(archive) as members:
+            for name, _ in members:
+                _refuse_escape(archive, name)
+            for name, opened in members:
+                inside = PurePosixPath(*PurePosixPath(name).parts[strip:])
+                if opened and any(fnmatch.fnmatchcase(str(inside), one) for one in wanted):
+                    with (
+                        opened() as source,
+                        atomic_path(target / inside) as temporary,
+                        temporary.open("wb") as file,
+                    ):
+                        shutil.copyfileobj(source, file)
+                    count += 1
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        kind = "zip" if archive.suffix == ".zip" else "tar"
         raise BadArchive(
-            f"{archive} is not a readable tar archive: {error}", "run the same command again"
+            f"{archive} is not a readable {kind} archive: {error}", "run the same command again"
         ) from error
+    return count
 
 
-def extract_zip(archive: Path, target: Path, wanted: str = "*", strip: int = 0) -> int:
-    """Unpack regular files of a zip archive below ``target``, as ``extract_tar``; returns how many.
-
-    Each member's own checksum (CRC-32) is verified while it is unpacked.
-
-    Raises:
-        BadArchive: Not a readable archive, or a member would land outside ``target``.
-    """
-    try:
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[tuple[str, _Opener | None]]]:
+    """Yields name and opener of each member; members that are no regular files have no opener."""
+    if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
-                _refuse_escape(archive, info.filename)
-            return sum(_unzip(packed, info, target, wanted, strip) for info in packed.infolist())
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise BadArchive(
-            f"{archive} is not a readable zip archive: {error}", "run the same command again"
-        ) from error
-
-
-def _unzip(
-    packed: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, wanted: str, strip: int
-) -> bool:
-    inside = PurePosixPath(*PurePosixPath(info.filename).parts[strip:])
-    if info.is_dir() or not fnmatch.fnmatchcase(str(inside), wanted):
-        return False
-    with (
-        packed.open(info) as source,
-        atomic_path(target / inside) as temporary,
-        temporary.open("wb") as file,
-    ):
-        shutil.copyfileobj(source, file)
-    return True
+            yield [
+                (info.filename, None if info.is_dir() else partial(packed.open, info))
+                for info in packed.infolist()
+            ]
+        return
+    with tarfile.open(archive) as tar:
+        yield [
+            (
+                member.name,
+                cast(_Opener, partial(tar.extractfile, member)) if member.isfile() else None,
+            )
+            for member in tar.getmembers()
+        ]
 
 
 def _refuse_escape(archive: Path, name: str) -> None:
@@ -151,18 +158,3 @@ def _refuse_escape(archive: Path, name: str) -> None:
             f"{archive} holds {name!r}, which would land outside the target folder",
             "do not trust this archive; nothing was unpacked",
         )
-
-
-def _extract(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, wanted: str, strip: int
-) -> bool:
-    """Write one member; links and devices are never made."""
-    inside = PurePosixPath(*PurePosixPath(member.name).parts[strip:])
-    if not member.isfile() or not fnmatch.fnmatchcase(str(inside), wanted):
-        return False
-    source = tar.extractfile(member)
-    if source is None:
-        return False
-    with source, atomic_path(target / inside) as temporary, temporary.open("wb") as file:
-        shutil.copyfileobj(source, file)
-    return True

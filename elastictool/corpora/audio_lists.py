@@ -50,7 +50,7 @@ class AudioLists(Corpus):
     takes_file = True
 
     def describe(self) -> str:
-        """The files that are wanted."""
+        """Returns which files are wanted."""
         return (
             "--dataset json --root FOLDER (or one list): the lists of the AST repositories,\n"
             '  {"data": [{"wav": PATH, "labels": "mid,mid"}]}, one file for each split; a name\n'
@@ -116,7 +116,7 @@ class ListFile:
 
     @property
     def pair(self) -> tuple[str, int] | None:
-        """Its name without split and number, and the number; None if it has not both."""
+        """Name without split and number, and the number; None without a split or number."""
         stem = self.path.stem.lower()
         number = _NUMBER.search(stem)
         if not number or not self.split:
@@ -126,7 +126,7 @@ class ListFile:
 
 
 def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
-    """The lists among ``paths``, and warnings on what is none or does not say its split.
+    """Reads the lists among ``paths``; returns warnings on other files and on unknown splits.
 
     Raises:
         UsageError: None of them is a list, or one is damaged.
@@ -154,7 +154,7 @@ def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
 
 
 def _fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:
-    """Number of each evaluation list that is a fold; empty if the lists are no folds.
+    """Returns the number of each evaluation list that is a fold; empty if the lists are no folds.
 
     They are if each number has one list to train on and one to evaluate on, and no recording is
     evaluated on twice.
@@ -192,13 +192,13 @@ def _split(path: Path) -> str:
 
 
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
-    """The class table for lists in ``folder``, and which it is.
+    """Returns the class table for lists in ``folder``, and a warning that says which it is.
 
-    One beside the lists counts whatever it says; one above them, which may belong to other data,
-    only if it has all labels.
+    One in the folder of the lists is always used; one in the folder above, which may belong to
+    other data, only if it has all labels.
 
     Raises:
-        UsageError: There are several beside the lists, or it is no such table.
+        UsageError: There are several in the folder, or it is no such table.
     """
     beside = _tables(folder)
     if len(beside) > 1:
@@ -227,9 +227,9 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]], list[str]]:
-    """Each entry with its list and fold (0: none), and a warning if lists are folds.
+    """Returns each entry with its list and fold (0: none), and a warning if lists are folds.
 
-    Then every clip is training data, and what training lists only repeat is passed over.
+    With folds every clip is training data, and repeats in training lists are passed over.
     """
     numbers = _fold_lists(lists)
     folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
@@ -250,9 +250,9 @@ def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]
 
 
 class _Paths:
-    """Paths as lists have them, looked for below the lists and where their own code finds them.
+    """Finds the paths of lists below the lists, above them and in the working directory.
 
-    That stands at the top of its recipe (``egs/esc50``), above the lists; so may the user.
+    The AST repositories run at the top of a recipe (``egs/esc50``), above its lists.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -262,14 +262,14 @@ class _Paths:
         self._used: dict[Path, int] = {}
 
     def short(self, named: str) -> str:
-        """A path below the lists' folder from there on: where that lies changes nothing."""
+        """Returns a path below the lists' folder relative to it, any other as it is."""
         path = Path(named)
         if path.is_absolute() and path.is_relative_to(self._absolute):
             return path.relative_to(self._absolute).as_posix()
         return named
 
     def find(self, named: str) -> str:
-        """Path from the lists' folder, or an absolute one; empty where nothing is."""
+        """Returns the path from the lists' folder or an absolute one; empty without a file."""
         short = self.short(named)
         if is_there(self._folder / short):
             return short
@@ -281,7 +281,7 @@ class _Paths:
         return str(base / named)
 
     def warnings(self) -> list[str]:
-        """Where paths begin that do not begin at the lists' folder."""
+        """Returns how many paths begin elsewhere than at the lists' folder."""
         return [
             f"{count:,} paths begin at {base}, not at the folder of the lists"
             for base, count in self._used.items()

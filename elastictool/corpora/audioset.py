@@ -88,14 +88,14 @@ class AudioSet(Corpus):
 
 
 def _tables(root: Path, subset: str) -> dict[str, Path]:
-    """The segment tables that are there, of those that the subset wants."""
+    """Returns the segment tables of the subset that exist."""
     wanted = [part for part in TABLES if part != "unbalanced" or subset == "full"]
     found = {part: first_file(root, [TABLES[part][0]], _FOLDERS) for part in wanted}
     return {part: path for part, path in found.items() if path is not None}
 
 
 def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
-    """File names in the wild by template, the most frequent first (made only when asked for)."""
+    """Yields (template, stem) of names in use, the most frequent first."""
     yield "Y<id>", f"Y{video}"
     yield "<id>", video
     tails = (

@@ -190,15 +190,15 @@ class RenderingCorpus(Protocol):
     """A corpus that makes its audio instead of reading files."""
 
     def read(self, clip: SourceClip) -> tuple[NDArray[np.float32], int]:
-        """The (n,) waveform of ``clip`` and its sample rate in Hz."""
+        """Returns the (n,) waveform of ``clip`` and its sample rate in Hz."""
 
 
 @runtime_checkable
 class DownloadableCorpus(Protocol):
-    """A corpus that can be fetched without asking anybody."""
+    """A corpus that can be fetched without registration."""
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
-        """Fetch the corpus into ``root``; continues a broken download."""
+        """Fetches the corpus into ``root``; continues a broken download."""
 
 
 CORPORA: Registry[Corpus] = Registry(

@@ -1,10 +1,10 @@
-"""Any data, described by one table: ``path,label`` and optionally split, fold, start, stop, group.
+"""List any data described by a table: ``path,label``, optionally split, fold, start, stop, group.
 
 The table is checked row by row before anything is decoded, and messages name file, line and
-column. A path may also name a recording in an HDF5
-file (``FILE/NAME``). Labels are joined by ``|``; their order is that of a ``labels.txt`` beside the
-table (one a line), without it numerical if all are whole numbers, else alphabetical. Without splits
-and folds a seeded, stratified 80/10/10 split is drawn; with folds alone every clip is ``train``.
+column. A path may also name a recording in an HDF5 file (``FILE/NAME``). Labels are joined by
+``|``; their order is that of a ``labels.txt`` in the table's folder (one a line), without it
+numerical if all are whole numbers, else alphabetical. Without splits and folds a seeded, stratified
+80/10/10 split is drawn; with folds alone every clip is ``train``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CsvList(Corpus):
             "  label  several are joined by |\n"
             "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop or end\n"
             "  (seconds), group (what must not be spread over splits)\n"
-            f"A {LABELS_NAME} beside it, one label a line, gives the order of the classes."
+            f"A {LABELS_NAME} next to it, one label a line, gives the order of the classes."
         )
 
     def find_clips(self, root: Path, options: CorpusOptions) -> Listing:

@@ -1,7 +1,7 @@
-"""Fetching a file so that nothing is lost or overwritten by accident.
+"""Download a file, resuming where a connection broke.
 
-The bytes gather in ``FILE.part``; a dropped connection is taken up where it broke (HTTP Range,
-guarded by the ETag so that two versions are never joined), at once and after a restart.
+The bytes gather in ``FILE.part``. A dropped connection is resumed (HTTP Range, guarded by the ETag
+so that two versions are never joined), at once and after a restart. ``pooch`` does not resume.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Dropped(Exception):
 
 
 def download(url: str, target: Path, progress: Progress = SILENT, checksum: str = "") -> None:
-    """Fetch ``url`` to ``target``; continues from ``target.part``.
+    """Fetches ``url`` to ``target``; continues from ``target.part``.
 
     Args:
         url: http(s) address.
-        target: Where the file goes; already there, nothing is fetched.
+        target: Where the file goes; if it exists, nothing is fetched.
         progress: Shows megabytes and ETA.
         checksum: ``sha256:HEX`` or ``md5:HEX`` that is expected; empty is unchecked.
 
@@ -55,7 +55,7 @@ def download(url: str, target: Path, progress: Progress = SILENT, checksum: str 
 
 
 def _fetch_persistently(url: str, part: Path, progress: Progress) -> None:
-    """Try again while bytes arrive that never arrived before; else give up after some attempts."""
+    """Tries again while new bytes arrive; gives up after some attempts without any."""
     failures, most = 0, _size(part)
     while True:
         try:
@@ -123,7 +123,7 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], bar: Task) -> int
 
 
 def _remember_etag(etag: str | None, etag_file: Path) -> None:
-    """Only a strong ETag allows joining two answers."""
+    """Stores a strong ETag; only that allows joining two responses."""
     if etag and not etag.startswith("W/"):
         etag_file.write_text(etag)
     else:

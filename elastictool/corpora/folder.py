@@ -1,4 +1,4 @@
-"""Any data, described by its folders: ``DIR[/train|val|test]/<class>/**/*.wav``.
+"""List any data described by its folders: ``DIR[/train|val|test]/<class>/**/*.wav``.
 
 The class is the folder under the root (or under the split folder); deeper folders belong to it.
 Only folders that hold audio count, and prepared data are never taken for recordings. Classes are
@@ -48,7 +48,7 @@ class Folder(Corpus):
     name = "folder"
 
     def describe(self) -> str:
-        """The tree that is wanted."""
+        """Returns which tree is wanted."""
         return (
             "--dataset folder --root DIR, laid out as DIR/<class>/*.wav or "
             "DIR/<train|val|test>/<class>/*.wav\n(also flac, ogg, opus, mp3, aiff, au, m4a, mp4, "
@@ -56,11 +56,10 @@ class Folder(Corpus):
         )
 
     def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
-        """All audio files below class folders, sorted by path; broken links are ``missing``.
+        """Lists audio files below class folders, sorted by path; broken links are ``missing``.
 
         Raises:
-            UsageError: The folder is absent, holds no class folder with audio, or holds folders of
-                splits beside others.
+            UsageError: There is no class folder with audio, or folders of splits and others.
         """
         tree = _Tree.read(root)
         splits = _split_folders(root, tree.files)
@@ -92,7 +91,7 @@ class Folder(Corpus):
 
 @dataclass
 class _Tree:
-    """Audio files of a tree, sorted by path, and what else ends like audio.
+    """Audio files of a tree, sorted by path, and how many others have names of audio.
 
     Attributes:
         files: Those that may be clips.
@@ -106,7 +105,7 @@ class _Tree:
 
     @classmethod
     def read(cls, root: Path) -> _Tree:
-        """Look at every file below ``root``."""
+        """Reads the names of all files below ``root``."""
         tree = cls()
         ours: set[str] = set()
         for file in walk_files(root, hidden=True):
@@ -124,7 +123,7 @@ class _Tree:
         return tree
 
     def warnings(self) -> list[str]:
-        """Warnings on the files that are no clips wherever classes are."""
+        """Returns warnings on audio files that are never clips."""
         warnings = []
         if self.num_hidden:
             files = "file" if self.num_hidden == 1 else "files"
@@ -141,7 +140,7 @@ def _top(file: FoundFile) -> str:
 
 
 def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
-    """Split of each folder under ``root``, if they are named like splits; none if by class.
+    """Returns the split of each folder under ``root``; none if the folders are classes.
 
     A class may be called like a split (``train`` is one of ESC-50): its audio lies in it, and not
     in class folders below it.
@@ -170,7 +169,7 @@ def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
 def _clips(
     files: Iterable[FoundFile], splits: Mapping[str, str]
 ) -> tuple[list[SourceClip], list[str]]:
-    """The files in class folders, and the paths of those above them."""
+    """Returns the files in class folders, and the paths of those above them."""
     above = 2 if splits else 1
     clips: list[SourceClip] = []
     loose: list[str] = []

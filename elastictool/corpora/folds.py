@@ -1,4 +1,4 @@
-"""Folds as users number them, and as they are stored: from 1, because 0 is a clip without one."""
+"""Number folds from 1, as they are stored: 0 is a clip without a fold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]:
-    """Folds counted from 1, with 0 where there is none, and a warning if they were counted from 0.
+    """Returns folds counted from 1 (0: none), and a warning if they were counted from 0.
 
     Args:
         folds: As they were given; None where none was.

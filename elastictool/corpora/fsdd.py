@@ -45,7 +45,7 @@ class Fsdd(Corpus):
     checksum: str = ""
 
     def describe(self) -> str:
-        """Where FSDD comes from and where it goes."""
+        """Returns where FSDD comes from and where it goes."""
         return (
             f"Free Spoken Digit Dataset v{VERSION}: 3,000 recordings of 6 speakers, 8 kHz mono, "
             "30 MB.\nLicence: CC BY-SA 4.0.\n"
@@ -56,7 +56,7 @@ class Fsdd(Corpus):
         )
 
     def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
-        """Clips by digit, speaker, index; labels are digits 0 to 9 or speakers sorted.
+        """Lists clips by digit, speaker, index; labels are digits 0 to 9 or speakers sorted.
 
         Raises:
             UsageError: No recording under ``root``.
@@ -84,14 +84,14 @@ class Fsdd(Corpus):
         return listing
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
-        """Fetch and unpack the archive; ``root/recordings`` exists afterwards."""
+        """Fetches and unpacks the archive; ``root/recordings`` exists afterwards."""
         name = f"fsdd-{VERSION}.tar.gz"
         wanted = ("recordings/*.wav",)
         fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
 
 
 def _strangers(paths: Sequence[str]) -> list[str]:
-    """A warning on recordings that are called otherwise, if there are any."""
+    """Returns a warning on recordings with other names."""
     return [f"{len(paths)} files with other names left out: {some_of(paths)}"] if paths else []
 
 

@@ -1,4 +1,4 @@
-"""File names that are not text: kept to open the files by, and made readable everywhere else.
+"""Make file names that are not text readable; clips keep the names that open the files.
 
 A name on disk is bytes. One that is not UTF-8 comes to Python with surrogates in it, which no csv
 table, no JSON document, no Arrow column and no terminal takes. So a clip keeps its path as it is,
@@ -12,7 +12,7 @@ from elastictool.utils.io import readable
 
 
 def make_readable(listing: Listing) -> None:
-    """Make everything in ``listing`` text but the paths by which files are opened."""
+    """Makes everything in ``listing`` text but the paths by which files are opened."""
     if _is_text(listing.name, *listing.label_names, *listing.notes):
         strange = [i for i, clip in enumerate(listing.clips) if not _is_text(clip.id, clip.group)]
     else:
@@ -38,7 +38,7 @@ def _is_text(*texts: str) -> bool:
 
 
 def _readable(clip: SourceClip, taken: set[str]) -> SourceClip:
-    """The clip with an id that nobody else has, also if a file is really called ``\\xe9``."""
+    """Returns the clip with a unique id, also if another file is really called ``\\xe9``."""
     clip_id = readable(clip.id)
     while clip_id != clip.id and clip_id in taken:
         clip_id += "'"

@@ -43,7 +43,7 @@ class SpeechCommands(Corpus):
     checksum: str = ARCHIVE_CHECKSUM
 
     def describe(self) -> str:
-        """Where the corpus comes from and where it goes."""
+        """Returns where the corpus comes from and where it goes."""
         return (
             "Speech Commands v0.02: 105,829 words of up to 1 s, 16 kHz mono, 2.4 GB.\n"
             "Licence: CC BY 4.0.\n"
@@ -55,7 +55,7 @@ class SpeechCommands(Corpus):
         )
 
     def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
-        """All words, sorted by path, grouped by speaker.
+        """Lists all words, sorted by path, grouped by speaker.
 
         Raises:
             UsageError: A list is absent, or there is no word.
@@ -85,7 +85,7 @@ class SpeechCommands(Corpus):
         return listing
 
     def _listed(self, root: Path) -> dict[str, str]:
-        """Split of each path that a list names."""
+        """Returns the split of each path that a list names."""
         listed: dict[str, str] = {}
         for split, name in LISTS.items():
             if not (root / name).is_file():
@@ -95,7 +95,7 @@ class SpeechCommands(Corpus):
         return listed
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
-        """Fetch and unpack the archive into ``root``."""
+        """Fetches and unpacks the archive into ``root``."""
         fetch(Archive(self.url, "speech_commands_v0.02.tar.gz", self.checksum), root, progress)
 
 
@@ -109,7 +109,7 @@ def _clip(key: str, path: str, split: str) -> SourceClip:
 
 
 def _lost_words(listing: Listing) -> list[str]:
-    """A warning on words that the lists name and of which nothing is there, if there are any."""
+    """Returns a warning on words of the lists without any recording."""
     words = {clip.path.partition("/")[0] for clip in listing.missing} - set(listing.label_names)
     if not words:
         return []

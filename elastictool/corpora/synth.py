@@ -1,10 +1,10 @@
-"""A corpus that needs no download: short scores, rendered from a seed, in which length matters.
+"""Render a corpus from a seed, without download: short scores in which length matters.
 
 Fourteen classes of sound events in clips of 1 to 10 s with a long tail. Trains of equal events
 (sweeps, swelling noises) begin anywhere in the first 60 % of their clip; patterns (the order of
 two events, a number of pulses, a rhythm, a melody) span most of it. Pitch, timbre, level and
 background noise are drawn afresh for every clip, and the classes of one family share their
-sounds, so the mean spectrum tells the family at best: a linear probe on it reaches about half.
+sounds, so the mean spectrum identifies the family at best: a linear probe on it reaches about half.
 
 What it can show: that the whole path from audio to result works, that a model uses the order of
 frames, and that evidence which is cut off is missed. What it cannot show: anything about real
@@ -43,9 +43,7 @@ class Event:
     """One sound of a score.
 
     ``pitch_hz`` is a tone's frequency, or the lowest one of a noise. ``glide`` is a tone's last
-    frequency over its first, in octaves; ``swell`` the gain in nepers from begin to end;
-    ``vibrato`` and ``tremolo`` the depth of a 4 to 8 Hz modulation of frequency (octaves) and
-    level (share).
+    frequency over its first, in octaves; ``swell`` the gain in nepers from begin to end.
     """
 
     pitch_hz: float
@@ -54,8 +52,6 @@ class Event:
     duration_s: float = 0.0
     glide: float = 0.0
     swell: float = 0.0
-    vibrato: float = 0.0
-    tremolo: float = 0.0
 
     @property
     def stop_s(self) -> float:
@@ -63,13 +59,13 @@ class Event:
         return self.start_s + self.duration_s
 
     def at(self, start_s: float, duration_s: float) -> Event:
-        """The same sound at another place."""
+        """Returns the same sound at another place."""
         return dataclasses.replace(self, start_s=float(start_s), duration_s=float(duration_s))
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a clip contains, before it sounds."""
+    """The events of a clip, before rendering."""
 
     label: str
     duration_s: float
@@ -80,12 +76,12 @@ Composer = Callable[[np.random.Generator, float], Sequence[Event]]
 
 
 def _window(rng: np.random.Generator, duration_s: float) -> tuple[float, float]:
-    """The span of a pattern: it starts in the first sixth and ends in the last."""
+    """Draws the span of a pattern: it starts in the first sixth and ends in the last."""
     return rng.uniform(0.02, 0.15) * duration_s, rng.uniform(0.85, 0.98) * duration_s
 
 
 def _train(shape: Event) -> Composer:
-    """Events like ``shape``, one after the other, from somewhere in the clip to its end."""
+    """Composes events like ``shape``, one after the other, from somewhere to the clip's end."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         length_s = rng.uniform(0.3, 0.4)
@@ -97,7 +93,7 @@ def _train(shape: Event) -> Composer:
 
 
 def _order(first: Event, second: Event) -> Composer:
-    """Two events, one right after the other; the second lies in the last 60 % of the clip."""
+    """Composes two adjacent events; the second lies in the last 60 % of the clip."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         change_s = rng.uniform(0.42, 0.6) * duration_s
@@ -108,7 +104,7 @@ def _order(first: Event, second: Event) -> Composer:
 
 
 def _pulses(count: int) -> Composer:
-    """``count`` noise bursts, unevenly spread over the clip."""
+    """Composes ``count`` noise bursts, unevenly spread over the clip."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         begin_s, end_s = _window(rng, duration_s)
@@ -120,7 +116,7 @@ def _pulses(count: int) -> Composer:
 
 
 def _rhythm(last_gap_over_first: float) -> Composer:
-    """Six short tones whose gaps grow or shrink by a constant factor."""
+    """Composes six short tones whose gaps grow or shrink by a constant factor."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         begin_s, end_s = _window(rng, duration_s)
@@ -133,7 +129,7 @@ def _rhythm(last_gap_over_first: float) -> Composer:
 
 
 def _melody(*ranks: int) -> Composer:
-    """Four tones, always the same four pitches; ``ranks`` is their order from low to high."""
+    """Composes four tones of fixed pitches; ``ranks`` is their order from low to high."""
 
     def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
         begin_s, end_s = _window(rng, duration_s)
@@ -171,7 +167,7 @@ COMPOSERS: dict[str, Composer] = {
 
 
 def compose(seed: int, index: int) -> Score:
-    """The score of clip ``index``; classes take turns."""
+    """Returns the score of clip ``index``; classes take turns."""
     rng = np.random.default_rng([seed, index, _SCORE_TAG])
     label = list(COMPOSERS)[index % len(COMPOSERS)]
     duration_s = float(
@@ -181,7 +177,7 @@ def compose(seed: int, index: int) -> Score:
 
 
 def render(seed: int, index: int) -> NDArray[np.float32]:
-    """The (n,) waveform of clip ``index``, in -1..1 at 16 kHz."""
+    """Returns the (n,) waveform of clip ``index``, in -1..1 at 16 kHz."""
     score = compose(seed, index)
     rng = np.random.default_rng([seed, index, _NOISE_TAG])
     timbre = _Timbre.draw(rng)
@@ -200,32 +196,31 @@ def render(seed: int, index: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class _Timbre:
-    """What all events of one clip share.
+    """Properties that all events of a clip share.
 
     Attributes:
         transposition: Factor on all frequencies.
         partials: Amplitudes of a tone's harmonics.
         tilt: Spectral slope of noises: power over frequency, exponent.
-        modulation_hz: Rate of vibrato and tremolo.
     """
 
     transposition: float
     partials: NDArray[np.float64]
     tilt: float
-    modulation_hz: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> _Timbre:
         partials = rng.uniform(0.1, 0.4) ** np.arange(2)
-        return cls(
+        timbre = cls(
             transposition=float(2.0 ** rng.uniform(-0.1, 0.1)),
             partials=partials / np.sqrt(np.square(partials).sum() / 2),
             tilt=float(rng.uniform(-1.0, 0.0)),
-            modulation_hz=float(rng.uniform(4.0, 8.0)),
         )
+        rng.uniform(4.0, 8.0)  # not used: without it all clips would change
+        return timbre
 
     def play(self, event: Event, rng: np.random.Generator) -> NDArray[np.float64]:
-        """The event's samples, about 1 effective at full level."""
+        """Returns the event's samples, about 1 effective at full level."""
         size = round(event.duration_s * SAMPLE_RATE_HZ)
         time_s = np.arange(size) / SAMPLE_RATE_HZ
         sound = (
@@ -237,8 +232,6 @@ class _Timbre:
 
     def _tone(self, event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
         octaves = event.glide * time_s / event.duration_s
-        if event.vibrato:
-            octaves = octaves + event.vibrato * np.sin(2 * np.pi * self.modulation_hz * time_s)
         pitch_hz = event.pitch_hz * self.transposition
         phase = np.cumsum(2 * np.pi * pitch_hz * np.exp2(octaves) / SAMPLE_RATE_HZ)
         sound = np.zeros_like(phase)
@@ -252,16 +245,13 @@ class _Timbre:
         if event.swell:
             rest_s = left_s if event.swell > 0 else time_s
             envelope *= np.exp(-abs(event.swell) * rest_s / event.duration_s)
-        if event.tremolo:
-            wave = 0.5 - 0.5 * np.cos(2 * np.pi * self.modulation_hz * time_s)
-            envelope *= 1.0 - event.tremolo * wave
         return envelope
 
 
 def _coloured_noise(
     rng: np.random.Generator, size: int, lowest_hz: float, tilt: float
 ) -> NDArray[np.float64]:
-    """Gaussian noise of effective value 1 with power ~ frequency ** tilt above ``lowest_hz``."""
+    """Returns Gaussian noise (RMS 1) with power ~ frequency ** tilt above ``lowest_hz``."""
     padded = 1 << max(8, (size - 1).bit_length())
     spectrum = np.fft.rfft(rng.standard_normal(padded))
     frequency_hz = np.fft.rfftfreq(padded, 1 / SAMPLE_RATE_HZ)
@@ -277,7 +267,7 @@ class Synth(Corpus):
     name = "synth"
 
     def describe(self) -> str:
-        """Nothing to download."""
+        """Returns that nothing has to be downloaded."""
         return (
             f"{sum(SIZES.values()):,} rendered clips of {len(COMPOSERS)} classes, 1 to 10 s; "
             "nothing to download.\n--seed draws another corpus, --limit a smaller one."
@@ -308,7 +298,7 @@ class Synth(Corpus):
         return Listing("synth", root, clips, list(COMPOSERS), expected=dict(SIZES))
 
     def read(self, clip: SourceClip) -> tuple[NDArray[np.float32], int]:
-        """Render ``clip``."""
+        """Renders ``clip``."""
         _, seed, index = clip.path.split(":")
         return render(int(seed), int(index)), SAMPLE_RATE_HZ
 

@@ -1,7 +1,6 @@
-"""What a user should know of a listing because of the clips that are in it.
+"""Warnings that follow from the clips of a listing.
 
-Warnings follow from the clips, so they are no part of the fingerprint: a new one, or a better
-wording, leaves what was prepared before as it is.
+They are no part of the fingerprint: a new one, or a better wording, leaves prepared data valid.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _STRANGE = {
 
 
 def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> str:
-    """How many clips of each split were drawn, and why there are none of one.
+    """Returns how many clips of each split were drawn, and why a split has none.
 
     Args:
         how: Why it was drawn.
         by: What it was stratified by.
-        clips: Those that are there.
-        seed: Of the drawing.
+        clips: The clips on disk.
+        seed: Seed of the drawing.
     """
     counts = Counter(clip.split for clip in clips)
     drawn = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
@@ -38,7 +37,7 @@ def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> st
 
 
 def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
-    """A warning on clips that are the same part of the same file, if there are any.
+    """Returns a warning on clips that are the same part of the same file.
 
     ``files`` is the file behind each path (``source_files``).
     """
@@ -59,7 +58,7 @@ def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> li
 
 
 def files_of_several_groups(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
-    """A warning on files whose slices do not keep together, because their groups differ."""
+    """Returns a warning on files whose slices are in different groups."""
     groups: dict[str, set[str]] = {}
     paths: dict[str, str] = {}
     for clip in clips:
@@ -94,7 +93,7 @@ def listing_warnings(listing: Listing) -> list[str]:
 
 
 def missing_files(listing: Listing) -> str:
-    """What is not there: clips, and where they are slices, of how many files."""
+    """Returns how many clips are missing and, where they are slices, of how many files."""
     files = dict.fromkeys(clip.path for clip in listing.missing)
     clips = len(listing.missing)
     of = f" of {len(files)} files" if len(files) != clips else ""
@@ -102,7 +101,7 @@ def missing_files(listing: Listing) -> str:
 
 
 def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
-    """Warnings on missing files whose paths are written as no path is here, if there are any."""
+    """Returns warnings on missing files whose paths cannot exist on this system."""
     warnings = []
     paths = [clip.path for clip in missing]
     for pattern, what in _STRANGE.items():
@@ -113,7 +112,7 @@ def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
 
 
 def some_of(names: Iterable[str]) -> str:
-    """The first few different ones."""
+    """Returns the first few distinct names, joined."""
     distinct = list(dict.fromkeys(names))
     more = ", ..." if len(distinct) > _EXAMPLES else ""
     return ", ".join(distinct[:_EXAMPLES]) + more

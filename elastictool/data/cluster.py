@@ -1,9 +1,9 @@
-"""Shards written by a Dask cluster: the same work, the same bytes, on any number of machines.
+"""Write shards on a Dask cluster: the same bytes on any number of machines.
 
-The scheduler's own client is used and not joblib's Dask backend, which waits for ever for a shard
-whose worker was killed too often. A lost worker's shard goes to another one. Some shards are under
-way at a time, so that a corpus of millions of clips does not lie in the scheduler's memory. All
-machines need the recordings and the target folder at the same paths.
+Dask's own client is used, because joblib's Dask backend never returns once a shard's worker was
+killed too often. A lost worker's shard goes to another one. Only some shards are submitted at a
+time, so that a corpus of millions of clips does not fill the scheduler's memory. All machines need
+the recordings and the target folder at the same paths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VISIBLE_S = 20.0
 
 
 def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple[int, ShardReport]]:
-    """Write shards on the cluster whose scheduler listens at ``address``; reports as they come.
+    """Writes shards on the cluster of the scheduler at ``address``; yields reports as they come.
 
     Raises:
         UsageError: Dask is not installed, or nothing answers there.
@@ -64,7 +64,7 @@ class _Submit:
 
 
 def _client(distributed: Any, address: str) -> Any:
-    """A client of a cluster that has workers."""
+    """Connects to a cluster that has workers."""
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
@@ -101,7 +101,7 @@ def _result(distributed: Any, future: Any) -> tuple[int, ShardReport]:
 
 
 def _see(task: ShardTask) -> None:
-    """Make sure that what a worker has written lies here, too."""
+    """Waits until the shard that a worker has written is visible here."""
     end = time.monotonic() + _VISIBLE_S
     while finished(task) is None:
         if time.monotonic() > end:

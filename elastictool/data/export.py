@@ -1,13 +1,12 @@
-"""Prepared data as plain files again: audio beside a table that ``prep --dataset csv`` reads back.
+"""Write prepared data as plain files: audio and a table that ``prep --dataset csv`` reads.
 
 For listening, for other programs, and to hand on a selection. Stored bytes are copied where the
-format is the stored one; the other format holds the same 16-bit samples. For the AST repositories
-there can be their JSON lists, too.
+format is the stored one; the other format holds the same 16-bit samples. JSON lists for the AST
+repositories are optional.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -37,7 +36,7 @@ def export(
     lists: bool = False,
     progress: Progress = SILENT,
 ) -> int:
-    """Write clips to ``out/audio``, and ``clips.csv`` and ``labels.txt`` beside it.
+    """Writes clips to ``out/audio``, and ``clips.csv`` and ``labels.txt`` next to it.
 
     Args:
         store: The prepared data.
@@ -70,16 +69,16 @@ def export(
             rows.append(_row(store.clip(index), str(path)))
             bar.advance()
     write_text(out / LABELS_NAME, "".join(f"{label}\n" for label in store.info.label_names))
-    _write_table(out / TABLE_NAME, rows)
+    write_rows(out / TABLE_NAME, list(rows[0]), rows)
     if lists:
         _write_lists(out, rows, store.info.label_names)
     return len(rows)
 
 
 def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequence[str]) -> None:
-    """Lists with absolute paths, because the AST repositories open them from where they stand.
+    """Writes lists with absolute paths: the AST repositories run in other folders.
 
-    Classes go by identifiers of ours: names may hold the commas by which these lists join labels.
+    Classes get identifiers: names may hold the commas by which these lists join labels.
     """
     identifiers = {name: f"class_{index:04d}" for index, name in enumerate(label_names)}
     table = [
@@ -100,7 +99,7 @@ def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequ
 
 
 def file_names(ids: Sequence[str], ending: str) -> list[str]:
-    """A distinct file name for each id, distinct where upper and lower case are one, too."""
+    """Returns a distinct file name for each id, also where case is ignored."""
     taken: set[str] = set()
     names = []
     for clip_id in ids:
@@ -115,7 +114,7 @@ def file_names(ids: Sequence[str], ending: str) -> list[str]:
 
 
 def _stem(clip_id: str) -> str:
-    """An id as a file name: without an audio ending, and with plain characters only."""
+    """Returns an id as a file name: without an audio ending, and with plain characters only."""
     path = PurePosixPath(clip_id)
     text = clip_id[: -len(path.suffix)] if path.suffix.lower() in AUDIO_SUFFIXES else clip_id
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:150] or "clip"
@@ -129,7 +128,7 @@ def _check_target(out: Path) -> None:
 
 
 def _check_labels(store: PreparedStore) -> None:
-    """A table joins labels by | and trims them; a name that would not survive is refused."""
+    """Refuses label names that a table, which joins labels by | and trims them, would change."""
     for label in store.info.label_names:
         if "|" in label or "\n" in label or label != label.strip() or not label:
             raise UsageError(
@@ -139,7 +138,7 @@ def _check_labels(store: PreparedStore) -> None:
 
 
 def _check_labelled(store: PreparedStore, chosen: Sequence[int]) -> None:
-    """Every row of the table has a label; asked before the first file is written."""
+    """Refuses clips without a label: every row of the table needs one."""
     bare = sorted(set(chosen) - set(store.label_pairs()[0].tolist()))
     if bare:
         splits = ", ".join(sorted(set(store.splits[bare].tolist())))
@@ -167,7 +166,7 @@ def _content(store: PreparedStore, index: int, encoding: Literal["flac", "wav"])
 
 
 def _row(clip: Clip, path: str) -> dict[str, Any]:
-    """A row of the table; ``id`` and ``source`` are for the reader, ``prep`` passes them over."""
+    """Returns a row of the table; ``prep`` ignores ``id`` and ``source``."""
     return {
         "path": path,
         "label": "|".join(clip.labels),
@@ -177,10 +176,3 @@ def _row(clip: Clip, path: str) -> dict[str, Any]:
         "id": clip.id,
         "source": clip.source,
     }
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

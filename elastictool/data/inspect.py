@@ -1,4 +1,4 @@
-"""What prepared data is like: which datasets there are, and the facts of one, from metadata."""
+"""Describe prepared data from its metadata: which datasets there are, and the facts of one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DatasetEntry:
 
 
 def list_datasets(root: Path = DATA_ROOT) -> list[DatasetEntry]:
-    """All datasets under ``root`` by name, finished or not."""
+    """Returns all datasets under ``root`` by name, finished or not."""
     folders = sorted(path for path in root.glob("*") if path.is_dir())
     return [
         _entry(folder)
@@ -78,12 +78,12 @@ def _entry(folder: Path) -> DatasetEntry:
 
 
 def durations_s(store: PreparedStore) -> NDArray[np.float64]:
-    """(n,) length of each clip in seconds."""
+    """Returns the (n,) length of each clip in seconds."""
     return store.num_samples / store.info.sample_rate_hz
 
 
 def duration_histogram(seconds: NDArray[np.float64]) -> list[tuple[float, float, int]]:
-    """(from, to, clips) at round edges, from the shortest clip's to the longest's."""
+    """Returns (from, to, clips) at round edges, from the shortest clip's to the longest's."""
     edges = np.array([*_EDGES_S, np.inf])
     counts, _ = np.histogram(seconds, edges)
     filled = np.flatnonzero(counts)
@@ -96,7 +96,7 @@ def duration_histogram(seconds: NDArray[np.float64]) -> list[tuple[float, float,
 
 
 def clips_per_class(store: PreparedStore) -> dict[str, dict[str, int]]:
-    """Clips of each class in each split, both in the dataset's order."""
+    """Counts the clips of each class in each split, both in the dataset's order."""
     clips, classes = store.label_pairs()
     names = store.info.label_names
     pairs = Counter(zip(classes.tolist(), store.splits[clips].tolist(), strict=True))
@@ -107,7 +107,7 @@ def clips_per_class(store: PreparedStore) -> dict[str, dict[str, int]]:
 
 
 def read_rejected(folder: Path) -> list[dict[str, str]]:
-    """Rows of ``rejected.csv``: id, path, reason; none where the file is gone."""
+    """Reads the rows of ``rejected.csv``: id, path, reason; none where the file is gone."""
     try:
         with (folder / REJECTED_NAME).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
@@ -116,7 +116,7 @@ def read_rejected(folder: Path) -> list[dict[str, str]]:
 
 
 def find_clip(store: PreparedStore, clip_id: str) -> int:
-    """Index of the clip called ``clip_id``.
+    """Returns the index of the clip called ``clip_id``.
 
     Raises:
         UsageError: There is none; the hint names clips whose id holds the text.

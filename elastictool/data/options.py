@@ -1,4 +1,4 @@
-"""The options of ``prep``, as one value that is passed from the command to the worker."""
+"""Options of ``prep``, passed as one value from the command to the worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StorageOptions:
 
 @dataclass(frozen=True)
 class PrepOptions:
-    """What to prepare, how to store it and who does the work.
+    """What to prepare, how to store it and where the work is done.
 
     Attributes:
         dataset: Name of the corpus.
@@ -46,7 +46,7 @@ class PrepOptions:
         limit: Number of clips to prepare (``limited``); 0 is all.
         workers: Processes, 1 works in this process; 0 begins in this process and continues with
             one per core where that saves time.
-        scheduler: Address of a Dask scheduler (tcp://host:8786) whose workers do it instead.
+        scheduler: Address of a Dask scheduler (tcp://host:8786), to write the shards there instead.
         overwrite: Replace another dataset of this name.
     """
 

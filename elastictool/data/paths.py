@@ -1,4 +1,4 @@
-"""From what a user types after ``--dataset``, or a run says of its data, to a prepared folder."""
+"""Find the folder of a prepared dataset by its name, or as a run has recorded it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, as_argument
 
 
 def find_dataset(text: str) -> Path:
-    """A folder as it is, a name under the data root, or (for an empty text) the latest dataset.
+    """Finds a folder, a name under the data root, or (for an empty text) the latest dataset.
 
     Raises:
         UsageError: There is no such prepared dataset; the hint lists what there is.
@@ -31,7 +31,7 @@ def find_dataset(text: str) -> Path:
 
 
 def _what_there_is(text: str) -> str:
-    """What may be meant by ``text``: data in it (what went to ``prep --out``), or by name."""
+    """Returns which datasets there are: in ``text`` (a former ``prep --out``), or by name."""
     if inside := sorted(info.parent for info in Path(text).glob(f"*/{INFO_NAME}")):
         return f"prepared in it: {', '.join(map(as_argument, inside))}"
     known = sorted(info.parent.name for info in DATA_ROOT.glob(f"*/{INFO_NAME}"))
@@ -39,11 +39,11 @@ def _what_there_is(text: str) -> str:
 
 
 def find_recorded_dataset(text: str, run: Path) -> Path | None:
-    """The prepared folder that ``run`` (a directory or a file) has on record; None if it is gone.
+    """Finds the prepared folder that ``run`` (a directory or a file) recorded; None if it is gone.
 
-    A path that is not absolute was seen from where the run was started, which is most often a
-    folder above it; so a run finds its data whatever folder it is used from, and also where the
-    whole project has moved.
+    A relative path starts where the run was started, usually a folder above the run: all folders
+    above it are tried. So a run finds its data from any working directory, and after the whole
+    project was moved.
     """
     for folder in (*run.absolute().parents, Path()):
         found = folder / text
@@ -54,10 +54,10 @@ def find_recorded_dataset(text: str, run: Path) -> Path | None:
 
 
 def require_recorded_dataset(text: str, run: Path, name: str) -> Path:
-    """The prepared folder that a run called ``name`` has on record.
+    """Returns the prepared folder that a run called ``name`` recorded.
 
     Raises:
-        UsageError: It is gone; no other data take its place unasked.
+        UsageError: It is gone; other data have to be named.
     """
     found = find_recorded_dataset(text, run)
     if found is None:

@@ -100,7 +100,7 @@ def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else prepares this folder, whole or in job shards, inside the block."""
+    """Keeps all others from preparing this folder, whole or in job shards, inside the block."""
     with _hold_whole(folder):
         for lock in (folder / PROGRESS_FOLDER).glob(f"{LOCK_NAME}-*-of-*"):
             _, index, _, count = lock.name.split("-")
@@ -111,7 +111,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _one_of_many(folder: Path, part: JobShard) -> Iterator[None]:
-    """Nobody else prepares this job shard, or the folder as a whole, inside the block."""
+    """Keeps others from preparing this job shard or the whole folder inside the block."""
     with _hold_job_shard(folder, part):
         with _hold_whole(folder):
             pass
@@ -149,8 +149,8 @@ def _check_folder(folder: Path) -> None:
     """Raises UsageError where ``folder`` holds something else than a dataset."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "choose another --name or --out")
-    ours = (INFO_NAME, PROGRESS_FOLDER, REJECTED_NAME)
-    if folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in ours):
+    marks = (INFO_NAME, PROGRESS_FOLDER, REJECTED_NAME)
+    if folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in marks):
         raise UsageError(
             f"{folder} is not empty and not a prepared dataset", "choose another --name or --out"
         )

@@ -1,4 +1,4 @@
-"""Which prepared clips train, validate and test: decided once, from metadata and a seed."""
+"""Select the clips that train, validate and test, from metadata and a seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Splits:
     test: Indices
 
     def __getitem__(self, name: str) -> Indices:
-        """The part called ``train``, ``validation`` (or ``val``) or ``test``."""
+        """Returns the part called ``train``, ``validation`` (or ``val``) or ``test``."""
         parts = {
             "train": self.train,
             "validation": self.validation,
@@ -39,14 +39,13 @@ class Splits:
 def select_clips(
     store: PreparedStore, config: DataConfig, seed: int, to_train: bool = True
 ) -> Splits:
-    """Divide the clips of ``store`` as ``config`` says.
+    """Divides the clips of ``store`` as ``config`` says.
 
     Args:
         store: The data.
         config: Names of the splits, or the fold that tests.
         seed: Draws the validation part where ``validation_fraction`` asks for one.
-        to_train: Off where a trained model meets the data: they may have clips to test alone,
-            and no folds.
+        to_train: Off to evaluate a trained model: the data may have test clips only, and no folds.
 
     Raises:
         UsageError: No training clip, an unknown fold or split, parts that share clips, or a
@@ -82,9 +81,9 @@ _SETTINGS = ("train_split", "validation_split", "test_split")
 
 
 def _check_names(store: PreparedStore, config: DataConfig) -> None:
-    """Refuse names of splits that the data do not have, and two parts of one name.
+    """Refuses names of splits that the data do not have, and one name for two parts.
 
-    Data need not have the splits that are looked for by default; ``NO_SPLIT`` are no names.
+    Data need not have the splits of the default settings; ``NO_SPLIT`` are no names.
     """
     known = set(store.splits.tolist())
     named: dict[str, str] = {}
@@ -128,7 +127,7 @@ def _by_fold(store: PreparedStore, config: DataConfig) -> tuple[Indices, Indices
 def _take(
     store: PreparedStore, train: Indices, test: Indices, fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """Move a stratified ``fraction`` of ``train`` (by first label) into a validation part.
+    """Moves a stratified ``fraction`` of ``train`` (by first label) into a validation part.
 
     Whole groups (speaker, video, source clip) move, so that validation is as strict as the test
     split; where the test split itself shares groups with ``train`` (the same speakers in both, as

@@ -1,4 +1,4 @@
-"""Reading prepared data: Arrow stream shards, memory-mapped, so that any clip costs O(1).
+"""Read prepared data: Arrow stream shards, memory-mapped, so that any clip costs O(1).
 
 Audio stays compressed inside the shards and is decoded clip by clip, partially if asked; what
 planners need (lengths, splits, folds) is in plain arrays. Features are not stored, because the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -31,28 +31,28 @@ _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 
 
-def _string_value() -> dict[str, str]:
-    return {"dtype": "string", "_type": "Value"}
+def _value(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype, "_type": "Value"}
 
 
 def shard_schema(sample_rate_hz: int, fingerprint: str = "") -> pa.Schema:
-    """Columns of a shard; the metadata describe them for ``datasets`` and say whose shard it is."""
+    """Returns the columns of a shard; metadata describe them for ``datasets`` and name the plan."""
     columns: list[tuple[str, pa.DataType, dict[str, Any]]] = [
-        ("id", pa.string(), _string_value()),
+        ("id", pa.string(), _value("string")),
         (
             "audio",
             pa.struct({"bytes": pa.binary(), "path": pa.string()}),
             {"sampling_rate": sample_rate_hz, "decode": True, "_type": "Audio"},
         ),
-        ("num_samples", pa.int64(), {"dtype": "int64", "_type": "Value"}),
-        ("sample_rate_hz", pa.int32(), {"dtype": "int32", "_type": "Value"}),
-        ("labels", pa.list_(pa.string()), {"feature": _string_value(), "_type": "Sequence"}),
-        ("split", pa.string(), _string_value()),
-        ("fold", pa.int32(), {"dtype": "int32", "_type": "Value"}),
-        ("group", pa.string(), _string_value()),
-        ("source", pa.string(), _string_value()),
-        ("start", pa.float64(), {"dtype": "float64", "_type": "Value"}),
-        ("stop", pa.float64(), {"dtype": "float64", "_type": "Value"}),
+        ("num_samples", pa.int64(), _value("int64")),
+        ("sample_rate_hz", pa.int32(), _value("int32")),
+        ("labels", pa.list_(pa.string()), {"feature": _value("string"), "_type": "Sequence"}),
+        ("split", pa.string(), _value("string")),
+        ("fold", pa.int32(), _value("int32")),
+        ("group", pa.string(), _value("string")),
+        ("source", pa.string(), _value("string")),
+        ("start", pa.float64(), _value("float64")),
+        ("stop", pa.float64(), _value("float64")),
     ]
     features = {name: feature for name, _, feature in columns}
     return pa.schema(
@@ -65,7 +65,7 @@ def shard_schema(sample_rate_hz: int, fingerprint: str = "") -> pa.Schema:
 
 
 def shard_name(index: int) -> str:
-    """File name of shard ``index``."""
+    """Returns the file name of shard ``index``."""
     return f"shard-{index:05d}.arrow"
 
 
@@ -111,7 +111,7 @@ class FbankSums:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What became of the clips of one split.
+    """Counts of the clips of one split.
 
     ``expected`` is the published number (0: none published); ``found`` = ``prepared`` +
     ``rejected``; ``silent`` counts prepared clips that are digital silence throughout,
@@ -182,7 +182,7 @@ class DatasetInfo:
     def fbank_stats(
         self, keep: Callable[[str, int], bool] = lambda split, fold: True
     ) -> tuple[float, float]:
-        """Mean and standard deviation of the log-mel values, over (split, fold) that ``keep``.
+        """Returns mean and deviation of the log-mel values, over (split, fold) that ``keep``.
 
         Raises:
             ElasticToolError: Nothing is kept.
@@ -199,12 +199,12 @@ class DatasetInfo:
         return mean, max(variance, 0.0) ** 0.5
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``dataset.json``."""
+        """Returns the content of ``dataset.json``."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def read(cls, path: Path) -> DatasetInfo:
-        """Read a ``dataset.json``.
+        """Reads a ``dataset.json``.
 
         Raises:
             ElasticToolError: It is damaged or of another format.
@@ -216,11 +216,7 @@ class DatasetInfo:
                     f"{path} has format {document.get('format')!r}, this version reads {FORMAT}",
                     "prepare the data again with --overwrite",
                 )
-            values = {
-                field.name: document[field.name]
-                for field in fields(cls)
-                if field.default is MISSING or field.name in document
-            }
+            values = {field.name: document[field.name] for field in fields(cls)}
             values["splits"] = {
                 split: SplitCounts(**counts) for split, counts in values["splits"].items()
             }
@@ -251,7 +247,7 @@ class PreparedStore:
 
     @classmethod
     def open(cls, path: Path) -> PreparedStore:
-        """Open the dataset in the folder ``path``.
+        """Opens the dataset in the folder ``path``.
 
         Raises:
             UsageError: It is not a prepared dataset.
@@ -269,7 +265,7 @@ class PreparedStore:
 
     @classmethod
     def open_readable_shards(cls, path: Path) -> tuple[PreparedStore, list[str]]:
-        """The clips of all shards that can be read, and what is wrong with the others.
+        """Opens all shards that can be read; returns what is wrong with the others.
 
         Raises:
             UsageError: It is not a prepared dataset.
@@ -315,7 +311,7 @@ class PreparedStore:
         return self._texts("id")
 
     def clip(self, index: int) -> Clip:
-        """Everything about clip ``index`` but its audio."""
+        """Returns everything about clip ``index`` but its audio."""
         row = {
             name: self._table.column(name)[self._row(index)].as_py()
             for name in self._table.column_names
@@ -325,7 +321,7 @@ class PreparedStore:
         return Clip(**{**row, "labels": tuple(row["labels"])})
 
     def label_indices(self, index: int) -> tuple[int, ...]:
-        """Classes of clip ``index``."""
+        """Returns the classes of clip ``index``."""
         labels = self._table.column("labels")[self._row(index)].as_py()
         try:
             return tuple(self._class_of[label] for label in labels)
@@ -333,7 +329,7 @@ class PreparedStore:
             raise self._damaged(index, f"its label {error} is none of the classes") from error
 
     def label_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(pairs,) clips and (pairs,) classes: a pair for each label of each clip, clips ascending.
+        """Returns (pairs,) clips and (pairs,) classes, one pair for each label, clips ascending.
 
         The labels of all clips at once: a million clips cost what a few thousand
         ``label_indices`` would.
@@ -345,17 +341,17 @@ class PreparedStore:
         return np.repeat(np.arange(len(counts)), counts), classes.to_numpy().astype(np.int64)
 
     def targets(self, index: int) -> NDArray[np.float32]:
-        """(C,) with 1 at the classes of clip ``index``."""
+        """Returns (C,) with 1 at the classes of clip ``index``."""
         targets = np.zeros(len(self.info.label_names), dtype=np.float32)
         targets[list(self.label_indices(index))] = 1.0
         return targets
 
     def audio_bytes(self, index: int) -> memoryview:
-        """The encoded audio of clip ``index``: a view into the memory map, nothing is copied."""
+        """Returns the encoded audio of clip ``index``: a view into the memory map, not a copy."""
         return memoryview(self._audio[self._row(index)]["bytes"].as_buffer())
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1.
+        """Returns samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1.
 
         Raises:
             DamagedDataError: The bytes are no longer those that ``prep`` has decoded.
@@ -380,14 +376,14 @@ class PreparedStore:
 
     @property
     def _prepare_again(self) -> str:
-        """The ``prep`` that writes the same data: its options but the corpus are not recorded."""
+        """How to prepare the data again; of the options only the corpus is recorded."""
         return (
             "prepare the data again, with the options of the first time: elastictool prep "
             f"--dataset {self.info.corpus} --name {self.info.name} --overwrite"
         )
 
     def shard_fingerprints(self) -> list[str]:
-        """Fingerprint of the preparation that wrote each shard; empty where it is not recorded."""
+        """Returns the fingerprint of the preparation that wrote each shard."""
         key = _FINGERPRINT_KEY.encode()
         return [
             (_map_shard(shard).schema.metadata or {}).get(key, b"").decode()
@@ -395,7 +391,7 @@ class PreparedStore:
         ]
 
     def validation_error(self) -> str:
-        """What is wrong with the shards as Arrow data; empty where nothing is."""
+        """Returns what is wrong with the shards as Arrow data; empty if nothing is."""
         try:
             self._table.validate(full=True)
         except pa.ArrowInvalid as error:
@@ -425,7 +421,7 @@ def _read_info(path: Path) -> DatasetInfo:
 
 
 def _map_shard(path: Path) -> pa.Table:
-    """All record batches of one shard, without reading their audio.
+    """Maps all record batches of one shard, without reading their audio.
 
     Closing the file keeps the mapping alive as long as the table, and spares a file handle for
     each of thousands of shards.
@@ -444,7 +440,7 @@ def _map_shard(path: Path) -> pa.Table:
 
 
 def _check_columns(table: pa.Table) -> None:
-    """Raise ValueError where a column of ours is missing or of another type."""
+    """Raises ValueError where a column is missing or of another type."""
     found = dict(zip(table.schema.names, table.schema.types, strict=True))
     for wanted in shard_schema(0):
         if found.get(wanted.name) != wanted.type:
@@ -452,7 +448,7 @@ def _check_columns(table: pa.Table) -> None:
 
 
 def latest_dataset(root: Path = DATA_ROOT) -> Path:
-    """Folder of the dataset under ``root`` that was finished last.
+    """Returns the folder of the dataset under ``root`` that was finished last.
 
     Raises:
         UsageError: There is none.

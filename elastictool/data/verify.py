@@ -1,7 +1,7 @@
-"""Is a prepared dataset what it says? Every clip is decoded and held against its row.
+"""Check a prepared dataset: decode every clip and compare it with its row.
 
-Disks fail and copies stop half-way, and training on what is left gives no error, only worse
-models. Nothing is repaired here: preparing again is the repair.
+Disks fail and copies stop half-way; training on the rest gives no error, only worse models.
+Nothing is repaired here: prepare the data again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from elastictool.audio.decode import stream
 from elastictool.config import FbankConfig
 from elastictool.config.coerce import from_dict
-from elastictool.data.store import PreparedStore
+from elastictool.data.store import Clip, PreparedStore
 from elastictool.utils.errors import AudioError
 from elastictool.utils.progress import SILENT, Progress
 
@@ -35,7 +35,7 @@ class Fault:
 
 
 def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list[Fault]]:
-    """The dataset in the folder ``path``, or what is left of it, and all its faults.
+    """Opens the readable shards of the dataset in ``path``; returns them and all faults.
 
     Raises:
         UsageError: It is not a prepared dataset.
@@ -46,7 +46,7 @@ def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list
 
 
 def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault]:
-    """All faults of an open dataset; an empty list means that it is sound.
+    """Finds all faults of an open dataset; an empty list means that there are none.
 
     Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
     labels are the dataset's. Of the whole: shards belong to this preparation (fingerprint), ids
@@ -60,22 +60,16 @@ def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault
     with progress.task("verify", len(store)) as bar:
         for index in range(len(store)):
             clip = store.clip(index)
-            faults += [Fault(clip.id, what) for what in _of_labels(clip.labels, known)]
-            fault = _of_audio(store, index)
-            if fault:
-                faults.append(Fault(clip.id, fault))
+            if strangers := [label for label in clip.labels if label not in known]:
+                what = f"has labels that the dataset does not list: {', '.join(strangers)}"
+                faults.append(Fault(clip.id, what))
+            if what := _of_audio(store, index, clip):
+                faults.append(Fault(clip.id, what))
             bar.advance()
     return faults
 
 
-def _of_labels(labels: tuple[str, ...], known: set[str]) -> Iterator[str]:
-    strangers = [label for label in labels if label not in known]
-    if strangers:
-        yield f"has labels that the dataset does not list: {', '.join(strangers)}"
-
-
-def _of_audio(store: PreparedStore, index: int) -> str:
-    clip = store.clip(index)
+def _of_audio(store: PreparedStore, index: int, clip: Clip) -> str:
     if clip.sample_rate_hz != store.info.sample_rate_hz:
         return f"its row says {clip.sample_rate_hz} Hz, not {store.info.sample_rate_hz}"
     try:

@@ -1,7 +1,7 @@
 """The errors that a user can cause, each with what, where and what to do.
 
 The command line shows ``message`` and ``hint`` and leaves with ``exit_code``; any other
-exception is a bug of ours and keeps its traceback.
+exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 
 
 class ElasticToolError(Exception):
-    """Base class: something outside the program is wrong and the user can mend it.
+    """Base class: something outside the program is wrong, and the user can correct it.
 
     Args:
         message: What is wrong and where, in one sentence.
@@ -44,7 +44,7 @@ class CheckpointError(ElasticToolError):
 
 
 class Interrupted(ElasticToolError):
-    """The user stopped the program (Ctrl-C, SIGTERM): what is saved, and how to go on."""
+    """The user stopped the program (Ctrl-C, SIGTERM): what is saved, and how to continue."""
 
     exit_code = 130
 
@@ -54,7 +54,7 @@ class WriteError(ElasticToolError):
 
 
 class RunRemovedError(ElasticToolError):
-    """Somebody took the run directory away under a run that is training."""
+    """The run directory was moved or deleted during training."""
 
 
 class DamagedDataError(ElasticToolError):
@@ -82,7 +82,7 @@ class OutOfMemory(ElasticToolError):
 
 
 class AudioError(ElasticToolError):
-    """An audio file that cannot be used; ``message`` says why. ``prep`` records it and goes on."""
+    """An audio file that cannot be used; ``message`` says why. ``prep`` records it."""
 
 
 _NO_MEMORY = (
@@ -90,7 +90,7 @@ _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "bad_alloc",
-    "ALLOC_FAILED",  # of cuBLAS, cuDNN and cuFFT, for what they take beside torch's allocator
+    "ALLOC_FAILED",  # of cuBLAS, cuDNN and cuFFT, for memory outside torch's allocator
 )
 _DISK_HINTS = {
     errno.ENOSPC: "the disk is full: make room",
@@ -105,8 +105,7 @@ _DISK_HINTS = {
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, numpy, Arrow, torch's allocators or CUDA say that memory ran out.
 
-    Torch has a type for CUDA only; its CPU allocator raises a RuntimeError that only its text
-    tells from others.
+    Torch has a type for CUDA only; its CPU allocator raises a RuntimeError, recognised by its text.
     """
     if isinstance(error, MemoryError):
         return True
@@ -114,13 +113,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def write_error(path: object, error: OSError) -> WriteError:
-    """What to say where ``path`` could not be written."""
+    """Returns the error for a ``path`` that could not be written."""
     hint = _DISK_HINTS.get(error.errno or 0, "check the free space and the rights of the folder")
     return WriteError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
 def from_system(error: Exception) -> ElasticToolError | None:
-    """The user's side of an error of memory or disk that nobody closer by has reported, or None."""
+    """Returns an error of memory or disk as one for the user; None for other errors."""
     if is_out_of_memory(error):
         return OutOfMemory(
             f"out of memory: {first_line(error)}",
@@ -133,5 +132,5 @@ def from_system(error: Exception) -> ElasticToolError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type where it says nothing."""
+    """Returns the first line of an error's text, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
-"""Writing files so that a crash leaves the old one or the new one, and reading those of users.
+"""Write files atomically, and read the files and folders of users.
 
-Users' trees hold links, leavings and our own results beside the data, and their texts come from
-other systems: which files count, and how a text is read, is decided here once.
+Users' trees hold links, hidden files and results besides the data, and their texts come from other
+systems: this module defines which files count and how a text is read.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any, NamedTuple, TextIO
 from elastictool.utils.errors import ElasticToolError, UsageError, write_error
 
 INFO_NAME = "dataset.json"
-"""What a folder of prepared data holds when it is finished, ..."""
+"""File in a folder of prepared data that is finished."""
 PROGRESS_FOLDER, LOCK_NAME = "unfinished", "lock"
-"""... and until then: a folder, and in it a file."""
+"""Folder, with a file in it, in a folder of prepared data that is not finished."""
 ARCHIVE_LEAVINGS = "__MACOSX"
-"""Folder in archives made on a Mac: what is no audio, under names that end like it."""
+"""Folder in archives made on a Mac: its files have names of audio and are none."""
 _DISK_LEAVINGS = "lost+found"
 """Folder at the top of a disk, which only its administrator may read."""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's data: ``.name``, ``__MACOSX``."""
+    """Whether a file or folder of this name is not the user's data: ``.name``, ``__MACOSX``."""
     return name.startswith(".") or name in (ARCHIVE_LEAVINGS, _DISK_LEAVINGS)
 
 
@@ -50,13 +50,13 @@ class FoundFile(NamedTuple):
 
 
 def walk_files(folder: str | Path, hidden: bool = False) -> Iterator[FoundFile]:
-    """All files below ``folder`` in the order of their paths, through links, too.
+    """Yields all files below ``folder`` in the order of their paths, also through links.
 
-    A link to a folder that it lies in itself is not followed: what is there is found already.
+    A link to a folder above itself is not followed.
 
     Args:
         folder: Where to look.
-        hidden: Also what is hidden (``is_hidden``), as far as it can be read.
+        hidden: Whether to yield hidden files (``is_hidden``), too, as far as they can be read.
 
     Raises:
         ElasticToolError: A folder that is not hidden cannot be read.
@@ -92,7 +92,7 @@ def _walk(
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether it is a folder, and whether it is there at all."""
+    """Returns whether it is a folder, and whether it exists."""
     try:
         return entry.is_dir(), not entry.is_symlink() or os.path.exists(entry.path)
     except OSError:  # a ring of links
@@ -101,10 +101,10 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A user's text: UTF-8, with or without the mark that Windows writes at its beginning.
+    """Opens a user's text: UTF-8, with or without a byte order mark.
 
     Raises:
-        UsageError: It is in another encoding, or cannot be read; while it is read, too.
+        UsageError: It is in another encoding or cannot be read; also while it is read.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -119,7 +119,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def readable(text: str) -> str:
-    """``text`` with each byte that is not UTF-8 (of a file's name) written as ``\\xe9``."""
+    """Returns ``text`` with each byte that is not UTF-8 (of a file's name) written as ``\\xe9``."""
     try:
         content = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a character of a JSON list, which no file name can be
@@ -128,13 +128,13 @@ def readable(text: str) -> str:
 
 
 def as_argument(value: object) -> str:
-    """A path or name as a shell takes it, for commands that users are told: quoted where needed."""
+    """Quotes a path or name for the shell, where needed, for commands in messages."""
     return shlex.quote(str(value))
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; renamed to it when the block ends well, else removed.
+    """Yields a temporary path; renames it to ``path`` if the block ends well, else removes it.
 
     The file is on the disk before it gets its name: some file systems report a full disk or a
     used-up quota only then, and a power cut must not leave an empty file under a good name.
@@ -158,7 +158,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def check_output(place: Path, is_folder: bool = True) -> None:
-    """Refuse a place that cannot be written, before the work and not after it.
+    """Refuses a place that cannot be written, before the work begins.
 
     Raises:
         WriteError: No right, a disk to be read only, or a file where a folder is needed.
@@ -175,16 +175,16 @@ def check_output(place: Path, is_folder: bool = True) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what ``atomic_path`` of killed processes left in ``folder``.
+    """Deletes what ``atomic_path`` of killed processes left in ``folder``.
 
-    Only where nobody else writes: a temporary file may also belong to a process at work.
+    Call it only where no other process writes: its temporary file would be deleted, too.
     """
     for path in folder.glob(".*.*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append ``line`` to ``path``, whole or not at all.
+    """Appends ``line`` to ``path``, whole or not at all.
 
     Raises:
         WriteError: The place cannot be written.
@@ -200,7 +200,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def _append(file: int, content: bytes) -> None:
-    """Write all of ``content``; where the disk has room for a part only, take that back."""
+    """Writes all of ``content``; takes back a part if the disk has no room for the rest."""
     size = os.fstat(file).st_size
     try:
         while content:
@@ -211,18 +211,18 @@ def _append(file: int, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically."""
+    """Writes ``text`` to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write ``document`` to ``path`` as indented JSON, atomically."""
+    """Writes ``document`` to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows`` to ``path`` as CSV, atomically."""
+    """Writes ``rows`` to ``path`` as CSV, atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -231,6 +231,6 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def finite(value: Any) -> float | int | None:
-    """A JSON number, or None for NaN and infinities, which JSON does not know."""
+    """Returns a JSON number, or None for NaN and infinities, which JSON does not know."""
     plain: float | int = value.item() if hasattr(value, "item") else value
     return plain if math.isfinite(plain) else None

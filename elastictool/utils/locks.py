@@ -30,7 +30,7 @@ _TRIES = 5
 
 @contextmanager
 def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
-    """Hold the lock file ``path`` inside the block.
+    """Holds the lock file ``path`` inside the block.
 
     The file may be deleted while it is held: the next holder makes a new one.
 

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: how to install them, or why one that is there fails."""
+"""Check packages that only some commands need: how to install them, or why one fails."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import lru_cache
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra of ours."""
+    """Returns the command that installs an extra."""
     return f'pip install "elastictool[{extra}]"'
 
 
 def missing_extra(extra: str, *modules: str) -> str:
-    """What to do before an extra can be used; empty where it can.
+    """Returns what to do before an extra can be used; empty if it can.
 
     Args:
         extra: Its name.
@@ -28,7 +28,7 @@ def missing_extra(extra: str, *modules: str) -> str:
 
 
 def reinstall_hint(module: str, reason: str) -> str:
-    """What to do about a package that is installed and fails."""
+    """Returns what to do about a package that is installed and fails."""
     package = _package(module)
     return (
         f"{package} is installed, but {module} cannot be imported ({reason}); "
@@ -37,13 +37,13 @@ def reinstall_hint(module: str, reason: str) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """An error of an import in one line: some have their cause in a later one."""
+    """Returns an import error in one line: some have their cause in a later line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @lru_cache
 def _failure(module: str) -> str:
-    """Why a module that is there cannot be imported; empty where it can."""
+    """Returns why an installed module cannot be imported; empty if it can."""
     try:
         importlib.import_module(module)
     except Exception as error:  # a library built for another version may raise anything

@@ -1,4 +1,4 @@
-"""How long jobs report that they move, without knowing who looks.
+"""The interface by which long jobs report progress.
 
 Library code takes a ``Progress`` and never prints; the command line passes one that draws a
 bar with an ETA (plain lines without a terminal), everything else passes ``SILENT``.
@@ -15,17 +15,17 @@ class Task(Protocol):
     """One bar."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Move by ``amount`` and, if given, show ``note`` beside the bar."""
+        """Moves the bar by ``amount`` and shows ``note`` next to it."""
 
 
 class Progress(Protocol):
     """A place to show bars and one-line messages."""
 
     def task(self, what: str, total: float | None) -> AbstractContextManager[Task]:
-        """Open a bar called ``what`` that is full at ``total`` (None: unknown)."""
+        """Opens a bar called ``what`` that is full at ``total`` (None: unknown)."""
 
     def log(self, message: str) -> None:
-        """Show one line."""
+        """Shows one line."""
 
 
 class _SilentTask:

@@ -30,18 +30,18 @@ class Registry(Generic[T]):
         self._parts: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a part under ``name``."""
+        """Returns a decorator that registers a part under ``name``."""
 
-        def file(part: T) -> T:
+        def add(part: T) -> T:
             if name in self._parts:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._parts[name] = part
             return part
 
-        return file
+        return add
 
     def __getitem__(self, name: str) -> T:
-        """The part called ``name``.
+        """Returns the part called ``name``.
 
         Raises:
             UsageError: There is none; the hint names the nearest.
@@ -63,7 +63,7 @@ class Registry(Generic[T]):
 
 
 def nearest_hint(name: str, known: list[str]) -> str:
-    """A hint that names the closest of ``known``, or lists them all."""
+    """Returns a hint that lists ``known`` and names the closest."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     listing = ", ".join(known)
     return f"did you mean {close[0]!r}? (known: {listing})" if close else f"known: {listing}"

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, never on who draws them or in which order.
+"""Random numbers keyed by their purpose, independent of process and order.
 
 Each (seed, epoch, clip, purpose) has a generator of its own, keyed by a hash of these four:
-loader workers, resumed runs and reordered clips draw the same masks and cuts. Philox is
+loader workers, resumed runs and reordered clips draw the same masks and crops. Philox is
 counter-based and defined bit for bit, so the numbers are the same on every platform.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def clip_rng(seed: int, epoch: int, clip: int, purpose: str) -> np.random.Generator:
-    """The generator of one clip in one epoch, for one purpose.
+    """Returns the generator of one clip in one epoch, for one purpose.
 
     Args:
         seed: The run's seed.
