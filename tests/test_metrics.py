@@ -21,15 +21,13 @@ from sklearn.metrics import (
 from elastictool.metrics.classification import (
     classification_metrics,
     confusion_matrix,
-    dprime,
-    top_k_hits,
 )
 from elastictool.metrics.intervals import (
     bootstrap_intervals,
     f1_intervals,
-    weighted_ranking,
     wilson_interval,
 )
+from elastictool.metrics.weighted import dprime, top_k_hits, weighted_ranking
 from elastictool.utils.errors import ElasticToolError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -105,10 +105,10 @@ def _row(run: RunSummary) -> list[str]:
 
 def _score(metric: str, value: float | None) -> str:
     """``mAP 55.3 %``."""
-    from elastictool.metrics.names import SHORT_LABELS
+    from elastictool.metrics.table import METRICS
     from elastictool.reporting.tables import EMPTY, percent
 
-    return EMPTY if value is None else f"{SHORT_LABELS.get(metric, metric)} {percent(value)} %"
+    return EMPTY if value is None else f"{METRICS[metric].short} {percent(value)} %"
 
 
 @app.command("show")

@@ -94,7 +94,7 @@ SERIES_A_TABLE = 5
 def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     """Prints one column a model and one row a value; intervals and FLOPs are in the CSV file."""
     from elastictool.evaluation.points import AXES
-    from elastictool.metrics.names import METRIC_LABELS
+    from elastictool.metrics.table import METRIC_LABELS, is_share
     from elastictool.reporting.sweep_figure import series_of
     from elastictool.reporting.tables import EMPTY, counted, metric_text
 
@@ -106,7 +106,7 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
         found = [p for p in members if (None if p.native else p.x) == value]
         return metric_text(found[0].metric, found[0].value) if found else EMPTY
 
-    unit = "" if points[0].metric == "dprime" else ", %"
+    unit = ", %" if is_share(points[0].metric) else ""
     title = f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}"
     for first in range(0, len(series), SERIES_A_TABLE):
         part = series[first : first + SERIES_A_TABLE]

@@ -18,7 +18,6 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.metrics.classification import Array
 from elastictool.metrics.intervals import Interval, f1_intervals
 from elastictool.metrics.thresholds import (
     DEFAULT_THRESHOLD,
@@ -27,6 +26,7 @@ from elastictool.metrics.thresholds import (
     f1_scores,
     filled,
 )
+from elastictool.metrics.weighted import Array
 from elastictool.training.predict_logits import ScoringOptions, score_clips
 from elastictool.training.validation import ChosenThresholds
 from elastictool.utils.io import finite

@@ -34,13 +34,9 @@ from elastictool.evaluation.sweep_cells import (
     own_value,
     score_chunk,
 )
-from elastictool.metrics.classification import (
-    METRIC_LABELS,
-    classification_metrics,
-    mean_average_precision,
-    top_k_accuracy,
-)
+from elastictool.metrics.classification import metric_value
 from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.metrics.table import METRICS
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import nearest_hint
@@ -58,7 +54,7 @@ class SweepOptions:
 
     Attributes:
         split: ``train``, ``validation`` or ``test``.
-        metric: Out of ``METRIC_LABELS``; ``auto`` is top-1, or mAP for multi-label data.
+        metric: Out of ``METRICS``; ``auto`` is top-1, or mAP for multi-label data.
         precision: ``fp32`` or ``bf16``.
         patch_axes: Axes along which a patch size counts; ``auto`` takes those that a run was
             trained with, and both for runs with one patch size.
@@ -165,8 +161,8 @@ def resolve_metric(metric: str, multi_label: bool) -> str:
     """
     if metric == "auto":
         return "map" if multi_label else "top1"
-    if metric not in METRIC_LABELS:
-        raise UsageError(f"unknown metric {metric!r}", nearest_hint(metric, list(METRIC_LABELS)))
+    if metric not in METRICS:
+        raise UsageError(f"unknown metric {metric!r}", nearest_hint(metric, list(METRICS)))
     return metric
 
 
@@ -294,11 +290,6 @@ def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> Swee
 
 def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, Interval]:
     """The metric and its bootstrap interval over the clips."""
-    if metric in ("top1", "top5"):
-        value = top_k_accuracy(values, targets, int(metric[-1]))
-    elif metric == "map":
-        value = mean_average_precision(values, targets)
-    else:
-        value = classification_metrics(values, targets).values[metric]
+    value = metric_value(metric, values, targets)
     intervals = bootstrap_intervals(values, targets, [metric])
     return value, intervals.get(metric, Interval(math.nan, math.nan))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.metrics.classification import Array, Labels, check_scores, macro_mean
+from elastictool.metrics.weighted import Array, Labels, check_scores, class_mean, ratio
 
 DEFAULT_THRESHOLD = 0.5
 """Of a class whose threshold could not be chosen."""
@@ -103,15 +103,11 @@ def f1_scores(decisions: npt.ArrayLike, targets: npt.ArrayLike) -> F1Scores:
     per_class = np.where(positives > 0, 2 * hits / np.maximum(taken + positives, 1), math.nan)
     return F1Scores(
         values={
-            "micro_f1": _ratio(2 * hits.sum(), taken.sum() + positives.sum()),
-            "macro_f1": macro_mean(per_class),
-            "micro_precision": _ratio(hits.sum(), taken.sum()),
-            "micro_recall": _ratio(hits.sum(), positives.sum()),
+            "micro_f1": float(ratio(2 * hits.sum(), taken.sum() + positives.sum())),
+            "macro_f1": float(class_mean(per_class)),
+            "micro_precision": float(ratio(hits.sum(), taken.sum())),
+            "micro_recall": float(ratio(hits.sum(), positives.sum())),
         },
         per_class=per_class,
         decided=taken,
     )
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole > 0 else math.nan

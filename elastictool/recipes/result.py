@@ -18,7 +18,7 @@ from typing import Any
 from elastictool import __version__
 from elastictool.config.coerce import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS
 from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Step
 from elastictool.reporting.claims import OWN, Claim, Curves, judge
 from elastictool.reporting.published import (

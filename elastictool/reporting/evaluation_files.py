@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.checkpoint.metadata import describe_outdated
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS, is_share
 from elastictool.reporting.tables import counted, metric_text, read_csv, read_json
 from elastictool.utils.errors import ElasticToolError
 
@@ -50,7 +50,7 @@ class EvaluationFile:
         """Return a metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
         name = metric or self.metric
         text = metric_text(name, self.document["metrics"][name])
-        return f"{METRIC_LABELS[name]} {text}" + ("" if name == "dprime" else " %")
+        return f"{METRIC_LABELS[name]} {text}" + (" %" if is_share(name) else "")
 
     @property
     def title(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from elastictool.metrics.names import F1_LABELS, METRIC_LABELS
+from elastictool.metrics.table import F1_LABELS, METRIC_LABELS, is_share
 from elastictool.reporting.tables import EMPTY, counted, metric_text, percent
 
 SINGLE_LABEL_ONLY = ("mean_class_accuracy",)
@@ -22,7 +22,7 @@ def score_rows(document: dict[str, Any]) -> list[list[str]]:
     """Name and value with interval of each metric of an evaluation document."""
     rows = [
         [
-            label if name == "dprime" else f"{label}, %",
+            f"{label}, %" if is_share(name) else label,
             metric_text(name, document["metrics"][name], document["intervals"].get(name)),
         ]
         for name, label in METRIC_LABELS.items()

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.figures import (
     BLUE,
     GREEN,

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from elastictool.evaluation.points import AXES
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.figures import (
     BLUE,
     GREY,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score
 from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
 from elastictool.utils.io import write_text

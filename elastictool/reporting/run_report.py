@@ -12,7 +12,7 @@ from typing import Any
 
 from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.evaluation.points import AXES, read_points
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting import html_page as html
 from elastictool.reporting.evaluation_figures import plot_classes, plot_confusions
 from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation

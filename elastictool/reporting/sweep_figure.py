@@ -16,14 +16,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
-from elastictool.metrics.names import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS, is_share
 from elastictool.reporting.figures import save_figure, series_styles, styled
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
 from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import UsageError
-
-NOT_PERCENT = ("dprime",)
-"""Metrics that are drawn as they are."""
 
 
 def plot_sweep(source: Path | Sequence[SweepPoint], stem: Path, title: str = "") -> list[Path]:
@@ -81,7 +78,7 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
 def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
     """Return the figure of points of one axis and one metric."""
     axis, metric = AXES[points[0].axis], points[0].metric
-    factor = 1.0 if metric in NOT_PERCENT else 100.0
+    factor = 100.0 if is_share(metric) else 1.0
     series = series_of(points)
     styles = series_styles(series)
     placed = [point for point in points if not math.isnan(point.x)]

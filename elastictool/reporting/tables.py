@@ -70,7 +70,9 @@ def metric_text(
     name: str, value: float | None, interval: Sequence[float | None] | None = None
 ) -> str:
     """A metric as text: d' as it is, everything else in percent."""
-    if name != "dprime":
+    from elastictool.metrics.table import is_share  # needs numpy, which start-up does not
+
+    if is_share(name):
         return percent(value, interval)
     if value is None:
         return EMPTY
