@@ -43,9 +43,9 @@ def test_the_published_scale_is_that_of_elasticasts_only(tmp_path: Path) -> None
     result = convert("timm", str(path), tmp_path / "out.safetensors", sets)
     assert result.config.model.attention_scale == 0.0  # an AST keeps 1/sqrt(d)
     weights = import_weights(InitConfig("timm", str(path), compat="official", model="weights"))
-    told = load_run_config(None, ["fbank.num_mel_bins=224", "model.num_mel_bins=224"])
-    told = dataclasses.replace(told, init=InitConfig("timm", str(path), "weights"))
-    assert model_for(weights, told).model.attention_scale == 0.0
+    config = load_run_config(None, ["fbank.num_mel_bins=224", "model.num_mel_bins=224"])
+    config = dataclasses.replace(config, init=InitConfig("timm", str(path), "weights"))
+    assert model_for(weights, config).model.attention_scale == 0.0
 
 
 def test_a_run_is_converted_by_its_name(

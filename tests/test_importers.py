@@ -52,8 +52,8 @@ def batch_for(model: SpectrogramTransformer, frames: int, seed: int = 3) -> Pack
 
 def test_every_format_has_a_sample_and_is_named_in_the_help() -> None:
     assert set(weight_formats()) == set(SAMPLES)
-    told = command.convert.__annotations__["form"]
-    assert all(name in told for name in weight_formats())
+    described = command.convert.__annotations__["form"]
+    assert all(name in described for name in weight_formats())
 
 
 @each_format
@@ -304,9 +304,9 @@ def test_heads_are_assumed_aloud_or_told(name: str, tmp_path: Path) -> None:
     weights = load(name, path)
     assert weights.config.model.heads == 2
     assert any("2 heads are assumed, of 64 values" in note for note in weights.report.notes)
-    told = load(name, path, heads=4)
-    assert told.config.model.heads == 4
-    assert not any("heads" in note for note in told.report.notes)
+    given = load(name, path, heads=4)
+    assert given.config.model.heads == 4
+    assert not any("heads" in note for note in given.report.notes)
 
 
 def test_heads_that_a_configuration_tells_are_not_told_otherwise(tmp_path: Path) -> None:
@@ -345,8 +345,12 @@ class _Harmful:
 @pytest.mark.parametrize("call", [os.mkdir, os.system, eval])
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, legacy: bool, call: Any) -> None:
     trace, file = tmp_path / "trace", tmp_path / "bad.pth"
-    told = {os.mkdir: str(trace), os.system: f"mkdir {trace}", eval: f"open({str(trace)!r}, 'w')"}
-    content = {"v.cls_token": torch.zeros(1, 1, 64), "args": _Harmful(call, told[call])}
+    arguments = {
+        os.mkdir: str(trace),
+        os.system: f"mkdir {trace}",
+        eval: f"open({str(trace)!r}, 'w')",
+    }
+    content = {"v.cls_token": torch.zeros(1, 1, 64), "args": _Harmful(call, arguments[call])}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match="would run code") as caught:
         load("ast", file)

@@ -58,7 +58,7 @@ def recipes_root() -> Path:
         if (place / "elasticast").is_dir():
             return place
     raise UsageError(
-        f"there are no recipes beside {package}", "install elastictool again, or use a checkout"
+        f"there are no recipes next to {package}", "install elastictool again, or use a checkout"
     )
 
 

@@ -165,7 +165,7 @@ def _keys(conv: str, table: str) -> tuple[Key, ...]:
 _STALE_HEAD = Ignored(
     r"v\.head(_dist)?\.", "the ImageNet classifier of the ViT it grew from, never used"
 )
-_STALE = "left over from the AST it grew from; the live one is beside v."
+_STALE = "left over from the AST it grew from; the one in use is outside v."
 
 FORMATS.register("ast")(
     Format(

@@ -1,4 +1,4 @@
-"""JSON files that stand beside weights: configurations, and the index of several weights files."""
+"""JSON files next to weights: configurations, and the index of several weights files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_shard(file: Path) -> bool:
 
 
 def shard_of_tensors(index: Path) -> dict[str, str]:
-    """Returns the shard (a plain name beside ``index``) of each tensor.
+    """Returns the shard (a plain name next to ``index``) of each tensor.
 
     Raises:
         CheckpointError: It is not an index, or names files elsewhere.

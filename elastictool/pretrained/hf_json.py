@@ -11,7 +11,7 @@ from elastictool.utils.errors import CheckpointError
 
 
 def need_config(source: Source, *model_types: str) -> None:
-    """Checks that a ``config.json`` of one of ``model_types`` lies beside the weights.
+    """Checks that a ``config.json`` of one of ``model_types`` lies next to the weights.
 
     Raises:
         CheckpointError: There is none, it is of another model, or of one that computes
@@ -19,7 +19,7 @@ def need_config(source: Source, *model_types: str) -> None:
     """
     if not source.config:
         raise CheckpointError(
-            f"there is no config.json beside {source.file}: strides, eps and labels are in it",
+            f"there is no config.json next to {source.file}: strides, eps and labels are in it",
             "copy it from where the weights came, into the same folder",
         )
     kind = source.config.get("model_type")
@@ -37,33 +37,35 @@ def need_config(source: Source, *model_types: str) -> None:
             )
 
 
-def count(source: Source, key: str, beside: str = "config.json") -> int:
-    """Returns a whole number above 0 of ``config.json``, or of another file ``beside`` the weights.
+def count(source: Source, key: str, document: str = "config.json") -> int:
+    """Returns a whole number above 0 of ``config.json``, or of the JSON file ``document``.
 
     Raises:
         CheckpointError: It is missing or not such a number.
     """
-    return int(_value(source, key, beside, int, 1))
+    return int(_value(source, key, document, int, 1))
 
 
-def number(source: Source, key: str, beside: str = "config.json") -> float:
-    """Returns a finite number of ``config.json``, or of another file ``beside`` the weights.
+def number(source: Source, key: str, document: str = "config.json") -> float:
+    """Returns a finite number of ``config.json``, or of the JSON file ``document``.
 
     Raises:
         CheckpointError: It is missing or not such a number.
     """
-    return float(_value(source, key, beside, (int, float), 1 - _LIMIT))
+    return float(_value(source, key, document, (int, float), 1 - _LIMIT))
 
 
 _LIMIT = 2**31
 """Above every size, rate and length; JSON also knows NaN, which is not below it."""
 
 
-def _value(source: Source, key: str, beside: str, kinds: Any, least: int) -> Any:
-    value: Any = (source.config if beside == "config.json" else source.preprocessor).get(key)
+def _value(source: Source, key: str, document: str, kinds: Any, least: int) -> Any:
+    value: Any = (source.config if document == "config.json" else source.preprocessor).get(key)
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < _LIMIT:
         found = f"{value!r}"[:40]
-        raise CheckpointError(f"{source.file.parent}/{beside} has no usable {key} (found {found})")
+        raise CheckpointError(
+            f"{source.file.parent}/{document} has no usable {key} (found {found})"
+        )
     return value
 
 

@@ -13,7 +13,7 @@ from elastictool.utils.optional import missing_extra
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", *INDEXES)
 """Names of weights in a Hugging Face folder, the preferred one first."""
-BESIDE = ("config.json", "preprocessor_config.json")
+JSON_FILES = ("config.json", "preprocessor_config.json")
 RUN_WEIGHTS = ("checkpoints/best.safetensors", "checkpoints/last.safetensors")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -76,9 +76,9 @@ def _from_hub(name: str) -> Path:
         except (OSError, ValueError, EntryNotFoundError) as error:
             failures.append(error)
             continue
-        for beside in BESIDE:
+        for json_file in JSON_FILES:
             with suppress(OSError, ValueError, EntryNotFoundError):
-                hf_hub_download(name, beside)
+                hf_hub_download(name, json_file)
         return file
     reason = str(failures[0]).partition("\n")[0]
     raise ElasticToolError(

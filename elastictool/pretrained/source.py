@@ -42,7 +42,7 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Source:
-    """A weights file and the JSON files beside it.
+    """A weights file and the JSON files next to it.
 
     Attributes:
         given: As the user wrote it.
@@ -51,7 +51,7 @@ class Source:
         tensors: By the file's own keys.
         others: Keys of the file that hold no tensor.
         metadata: Of a safetensors file.
-        config: ``config.json`` beside the file; empty where there is none.
+        config: ``config.json`` next to the file; empty where there is none.
         preprocessor: ``preprocessor_config.json``, likewise.
     """
 
@@ -66,7 +66,7 @@ class Source:
 
 
 def read_source(given: str, file: Path) -> Source:
-    """Reads ``file``, or the shards that it is an index of, and the JSON files beside it.
+    """Reads ``file``, or the shards that it is an index of, and the JSON files next to it.
 
     Raises:
         UsageError: It cannot be opened.
@@ -197,8 +197,8 @@ def _unwrapped(values: Any) -> dict[str, Any]:
         for name in _WRAPPERS:
             inner = values.get(name)
             if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
-                beside = {key: None for key in values if key != name}
-                return {**beside, **inner}
+                others = {key: None for key in values if key != name}
+                return {**others, **inner}
         return {str(key): value for key, value in values.items()}
     raise CheckpointError(
         f"the file holds a {type(values).__name__} and no mapping from names to tensors",
