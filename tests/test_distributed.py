@@ -311,7 +311,7 @@ def test_a_process_without_room_for_the_sums_sends_nothing(monkeypatch: pytest.M
     ],
     ids=lambda value: "" if isinstance(value, bool) else str(value)[:20],
 )  # fmt: skip
-def test_a_lack_of_memory_is_not_told_as_another_process_that_ended(
+def test_a_lack_of_memory_is_not_reported_as_another_process_that_ended(
     monkeypatch: pytest.MonkeyPatch, error: Exception, memory: bool
 ) -> None:
     twin, parameters = Twin(monkeypatch), learning(1.0)
@@ -344,7 +344,7 @@ def test_a_second_signal_under_torchrun_is_no_other_wish(monkeypatch: pytest.Mon
             stop.check()
 
 
-def test_the_fault_of_a_step_is_the_first_that_any_process_found() -> None:
+def test_the_cause_of_a_skipped_step_is_the_first_that_any_process_found() -> None:
     gradient = NonFiniteStep("gradient", "the gradient overflows", "lower it", (("a", 1.0),))
     inputs = NonFiniteStep("inputs", "of clip b", "look at it", (("b", 2.0), ("c", 3.0)))
     worst = worst_step([gradient, inputs])
@@ -625,7 +625,7 @@ def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
 
 
 @pytest.mark.slow
-def test_a_refusal_is_told_once_and_at_once(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_a_refusal_is_shown_once_and_at_once(toy_store: PreparedStore, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     for wrong, told in (("train.epochs=0", "above 0"), ("train.epochs=1", "is not empty")):

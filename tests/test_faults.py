@@ -300,7 +300,7 @@ def in_worker(
     monkeypatch.setattr(PreparedStore, "waveform", read)
 
 
-def test_a_killed_loader_worker_is_told_with_its_clip_and_the_run_resumes_exactly(
+def test_a_killed_loader_worker_is_reported_with_its_clip_and_the_run_resumes_exactly(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small("train.loader_workers=2", "model.dropout=0.2")
@@ -359,7 +359,7 @@ def test_the_death_of_a_worker_never_breaks_into_a_step(
 # Memory
 
 
-def test_the_memory_of_a_step_is_told_with_its_tokens_and_the_settings(
+def test_a_step_without_memory_is_reported_with_its_tokens_and_the_settings(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(toy_store, tmp_path / "run", "train.accumulate=2", "train.loader_workers=1")
@@ -382,7 +382,7 @@ def test_the_memory_of_a_step_is_told_with_its_tokens_and_the_settings(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-def test_other_kinds_of_out_of_memory_are_told_too(
+def test_other_kinds_of_out_of_memory_are_reported_too(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*arguments: Any) -> Any:
@@ -408,7 +408,7 @@ def test_another_runtime_error_is_no_lack_of_memory(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_memory_of_a_loader_is_told_with_the_batch(
+def test_a_loader_without_memory_is_reported_with_the_batch(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr(PreparedStore, "waveform", lambda *arguments: bytearray(1 << 60))
@@ -600,7 +600,7 @@ def test_the_same_run_writes_the_same_bytes(toy_store: PreparedStore, tmp_path: 
         'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })',
     ],
 )
-def test_a_full_disk_is_told_as_such_whatever_the_version_of_safetensors_says(
+def test_a_full_disk_is_reported_as_such_whatever_the_version_of_safetensors_says(
     said: str, toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:

@@ -128,7 +128,7 @@ def test_without_options_the_groups_are_those_of_former_runs() -> None:
     assert [group["weight_decay"] for group in adamw] == [5e-7, 0.0]
 
 
-def test_weight_decay_reaches_what_it_is_told_to() -> None:
+def test_weight_decay_reaches_what_the_setting_names() -> None:
     names = {name for name, _ in network(*AST).named_parameters()}
     matrices = {name for name, p in network(*AST).named_parameters() if p.ndim >= 2}
     tables = {"pos_embed.grid", "prefix_tokens", "prefix_pos_embed"}

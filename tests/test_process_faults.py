@@ -149,7 +149,7 @@ def test_output_into_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     ],
     ids=errno.errorcode.get,
 )
-def test_each_fault_of_a_disk_is_told_and_leaves_the_old_file(
+def test_each_disk_error_is_reported_and_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
 ) -> None:
     path = tmp_path / "file"
@@ -167,7 +167,7 @@ def test_each_fault_of_a_disk_is_told_and_leaves_the_old_file(
     assert told is not None and "out.json" in told.message and told.exit_code == 1
 
 
-def test_an_error_of_ours_is_no_fault_of_the_system() -> None:
+def test_our_own_errors_are_not_system_errors() -> None:
     assert from_system(FileNotFoundError(errno.ENOENT, "x")) is None
     assert from_system(RuntimeError("shapes do not fit")) is None
 

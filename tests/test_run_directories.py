@@ -101,7 +101,9 @@ def test_the_name_of_a_run_stays_in_the_folder_of_runs(name: str) -> None:
         RunConfig(name=name)
 
 
-def test_a_run_directory_that_is_a_file_is_told(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_a_run_directory_that_is_a_file_is_refused(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="is a file"):
@@ -264,20 +266,13 @@ def test_an_edited_configuration_is_refused_with_what_differs(
     assert resume_run(run.path, toy_store).was_finished
 
 
-def test_a_state_without_its_configuration_is_told_apart_by_its_tensors(
-    toy_store: PreparedStore, tmp_path: Path
-) -> None:
-    """States were saved without it before."""
-    run = RunDirectory(tmp_path / "run")
-    train_run(small(), toy_store, run.path)
-    state = load_training_state(run.training_state)
-    del state["config"]
-    save_training_state(run.training_state, state)
-    assert resume_run(run.path, toy_store).epochs == 2
-    run.config_file.write_text(run.config_file.read_text().replace("width: 32", "width: 64"))
-    state = load_training_state(run.training_state)
-    state.pop("config", None)
-    save_training_state(run.training_state, state)
+def test_the_state_of_another_model_is_refused(toy_store: PreparedStore, tmp_path: Path) -> None:
+    run, other = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "other")
+    train_run(small("train.epochs=1"), toy_store, run.path)
+    train_run(small("train.epochs=1", "model.width=64"), toy_store, other.path)
+    own = load_training_state(run.training_state)
+    state = load_training_state(other.training_state)
+    save_training_state(run.training_state, state | {"config": own["config"]})
     with pytest.raises(CheckpointError, match="does not fit the model"):
         resume_run(run.path, toy_store)
 
@@ -393,7 +388,7 @@ def test_the_start_says_what_is_trained_and_that_nothing_is_validated(
     assert any("learn)" in line for line in said)
 
 
-def test_a_model_whose_answers_overflow_is_told(
+def test_a_model_whose_outputs_overflow_is_reported(
     toy_store: PreparedStore, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     sets = ("train.head_lr_factor=1e30", "train.epochs=1")

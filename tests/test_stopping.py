@@ -18,21 +18,21 @@ from elastictool.utils.signals import (
     stoppable,
 )
 
-TELLING = (signal.SIGHUP, signal.SIGUSR1)
+PATIENT = (signal.SIGHUP, signal.SIGUSR1)
 RATE_HZ = 16_000
 
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
     """Puts back the handlers that a test has changed."""
-    numbers = (signal.SIGINT, signal.SIGTERM, *TELLING)
+    numbers = (signal.SIGINT, signal.SIGTERM, *PATIENT)
     former = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *TELLING])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *PATIENT])
 def test_the_first_signal_of_each_kind_is_a_request(number: signal.Signals) -> None:
     with StopRequest() as stop:
         stop.check()
@@ -41,8 +41,8 @@ def test_the_first_signal_of_each_kind_is_a_request(number: signal.Signals) -> N
             stop.check()
 
 
-@pytest.mark.parametrize("number", TELLING)
-def test_what_nobody_sends_out_of_impatience_never_ends_at_once(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", PATIENT)
+def test_sighup_and_sigusr1_never_end_at_once(number: signal.Signals) -> None:
     with StopRequest() as stop:
         for _ in range(3):
             signal.raise_signal(number)
@@ -59,14 +59,14 @@ def test_what_nohup_ignores_stays_ignored(as_before: None) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_workers_hear_nothing_that_goes_to_the_whole_group(as_before: None) -> None:
+def test_workers_ignore_signals_to_the_whole_group(as_before: None) -> None:
     leave_to_parent()
-    for number in (signal.SIGINT, *TELLING):
+    for number in (signal.SIGINT, *PATIENT):
         signal.raise_signal(number)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_stoppable_block_says_what_became_of_the_work(times: int) -> None:
+def test_a_stoppable_block_says_what_was_done(times: int) -> None:
     block = stoppable("half is done", "the same command continues")
     with pytest.raises(Interrupted, match="half is done") as caught, block as stop:
         for _ in range(times):
@@ -75,14 +75,14 @@ def test_a_stoppable_block_says_what_became_of_the_work(times: int) -> None:
     assert caught.value.hint == "the same command continues"
 
 
-def test_an_interrupt_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_is_shown_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_error(Interrupted("half is done", "the same command continues"))
     assert capsys.readouterr().err == "interrupted: half is done; the same command continues\n"
 
 
-def test_a_terminal_that_is_gone_ends_no_saving(as_before: None) -> None:
+def test_a_closed_terminal_does_not_end_saving(as_before: None) -> None:
     reader, writer = os.openpty()
-    os.close(reader)  # whoever has shown what was written is no more
+    os.close(reader)  # the terminal is closed
     with pytest.raises(OSError):
         os.write(writer, b"lost")
     child = os.fork()

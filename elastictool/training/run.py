@@ -101,7 +101,7 @@ def resume_run(
         _require_same_data(run, store)
         with _locked(run):
             saved = load_training_state(run.training_state) if run.was_saved() else {}
-            before = saved.get("config") or to_dict(run.read_config())
+            before = saved["config"] if saved else to_dict(run.read_config())
             require_unedited(run, before, config)
             if find_recorded_dataset(config.data.dataset, path) is None:  # the data have moved
                 config = _with_names(config, store, path)

@@ -181,6 +181,9 @@ def _validation_parts(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_KEYS = {"config", "model", "optimizer", "averages", "state", "rng"}
+
+
 def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes what training continues from; tensors and plain values only."""
     with atomic_path(path) as temporary, disk_errors(), temporary.open("wb") as file:
@@ -201,7 +204,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise _damaged(path) from error
-    if not isinstance(state, dict) or not {"model", "optimizer", "state", "rng"} <= state.keys():
+    if not isinstance(state, dict) or not state.keys() >= _KEYS:
         raise _damaged(path)
     return cast(dict[str, Any], state)
 
