@@ -23,7 +23,7 @@ from elastictool.corpora.base import CorpusOptions
 from elastictool.data import cluster, executor
 from elastictool.data.job_shards import JobShard
 from elastictool.data.options import PrepOptions, StorageOptions
-from elastictool.data.plan import Plan, ShardTask, plan
+from elastictool.data.plan import Plan, plan
 from elastictool.data.prepare import carry_out, merge, prepare, prepare_job_shard
 from elastictool.data.shards import ShardReport
 from elastictool.data.store import PreparedStore
@@ -233,7 +233,7 @@ def test_worker_processes_are_started_where_they_pay_or_are_asked_for(
     monkeypatch.setattr(executor, "write_shard", write)
     monkeypatch.setattr(executor.time, "monotonic", lambda: clock[0])
     waiting = deque(SimpleNamespace(index=index) for index in range(30))
-    assert len(list(executor._here(waiting, workers))) == own
+    assert len(list(executor.write_here(waiting, workers))) == own
     assert len(waiting) == 30 - own
 
 
@@ -271,18 +271,12 @@ class _KillingProgress:
         pass
 
 
-def test_a_cluster_gets_paths_that_do_not_depend_on_where_its_workers_stand(
+def test_a_task_for_another_working_directory_has_absolute_paths(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sent: list[ShardTask] = []
-
-    class Client:
-        def submit(self, work: object, task: ShardTask, *more: object, **options: object) -> None:
-            sent.append(task)
-
     monkeypatch.chdir(tmp_path)
-    cluster._Submit(Client())(replace(planned().tasks[0], folder=Path("x"), root=Path("y")))
-    assert (sent[0].folder, sent[0].root) == (tmp_path / "x", tmp_path / "y")
+    task = replace(planned().tasks[0], folder=Path("x"), root=Path("y")).absolute()
+    assert (task.folder, task.root) == (tmp_path / "x", tmp_path / "y")
 
 
 @pytest.mark.slow
@@ -339,12 +333,9 @@ def test_a_cluster_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.M
     assert "dask worker" in raised.value.hint
 
 
-def test_a_worker_that_writes_elsewhere_is_told(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "_VISIBLE_S", 0.0)
+def test_a_worker_that_writes_elsewhere_is_told(planned: Planned) -> None:
     with pytest.raises(ElasticToolError, match="not here") as raised:
-        cluster._see(planned().tasks[2])
+        cluster.wait_until_visible(planned().tasks[2], timeout_s=0.0)
     assert "shard-00002.arrow" in raised.value.message
 
 

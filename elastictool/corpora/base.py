@@ -9,6 +9,7 @@ corpus that renders its own audio adds ``read``, one that can be fetched ``downl
 from __future__ import annotations
 
 import os
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -204,13 +205,11 @@ class DownloadableCorpus(Protocol):
 CORPORA: Registry[Corpus] = Registry(
     "dataset",
     tuple(
-        f"elastictool.corpora.{module}"
-        for module in (
-            *("synth", "fsdd", "folder", "csv_list", "audio_lists", "epic_sounds"),
-            *("audioset", "vggsound", "voxceleb", "esc50", "speech_commands"),
-        )
+        f"elastictool.corpora.{module.name}"
+        for module in pkgutil.iter_modules([os.path.dirname(__file__)])
     ),
 )
+"""All corpora: each file of this folder may register some."""
 
 
 def ordered_labels(labels: Sequence[str]) -> list[str]:

@@ -12,10 +12,9 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO
 
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.progress import SILENT, Progress, Task
+from elastictool.utils.progress import SILENT, Progress
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_S = 30.0
@@ -108,18 +107,13 @@ def _receive(response: http.client.HTTPResponse, part: Path, have: int, progress
     total_mb = None if expected is None else expected / 1e6
     with part.open("ab" if have else "wb") as file, progress.task("download (MB)", total_mb) as bar:
         bar.advance(have / 1e6)
-        received = have + _copy(response, file, bar)
+        received = have
+        while block := response.read(_BLOCK_BYTES):
+            file.write(block)
+            received += len(block)
+            bar.advance(len(block) / 1e6)
     if expected is not None and received < expected:
         raise _Dropped(f"{received:,} of {expected:,} bytes arrived")
-
-
-def _copy(response: http.client.HTTPResponse, file: IO[bytes], bar: Task) -> int:
-    received = 0
-    while block := response.read(_BLOCK_BYTES):
-        file.write(block)
-        received += len(block)
-        bar.advance(len(block) / 1e6)
-    return received
 
 
 def _remember_etag(etag: str | None, etag_file: Path) -> None:
@@ -138,19 +132,14 @@ def _verify(url: str, part: Path, checksum: str) -> None:
     if not checksum:
         return
     algorithm, _, expected = checksum.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with part.open("rb") as file:
-        found = _digest(file, algorithm)
-    if found != expected:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    if digest.hexdigest() != expected:
         part.unlink()
         raise ElasticToolError(
-            f"{url} has the {algorithm.upper()} checksum {found}, expected {expected}",
+            f"{url} has the {algorithm.upper()} checksum {digest.hexdigest()}, expected {expected}",
             "the file was damaged on its way: try again; if it was replaced there, look at what "
             "has changed and fetch it by hand (prep without --download says where to put it)",
         )
-
-
-def _digest(file: IO[bytes], algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    while block := file.read(_BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -23,8 +24,6 @@ from elastictool.utils.optional import install_command, missing_extra
 
 INSTALL = install_command("dask")
 _CONNECT_S, _WORKERS_S = 20, 60
-_VISIBLE_S = 20.0
-"""How long a network disk may take to show what another machine has written."""
 
 
 def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple[int, ShardReport]]:
@@ -41,26 +40,17 @@ def write_on_cluster(tasks: Sequence[ShardTask], address: str) -> Iterator[tuple
     by_index = {task.index: task for task in tasks}
     with _client(distributed, address) as client:
         waiting = iter(tasks)
-        submit = _Submit(client)
+        # Workers have other working directories.
+        submit = partial(client.submit, write_in_worker, parent_pid=os.getpid(), pure=False)
         places = 2 * max(1, sum(client.nthreads().values()))
-        first = [submit(task) for task in islice(waiting, places)]
-        under_way = distributed.as_completed(first, loop=client.loop)
-        for future in under_way:
+        first = [submit(task.absolute()) for task in islice(waiting, places)]
+        submitted = distributed.as_completed(first, loop=client.loop)
+        for future in submitted:
             index, report = _result(distributed, future)
-            _see(by_index[index])
+            wait_until_visible(by_index[index])
             yield index, report
             for task in islice(waiting, 1):
-                under_way.add(submit(task))
-
-
-class _Submit:
-    """Hands a shard to the cluster, by absolute paths: its workers stand in other folders."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __call__(self, task: ShardTask) -> Any:
-        return self._client.submit(write_in_worker, task.absolute(), os.getpid(), pure=False)
+                submitted.add(submit(task.absolute()))
 
 
 def _client(distributed: Any, address: str) -> Any:
@@ -100,9 +90,15 @@ def _result(distributed: Any, future: Any) -> tuple[int, ShardReport]:
     return index, report
 
 
-def _see(task: ShardTask) -> None:
-    """Waits until the shard that a worker has written is visible here."""
-    end = time.monotonic() + _VISIBLE_S
+def wait_until_visible(task: ShardTask, timeout_s: float = 20.0) -> None:
+    """Waits until the shard that a worker has written is visible here.
+
+    A network disk may take a while to show what another machine has written.
+
+    Raises:
+        ElasticToolError: It is not visible after ``timeout_s``.
+    """
+    end = time.monotonic() + timeout_s
     while finished(task) is None:
         if time.monotonic() > end:
             raise ElasticToolError(

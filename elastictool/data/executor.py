@@ -71,12 +71,12 @@ def _run(
         yield from write_on_cluster(tasks, options.scheduler)
         return
     waiting = deque(tasks)
-    yield from _here(waiting, options.workers)
+    yield from write_here(waiting, options.workers)
     if waiting:
-        yield from _in_workers(waiting, options.workers, stop)
+        yield from _write_in_workers(waiting, options.workers, stop)
 
 
-def _here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
+def write_here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
     """Writes shards in this process as long as ``workers`` do not promise to be faster."""
     started, done = time.monotonic(), 0
     while waiting:
@@ -88,7 +88,7 @@ def _here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardR
         done += 1
 
 
-def _in_workers(
+def _write_in_workers(
     tasks: Sequence[ShardTask], workers: int, stop: StopRequest
 ) -> Iterator[tuple[int, ShardReport]]:
     """Writes shards in ``workers`` processes; 0 is one per core."""

@@ -64,7 +64,7 @@ def select_clips(
         )
     if len(validation) == 0 and config.validation_fraction:
         pool = len(train)
-        train, validation = _take(store, train, test, config.validation_fraction, seed)
+        train, validation = _draw_validation(store, train, test, config.validation_fraction, seed)
         if to_train and not (len(train) and len(validation)):
             raise UsageError(
                 f"data.validation_fraction = {config.validation_fraction:g} takes "
@@ -124,7 +124,7 @@ def _by_fold(store: PreparedStore, config: DataConfig) -> tuple[Indices, Indices
     return train, np.empty(0, dtype=np.int64), test
 
 
-def _take(
+def _draw_validation(
     store: PreparedStore, train: Indices, test: Indices, fraction: float, seed: int
 ) -> tuple[Indices, Indices]:
     """Moves a stratified ``fraction`` of ``train`` (by first label) into a validation part.
