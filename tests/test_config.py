@@ -145,6 +145,16 @@ def test_presets_and_sizes_set_their_fields_and_yield_to_single_ones() -> None:
     assert model.patch_size == model.patch_stride == (8, 8)
 
 
+def test_a_key_may_be_dotted_in_a_recipe_but_not_given_twice(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "recipe.yaml", "train.lr: 0.5\ntrain: {epochs: 2}")
+    assert load_run_config(recipe).train.lr == 0.5
+    recipe.write_text("train.lr: 0.5\ntrain: {lr: 0.25}")
+    with pytest.raises(UsageError, match=r"train\.lr is given twice"):
+        load_run_config(recipe)
+    with pytest.raises(UsageError, match=r"train\.lr: 'train' is a value, not a section"):
+        load_run_config(None, ["train=3", "train.lr=1"])
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path

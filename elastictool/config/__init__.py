@@ -15,7 +15,7 @@ from elastictool.config.augment import (
     ResolutionConfig,
 )
 from elastictool.config.data import COMPILED_MULTIPLE, DataConfig, Edge, LengthConfig, PackingConfig
-from elastictool.config.fbank import FRONTENDS, FbankConfig, FrontendTraits
+from elastictool.config.fbank import FRONTENDS, FbankConfig
 from elastictool.config.model import (
     PATCH_SIZES,
     SIZES,
@@ -44,7 +44,6 @@ __all__ = [
     "Edge",
     "FbankConfig",
     "FlexiConfig",
-    "FrontendTraits",
     "GridFit",
     "InitConfig",
     "LengthConfig",

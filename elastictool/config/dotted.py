@@ -14,11 +14,18 @@ from elastictool.utils.errors import UsageError
 
 
 def dotted(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Returns settings, nested or dotted already, by dotted key."""
+    """Returns settings, nested or dotted already, by dotted key.
+
+    Raises:
+        UsageError: A setting is given nested and dotted.
+    """
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{section}.{key}" if section else str(key)
-        found |= dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        inner = dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(found.keys() & inner.keys()):
+            raise UsageError(f"{twice[0]} is given twice", "take one of them out")
+        found |= inner
     return found
 
 
