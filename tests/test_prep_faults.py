@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.console import log, print_json, print_table
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CORPORA, CorpusOptions
 from elastictool.data import ingest
@@ -313,12 +313,12 @@ def test_folders_that_are_not_text_are_worked_in_and_printed(
         shown.out.encode()
         assert as_json or READABLE in shown.out
     assert json.loads(shown.out)["path"] == str(tmp_path / STRANGE / "bells")
-    say(STRANGE)
+    log(STRANGE)
     print_table("names", ["name"], [[STRANGE]])
     print_json({STRANGE: "é"})
     with pytest.raises(UsageError) as raised:
         prepare(PrepOptions("csv", tmp_path / STRANGE / "gone", tmp_path / "data"))
-    say(raised.value.message)
+    log(raised.value.message)
 
 
 def test_readable_text_is_left_alone() -> None:

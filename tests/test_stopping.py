@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from elastictool.cli.console import show_error
+from elastictool.cli.console import print_error
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import (
     Stopped,
@@ -76,7 +76,7 @@ def test_a_stoppable_block_says_what_was_done(times: int) -> None:
 
 
 def test_an_interrupt_is_shown_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show_error(Interrupted("half is done", "the same command continues"))
+    print_error(Interrupted("half is done", "the same command continues"))
     assert capsys.readouterr().err == "interrupted: half is done; the same command continues\n"
 
 

@@ -33,7 +33,7 @@ from elastictool.cli import (
     tokens,
     train,
 )
-from elastictool.cli.console import show_error
+from elastictool.cli.console import print_error
 from elastictool.cli.options import SettingsCommand
 from elastictool.cli.ranges import ListCommand
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
@@ -160,5 +160,5 @@ def _leave(error: ElasticToolError) -> NoReturn:
     if not launched().is_single:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if first_to_fail():
-        show_error(error)
+        print_error(error)
     sys.exit(error.exit_code)

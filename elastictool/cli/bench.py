@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.options import DeviceOption, DurationsOption, JsonOption
 from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
@@ -87,7 +87,7 @@ def bench(
         raise UsageError("--precision is fp32 or bf16, --compare is hf", "see bench --help")
     how = Bench(torch.device(pick_device(device)), precision, rounds)
     workload = _workload(durations, size or "small", depth, clips, batch_clips)
-    say(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
+    log(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
     rows: list[Row] = []
     with progress().task("measuring, parts", len(chosen)) as bar:
         for part in chosen:
@@ -188,7 +188,7 @@ def _loader(
     from elastictool.evaluation.bench.loading import measure_loader, plan_batches
 
     store = PreparedStore.open(find_dataset(dataset))
-    say(f"loading {store.path}, {len(store)} clips")
+    log(f"loading {store.path}, {len(store)} clips")
     feature_extractor = FeatureExtractor(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
     )

@@ -34,13 +34,13 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
     stdout.width = 120  # a pipe has no width, and rich would fold tables at 80
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """One line for the reader, on stderr; of several processes, the first one speaks."""
     if launched().is_main:
         stderr.print(escape(readable(message)))
 
 
-def show_error(error: ElasticToolError) -> None:
+def print_error(error: ElasticToolError) -> None:
     """What and where, then what to do; never a traceback. An interrupt is one line."""
     if isinstance(error, Interrupted):
         line = f"{error.message}; {error.hint}" if error.hint else error.message
@@ -115,7 +115,7 @@ class _BarProgress:
             yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
 
     def log(self, message: str) -> None:
-        say(message)
+        log(message)
 
 
 class _LineTask:
@@ -135,10 +135,10 @@ class _LineTask:
         now = time.monotonic()
         if now - self._last >= self.interval_s:
             self._last = now
-            say(self._line(now))
+            log(self._line(now))
 
     def finish(self) -> None:
-        say(self._line(time.monotonic()))
+        log(self._line(time.monotonic()))
 
     def _line(self, now: float) -> str:
         elapsed = now - self._started
@@ -160,7 +160,7 @@ class _LineProgress:
         task.finish()
 
     def log(self, message: str) -> None:
-        say(message)
+        log(message)
 
 
 def progress() -> Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.console import log, print_json, print_table
 
 
 def convert(
@@ -61,4 +61,4 @@ def convert(
         print_json(document)
         return
     print_table(f"convert {source}", ["what", "which"], result.report.lines())
-    say(f"wrote {result.out} and {result.report_file}")
+    log(f"wrote {result.out} and {result.report_file}")

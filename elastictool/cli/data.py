@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import as_argument
 
@@ -47,7 +47,7 @@ def list_(json_output: Json = False) -> None:
         print_json([dataclasses.asdict(entry) for entry in entries])
         return
     if not entries:
-        say(f"no prepared dataset under {DATA_ROOT}; make one: elastictool prep --dataset synth")
+        log(f"no prepared dataset under {DATA_ROOT}; make one: elastictool prep --dataset synth")
         return
     columns = ("name", "corpus", "clips", "classes", "hours", "MB", "state")
     rows = [
@@ -96,7 +96,7 @@ def verify(name: Name = "", json_output: Json = False) -> None:
     from elastictool.utils.errors import RejectedItemsError
 
     path = find_dataset(name)
-    say(f"dataset {path}")
+    log(f"dataset {path}")
     store, faults = find_faults(path, progress())
     ids = list(dict.fromkeys(fault.clip for fault in faults if fault.clip))
     if json_output:
@@ -114,7 +114,7 @@ def verify(name: Name = "", json_output: Json = False) -> None:
         rows = [(fault.clip or "(the dataset)", fault.what) for fault in faults]
         print_table(f"{store.path}: what is wrong", ("clip", "fault"), rows, left=2)
     else:
-        say(f"{store.path} is sound: {len(store)} clips decode and fit their rows")
+        log(f"{store.path} is sound: {len(store)} clips decode and fit their rows")
     if faults:
         raise RejectedItemsError(
             f"{store.path} has {len(faults)} faults in {len(ids)} of {len(store)} clips",
@@ -150,10 +150,10 @@ def export(
     if json_output:
         print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": chosen})
         return
-    say(f"wrote {clips} clips to {out}")
-    say(f"read them back: elastictool prep --dataset csv --root {as_argument(out)}")
+    log(f"wrote {clips} clips to {out}")
+    log(f"read them back: elastictool prep --dataset csv --root {as_argument(out)}")
     if lists:
-        say(f"or from the lists: elastictool prep --dataset json --root {as_argument(out)}")
+        log(f"or from the lists: elastictool prep --dataset json --root {as_argument(out)}")
 
 
 def _open(name: str) -> PreparedStore:
@@ -161,7 +161,7 @@ def _open(name: str) -> PreparedStore:
     from elastictool.data.store import PreparedStore
 
     store = PreparedStore.open(find_dataset(name))
-    say(f"dataset {store.path}")
+    log(f"dataset {store.path}")
     return store
 
 
@@ -197,7 +197,7 @@ def _show_dataset(store: PreparedStore, json_output: bool) -> None:
         shown = [(row["id"], row["reason"]) for row in rejected[:REJECTED_SHOWN]]
         print_table(f"left out: {len(rejected)}", ("clip", "reason"), shown, left=2)
     if len(rejected) > REJECTED_SHOWN:
-        say(f"the first {REJECTED_SHOWN} of {len(rejected)} are shown; all: rejected.csv")
+        log(f"the first {REJECTED_SHOWN} of {len(rejected)} are shown; all: rejected.csv")
 
 
 def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: bool) -> None:
@@ -211,7 +211,7 @@ def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: b
     except WriteError as error:
         if picture:
             raise
-        say(f"warning: no picture: {error} (--picture FILE puts it elsewhere)")
+        log(f"warning: no picture: {error} (--picture FILE puts it elsewhere)")
     row: dict[str, Any] = dataclasses.asdict(store.clip(index))
     row |= {
         "index": index,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.console import log, print_json, print_table
 from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import ElasticToolError
 
@@ -74,7 +74,7 @@ def _print(report: dict[str, Any]) -> None:
     for part in ("versions", "extras", "devices", "disk"):
         rows = [(row["name"], _mark(row["ok"]), row["text"]) for row in report[part]]
         print_table(part, ("name", "", "what"), rows, left=3)
-    say(f"the CUDA path is {report['cuda_path']}")
+    log(f"the CUDA path is {report['cuda_path']}")
     backends = [
         (f"{row['device']}, {row['dtype']}", row["chosen"] or "–", _backends(row))
         for row in report["attention"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.loading import note_other_data, open_data, open_model
 from elastictool.cli.options import (
     BudgetOptions,
@@ -86,7 +86,7 @@ def embed(
     meta = _meta(loaded, rule)
     if table is not None and index is not None:
         check_compatible(table, meta, index)
-    say(counted(len(paths), "recording"))
+    log(counted(len(paths), "recording"))
     found, stopped = collect(
         lambda stop: loaded.embeddings(paths, rule, progress=progress(), stop=stop)
     )
@@ -114,13 +114,13 @@ def _measure(
 
     loaded = model.run
     store = open_data(dataset, loaded)
-    say(f"dataset {store.path}, {split.value} split")
+    log(f"dataset {store.path}, {split.value} split")
     note_other_data([loaded], store)
     clips = split_clips(loaded, store, split.value, same_classes=False)
     result = measure_retrieval(model, store, clips, rule, progress())
     if out is not None:
         write_vectors(out, EmbeddingTable(result.names, result.vectors, _meta(model, rule)))
-        say(f"wrote {out}")
+        log(f"wrote {out}")
     if json_output:
         print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
         return
@@ -173,7 +173,7 @@ def check_compatible(table: EmbeddingTable, meta: EmbeddingMeta, index: Path) ->
     if table.meta is not None:
         table.meta.check_compatible(meta, index)
     else:
-        say(f"note: {index} does not record what made it: use the same run and options")
+        log(f"note: {index} does not record what made it: use the same run and options")
 
 
 def _write(
@@ -188,9 +188,9 @@ def _write(
     if out is not None and good:
         vectors = np.stack([item.mean for item in good])
         write_vectors(out, EmbeddingTable(tuple(item.name for item in good), vectors, meta))
-        say(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
+        log(f"wrote {counted(len(vectors), 'vector')} of {vectors.shape[1]} values to {out}")
         if out.suffix.lower() == ".npy" and len(good) < len(found):
-            say(f"note: {out} has rows only for the recordings that could be read, in order")
+            log(f"note: {out} has rows only for the recordings that could be read, in order")
     return {
         "out": str(out) if good else None,
         "recordings": len(good),

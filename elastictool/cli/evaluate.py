@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.loading import (
     locate_run,
     note_other_data,
@@ -76,7 +76,7 @@ def evaluate(
         check_predictions(predictions)
     loaded = open_run(path, model)
     store = open_data(dataset, loaded)
-    say(f"run {path} ({model.which.value} checkpoint), dataset {store.path}, {split.value} split")
+    log(f"run {path} ({model.which.value} checkpoint), dataset {store.path}, {split.value} split")
     note_other_data([loaded], store)
     with stoppable("eval writes nothing before its end", "the same command starts again") as stop:
         result = evaluate_run(
@@ -132,6 +132,6 @@ def _show(result: Evaluation, files: list[Path]) -> None:
         score_rows(document),
     )
     for note in notes(document):
-        say(note)
+        log(note)
     for file in files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")

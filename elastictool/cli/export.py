@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from elastictool.cli.console import print_json, say
+from elastictool.cli.console import log, print_json
 from elastictool.cli.loading import locate_run
 from elastictool.cli.options import Checkpoint, CheckpointOption, JsonOption, RunArgument
 from elastictool.utils.errors import UsageError
@@ -61,7 +61,7 @@ def export(
         from elastictool.inference.onnx import export_onnx
 
         document["largest_difference"] = export_onnx(loaded, out, frames)
-        say(f"logits differ by at most {document['largest_difference']:.1e} from the model's")
+        log(f"logits differ by at most {document['largest_difference']:.1e} from the model's")
     elif to is Target.hf:
         from elastictool.pretrained.hf_export import export_hf
 
@@ -78,7 +78,7 @@ def export(
             loaded.metrics,
             loaded.thresholds,
         )
-    say(f"wrote {out}")
+    log(f"wrote {out}")
     if json_output:
         print_json(document)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.cli.console import say
+from elastictool.cli.console import log
 from elastictool.cli.options import BudgetOptions, ModelOptions
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def open_model(run: str, options: BudgetOptions) -> ElasticModel:
 
     path = locate_run(run)
     model = ElasticModel(open_run(path, options), options.precision.value)
-    say(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
+    log(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
     return model
 
 
@@ -83,4 +83,4 @@ def note_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:
 
     for run in runs:
         if same_data(run, store) is False:
-            say(f"note: {store.path} is not the data that {run.name} was trained on")
+            log(f"note: {store.path} is not the data that {run.name} was trained on")

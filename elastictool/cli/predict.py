@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.console import progress, say
+from elastictool.cli.console import log, progress
 from elastictool.cli.loading import open_model
 from elastictool.cli.options import (
     BudgetOptions,
@@ -60,7 +60,7 @@ def predict(
     if timeline is not None:
         check_output(timeline)
     loaded = open_model(run, model)
-    say(counted(len(paths), "recording"))
+    log(counted(len(paths), "recording"))
     found, stopped = collect(
         lambda stop: loaded.predictions(paths, top, rule, progress=progress(), stop=stop)
     )
@@ -94,4 +94,4 @@ def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> Non
             model.label_names,
         )
         for picture in pictures:
-            say(f"wrote {picture} ({item.name})")
+            log(f"wrote {picture} ({item.name})")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
@@ -233,7 +233,7 @@ def prep(
         print_json(report)
     else:
         print_facts(store, report)
-        say(f"next: elastictool {_next(store)}")
+        log(f"next: elastictool {_next(store)}")
     check_rejected(store.info, max_rejected, missing_too=not limit)
 
 
@@ -259,11 +259,11 @@ def _tell_part(part: JobShard, plan: Plan, reports: Sequence[ShardReport], as_js
         counts = {"clips": clips, "rejected": rejected}
         print_json({"path": str(plan.folder), "part": str(part), **shards, **counts})
         return
-    say(
+    log(
         f"part {part} of {plan.folder}: {len(reports)} of {len(plan.tasks)} shards, {clips} clips, "
         f"{rejected} of them rejected"
     )
-    say("when all parts are done: the same command with --merge instead of --part")
+    log("when all parts are done: the same command with --merge instead of --part")
 
 
 def checked_encoding(text: str, option: str = "--encoding") -> Literal["flac", "wav"]:
@@ -368,7 +368,7 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
         ],
     )
     for note in info.notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
 
 
 def _next(store: PreparedStore) -> str:

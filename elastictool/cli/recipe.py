@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.options import JsonOption
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
@@ -94,7 +94,7 @@ def list_(json_output: JsonOption = False) -> None:
         for recipe in recipes
     ]
     print_table("recipes", ("name", "figure or table", "published"), rows, left=3)
-    say("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
+    log("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
 
 
 @app.command("show")
@@ -121,21 +121,21 @@ def show(
     from elastictool.recipes.library import recipe_file
     from elastictool.reporting.claims import statement
 
-    say(f"{recipe.title} ({recipe_file(recipe.name)})")
-    say(f"shows: {recipe.shows}")
-    say(f"{scale.value}: {plan.scale.description}")
+    log(f"{recipe.title} ({recipe_file(recipe.name)})")
+    log(f"shows: {recipe.shows}")
+    log(f"{scale.value}: {plan.scale.description}")
     for claim in plan.scale.claims:
-        say(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
+        log(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
     if scale is ScaleChoice.paper:
         if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
             title = "settings of the paper's runs"
             print_table(title, ("setting", "value", "source"), rows, left=3)
         for line in recipe.deviations:
-            say(f"paper and published code differ: {line}")
+            log(f"paper and published code differ: {line}")
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
     print_table("steps", ("step", "kind", "state", "folder"), steps, left=4)
     for title, path, hint in plan.missing:
-        say(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
+        log(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
 
 
 @app.command("run")
@@ -188,7 +188,7 @@ def run(
         return
     _show_result(result)
     for file in files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")
 
 
 def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str, folds: str) -> Plan:
@@ -271,9 +271,9 @@ def _show_costs(plan: Plan, throughput: float, json_output: bool) -> None:
     columns = ("step", "state", "clips", "tokens", "TFLOP", "hours")
     print_table(f"{plan.recipe.title}: {plan.scale_name}", columns, rows, left=2)
     if throughput:
-        say(f"hours at {throughput:,.1f} GFLOP/s ({source}); decoding, filterbanks, validation: no")
+        log(f"hours at {throughput:,.1f} GFLOP/s ({source}); decoding, filterbanks, validation: no")
     for title, path, _ in plan.missing:
-        say(f"needs: {title}: {path} is not there")
+        log(f"needs: {title}: {path} is not there")
 
 
 def _hours(cost: Cost, throughput: float) -> float | None:
@@ -305,4 +305,4 @@ def _show_result(result: Mapping[str, Any]) -> None:
             f"{panel['y']}, %, {panel['title']}", *panel_cells(panel, result, intervals=False)
         )
     for verdict in result["verdicts"]:
-        say(f"claim: {verdict['words']}")
+        log(f"claim: {verdict['words']}")

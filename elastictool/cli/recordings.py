@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from elastictool.cli.console import say
+from elastictool.cli.console import log
 from elastictool.cli.options import WindowOptions
 from elastictool.reporting.tables import counted
 from elastictool.utils.errors import Interrupted, RejectedItemsError
@@ -61,7 +61,7 @@ def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped:
     """
     failures = [item.error for item in found if item.error]
     for reason in failures:
-        say(f"left out: {reason}")
+        log(f"left out: {reason}")
     if stopped:
         raise Interrupted(
             f"stopped after {len(found):,} of {counted(total, 'recording')}; "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.console import log, print_json, print_table
 from elastictool.cli.loading import locate_run
 from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import UsageError, WriteError
@@ -80,13 +80,13 @@ def _list(root: Path | None, sort: Sort, json_output: bool) -> None:
         print_json({"root": str(root), "runs": [run.document() for run in found]})
         return
     if not found:
-        say(f"{root} holds no runs; make one: elastictool train")
+        log(f"{root} holds no runs; make one: elastictool train")
         return
     columns = ["run", "data", "model", "epochs", "best validation", "test", "age"]
     print_table(f"runs in {root}", columns, [_row(run) for run in found])
     for run in found:
         if run.problem:
-            say(f"{run.path}: {run.problem}")
+            log(f"{run.path}: {run.problem}")
 
 
 def _row(run: RunSummary) -> list[str]:
@@ -146,18 +146,18 @@ def show(
         document = summary.document() | {"settings": changed}
         print_json(document | {"files": [str(file) for file in files]})
         if unwritten:
-            say(f"warning: {unwritten}")
+            log(f"warning: {unwritten}")
         return
     print_table(f"run {path}", ["what", "value"], overview_rows(summary))
     print_table("settings that are not the defaults", ["setting", "value"], list(changed.items()))
     if summary.problem:
-        say(f"problem: {summary.problem}")
+        log(f"problem: {summary.problem}")
     if unwritten:
-        say(f"warning: {unwritten}")
+        log(f"warning: {unwritten}")
     elif not files:
-        say("no learning curves: nothing is logged yet")
+        log("no learning curves: nothing is logged yet")
     for file in files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")
 
 
 @app.command("compare")
@@ -211,7 +211,7 @@ def _directory(text: str) -> Path:
         if not found:
             raise UsageError(f"{RUNS_ROOT} holds no runs", "make one: elastictool train")
         path = Path(found[0].path)
-        say(f"run {path}")
+        log(f"run {path}")
     if not path.is_dir():
         raise UsageError(f"{path} is a file, not a run directory", "name its directory")
     return path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, progress, say
+from elastictool.cli.console import log, print_json, progress
 from elastictool.cli.loading import (
     locate_run,
     note_other_data,
@@ -261,7 +261,7 @@ def sweep(
     loaded = [run for path in paths for run in _load(path, model, swept.overrides())]
     averaged = [open_run(path, model) for path in members]
     store = open_data(dataset, loaded[0])
-    say(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
+    log(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
     note_other_data([*loaded, *averaged], store)
     values = values or sweeping.default_lengths(loaded, store, split.value)
     _check_number(swept.option, values, len(paths))
@@ -299,7 +299,7 @@ def sweep(
     points = merged(former, new)
     shown = _asked(points, new, {run.name for run in loaded}, values)
     if len(shown) > len(new):
-        say(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
+        log(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
     written: list[Path] = []
     try:
         written += files.write(points, about)

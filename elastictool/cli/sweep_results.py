@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.cli.console import print_table, say
+from elastictool.cli.console import log, print_table
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import StopRequest, stoppable
 
@@ -117,4 +117,4 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
         names = [label.replace(", ", "\n") for label, _ in part]
         print_table(title, [axis.column, *names], rows)
     for file in files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")

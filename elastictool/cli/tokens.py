@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, say
+from elastictool.cli.console import log, print_json, print_table
 from elastictool.cli.options import DurationsOption, JsonOption
 from elastictool.cli.ranges import parse_numbers
 from elastictool.utils.errors import UsageError
@@ -87,7 +87,7 @@ def tokens(
         seed=seed,
     )
     source = _source(dataset, split, durations, stand_in, clips)
-    say(f"source: {source.label}")
+    log(f"source: {source.label}")
     report = count_tokens(source, settings)
     files = token_table.write_files(report, out) if out else []
     if json_output:
@@ -95,9 +95,9 @@ def tokens(
         return
     print_table(f"token use: {report.source}", *token_table.table(report))
     for note in token_table.notes(report):
-        say(note)
+        log(note)
     for path in files:
-        say(f"wrote {path}")
+        log(f"wrote {path}")
 
 
 def _edge(text: str) -> Edge:
@@ -132,6 +132,6 @@ def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: 
     except UsageError as error:
         if dataset or split:
             raise
-        say(f"{error.message}; taking the bundled stand-in")
+        log(f"{error.message}; taking the bundled stand-in")
         return drawn
     return durations.prepared_durations(PreparedStore.open(path), split)

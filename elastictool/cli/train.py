@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import print_json, print_table, progress, say
+from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def train(
             place = require_recorded_dataset(own, run_dir, str(run_dir))
     store = PreparedStore.open(place or find_dataset(dataset or config.data.dataset))
     path = run_dir or default_run_dir(config, store)
-    say(f"dataset {store.path}, run {path}")
+    log(f"dataset {store.path}, run {path}")
     files: list[Path] = []
     if dry_run:
         report = describe(own_config(path, settings) if resume else config, store)
@@ -130,16 +130,16 @@ def train(
     notes = report.pop("notes", [])
     print_table(f"train {path}", ["what", "value"], list(report.items()))
     for note in notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
     for file in files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")
     if not dry_run:
         if result.was_finished:
             epochs = counted(result.epochs, "epoch")
-            say(f"{path} was finished before, after {epochs}: nothing was trained")
+            log(f"{path} was finished before, after {epochs}: nothing was trained")
         told = as_argument(path)
         sweep = " ".join(filter(None, ("elastictool sweep", told, _axis(config))))
-        say(f"next: elastictool eval {told}, {sweep}")
+        log(f"next: elastictool eval {told}, {sweep}")
 
 
 def _report(result: TrainResult) -> dict[str, Any]:
