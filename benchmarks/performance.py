@@ -1,10 +1,10 @@
-"""Make ``docs/performance.md`` from committed measurements.
+"""Fill the tables of ``docs/performance.md`` from committed measurements.
 
-    python -m benchmarks.performance            write it
-    python -m benchmarks.performance --check    fail if the committed page is not what this writes
+    python -m benchmarks.performance            write them
+    python -m benchmarks.performance --check    fail if the committed page has other tables
 
-Only JSON files below ``docs/results`` are read. What has no file has not been measured, and the
-page says so: a GPU's part fills itself once ``docs/results/gpu.json`` is there.
+The page's text is written by hand; the tables stand between markers. Only JSON files below
+``docs/results`` are read. A part without a file has not been measured, and its place says so.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, made_by
+from benchmarks.pages import RESULTS, ROOT, fill, made_by
 from benchmarks.study_tables import claim_lines
 from elastictool.reporting.tables import markdown_table
 from elastictool.utils.io import write_text
 
 PAGE = ROOT / "docs" / "performance.md"
 FOLDER = RESULTS / "performance"
-GPU = RESULTS / "gpu.json"
-PACKING = RESULTS / "packing.json"
 NO_GPU = "not measured: no GPU was available"
 
 Document = dict[str, Any]
@@ -41,14 +39,14 @@ CPU_TARGETS = {
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """What a GPU of the H200 class should reach.
+    """A target for a GPU of the H200 class.
 
     Attributes:
-        what: In words.
-        wanted: In words.
-        found: The value in a document of ``benchmarks/gpu.py``; None if it is not there.
-        reached: Whether a value is good enough.
-        shown: The value in words.
+        what: What is measured.
+        wanted: The target in words.
+        found: Reads the value from a document of ``benchmarks/gpu.py``; None without one.
+        reached: Whether a value reaches the target.
+        shown: Format of the value.
     """
 
     what: str
@@ -59,7 +57,7 @@ class GpuTarget:
 
 
 def utilisation(gpu: Document) -> float | None:
-    """Model-FLOPs utilisation in the shortest step of 64 k tokens or more."""
+    """Return the model-FLOPs utilisation in the shortest step of 64 k tokens or more."""
     rows = [row for row in _as_trained(gpu, "training") if row["tokens"] >= 64_000]
     if not rows:
         return None
@@ -68,24 +66,24 @@ def utilisation(gpu: Document) -> float | None:
 
 
 def against_dense_mask(gpu: Document) -> float | None:
-    """Speed against ``reference`` at L' = 2,048, float32 masks and all."""
+    """Return the speed against ``reference`` with rows of 2,048 tokens and float32 masks."""
     rows = _as_trained(gpu, "dense_mask")
     return rows[0]["speed_against_reference"] if rows else None
 
 
 def _as_trained(gpu: Document, part: str) -> list[Document]:
-    """Rows of the attention that ``auto`` takes there, compiled; not whichever was fastest."""
+    """Return the rows of the backend that ``auto`` takes there, compiled."""
     name = f"{gpu['model']['attention']}, compiled"
     return [row for row in gpu[part] if row["attention"] == name]
 
 
 def input_share(gpu: Document) -> float | None:
-    """Seconds of a step's features over seconds of the step."""
+    """Return seconds of a step's features over seconds of the step."""
     return gpu["input"][0]["share_of_step"] if gpu["input"] else None
 
 
 def memory_bend(gpu: Document) -> float | None:
-    """Largest over smallest memory per token, over lengths of the stream; 1 is linear."""
+    """Return the largest over the smallest memory per token; 1 is linear."""
     values = [row["peak_memory_mb"] / row["tokens"] for row in gpu["memory"]]
     return max(values) / min(values) if len(values) > 1 else None
 
@@ -116,40 +114,8 @@ GPU_TARGETS = (
 )  # fmt: skip
 
 
-def read(path: Path) -> Document | None:
-    """A measurement, or None where there is none."""
-    if not path.exists():
-        return None
-    document: Document = json.loads(path.read_text("utf-8"))
-    return document
-
-
-def page() -> str:
-    """The whole text."""
-    parts = {name: read(FOLDER / f"{name}.json") for name in SECTIONS}
-    text = [INTRODUCTION]
-    for name, (title, section) in SECTIONS.items():
-        document = parts[name]
-        body = "Not measured yet.\n" if document is None else section(document)
-        source = "" if document is None else made_by(document)
-        text.append(f"\n## {title}\n\n{body}{source}")
-        if name == "epochs":
-            text.append(planning(read(PACKING)))
-    return "".join([*text, "\n## On a GPU\n\n", gpu_section(read(GPU))])
-
-
-INTRODUCTION = """# Performance
-
-Made by `python -m benchmarks.performance` from the files in `docs/results/performance`. Contenders
-of a table took turns in one run, so their ratios carry over to other machines and busy hours;
-seconds do not. `elastictool bench` measures the same on your machine. Each command stands below its
-table; the csv file that some of them take is EPIC-SOUNDS' own table
-([where it is](reproducing.md#the-data-of-scale-small)).
-"""
-
-
 def backends(document: Document) -> str:
-    """Attention backends in whole training steps and inference, and the targets."""
+    """Return the table of attention backends, and that of the targets."""
     rows = [
         [
             row["mode"],
@@ -166,101 +132,56 @@ def backends(document: Document) -> str:
         "", "precision", "backend", "tokens/s", "against `reference`",
         "against `reference` in fp32", "against `rows-sdpa` in fp32",
     ]  # fmt: skip
-    model = document["model"]
-    shapes = sorted({tuple(shape) for shape in document["padded_rows"]})
-    return (
-        f"A model {model['width']} wide and {model['depth']} deep, {document['clips']} clips with "
-        f"lengths of {document['durations']}, {document['tokens']:,} tokens. `reference` is the "
-        "paper's padded rows with a dense mask in plain operations, `rows-sdpa` the same rows and "
-        "mask through torch's fused attention, `split` ours: a flat stream, attention segment by "
-        f"segment. Rows: {', '.join(f'{b} × {n:,}' for b, n in shapes)}.\n\n"
-        + markdown_table(columns, rows)
-        + "\nTargets of `split` against `reference` in fp32:\n\n"
-        + cpu_targets(document)
-        + _bf16_note(document)
-    )
+    head = "\nTargets of `split` against `reference` in fp32:\n\n"
+    return markdown_table(columns, rows) + head + cpu_targets(document)
 
 
 def cpu_targets(document: Document) -> str:
-    """Each target, what was found, and whether it is reached."""
+    """Return each target, the speed found, and whether it is reached."""
     found = {
         (row["mode"], row["precision"]): row["speed_against_fp32"]
         for row in document["results"]
         if row["attention"] == "split"
     }
     rows = []
-    for (mode, precision), wanted in CPU_TARGETS.items():
-        speed = found[mode, precision]
-        rows.append(
-            [
-                f"{mode}, {precision}",
-                f"{wanted:g}×",
-                f"{speed['reference']:.2f}×",
-                _verdict(speed["reference"] >= wanted),
-                f"{speed['rows-sdpa']:.2f}×",
-                _verdict(speed["rows-sdpa"] >= wanted),
-            ]
-        )
+    for key, wanted in CPU_TARGETS.items():
+        row = [", ".join(key), f"{wanted:g}×"]
+        for backend in ("reference", "rows-sdpa"):
+            speed = found[key][backend]
+            row += [f"{speed:.2f}×", _verdict(speed >= wanted)]
+        rows.append(row)
     columns = [
         "", "target", "against `reference`", "", "against the harder `rows-sdpa`", "",
     ]  # fmt: skip
     return markdown_table(columns, rows)
 
 
-def _bf16_note(document: Document) -> str:
-    speed = {
-        (row["mode"], row["precision"]): row["tokens_per_second"]
-        for row in document["results"]
-        if row["attention"] == "split"
-    }
-    gain = speed["training step", "bf16"] / speed["training step", "fp32"]
-    return (
-        f"\nOn this processor bf16 makes `split` {gain:.1f} times as fast in training. How much it "
-        "can give depends on the processor: the anchors of these targets were measured on one "
-        "with matrix units (AMX), where a bf16 matrix product is six times as fast as fp32.\n"
-        + _bf16_accuracy(read(RESULTS / "precision-digit.json"))
-    )
-
-
-def _bf16_accuracy(study: Document | None) -> str:
-    """What the study of both precisions found, if it was run."""
-    if study is None:
-        return ""
-    return (
-        f"\nWhat it costs in accuracy, trained and evaluated on spoken digits:\n\n"
-        f"{claim_lines(study)}\n`{study['command']}`; [results.md](results.md) has every run.\n"
-    )
+def precision(study: Document) -> str:
+    """Return the verdicts on the accuracy of bf16."""
+    return claim_lines(study) + f"\n`{study['command']}`\n"
 
 
 def spread(document: Document) -> str:
-    """Throughput of padded, dense-mask and segment paths against the spread of lengths."""
+    """Return the throughput of the paths by the spread of lengths."""
     paths = list(dict.fromkeys(row["path"] for row in document["rows"]))
     spreads = list(dict.fromkeys(row["spread"] for row in document["rows"]))
     found = {(row["spread"], row["path"]): row for row in document["rows"]}
     rows = []
     for value in spreads:
-        cells = []
-        for path in paths:
-            row = found[value, path]
-            cells.append(f"{row['tokens_per_second']:,.0f} ({row['padding_share']:.0%})")
         segments = found[value, "segments"]
-        rows.append(
-            [f"{value:g}", str(segments["longest"]), *cells,
-             f"{segments['speed_against_padded']:.1f}×"]
-        )  # fmt: skip
-    return (
-        f"Training steps in fp32, a model 192 wide and 2 deep, {document['clips']} clips of "
-        f"{document['mean_seconds']:g} s on average; the spread is the deviation of ln(length). "
-        "Tokens/s of real tokens, in brackets the share of padding. `padded`: a clip a row, "
-        "fused attention with a mask; `dense mask`: the paper's rows of 2,048 tokens.\n\n"
-        + markdown_table(
-            ["spread", "longest clip, tokens", *paths, "segments against padded"], rows
-        )
+        cells = [
+            f"{row['tokens_per_second']:,.0f} ({row['padding_share']:.0%})"
+            for row in (found[value, path] for path in paths)
+        ]
+        gain = f"{segments['speed_against_padded']:.1f}×"
+        rows.append([f"{value:g}", str(segments["longest"]), *cells, gain])
+    return markdown_table(
+        ["spread", "longest clip, tokens", *paths, "segments against padded"], rows
     )
 
 
 def memory(document: Document) -> str:
-    """Memory kept for the backward pass, against tokens."""
+    """Return the memory kept for the backward pass, by tokens."""
     rows = [
         [
             row["clips"],
@@ -271,18 +192,11 @@ def memory(document: Document) -> str:
         ]
         for row in document["rows"]
     ]
-    return (
-        "Bytes that autograd keeps of a forward pass (fp32, 192 wide, 2 deep), counted, not timed. "
-        "With `split` they are linear in tokens, however many clips there are and however long "
-        "each is; a dense mask keeps a weight for every pair of slots in a row. (In bf16 on a CPU "
-        "`split` keeps the weights of segments of up to 1,024 tokens, because plain matrix "
-        "products are faster there.)\n\n"
-        + markdown_table(["clips", "attention", "tokens", "MB", "kB a token"], rows)
-    )
+    return markdown_table(["clips", "attention", "tokens", "MB", "kB a token"], rows)
 
 
 def epochs(document: Document) -> str:
-    """Planning an epoch by its number of clips."""
+    """Return the time of planning an epoch by its number of clips."""
     rows = [
         [
             f"{row['clips']:,}",
@@ -293,20 +207,12 @@ def epochs(document: Document) -> str:
         ]
         for row in document["rows"]
     ]
-    return (
-        "Everything that training plans for an epoch: order, views, rows of every batch "
-        f"({document['batch_clips']} clips a batch, planner `balanced`). Measured, processor time "
-        "of one thread.\n\n"
-        + markdown_table(
-            ["clips", "first batch after, s", "all batches, s", "µs a clip", "MB"], rows
-        )
-    )
+    columns = ["clips", "first batch after, s", "all batches, s", "µs a clip", "MB"]
+    return markdown_table(columns, rows)
 
 
-def planning(document: Document | None) -> str:
-    """Packing alone, from the planners' own benchmark."""
-    if document is None:
-        return ""
+def planning(document: Document) -> str:
+    """Return the time of packing alone, from the planners' own benchmark."""
     wanted = ("first-come", "balanced", "best-fit-decreasing")
     rows = [
         [
@@ -318,18 +224,11 @@ def planning(document: Document | None) -> str:
         for row in document["rows"]
         if row["planner"] in wanted and row["batch_clips"] == 48 and row["source"] == "epic-sounds"
     ]
-    return (
-        "\nPacking alone, EPIC-SOUNDS durations, 48 clips a batch (all planners: "
-        "[packing](packing.md)):\n\n"
-        + markdown_table(["clips", "planner", "plan, s", "as lists of rows, s"], rows)
-        + made_by(document)
-    )
+    return markdown_table(["clips", "planner", "plan, s", "as lists of rows, s"], rows)
 
 
-def processes(document: Document | None) -> str:
-    """Training by one and by several processes of one machine."""
-    if document is None:
-        return ""
+def processes(document: Document) -> str:
+    """Return the speed of training by one and by several processes of one machine."""
     rows = [
         [
             str(row["processes"]),
@@ -343,105 +242,45 @@ def processes(document: Document | None) -> str:
         ]
         for row in document["rows"]
     ]
-    model = document["model"]
-    return (
-        f"**Measured**: training of a `{model['size']}` model, {model['depth']} blocks, in fp32, "
-        f"{document['batch_clips']} clips of `synth` a step however many processes share them; "
-        f"torchrun, gloo, one thread each, wall time with loading; medians of {document['rounds']} "
-        f"runs each, of {document['rows'][0]['steps']:.0f} steps, in turns. Who is held up by "
-        "other programs holds up the others: the more load before (below), the less is gained.\n\n"
-        + markdown_table(
-            [
-                "processes", "s a step", "clips/s", "speed-up",
-                "summing gradients, % of a step", "waiting for the others, %",
-            ],
-            rows,
-        )
-        + made_by(document)
-        + "\n"
-    )  # fmt: skip
+    columns = [
+        "processes", "s a step", "clips/s", "speed-up",
+        "summing gradients, % of a step", "waiting for the others, %",
+    ]  # fmt: skip
+    return markdown_table(columns, rows)
 
 
 def ranks(document: Document) -> str:
-    """Measured processes, and simulated imbalance between ranks."""
+    """Return the simulated imbalance between ranks."""
     found = {(row["clips_per_rank"], row["ranks"], row["shared"]): row for row in document["rows"]}
-    sizes = list(dict.fromkeys(row["clips_per_rank"] for row in document["rows"]))
-    counts = list(dict.fromkeys(row["ranks"] for row in document["rows"]))
+    sizes = dict.fromkeys(row["clips_per_rank"] for row in document["rows"])
+    counts = dict.fromkeys(row["ranks"] for row in document["rows"])
+    ways = [(size, way) for size in sizes for way in ("in turn", "balanced")]
     rows = [
         [
             str(count),
-            *(
-                f"{100 * found[size, count, way]['mean_imbalance']:.2f}"
-                for size in sizes
-                for way in ("in turn", "balanced")
-            ),
+            *(f"{100 * found[size, count, way]['mean_imbalance']:.2f}" for size, way in ways),
         ]
         for count in counts
     ]
-    columns = [
-        "ranks",
-        *(f"{size} clips a rank, {way}" for size in sizes for way in ("in turn", "balanced")),
-    ]
-    return processes(read(FOLDER / "processes.json")) + (
-        "**Simulated**: global batches are shared out among ranks and their tokens counted; no "
-        "second process runs. A step lasts as long as its fullest rank, so the table says by how "
-        "many percent that one exceeds the mean, averaged over "
-        f"{document['steps']} steps ({document['clips']}). `in turn` deals clips in their order, "
-        "`balanced` gives the longest clip left to the rank with the fewest tokens.\n\n"
-        + markdown_table(columns, rows)
-    )
-
-
-INPUT_SETTINGS = """How batches reach the model:
-
-| Setting | Default | What it does |
-|---|---|---|
-| `train.fbank_on` | auto | `device` computes features where the model is: clips travel as one stream of samples, and the filterbank (float32), crops, masks and patches of the whole batch are made there. `host` computes them in the loader. `auto` is `device` on CUDA, `host` on a CPU |
-| `train.prefetch` | -1 | batches loaded ahead in the background where there are no `train.loader_workers`; -1 is 2 on CUDA, 0 on a CPU |
-| `train.cache_mb` | 512 | keeps log-mel frames; with `device` decoded audio |
-
-    elastictool train --recipe small_data --set train.fbank_on=device --set train.prefetch=2
-
-Either way a clip gets the same masks, to the last cell; features differ from the host's by less
-than 1e-4 after normalisation (tested on a CPU). Loading ahead and interruptions change no bit. On
-CUDA batches pass through pinned memory, and copies do not wait. Validation and `eval` are
-fed as the run's training was; `sweep`, which scores many settings from one decoding, and `predict`
-compute features on the host.
-
-"""  # noqa: E501
+    return markdown_table(["ranks", *(f"{size} clips a rank, {way}" for size, way in ways)], rows)
 
 
 def loading(document: Document) -> str:
-    """Stages of the loader, loading ahead, host against device."""
-    stages = {row["stage"]: row["ms_per_10_s"] for row in document["rows"]}
-    masks = stages["SpecAugment: generator"] + stages["SpecAugment: masks"]
-    ahead = {row["batches"]: row["seconds"] for row in document["ahead"]}
-    sides = {row["fbank_on"]: row["validation_loss"] for row in document["sides"]}
-    return (
-        INPUT_SETTINGS
-        + f"Processor time of each stage for 10 s of audio, {document['clips']} clips of "
-        f"`{document['dataset']}`:\n\n"
-        + markdown_table(
-            ["stage", "ms"], [[stage, f"{value:.2f}"] for stage, value in stages.items()]
+    """Return times of the loader's stages and of loading ahead, and the losses of both sides."""
+    stages = [[row["stage"], f"{row['ms_per_10_s']:.2f}"] for row in document["rows"]]
+    ahead = [[row["batches"], f"{row['seconds']:.2f}"] for row in document["ahead"]]
+    sides = [[f"`{row['fbank_on']}`", f"{row['validation_loss']:.6f}"] for row in document["sides"]]
+    return "\n".join(
+        (
+            markdown_table(["stage", "ms"], stages),
+            markdown_table(["batches (`train.prefetch=2`)", "wall time, s"], ahead),
+            markdown_table(["features on", "validation loss after an epoch"], sides),
         )
-        + f"\nSpecAugment is {masks / stages['host: whole clip']:.1%} of loading a clip on the "
-        f"host, {stages['SpecAugment: generator'] / masks:.0%} of that the clip's own random "
-        "generator. `device` rows are what is left to the loader where features are computed on "
-        "the device: masks, crops and edges become integers.\n\n"
-        f"Loading ahead on a CPU (`train.prefetch=2`, wall time, one thread for the model, load "
-        f"average {document['environment']['load_average']}): {ahead['when asked for']:.2f} s when "
-        f"asked for, {ahead['ahead']:.2f} s ahead, of which loading alone "
-        f"{ahead['loading alone']:.2f} s. On a core of its own it can gain what loading takes, "
-        f"{ahead['loading alone'] / ahead['when asked for']:.0%} here; what it gains beyond that "
-        "on a crowded machine it takes from others, and where the model uses all cores there is "
-        "nothing to gain. So it is off on a CPU unless asked for; on CUDA it is on.\n\n"
-        f"One epoch with features from the host and from the device ends at validation losses of "
-        f"{sides['host']:.6f} and {sides['device']:.6f}.\n"
     )
 
 
 def loader(document: Document) -> str:
-    """The loader alone against what the base model consumes."""
+    """Return the speed of the loader alone against what the base model consumes."""
     rows = [
         [
             row["contender"],
@@ -451,28 +290,11 @@ def loader(document: Document) -> str:
         ]
         for row in document["rows"]
     ]
-    return (
-        f"`elastictool bench loader`, {document['precision']} on {document['device']}, wall time "
-        "in turns; `complete` batches have features, `samples` are for a device that computes "
-        "them. The loader should deliver 3 times what the model consumes.\n\n"
-        + markdown_table(["", "clips/s", "tokens/s", "of what the model consumes"], rows)
-    )
+    return markdown_table(["", "clips/s", "tokens/s", "of what the model consumes"], rows)
 
 
 def others(document: Document) -> str:
-    """The same clips through Hugging Face's AST, which pads and cuts."""
-    model = document["model"]
-    return (
-        f"The same {document['clip_count']} clips ({document['clips']}) through models of the same "
-        f"size ({model['size']}, {model['depth']} blocks, {document['precision']}): `split` and "
-        "`reference` (the paper's padded rows) process them whole, up to 3,072 frames; "
-        "transformers' `ASTForAudioClassification`, as the AST repository's, pads or cuts each to "
-        "1,024 frames.\n\n" + others_table(document)
-    )
-
-
-def others_table(document: Document) -> str:
-    """Clips a second of each contender."""
+    """Return the clips a second of ours and of Hugging Face's AST."""
     rows = [
         [
             "training step" if row["part"] == "train" else row["part"],
@@ -486,7 +308,7 @@ def others_table(document: Document) -> str:
 
 
 def padded_rate(document: Document, part: str) -> float:
-    """Clips a second of the padded model."""
+    """Return the clips a second of Hugging Face's AST."""
     rate: float = next(
         row["clips_per_second"]
         for row in document["rows"]
@@ -496,78 +318,60 @@ def padded_rate(document: Document, part: str) -> float:
 
 
 def resize(document: Document) -> str:
-    """PI-resize against the dense pseudo-inverse."""
+    """Return the time of PI-resize and of the dense pseudo-inverse."""
     rows = [
         [
             f"16 to {row['size']}",
-            f"{row['rebuilt_ms']:.2f}",
-            f"{row['dense_ms']:.2f}",
-            f"{row['elastictool_ms']:.2f}",
+            *(f"{row[key]:.2f}" for key in ("rebuilt_ms", "dense_ms", "elastictool_ms")),
             f"{row['rebuilt_ms'] / row['elastictool_ms']:.0f}×",
+            f"{row['largest_difference']:.0e}",
         ]
         for row in document["rows"]
     ]
-    difference = max(row["largest_difference"] for row in document["rows"])
-    columns = ["patch size", "rebuilt", "dense, kept", "elastictool", "rebuilt / elastictool"]
-    return (
-        f"Milliseconds for a kernel {document['width']} wide. `rebuilt` takes the pseudo-inverse "
-        "of the whole patches' map at each call, in float32, as published code (FlexiAST, timm) "
-        "does; `dense` keeps it; elastictool keeps one small matrix an axis, from float64. Results "
-        f"differ by {difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
-    )
+    columns = ["patch size", "rebuilt, ms", "dense, kept, ms", "elastictool, ms"]
+    return markdown_table([*columns, "rebuilt / elastictool", "largest difference"], rows)
 
 
 def filterbank(document: Document) -> str:
-    """Log-mel frames against torchaudio's."""
+    """Return the time of log-mel frames and of torchaudio's."""
     rows = [
         [
             f"{row['shift_ms']:g} ms",
             f"{row['torchaudio_ms']:.2f}",
             f"{row['elastictool_ms']:.2f}",
             f"{row['ratio']:.2f}×",
+            f"{row['largest_difference']:.0e}",
         ]
         for row in document["rows"]
     ]
-    difference = max(row["largest_difference"] for row in document["rows"])
-    columns = ["frame shift", "torchaudio, ms", "elastictool, ms", "faster"]
-    return (
-        f"Log-mel frames of {document['duration_s']:g} s of audio, on one thread; values differ by "
-        f"{difference:.0e} at the most.\n\n" + markdown_table(columns, rows)
-    )
+    columns = ["frame shift", "torchaudio, ms", "elastictool, ms", "faster", "largest difference"]
+    return markdown_table(columns, rows)
 
 
 def sharing(document: Document) -> str:
-    """What spinning threads cost where other processes work too."""
+    """Return the time of a training step alone and beside other processes."""
     rows = [
         [row["waiting"], f"{row['alone_ms']:,.1f}", f"{row['beside_ms']:,.1f}"]
         for row in document["rows"]
     ]
-    return (
-        "Between small operations torch's threads wait for one another by spinning, and lose that "
-        "time where another process has the processor. `elastictool` starts with "
-        f"`{document['setting']}` (unless you set that or `OMP_WAIT_POLICY`), so that they sleep "
-        "sooner. Milliseconds of a training step of a narrow model, alone and beside one busy "
-        "process a core:\n\n"
-        + markdown_table(["threads wait as", "alone", "beside other work"], rows)
-        + "\nWhere several jobs share the machine, `OMP_NUM_THREADS=1` for each is better still.\n"
-    )
+    return markdown_table(["threads wait as", "alone, ms", "beside other work, ms"], rows)
 
 
 def gpu_section(document: Document | None) -> str:
-    """Targets and, where there are, measurements."""
+    """Return the targets and, if there are any, the measurements."""
     rows = [[target.what, target.wanted, *_found(target, document)] for target in GPU_TARGETS]
     table = markdown_table(["target (H200 class)", "wanted", "found", ""], rows)
     if document is None:
         return (
             "The CUDA paths (`varlen`, `flex`, features on the device, pinned memory, loading "
-            "ahead, compiled blocks) have been tested on a CPU only, and `elastictool doctor` says "
-            f"so.\n\n{table}\nOne command checks and measures them, and begins nothing after "
-            "seven minutes: `python -m benchmarks.gpu --json docs/results/gpu.json`; then "
-            "`python -m benchmarks.performance` fills this part in.\n"
+            "ahead, compiled\nblocks) have been tested on a CPU only, and `elastictool doctor` says "
+            f"so.\n\n{table}\nOne command checks and measures them, and begins nothing after seven "
+            "minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
+            "`python -m benchmarks.performance`\nfills this part in.\n"
         )
     parts = (_agreement(document), _gpu_loader(document), _gpu_tables(document))
     return (
-        f"{table}\nThe first two are held against the attention that `auto` takes there, "
+        f"{table}\nThe first two are of the attention that `auto` takes there, "
         f"`{document['model']['attention']}`, with compiled blocks. Source revision: "
         f"{document.get('git_revision') or 'unknown'}.\n\n"
         + "\n".join(filter(None, parts))
@@ -598,7 +402,7 @@ def _agreement(document: Document) -> str:
 
 
 def _gpu_loader(document: Document) -> str:
-    """The loader against the step, where that was measured."""
+    """Return the speed of the loader against the step, if it was measured."""
     return "".join(
         f"The loader with {row['workers']} workers delivers {row['loaded_tokens_per_second']:,.0f} "
         f"tokens/s (rendered clips, features left to the device), {row['ratio']:.1f} times what "
@@ -630,25 +434,51 @@ def _verdict(reached: bool) -> str:
     return "reached" if reached else "**missed**"
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
-    "attention": ("Attention backends on a CPU", backends),
-    "others": ("Against Hugging Face's AST", others),
-    "spread": ("Spread of lengths", spread),
-    "memory": ("Memory", memory),
-    "epochs": ("From a thousand to two million clips", epochs),
-    "ranks": ("From one to many ranks", ranks),
-    "input": ("Loading", loading),
-    "loader": ("The loader against the model", loader),
-    "fbank": ("Filterbank", filterbank),
-    "resize": ("PI-resize", resize),
-    "sharing": ("Beside other work", sharing),
+Section = Callable[[Document], str]
+SECTIONS: dict[str, tuple[Path, Section]] = {
+    "attention": (FOLDER / "attention.json", backends),
+    "others": (FOLDER / "others.json", others),
+    "spread": (FOLDER / "spread.json", spread),
+    "memory": (FOLDER / "memory.json", memory),
+    "epochs": (FOLDER / "epochs.json", epochs),
+    "planning": (RESULTS / "packing.json", planning),
+    "processes": (FOLDER / "processes.json", processes),
+    "ranks": (FOLDER / "ranks.json", ranks),
+    "input": (FOLDER / "input.json", loading),
+    "loader": (FOLDER / "loader.json", loader),
+    "fbank": (FOLDER / "fbank.json", filterbank),
+    "resize": (FOLDER / "resize.json", resize),
+    "sharing": (FOLDER / "sharing.json", sharing),
 }
+"""Measurements and their tables by the name of the markers."""
+
+
+def page() -> str:
+    """Return the page with its tables as the measurements are now."""
+    text = PAGE.read_text("utf-8")
+    for name, (file, section) in SECTIONS.items():
+        document = read(file)
+        content = "Not measured yet.\n"
+        if document is not None:
+            content = section(document) + made_by(document)
+        text = fill(text, name, content)
+    if study := read(RESULTS / "precision-digit.json"):
+        text = fill(text, "precision", precision(study))
+    return fill(text, "gpu", gpu_section(read(RESULTS / "gpu.json")))
+
+
+def read(path: Path) -> Document | None:
+    """Read a measurement; None without a file."""
+    if not path.exists():
+        return None
+    document: Document = json.loads(path.read_text("utf-8"))
+    return document
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write, or check."""
+    """Write the page, or check it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="fail if the page is stale")
     text = page()
     if not parser.parse_args(arguments).check:
         write_text(PAGE, text)

@@ -44,7 +44,7 @@ def gpu_document(**parts: Any) -> dict[str, Any]:
     return {"command": "c", "environment": environment, "errors": [], **more, **empty} | parts
 
 
-def test_targets_are_held_against_a_gpus_document() -> None:
+def test_targets_are_compared_with_a_gpus_document() -> None:
     step = {"attention": "varlen, compiled", "tokens_per_second": 1.0}
     other = step | {"attention": "flex"}
     dense = {"tokens": 8, "model_flops_utilisation": 0.1}
@@ -143,9 +143,7 @@ def test_waiting_and_summing_are_noted_apart_and_sums_stay(monkeypatch: pytest.M
     assert [len(seconds) for seconds in notes.values()] == [1, 1]
 
 
-def test_measured_processes_stand_above_simulated_ranks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_measured_processes_stand_above_simulated_ranks() -> None:
     row = {"steps": 24.0, "waiting_share": 0.0, "summing_share": 0.0, "clips_per_second": 24.0}
     both = [
         row | {"processes": 1, "seconds_per_step": 1.0, "speed_up": 1.0},
@@ -154,13 +152,10 @@ def test_measured_processes_stand_above_simulated_ranks(
     document = gpu_document(
         rows=both, model={"size": "tiny", "depth": 4}, batch_clips=24, rounds=3, command="c"
     )
-    (tmp_path / "processes.json").write_text(json.dumps(document))
-    simulated = {"rows": [], "steps": 1, "clips": "c"}
-    assert "Measured" not in performance.processes(None)
-    monkeypatch.setattr(performance, "FOLDER", tmp_path)
-    text = performance.ranks(simulated)
+    text = performance.processes(document)
     assert "| 2 | 0.50 | 24.0 | 2.00× | 3.4 | 0.0 |" in text and "| 1.00× | – | – |" in text
-    assert 0 <= text.index("**Measured**") < text.index("**Simulated**")
+    names = list(performance.SECTIONS)
+    assert names.index("processes") < names.index("ranks")
 
 
 def test_memory_kept_for_training_is_linear_in_tokens() -> None:
