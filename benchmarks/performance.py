@@ -364,9 +364,9 @@ def gpu_section(document: Document | None) -> str:
     if document is None:
         return (
             "The CUDA paths (`varlen`, `flex`, features on the device, pinned memory, loading "
-            "ahead, compiled\nblocks) have been tested on a CPU only, and `elastictool doctor` says "
-            f"so.\n\n{table}\nOne command checks and measures them, and begins nothing after seven "
-            "minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
+            "ahead, compiled\nblocks) have been tested on a CPU only, and `elastictool doctor` "
+            f"says so.\n\n{table}\nOne command checks and measures them, and begins nothing after "
+            "seven minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
             "`python -m benchmarks.performance`\nfills this part in.\n"
         )
     parts = (_agreement(document), _gpu_loader(document), _gpu_tables(document))
