@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
@@ -68,21 +69,27 @@ def test_text_goes_between_its_markers_only() -> None:
         fill(text, "y", "")
 
 
-def _run(model: str, seed: int, ways: list[dict[str, object]]) -> dict[str, object]:
-    points = [
-        {"native": native, "length_frames": 96, "positions": "interpolate"} | way
-        for way in ways
-        for native in (True, False)
-    ]
-    return {"model": model, "seed": seed, "fold": 0, "train_tokens": 4_920_000, "points": points}
+def curve(
+    own: tuple[float, float], points: dict[float, float], positions: str = "", resize: str = ""
+) -> dict[str, object]:
+    """One way of evaluating a run: (place, score) at its own setting, scores by column."""
+    return {
+        "positions": positions,
+        "resize": resize,
+        "along": "",
+        "own": [*own, 0.0, 1.0],
+        "points": [[x, value, 0.0, 1.0] for x, value in points.items()],
+    }
+
+
+def _run(model: str, seed: int, curves: list[dict[str, object]]) -> dict[str, object]:
+    about = {"model": model, "seed": seed, "fold": 0, "train_tokens": 4_920_000}
+    return about | {"curves": curves}
 
 
 def test_ways_of_evaluating_a_model_are_curves_and_a_violated_claim_says_so() -> None:
-    both = [
-        {"setting": 16.0, "resize": "pi", "along": "", "value": 0.5},
-        {"setting": 16.0, "resize": "bl", "along": "", "value": 0.25},
-    ]
-    one = [{"setting": 16.0, "resize": "pi", "along": "", "value": 0.375}]
+    both = [curve((16, y), {16: y}, resize=way) for way, y in (("pi", 0.5), ("bl", 0.25))]
+    one = [curve((16, 0.375), {16: 0.375}, resize="pi")]
     claim = {"kind": "above", "curve": "AST (PI)", "points": 0, "source": "here"}
     study = {
         "axis": "patch_size",
@@ -98,23 +105,15 @@ def test_ways_of_evaluating_a_model_are_curves_and_a_violated_claim_says_so() ->
     assert "**does not hold**" in violated
 
 
-def _sweep(axis: str, model: str, own: float, scores: dict[str, list[float]]) -> dict[str, object]:
-    """A run of three columns, with a curve for each way of fitting positions."""
-    points = [
-        {"native": native, "positions": fit, "value": value, "length_frames": x, "setting": x}
-        | ({} if axis == "length" else {"resize": "", "along": ""})
-        for fit, values in scores.items()
-        for native, x, value in [
-            (True, own, 0.9),
-            *((False, x, v) for x, v in zip((1, 2, 4), values, strict=True)),
-        ]
-    ]
-    return {"model": model, "seed": 0, "fold": 0, "train_tokens": 1, "points": points}
-
-
 def _study(axis: str, base_shift_ms: float = 0.0) -> dict[str, object]:
-    fits = {"interpolate": [0.3, 0.5, 0.6], "slice": [0.4, 0.5, 0.6]}
-    runs = [_sweep(axis, "AST-3", 3, fits), _sweep(axis, "ElasticAST", 4, {"": [0.7, 0.8, 0.9]})]
+    """Two runs of three columns, one of them with a curve for each fit of positions."""
+    fits = {"interpolate": (0.3, 0.5, 0.6), "slice": (0.4, 0.5, 0.6)}
+    places = (1, 2, 4)
+    grid = [
+        curve((3, 0.9), dict(zip(places, values, strict=True)), fit) for fit, values in fits.items()
+    ]
+    elastic = [curve((4, 0.9), dict(zip(places, (0.7, 0.8, 0.9), strict=True)))]
+    runs = [_run("AST-3", 0, grid), _run("ElasticAST", 0, elastic)]
     about = {"title": "t", "axis": axis, "columns": [1, 2, 4], "base_shift_ms": base_shift_ms}
     return {**about, "runs": runs, "baselines": [], "claims": []}
 
@@ -136,4 +135,6 @@ def test_resolutions_are_drawn_beside_their_frame_shifts_without_sliced_position
     assert not [line for line in axes.lines if "sliced" in str(line.get_label())]
     (top,) = axes.child_axes
     assert "base shift 5 ms" in top.get_xlabel()
-    assert [label.get_text() for label in top.get_xticklabels()] == ["5", "10", "20"]
+    figure.savefig(io.BytesIO())
+    left, right = top.get_xlim()
+    assert (left < 5 < right) and (left < 20 < right), "5 ms times the compressions 1 to 4"
