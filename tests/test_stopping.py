@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
+from elastictool.audio.decode import encode
 from elastictool.cli.console import print_error
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import (
@@ -30,6 +35,24 @@ def as_before() -> Iterator[None]:
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
+
+
+class Ringing(io.BytesIO):
+    """A file during whose first reading the user presses Ctrl-C."""
+
+    def readinto(self, buffer: Any) -> int:
+        self.readinto = super().readinto  # type: ignore[method-assign]
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_inside_libsndfile_is_not_reported_as_a_damaged_recording() -> None:
+    """An exception in its callbacks is printed and lost; what follows is an error of its own."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    file = Ringing(encode(noise, 16_000, "flac"))
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        soundfile.read(file)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *PATIENT])

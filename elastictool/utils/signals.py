@@ -85,10 +85,19 @@ def signals_interrupt() -> Iterator[None]:
 
     Under torchrun SIGTERM is ignored afterwards: torchrun ends all processes when one has ended.
     """
-    numbers = [*_URGENT, *(number for number in _PATIENT if number == _HANGUP)]
+    came = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
     try:
-        with _handled(numbers, signal.default_int_handler):
+        with _handled([*_URGENT, *(n for n in _PATIENT if n == _HANGUP)], interrupt):
             yield
+    except Exception as error:
+        if came and not isinstance(error, Interrupted):
+            raise KeyboardInterrupt from None  # libsndfile lost it and called the recording damaged
+        raise
     finally:
         if not launched().is_single:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
