@@ -1,4 +1,4 @@
-"""``elastictool doctor``: what this installation has, can do, and whether it computes rightly."""
+"""``elastictool doctor``: show what is installed and works, and test it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import ElasticToolError
 
 if TYPE_CHECKING:
-    from elastictool.evaluation.installation import Answer
+    from elastictool.evaluation.installation import Status
 
 RUNS_ROOT = Path("runs")
 
@@ -66,8 +66,8 @@ def _data_root() -> Path:
     return attempt(look, lambda _: Path("data"))
 
 
-def _plain(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(answer) for answer in answers]
+def _plain(statuses: Sequence[Status]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(status) for status in statuses]
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``elastictool export``: a trained model in other formats."""
+"""``elastictool export``: write a trained model in other formats."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ _SUFFIXES = {Target.onnx: ".onnx", Target.safetensors: ".safetensors", Target.hf
 
 
 def _target(to: Target | None, out: Path | None) -> tuple[Target, Path]:
-    """Format and place, each from the other where it is not given.
+    """Returns format and path, each from the other where it is not given.
 
     Raises:
-        UsageError: The ending says another format, or none: the file would be taken for it later.
+        UsageError: The path's ending stands for another format, or for none.
     """
     if out is None:
         to = to or Target.onnx

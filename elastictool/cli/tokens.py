@@ -108,7 +108,7 @@ def _edge(text: str) -> Edge:
 
 
 def _source(dataset: str, split: str, file: Path | None, stand_in: bool, clips: int) -> Durations:
-    """What the options name; without any, the latest prepared data, else the stand-in."""
+    """Returns the durations that the options name; by default those of the latest data."""
     from elastictool.evaluation import durations
 
     stand_in = stand_in or clips > 0

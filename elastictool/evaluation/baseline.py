@@ -1,4 +1,4 @@
-"""What a classifier without any sequence model reaches: the line that every table has to have.
+"""Baselines without a sequence model, for comparison in every table.
 
 Logistic regression on the mean and the deviation over time of the log-mel frames, and on the
 clip's length alone. On small data such baselines are hard to beat, so a transformer that is
@@ -44,7 +44,7 @@ def logistic_baseline(
     lengths: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Train both baselines on whole clips, test them on whole clips and on the first N frames.
+    """Trains both baselines on whole clips, tests them on whole clips and on the first N frames.
 
     Args:
         store: Prepared clips.
@@ -56,7 +56,7 @@ def logistic_baseline(
 
     Returns:
         Plain values: ``points``, a list of ``model``, ``length_frames`` (None: whole clips),
-        ``metrics`` and ``intervals``; beside them the sizes of both parts.
+        ``metrics`` and ``intervals``; and the sizes of both parts.
     """
     limits = (None, *lengths)
     with progress.task("baseline features", len(train) + len(test)) as bar:

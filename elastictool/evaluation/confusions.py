@@ -1,6 +1,6 @@
-"""The confusion matrix as a result file: its non-zero cells, so that 527 classes stay small.
+"""Write the confusion matrix as its non-zero cells, and find the largest confusions.
 
-Nothing here needs torch: figures and reports read this file and the per-class table beside it.
+The file stays small also for 527 classes. Figures and reports read it, so nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Confusion:
 
 
 def write_confusions(path: Path, matrix: npt.NDArray[np.int64], label_names: Sequence[str]) -> None:
-    """Write the (C, C) counts (row = true class), one line a cell that is not zero."""
+    """Writes the (C, C) counts (row = true class), one line for each cell that is not zero."""
     rows, columns = np.nonzero(matrix)
     write_rows(
         path,
@@ -42,7 +42,7 @@ def write_confusions(path: Path, matrix: npt.NDArray[np.int64], label_names: Seq
 def most_confused(
     matrix: npt.NDArray[np.int64], label_names: Sequence[str], count: int
 ) -> list[Confusion]:
-    """The ``count`` largest cells off the diagonal, largest first; ties in order of classes."""
+    """Returns the ``count`` largest cells off the diagonal; ties in order of classes."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]

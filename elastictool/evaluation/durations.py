@@ -1,4 +1,4 @@
-"""Where durations for token accounting come from, and how many frames they make.
+"""Read durations of clips and count their frames, for token accounting.
 
 Token accounting needs no audio, only how long each clip is: from a prepared dataset, from a CSV
 file, or from a stand-in for VoxCeleb where there is neither. Every source carries a label, so
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
 
 VOXCELEB_TRAIN_CLIPS = 138_361
-"""Clips of VoxCeleb1's identification training list."""
+"""Number of clips in VoxCeleb1's identification training list."""
 
 AST_SECONDS = 10.24
 """1,024 frames of 10 ms, the usual input of a standard AST."""
@@ -37,13 +37,13 @@ Seconds = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Durations:
-    """How long each clip is, and how we know.
+    """The durations of clips, and their source.
 
     Attributes:
         seconds: (n,) float64, in arrival order.
-        kind: Where they come from.
+        kind: Kind of the source.
         label: The source in words, for tables and figures.
-        fbank: What frames are counted by.
+        fbank: The filterbank whose frames are counted.
     """
 
     seconds: Seconds
@@ -52,7 +52,7 @@ class Durations:
     fbank: FbankConfig = field(default_factory=FbankConfig)
 
     def at_shift(self, shift_ms: float) -> Durations:
-        """The same clips with frames that far apart.
+        """Returns the same clips with another time between frames.
 
         Raises:
             UsageError: The shift is not above 0.
@@ -60,22 +60,22 @@ class Durations:
         return replace(self, fbank=replace(self.fbank, shift_ms=shift_ms))
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Durations:
-        """The ``chosen`` (n,) of the clips."""
+        """Returns the ``chosen`` (n,) of the clips."""
         return replace(self, seconds=self.seconds[chosen])
 
     def shuffled(self, seed: int) -> Durations:
-        """The same clips in a seeded random order, as training meets them."""
+        """Returns the same clips in a seeded random order, as in training."""
         order = np.random.default_rng(seed).permutation(len(self.seconds))
         return replace(self, seconds=self.seconds[order])
 
 
 def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
-    """Evenly spaced quantiles of 4 s + lognormal, capped at 30 s: a stand-in for VoxCeleb.
+    """Returns evenly spaced quantiles of 4 s + lognormal, capped at 30 s: a stand-in for VoxCeleb.
 
     Quantiles instead of draws, so that any number of clips has the distribution's own shares.
     Source: ours. The two parameters are fitted to the two shares of Table 1 (31.1 % of the
     standard AST's time is padding, 15.2 % of the audio is cut). Two numbers do not fix the shape
-    of a distribution: everything else that is counted on it is no result of VoxCeleb.
+    of a distribution: all other counts on it are no results of VoxCeleb.
     """
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.minimum(4.0 + np.exp(0.9063 + 1.1134 * ndtri(quantiles)), 30.0)
@@ -83,7 +83,7 @@ def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
 
 
 def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
-    """Durations of a prepared dataset, of one split or of all clips.
+    """Returns the durations of a prepared dataset, of one split or of all clips.
 
     Raises:
         UsageError: No clip in that split.
@@ -104,7 +104,7 @@ def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
 
 
 def read_durations(path: Path) -> Durations:
-    """Durations from a CSV file with a header.
+    """Reads durations from a CSV file with a header.
 
     The file has a column ``seconds``, or ``start_timestamp`` and ``stop_timestamp``
     (HH:MM:SS.sss) as in EPIC-SOUNDS annotations.
@@ -126,7 +126,7 @@ def read_durations(path: Path) -> Durations:
 
 
 def histogram(seconds: Seconds) -> dict[str, Any]:
-    """Counts of clips on a logarithmic axis, and what a standard AST of 10.24 s does to them."""
+    """Returns counts of clips on a logarithmic axis, and shares below and above 10.24 s."""
     low, high = float(seconds.min()), float(seconds.max())
     edges = np.geomspace(low * 0.98, max(high, low * 1.05) * 1.02, NUM_BINS + 1)
     shares = (0, 10, 50, 90, 99, 100)
@@ -144,28 +144,16 @@ def histogram(seconds: Seconds) -> dict[str, Any]:
 def num_frames_array(
     num_samples: npt.NDArray[np.int64], config: FbankConfig
 ) -> npt.NDArray[np.int64]:
-    """``FbankConfig.num_frames`` for an array of clips (n,)."""
-    last_place = num_samples - config.reach
-    step = config.shift_ms * 0.001 * config.sample_rate_hz
-    frames: npt.NDArray[np.int64] = np.floor((last_place + 0.5) / step).astype(np.int64) + 1
-    frames += _frame_place(frames, config) <= last_place
-    frames -= _frame_place(frames - 1, config) > last_place
-    frames = np.maximum(frames, config.traits.min_frames)
-    frames[(last_place < 0) | (num_samples == 0)] = 0
-    return frames
+    """Returns ``FbankConfig.num_frames`` for an array of clips (n,)."""
+    distinct, inverse = np.unique(num_samples, return_inverse=True)
+    frames = [config.num_frames(int(samples)) for samples in distinct]
+    return np.array(frames, dtype=np.int64)[inverse]
 
 
 def frames_of(durations: Durations) -> npt.NDArray[np.int64]:
-    """(n,) frames of each clip; 0 where it is too short for one."""
+    """Returns (n,) frames of each clip; 0 where it is too short for one."""
     samples = np.rint(durations.seconds * durations.fbank.sample_rate_hz).astype(np.int64)
     return num_frames_array(samples, durations.fbank)
-
-
-def _frame_place(frames: npt.NDArray[np.int64], config: FbankConfig) -> npt.NDArray[np.int64]:
-    places: npt.NDArray[np.float64] = np.floor(
-        frames * config.shift_ms * 0.001 * config.sample_rate_hz + 0.5
-    )
-    return places.astype(np.int64)
 
 
 _Reader = Iterator[list[str]]
@@ -203,6 +191,6 @@ def _duration_parser(header: list[str], path: Path) -> Callable[[list[str]], flo
 
 
 def _clock_seconds(text: str) -> float:
-    """Seconds since zero of HH:MM:SS.sss."""
+    """Returns the seconds of HH:MM:SS.sss."""
     hours, minutes, seconds = text.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -1,4 +1,4 @@
-"""Floating-point operations of a forward pass, from the configuration and token counts.
+"""Compute the floating-point operations of a forward pass from the configuration.
 
 A closed formula instead of a profiler: it costs nothing per point of a sweep, needs no model in
 memory, and counts what the model has to compute, not what a backend happens to (a dense mask
@@ -16,7 +16,7 @@ from elastictool.config import ModelConfig
 def forward_flops(
     config: ModelConfig, num_patches: int, patch_size: tuple[int, int] | None = None
 ) -> int:
-    """Operations of the forward pass of one clip.
+    """Returns the operations of the forward pass of one clip.
 
     Args:
         config: The model; ``num_classes`` 0 has no classifier.

@@ -1,8 +1,7 @@
-"""What is installed here and what of it works: the facts behind ``elastictool doctor``.
+"""Find out what is installed and what of it works, for ``elastictool doctor``.
 
-This runs on machines where something is broken, to say what. So nothing heavy is imported at the
-top, and every look at a library is taken through ``attempt``, which turns whatever it throws into
-a sentence: here, and only here, any exception is an answer and not a fault of ours.
+This runs on machines where something is broken. So nothing heavy is imported at the top, and every
+library is tried through ``attempt``, which turns any exception into a sentence.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ PACKAGES = {
     "joblib": "joblib",
     "PyYAML": "yaml",
 }
-"""Distributions that elastictool cannot do without (torchaudio apart), and how each is imported."""
+"""Required distributions (without torchaudio), and the module that each is imported by."""
 
 EXTRAS = {
     "dask": ("dask", "distributed"),
@@ -50,18 +49,18 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers",),
 }
-"""Extras of ours, and the packages that each brings."""
+"""The extras, and the packages that each brings."""
 
 _GPU_RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.json"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of one look.
+class Status:
+    """The state of one part of the installation.
 
     Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be; None where that does not matter.
+        name: The part.
+        ok: Whether it works; None where it is optional.
         text: The version, or what is wrong.
     """
 
@@ -71,7 +70,7 @@ class Answer:
 
 
 def attempt(look: Callable[[], T], otherwise: Callable[[str], T]) -> T:
-    """The result of ``look``, or of ``otherwise`` for a sentence on why it failed."""
+    """Returns the result of ``look``, or of ``otherwise`` with the reason why it failed."""
     try:
         return look()
     except Exception as error:
@@ -79,66 +78,66 @@ def attempt(look: Callable[[], T], otherwise: Callable[[str], T]) -> T:
         return otherwise(f"{type(error).__name__}: {message}")
 
 
-def versions() -> list[Answer]:
-    """Python, elastictool and what it cannot do without; each package is imported."""
-    answers = [
-        Answer("python", True, f"{platform.python_version()} on {platform.platform()}"),
-        Answer("elastictool", True, __version__),
+def versions() -> list[Status]:
+    """Returns the versions of Python, elastictool and the required packages, which it imports."""
+    statuses = [
+        Status("python", True, f"{platform.python_version()} on {platform.platform()}"),
+        Status("elastictool", True, __version__),
     ]
-    answers += [_package(name, module) for name, module in PACKAGES.items()]
-    answers.append(attempt(_libsndfile, lambda why: Answer("libsndfile", False, why)))
-    answers.append(attempt(_torchaudio, lambda why: Answer(torchaudio_compat.PACKAGE, False, why)))
-    return answers
+    statuses += [_package(name, module) for name, module in PACKAGES.items()]
+    statuses.append(attempt(_libsndfile, lambda why: Status("libsndfile", False, why)))
+    statuses.append(attempt(_torchaudio, lambda why: Status(torchaudio_compat.PACKAGE, False, why)))
+    return statuses
 
 
-def _package(name: str, module: str) -> Answer:
-    def look() -> Answer:
+def _package(name: str, module: str) -> Status:
+    def look() -> Status:
         # What the module says of itself: torch adds the build (2.11.0+cu130).
         found = getattr(importlib.import_module(module), "__version__", "")
-        return Answer(name, True, str(found) or importlib.metadata.version(name))
+        return Status(name, True, str(found) or importlib.metadata.version(name))
 
-    return attempt(look, lambda why: Answer(name, False, why))
+    return attempt(look, lambda why: Status(name, False, why))
 
 
-def _libsndfile() -> Answer:
+def _libsndfile() -> Status:
     soundfile = importlib.import_module("soundfile")
-    return Answer("libsndfile", True, str(soundfile.__libsndfile_version__))
+    return Status("libsndfile", True, str(soundfile.__libsndfile_version__))
 
 
-def _torchaudio() -> Answer:
-    """Only tests and the comparison with Kaldi's values need it: missing is no fault."""
+def _torchaudio() -> Status:
+    """torchaudio is optional: only tests and comparisons with Kaldi's values need it."""
     name = torchaudio_compat.PACKAGE
     state = torchaudio_compat.torchaudio_state()
     if state == "missing":
-        return Answer(name, None, "not installed (needed for comparisons only)")
+        return Status(name, None, "not installed (needed for comparisons only)")
     ways = {
         "native": "imported as it is",
         "extension disabled": "imported with its extension disabled, which does not load here",
     }
-    return Answer(name, True, f"{importlib.metadata.version(name)}, {ways[state]}")
+    return Status(name, True, f"{importlib.metadata.version(name)}, {ways[state]}")
 
 
-def extras() -> list[Answer]:
-    """Each extra: the versions of its packages, or what to do before it can be used."""
+def extras() -> list[Status]:
+    """Returns for each extra the versions of its packages, or how to install it."""
     return [_extra(name, packages) for name, packages in EXTRAS.items()]
 
 
-def _extra(name: str, packages: tuple[str, ...]) -> Answer:
-    def look() -> Answer:
+def _extra(name: str, packages: tuple[str, ...]) -> Status:
+    def look() -> Status:
         found = [f"{package} {importlib.metadata.version(package)}" for package in packages]
         lack = missing_extra(name, *packages)
-        return Answer(name, None if lack else True, lack or ", ".join(found))
+        return Status(name, None if lack else True, lack or ", ".join(found))
 
-    return attempt(look, lambda _: Answer(name, None, install_command(name)))
-
-
-def devices() -> list[Answer]:
-    """The processor and each CUDA device, with what they can compute."""
-    answers = [attempt(_cpu, lambda why: Answer("cpu", False, why))]
-    return answers + attempt(_cuda, lambda why: [Answer("cuda", False, why)])
+    return attempt(look, lambda _: Status(name, None, install_command(name)))
 
 
-def _cpu() -> Answer:
+def devices() -> list[Status]:
+    """Returns the processor and each CUDA device, with what they can compute."""
+    statuses = [attempt(_cpu, lambda why: Status("cpu", False, why))]
+    return statuses + attempt(_cuda, lambda why: [Status("cuda", False, why)])
+
+
+def _cpu() -> Status:
     import torch
 
     from elastictool.evaluation.bench.timing import cpu_name
@@ -147,36 +146,36 @@ def _cpu() -> Answer:
     matrices = attempt(torch.cpu._is_amx_tile_supported, lambda _: False)
     kind = "with AMX" if native and matrices else "native" if native else "emulated, slow"
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-    return Answer("cpu", True, f"{cpu_name()}, {threads}, bf16: {kind}")
+    return Status("cpu", True, f"{cpu_name()}, {threads}, bf16: {kind}")
 
 
-def _cuda() -> list[Answer]:
+def _cuda() -> list[Status]:
     import torch
 
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = f"torch is built for CUDA {built}" if built else "this torch is built without CUDA"
-        return [Answer("cuda", None, f"no CUDA device ({why})")]
+        return [Status("cuda", None, f"no CUDA device ({why})")]
     return [_gpu(index) for index in range(torch.cuda.device_count())]
 
 
-def _gpu(index: int) -> Answer:
+def _gpu(index: int) -> Status:
     import torch
 
     name = f"cuda:{index}"
 
-    def look() -> Answer:
+    def look() -> Status:
         facts = torch.cuda.get_device_properties(index)
         memory = f"{facts.total_memory / 2**30:.0f} GiB"
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
         capability = f"compute capability {facts.major}.{facts.minor}"
-        return Answer(name, True, f"{facts.name}, {memory}, {capability}, {bf16}")
+        return Status(name, True, f"{facts.name}, {memory}, {capability}, {bf16}")
 
-    return attempt(look, lambda why: Answer(name, False, why))
+    return attempt(look, lambda why: Status(name, False, why))
 
 
 def usable_devices() -> list[str]:
-    """``cpu``, and ``cuda`` where there is such a device."""
+    """Returns ``cpu``, and ``cuda`` where there is such a device."""
 
     def look() -> list[str]:
         import torch
@@ -187,7 +186,7 @@ def usable_devices() -> list[str]:
 
 
 def attention() -> list[dict[str, Any]]:
-    """For each device and type: the backend that ``auto`` takes, and why others decline."""
+    """Returns for each device and type the backend that ``auto`` takes, and why others cannot."""
     return [
         attempt(partial(_attention, device, dtype), partial(_no_attention, device, dtype))
         for device in usable_devices()
@@ -223,7 +222,7 @@ def _no_attention(device: str, dtype: str, why: str) -> dict[str, Any]:
 
 
 def cuda_evidence() -> str:
-    """What is known of the CUDA path: the committed result of ``benchmarks/gpu.py``, or none."""
+    """Returns whether a committed result of ``benchmarks/gpu.py`` verifies the CUDA path."""
     if not _GPU_RESULTS.exists():
         return "unverified: no GPU result is committed with this version"
 
@@ -236,7 +235,7 @@ def cuda_evidence() -> str:
 
 
 def _doubt(document: dict[str, Any]) -> str:
-    """Why a document does not show that the CUDA paths compute what they should; empty if it does.
+    """Returns why a document does not verify the CUDA paths; empty if it does.
 
     What was not compared, because the run ended before, shows nothing.
     """
@@ -259,7 +258,7 @@ def _verified(document: dict[str, Any]) -> str:
 
 
 def decoders() -> list[dict[str, Any]]:
-    """Each audio format, and whether what was written in it can be read here."""
+    """Returns each audio format, and whether what was written in it can be read here."""
     from elastictool.audio.formats import FORMATS, Format
 
     def look(kind: Format) -> tuple[bool | None, str]:
@@ -282,16 +281,16 @@ def decoders() -> list[dict[str, Any]]:
     return rows
 
 
-def disk(folder: Path) -> Answer:
-    """Free space where data or runs go; of a folder that is yet to come, its parent's."""
+def disk(folder: Path) -> Status:
+    """Returns the free space of a folder for data or runs, or of its parent if it is missing."""
 
-    def look() -> Answer:
+    def look() -> Status:
         place = folder.absolute()
         while not place.exists():
             place = place.parent
         usage = shutil.disk_usage(place)
         free = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
         writable = os.access(place, os.W_OK)
-        return Answer(str(folder), writable, free if writable else f"{free}, not writable")
+        return Status(str(folder), writable, free if writable else f"{free}, not writable")
 
-    return attempt(look, lambda why: Answer(str(folder), False, why))
+    return attempt(look, lambda why: Status(str(folder), False, why))

@@ -1,4 +1,4 @@
-"""Embeddings of a prepared dataset, measured: retrieval and verification.
+"""Measure embeddings of a prepared dataset: retrieval and verification.
 
 Source: ours; retrieval is the use that ElasticAST's conclusion names beyond classification.
 """
@@ -29,7 +29,7 @@ from elastictool.utils.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """How well embeddings find what belongs together.
+    """The quality of embeddings.
 
     Attributes:
         names: Clip ids.
@@ -50,8 +50,7 @@ class RetrievalResult:
     same_pairs: int
 
     def document(self) -> dict[str, Any]:
-        """For ``--json``; a value that could not be measured is null."""
-
+        """Returns plain values for JSON; a value that could not be measured is None."""
         return {
             "clips": len(self.names),
             "retrieval_map": finite(self.retrieval_map),
@@ -69,7 +68,7 @@ def measure_retrieval(
     rule: WindowRule = WindowRule(),
     progress: Progress = SILENT,
 ) -> RetrievalResult:
-    """Embed ``clips``, cut by ``rule``, and measure retrieval mAP and equal error rate.
+    """Embeds ``clips``, cut by ``rule``, and measures retrieval mAP and equal error rate.
 
     Raises:
         AudioError: A clip of the store cannot be read.

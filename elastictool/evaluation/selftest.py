@@ -1,7 +1,7 @@
-"""Does this installation compute what it should? Three checks that take two seconds.
+"""Check in two seconds that an installation computes correctly.
 
-Not a replacement for the tests: it finds a library that was built wrongly or a device that
-computes nonsense, on the user's machine.
+No replacement for the tests: it finds a broken library build or a faulty device on the user's
+machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FBANK_PEAKS = {
     35: (60, 6.8367, -13.2912),
     47: (70, 7.4950, -13.4628),
 }
-"""Of some frames of ``chirp``: the loudest mel bin, its log energy, and the mean over all bins.
+"""For some frames of ``chirp``: the loudest mel bin, its log energy, and the mean over all bins.
 
 Source: ``torchaudio.compliance.kaldi.fbank`` (a test computes them again).
 """
@@ -36,12 +36,12 @@ _FRAMES = (100, 33, 257, 16, 64)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was computed.
+    """The result of one check.
 
     Attributes:
-        name: What.
-        passed: Whether it is right.
-        detail: How far it is off, or what went wrong.
+        name: What was computed.
+        passed: Whether it is correct.
+        detail: The largest difference, or what went wrong.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Check:
 
 
 def self_test() -> list[Check]:
-    """The filterbank against stored values; on each device packed clips, and resized kernels."""
+    """Checks the filterbank, and on each device packed clips and resized kernels."""
     checks: list[tuple[str, Callable[[], Check]]] = [("filterbank", _filterbank)]
     for device in usable_devices() or ["cpu"]:
         for dtype in ("float32", "bfloat16"):
@@ -84,7 +84,7 @@ def _filterbank() -> Check:
 
 
 def _packed(name: str, device: str, dtype: str) -> Check:
-    """A tiny model on clips of several lengths: in one stream, and each alone."""
+    """Compares a tiny model's logits of clips in one stream with those of each clip alone."""
     import torch
 
     from elastictool.config import ModelConfig
@@ -111,7 +111,7 @@ def _packed(name: str, device: str, dtype: str) -> Check:
 
 
 def _resized(name: str, device: str) -> Check:
-    """Enlarged kernels on enlarged patches give the products of the kernels on the patches."""
+    """Compares enlarged kernels on enlarged patches with the kernels on the patches."""
     import torch
     import torch.nn.functional as F
 
@@ -128,14 +128,14 @@ def _resized(name: str, device: str) -> Check:
 
 
 def _fetched(values: Tensor) -> Tensor:
-    """On the host, in float64: a device that computes nonsense is not to judge itself."""
+    """Returns values on the host in float64: a faulty device must not compare its own results."""
     return values.detach().cpu().double()
 
 
 def _compared(
     name: str, found: Tensor, expected: Tensor, tolerance: float, sound: bool = True
 ) -> Check:
-    """Whether two tensors of the host agree, and are numbers at all."""
+    """Checks that two tensors on the host agree and are finite."""
     off = float((found - expected).abs().max() / expected.abs().max())
     passed = sound and math.isfinite(off) and 0 <= off < tolerance
     return Check(name, passed, f"largest relative difference {off:.1e}")

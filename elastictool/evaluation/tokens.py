@@ -1,9 +1,9 @@
-"""How many tokens a model computes on, and how many of them are padding or were cut away.
+"""Count the tokens that a model computes on, the padding among them, and the tokens cut away.
 
 Source: ElasticAST Section 3.6, Table 1 left. Padding is the share of processed tokens that are
 padding, cut the share of native tokens (after the cap on length) that the model never sees. An
 incomplete patch counts as a token wherever the edge rule keeps it. Millions of clips take
-seconds, because plans are arrays (``packing/stream.py``); a test holds these numbers to the plain
+seconds, because plans are arrays (``packing/stream.py``); a test compares them with the plain
 planners.
 """
 
@@ -23,12 +23,12 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 FLAT = "flat"
-"""Our stream without rows: every processed token belongs to a clip."""
+"""The flat stream without rows: every processed token belongs to a clip."""
 
 
 @dataclass(frozen=True)
 class TokenRule:
-    """How frames become tokens: the cap in frames, the patch (bins by frames), the last patch."""
+    """The rule from frames to tokens: cap in frames, patch side, treatment of the last patch."""
 
     max_frames: int = 3_072
     patch: int = 16
@@ -41,7 +41,7 @@ class TokenRule:
         return patches_along(self.num_mel_bins, self.patch, self.patch, self.edge)
 
     def tokens(self, num_frames: Counts) -> Counts:
-        """Tokens of clips of ``num_frames`` (n,) after the cap: ``patches_along`` on arrays."""
+        """Returns the tokens of clips of ``num_frames`` (n,) after the cap."""
         frames = np.minimum(num_frames, self.max_frames)
         incomplete = self.patch - 1 if self.edge == "pad" else 0
         columns: Counts = np.maximum((frames + incomplete) // self.patch, 1)
@@ -87,13 +87,13 @@ class TokenUse:
 
 
 def table_planners() -> list[str]:
-    """Planners of the token table: all that there are, then ``flat``."""
+    """Returns the planners of the token table: all registered ones, then ``flat``."""
     return [*known_planners(), FLAT]
 
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """What a token table compares.
+    """The models, planners and batches that a token table compares.
 
     Attributes:
         batch_sizes: Clips of a batch.
@@ -103,7 +103,7 @@ class TokenSettings:
         window: Clips among which window planners choose.
         rule: How frames become tokens.
         shift_ms: Time between frames; None is that of the durations' own filterbank.
-        seed: Draws the order of the clips; one epoch is counted, shuffled as in training.
+        seed: Seed of the order of the clips, shuffled as in training.
     """
 
     batch_sizes: Sequence[int] = (12, 24, 48)
@@ -124,7 +124,7 @@ class TokenSettings:
 
 @dataclass(frozen=True)
 class TimeShares:
-    """A standard AST's padding and cut in percent of time, where patches play no part."""
+    """A standard AST's padding and cut in percent of time instead of tokens."""
 
     model: str
     padding_percent: float
@@ -133,10 +133,10 @@ class TimeShares:
 
 @dataclass(frozen=True)
 class TokenReport:
-    """A token table and all that it depends on.
+    """A token table with all that it depends on.
 
     Attributes:
-        source: What was counted, in words.
+        source: Name of the counted clips.
         source_kind: ``prepared``, ``file`` or ``stand-in``.
         clips: Clips of one epoch.
         too_short: Clips that make no frame and are not counted.
@@ -161,7 +161,7 @@ class TokenReport:
 
 
 def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
-    """Table 1 left: standard ASTs, then each planner at each batch size, over one epoch.
+    """Counts Table 1 left: standard ASTs, then each planner at each batch size, over one epoch.
 
     Raises:
         UsageError: The frame shift is not above 0, or no clip makes a frame.
@@ -200,7 +200,7 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
 
 
 def fixed_use(native: Counts, fixed_frames: int, rule: TokenRule) -> TokenUse:
-    """A standard AST: every clip is trimmed and padded to ``fixed_frames``.
+    """Counts the tokens of a standard AST: every clip is trimmed and padded to ``fixed_frames``.
 
     Args:
         native: (n,) native tokens of each clip, after the cap.
@@ -229,7 +229,7 @@ def packed_use(
     capacity: int,
     window: int = PackingConfig.window,
 ) -> TokenUse:
-    """ElasticAST: shuffled clips packed, ``batch_clips`` a batch, nothing cut.
+    """Counts the tokens of ElasticAST: shuffled clips in packed batches, nothing cut.
 
     Args:
         native: (n,) native tokens of each clip in arrival order, after the cap.
@@ -262,7 +262,7 @@ def packed_use(
 
 
 def _time_shares(durations: Durations, fixed_frames: int, settings: TokenSettings) -> TimeShares:
-    """Shown beside the tokens because the stand-in is fitted to the published shares so."""
+    """Shares of time: the stand-in for VoxCeleb is fitted to the published ones."""
     shift_s = durations.fbank.shift_ms * 0.001
     fixed_s = fixed_frames * shift_s
     native = np.minimum(durations.seconds, settings.rule.max_frames * shift_s)

@@ -1,7 +1,7 @@
-"""What callers give as recordings, as recordings: paths, waveforms, pairs, mappings; one or many.
+"""Convert the inputs of a call to recordings: paths, waveforms, pairs, mappings; one or many.
 
-What is wrong with one waveform is noted there when its turn comes; what can never be a recording
-(bytes, open files, lists of numbers) is a mistake in the call and stops it at once.
+A fault of one waveform becomes an error of that recording; inputs that can never be recordings
+(bytes, open files, lists of numbers) are errors of the call and stop it at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from elastictool.utils.errors import UsageError
 
 Waveforms = npt.NDArray[np.floating | np.integer] | Tensor
 Given = Recording | Waveforms | tuple[Waveforms, float] | Mapping[str, Any]
-"""One recording as a caller has it; mappings hold ``array`` and ``sampling_rate``."""
+"""One recording as input; mappings hold ``array`` and ``sampling_rate``."""
 
 _FORMS = (
     "give a path, a NumPy array or tensor with sample_rate_hz=..., a pair (waveform, rate), a "
@@ -32,11 +32,11 @@ _FORMS = (
 def listed(
     given: Given | Iterable[Given], sample_rate_hz: float, own_rate_hz: int
 ) -> list[Recording]:
-    """The recordings that a caller gives.
+    """Returns the recordings that a caller gives.
 
     Args:
         given: One or many.
-        sample_rate_hz: Of waveforms that do not say it; 0 where nobody told.
+        sample_rate_hz: Rate of waveforms that do not hold it; 0 if not given.
         own_rate_hz: The model's, for the hint.
 
     Raises:
@@ -55,7 +55,7 @@ def _is_one(given: Any) -> bool:
 
 
 def _is_pair(given: Any) -> bool:
-    """(waveform, rate), as soundfile and torchaudio give it; two waveforms are a list of two."""
+    """Whether it is (waveform, rate); a pair of waveforms is a list of two."""
     return isinstance(given, tuple) and len(given) == 2 and (
         isinstance(given[0], (np.ndarray, Tensor)) and is_number(given[1])
     )  # fmt: skip
@@ -93,7 +93,7 @@ def _called(item: Any) -> str:
 
 
 def _of_mapping(item: Mapping[str, Any], name: str) -> Array:
-    """A decoded column of Hugging Face's datasets."""
+    """Returns the recording in a decoded cell of Hugging Face's datasets."""
     if not {"array", "sampling_rate"} <= item.keys():
         held = ", ".join(map(str, item)) or "nothing"
         raise UsageError(f"a mapping that holds {held} is no recording", _FORMS)

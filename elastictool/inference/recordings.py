@@ -1,8 +1,7 @@
-"""From files, folders, patterns and arrays to windows of audio at the model's rate.
+"""Cut files, folders, patterns and arrays into windows of audio at the model's rate.
 
-A recording passes in blocks and is cut into windows on the way, so hours need no more memory than
-one window. Whatever is wrong with one recording belongs to that recording: it is noted there, and
-the others go on.
+A recording is read in blocks and cut into windows on the way, so hours need no more memory than
+one window. An error of one recording does not stop the others.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ class Array:
         samples: (n,), or (n, channels) as soundfile gives it, of which the mean is taken. Floats
             in -1..1, or integers, whose full range is -1..1 (unsigned ones around its middle).
         sample_rate_hz: Their rate.
-        name: How it is called in results.
+        name: Its name in results.
 
     Raises:
-        UsageError: The rate is none.
+        UsageError: The rate is not a number above 0.
     """
 
     samples: npt.NDArray[np.floating | np.integer]
@@ -69,7 +68,7 @@ class StoredClip:
 
     @property
     def sample_rate_hz(self) -> int:
-        """Of the dataset."""
+        """Sample rate of the dataset."""
         return self.store.info.sample_rate_hz
 
     @property
@@ -82,12 +81,12 @@ Recording = str | Path | Array | StoredClip
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is a number of Python's or NumPy's, and no truth value."""
+    """Returns whether ``value`` is a Python or NumPy number and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def name_of(recording: Recording) -> str:
-    """What results call it."""
+    """Returns the name of a recording in results."""
     return recording.name if isinstance(recording, (Array, StoredClip)) else str(recording)
 
 
@@ -110,7 +109,7 @@ class Window:
 
 
 def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator[Window]:
-    """Windows of ``size`` samples, ``hop`` apart; the last may be shorter.
+    """Yields windows of ``size`` samples, ``hop`` apart; the last may be shorter.
 
     Every sample is in at least one window, and no window lies wholly within the one before it.
 
@@ -140,7 +139,7 @@ def _opened(recording: Recording) -> Iterator[tuple[float, Iterable[Waveform]]]:
 
 
 def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
-    """How many ``windows`` gives, from the recording's header; 0 where it cannot be read."""
+    """Returns the number of ``windows`` by the recording's header; 0 if it cannot be read."""
     found: tuple[int, float]
     if isinstance(recording, Array):
         found = max(np.shape(recording.samples), default=0), recording.sample_rate_hz
@@ -159,7 +158,7 @@ def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
 
 
 def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
-    """Files that the ``items`` name: files, folders (all audio below them), patterns of both.
+    """Returns the files of ``items``: files, folders (all audio below them), patterns of both.
 
     ``-`` stands for the lines of ``listed`` (standard input). A file that does not exist stays in
     the list: it is reported with the others that cannot be read. Hidden files below a folder are

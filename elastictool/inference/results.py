@@ -1,4 +1,4 @@
-"""What is said of recordings, and the rule by which they are cut: plain values, no model."""
+"""Results for recordings, and the rule by which recordings are cut into windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Values = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """What was computed for the windows of one recording.
+    """The values of the windows of one recording.
 
     Attributes:
         name: The recording.
@@ -23,7 +23,7 @@ class Windows:
         stops_s: (W,) its end.
         values: (W, C) probabilities or (W, D) embeddings.
         duration_s: Length of the recording.
-        error: Why there is nothing; empty if all is well.
+        error: Why there are no values; empty if there are.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Windows:
 
     @property
     def mean(self) -> Values:
-        """(C,) or (D,): the windows' average, weighted by their lengths.
+        """(C,) or (D,) average of the windows, weighted by their lengths.
 
         Raises:
-            AudioError: There are none, because the recording could not be used.
+            AudioError: The recording could not be used.
         """
         if self.error:
             raise AudioError(self.error)
@@ -55,8 +55,8 @@ class Prediction:
         name: The recording.
         labels: (name, probability), the likeliest first; empty where there is an error.
         duration_s: Length of the recording.
-        windows: Probabilities over time; not compared where predictions are.
-        error: Why there are no labels; empty if all is well.
+        windows: Probabilities over time; ignored in comparisons.
+        error: Why there are no labels; empty if there are.
         decided: Multi-label models: the classes whose probability reaches their threshold, in the
             order of the classes; empty for others.
     """
@@ -74,7 +74,7 @@ class WindowRule:
     """Length and distance of windows in seconds; 0 takes recordings whole as far as possible.
 
     Raises:
-        UsageError: Windows would leave gaps, or the numbers are none.
+        UsageError: Windows would leave gaps, or a number is not valid.
     """
 
     window_s: float = 0.0
@@ -84,12 +84,12 @@ class WindowRule:
         sound = math.isfinite(self.window_s) and 0 <= self.hop_s <= self.window_s
         if not sound:
             raise UsageError(
-                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart, leave gaps or are none",
+                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart, leave gaps or are invalid",
                 "for example: --window 10 --hop 5",
             )
 
 
 def rounded_down(seconds: float, digits: int) -> str:
-    """Seconds as text that names no more than there are."""
+    """Returns seconds as text, rounded down."""
     scale = 10**digits
     return f"{math.floor(seconds * scale) / scale:.{digits}f}"

@@ -1,8 +1,7 @@
-"""Bootstrap intervals over clips: how much of a difference is the luck of the test set.
+"""Bootstrap intervals over clips, which measure the chance in the choice of the test set.
 
-A resample is a weight per clip (how often it was drawn), so every metric of a resample is a
-weighted one and a block of resamples is computed in one go; nothing is sorted twice. The
-intervals say nothing about the luck of the training seed: that takes several runs.
+A resample is a weight per clip (see ``weighted.py``). The intervals do not cover the chance in the
+training seed: that takes several runs.
 
 Shares (top-1, F1) get percentile intervals. mAP and mAUC do not: a resample draws some positives
 twice, which flatters AP, and loses the only positive of a rare class, so that the resamples lie
@@ -41,7 +40,7 @@ BLOCK_WEIGHTS = 2_000_000
 
 
 class Interval(NamedTuple):
-    """From low to high."""
+    """The ends of an interval."""
 
     low: float
     high: float

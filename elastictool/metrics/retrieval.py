@@ -1,8 +1,8 @@
-"""How well embeddings find what belongs together: retrieval mAP and equal error rate.
+"""Metrics of embeddings: retrieval mAP and equal error rate.
 
-Both need no classifier: the first asks whether the nearest clips are of the query's class, the
-second whether one threshold on the similarity tells pairs of one class from pairs of two (speaker
-verification).
+Neither needs a classifier. The first measures whether the nearest clips are of the query's class,
+the second whether one threshold on the similarity separates pairs of one class from pairs of two
+(speaker verification).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROWS_AT_ONCE = 256
 
 
 def retrieval_map(vectors: Vectors, labels: Labels) -> tuple[float, int]:
-    """Mean average precision of each clip as a query among all others.
+    """Returns the mean average precision of each clip as a query among all others.
 
     Args:
         vectors: (n, D), compared by cosine.
@@ -43,7 +43,7 @@ def retrieval_map(vectors: Vectors, labels: Labels) -> tuple[float, int]:
 
 
 def equal_error_rate(similarities: npt.NDArray[np.floating], same: Labels) -> float:
-    """Rate at which as many different pairs are accepted as same pairs are refused.
+    """Returns the rate at which different pairs are accepted as often as same pairs are rejected.
 
     Args:
         similarities: (p,) of the pairs.
@@ -72,7 +72,7 @@ def equal_error_rate(similarities: npt.NDArray[np.floating], same: Labels) -> fl
 def verification_pairs(
     labels: Labels, most: int = 200_000, seed: int = 0
 ) -> tuple[npt.NDArray[np.int64], Labels]:
-    """Pairs of clips, and whether they share a class.
+    """Returns pairs of clips, and whether they share a class.
 
     Returns:
         (p, 2) indices and (p,) bool: all pairs where there are at most ``most``, else as many
@@ -98,14 +98,14 @@ def verification_pairs(
 
 
 def pair_similarities(vectors: Vectors, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """(p,) cosines of the pairs."""
+    """Returns (p,) cosines of the pairs."""
     units = unit(vectors)
     parts = np.array_split(pairs, max(1, len(pairs) // 100_000))
     return np.concatenate([np.einsum("pd,pd->p", units[p[:, 0]], units[p[:, 1]]) for p in parts])
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Rows of length 1; a row of zeros stays zero."""
+    """Returns the vectors with length 1; zeros stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return scaled

@@ -1,8 +1,8 @@
-"""From probabilities to decisions: one threshold a class, and the F1 that they reach.
+"""Choose one threshold a class for multi-label decisions, and compute their F1.
 
 mAP and AUC rank clips and need no threshold; a user of a multi-label model needs one for each
-class. ``best_thresholds`` chooses them, ``f1_scores`` judges them, and the two are apart because
-they must see different clips: F1 at thresholds that were chosen on the same clips is flattered.
+class. ``best_thresholds`` chooses them and ``f1_scores`` measures decisions; they are separate
+because F1 on the clips that chose the thresholds is too high.
 A class without positives has no best threshold and no F1; it is left out and counted.
 """
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 from elastictool.metrics.weighted import Array, Labels, check_scores, class_mean, ratio
 
 DEFAULT_THRESHOLD = 0.5
-"""Of a class whose threshold could not be chosen."""
+"""Threshold of a class for which none could be chosen."""
 
 
 @dataclass(frozen=True)
 class F1Scores:
-    """How good a set of decisions is.
+    """The scores of a set of decisions.
 
     Attributes:
         values: ``F1_LABELS`` names to values in 0..1; NaN where nothing could be scored. Micro
@@ -37,11 +37,10 @@ class F1Scores:
 
 
 def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Array:
-    """(C,) thresholds that maximise each class's F1 on these clips; NaN without positives.
+    """Returns (C,) thresholds that maximise each class's F1 on these clips; NaN without positives.
 
-    A threshold lies halfway between the scores that it parts. Of several with the same F1 the
-    one nearest to 0.5 is taken: with few positives many are equal, and there is no reason to go
-    far for nothing.
+    A threshold lies halfway between the scores that it separates. Of several with the same F1,
+    which few positives make likely, the one nearest to 0.5 is taken.
 
     Args:
         probabilities: (S, C) in 0..1.
@@ -75,13 +74,13 @@ def _halfway(above: Array, below: Array) -> Array:
 
 
 def filled(thresholds: npt.ArrayLike) -> Array:
-    """``thresholds`` with ``DEFAULT_THRESHOLD`` where none could be chosen (NaN)."""
+    """Returns ``thresholds`` with ``DEFAULT_THRESHOLD`` where none could be chosen (NaN)."""
     values = np.asarray(thresholds, dtype=np.float64)
     return np.where(np.isnan(values), DEFAULT_THRESHOLD, values)
 
 
 def decide(probabilities: npt.ArrayLike, thresholds: npt.ArrayLike) -> Labels:
-    """(S, C) decisions: a clip has a class if its probability reaches the class's threshold.
+    """Returns (S, C) decisions: a clip has a class if its probability reaches the threshold.
 
     Args:
         probabilities: (S, C) in 0..1.
@@ -92,7 +91,7 @@ def decide(probabilities: npt.ArrayLike, thresholds: npt.ArrayLike) -> Labels:
 
 
 def f1_scores(decisions: npt.ArrayLike, targets: npt.ArrayLike) -> F1Scores:
-    """Micro and macro F1 of (S, C) decisions against (S, C) multi-hot targets.
+    """Returns micro and macro F1 of (S, C) decisions against (S, C) multi-hot targets.
 
     Wrong decisions for a class without positives lower the micro values; the macro mean leaves
     such a class out, because no decision could score there.

@@ -1,1 +1,1 @@
-"""Speed and memory of the parts, measured where the user is: ``elastictool bench``."""
+"""Measure speed and memory of the parts on the user's machine: ``elastictool bench``."""

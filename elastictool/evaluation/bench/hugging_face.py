@@ -1,7 +1,7 @@
-"""Hugging Face's AST over the same clips, padded or cut to its fixed input length.
+"""Measure Hugging Face's AST on the same clips, padded or cut to its fixed input length.
 
-The comparison is the one a user has to make: the same clips through a model of the same size. The
-padded model processes the same 1,024 frames for every clip, and loses what is beyond them.
+Both models have the same size. The padded model processes 1,024 frames for every clip and loses
+what is beyond them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = f"HF AST-{FIXED_FRAMES}"
 
 
 def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Callable[[], object]]:
-    """One pass over the workload's clips with transformers' model, by name.
+    """Returns a call, by name, that passes the workload's clips through transformers' model.
 
     Raises:
         ElasticToolError: transformers is not installed, or broken.

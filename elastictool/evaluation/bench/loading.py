@@ -1,4 +1,4 @@
-"""What the loader alone delivers, against what a model in training consumes on the same machine.
+"""Compare what the loader delivers with what a model in training consumes.
 
 A loader that is no faster than the model leaves it waiting whenever the machine has a bad moment,
 so it should deliver several times what is consumed. Both are measured in turns within one run,
@@ -33,9 +33,9 @@ from elastictool.packing.batching import batch_starts
 from elastictool.utils.errors import ElasticToolError
 
 CUDA_TOKENS = 65_536
-"""Tokens of a batch on CUDA."""
+"""Tokens in a batch on CUDA."""
 WANTED_RATIO = 3.0
-"""The loader should deliver so many times what the model consumes."""
+"""Ratio of delivered to consumed tokens that leaves no model waiting."""
 _BATCHES_A_WORKER = 4
 _PASS_S = 3.0
 _STEPS = 2
@@ -43,7 +43,7 @@ _STEPS = 2
 
 @dataclass(frozen=True)
 class Way:
-    """One way to load.
+    """A way to load batches.
 
     Attributes:
         workers: Loader processes.
@@ -56,7 +56,7 @@ class Way:
 
     @property
     def label(self) -> str:
-        """For the table."""
+        """Its name in the table."""
         who = f"{self.workers} workers" if self.workers else "in the training process"
         return f"{'samples' if self.on_device else 'complete'}, {who}"
 
@@ -64,7 +64,7 @@ class Way:
 def plan_batches(
     dataset: ClipDataset, packing: PackingConfig, workers: Sequence[int]
 ) -> list[BatchPlan]:
-    """All clips in their order, and again until there is work for the workers beyond a start.
+    """Plans batches of all clips, repeated until every worker has several batches.
 
     Args:
         dataset: Its clips.
@@ -92,7 +92,7 @@ def measure_loader(
     config: ModelConfig,
     workers: Sequence[int],
 ) -> list[Row]:
-    """A row for the model, and one for each way to load.
+    """Returns a row for the model, and one for each way to load.
 
     Args:
         bench: How to measure.
@@ -125,7 +125,7 @@ def measure_loader(
 
 
 class _Consumer:
-    """Training steps on batches that are there already."""
+    """Training steps on batches in memory."""
 
     def __init__(
         self, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], config: ModelConfig
@@ -150,7 +150,7 @@ class _Consumer:
         return sum(batch.layout.num_tokens for batch in self.batches)
 
     def step(self) -> float:
-        """Seconds of a step on each of the batches."""
+        """Returns the seconds of a step on each of the batches."""
         wait_for_device()
         begin = time.perf_counter()
         run_model(self.bench, self.model, "auto", self.batches, self.optimizer)
@@ -161,10 +161,10 @@ class _Consumer:
 def one_pass(
     way: Way, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], prefix_tokens: int
 ) -> tuple[float, float]:
-    """(clips, tokens) a second over the plans once, or a few seconds of them.
+    """Returns (clips, tokens) per second over the plans once, for a few seconds at most.
 
-    From each worker's first batch on: starting workers takes time once, not for each batch, and
-    the first batches of all come at one time, for the price of one.
+    Counted from each worker's first batch on: workers start once, not for each batch, and their
+    first batches arrive together.
     """
     feed = DeviceTransfer(bench.device, way.on_device)
     loaded = load_undelivered(plans, dataset, prefix_tokens, False, way.workers, feed=feed)

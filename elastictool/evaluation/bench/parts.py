@@ -1,4 +1,4 @@
-"""The measurements of ``elastictool bench``, one function a part, each returning rows of a table.
+"""The measurements of ``elastictool bench``: one function a part, which returns table rows.
 
 Contenders of a part take turns within one run, and each row names its ratio to the part's
 baseline: ratios carry over to other machines, times do not.
@@ -54,7 +54,7 @@ class Bench:
 
 
 def attention_backends(bench: Bench) -> list[str]:
-    """The backends that can train here, the fastest first and ``reference`` last."""
+    """Returns the backends that can train here, the fastest first and ``reference`` last."""
     inputs = AttentionInputs(bench.device, bench.dtype)
     able = [name for name in FASTEST_FIRST if not ATTENTION[name].unsupported(inputs)]
     return [*able, "reference"]
@@ -66,11 +66,11 @@ def measure_model(
     training: bool,
     others: Mapping[str, Callable[[], object]] | None = None,
 ) -> list[Row]:
-    """A training step, or inference, of the whole model with each attention backend.
+    """Measures a training step, or inference, of the whole model with each attention backend.
 
     Args:
         bench: How to measure.
-        workload: What on.
+        workload: Clips and model.
         training: Forward, backward and update; else forward only.
         others: More contenders over the same clips, for example Hugging Face's model.
     """
@@ -113,7 +113,7 @@ def run_model(
     batches: list[PackedBatch],
     optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """One pass over ``batches``; with an optimiser, a training step on each."""
+    """Runs one pass over ``batches``; with an optimiser, a training step on each."""
     model.attention = attention
     model.train(optimizer is not None)
     for batch in batches:
@@ -125,10 +125,10 @@ def run_model(
 
 
 def ready_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam whose states are there: made in the first step, they would count as its memory.
+    """Returns Adam with its states allocated, which would else count as memory of the first step.
 
-    A call of each contender would make them too, but on a CPU leaves its memory with the process,
-    where the growth of that is what is measured.
+    A warm-up call would allocate them too, but on a CPU its memory stays with the process, whose
+    growth is measured.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     for parameter in model.parameters():
@@ -139,14 +139,14 @@ def ready_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def step(logits: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Backward and update for a loss that costs nothing."""
+    """Runs backward and update for a loss without cost."""
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(logits.float().logsumexp(dim=1).mean())
     optimizer.step()
 
 
 def measure_attention(bench: Bench, workload: Workload) -> list[Row]:
-    """Attention alone, forward and backward, on the batches' layouts; baseline ``reference``."""
+    """Measures attention alone, forward and backward; the baseline is ``reference``."""
     width, heads = workload.model.width, workload.model.heads
     calls: dict[str, Callable[[], object]] = {}
     for name in attention_backends(bench):
@@ -184,7 +184,7 @@ def _attend_all(name: str, streams: list[Tensor], layouts: list[Any]) -> None:
 
 
 def measure_planners(workload: Workload) -> list[Row]:
-    """Planning time and padding of each planner over the workload's clips."""
+    """Measures planning time and padding of each planner over the workload's clips."""
     tokens = np.array(workload.tokens, dtype=np.int64)
     rows: list[Row] = []
     for name in known_planners():
@@ -209,7 +209,7 @@ def measure_planners(workload: Workload) -> list[Row]:
 
 
 def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
-    """Our filterbank on the device, and on a CPU against torchaudio's."""
+    """Measures the filterbank on the device, and on a CPU in comparison with torchaudio's."""
     config = FbankConfig()
     waveform = 0.1 * torch.randn(round(duration_s * config.sample_rate_hz))
     moved = waveform.to(bench.device)

@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns in one process, and medians are compared.
+"""Time contenders fairly: they take turns in one process, and medians are compared.
 
 Machines drift (frequency, neighbours), so runs of A then runs of B measure the drift; turn by
 turn both see the same machine. Ratios of the medians carry over to other machines, times do not.
@@ -30,7 +30,7 @@ def interleaved(
     warmup_rounds: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of one call of each contender.
+    """Returns the median seconds of one call of each contender.
 
     Args:
         contenders: Calls to time, by name.
@@ -53,7 +53,7 @@ def interleaved(
 
 
 def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | None:
-    """Memory that ``call`` needs at its peak beyond what is held before it; None if unknown.
+    """Returns the peak memory of ``call`` beyond what is held before it; None if unknown.
 
     On CUDA what torch allocates; on a CPU under Linux the growth of the resident set.
     """
@@ -75,14 +75,14 @@ def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | 
 
 
 def _give_memory_back() -> None:
-    """What the allocator keeps from earlier calls would be taken again without being counted."""
+    """Frees what the allocator keeps from earlier calls, whose reuse would not be counted."""
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc has it; others keep less
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:
-    """Operations per second of a large square matrix product, the best of several."""
+    """Returns the operations per second of a large square matrix product, the best of several."""
     size = size or (8_192 if device.type == "cuda" else 1_536)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = math.inf
@@ -96,7 +96,7 @@ def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0)
 
 
 def environment() -> dict[str, Any]:
-    """What a reader has to know about where a measurement was made."""
+    """Returns the versions and hardware of a measurement."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
@@ -110,7 +110,7 @@ def environment() -> dict[str, Any]:
 
 
 def wait_for_device() -> None:
-    """Until all that CUDA has been given is done; nothing on a CPU."""
+    """Waits until CUDA has finished all its work; does nothing on a CPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -121,7 +121,7 @@ def _resident_mb(field: str) -> float:
 
 
 def cpu_name() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """Returns the processor's name if known, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the measurements run on: random clips of realistic lengths, and a model of a named size.
+"""Workloads of the measurements: random clips of realistic lengths and a model.
 
 Speed depends on how long clips are and how they differ, so the lengths come from a file of
 durations or from a stated stand-in; values do not matter, so the spectrograms are random.
@@ -45,7 +45,7 @@ class Workload:
 
     @property
     def flops(self) -> int:
-        """Operations of one forward pass over all clips."""
+        """Operations of a forward pass over all clips."""
         return sum(forward_flops(self.model, tokens) for tokens in self.tokens)
 
     @property
@@ -55,12 +55,12 @@ class Workload:
         return tuple(rule.tokens(np.array(self.frames, dtype=np.int64)).tolist())
 
     def build_model(self, attention: str = "auto") -> SpectrogramTransformer:
-        """The model with the weights of a fixed seed."""
+        """Builds the model with the weights of a fixed seed."""
         torch.manual_seed(0)
         return SpectrogramTransformer(self.model, attention)
 
     def batches(self, padded_rows: bool, multiple: int = 1) -> list[PackedBatch]:
-        """All clips as packed batches of random spectrograms, the same for both kinds of rows.
+        """Returns all clips as packed batches of random spectrograms.
 
         Args:
             padded_rows: Lay them out as padded rows.
@@ -95,14 +95,14 @@ class Workload:
 
 
 def epic_like(num_clips: int) -> Durations:
-    """Lognormal quantiles in a fixed random order: a stand-in for EPIC-SOUNDS."""
+    """Returns lognormal quantiles in a fixed random order: a stand-in for EPIC-SOUNDS."""
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.exp(LOG_SECONDS_MEAN + LOG_SECONDS_STD * ndtri(quantiles))
     return Durations(seconds, "stand-in", "lognormal stand-in for EPIC-SOUNDS").shuffled(0)
 
 
 def sample(durations: Durations, num_clips: int) -> Durations:
-    """``num_clips`` evenly spaced quantiles of ``durations``, in a fixed random order."""
+    """Returns ``num_clips`` evenly spaced quantiles of ``durations``, in a fixed random order."""
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     return replace(durations, seconds=np.quantile(durations.seconds, quantiles)).shuffled(0)
 
@@ -114,7 +114,7 @@ def build_workload(
     packing: PackingConfig | None = None,
     classes: int = 527,
 ) -> Workload:
-    """The elastic model of a named size over clips of these durations.
+    """Returns the elastic model of a named size with clips of these durations.
 
     Raises:
         KeyError: No such size.
