@@ -84,7 +84,7 @@ class WindowRule:
         sound = math.isfinite(self.window_s) and 0 <= self.hop_s <= self.window_s
         if not sound:
             raise UsageError(
-                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart, leave gaps or are invalid",
+                f"windows of {self.window_s:g} s, {self.hop_s:g} s apart leave gaps or are invalid",
                 "for example: --window 10 --hop 5",
             )
 
