@@ -116,7 +116,7 @@ def _model(
     width = need(tensors, "v.cls_token", "1, 1, D").shape[-1]
     num_classes = classes(tensors, "mlp_head.1.weight")
     return ModelConfig(
-        **encoder(tensors, r"v\.blocks\.(\d+)\.", "v.blocks.0.mlp.fc1.weight", width, init),
+        **encoder(tensors, "v.blocks", width, init),
         preset="ast",
         patch_size=patch,
         patch_stride=grid.stride,

@@ -33,9 +33,8 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
             f"patches of {values} values are not square: their size cannot be inferred",
             "published ElasticASTs have 16x16 patches, 256 values",
         )
-    fc1 = "blocks.modules_list.0.mlp.fc1.weight"
     model = ModelConfig(
-        **encoder(tensors, r"blocks\.modules_list\.(\d+)\.", fc1, width, init),
+        **encoder(tensors, "blocks.modules_list", width, init),
         preset="elasticast",
         num_mel_bins=len(frequency) * side,
         patch_size=(side, side),

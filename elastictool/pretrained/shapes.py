@@ -88,19 +88,23 @@ def conv_patch(tensors: Tensors, key: str) -> Size:
     return frequency, time
 
 
-def encoder(
-    tensors: Tensors, blocks: str, fc1: str, width: int, init: InitConfig
-) -> dict[str, Any]:
+def encoder(tensors: Tensors, blocks: str, width: int, init: InitConfig) -> dict[str, Any]:
     """Returns width, depth, heads and MLP ratio for a ``ModelConfig``.
+
+    Args:
+        tensors: The file's, whose blocks are ``BLOCKS.0``, ``BLOCKS.1``, ...
+        blocks: What stands for ``BLOCKS``.
+        width: Features of a token.
+        init: Its ``heads``, where set.
 
     Raises:
         CheckpointError: The number of heads cannot be inferred, or blocks are missing.
     """
     return {
         "width": width,
-        "depth": number_of_blocks(tensors, blocks),
+        "depth": number_of_blocks(tensors, rf"{re.escape(blocks)}\.(\d+)\."),
         "heads": _heads(width, init.heads),
-        "mlp_ratio": need(tensors, fc1, "4D, D").shape[0] / width,
+        "mlp_ratio": need(tensors, f"{blocks}.0.mlp.fc1.weight", "4D, D").shape[0] / width,
     }
 
 

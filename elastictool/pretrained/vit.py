@@ -32,7 +32,7 @@ from elastictool.pretrained.source import Source
 
 def _describe_timm(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     width = need(tensors, "pos_embed", POSITION_AXES).shape[2]
-    body = encoder(tensors, r"blocks\.(\d+)\.", "blocks.0.mlp.fc1.weight", width, init)
+    body = encoder(tensors, "blocks", width, init)
     names = ("patch_embed.proj", "pos_embed", "dist_token", "head")
     config = _picture(body | {"norm_eps": 1e-6}, tensors, *names)
     return Described(config, notes=heads_note(config.model, init))
