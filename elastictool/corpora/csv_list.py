@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from elastictool.corpora.base import (
@@ -19,16 +20,13 @@ from elastictool.corpora.base import (
     Corpus,
     CorpusOptions,
     Listing,
-    MissingClip,
     SourceClip,
-    ordered_labels,
     source_files,
-    stratified_split,
 )
 from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.listing import is_there
+from elastictool.corpora.listing import is_there, own_data
 from elastictool.corpora.tables import Columns, Row, Table
-from elastictool.corpora.warnings import drawn_split, files_of_several_groups, repeated_slices
+from elastictool.corpora.warnings import files_of_several_groups, repeated_slices
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import open_text
 from elastictool.utils.registry import nearest_hint
@@ -41,7 +39,6 @@ COLUMNS = Columns(
     aliases={"end": "stop"},
     whole=False,
 )
-_DRAWN = "no split column: drew 80/10/10 by label with seed {}"
 _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
 """pandas writes 2.0 for 2 in a column that lacks a number somewhere."""
 
@@ -75,43 +72,34 @@ class CsvList(Corpus):
             raise UsageError(f"no {TABLE_NAME} in {root}", self.describe())
         table = Table.open(path, COLUMNS)
         clips, warnings = _read_clips(table)
-        label_names = _label_names(path.parent / LABELS_NAME, clips)
-        files = source_files(clips, path.parent)
+        folder = path.parent
         is_drawn = "split" not in table.names and not any(clip.fold for clip in clips)
-        if is_drawn:
-            clips = stratified_split(clips, options.seed, files)
-        found, missing = [], []
-        for clip in clips:
-            if is_there(path.parent / clip.path):
-                found.append(clip)
-            else:
-                missing.append(MissingClip(clip.id, clip.path, clip.split))
-        if is_drawn and found:
-            warnings.insert(0, drawn_split("no split column", "label", found, options.seed))
-        warnings += [*repeated_slices(found, files), *files_of_several_groups(found, files)]
-        return Listing(
-            name=path.resolve().parent.name if path.name == TABLE_NAME else path.stem,
-            root=path.parent,
-            clips=found,
-            label_names=label_names,
-            multi_label=any(len(clip.labels) > 1 for clip in clips),
-            missing=missing,
-            warnings=warnings,
-            drawn=_DRAWN.format(options.seed) if is_drawn else "",
+        listing = own_data(
+            path.resolve().parent.name if path.name == TABLE_NAME else path.stem,
+            folder,
+            clips,
+            lambda name: is_there(folder / name),
+            "no split column: by label" if is_drawn else "",
+            options.seed,
         )
+        if (folder / LABELS_NAME).is_file():
+            listing.label_names = _label_names(folder / LABELS_NAME, listing.label_names)
+        files = source_files(listing.clips, folder)
+        listing.warnings += [
+            *warnings,
+            *repeated_slices(listing.clips, files),
+            *files_of_several_groups(listing.clips, files),
+        ]
+        return listing
 
 
-def _label_names(path: Path, clips: list[SourceClip]) -> list[str]:
-    """Returns labels in the order of the file at ``path``, if it is there; some may be unused."""
-    used = [label for clip in clips for label in clip.labels]
-    if not path.is_file():
-        return ordered_labels(used)
+def _label_names(path: Path, used: Sequence[str]) -> list[str]:
+    """Returns the labels that ``path`` lists, one a line; some may be unused."""
     with open_text(path) as file:
         lines = file.read().splitlines()
     names = list(dict.fromkeys(stripped for line in lines if (stripped := line.strip())))
-    known = set(names)
     for label in used:
-        if label not in known:
+        if label not in names:
             raise UsageError(
                 f"{path} does not list the label {label!r}", nearest_hint(label, names)
             )

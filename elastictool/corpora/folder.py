@@ -20,13 +20,10 @@ from elastictool.corpora.base import (
     Corpus,
     CorpusOptions,
     Listing,
-    MissingClip,
     SourceClip,
-    ordered_labels,
-    source_files,
-    stratified_split,
 )
-from elastictool.corpora.warnings import drawn_split, some_of
+from elastictool.corpora.listing import own_data
+from elastictool.corpora.warnings import some_of
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import (
     ARCHIVE_LEAVINGS,
@@ -39,7 +36,6 @@ from elastictool.utils.io import (
 )
 
 _PREPARED = (INFO_NAME, f"{PROGRESS_FOLDER}/{LOCK_NAME}")
-_DRAWN = "no split folders: drew 80/10/10 by class with seed {}"
 
 
 class Folder(Corpus):
@@ -64,29 +60,28 @@ class Folder(Corpus):
         tree = _Tree.read(root)
         splits = _split_folders(root, tree.files)
         clips, loose = _clips(tree.files, splits)
-        left_out = [*_left_out(loose), *tree.warnings()]
+        left_out = tree.warnings()
+        if loose:
+            files = "audio file is" if len(loose) == 1 else "audio files are"
+            some = f"{some_of(loose)} (left out)"
+            left_out.insert(0, f"{len(loose)} {files} in no class folder: {some}")
         if not clips:
             lying = "; ".join(left_out)
             raise UsageError(
                 f"no audio files in class folders under {root}{lying and f' ({lying})'}",
                 self.describe(),
             )
-        if not splits:
-            clips = stratified_split(clips, options.seed, source_files(clips, root))
         broken = {file.path for file in tree.files if not file.is_there}
-        found = [clip for clip in clips if clip.path not in broken]
-        gone = [clip for clip in clips if clip.path in broken]
-        why = "no split folders"
-        drawn = [] if splits else [drawn_split(why, "class", found, options.seed)]
-        return Listing(
-            name=root.resolve().name,
-            root=root,
-            clips=found,
-            label_names=ordered_labels([clip.labels[0] for clip in clips]),
-            missing=[MissingClip(clip.id, clip.path, clip.split) for clip in gone],
-            warnings=[*drawn, *left_out],
-            drawn="" if splits else _DRAWN.format(options.seed),
+        listing = own_data(
+            root.resolve().name,
+            root,
+            clips,
+            lambda path: path not in broken,
+            "" if splits else "no split folders: by class",
+            options.seed,
         )
+        listing.warnings += left_out
+        return listing
 
 
 @dataclass
@@ -181,14 +176,6 @@ def _clips(
             split = splits.get(parts[0], "train")
             clips.append(SourceClip(path, path, None, None, (parts[above - 1],), split))
     return clips, loose
-
-
-def _left_out(loose: list[str]) -> list[str]:
-    """A warning on audio files above the class folders, if there are any."""
-    if not loose:
-        return []
-    files = "audio file is" if len(loose) == 1 else "audio files are"
-    return [f"{len(loose)} {files} in no class folder: {some_of(loose)} (left out)"]
 
 
 CORPORA.register("folder")(Folder())

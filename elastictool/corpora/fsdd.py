@@ -7,7 +7,6 @@ It is not disjoint in speakers, so clips carry no group.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +77,11 @@ class Fsdd(Corpus):
             clips=clips,
             label_names=sorted({label for clip in clips for label in clip.labels}),
             expected=dict(_EXPECTED),
-            warnings=_strangers([path for match, path in named if not match]),
         )
+        if others := [path for match, path in named if not match]:
+            listing.warnings.append(
+                f"{len(others)} files with other names left out: {some_of(others)}"
+            )
         listing.warnings += index.warnings(listing)
         return listing
 
@@ -88,11 +90,6 @@ class Fsdd(Corpus):
         name = f"fsdd-{VERSION}.tar.gz"
         wanted = ("recordings/*.wav",)
         fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
-
-
-def _strangers(paths: Sequence[str]) -> list[str]:
-    """Returns a warning on recordings with other names."""
-    return [f"{len(paths)} files with other names left out: {some_of(paths)}"] if paths else []
 
 
 def _clip(match: re.Match[str], path: str, task: str) -> SourceClip:

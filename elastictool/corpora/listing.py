@@ -15,9 +15,16 @@ from pathlib import Path
 
 from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS, MEMBER_SUFFIXES
 from elastictool.audio.reader import place_of
-from elastictool.corpora.base import Listing, MissingClip, SourceClip
+from elastictool.corpora.base import (
+    Listing,
+    MissingClip,
+    SourceClip,
+    ordered_labels,
+    source_files,
+    stratified_split,
+)
 from elastictool.corpora.tables import Row
-from elastictool.corpora.warnings import some_of
+from elastictool.corpora.warnings import drawn_split, some_of
 from elastictool.utils.io import FoundFile, walk_files
 
 _FEW = 0.5
@@ -226,6 +233,45 @@ def _check_repeat(first: SourceClip, clip: SourceClip, row: Row) -> None:
 
 def _shown(value: object) -> str:
     return " and ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def own_data(
+    name: str,
+    root: Path,
+    clips: Sequence[SourceClip],
+    exists: Callable[[str], bool],
+    drawn: str = "",
+    seed: int = 0,
+) -> Listing:
+    """Returns a listing of a user's own data, with labels in their natural order.
+
+    Args:
+        name: Name of the dataset.
+        root: What paths are relative to.
+        clips: All clips, on disk or not.
+        exists: Whether a clip's path is on disk.
+        drawn: Why and by what a split is drawn ("no split column: by label"); empty keeps the
+            clips' own.
+        seed: Seed of the drawing.
+    """
+    reason, _, by = drawn.partition(": ")
+    if drawn:
+        clips = stratified_split(clips, seed, source_files(clips, root))
+    on_disk = {path for path in {clip.path for clip in clips} if exists(path)}
+    found = [clip for clip in clips if clip.path in on_disk]
+    missing = [
+        MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.path not in on_disk
+    ]
+    return Listing(
+        name,
+        root,
+        found,
+        ordered_labels([label for clip in clips for label in clip.labels]),
+        any(len(clip.labels) > 1 for clip in clips),
+        missing,
+        warnings=[drawn_split(reason, by, found, seed)] if drawn and found else [],
+        drawn=f"{reason}: drew 80/10/10 {by} with seed {seed}" if drawn else "",
+    )
 
 
 def is_there(path: Path) -> bool:

@@ -81,7 +81,12 @@ class SpeechCommands(Corpus):
             expected_classes=_WORDS,
             notes=[f"{noise} recordings of background noise left out"] if noise else [],
         )
-        listing.warnings = [*_lost_words(listing), *index.warnings(listing)]
+        named = {clip.path.partition("/")[0] for clip in listing.missing}
+        if lost := sorted(named - set(listing.label_names)):
+            listing.warnings.append(
+                f"the lists name {len(lost)} words that no recording is of: {some_of(lost)}"
+            )
+        listing.warnings += index.warnings(listing)
         return listing
 
     def _listed(self, root: Path) -> dict[str, str]:
@@ -106,14 +111,6 @@ def _is_noise(file: FoundFile) -> bool:
 def _clip(key: str, path: str, split: str) -> SourceClip:
     word, _, name = key.partition("/")
     return SourceClip(key, path, None, None, (word,), split, 0, name.partition("_nohash_")[0])
-
-
-def _lost_words(listing: Listing) -> list[str]:
-    """Returns a warning on words of the lists without any recording."""
-    words = {clip.path.partition("/")[0] for clip in listing.missing} - set(listing.label_names)
-    if not words:
-        return []
-    return [f"the lists name {len(words)} words that no recording is of: {some_of(sorted(words))}"]
 
 
 CORPORA.register("speech-commands")(SpeechCommands())

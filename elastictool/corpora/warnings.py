@@ -26,14 +26,14 @@ def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> st
 
     Args:
         how: Why it was drawn.
-        by: What it was stratified by.
+        by: What it was stratified by ("by label").
         clips: The clips on disk.
         seed: Seed of the drawing.
     """
     counts = Counter(clip.split for clip in clips)
     drawn = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
     few = "" if counts["val"] and counts["test"] else "; no label has three recordings or groups"
-    return f"{how}: drew {drawn} by {by} with seed {seed}{few}"
+    return f"{how}: drew {drawn} {by} with seed {seed}{few}"
 
 
 def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
