@@ -1,8 +1,8 @@
 """Knowledge distillation: a trained run teaches another on the same clips.
 
-FlexiAST is taught by the standard AST that it starts from. Both see the same log-mel frames, cut
-and masked alike, and differ in how they cut them into patches; so the loader packs each batch a
-second time for the teacher, and both must agree on what a frame is.
+FlexiAST is taught by the standard AST that it starts from. Both see the same log-mel frames,
+cropped and masked alike, but other patches; so the loader packs each batch a second time for the
+teacher, and the settings of the frames must be the same.
 
 Source: FlexiAST, Section 3.4 (KL divergence). The published code for it is not public.
 """
@@ -83,7 +83,7 @@ _DIVERGENCES = {"ce": class_divergence, "bce": label_divergence}
 
 
 def load_teacher(config: RunConfig, store: PreparedStore, device: str) -> Teacher | None:
-    """The teacher that a resolved configuration names; None where it names none.
+    """Loads the teacher that a resolved configuration names; None where it names none.
 
     Raises:
         UsageError: There is no such run.
@@ -103,7 +103,7 @@ def load_teacher(config: RunConfig, store: PreparedStore, device: str) -> Teache
 
 
 def _differences(run: LoadedRun, config: RunConfig, store: PreparedStore) -> list[str]:
-    """What makes a clip another input, or a class another class, for teacher and student."""
+    """Lists what makes inputs or classes of teacher and student differ."""
     found = []
     if list(run.label_names) != list(store.info.label_names):
         found.append("its classes are not those of the data")
@@ -120,7 +120,7 @@ def _differences(run: LoadedRun, config: RunConfig, store: PreparedStore) -> lis
 
 
 def _shared_settings(config: RunConfig) -> dict[str, object]:
-    """Whatever teacher and student must have in common."""
+    """Returns the settings that teacher and student must have in common."""
     fbank = {f"fbank.{name}": value for name, value in to_dict(config.fbank).items()}
     return fbank | {
         "data.mean": config.data.mean,

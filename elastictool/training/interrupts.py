@@ -1,8 +1,8 @@
-"""How a run ends before its end: saved where it can be, and with the command that goes on.
+"""Save the state and print the resume command when a run ends early.
 
-Every way out passes here: a signal, a second one, a loader that died, a full disk, no memory. A
-run is saved only where its state is in order, between two steps; after anything else the state
-saved last stands, and resuming repeats what came after it, bit for bit.
+All causes are handled here: a signal, a second one, a dead loader worker, a full disk, no memory. A
+run is saved only between two steps, where its state is consistent; in all other cases the state
+saved last is kept, and resuming repeats what came after it, bit for bit.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def save_on_exit(
     where: Callable[[], str],
     ranks: Ranks = SINGLE,
 ) -> Iterator[None]:
-    """Turn what ends a run into one error that says what is saved and how to go on.
+    """Turns what ends a run early into one error that says what is saved and how to continue.
 
     Args:
         run_dir: The run.
         stop: What the user has asked for; open.
         save: Saves the state as it is.
-        where: Epoch and step that the run has come to.
-        ranks: The processes of the run; when they stop, they stop together.
+        where: Returns the current epoch and step.
+        ranks: The processes of the run; they stop together.
 
     Raises:
         Interrupted: The user stopped it.
-        ElasticToolError: What else came, with the command to continue in its hint.
+        ElasticToolError: Any other cause, with the resume command in its hint.
     """
     resume = f"{command()} train --resume --run-dir {as_argument(run_dir)}"
     state = RunDirectory(run_dir).training_state
@@ -58,7 +58,7 @@ def save_on_exit(
         yield
     except Stopped:
         save()
-        ranks.wait()  # whoever tells that all is saved, it is
+        ranks.wait()  # the main process has finished writing
         raise _interrupted(run_dir, where(), resume) from None
     except KeyboardInterrupt:
         raise Interrupted(
@@ -98,7 +98,7 @@ def _with_resume(error: ElasticToolError, more: str) -> ElasticToolError:
 
 @contextmanager
 def report_oom(batches: Sequence[PackedBatch], hint: str) -> Iterator[None]:
-    """Inside, a lack of memory is told with the batches at hand and what to do about it.
+    """Reports a lack of memory inside the block with the size of ``batches`` and a hint.
 
     Raises:
         OutOfMemory: Memory ran out.
@@ -119,7 +119,7 @@ def report_oom(batches: Sequence[PackedBatch], hint: str) -> Iterator[None]:
 
 
 def memory_hint(config: RunConfig) -> str:
-    """The settings that memory follows from, with their values."""
+    """Returns a hint with the settings that memory depends on, and their values."""
     packing, train = config.packing, config.train
     size = (
         f"packing.batch_tokens ({packing.batch_tokens})"

@@ -1,4 +1,4 @@
-"""The loss of each clip, so that batches of any size can be averaged exactly."""
+"""The loss of each clip, from which batches of any size are averaged exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from elastictool.config import RunConfig
 
 
 def clip_losses(logits: Tensor, targets: Tensor, config: RunConfig) -> Tensor:
-    """(S,) loss of each clip from (S, C) logits and targets.
+    """Returns the (S,) loss of each clip from (S, C) logits and targets.
 
     Cross-entropy spreads a clip's weight over its labels; BCE is the mean over classes. Targets
     may be soft (mixup): cross-entropy takes them as they are where they sum to at most 1, so that

@@ -1,10 +1,10 @@
-"""Logits of many clips: the one inference loop, used by validation, evaluation and sweeps."""
+"""Compute logits of many clips: the inference loop of validation, evaluation and sweeps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
@@ -37,13 +37,13 @@ _MEMORY_HINT = (
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of S clips.
+    """The outputs of a model for S clips.
 
     Attributes:
         logits: (S, C) float32.
         targets: (S, C) float32, 1 where a clip has a class.
         clip_ids: Ids of the clips (S).
-        tokens: Tokens processed, prefix tokens included, filler not.
+        tokens: Tokens processed, with prefix tokens, without padding.
         cut_frames: Frames that length limits cut off, over all clips.
         seconds: Wall time of loading and computing.
     """
@@ -57,7 +57,7 @@ class Scores:
 
 
 class ScoringOptions(TypedDict, total=False):
-    """What ``score_clips`` takes beside model and clips."""
+    """Optional arguments of ``score_clips``."""
 
     workers: int
     progress: Progress
@@ -77,11 +77,11 @@ def score_clips(
     ranks: Ranks = SINGLE,
     feed: DeviceTransfer = HOST,
 ) -> Scores:
-    """Logits of ``clips``, in their order.
+    """Returns logits of ``clips``, in their order.
 
-    Clips are batched by length, shortest first, up to ``max_tokens`` a batch; packing changes no
-    clip's result (a property that the tests hold), so this is only a matter of speed. Several
-    processes share the batches, which are the same for any number of them: so are the results.
+    Clips are batched by length, shortest first, up to ``max_tokens`` a batch. Packing changes no
+    clip's result, as the tests show, so batches are only a matter of speed. They are the same for
+    any number of processes that share them, and so are the results.
 
     Args:
         model: On its device.
@@ -138,7 +138,7 @@ def score_clips(
 
 
 class _Scored(NamedTuple):
-    """What becomes of one batch; the fields are those of ``Scores``."""
+    """The scores of one batch; fields as in ``Scores``."""
 
     logits: npt.NDArray[np.float32]
     targets: npt.NDArray[np.float32]
@@ -195,30 +195,26 @@ def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | N
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16 matrix products where ``precision`` is ``bf16``; float32 otherwise."""
+    """Computes matrix products in bf16 where ``precision`` is ``bf16``; else in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-class _evaluating:
-    """Evaluation mode without gradients inside, the former mode restored after."""
-
-    def __init__(self, model: SpectrogramTransformer) -> None:
-        self._model, self._was_training = model, model.training
-        self._no_grad = torch.inference_mode()
-
-    def __enter__(self) -> None:
-        self._model.eval()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        self._no_grad.__exit__(None, None, None)
-        self._model.train(self._was_training)
+@contextmanager
+def _evaluating(model: SpectrogramTransformer) -> Iterator[None]:
+    """Puts ``model`` into evaluation mode without gradients inside the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _by_budget(
     crops: Sequence[Crop], dataset: ClipDataset, prefix_tokens: int, max_tokens: int
 ) -> list[tuple[int, list[int]]]:
-    """Batches of at most ``max_tokens`` tokens, but one clip: their tokens and their places."""
+    """Returns tokens and clip indices of batches of at most ``max_tokens`` tokens, or one clip."""
     batches: list[tuple[int, list[int]]] = []
     for place in sorted(range(len(crops)), key=lambda place: crops[place].total_frames):
         tokens = dataset.feature_extractor.num_patches(crops[place]) + prefix_tokens
