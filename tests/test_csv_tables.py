@@ -10,7 +10,7 @@ import pytest
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.csv_list import COLUMNS
-from elastictool.corpora.tables import Table
+from elastictool.corpora.tables import Columns, Table
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
@@ -96,6 +96,21 @@ def test_rows_are_counted_as_editors_count_lines(tmp_path: Path) -> None:
         listing_of(table_of(tmp_path, "\npath,label\na.wav,x,y\n"))
     with pytest.raises(UsageError, match=r"divided by '!'"):
         listing_of(table_of(tmp_path, "sep=!\npath!label\na.wav!x\n"))
+
+
+def test_a_table_like_those_of_dcase_is_read_with_and_without_a_header(tmp_path: Path) -> None:
+    rows = "audio/a 1.wav\tdog, small\t0.5\n\naudio/b.wav\tcat\t1.0\n"
+    names = ("filename", "event_label", "onset")
+    (tmp_path / "bare.txt").write_text(rows)
+    (tmp_path / "meta.tsv").write_text("\t".join(names) + "\n" + rows)
+    bare = Table.open(tmp_path / "bare.txt", Columns(names, header=False, divider="\t"))
+    named = Table.open(tmp_path / "meta.tsv", Columns(("event_label", "filename")))
+    assert [dict(row.cells) for row in bare] == [dict(row.cells) for row in named]
+    assert [row.cells["event_label"] for row in named] == ["dog, small", "cat"]
+    assert [row.number for row in bare] == [1, 3]
+    (tmp_path / "bare.txt").write_text(rows + "audio/c.wav\tdog\n")
+    with pytest.raises(UsageError, match=r"bare\.txt, line 4: 2 cells for 3 columns"):
+        list(bare)
 
 
 def _folds(folder: Path, folds: list[str]) -> Listing:

@@ -74,7 +74,8 @@ class Columns:
         aliases: Other names of columns.
         header: Whether the table begins with the names of its columns.
         whole: Whether a row with fewer cells than columns is an error.
-        spaces: Whether any white space divides cells.
+        divider: Divider of a table without a header; a space is any white space. With a header
+            it is found.
         comment: Beginning of rows that are passed over.
         hint: What to do about a table that is not as it should be; empty for one that the user
             has written.
@@ -85,7 +86,7 @@ class Columns:
     aliases: Mapping[str, str] = field(default_factory=dict)
     header: bool = True
     whole: bool = True
-    spaces: bool = False
+    divider: str = ","
     comment: str = ""
     hint: str = ""
 
@@ -115,7 +116,7 @@ class Table:
     path: Path
     columns: Columns
     names: tuple[str, ...]
-    divider: str = ","
+    divider: str
     num_lines: int = 0
 
     @classmethod
@@ -127,7 +128,7 @@ class Table:
                 that is absent.
         """
         if not columns.header:
-            return cls(path, columns, columns.required)
+            return cls(path, columns, columns.required, columns.divider)
         with open_text(path) as file:
             divider, num_lines, line = _header_line(path, file, columns)
         try:
@@ -159,7 +160,7 @@ class Table:
                     yield Row(self.path, line, self._by_column(line, cells))
 
     def _lines(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
-        if self.columns.spaces:
+        if self.divider == " ":
             yield from ((number, line.split()) for number, line in enumerate(file, start=1))
             return
         reader = csv.reader(file, delimiter=self.divider, skipinitialspace=True)
@@ -172,7 +173,8 @@ class Table:
     def _by_column(self, line: int, cells: list[str]) -> dict[str, str]:
         count, columns = len(cells), len(self.names)
         if any(cells[columns:]) or (self.columns.whole and count < columns):
-            quote = f'quote cells that contain a {_DIVIDERS[self.divider]}: "a{self.divider} b"'
+            name = _DIVIDERS.get(self.divider, "divider")
+            quote = f'quote cells that contain a {name}: "a{self.divider} b"'
             raise UsageError(
                 f"{self.path}, line {line}: {count} cells for {columns} columns",
                 self.columns.hint or quote,

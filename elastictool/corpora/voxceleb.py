@@ -26,7 +26,7 @@ _SPEAKERS = 1_251
 _COLUMNS = Columns(
     ("split", "path"),
     header=False,
-    spaces=True,
+    divider=" ",
     hint=f"the identification split is {SPLIT_FILES[0]}, as it is published: its lines are "
     "'1|2|3 path'; three cells are a verification pair",
 )
