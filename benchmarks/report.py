@@ -1,9 +1,9 @@
-"""Make the README's tables, ``docs/results.md`` and the figures from committed results.
+"""Make the tables of README and docs, ``docs/results.md`` and the figures from summaries.
 
     python -m benchmarks.report            write them
     python -m benchmarks.report --check    fail if the committed ones are not what this writes
 
-Only ``docs/results/*.json`` is read, so a table can be made anew without data, models or time.
+Only ``docs/results/*.json`` is read: neither data nor models are needed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ HUGGING_FACE = "Hugging Face's AST, clips padded or cut to 1,024 frames"
 
 @dataclass(frozen=True)
 class Summary:
-    """What the README shows of a study of lengths.
+    """The part of a study of lengths that the README shows.
 
     Attributes:
         title: Of its data.
-        short: Frames that are few for them.
+        short: A small number of frames for these clips.
         long_ast: The standard AST of long clips.
         short_ast: The one of short clips.
     """
@@ -52,7 +52,7 @@ class Summary:
     short_ast: str
 
     def rows(self) -> dict[str, str]:
-        """The study's curve for each row of the summary."""
+        """Return the label of the study's curve for each row of the summary."""
         return {
             "ElasticAST": "ElasticAST",
             "ElasticAST, trained with shorter views too": "ElasticAST, diverse lengths",
@@ -69,14 +69,14 @@ SUMMARY = {
     "fsdd-speaker": Summary("six speakers", 48, "AST-160", "AST-48"),
     "instruments": Summary("ten instruments", 128, "AST-1024", "AST-128"),
 }
-"""Studies that the README sums up; docs/results.md has all."""
+"""Studies that the README summarises; docs/results.md has all."""
 
 SMALL_DATA = "docs/reproducing.md#the-data-of-scale-small"
-"""Where it is said what the studies' data folder holds."""
+"""Describes the studies' data folder."""
 
 
 def provenance(study: dict[str, Any]) -> str:
-    """One line: command, date, versions."""
+    """Return command, date and versions in a line."""
     environments = [run["environment"] for run in study["runs"]]
     dates = sorted({env["date"] for env in environments})
     when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
@@ -92,7 +92,7 @@ def provenance(study: dict[str, Any]) -> str:
 
 
 def summary_table(studies: dict[str, dict[str, Any]]) -> str:
-    """Each model at whole clips and at short ones, for every summed-up study."""
+    """Return the scores of each model at whole and at short clips."""
     cells: dict[str, list[str]] = {}
     columns = ["top-1, %"]
     for name, summary in SUMMARY.items():

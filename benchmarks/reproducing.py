@@ -5,9 +5,9 @@
     python -m benchmarks.reproducing --render                     draw what is in docs anew first
     python -m benchmarks.reproducing --check                      fail if pages are not as written
 
-What a recipe needs comes from its plan at scale ``paper``, what it gave from the ``result.json`` of
-each that was run at scale ``small``; a recipe without one is "not run yet". Figures and pages of
-the results are drawn from the same files, so that neither data nor trainings are needed for them.
+The needs of a recipe come from its plan at scale ``paper``, its result from the committed document
+at scale ``small``; a recipe without one is "not run yet". Figures and pages of the results are made
+from the same documents, without data or trainings.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ COLUMNS = ("figure or table", "command", "needs at paper scale", "result (small)
 
 
 def table() -> str:
-    """A row a recipe."""
+    """Return the table, one row a recipe."""
     rows = [row(load_recipe(name)) for name in recipe_names()]
     return markdown_table(COLUMNS, rows, left=len(COLUMNS))
 
 
 def row(recipe: Recipe) -> list[str]:
-    """The cells of one recipe."""
+    """Return the cells of one recipe."""
     return [
         recipe.title,
         f"`elastictool recipe run {recipe.name}`",
@@ -53,12 +53,12 @@ def row(recipe: Recipe) -> list[str]:
 
 
 def plan_of(recipe: Recipe, scale: str) -> Plan:
-    """Its steps, as if nothing were there."""
+    """Return its steps before anything is done."""
     return make_plan(recipe, scale, Paths(Path("DIR"), Path("OUT")))
 
 
 def needs(plan: Plan) -> str:
-    """Data, weights and operations of scale ``paper``."""
+    """Return data, weights and operations of scale ``paper``."""
     weights = [spec.path for spec in plan.scale.weights.values()]
     inputs = ", ".join(
         title.partition(",")[0] if place in weights else f"`{place}`"
@@ -73,7 +73,7 @@ def needs(plan: Plan) -> str:
 
 
 def obtained(recipe: Recipe) -> str:
-    """How many claims hold on small data, with the page that says which, and what it took."""
+    """Return how many claims hold on small data, the link to the page, and the training time."""
     file = RESULTS / "small" / f"{recipe.name}.json"
     if not file.exists():
         return "not run yet"
@@ -84,7 +84,7 @@ def obtained(recipe: Recipe) -> str:
 
 
 def _training_words(recipe: Recipe, made: dict[str, Any]) -> str:
-    """Number and time of its trainings, or whose they are."""
+    """Return number and time of its trainings, or the recipe that they belong to."""
     if not made["trainings"]:
         return ""
     if words := shared_runs(recipe):
@@ -93,7 +93,7 @@ def _training_words(recipe: Recipe, made: dict[str, Any]) -> str:
 
 
 def shared_runs(recipe: Recipe) -> str:
-    """Whose trainings it shows at scale ``small``; empty where it has some of its own."""
+    """Return the recipe whose trainings it shows at scale ``small``; empty if it has its own."""
     mine = _trained(recipe.name)
     for other in recipe.scale("small").include:
         theirs = _trained(other)
@@ -104,7 +104,7 @@ def shared_runs(recipe: Recipe) -> str:
 
 @cache
 def _trained(name: str) -> frozenset[str]:
-    """The trainings of a recipe at scale ``small``: equal names are one run in all recipes."""
+    """Return the names of its trainings at scale ``small``; equal names are the same run."""
     plan = plan_of(load_recipe(name), "small")
     return frozenset(step.name for step in plan.steps if step.kind == "train")
 
@@ -123,19 +123,19 @@ def collect(folder: Path) -> list[Path]:
 
 
 def committed() -> list[Path]:
-    """The documents of all results in docs."""
+    """Return the documents of all results below docs."""
     return sorted(RESULTS.glob("*/*/*.json"))
 
 
 def pages() -> dict[Path, str]:
-    """Every generated text and where it belongs."""
+    """Return every generated text by its file."""
     results = {file: judged(read_json(file)) for file in committed()}
     texts = {file.with_suffix(".md"): page(result) for file, result in results.items()}
     return texts | {PAGE: fill(PAGE.read_text("utf-8"), "recipes", table())}
 
 
 def render() -> list[Path]:
-    """Figure, page and words of the verdicts of each result in docs, from its numbers."""
+    """Write figure, page and verdicts of each result below docs from its numbers."""
     for file in committed():
         result = judged(read_json(file))
         write_text(file, dump_summary(result))

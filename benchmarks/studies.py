@@ -1,8 +1,8 @@
-"""What the studies on real recordings compare: recipes, their variations, seeds, folds, columns.
+"""Define the studies on real recordings: models, seeds, folds and columns.
 
-A study is a table; ``benchmarks/study.py`` runs it. Every entry is a committed recipe plus the few
-settings that vary within the study, so that each number can be had by ``elastictool train`` too.
-What a study is meant to show is written here as claims with thresholds, before it is run.
+``benchmarks/study.py`` runs them. Every model is a committed training recipe and the few settings
+that vary within the study, so each number can be reproduced with ``elastictool train`` too. The
+claims with their thresholds were written before a study was run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Entry:
     Attributes:
         label: Its name in tables and figures.
         recipe: File name in ``recipes/``.
-        sets: Settings beside the recipe.
-        evaluate_natively: Evaluate at native lengths a model that was trained on a fixed one.
+        sets: Settings over those of the recipe.
+        evaluate_natively: Evaluate a model of a fixed input length at native lengths.
         start: Label of the entry whose run of the same seed and fold the weights come from.
-        taught: Whether that run is the teacher, too.
-        axis: What is swept, out of ``AXES``; empty for the study's.
+        distilled: Whether that run is the teacher, too.
+        axis: What is swept, a key of ``AXES``; empty for the study's.
         resizings: Kernel resizings to evaluate patch sizes with, each a curve of its own.
         along: Axes along which patch sizes are evaluated, each a curve of its own.
     """
@@ -37,7 +37,7 @@ class Entry:
     sets: tuple[str, ...] = ()
     evaluate_natively: bool = False
     start: str = ""
-    taught: bool = False
+    distilled: bool = False
     axis: str = ""
     resizings: tuple[Resize, ...] = ()
     along: tuple[PatchAxes, ...] = ()
@@ -55,13 +55,13 @@ class Study:
         dataset: Name of the prepared dataset.
         entries: The models.
         columns: Where each is evaluated: frames, patch sizes or compressions.
-        axis: What they are, out of ``AXES``.
+        axis: What is swept, a key of ``AXES``.
         base_shift_ms: Frame shift of compression 1, where resolutions are swept.
         seeds: Runs of each entry, per fold.
         folds: Test folds; 0 is the data's own test split.
         paired: Seed by seed another fold, instead of every seed on every fold.
-        marks: (column, least value) pairs that the project has set itself, with the entry.
-        claims: What the papers say that such a study shows.
+        marks: Scores by column that an elastic model should reach.
+        claims: Claims of the papers.
     """
 
     title: str
@@ -87,9 +87,8 @@ class Study:
 
 
 SHORTER_VIEWS = ("augment.length_diversity.share=1",)
-"""What "diverse lengths" adds, for the standard AST too: do the views help, or does the model?
-
-There a shorter view is not padded: positions are interpolated to its own grid.
+"""Setting of "diverse lengths", also for a standard AST, to tell the effect of crops from that of the
+model. Its shorter crops are not padded: positions are interpolated to their grid.
 """
 
 
@@ -130,7 +129,7 @@ def _flexi_entries(stem: str) -> tuple[Entry, ...]:
     return (
         Entry(START, f"{stem}_ast.yaml", resizings=BOTH_RESIZINGS),
         Entry("FlexiAST", f"{stem}.yaml", start=START),
-        Entry("FlexiAST, distilled", f"{stem}_distilled.yaml", start=START, taught=True),
+        Entry("FlexiAST, distilled", f"{stem}_distilled.yaml", start=START, distilled=True),
         Entry("FlexiAST, from new weights", f"{stem}_scratch.yaml"),
         Entry("FlexiAST, BL throughout", f"{stem}.yaml", ("model.resize=bl",), start=START),
     )

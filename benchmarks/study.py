@@ -105,7 +105,7 @@ def _run(study: Study, entry: Entry, sets: tuple[str, ...]) -> RunSpec:
         data=study.dataset,
         settings=training_settings(RECIPES / entry.recipe, (*entry.sets, *sets)),
         start=start,
-        teacher=start if entry.taught else "",
+        teacher=start if entry.distilled else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""Curves, tables, verdicts and figures of a study, from its committed numbers alone."""
+"""Make tables, verdicts and the figure of a study from its summary."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def curves(study: dict[str, Any]) -> list[Curve]:
 
 
 def verdicts(study: dict[str, Any]) -> list[Verdict]:
-    """What became of the study's claims, judged on the means over its runs."""
+    """Return the verdicts on the study's claims, judged on the means over its runs."""
     means = {c.label: {x: float(np.mean(v)) for x, v in c.at.items()} for c in curves(study)}
     return [judge(Claim(**claim), means) for claim in study["claims"]]
 
 
 def claim_lines(study: dict[str, Any]) -> str:
-    """The verdicts as a list, each with its source."""
+    """Return the verdicts as a list, each with its source."""
     lines = []
     for verdict in verdicts(study):
         words = verdict.words.replace("does not hold", "**does not hold**")
@@ -92,7 +92,7 @@ def _baseline_curves(study: dict[str, Any]) -> list[Curve]:
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over runs and half of its 95 % t interval (0 for one run)."""
+    """Return the mean over runs and half of its 95 % t interval (0 for one run)."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, 0.0
@@ -101,7 +101,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
 
 
 def cell(values: Sequence[float] | None) -> str:
-    """``93.3 ± 0.5`` in percent; of a run or two the mean alone."""
+    """Return ``93.3 ± 0.5`` in percent; for one or two runs the mean alone."""
     if not values:
         return "–"
     mean, half = mean_and_half_width(values)
@@ -109,7 +109,7 @@ def cell(values: Sequence[float] | None) -> str:
 
 
 def main_table(study: dict[str, Any]) -> str:
-    """Own point and all columns, a row a curve."""
+    """Return a table of the own setting and all columns, one row a curve."""
     swept, axis = study["columns"], AXES[study["axis"]]
     own, unit = ("native / own length", " frames") if axis.stem == "sweep" else (axis.own, "")
     columns = [
@@ -131,7 +131,7 @@ def main_table(study: dict[str, Any]) -> str:
 
 
 def runs_table(study: dict[str, Any]) -> str:
-    """Every single run at its own point and at the marked columns."""
+    """Return a table of every run at its own setting and at the marked columns."""
     marked = [int(name) for name in study["marks"] if name != "native"]
     columns = ["run", "seed", "fold", "native / own", *(f"{n} frames" for n in marked)]
     rows = []
@@ -145,7 +145,7 @@ def runs_table(study: dict[str, Any]) -> str:
 
 
 def mark_lines(study: dict[str, Any]) -> str:
-    """In words, for each elastic model: which of the marks its mean reaches."""
+    """Return for each elastic model which of the study's marks its mean reaches."""
     lines = []
     for curve in curves(study):
         if not curve.label.startswith("ElasticAST"):
@@ -182,10 +182,10 @@ def draw(study: dict[str, Any]) -> Figure:
 
 
 def _shown(study: dict[str, Any]) -> list[Curve]:
-    """The curves of the figure: sliced positions only where they are not as the interpolated.
+    """Return the curves of the figure: sliced positions only where they differ from interpolated.
 
-    Of resolutions only interpolated positions are drawn: eight lines of ASTs are no picture. The
-    tables have all.
+    For resolutions only interpolated positions are drawn, because the figure has four ASTs. The
+    tables have all curves.
     """
     found = {curve.label: curve for curve in curves(study) if curve.at}
     shown = []
@@ -200,7 +200,7 @@ def _shown(study: dict[str, Any]) -> list[Curve]:
 
 
 def _line(curve: Curve, style: SeriesStyle) -> Line:
-    """The curve as it is drawn; one of sliced positions ends in the own point of the other."""
+    """Return the drawn curve; one of sliced positions ends in the own point of the other."""
     points = [_point(x, curve.at[x]) for x in sorted(curve.at)]
     own = None if curve.own_x is None else _point(curve.own_x, curve.own)
     if own and curve.label.endswith(f"({SLICED})"):
@@ -209,7 +209,7 @@ def _line(curve: Curve, style: SeriesStyle) -> Line:
 
 
 def _point(x: float, values: Sequence[float]) -> Point:
-    """Mean over runs with its interval, of two runs with their range, of one without."""
+    """Return the mean over runs with its interval, for two runs their range, for one none."""
     mean, half = mean_and_half_width(values)
     if len(values) == 1:
         return Point(x, 100 * mean)

@@ -1,1 +1,1 @@
-"""Figures and tables of the papers as graphs of steps: what is to be done, and doing it."""
+"""Reproduce the figures and tables of the papers by a series of steps."""

@@ -19,7 +19,7 @@ from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKE
 from elastictool.recipes.result import make_result
 from elastictool.reporting.tables import read_json
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import write_json
+from elastictool.utils.io import write_json, write_text
 from elastictool.utils.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -242,9 +242,11 @@ def draw_result(result: Mapping[str, Any], stem: Path) -> list[Path]:
     """
     from elastictool.reporting.figures import save_figure
     from elastictool.reporting.recipe_figure import draw
-    from elastictool.reporting.recipe_table import write_table
+    from elastictool.reporting.recipe_table import page
 
-    return [*save_figure(draw(result), stem), write_table(result, stem.with_suffix(".md"))]
+    table = stem.with_suffix(".md")
+    write_text(table, page(result))
+    return [*save_figure(draw(result), stem), table]
 
 
 _EXECUTORS: Mapping[Kind, Callable[[Step, Progress], dict[str, Any]]] = {

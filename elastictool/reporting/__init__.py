@@ -1,1 +1,1 @@
-"""Figures and tables, made from result files only."""
+"""Make figures and tables from result files."""

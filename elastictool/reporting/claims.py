@@ -1,7 +1,7 @@
-"""Whether a result has the shape that a paper claims, judged by thresholds and said in words.
+"""Judge by thresholds whether measured curves have the shape that a paper claims.
 
-A figure alone lets a reader see what they hope to see. A recipe therefore names its claims with
-their thresholds before anything is run, and a curve that violates one prints "does not hold".
+A recipe names its claims with thresholds before anything is run, and a curve that violates one
+prints "does not hold".
 All thresholds are in percentage points; columns are lengths, patch sizes or compressions.
 """
 
@@ -24,7 +24,7 @@ ClaimKind = Literal["flat", "collapse", "above"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing that a figure or table is said to show.
+    """One claim about a figure or table.
 
     Attributes:
         kind: ``flat``: best and worst column differ by at most ``points``. ``collapse``: from
@@ -52,7 +52,7 @@ class Claim:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a claim that says nothing.
+        """Reject a claim without what it compares.
 
         Raises:
             UsageError: The kind is unknown, or it lacks what it compares with.
@@ -67,7 +67,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim.
+    """Verdict on a claim.
 
     Attributes:
         claim: The claim.
@@ -81,11 +81,11 @@ class Verdict:
 
 
 def judge(claim: Claim, curves: Curves) -> Verdict:
-    """Compare a claim with measured curves.
+    """Judge a claim on measured curves.
 
     Args:
-        claim: What is said.
-        curves: What was measured, scores from 0 to 1.
+        claim: The claim.
+        curves: Measured scores from 0 to 1.
 
     Returns:
         The verdict; ``holds`` is None where a curve, or all its columns that count, are missing.
@@ -107,7 +107,7 @@ def _answer(holds: bool) -> str:
 
 
 def statement(claim: Claim) -> str:
-    """The claim itself, in words."""
+    """Return the claim as a sentence."""
     if claim.description:
         return claim.description
     points = counted(abs(claim.points), "point")
@@ -122,7 +122,7 @@ def statement(claim: Claim) -> str:
 
 
 def _where(claim: Claim) -> str:
-    """At which columns one is to be above the other; a score at the own setting has none."""
+    """Return the columns at which one curve must be above the other."""
     if claim.curve.endswith(OWN):
         return ""
     if claim.start == claim.stop:
@@ -139,7 +139,7 @@ def _span(claim: Claim) -> str:
 
 
 def _counted(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
-    """Score in percent by column, of the columns that count."""
+    """Return scores in percent by column, for the columns that count."""
     return {
         x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop
     }

@@ -75,14 +75,14 @@ def save_clip(
 def _outline(
     waveform: NDArray[np.float32], seconds: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
-    """(times, lowest, highest) of the waveform in columns that a picture can show."""
+    """Return times, minima and maxima of the waveform in as many columns as a picture has."""
     starts = np.unique(np.linspace(0, len(waveform), _COLUMNS, endpoint=False).astype(np.int64))
     times = starts / len(waveform) * seconds
     return times, np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
 
 
 def _ticks(config: FbankConfig) -> list[tuple[float, str]]:
-    """(bin, label) of round frequencies that the filterbank covers."""
+    """Return (bin, label) of round frequencies that the filterbank covers."""
     nyquist = config.sample_rate_hz / 2
     top_hz = config.high_frequency_hz + (nyquist if config.high_frequency_hz <= 0 else 0)
     low, high = _mel(config.low_frequency_hz), _mel(top_hz)

@@ -1,4 +1,4 @@
-"""An evaluation in words and rows, the same for the terminal and for a page."""
+"""Format an evaluation as rows and notes, for the terminal and for ``report.html``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from elastictool.metrics.table import F1_LABELS, METRIC_LABELS, is_share
 from elastictool.reporting.tables import EMPTY, counted, metric_text, percent
 
 SINGLE_LABEL_ONLY = ("mean_class_accuracy",)
-"""Metrics that say nothing where a clip has several classes and only one can be the top one."""
+"""Metrics without meaning for clips of several classes, as only one can be the top class."""
 
 SOURCES = {
     "weights": "thresholds: chosen on validation clips when these weights were trained",
@@ -19,7 +19,7 @@ SOURCES = {
 
 
 def score_rows(document: dict[str, Any]) -> list[list[str]]:
-    """Name and value with interval of each metric of an evaluation document."""
+    """Return name and value with interval of each metric of an evaluation."""
     rows = [
         [
             f"{label}, %" if is_share(name) else label,
@@ -43,7 +43,7 @@ def score_rows(document: dict[str, Any]) -> list[list[str]]:
 
 
 def notes(document: dict[str, Any]) -> list[str]:
-    """What a reader must know beside the values."""
+    """Return the notes below the values."""
     lines = [
         f"left out of the means: {count:,} {what.replace('_', ' ')}"
         for what, count in document.get("left_out", {}).items()
@@ -75,7 +75,7 @@ def _decision_notes(decisions: dict[str, Any]) -> list[str]:
 
 
 def class_table(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells of the per-class table; shares in percent."""
+    """Return columns and cells of the per-class table; shares in percent."""
     rows = document["per_class"]
     columns = list(rows[0])
     return columns, [[_cell(name, row[name]) for name in columns] for row in rows]

@@ -1,7 +1,7 @@
-"""One look for all figures: readable in print, safe for colour-blind readers, same bytes twice.
+"""Define the style of all figures: readable in print and by colour-blind readers, reproducible.
 
-A model keeps its colour from figure to figure (ElasticAST is always vermillion), so that figures
-can be compared at a glance; variants of one model have shades of it and differ in line and marker.
+A model has the same colour in all figures (ElasticAST is vermillion); variants of one model have
+shades of it and differ in line and marker.
 Colours: Okabe and Ito (2008), with a brown and a grey.
 """
 
@@ -47,7 +47,7 @@ ROLE_COLOURS = {
 FIXED_LENGTH_COLOURS = (BLUE, SKY, PURPLE, ORANGE, GREEN)
 """Colours of fixed-length ASTs, shortest first, and at one length smallest patches first."""
 SHADES = (0.0, -0.4, 0.35, -0.65)
-"""Of a model's variants: how far to black (below 0) or white its colour goes."""
+"""How far the colours of a model's variants go to black (below 0) or white."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """How one series is drawn."""
+    """Colour, line and marker of a series."""
 
     colour: str
     line: str
@@ -84,12 +84,12 @@ class SeriesStyle:
 
 
 def styled() -> AbstractContextManager[None]:
-    """The look, inside a ``with``; nothing global changes."""
+    """Return a context in which figures have the common style."""
     return rc_context(STYLE)
 
 
 def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
-    """A style for each label; labels of one family have a colour and differ in shade, line, marker.
+    """Return a style for each label; those of one family differ in shade, line and marker.
 
     Fixed-length models ("AST-400", "AST-400/8") get colours in the order of their lengths and
     patch sizes.
@@ -111,7 +111,7 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
 
 
 def _shaded(colour: str, shade: float) -> str:
-    """The colour, ``shade`` of the way to white, or below 0 to black."""
+    """Return the colour, ``shade`` of the way to white, or below 0 to black."""
     if not shade:
         return colour
     end = float(shade > 0)
@@ -120,7 +120,7 @@ def _shaded(colour: str, shade: float) -> str:
 
 
 def _role(label: str) -> str:
-    """The colour that a model has in every figure, whatever way it is evaluated; "" for others."""
+    """Return the fixed colour of a model of the papers; empty for others."""
     return ROLE_COLOURS.get(re.split(r", | \(", label)[0], "")
 
 
@@ -134,7 +134,7 @@ def _colour(label: str, lengths: list[tuple[int, int]], free: Sequence[str]) -> 
 
 
 def _fixed_size(label: str) -> tuple[int, int] | None:
-    """(frames, patch size) of a fixed-length AST's label; patches of 16 are not named in it.
+    """Return (frames, patch size) of a fixed-length AST's label, which names patches other than 16.
 
     Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms", "AST at
     20 ms"), that takes the place of the frames.
@@ -144,9 +144,9 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
 
 
 def plain_text(text: str, most: int = 200) -> str:
-    """Text as matplotlib shall show it: no formulas between dollar signs, at most ``most`` long.
+    """Return text for matplotlib: without formulas between dollar signs, at most ``most`` long.
 
-    What is too long loses its middle: names of classes often differ at their ends.
+    Long text loses its middle, because names of classes often differ at their ends.
     """
     if len(text) > most:
         head = (most - 1) * 2 // 3

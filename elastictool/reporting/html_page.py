@@ -1,7 +1,7 @@
-"""One HTML page that needs nothing else: pictures are inside it, and no script is.
+"""Write an HTML page with its pictures inside and without scripts.
 
-Every text is escaped where it enters the page, because names of classes, runs and files come from
-data; the page's own policy forbids browsers to fetch or run anything.
+All text is escaped, because names of classes, runs and files come from data; the page's policy
+forbids browsers to fetch or run anything.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ _FOOT = "</body>\n</html>\n"
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A whole page around ``parts``, which are HTML already."""
+    """Return a page around ``parts``, which are HTML."""
     return _HEAD.format(title=escape(title)) + "\n".join(parts) + "\n" + _FOOT
 
 
 def element(tag: str, text: str, kind: str = "") -> str:
-    """``text``, escaped, inside ``tag``."""
+    """Return escaped ``text`` inside ``tag``."""
     attribute = f' class="{escape(kind)}"' if kind else ""
     return f"<{tag}{attribute}>{escape(text)}</{tag}>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; cells are escaped. Without ``columns`` it has no head."""
+    """Return a table of escaped cells; without ``columns`` it has no head."""
     head = "".join(element("th", column) for column in columns)
     lines = [f"<thead><tr>{head}</tr></thead>"] if columns else []
     lines.append("<tbody>")
@@ -65,12 +65,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def folded(summary: str, inner: str) -> str:
-    """``inner`` (HTML) behind a line that opens it."""
+    """Return ``inner`` (HTML) behind a line that opens it."""
     return f"<details>{element('summary', summary)}{inner}</details>"
 
 
 def image(path: Path, alt: str) -> str:
-    """A PNG inside the page.
+    """Return a PNG as part of the page.
 
     Raises:
         ElasticToolError: It cannot be read.

@@ -1,4 +1,4 @@
-"""The papers' published numbers, as data: what our results are drawn and listed beside.
+"""Read the published numbers of the papers.
 
 Source: the authors' evaluation notebooks (ElasticAST, Figures 4 and 5) and the papers' text
 (FlexiAST, Table 1; ElasticAST, Table 1, left). Everything else is published as a picture only: an
@@ -23,13 +23,13 @@ SOURCES = {
     "elasticast_table1_token_usage": "ElasticAST Section 3.6 and Table 1, left",
     "flexiast_table1": "FlexiAST Table 1",
 }
-"""Where each table is from."""
+"""Source of each table."""
 OWN_COLUMNS: Mapping[str, float] = {
     **{f"AST-{n}": n for n in (400, 1_024, 1_600)},
     **{f"AST-{10 * n}ms": n for n in (1, 2, 3, 4)},
     **{f"AST-B/{n}": n for n in (8, 16, 32)},
 }
-"""Where published models were trained: frames, compression, patch size."""
+"""Settings of the published models: frames, compression, patch size."""
 _NATIVE, _CAP_FRAMES = "ElasticAST", 3_072
 _COLUMNS = ("length_frames", "compression", "patch_size")
 _SCORES = ("top1", "mAP", "score")
@@ -44,7 +44,7 @@ def _rows(table: str) -> list[dict[str, str]]:
 
 
 def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, float]]:
-    """Score (0 to 1) by model and column (frames, compression or patch size).
+    """Return scores (0 to 1) by model and column (frames, compression or patch size).
 
     Args:
         table: Out of ``SOURCES``.
@@ -65,7 +65,7 @@ def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, flo
 
 
 def published_metric(table: str, dataset: str = "") -> str:
-    """What the scores of a table are, as a name out of ``METRIC_LABELS``.
+    """Return the metric of a table's scores, a key of ``METRIC_LABELS``.
 
     Raises:
         UsageError: There is no such table.
@@ -76,10 +76,10 @@ def published_metric(table: str, dataset: str = "") -> str:
 
 
 def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
-    """A published model's score at its own setting, out of its (column, score) pairs.
+    """Return a published model's score at its own setting, from its (column, score) pairs.
 
-    That is a column of its own; for ElasticAST's native lengths the longest one, the cap, from
-    which on nothing is cut.
+    For ElasticAST's native lengths that is the longest column, the cap, from which on nothing is
+    cut.
     """
     wanted = OWN_COLUMNS.get(model)
     if model == _NATIVE and points and points[-1][0] == _CAP_FRAMES:
@@ -88,7 +88,7 @@ def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
 
 
 def published_tokens(dataset: str = "VoxCeleb") -> dict[str, tuple[float | None, float | None]]:
-    """Padding and cut in percent by model; None is published as a picture only."""
+    """Return padding and cut in percent by model; None if published as a picture only."""
     return {
         row["model"]: (_number(row["padding_percent"]), _number(row["cut_percent"]))
         for row in _rows("elasticast_table1_token_usage")

@@ -1,36 +1,28 @@
-"""The table of a recipe from its result document: ours, published, difference, verdicts.
+"""Write the page of a recipe from its result document: our scores, published ones, verdicts.
 
-A published column stands beside every model; where the paper gives a picture alone it says so,
-and nothing is read off pictures. Differences are in percentage points, at scale ``paper`` alone
-(elsewhere data and models have nothing in common), and only where the same column (length, patch
-size, compression) was published.
+Each model has a published column; "figure only" means that the paper gives a picture only, and
+nothing is read off pictures. Differences, in percentage points, are given at scale ``paper`` only
+(elsewhere data and models differ), for columns (length, patch size, compression) that were
+published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score
 from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
-from elastictool.utils.io import write_text
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"
-"""The scale at which ours and published numbers are of the same data."""
+"""The scale at which our and published numbers are of the same data."""
 TOKEN_AXIS = "batch_clips"
 
 
-def write_table(result: Document, path: Path) -> Path:
-    """Write the result as Markdown; returns ``path``."""
-    write_text(path, page(result))
-    return path
-
-
 def page(result: Document) -> str:
-    """Heading, picture, conditions, tables and verdicts as Markdown."""
+    """Return heading, picture, conditions, tables and verdicts as Markdown."""
     name = result["recipe"].partition("/")[2]
     parts = [
         f"# {result['title']}\n\n![{result['title']}]({name}.png)\n",
@@ -45,7 +37,7 @@ def page(result: Document) -> str:
 
 
 def published_words(published: Document) -> str:
-    """What the paper reports and where, in the figures that can be said in a line."""
+    """Return the published numbers and their source in a line."""
     if published["tokens"]:
         shares = published["tokens"].items()
         parts = [f"{model}: padding {_share(a)}, cut {_share(b)}" for model, (a, b) in shares]
@@ -60,7 +52,7 @@ def published_words(published: Document) -> str:
 
 
 def _range_words(model: str, points: Sequence[Sequence[float]]) -> str:
-    """``AST-400 51.0 (38.2 to 51.0)``; what is not published at an own setting has the range."""
+    """Return ``AST-400 51.0 (38.2 to 51.0)``; the range alone without an own setting."""
     scores, own = [y for _, y in points], own_score(model, points)
     at_own = "" if own is None else f"{percent(own)} "
     return f"{model} {at_own}({percent(min(scores))} to {percent(max(scores))})"
@@ -71,14 +63,14 @@ def _share(value: float | None) -> str:
 
 
 def held_words(verdicts: Sequence[Document]) -> str:
-    """``7 of 8 claims hold``; empty where none is judged."""
+    """Return ``7 of 8 claims hold``; empty without claims."""
     held = sum(verdict["holds"] is True for verdict in verdicts)
     few = len(verdicts) == 1
     return f"{held} of {counted(len(verdicts), 'claim')} hold{'s' * few}" if verdicts else ""
 
 
 def tables(result: Document) -> list[str]:
-    """All tables of the result."""
+    """Return all tables of the result."""
     if "histograms" in result:
         return [histogram_table(result)]
     found = [panel_table(panel, result) for panel in result["panels"]]
@@ -88,7 +80,7 @@ def tables(result: Document) -> list[str]:
 
 
 def panel_table(panel: Document, result: Document) -> str:
-    """A row a column of the figure; for each model ours, published and perhaps the difference."""
+    """Return a table with a row for each column of the figure."""
     columns, rows = panel_cells(panel, result)
     note = "" if result["scale"] == SAME_DATA else _other_data(result)
     conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
@@ -107,14 +99,17 @@ def _other_data(result: Document) -> str:
 
 
 def has_differences(panel: Document, result: Document) -> bool:
-    """Whether published numbers can be subtracted from ours: the same data and metric."""
+    """Return whether our and published numbers are of the same data and metric."""
     return bool(result["scale"] == SAME_DATA and result["published"]["metric"] == panel["metric"])
 
 
 def panel_cells(
     panel: Document, result: Document, intervals: bool = True
 ) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells of a panel; frames of other data are no columns of the paper's."""
+    """Return column names and cells of a panel: ours, published and perhaps the difference.
+
+    Frames of other data are not compared with the paper's.
+    """
     if panel["axis"] == TOKEN_AXIS:
         return token_cells(panel, result)
     published, gap = result["published"], has_differences(panel, result)
@@ -143,7 +138,7 @@ def panel_cells(
 
 
 def _published_column(panel: Document, published: Document) -> str:
-    """``published``; with its metric where that is another one than ours."""
+    """Return ``published``, with its metric if that differs from ours."""
     if published["metric"] in ("", panel["metric"]):
         return "published"
     return f"published {METRIC_LABELS[published['metric']]}"
@@ -152,7 +147,7 @@ def _published_column(panel: Document, published: Document) -> str:
 def _cells(
     mine: Document | None, theirs: float | None, numbers: bool, gap: bool, intervals: bool
 ) -> list[str]:
-    """Ours with its interval, published, and (``gap``) the difference."""
+    """Return our score with its interval, the published, and (``gap``) the difference."""
     if mine is None:
         return [EMPTY] * (2 + gap)
     ours = percent(mine["value"], (mine["low"], mine["high"]) if intervals else None)
@@ -164,14 +159,14 @@ def _cells(
 def _published_at(
     curve: Document, x: float, published: Document, same_columns: bool
 ) -> tuple[float | None, bool]:
-    """The published value of a curve at ``x``, and whether there are numbers of that curve."""
+    """Return the published value of a curve at ``x``, and whether any numbers are published."""
     points = published["curves"].get(curve["published_label"], []) if same_columns else []
     found = next((y for place, y in points if abs(place - x) < 1e-9), None)
     return found, bool(published["curves"])
 
 
 def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list[str]]]:
-    """A row a model: padding at each batch size, cut, and what is published of both."""
+    """Return column names and cells of token use: padding by batch size, cut, published ones."""
     gap = has_differences(panel, result)
     sizes = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
     columns = ["model", *(f"padding, {counted(size, 'clip')}" for size in sizes)]
@@ -196,7 +191,7 @@ def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list
 def _share_cells(
     ours: Sequence[float], shares: Sequence[float | None] | None, place: int, gap: bool
 ) -> list[str]:
-    """Published padding (0) or cut (1), and (``gap``) ours less that where ours is one number."""
+    """Return published padding (0) or cut (1), and (``gap``) our difference from it."""
     if shares is None:
         return [EMPTY] * (1 + gap)
     theirs = shares[place]
@@ -207,7 +202,7 @@ def _share_cells(
 
 
 def evaluation_table(result: Document) -> str:
-    """All metrics at the own setting."""
+    """Return a table of all metrics at the own setting."""
     names = [n for n in METRIC_LABELS if any(n in row for row in result["evaluations"].values())]
     rows = [
         [label, *(percent(row.get(name)) for name in names)]
@@ -218,12 +213,12 @@ def evaluation_table(result: Document) -> str:
 
 
 def histogram_table(result: Document) -> str:
-    """Lengths of clips in numbers."""
+    """Return a table of clip lengths."""
     return markdown_table(*histogram_cells(result))
 
 
 def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells, a row a data set."""
+    """Return column names and cells, one row a data set."""
     columns = ["data", "clips", "hours", "shortest", "median", "90 %", "99 %", "longest"]
     columns += ["shorter than 10.24 s", "longer", "published"]
     rows = [
@@ -242,7 +237,7 @@ def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict_lines(verdicts: Sequence[Document]) -> str:
-    """How many claims hold, then a bullet a claim."""
+    """Return how many claims hold, and a bullet for each claim."""
     if not verdicts:
         return "None is judged: the picture shows lengths alone.\n"
     return f"{held_words(verdicts)}.\n\n" + "".join(f"- {_verdict_words(v)}\n" for v in verdicts)
@@ -255,7 +250,7 @@ def _verdict_words(verdict: Document) -> str:
 
 
 def provenance(result: Document) -> str:
-    """Command, date, versions, machine and time."""
+    """Return command, date, versions, machine and time."""
     made = result["made"]
     machine = made["gpu"] or made["cpu"]
     versions = [f"elastictool {made['elastictool']}", f"Python {made['python']}"]

@@ -1,4 +1,4 @@
-"""Reading ``metrics.jsonl`` of any run: finished, running, or killed in the middle of a line."""
+"""Read ``metrics.jsonl`` of a run that has finished, is running, or was killed within a line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Record = dict[str, Any]
 
 
 def read_log(run_dir: Path, kind: str) -> list[Record]:
-    """The records of one kind (``step``, ``epoch``) in their order; empty without a log.
+    """Return the records of one kind (``step``, ``epoch``) in order; none without a log.
 
-    A line that is no record is passed over: a killed run may leave half of one.
+    Lines that are no records are skipped: a killed run may leave half of one.
 
     Raises:
         ElasticToolError: The log cannot be read.
@@ -33,7 +33,7 @@ def read_log(run_dir: Path, kind: str) -> list[Record]:
 
 
 def parse_line(line: str) -> Record | None:
-    """A record, or None for a line that is none."""
+    """Return the record of a line; None if it has none."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -52,7 +52,7 @@ def training_seconds(run_dir: Path) -> float | None:
 
 
 def number(record: Record, name: str) -> float | None:
-    """A finite number out of a record, or None."""
+    """Return a finite number of a record, or None."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

@@ -1,4 +1,4 @@
-"""Every setting of a run, with its default, its values and what it means.
+"""List every setting of a run with default, values and meaning.
 
 All of it comes from the configuration classes (``config/words.py``), and the names of
 interchangeable parts from their tables. ``docs/settings.md`` is ``settings_page()``, and ``train
@@ -26,7 +26,7 @@ _COMMENT_WIDTH = 96
 
 
 def settings_page() -> str:
-    """``docs/settings.md``."""
+    """Return the text of ``docs/settings.md``."""
     parts = [
         "# Settings\n\n"
         "Made by `python scripts/settings.py`.\n\n"
@@ -47,7 +47,7 @@ def settings_page() -> str:
 
 
 def commented_yaml(config: RunConfig) -> str:
-    """``config`` as YAML, the meaning of each section and setting above it as comments."""
+    """Return ``config`` as YAML with the meaning of each section and setting as comments."""
     return "".join(f"{line}\n" for line in _commented(to_dict(config), dict(sections())))
 
 
@@ -81,7 +81,7 @@ def _yaml(value: Any) -> str:
 
 
 def _meaning(cls: type) -> str:
-    """The class's docstring in Markdown."""
+    """Return the class's docstring in Markdown."""
     return _markdown(inspect.cleandoc(cls.__doc__ or ""))
 
 
@@ -118,7 +118,7 @@ def _values(hint: Any) -> str:
 
 
 def _known(name: str) -> list[str]:
-    """The names that the setting ``name`` may have, where they are those of a table of parts."""
+    """Return the names in the registry that the setting ``name`` chooses from."""
     return _TABLES[name]() if name in _TABLES else []
 
 

@@ -1,4 +1,4 @@
-"""Result files in, text tables out; a number is formatted in one place."""
+"""Read result files; format numbers and Markdown tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialia
 
 
 def read_json(path: Path) -> Any:
-    """The document in a JSON result file.
+    """Return the document in a JSON result file.
 
     Raises:
         UsageError: There is no such file.
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV with a header.
+    """Return the rows of a CSV with a header.
 
     Raises:
         UsageError: There is no such file.
@@ -44,7 +44,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """A Markdown table, the first ``left`` columns left, the others right; ``|`` is escaped."""
+    """Return a Markdown table, the first ``left`` columns aligned left; ``|`` is escaped."""
     lines = [columns, [*[":--"] * left, *["--:"] * (len(columns) - left)], *rows]
     return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
 
@@ -54,7 +54,7 @@ def _cell(value: object) -> str:
 
 
 def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:
-    """``93.3`` or ``93.3 (90.1–95.9)`` from shares; ``–`` where there is no value."""
+    """Return ``93.3`` or ``93.3 (90.1–95.9)`` from shares; ``–`` without a value."""
     if value is None:
         return EMPTY
     text = f"{100 * value:.1f}"
@@ -69,7 +69,7 @@ def percent(value: float | None, interval: Sequence[float | None] | None = None)
 def metric_text(
     name: str, value: float | None, interval: Sequence[float | None] | None = None
 ) -> str:
-    """A metric as text: d' as it is, everything else in percent."""
+    """Return a metric as text: d' as it is, all others in percent."""
     from elastictool.metrics.table import is_share  # needs numpy, which start-up does not
 
     if is_share(name):
@@ -81,7 +81,7 @@ def metric_text(
 
 
 def duration(seconds: float | None) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds is None:
         return EMPTY
     whole = round(seconds)
@@ -93,13 +93,13 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(number: float, what: str) -> str:
-    """``1 recording``, ``8,035 clips``, ``2.5 points``, ``2 classes``."""
+    """Return a number with its noun: ``1 recording``, ``8,035 clips``, ``2 classes``."""
     amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{amount} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def age(seconds: float) -> str:
-    """About how long ago: ``45 s``, ``20 min``, ``3 h``, ``12 d``."""
+    """Return a rounded time span: ``45 s``, ``20 min``, ``3 h``, ``12 d``."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

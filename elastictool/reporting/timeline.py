@@ -1,4 +1,4 @@
-"""What is heard when: class probabilities of one recording over time."""
+"""Draw the class probabilities of a recording over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from elastictool.utils.io import readable
 
 MAX_CLASSES = 12
 LEAST_SHOWN = 0.02
-"""Classes that are nowhere likelier than this are left out (the three likeliest stay)."""
+"""Classes below this probability everywhere are left out, except the three likeliest."""
 _NAME_LENGTH = 40
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", BLUE])
 
@@ -32,9 +32,8 @@ def save_timeline(
 
     Args:
         stem: Files to write, without ending (png and svg).
-        title: Over the figure.
-        starts_s: (W,) start of each window; what two share is drawn half for the one, half for
-            the other.
+        title: Title of the figure.
+        starts_s: (W,) start of each window; the overlap of two windows is divided between them.
         stops_s: (W,) its end.
         probabilities: (W, C).
         label_names: C names.
