@@ -109,20 +109,9 @@ def summary_table(studies: dict[str, dict[str, Any]]) -> str:
     return markdown_table(columns, [[row, *values] for row, values in cells.items()])
 
 
-def summary_section(studies: dict[str, dict[str, Any]]) -> str:
-    """The summary, and what it is made from."""
-    runs = ", ".join(f"{studies[name]['planned_runs']} runs ({name})" for name in SUMMARY)
-    return (
-        f"{summary_table(studies)}\nMeans ± 95 % t interval over seeds or folds: {runs}. "
-        "Made by `python -m benchmarks.study NAME --data DIR` "
-        f"([what DIR holds]({SMALL_DATA})) and `python -m benchmarks.report`; "
-        "every run, length and model: [docs/results.md](docs/results.md).\n"
-    )
-
-
-def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
-    """How many times as fast as what: ratios of one run each."""
-    attention, others, fbank = (benchmarks[name] for name in ("attention", "others", "fbank"))
+def speed_table() -> str:
+    """Return the speed against other implementations, from one measurement each."""
+    attention, others, fbank = map(measurement, ("attention", "others", "fbank"))
     speed = {
         (r["mode"], r["attention"]): r["tokens_per_second"]
         for r in attention["results"]
@@ -140,37 +129,18 @@ def speed_section(benchmarks: dict[str, dict[str, Any]]) -> str:
     first = fbank["rows"][0]
     what = f"filterbank, {first['shift_ms']:g} ms a frame"
     rows.append([what, "torchaudio", f"{first['ratio']:.1f}×"])
-    parts = {
-        "the paper's rows": attention,
-        "Hugging Face": others,
-        "filterbank": fbank,
-        "spreads": benchmarks["spread"],
-    }
-    commands = "\n".join(f"- {what}: `{made['command']}`" for what, made in parts.items())
-    spread = [row for row in benchmarks["spread"]["rows"] if row["path"] == "segments"]
-    gain = ", ".join(f"{row['speed_against_padded']:.1f}×" for row in spread)
-    spreads = ", ".join(f"{row['spread']:g}" for row in spread)
-    env = attention["environment"]
-    return (
-        f"{markdown_table(['what', 'beside', 'times as fast'], rows)}\n"
-        f"One thread of an {env['cpu']}, fp32, {attention['clips']} clips with lengths of "
-        "EPIC-SOUNDS. The gain comes from lengths that differ: against "
-        f"padding to the longest clip it is {gain} at spreads (deviation of ln length) of "
-        f"{spreads}. Measured by\n\n{commands}\n\n"
-        f"with [EPIC-SOUNDS' table]({SMALL_DATA}). "
-        "More: [docs/performance.md](docs/performance.md).\n"
-    )
+    return markdown_table(["what", "compared with", "times as fast"], rows)
 
 
 def others_ratio(document: dict[str, Any], part: str) -> float:
-    """Clips a second of ``split`` against Hugging Face's AST."""
+    """Return the clips a second of ``split`` against Hugging Face's AST."""
     wanted = {"part": part, "contender": "split"}
     (ours,) = [row for row in document["rows"] if wanted.items() <= row.items()]
     return float(ours["clips_per_second"]) / padded_rate(document, part)
 
 
 def prep_section(document: dict[str, Any]) -> str:
-    """What share of preparing is decoding and resampling, by source and settings."""
+    """Return what share of preparing is decoding and resampling, by source and settings."""
     settings = list(dict.fromkeys(row["stored"] for row in document["shares"]))
     shares = {(r["source"], r["stored"]): r["share"] for r in document["shares"]}
     sources = dict.fromkeys(source for source, _ in shares)
@@ -203,7 +173,7 @@ def prep_section(document: dict[str, Any]) -> str:
 
 
 def token_section() -> str:
-    """Figure and table of token usage on real annotations, as its recipe wrote them."""
+    """Return figure and table of token usage on real annotations from the recipe's page."""
     name = "recipes/small/elasticast/table1_token_usage"
     page = (RESULTS / f"{name}.md").read_text("utf-8")
     table = page[page.index("padding of processed tokens") :]
@@ -211,12 +181,12 @@ def token_section() -> str:
 
 
 def anchor(title: str) -> str:
-    """What a link to the heading ``title`` ends in, as GitHub makes it."""
+    """Return the anchor of the heading ``title``, as GitHub makes it."""
     return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
 
 
 def results_page(studies: dict[str, dict[str, Any]]) -> str:
-    """``docs/results.md``: every study with every run."""
+    """Return ``docs/results.md``: every study with every run."""
     parts = [
         "# Results on real recordings\n\n"
         "Small models from scratch, every run of every study: where curves fall, "
@@ -235,7 +205,7 @@ def results_page(studies: dict[str, dict[str, Any]]) -> str:
 
 
 def committed_studies() -> dict[str, dict[str, Any]]:
-    """The studies whose results are there."""
+    """Read the summaries of the studies that have been run."""
     files = {name: RESULTS / f"{name}.json" for name in STUDIES}
     return {
         name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.exists()
@@ -243,12 +213,10 @@ def committed_studies() -> dict[str, dict[str, Any]]:
 
 
 def pages() -> dict[Path, str]:
-    """Every generated text and where it belongs."""
+    """Return every generated text by its file."""
     studies = committed_studies()
     readme = (ROOT / "README.md").read_text("utf-8")
-    readme = fill(readme, "results", summary_section(studies))
-    speed = {name: _performance(name) for name in ("attention", "others", "fbank", "spread")}
-    readme = fill(readme, "speed", speed_section(speed))
+    readme = fill(fill(readme, "results", summary_table(studies)), "speed", speed_table())
     data, packing = ROOT / "docs" / "data.md", ROOT / "docs" / "packing.md"
     prep = json.loads((RESULTS / "prep.json").read_text("utf-8"))
     return {
@@ -259,7 +227,8 @@ def pages() -> dict[Path, str]:
     }
 
 
-def _performance(name: str) -> dict[str, Any]:
+def measurement(name: str) -> dict[str, Any]:
+    """Read a measurement of ``docs/results/performance``."""
     file = RESULTS / "performance" / f"{name}.json"
     document: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return document

@@ -87,8 +87,9 @@ class Study:
 
 
 SHORTER_VIEWS = ("augment.length_diversity.share=1",)
-"""Setting of "diverse lengths", also for a standard AST, to tell the effect of crops from that of the
-model. Its shorter crops are not padded: positions are interpolated to their grid.
+"""Setting of "diverse lengths", also for a standard AST, to separate the crops' effect.
+
+Its shorter crops are not padded: positions are interpolated to their grid.
 """
 
 
