@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from elastictool.cli.console import log, print_json, print_table, progress
-from elastictool.cli.options import DeviceOption, DurationsOption, JsonOption
+from elastictool.cli.options import DeviceOption, DurationsOption, JsonOption, grouped
 from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 
@@ -25,27 +26,60 @@ PARTS = ("attention", "planners", "fbank", "loader", "train", "inference")
 PLANNED_CLIPS = 20_000
 
 
-def bench(
-    parts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PART ...]", help=f"Parts to measure: {', '.join(PARTS)}."),
-    ] = None,
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """The clips and the model to measure on."""
+
     size: Annotated[
         str,
         typer.Option(
             help="Model size: tiny, small or base (default: base for the loader, else small)."
         ),
-    ] = "",
-    depth: Annotated[int, typer.Option(min=1, help="Number of blocks of the model.")] = 12,
-    clips: Annotated[int, typer.Option(min=1, help="Number of clips to measure on.")] = 24,
-    batch_clips: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 12,
+    ] = ""
+    depth: Annotated[int, typer.Option(min=1, help="Number of blocks of the model.")] = 12
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips to measure on.")] = 24
+    batch_clips: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 12
+    durations: DurationsOption = None
+
+    def workload(self, size: str = "small") -> Workload:
+        """Returns the clips with a model, of ``size`` where --size is not given.
+
+        Raises:
+            UsageError: There is no such size.
+        """
+        from elastictool.config import SIZES
+
+        if (self.size or size) not in SIZES:
+            raise UsageError(f"--size {self.size!r} is no model size", f"of: {', '.join(SIZES)}")
+        return self._build(self.size or size, self.depth, self.clips)
+
+    def many_clips(self) -> Workload:
+        """Returns the clips to measure planners on, with a model that is not used."""
+        return self._build("tiny", 1, PLANNED_CLIPS)
+
+    def _build(self, size: str, depth: int, clips: int) -> Workload:
+        from elastictool.config import PackingConfig
+        from elastictool.evaluation.bench.workload import build_workload, epic_like, sample
+        from elastictool.evaluation.durations import read_durations
+
+        file = self.durations
+        source = epic_like(clips) if file is None else sample(read_durations(file), clips)
+        return build_workload(source, size, depth, PackingConfig(batch_clips=self.batch_clips))
+
+
+@grouped
+def bench(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PART", help=f"Parts to measure: {', '.join(PARTS)}."),
+    ] = None,
+    options: WorkloadOptions = WorkloadOptions(),
     batch_tokens: Annotated[
         int,
         typer.Option(
             min=0, help="Tokens in a batch of the loader, in place of clips; 0: 65536 on CUDA."
         ),
     ] = 0,
-    durations: DurationsOption = None,
     dataset: Annotated[
         str,
         typer.Option(
@@ -77,7 +111,7 @@ def bench(
     """
     import torch
 
-    from elastictool.evaluation.bench.parts import Bench
+    from elastictool.evaluation.bench import parts as parts_of
     from elastictool.evaluation.bench.timing import environment
     from elastictool.training.setup import pick_device
     from elastictool.utils.io import write_json
@@ -85,19 +119,19 @@ def bench(
     chosen = _known_parts(parts)
     if precision not in ("fp32", "bf16") or compare not in ("", "hf"):
         raise UsageError("--precision is fp32 or bf16, --compare is hf", "see bench --help")
-    how = Bench(torch.device(pick_device(device)), precision, rounds)
-    workload = _workload(durations, size or "small", depth, clips, batch_clips)
+    how = parts_of.Bench(torch.device(pick_device(device)), precision, rounds)
+    workload = options.workload()
     log(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
     rows: list[Row] = []
     with progress().task("measuring, parts", len(chosen)) as bar:
         for part in chosen:
             if part == "loader":
-                model = _workload(durations, size or "base", depth, clips, batch_clips).model
-                packing = _loader_packing(how, batch_clips, batch_tokens)
+                model = options.workload("base").model
+                packing = _loader_packing(how, options.batch_clips, batch_tokens)
                 tried = parse_numbers_or_zero(workers, "--workers")
                 rows += _loader(dataset, how, model, packing, tried)
             elif part == "planners":
-                rows += _planners(durations, batch_clips)
+                rows += parts_of.measure_planners(options.many_clips())
             else:
                 rows += _measure(part, how, workload, compare)
             bar.advance(1, part)
@@ -106,7 +140,7 @@ def bench(
         "environment": environment(),
         "clips": workload.label,
         "clip_count": len(workload.frames),
-        "model": {"size": size or "small", "depth": depth},
+        "model": {"size": options.size or "small", "depth": options.depth},
         "device": str(how.device),
         "precision": precision,
         "rounds": rounds,
@@ -138,23 +172,6 @@ def _known_parts(parts: list[str] | None) -> list[str]:
         raise UsageError(f"there is no part {unknown[0]!r} to measure", f"of: {', '.join(PARTS)}")
     # The loader needs prepared data, so it is measured on request only.
     return list(dict.fromkeys(parts)) if parts else [part for part in PARTS if part != "loader"]
-
-
-def _workload(file: Path | None, size: str, depth: int, clips: int, batch_clips: int) -> Workload:
-    from elastictool.config import SIZES, PackingConfig
-    from elastictool.evaluation.bench.workload import build_workload, epic_like, sample
-    from elastictool.evaluation.durations import read_durations
-
-    if size not in SIZES:
-        raise UsageError(f"--size {size!r} is no model size", f"of: {', '.join(SIZES)}")
-    source = epic_like(clips) if file is None else sample(read_durations(file), clips)
-    return build_workload(source, size, depth, PackingConfig(batch_clips=batch_clips))
-
-
-def _planners(file: Path | None, batch_clips: int) -> list[Row]:
-    from elastictool.evaluation.bench.parts import measure_planners
-
-    return measure_planners(_workload(file, "tiny", 1, PLANNED_CLIPS, batch_clips))
 
 
 def _measure(part: str, how: Bench, workload: Workload, compare: str) -> list[Row]:

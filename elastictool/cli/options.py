@@ -72,7 +72,7 @@ RunOption = Annotated[
 ]
 FilesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILES ...", help="Files, folders, 'patterns', or - (list on stdin)."),
+    typer.Argument(metavar="FILES", help="Files, folders, 'patterns', or - (list on stdin)."),
 ]
 DatasetOption = Annotated[
     str,
@@ -151,7 +151,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         kinds = get_type_hints(groups[name], include_extras=True)
         parameters += [
             inspect.Parameter(
-                field.name, parameter.kind, default=field.default, annotation=kinds[field.name]
+                field.name, parameter.kind, default=_default(field), annotation=kinds[field.name]
             )
             for field in dataclasses.fields(groups[name])
         ]
@@ -159,13 +159,18 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**values: Any) -> None:
         for name, kind in groups.items():
-            names = [field.name for field in dataclasses.fields(kind)]
+            names = {field.name for field in dataclasses.fields(kind)} & values.keys()
             values[name] = kind(**{field: values.pop(field) for field in names})
         command(**values)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 class SettingsCommand(TyperCommand):
