@@ -21,8 +21,8 @@ from elastictool.training.compilation import check_compiler, compile_blocks, war
 from elastictool.training.predict_logits import autocast
 from elastictool.training.run import resume_run, train_run
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError
+from tests.helpers.training import records, same, small, train_and_stop, weights
 from tests.test_model_properties import MODELS, make_batch, make_fbanks, make_model
-from tests.test_training import records, same, small, train_and_stop, weights
 
 LENGTHS = [[[20, 9, 31], [4, 48, 20]], [[48]], [[12, 12, 12, 12]], [[8, 40], [30], [47]]]
 """Frames of the clips in the rows of some batches, all of different token counts."""
@@ -166,7 +166,7 @@ def test_on_cuda_a_run_is_refused_where_triton_has_no_c_compiler(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_run_learns_what_an_eager_one_learns_and_resumes_to_the_last_bit(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     # Without validation clips nothing is compiled for inference: the test is half as long.
     sets = ("model.depth=2", "data.validation_split=none", "model.dropout=0.2", "train.lr=3e-3")
@@ -174,7 +174,7 @@ def test_a_compiled_run_learns_what_an_eager_one_learns_and_resumes_to_the_last_
     train_run(config, toy_store, tmp_path / "whole")
     counters.clear()
     with pytest.raises(Interrupted):
-        train_and_stop(config, toy_store, tmp_path / "parts", 4, monkeypatch)
+        train_and_stop(config, toy_store, tmp_path / "parts", 4)
     assert counters["stats"]["unique_graphs"] == 3
     resume_run(tmp_path / "parts", toy_store)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))

@@ -40,8 +40,8 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.training.run import resume_run, train_run
 from elastictool.utils.errors import DamagedDataError, Interrupted, OutOfMemory
 from elastictool.utils.launch import Launch
+from tests.helpers.training import records, same, small, train_and_stop, weights
 from tests.test_batches import EVERYTHING, PLAIN
-from tests.test_training import _StopAfter, records, same, small, weights
 
 CPU = torch.device("cpu")
 ON_DEVICE = DeviceTransfer(CPU, fbank_on_device=True)
@@ -438,22 +438,13 @@ def test_an_evaluation_is_fed_as_the_training_was(
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_prefetch_and_interruption_change_no_bit(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    toy_store: PreparedStore, tmp_path: Path, where: str
 ) -> None:
     sets = (f"train.fbank_on={where}", "augment.mixup=0.5", "model.dropout=0.2")
     train_run(small(*sets), toy_store, tmp_path / "plain")
     ahead = small(*sets, "train.prefetch=3")
-    from elastictool.training.trainer import Trainer
-
-    stop, after = _StopAfter(4), Trainer._after_step
-
-    def stopping(self: Trainer) -> None:
-        stop()
-        after(self)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "_after_step", stopping)
-        train_run(ahead, toy_store, tmp_path / "ahead")
+    with pytest.raises(Interrupted):
+        train_and_stop(ahead, toy_store, tmp_path / "ahead", 4)
     resume_run(tmp_path / "ahead", toy_store)
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "ahead"))
 

@@ -43,8 +43,8 @@ from elastictool.utils.errors import Interrupted, ProcessLostError, UsageError, 
 from elastictool.utils.launch import command, launched
 from elastictool.utils.signals import Stopped, StopRequest
 from tests.helpers.several import Several
+from tests.helpers.training import SMALL, records, same, small, weights
 from tests.test_batches import feature_extractor
-from tests.test_training import SMALL, records, same, small, weights
 
 STATE = Path("checkpoints") / "last.training.pt"
 ONE = torch.tensor(1.0)

@@ -34,7 +34,7 @@ from elastictool.utils.errors import (
     UsageError,
     WriteError,
 )
-from tests.test_training import records, same, small, trainer, weights
+from tests.helpers.training import records, same, small, trainer, weights
 
 Step = Callable[..., float | None]
 

@@ -28,7 +28,7 @@ from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, UsageError
 from elastictool.utils.signals import Stopped
-from tests.test_training import records, same, small, trainer, weights
+from tests.helpers.training import records, same, small, trainer, weights
 
 AST = ("model.preset=ast", "length.fixed_frames=64")
 TWO_BLOCKS = ("model.depth=2",)

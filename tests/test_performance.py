@@ -21,7 +21,7 @@ from elastictool.evaluation.bench.workload import build_workload
 from elastictool.evaluation.durations import Durations
 from elastictool.training.distributed import Ranks
 from elastictool.training.run import train_run
-from tests.test_training import records, small
+from tests.helpers.training import records, small
 
 
 def test_the_page_is_up_to_date() -> None:

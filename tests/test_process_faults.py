@@ -34,8 +34,8 @@ from elastictool.utils.errors import (
 from elastictool.utils.io import append_line, atomic_path
 from tests.helpers.children import Child, run
 from tests.helpers.saved_runs import save_run
+from tests.helpers.training import SMALL, same, small, weights
 from tests.test_prep import content
-from tests.test_training import SMALL, same, small, weights
 
 
 def sets(*more: str) -> list[str]:

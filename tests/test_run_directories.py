@@ -22,7 +22,7 @@ from elastictool.training.setup import pick_device
 from elastictool.training.state import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
-from tests.test_training import SMALL, records, same, small, weights
+from tests.helpers.training import SMALL, records, same, small, weights
 
 STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "model.dropout=0.2")
 

@@ -13,7 +13,7 @@ from elastictool.training.run import resume_run, train_run
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, UsageError
 from tests.helpers.toy_data import hide_module
-from tests.test_training import small, train_and_stop
+from tests.helpers.training import small, train_and_stop
 
 pytest.importorskip("tensorboard")
 ON = ("train.tensorboard=true", "train.average_epochs=[1, 2]")
@@ -61,7 +61,7 @@ def test_a_resumed_run_shows_no_step_twice_and_none_too_few(
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         if every:  # as after kill -9: the steps since the last save happen again
             patched.setattr("elastictool.training.trainer.Trainer._save", _save_early)
-        train_and_stop(config, toy_store, path, 5, monkeypatch)
+        train_and_stop(config, toy_store, path, 5)
     assert [step for step, _ in shown(path)["step/loss"]] == [1, 2, 3, 4, 5]
     resume_run(path, toy_store)
     assert shown(path) == logged(path)

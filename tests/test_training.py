@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,8 +21,8 @@ import torch
 from elastictool.checkpoint.find import latest_run
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import load_run
-from elastictool.config import RunConfig, TrainConfig
-from elastictool.config.loader import load_run_config, read_settings
+from elastictool.config import TrainConfig
+from elastictool.config.loader import read_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
@@ -33,15 +32,7 @@ from elastictool.training.setup import pick_device, pick_precision
 from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
-
-SMALL = (
-    "model.width=32",
-    "model.heads=2",
-    "model.depth=1",
-    "length.max_frames=128",
-    "train.epochs=2",
-    "packing.batch_clips=6",
-)
+from tests.helpers.training import SMALL, records, same, small, train_and_stop, trainer, weights
 
 BATCH_OPTIONS = (
     "augment.length_diversity.share=0.5",
@@ -51,29 +42,6 @@ BATCH_OPTIONS = (
     "augment.roll=10",
     "data.balanced_sampling=true",
 )
-
-
-def small(*sets: str) -> RunConfig:
-    return load_run_config(None, [*SMALL, *sets])
-
-
-def trainer(store: PreparedStore, path: Path, *sets: str) -> Trainer:
-    run = RunDirectory(path)
-    run.create(overwrite=False)
-    return Trainer(small(*sets), store, run)
-
-
-def weights(path: Path, which: Any = "last") -> dict[str, torch.Tensor]:
-    return load_run(path, which).model.state_dict()
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(left[name], right[name]) for name in left)
-
-
-def records(path: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
 def test_progress_tells_unit_loss_and_speed(toy_store: PreparedStore, tmp_path: Path) -> None:
@@ -101,18 +69,6 @@ def test_a_model_learns_the_toy_classes(toy_store: PreparedStore, tmp_path: Path
     assert losses[-1] < 0.5 * losses[0]
 
 
-class _StopAfter:
-    """Stands for a user who presses Ctrl-C after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
@@ -131,7 +87,6 @@ class _StopAfter:
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     toy_store: PreparedStore,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     steps: int,
     options: tuple[str, ...],
 ) -> None:
@@ -139,7 +94,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_run(config, toy_store, whole)
     with pytest.raises(Interrupted) as caught:
-        train_and_stop(config, toy_store, parts, steps, monkeypatch)
+        train_and_stop(config, toy_store, parts, steps)
     assert caught.value.exit_code == 130
     assert "--resume" in caught.value.hint
     torch.rand(100)  # a new process would have another generator state
@@ -156,27 +111,6 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
             for path in (whole, parts)
         ]
         assert kept[0] == kept[1]
-
-
-def train_and_stop(
-    config: RunConfig,
-    store: PreparedStore,
-    path: Path,
-    steps: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Train until the user stops it after so many steps."""
-    stop = _StopAfter(steps)
-    original = Trainer._step
-
-    def step(self: Trainer, *arguments: Any) -> float:
-        loss = original(self, *arguments)
-        stop()
-        return loss
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", step)
-        train_run(config, store, path)
 
 
 def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_once(
