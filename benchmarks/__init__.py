@@ -1,1 +1,1 @@
-"""Measurements of our code against others', as ratios; run each with ``python -m``."""
+"""Measure elastictool and compare it with other code; run each module with ``python -m``."""

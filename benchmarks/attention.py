@@ -1,4 +1,4 @@
-"""Attention backends against each other: a training step and inference of a whole ViT-S.
+"""Compare attention backends in training steps and inference of a whole ViT-S.
 
     python -m benchmarks.attention [--durations EPIC_Sounds_validation.csv] [--json FILE] [--quick]
 
@@ -6,7 +6,7 @@
 A third contender, those rows through the fused kernel with the same mask, shows how much of the
 difference is the layout and how much the kernel. One thread, processor time; a batch holds
 12 clips and rows of up to 2,048 tokens (ElasticAST, Sections 2.2 and 3.2). All contenders in both
-precisions take turns in one run, so bf16 can be held against float32 as well.
+precisions take turns in one run, so bf16 can be compared with float32, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RowsWithFusedKernel:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
-        """See ``AttentionBackend``; a layout that is kept cannot lend its identity to another."""
+        """See ``AttentionBackend``; layouts are saved, so that their identity stays unique."""
         if id(layout) not in self._masks:
             self._masks[id(layout)] = (layout, same_segment_mask(layout)[:, None])
         _, mask = self._masks[id(layout)]
@@ -67,14 +67,14 @@ class RowsWithFusedKernel:
 
 
 def clip_seconds(durations: Path | None, num_clips: int) -> tuple[Durations, str]:
-    """Evenly spaced quantiles of the durations in a fixed random order, and what they are."""
+    """Return quantiles of the durations in a fixed random order, and their description."""
     known = epic_like(num_clips) if durations is None else read_durations(durations)
     chosen = known if durations is None else sample(known, num_clips)
     return chosen.seconds, known.label
 
 
 def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:
-    """Random spectrograms of those lengths, 12 clips a batch, rows planned first-come."""
+    """Return random spectrograms of those lengths, 12 clips a batch, rows planned first-come."""
     torch.manual_seed(0)
     frames = [
         min(
@@ -108,7 +108,7 @@ def run_batches(
     bf16: bool,
     train: bool,
 ) -> list[Tensor]:
-    """One pass over all batches, with backward if ``train``; the logits."""
+    """Return one pass over all batches, with backward if ``train``; the logits."""
     model.attention = attention
     outputs = []
     for batch in batches:
@@ -188,7 +188,7 @@ def _most(left: Tensor, right: Tensor) -> float:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line that repeats the measurement, with file names but no folders."""
+    """Return the command that repeats the measurement, without folders."""
     parts = ["python -m benchmarks.attention", f"--rounds {args.rounds}"]
     parts.append("--quick" if args.quick else f"--batches {args.batches}")
     if args.durations is not None:

@@ -1,9 +1,9 @@
-"""Our filterbank against torchaudio's, on one thread.
+"""Compare the filterbank with torchaudio's on one thread.
 
 Run: ``python -m benchmarks.fbank [--json FILE]``
 
 Both compute the same log-mel frames (the largest difference is part of the table) of 10 s of
-noise, fading out so that values down to the floor occur. Ratios above 1 mean that ours is faster.
+noise, fading out so that values down to the floor occur. Ratios above 1: elastictool is faster.
 Times are processor times: torchaudio's call is long enough to be interrupted on a busy machine,
 where wall time showed twice the ratio that is true.
 """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(config: FbankConfig, rounds: int) -> dict[str, Any]:
-    """Median processor milliseconds of both, their ratio, and how far the results differ."""
+    """Return median processor milliseconds of both, their ratio, and how far the results differ."""
     waveform = fading_noise(DURATION_S, config.sample_rate_hz)
     contenders: dict[str, Callable[[], Tensor]] = {
         "torchaudio": lambda: torchaudio_fbank(waveform, config),
@@ -71,7 +71,7 @@ def measure(config: FbankConfig, rounds: int) -> dict[str, Any]:
 
 
 def torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """(T, F) from torchaudio, with the settings that ours stands for."""
+    """Return (T, F) from torchaudio, with the same settings."""
     kaldi = load_torchaudio().compliance.kaldi
     frames: Tensor = kaldi.fbank(
         (waveform - waveform.mean()).unsqueeze(0),
@@ -91,14 +91,14 @@ def torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
 
 
 def fading_noise(duration_s: float, sample_rate_hz: int) -> Tensor:
-    """(n,) white noise that falls by 80 dB."""
+    """Return (n,) white noise that falls by 80 dB."""
     num_samples = round(duration_s * sample_rate_hz)
     noise = torch.randn(num_samples, generator=torch.Generator().manual_seed(0))
     return 0.1 * noise * torch.logspace(0, -4, num_samples)
 
 
 def table(document: dict[str, Any]) -> str:
-    """The results as text."""
+    """Return the results as text."""
     about = document["environment"]
     lines = [
         f"fbank of {document['duration_s']:g} s, 16 kHz, 128 bins, {about['threads']} thread; "

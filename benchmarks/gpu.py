@@ -1,19 +1,19 @@
-"""What only a GPU can show: that the CUDA paths agree with ``reference``, and how fast they are.
+"""Check on a GPU that the CUDA paths agree with ``reference``, and measure their speed.
 
     python -m benchmarks.gpu --json docs/results/gpu.json [--minutes 7] [--quick]
 
 One command, meant for eight minutes of one GPU; jobs in the order of what must not be missing:
 first agreement (logits, gradients, segments that never mix, features of the device), then the
 base model in training (bf16, compiled, long streams) against a measured matrix-product peak, the
-dense mask beside it, the input's share of a step, the loader against the step, memory against
-tokens, attention alone, a short run of the trainer. It says which device, versions and source it
-was made with, and ``docs/performance.md`` is made from it. ``--device cpu --quick`` runs the same
+dense mask, the input's share of a step, the loader against the step, memory against
+tokens, attention alone, a short run of the trainer. The document has device, versions and
+source revision, and ``docs/performance.md`` is made from it. ``--device cpu --quick`` runs the same
 jobs without a GPU, to see that the script works.
 
 A job that fails or comes too late is noted under ``errors`` and the next one runs; the document is
 written before and after each. Jobs run in a child process, because one illegal access makes CUDA
 refuse all else to a process: when the device answers no more, or the process dies or hangs, another
-one goes on with the same document. A job that was begun is never begun again, so this ends.
+one continues with the same document. A started job is never started again, so this ends.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ Document = dict[str, Any]
 
 @dataclass
 class Session:
-    """Runs jobs and keeps what they find.
+    """Runs jobs and collects their results.
 
     Attributes:
         document: What is written.
         path: Where to.
-        limit_s: No job begins after so many seconds.
+        limit_s: Seconds after which no job starts.
         since: Unix time of the beginning, in the first process.
         answers: Whether the device still works.
-        patience_s: After so many seconds of one job the process ends; 0 waits for ever.
+        patience_s: Seconds after which a job is given up and its process ends; 0 for no limit.
         stopped: Why no more jobs are to begin.
     """
 
@@ -79,11 +79,11 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.time() - self.since
 
     def run(self, job: Job) -> bool:
-        """One job, unless it was begun before; whether this process can run another."""
+        """Run a job that has not started; return whether this process can run another."""
         if job.name in self.document["jobs"]:
             return True
         why = "the time is up" if self.seconds > self.limit_s else self.stopped
@@ -105,7 +105,7 @@ class Session:
         return alive
 
     def write(self) -> None:
-        """The document as it is."""
+        """Write the current document."""
         self.document["seconds"] = round(self.seconds, 1)
         write_json(self.path, self.document)
 
@@ -126,7 +126,7 @@ class Session:
 
 
 def fail(document: Document, name: str, why: str) -> None:
-    """Note that a job has no result."""
+    """Record that a job has no result."""
     part, _, label = name.partition(": ")
     document["jobs"][name] = "failed"
     document["errors"].append({"part": part, "job": label, "error": why})
@@ -136,7 +136,7 @@ def fail(document: Document, name: str, why: str) -> None:
 
 
 def device_answers(device: torch.device) -> bool:
-    """Whether the device still works in this process."""
+    """Return whether the device still works in this process."""
     if device.type != "cuda":
         return True
     try:
@@ -173,9 +173,9 @@ def main() -> None:
 
 
 def supervise(path: Path, limit_s: float) -> Document:
-    """Processes one after the other until every job had its turn; the document.
+    """Run processes one after the other until every job has run; return the document.
 
-    Each but the last begins a job that none has begun before, and there are only so many.
+    Each but the last starts a job that no other has started, so their number is limited.
     """
     since, begun = time.time(), -1
     while True:
@@ -199,7 +199,7 @@ def supervise(path: Path, limit_s: float) -> Document:
 
 
 def _child(path: Path, since: float, limit_s: float) -> str:
-    """This command in a process that runs jobs; how it ended."""
+    """Run this command in a process that runs jobs; return its exit code."""
     command = [sys.executable, *sys.orig_argv[1:], "--json", str(path), "--since", repr(since)]
     left_s = limit_s + GRACE_S - (time.time() - since)
     try:
@@ -209,7 +209,7 @@ def _child(path: Path, since: float, limit_s: float) -> str:
 
 
 def _own_document(path: Path, since: float) -> Document | None:
-    """What the processes of this run have written; None if nothing, or if another run did."""
+    """Return the document that the processes of this run have written; None without one."""
     if not path.exists():
         return None
     document: Document = json.loads(path.read_text("utf-8"))
@@ -217,7 +217,7 @@ def _own_document(path: Path, since: float) -> Document | None:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Jobs that were not begun yet, until all are through or the device answers no more."""
+    """Run the jobs that have not started, until all are done or the device fails."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     durations = read_durations(args.durations) if args.durations else epic_like(4_096)
@@ -246,7 +246,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def new_document(setup: Setup, args: argparse.Namespace) -> Document:
-    """The document before the first job."""
+    """Return the document before the first job."""
     facts: dict[str, Callable[[], Any]] = {
         "name": torch.cuda.get_device_name,
         "capability": torch.cuda.get_device_capability,

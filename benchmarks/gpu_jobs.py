@@ -1,4 +1,4 @@
-"""The jobs of ``benchmarks/gpu.py``: what is compared and measured, in the order of its worth."""
+"""Define the jobs of ``benchmarks/gpu.py``, the most important first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from elastictool.utils.rng import clip_rng
 AGREEMENT = {"fp32": 1e-4, "bf16": 3e-2}
 """Largest relative difference from ``reference`` in float32 that counts as agreement."""
 HALF_MARGIN = 1.5
-"""In bf16 also what differs no more than so many times as much as ``reference`` in bf16 does."""
+"""Largest difference in bf16, as a multiple of that of ``reference`` in bf16."""
 FEATURES = 1e-3
 """Largest difference of a normalised feature between host and device that counts as agreement."""
 DENSE_TOKENS = 8_192
@@ -64,7 +64,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """A measurement that may fail on its own.
+    """A measurement whose failure does not stop the others.
 
     Attributes:
         part: Key of the document under which its rows stand.
@@ -84,7 +84,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all jobs share.
+    """Settings and models shared by all jobs.
 
     Attributes:
         device: Where to measure.
@@ -113,7 +113,7 @@ class Setup:
 
     @property
     def dense_tokens(self) -> int:
-        """Tokens of a step beside the dense mask."""
+        """Tokens of a step for the comparison with the dense mask."""
         return 512 if self.quick else DENSE_TOKENS
 
     @cached_property
@@ -123,7 +123,7 @@ class Setup:
 
     @property
     def bench(self) -> Bench:
-        """How steps are measured."""
+        """Rounds and device of the measurements."""
         return Bench(self.device, "bf16", rounds=2 if self.quick else 5)
 
     @cached_property
@@ -133,7 +133,7 @@ class Setup:
 
     @cached_property
     def eager(self) -> Trained:
-        """The model as it is."""
+        """The model without compilation."""
         return Trained(self, compiled=False)
 
     @cached_property
@@ -142,7 +142,7 @@ class Setup:
         return Trained(self, compiled=True)
 
     def workload(self, tokens: int, depth: int = 0) -> Workload:
-        """One batch with so many tokens, and hardly more."""
+        """Return one batch of at least ``tokens`` tokens, and few more."""
         depth = depth or self.depth
         probe = build_workload(sample(self.durations, 256), self.size, depth)
         clips = max(2, math.floor(0.95 * 256 * tokens / sum(probe.tokens)))
@@ -167,13 +167,13 @@ class Trained:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
 
     def step(self, workload: Workload, attention: str) -> Callable[[], object]:
-        """A training step with that attention, ready to be called again and again."""
+        """Return a training step with this attention as a callable."""
         batches = batches_of(workload, self.bench.device, attention, self.multiple)
         return partial(run_model, self.bench, self.model, attention, batches, self.optimizer)
 
 
 def all_jobs(setup: Setup, steps: Rows) -> Iterator[Job]:
-    """Every job, the most important first; ``steps`` are the rows of training as they come."""
+    """Return all jobs, the most important first; ``steps`` collects the rows of training."""
     ATTENTION.register("rows-sdpa")(RowsWithFusedKernel())
     yield from agreement_jobs(setup)
     yield Job("features", "device against host", partial(features, setup))
@@ -195,7 +195,7 @@ def all_jobs(setup: Setup, steps: Rows) -> Iterator[Job]:
 
 
 def agreement_jobs(setup: Setup) -> Iterator[Job]:
-    """Each backend and precision against ``reference`` in float32, on a small model."""
+    """Return each backend and precision against ``reference`` in float32, on a small model."""
     for precision in ("fp32", "bf16"):
         for name in attention_backends(Bench(setup.device, precision)):
             label = f"{name}, {precision}"
@@ -205,7 +205,7 @@ def agreement_jobs(setup: Setup) -> Iterator[Job]:
 
 
 def agreement(setup: Setup, name: str, precision: str, compiled: bool = False) -> Rows:
-    """Logits and gradients, and whether clips leave each other alone."""
+    """Return the logits and gradients, and whether clips leave each other alone."""
     workload = build_workload(sample(setup.durations, 9), "tiny", 3, PackingConfig(batch_clips=9))
     expected = _outputs(workload, setup, "reference", "fp32")
     found = _outputs(workload, setup, name, precision, compiled)
@@ -238,7 +238,7 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 def _outputs(
     workload: Workload, setup: Setup, attention: str, precision: str, compiled: bool = False
 ) -> dict[str, Tensor]:
-    """Logits, and the gradient of all weights as one vector."""
+    """Return the logits, and the gradient of all weights as one vector."""
     model = workload.build_model(attention).to(setup.device)
     if compiled:
         compile_blocks(model, "inductor" if setup.device.type == "cuda" else "aot_eager")
@@ -252,7 +252,7 @@ def _outputs(
 
 
 def _others_unchanged(workload: Workload, setup: Setup, attention: str, precision: str) -> bool:
-    """Whether other clips' logits keep every bit when the first clip's values change."""
+    """Return whether other clips' logits keep every bit when the first clip's values change."""
     model: SpectrogramTransformer = workload.build_model(attention).to(setup.device)
     (batch,) = batches_of(workload, setup.device, attention)
     (group,) = batch.patch_groups
@@ -267,13 +267,13 @@ def _others_unchanged(workload: Workload, setup: Setup, attention: str, precisio
 def batches_of(
     workload: Workload, device: torch.device, attention: str, multiple: int = 1
 ) -> list[PackedBatch]:
-    """The workload's batches on the device, laid out as the backend wants them."""
+    """Return the workload's batches on the device, laid out as the backend wants them."""
     padded_rows = ATTENTION[attention].padded_rows
     return [batch.to(device) for batch in workload.batches(padded_rows, multiple)]
 
 
 def features(setup: Setup) -> Rows:
-    """Features and masks computed on the device against those of the host."""
+    """Compare features and masks computed on the device with those of the host."""
     rows = []
     frames = tuple(setup.workload(512).frames[:12])
     for config in (FbankConfig(), FbankConfig(shift_ms=7.3), EPIC):
@@ -303,7 +303,7 @@ EPIC = FbankConfig(
 
 
 def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
-    """A batch of noise of those lengths, for the device to analyse; masked as in training."""
+    """Return a batch of noise of these lengths, masked as in training."""
     end = _feature_extractor(config)
     sounds = []
     for number, (waveform, count) in enumerate(_noises(frames, config)):
@@ -313,7 +313,7 @@ def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
 
 
 def random_patches(frames: tuple[int, ...], config: FbankConfig) -> Tensor:
-    """(N, P) patches of the same batch, computed on the host."""
+    """Return (N, P) patches of the same batch, computed on the host."""
     from elastictool.audio.augment import spec_augment
 
     end, examples = _feature_extractor(config), []
@@ -345,7 +345,7 @@ def _noises(frames: tuple[int, ...], config: FbankConfig) -> Iterator[tuple[Any,
 
 
 def training(setup: Setup, tokens: int) -> Rows:
-    """A bf16 training step on a stream of so many tokens, compiled and eager."""
+    """Measure a bf16 training step on a stream of tokens, compiled and eager."""
     workload = setup.workload(tokens)
     calls = {
         f"{setup.fastest}, compiled": setup.compiled.step(workload, setup.fastest),
@@ -359,7 +359,7 @@ def training(setup: Setup, tokens: int) -> Rows:
 
 
 def dense_mask(setup: Setup) -> Rows:
-    """The paper's rows of L' = 2,048 with a dense mask, plain and fused, beside the stream."""
+    """Compare the stream with the paper's rows of 2,048 tokens and a dense mask."""
     workload = setup.workload(setup.dense_tokens)
     calls = {
         name: setup.eager.step(workload, name) for name in ("reference", "rows-sdpa", setup.fastest)
@@ -393,7 +393,7 @@ def _timed(setup: Setup, workload: Workload, calls: dict[str, Callable[[], objec
 
 
 def memory(setup: Setup, tokens: int) -> Rows:
-    """Memory of a step at its peak, beyond weights and optimiser."""
+    """Return the memory of a step at its peak, beyond weights and optimiser."""
     workload = setup.workload(tokens)
     step = setup.eager.step(workload, setup.fastest)
     step()
@@ -402,7 +402,7 @@ def memory(setup: Setup, tokens: int) -> Rows:
 
 
 def input_share(setup: Setup, tokens: int) -> Rows:
-    """A step's clips from samples to patches on the device, against the step itself."""
+    """Measure the input of a step (samples to patches on the device) as a share of the step."""
     workload = setup.workload(tokens)
     sounds = random_sounds(workload.frames, FbankConfig())
     pinned = setup.device.type == "cuda"
@@ -426,7 +426,7 @@ def input_share(setup: Setup, tokens: int) -> Rows:
 
 
 def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
-    """What a worker a core delivers of rendered clips, against what the compiled step consumes.
+    """Compare the clips that loader workers deliver with those that the compiled step consumes.
 
     Raises:
         ElasticToolError: That step was not measured.
@@ -460,14 +460,14 @@ def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
 
 
 def attention(setup: Setup, precision: str) -> Rows:
-    """Attention alone, forward and backward."""
+    """Measure attention alone, forward and backward."""
     workload = setup.workload(setup.dense_tokens, depth=1)
     bench = Bench(setup.device, precision, rounds=setup.bench.rounds)
     return [row | {"precision": precision} for row in measure_attention(bench, workload)]
 
 
 def trainer(setup: Setup) -> Rows:
-    """Two epochs of the real trainer on rendered clips: features on the host, then on the device.
+    """Run the trainer for two epochs on rendered clips, with features on the host and the device.
 
     Says whether pinned memory, background loading and the device's features work together.
     """

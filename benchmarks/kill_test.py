@@ -1,4 +1,4 @@
-"""Kill -9 at random moments, run again, and compare every byte with an undisturbed run's.
+"""Kill commands at random moments, run them again, and compare every byte with a whole run.
 
     python -m benchmarks.kill_test --kills 20 --seed 0
 
@@ -8,7 +8,7 @@ are drawn over the job's time, the other half over its file operations, because 
 moments lie close together: between two renames, or before a log and the state that it belongs to
 agree. The first half hits the rest, such as a file half-written.
 
-Only what tells the time is left out of the comparison: ``environment.json``, ``seconds``.
+Only times are left out of the comparison: ``environment.json``, ``seconds``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Job:
 
     Attributes:
         name: For the report.
-        run: Does the work in a folder, or goes on with it.
+        run: Does the work in a folder, or continues it.
         content: What is to be equal: names to bytes.
     """
 
@@ -88,7 +88,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one kill.
+    """Result of one kill.
 
     Attributes:
         moment: When.
@@ -102,7 +102,7 @@ class Trial:
 
 
 def main() -> None:
-    """Kill, run again, compare, print; fails if anything differs."""
+    """Kill, run again, compare and print; fail if anything differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="kills of each job")
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +167,7 @@ def _trial(job: Job, place: Path, moment: Moment, expected: dict[str, bytes]) ->
 
 
 def _undisturbed(job: Job, place: Path) -> tuple[float, int]:
-    """Seconds and file operations of a whole run."""
+    """Return the seconds and file operations of a whole run."""
     counted = place.parent / "operations"
     place.parent.mkdir(parents=True)
     started = time.perf_counter()
@@ -188,7 +188,7 @@ def _start(
 
 
 def _work(job: Job, place: Path, last_operation: int, counted: Path | None) -> None:
-    """In the process: do the work, and die by our own hand at ``last_operation``."""
+    """Do the work in this process, and kill it at ``last_operation``."""
     torch.set_num_threads(1)
     place.mkdir(parents=True, exist_ok=True)
     with (place.parent / "errors.txt").open("w") as errors:  # joblib mourns each killed process
@@ -241,7 +241,7 @@ def _files(place: Path) -> dict[str, bytes]:
 
 
 def _run_files(place: Path) -> dict[str, bytes]:
-    """The files of a run, without what tells the time."""
+    """Return the files of a run without times."""
     files = _files(place)
     files.pop("run/environment.json", None)
     for name, content in files.items():
@@ -259,7 +259,7 @@ def _timeless_lines(content: bytes) -> bytes:
 
 
 def _timeless_state(content: bytes) -> bytes:
-    """What is in a training state: pickle also writes which equal values are one object."""
+    """Return the contents of a training state without times and object identities."""
     state = torch.load(io.BytesIO(content), weights_only=True)
     del state["state"]["seconds"]
     return repr(_plain(state)).encode()

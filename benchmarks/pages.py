@@ -57,7 +57,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """Replace what stands between the markers of ``name``.
+    """Replace the text between the markers of ``name``.
 
     Raises:
         ValueError: The text has no such markers.
@@ -69,7 +69,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 
 def made_by(document: dict[str, Any]) -> str:
-    """Command, date, machine."""
+    """Return the command, date, machine."""
     env = document["environment"]
     place = env["gpu"] if env.get("gpu") else env["cpu"]
     return (

@@ -1,4 +1,4 @@
-"""Padding and planning time of every packing planner, against batch size and number of clips.
+"""Measure padding and planning time of every planner by batch size and number of clips.
 
 Run: ``python -m benchmarks.planners --epic EPIC_Sounds_validation.csv --write``
 
@@ -51,7 +51,7 @@ WINDOWS = (1, 256, 1_024, 4_096, 16_384)
 WINDOW_CLIPS = 100_000
 ROUNDS = 3
 LIMIT_S = 2.0
-"""What planning two million clips may take."""
+"""Limit for planning two million clips."""
 
 SOURCES = {"epic-sounds": "EPIC-SOUNDS durations", "stand-in": "stand-in for VoxCeleb"}
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measure(epic: Path, rounds: int) -> dict[str, Any]:
-    """All that the page shows, with what a reader has to know about it."""
+    """Return all measurements of the page with their conditions."""
     durations = {"epic-sounds": read_durations(epic), "stand-in": None}
     rows: list[dict[str, Any]] = []
     for source, known in durations.items():
@@ -124,7 +124,7 @@ def measure(epic: Path, rounds: int) -> dict[str, Any]:
 
 
 def stream(known: Durations | None, num_clips: int) -> Counts:
-    """(n,) tokens of shuffled clips: drawn from ``known``, without it the stand-in.
+    """Return (n,) tokens of shuffled clips: drawn from ``known``, without it the stand-in.
 
     Of known durations no more than there are is taken without replacement.
     """
@@ -140,7 +140,7 @@ def stream(known: Durations | None, num_clips: int) -> Counts:
 def measured(
     lengths: Counts, source: str, batch_clips: int, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Padding and seconds of every planner at one batch size."""
+    """Return the padding and seconds of every planner at one batch size."""
     configs = {name: PackingConfig(name, batch_clips=batch_clips) for name in known_planners()}
     plans = {name: plan_stream(lengths, config) for name, config in configs.items()}
     clock = time.process_time
@@ -161,7 +161,7 @@ def measured(
 def padding(
     lengths: Counts, source: str, planner: str, batch_clips: int, window: int
 ) -> dict[str, Any]:
-    """Padding and rows of one planner; a window of one clip is one of a single batch."""
+    """Return the padding and rows of one planner; a window of one clip is one of a single batch."""
     use = packed_use(lengths, planner, batch_clips, PackingConfig.capacity, window)
     return {
         "source": source,
@@ -176,7 +176,7 @@ def padding(
 
 
 def tables(document: dict[str, Any]) -> str:
-    """What stands between the page's markers."""
+    """Return the text between the page's markers."""
     env = document["environment"]
     most = max(row["clips"] for row in document["rows"])
     slowest = max(row["plan_s"] for row in document["rows"])
@@ -195,7 +195,7 @@ def tables(document: dict[str, Any]) -> str:
 
 
 def padding_table(document: dict[str, Any]) -> str:
-    """Padding of each planner by batch size, for the most clips."""
+    """Return the padding of each planner by batch size, for the most clips."""
     columns = ["planner", *_headers()]
     found = _by_batch(document, "padding_percent")
     return markdown_table(
@@ -204,7 +204,7 @@ def padding_table(document: dict[str, Any]) -> str:
 
 
 def seconds_table(document: dict[str, Any]) -> str:
-    """Seconds of each planner by batch size, for the most clips."""
+    """Return the seconds of each planner by batch size, for the most clips."""
     plans, lists = _by_batch(document, "plan_s"), _by_batch(document, "lists_s")
     rows = [
         [name, *(f"{a:.2f} + {b:.2f}" for a, b in zip(plans[name], lists[name], strict=True))]
@@ -214,7 +214,7 @@ def seconds_table(document: dict[str, Any]) -> str:
 
 
 def window_table(document: dict[str, Any]) -> str:
-    """Padding of each window planner by window, at the smallest and the third batch size."""
+    """Return the padding of each window planner by window, at two batch sizes."""
     shown = (BATCH_CLIPS[0], BATCH_CLIPS[2])
     columns = ["planner, source", "batch", "one batch", *(f"{n:,}" for n in WINDOWS[1:])]
     rows = []
@@ -229,7 +229,7 @@ def window_table(document: dict[str, Any]) -> str:
 
 
 def draw(document: dict[str, Any]) -> Figure:
-    """Padding by batch size on the left, planning time by number of clips on the right."""
+    """Return the figure: padding by batch size, planning time by number of clips."""
     with styled():
         figure = Figure(figsize=(9.5, 6.6), layout="constrained")
         grid = figure.subplots(2, 2)
@@ -276,7 +276,7 @@ def _headers() -> list[str]:
 
 
 def _by_batch(document: dict[str, Any], key: str) -> dict[str, list[float]]:
-    """Values for the most clips, by planner: sources and batch sizes in order."""
+    """Return the values for the most clips, by planner: sources and batch sizes in order."""
     most = max(row["clips"] for row in document["rows"])
     values: dict[str, list[float]] = {}
     for row in _where(document["rows"], {"clips": most}):

@@ -1,4 +1,4 @@
-"""What prep costs beside decoding and resampling, which nobody can spare; memory; large listings.
+"""Measure the cost of prep compared with decoding and resampling alone, memory, large listings.
 
 Run: ``python -m benchmarks.prep [--json FILE]``
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def report(rounds: int, segments: int, file: Path | None) -> None:
-    """Everything, printed as it comes."""
+    """Return all measurements, printing each one."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         rows = []
@@ -126,7 +126,7 @@ def report(rounds: int, segments: int, file: Path | None) -> None:
 
 
 def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
-    """A row for each of ``SETTINGS``; none where this kind cannot be written here."""
+    """Return A row for each of ``SETTINGS``; none where this kind cannot be written here."""
     try:
         write_recordings(kind, folder)
     except AudioError as error:
@@ -157,7 +157,7 @@ def shares(kind: str, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def of_workers(kind: str, folder: Path, rounds: int = 3) -> Iterator[dict[str, Any]]:
-    """Clips a second by the clock, with a worker process a core."""
+    """Return the clips a second by the clock, with a worker process a core."""
     cores = os.cpu_count() or 1
     table = folder / "many.csv"
     rows = [
@@ -209,7 +209,7 @@ def bare(task: ShardTask) -> int:
 
 
 def _interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of processor time of each, turn by turn."""
+    """Return median seconds of processor time of each, turn by turn."""
     spent: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(-1, rounds):
         for name, contender in contenders.items():
@@ -221,7 +221,7 @@ def _interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> di
 
 
 def write_recordings(kind: str, folder: Path, clips: int = CLIPS) -> None:
-    """Recordings of one kind, and the table that lists them."""
+    """Write recordings of one kind, and the table that lists them."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(clips):
@@ -248,7 +248,7 @@ def _content(kind: str, seed: int) -> bytes:
 
 
 def music(rate_hz: int, seed: int) -> npt.NDArray[np.float32]:
-    """(n,) notes that fade out over a quiet noise: codecs find about as much to do as in music."""
+    """Return notes (n,) that fade out over noise, as hard to encode as music."""
     rng = np.random.default_rng(seed)
     at_s = np.arange(round(DURATION_S * rate_hz)) / rate_hz
     sound = 0.003 * rng.standard_normal(len(at_s))
@@ -261,7 +261,7 @@ def music(rate_hz: int, seed: int) -> npt.NDArray[np.float32]:
 
 
 def _in_process(*arguments: str) -> dict[str, Any]:
-    """What this program prints in a process of its own."""
+    """Return the output of this program in a process of its own."""
     line = [sys.executable, "-m", "benchmarks.prep", *arguments]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -269,7 +269,7 @@ def _in_process(*arguments: str) -> dict[str, Any]:
 
 
 def _peak(folder: Path, clips: int) -> dict[str, Any]:
-    """Peak memory of preparing ``clips`` clips, in one process; shards are thrown away."""
+    """Return the peak memory of preparing ``clips`` clips in one process."""
     with tempfile.TemporaryDirectory() as out:
         rows = [
             {"path": f"{n % CLIPS}.wav", "label": "x", "split": "train", "start": 1e-4 * n}
@@ -305,7 +305,7 @@ def _list(segments: int) -> dict[str, Any]:
 
 
 def _write_segments(folder: Path, segments: int) -> None:
-    """Tables as published; every 50th video has no file."""
+    """Write tables like the published ones; every 50th video has no file."""
     (folder / "audio").mkdir(parents=True)
     with (folder / "class_labels_indices.csv").open("w", encoding="utf-8") as file:
         file.write("index,mid,display_name\n")

@@ -1,12 +1,12 @@
-"""Training by one process and by several on the cores of this machine: measured, nothing simulated.
+"""Measure training by one and by several processes on the cores of this machine.
 
 Run: ``python -m benchmarks.scaling processes``, on a machine that does nothing else
 
 Each run is the trainer's own, of the same clips in the same global batches, in processes that
 torchrun starts with one thread each; gloo sums the gradients. Runs of one and of more processes
 take turns. Steps are timed from one to the next, loading included, after a first epoch that is not
-counted. Before each sum the processes wait for one another, so that waiting and summing are told
-apart; that costs a message a step.
+counted. Before each sum the processes wait for one another, so that waiting and summing are
+separate; that costs a message a step.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MOST_PROCESSES = 8
 
 
 def processes(rounds: int) -> Row:
-    """Seconds of a training step by the number of processes, as many as there are cores."""
+    """Return the seconds of a training step for one process up to the number of cores."""
     conditions = environment()  # before our own processes add to the load
     counts = [n for n in (1, 2, 4, MOST_PROCESSES) if n <= (os.cpu_count() or 1)]
     found: dict[int, list[Row]] = {count: [] for count in counts}
@@ -82,7 +82,7 @@ def processes(rounds: int) -> Row:
 
 
 def _trained(count: int, data: Path, out: Path) -> list[Row]:
-    """What each of ``count`` processes noted of one run."""
+    """Return the times that each of ``count`` processes recorded in one run."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     ours = ["-m", "benchmarks.processes", str(data), str(out)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -91,7 +91,7 @@ def _trained(count: int, data: Path, out: Path) -> list[Row]:
 
 
 def measured(notes: Sequence[Row]) -> Row:
-    """Steps, their mean seconds, and the shares of it that processes wait and sum on average.
+    """Return the number of steps, their mean seconds, and the shares of waiting and summing.
 
     Args:
         notes: Of each process: ``waiting`` and ``summing``, seconds of each step (none where it is
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 class StepClock:
-    """A progress that shows nothing and notes the seconds of each step of each epoch."""
+    """A progress display that records the seconds of each step instead of showing them."""
 
     def __init__(self) -> None:
         self.epochs: list[list[float]] = []
@@ -137,23 +137,23 @@ class StepClock:
 
     @contextmanager
     def task(self, what: str, total: float | None) -> Iterator[StepClock]:
-        """An epoch begins."""
+        """Start an epoch."""
         self.epochs.append([])
         self._before = time.perf_counter()
         yield self
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         now = time.perf_counter()
         self.epochs[-1].append(now - self._before)
         self._before = now
 
     def log(self, message: str) -> None:
-        """Nothing."""
+        """Ignore a message."""
 
 
 def timed_sums() -> dict[str, list[float]]:
-    """From here on, the seconds of each step that this process waits for the others, and sums."""
+    """Record from now on the seconds of each step that this process waits and sums."""
     notes: dict[str, list[float]] = {"waiting": [], "summing": []}
     all_reduce = Ranks.all_reduce
 

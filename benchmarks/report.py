@@ -235,7 +235,7 @@ def measurement(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write, or check."""
+    """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check

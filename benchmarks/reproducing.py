@@ -145,7 +145,7 @@ def render() -> list[Path]:
 
 
 def main() -> None:
-    """Collect, render, then write or check."""
+    """Collect and render if asked, then write or check the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--collect", type=Path, help="folder of one scale below runs/recipes")
     parser.add_argument("--render", action="store_true", help="figures and pages from their JSON")

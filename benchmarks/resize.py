@@ -1,4 +1,4 @@
-"""How well a 16x16 kernel can serve patches of other sizes: the table of ``docs/flexible.md``.
+"""Compute how well a 16x16 kernel serves other patch sizes: the table of ``docs/flexible.md``.
 
     python -m benchmarks.resize            write it
     python -m benchmarks.resize --check    fail if the committed table is not what this writes
@@ -31,7 +31,7 @@ SMOOTH_WAVES = 4
 
 
 def smooth_basis() -> Tensor:
-    """(16, waves) orthonormal cosines along one axis."""
+    """Return (16, waves) orthonormal cosines along one axis."""
     places = (torch.arange(BASE, dtype=torch.float64) + 0.5) / BASE
     waves = torch.arange(SMOOTH_WAVES, dtype=torch.float64)
     basis = torch.cos(torch.pi * places[:, None] * waves)
@@ -40,7 +40,7 @@ def smooth_basis() -> Tensor:
 
 
 def lost(bilinear: Tensor, resize: Tensor, basis: Tensor) -> float:
-    """Root mean square share of a square kernel, drawn from ``basis``, that resizing loses.
+    """Return the root mean square share of a kernel from ``basis`` that resizing loses.
 
     Args:
         bilinear: (new, 16) map of patches along one axis.
@@ -53,7 +53,7 @@ def lost(bilinear: Tensor, resize: Tensor, basis: Tensor) -> float:
 
 
 def row(size: int) -> list[str]:
-    """The line of one patch size."""
+    """Return the line of one patch size."""
     bilinear = interpolation_matrix(BASE, size, antialias=False)
     pseudo_inverse = torch.linalg.pinv(bilinear.T)
     antialiased = interpolation_matrix(BASE, size, antialias=True)
@@ -69,7 +69,7 @@ def row(size: int) -> list[str]:
 
 
 def table() -> str:
-    """All sizes as Markdown."""
+    """Return the table of all sizes."""
     columns = ["patch size", "PI, white", "PI, smooth", "BL, white", "BL, smooth", "condition of B"]
     return markdown_table(columns, [row(size) for size in SIZES])
 

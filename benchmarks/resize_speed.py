@@ -1,11 +1,11 @@
-"""PI-resize of a base model's patch kernel: ours against the dense pseudo-inverse.
+"""Compare PI-resize of a base model's patch kernel with the dense pseudo-inverse.
 
 Run: ``python -m benchmarks.resize_speed [--json FILE]``
 
 Three ways to the same kernel; the largest difference is part of the result. ``rebuilt`` does at
 each call what published code (FlexiAST, timm) does: it resizes every unit patch, which gives the
 map of whole patches, takes the pseudo-inverse of that and multiplies. ``dense`` keeps the
-pseudo-inverse. Ours keeps one small matrix an axis. Processor time of one thread, in turns.
+pseudo-inverse. elastictool caches one small matrix an axis. Processor time of one thread, in turns.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(kernel: Tensor, size: int, rounds: int) -> dict[str, Any]:
-    """Median milliseconds of each way, and how far ours is from the others."""
+    """Return median milliseconds of each way, and the largest difference."""
     kept = pseudo_inverse(size)
     ways: dict[str, Callable[[], Tensor]] = {
         "rebuilt": lambda: apply(kernel, pseudo_inverse(size), size),
@@ -71,7 +71,7 @@ def measure(kernel: Tensor, size: int, rounds: int) -> dict[str, Any]:
 
 
 def pseudo_inverse(size: int) -> Tensor:
-    """(size^2, 256) float32: pinv(B^T) of the map B of whole patches, Equation 3 as it stands."""
+    """Return pinv(B^T) (size^2, 256) in float32, B the map of whole patches (Equation 3)."""
     units = torch.eye(BASE * BASE).view(-1, 1, BASE, BASE)
     patches = F.interpolate(units, (size, size), mode="bilinear", antialias=False)
     inverse: Tensor = torch.linalg.pinv(patches.flatten(1))
@@ -79,7 +79,7 @@ def pseudo_inverse(size: int) -> Tensor:
 
 
 def apply(kernel: Tensor, matrix: Tensor, size: int) -> Tensor:
-    """(D, 1, size, size): the matrix times each flattened kernel."""
+    """Return (D, 1, size, size): the matrix times each flattened kernel."""
     return (kernel.flatten(1) @ matrix.T).view(len(kernel), 1, size, size)
 
 

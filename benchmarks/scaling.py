@@ -1,4 +1,4 @@
-"""How cost grows: with the spread of lengths, tokens, clips, and ranks; and of loading.
+"""Measure how cost grows with the spread of lengths, tokens, clips and ranks; and loading.
 
     python -m benchmarks.scaling spread memory epochs ranks [--epic EPIC_Sounds_validation.csv]
     python -m benchmarks.scaling processes
@@ -9,7 +9,7 @@ With ``--write``, each part goes to ``docs/results/performance/PART.json``, from
 Times are processor times of one thread but for loading ahead and for processes, which are about
 wall time: contenders take turns, so ratios hold on a busy machine (of processes they do not: they
 need a core each). Memory is counted in bytes kept for the backward pass, which no other program can
-disturb. Ranks are simulated: their clips are shared out, nothing runs; processes run.
+disturb. Ranks are simulated: their clips are divided, nothing runs; processes run.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def spread(rounds: int) -> dict[str, Any]:
-    """Tokens a second in training against the spread of lengths, for each way to batch."""
+    """Return tokens a second in training against the spread of lengths, for each way to batch."""
     rows: Rows = []
     for sigma in SPREADS:
         durations = lognormal(sigma, SPREAD_CLIPS)
@@ -148,14 +148,14 @@ def spread(rounds: int) -> dict[str, Any]:
 
 
 def lognormal(sigma: float, num_clips: int) -> Durations:
-    """Lengths of one mean and the deviation ``sigma`` of their logarithm, in random order."""
+    """Return lengths with deviation ``sigma`` of their logarithm, in random order."""
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.exp(sigma * ndtri(quantiles))
     return Durations(MEAN_SECONDS * seconds / seconds.mean(), "stand-in", "lognormal").shuffled(0)
 
 
 def _small(durations: Durations, planner: str) -> Workload:
-    """A model of width 192 and two blocks, all clips in one batch."""
+    """Return a workload for a model of width 192 and two blocks, all clips in one batch."""
     packing = PackingConfig(planner=planner, batch_clips=len(durations.seconds))
     return build_workload(durations, "tiny", 2, packing)
 
@@ -171,7 +171,7 @@ def _steps(workload: Workload, attention: str) -> Callable[[], object]:
 
 
 def memory() -> dict[str, Any]:
-    """Bytes that a step keeps for its backward pass, against tokens."""
+    """Return bytes that a step keeps for its backward pass, against tokens."""
     some = epic_like(48).seconds[:6]
     sizes = {f"{6 * n} clips": np.tile(some, n) for n in (1, 2, 4, 8)}
     sizes |= {"one clip": np.array([15.0]), "one clip, twice as long": np.array([30.0])}
@@ -193,7 +193,7 @@ def memory() -> dict[str, Any]:
 
 
 def kept_bytes(workload: Workload, attention: str) -> int:
-    """Size of all tensors that autograd keeps of one forward pass; weights are not counted."""
+    """Return the size of all tensors that autograd saves in a forward pass, without weights."""
     model = workload.build_model(attention)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}  # a tensor that lives cannot lend its address
@@ -214,7 +214,7 @@ def kept_bytes(workload: Workload, attention: str) -> int:
 
 
 def epochs() -> dict[str, Any]:
-    """Time and memory to plan an epoch, by its number of clips."""
+    """Return the time and memory to plan an epoch, by its number of clips."""
     rows: Rows = []
     for clips in EPOCH_CLIPS:
         sampler = sampler_of(clips)
@@ -226,7 +226,7 @@ def epochs() -> dict[str, Any]:
 
 
 def sampler_of(clips: int) -> TrainingSampler:
-    """A run's sampler over so many clips with EPIC-SOUNDS-like lengths."""
+    """Return a run's sampler over clips with lengths like EPIC-SOUNDS."""
     frames = np.clip(frames_of(epic_like(clips)), 1, None)
     return TrainingSampler(
         clips=np.arange(clips),
@@ -250,7 +250,7 @@ def _plan_all(sampler: TrainingSampler, times: dict[str, float]) -> None:
 
 
 def feature_extractor() -> FeatureExtractor:
-    """The default one, with any statistics."""
+    """Return the default feature extractor, with arbitrary statistics."""
     return FeatureExtractor(FbankConfig(), LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
 
 
@@ -258,7 +258,7 @@ def feature_extractor() -> FeatureExtractor:
 
 
 def ranks(epic: Path | None) -> dict[str, Any]:
-    """Simulated: how unevenly the tokens of global batches fall on ranks that share them."""
+    """Simulate how unevenly the tokens of global batches are divided among ranks."""
     durations = epic_like(20_000) if epic is None else read_durations(epic)
     tokens = TokenRule().tokens(frames_of(durations))
     rows: Rows = []
@@ -287,12 +287,12 @@ def _global_batches(tokens: Counts, size: int) -> Iterator[Counts]:
 
 
 def in_turn(batch: Counts, count: int) -> list[int]:
-    """Tokens of each rank when clips are dealt in their order."""
+    """Return tokens of each rank when clips are dealt in their order."""
     return [int(batch[rank::count].sum()) for rank in range(count)]
 
 
 def balanced(batch: Counts, count: int) -> list[int]:
-    """Tokens of each rank when clips are shared out as in training."""
+    """Return tokens of each rank when clips are shared out as in training."""
     return [int(batch[share].sum()) for share in assign_lpt(batch.tolist(), [0] * count)]
 
 
@@ -300,7 +300,7 @@ def balanced(batch: Counts, count: int) -> list[int]:
 
 
 def loading(dataset: Path, rounds: int) -> dict[str, Any]:
-    """Where the loader's time goes, and whether loading ahead gains anything on a CPU."""
+    """Measure the stages of the loader, and loading ahead on a CPU."""
     store = PreparedStore.open(dataset)
     return {
         "dataset": store.info.name,
@@ -312,7 +312,7 @@ def loading(dataset: Path, rounds: int) -> dict[str, Any]:
 
 
 def stages(store: PreparedStore, rounds: int, most: int = 96) -> Rows:
-    """Processor time of each stage for 10 s of audio."""
+    """Return the processor time of each stage for 10 s of audio."""
     data = ClipDataset(store, feature_extractor(), AugmentConfig(), cache_mb=0)
     spent: dict[str, float] = {}
 
@@ -357,7 +357,7 @@ def _views(data: ClipDataset) -> list[Crop]:
 
 
 def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
-    """Wall time of training steps of a small model, loading when asked for and ahead."""
+    """Return the wall time of training steps of a small model, loading when asked for and ahead."""
     width, heads = SIZES["tiny"]
     config = ModelConfig(width=width, heads=heads, depth=2, grid=(8, 192), num_classes=10)
     workload = replace(_small(epic_like(6), "balanced"), model=config)
@@ -387,7 +387,7 @@ def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
 
 
 def sides(store: PreparedStore) -> Rows:
-    """Validation loss after a short run with features from the host and from the device."""
+    """Return the validation loss of a short run with features from host and device."""
     from elastictool.training.run import train_run
 
     rows: Rows = []

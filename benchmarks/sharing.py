@@ -1,4 +1,4 @@
-"""Training steps on a CPU that other processes use, too: how long threads spin before they sleep.
+"""Measure training steps on a busy CPU, by how long threads spin before they sleep.
 
 Run: ``python -m benchmarks.sharing [--json FILE]``, on a machine that does nothing else
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measure(busy: bool, rounds: int, seconds: float) -> dict[str, Any]:
-    """Median milliseconds of a step with each setting, and what the processes ran on."""
+    """Return median milliseconds of a step with each setting, and what the processes ran on."""
     found: dict[str, list[float]] = {name: [] for name in SETTINGS}
     environment: dict[str, Any] = {}
     with neighbours(os.cpu_count() or 1 if busy else 0):
@@ -86,7 +86,7 @@ def measure(busy: bool, rounds: int, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def neighbours(number: int) -> Iterator[None]:
-    """So many processes that never rest."""
+    """Run ``count`` busy processes inside a ``with`` block."""
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
         yield
@@ -97,7 +97,7 @@ def neighbours(number: int) -> Iterator[None]:
 
 
 def in_process(setting: Mapping[str, str], seconds: float) -> dict[str, Any]:
-    """What a fresh process with this setting measures: the runtime reads it once, when loaded."""
+    """Measure in a new process, because the runtime reads the setting once, when loaded."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-m", "benchmarks.sharing", "--steps", "--seconds", str(seconds)]
     done = subprocess.run(command, env={**kept, **setting}, check=True, stdout=subprocess.PIPE)
@@ -106,7 +106,7 @@ def in_process(setting: Mapping[str, str], seconds: float) -> dict[str, Any]:
 
 
 def steps(seconds: float) -> dict[str, Any]:
-    """Median milliseconds of a training step of a narrow model on a batch of short clips."""
+    """Return median milliseconds of a training step of a narrow model on a batch of short clips."""
     import torch
 
     from elastictool.config import PackingConfig

@@ -18,7 +18,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a study's table.
+    """One model of a study.
 
     Attributes:
         label: Its name in tables and figures.
@@ -80,7 +80,7 @@ class Study:
     claims: tuple[Claim, ...] = ()
 
     def runs(self) -> list[tuple[int, int]]:
-        """Seed and fold of every run of an entry."""
+        """Return the seed and fold of every run of an entry."""
         if self.paired:
             return list(zip(self.seeds, self.folds, strict=True))
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
@@ -126,7 +126,7 @@ START = "AST, patch 16"
 
 
 def _flexi_entries(stem: str) -> tuple[Entry, ...]:
-    """The standard AST and what FlexiAST makes of it: Table 1, Figures 3, 4 (b) and 5."""
+    """Return the standard AST and variants of FlexiAST: Table 1, Figures 3, 4 (b) and 5."""
     return (
         Entry(START, f"{stem}_ast.yaml", resizings=BOTH_RESIZINGS),
         Entry("FlexiAST", f"{stem}.yaml", start=START),
@@ -176,7 +176,7 @@ FLEXI_CLAIMS = (
 def _resolution_entries(
     stem: str, shifts_ms: tuple[int, ...], frames: tuple[int, ...]
 ) -> tuple[Entry, ...]:
-    """Mixed resolutions, one AST per frame shift, and pooling: Figure 5, Table 1 right."""
+    """Return mixed resolutions, one AST per frame shift, and pooling: Figure 5, Table 1 right."""
     pooled, average = f"{stem}_elasticast_pooling.yaml", "augment.resolution.reduction=average"
     return (
         Entry("ElasticAST, mixed resolutions", f"{stem}_elasticast.yaml"),
