@@ -312,7 +312,10 @@ def facts(store: PreparedStore) -> dict[str, Any]:
     """What ``--json`` prints: ``dataset.json`` and what follows from it."""
     import numpy as np
 
-    durations_s = store.num_samples / store.info.sample_rate_hz
+    from elastictool.data.inspect import clips_per_class
+    from elastictool.data.inspect import durations_s as durations_of
+
+    durations_s, per_class = durations_of(store), clips_per_class(store)
     mean, std = store.info.fbank_stats()
     return {
         "path": str(store.path),
@@ -323,16 +326,8 @@ def facts(store: PreparedStore) -> dict[str, Any]:
         "total_s": round(float(durations_s.sum()), 3),
         "fbank_mean": mean,
         "fbank_std": std,
-        "clips_per_class": _clips_per_class(store),
+        "clips_per_class": {label: sum(splits.values()) for label, splits in per_class.items()},
     }
-
-
-def _clips_per_class(store: PreparedStore) -> dict[str, int]:
-    counts = dict.fromkeys(store.info.label_names, 0)
-    for index in range(len(store)):
-        for label in store.label_indices(index):
-            counts[store.info.label_names[label]] += 1
-    return counts
 
 
 def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:

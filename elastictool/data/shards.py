@@ -42,44 +42,47 @@ class ShardReport:
         fingerprint: Of the run that wrote it.
         rows: Clips in the shard.
         num_bytes: Size of the file.
-        rejected: (id, path, reason, split) of each clip that could not be used.
-        prepared: Clips per split.
-        silent: Clips per split that are digital silence.
+        rejected: (id, path, reason) of each clip that could not be used.
+        counts: For each split: clips that are ``prepared``, of these ``silent`` (digital silence)
+            and ``clipped`` (went beyond full scale), and ``rejected`` ones.
         source_rates: Clips per original rate.
         sums: For each (split, fold) in the order of their first clips: frames, sum of their
             log-mel values, sum of squares.
         misnamed: Format of each file whose name promises another.
         damaged: Packets that could not be decoded, of each file that has some.
-        clipped: Clips per split that went beyond full scale.
-        loudest: Of them, the id of the one that went furthest, and its largest sample.
+        loudest: Of the clipped, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
     """
 
     fingerprint: str
     rows: int = 0
     num_bytes: int = 0
-    rejected: list[tuple[str, str, str, str]] = field(default_factory=list)
-    prepared: dict[str, int] = field(default_factory=dict)
-    silent: dict[str, int] = field(default_factory=dict)
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, int] = field(default_factory=dict)
-    clipped: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
+
+    def reject(self, clip: SourceClip, reason: str) -> None:
+        """Adds one clip that could not be used."""
+        self.rejected.append((clip.id, readable(clip.path), readable(reason)))
+        _add_one(self.counts.setdefault(clip.split, {}), "rejected")
 
     def add(self, clip: SourceClip, audio: StoredAudio) -> None:
         """Adds one clip to the counts and to the filterbank sums."""
         measured = audio.measured
         self.rows += 1
         self.digests.append(measured.digest)
-        _add_one(self.prepared, clip.split)
         _add_one(self.source_rates, str(audio.source_rate_hz))
+        counts = self.counts.setdefault(clip.split, {})
+        _add_one(counts, "prepared")
         if measured.silent:
-            _add_one(self.silent, clip.split)
+            _add_one(counts, "silent")
         if audio.clipped_peak:
-            _add_one(self.clipped, clip.split)
+            _add_one(counts, "clipped")
             if audio.clipped_peak > self.loudest[1]:
                 self.loudest = (clip.id, audio.clipped_peak)
         if measured.frames:
@@ -192,15 +195,14 @@ def _rows(task: ShardTask, report: ShardReport) -> Iterator[dict[str, Any]]:
     """Yields the rows of the clips that can be used, and reports all clips."""
     corpus = CORPORA[task.corpus]
     for clip in task.clips:
-        path = readable(clip.path)
         try:
             audio = ingest(corpus, clip, task)
         except (AudioError, OSError) as error:
             text = error.message if isinstance(error, AudioError) else error.strerror or str(error)
             # The path has a column of its own, and may differ by machine.
-            reason = readable(text.removeprefix(f"{task.root / clip.path}: "))
-            report.rejected.append((clip.id, path, reason, clip.split))
+            report.reject(clip, text.removeprefix(f"{task.root / clip.path}: "))
             continue
+        path = readable(clip.path)
         if clip.path and (kind := misnamed(task.root / clip.path)):
             report.misnamed[path] = kind
         if audio.damaged_packets:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,18 +42,19 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     missing = [(clip.id, clip.path, "missing") for clip in listing.missing]
     rejected = [row for report in reports for row in report.rejected]
     columns = ("id", "path", "reason")
-    rows = [dict(zip(columns, row, strict=False)) for row in (*missing, *rejected)]
+    rows = [dict(zip(columns, row, strict=True)) for row in (*missing, *rejected)]
     write_rows(folder / REJECTED_NAME, columns, rows)
     num_clips = sum(report.rows for report in reports)
     if not num_clips:
         for path in folder.glob("shard-*.arrow"):  # so that the next run tries again
             path.unlink()
         clean(folder)
-        clip_id, _, reason, _ = rejected[0]
+        clip_id, _, reason = rejected[0]
         raise ElasticToolError(
             f"all {len(listing.clips)} clips were rejected; the first, {clip_id}: {reason}",
             f"{folder / REJECTED_NAME} lists them all",
         )
+    source_rates = _total(report.source_rates for report in reports)
     sums = add_sums(row for report in reports for row in report.sums)
     info = DatasetInfo(
         name=folder.name,
@@ -64,7 +65,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
         encoding=storage.encoding,
         channel=str(storage.channel),
         resampler=RESAMPLER,
-        source_rates=_total(report.source_rates for report in reports),
+        source_rates=dict(sorted(source_rates.items())),
         fingerprint=plan.fingerprint,
         num_clips=num_clips,
         num_shards=len(reports),
@@ -118,31 +119,24 @@ def _spread(placed: Iterable[tuple[str, tuple[str, int]]]) -> list[str]:
     return sorted({name for name, part in placed if name and first.setdefault(name, part) != part})
 
 
-def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for part in counts:
         total.update(part)
-    return dict(sorted(total.items()))
+    return total
 
 
 def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str, SplitCounts]:
     found = Counter(clip.split for clip in listing.clips)
     missing = Counter(clip.split for clip in listing.missing)
-    rejected = Counter(row[3] for report in reports for row in report.rejected)
-    prepared = _total(report.prepared for report in reports)
-    silent = _total(report.silent for report in reports)
-    clipped = _total(report.clipped for report in reports)
     usual = {"train": 0, "val": 1, "test": 2}
     names = sorted({*found, *missing, *listing.expected}, key=lambda s: (usual.get(s, 3), s))
     return {
         split: SplitCounts(
-            prepared=prepared.get(split, 0),
             found=found[split],
             expected=listing.expected.get(split, 0),
             missing=missing[split],
-            rejected=rejected[split],
-            silent=silent.get(split, 0),
-            clipped=clipped.get(split, 0),
+            **_total(report.counts.get(split, {}) for report in reports),
         )
         for split in names
     }
@@ -154,12 +148,12 @@ def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
     if found:
         examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
         yield f"{len(found)} files hold another format than their ending says: {examples}"
-    damaged = Counter(_total(report.damaged for report in reports))
+    damaged = _total(report.damaged for report in reports)
     if damaged:
         examples = ", ".join(f"{path} ({count})" for path, count in damaged.most_common(3))
         files = "1 file has" if len(damaged) == 1 else f"{len(damaged)} files have"
         yield f"{files} packets that cannot be decoded, silence took their place: {examples}"
-    count = sum(sum(report.clipped.values()) for report in reports)
+    count = sum(counts.get("clipped", 0) for report in reports for counts in report.counts.values())
     if count:
         name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
         go = "clip goes beyond full scale and was"
