@@ -359,7 +359,7 @@ def test_other_commands_are_refused_under_torchrun(monkeypatch: pytest.MonkeyPat
         app.app(standalone_mode=False)
 
 
-# One run, whoever computes it
+# One run in one or several processes
 
 RUN = (
     "augment.length_diversity.share=0.5",
@@ -593,7 +593,7 @@ def full_disk() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "how", "codes", "told"),
+    ("rank", "how", "codes", "words"),
     [
         (1, kill_hard, [1, -9], "another process of this run has ended"),
         (0, kill_hard, [-9, 1], "another process of this run has ended"),
@@ -609,13 +609,13 @@ def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
     rank: int,
     how: Callable[[], None],
     codes: list[int],
-    told: str,
+    words: str,
 ) -> None:
     line = ("train", "--run-dir", "run", *options(toy_store, "train.checkpoint_steps=2"))
     processes = Several(tmp_path, 2, *line, before={rank: partial(die_at, 5, how)})
     assert processes.end() == codes, processes.shown()
     shown = processes.shown()
-    assert shown.count("error:") == 1 and told in shown and "Traceback" not in shown
+    assert shown.count("error:") == 1 and words in shown and "Traceback" not in shown
     assert "--resume" in shown
     saved = load_training_state(tmp_path / "run" / STATE)["state"]["step"]
     assert saved == (5 if rank == 1 else 4)  # the first saves the last whole step where it can
@@ -628,11 +628,11 @@ def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
 def test_a_refusal_is_shown_once_and_at_once(toy_store: PreparedStore, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    for wrong, told in (("train.epochs=0", "above 0"), ("train.epochs=1", "is not empty")):
+    for wrong, words in (("train.epochs=0", "above 0"), ("train.epochs=1", "is not empty")):
         line = ("train", "--run-dir", "run", *options(toy_store, wrong))
         processes = Several(tmp_path, 2, *line)
         assert processes.end()[0] == 2
-        assert processes.shown().count("error:") == 1 and told in processes.shown()
+        assert processes.shown().count("error:") == 1 and words in processes.shown()
 
 
 @pytest.mark.slow

@@ -163,8 +163,8 @@ def test_each_disk_error_is_reported_and_leaves_the_old_file(
         new.write_text("new")
     assert hint in caught.value.hint and str(path) in caught.value.message
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
-    told = from_system(OSError(number, os.strerror(number), "out.json"))
-    assert told is not None and "out.json" in told.message and told.exit_code == 1
+    found = from_system(OSError(number, os.strerror(number), "out.json"))
+    assert found is not None and "out.json" in found.message and found.exit_code == 1
 
 
 def test_our_own_errors_are_not_system_errors() -> None:

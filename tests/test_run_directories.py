@@ -145,7 +145,7 @@ def test_a_run_that_has_begun_stays(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "words"),
     [
         ("train.attention=varlen", "needs a CUDA device"),
         ("train.device=meta", "'meta' cannot be used"),
@@ -153,11 +153,11 @@ def test_a_run_that_has_begun_stays(
     ],
 )
 def test_what_cannot_work_here_is_found_without_training(
-    toy_store: PreparedStore, tmp_path: Path, setting: str, told: str
+    toy_store: PreparedStore, tmp_path: Path, setting: str, words: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=words):
         describe(small(setting), toy_store)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=words):
         train_run(small(setting), toy_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -252,7 +252,7 @@ def test_an_edited_configuration_is_refused_with_what_differs(
     run = RunDirectory(tmp_path / "run")
     train_run(small(), toy_store, run.path)
     own = run.config_file.read_text()
-    for old, new, told in (
+    for old, new, words in (
         ("lr: 0.0003", "lr: 0.001", r"train\.lr=0.001 \(the run: 0.0003\)"),
         ("width: 32", "width: 64", r"model\.width=64 \(the run: 32\)"),
         ("lr: 0.0003", "lr: -1", r"config.yaml is no configuration"),
@@ -260,7 +260,7 @@ def test_an_edited_configuration_is_refused_with_what_differs(
     ):
         assert own.count(old) == 1
         run.config_file.write_text(own.replace(old, new))
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=words):
             resume_run(run.path, toy_store)
     run.config_file.write_text(own.replace("cache_mb: 512", "cache_mb: 3"))  # the machine's
     assert resume_run(run.path, toy_store).was_finished
@@ -284,9 +284,9 @@ def test_a_finished_run_says_so_and_what_comes_next(
     train_run(small("train.epochs=1"), toy_store, path)
     result = CliRunner().invoke(app, ["train", "--resume", "--run-dir", str(path)])
     assert result.exit_code == 0
-    told = result.stderr.replace("\n", " ")
-    assert "was finished before, after 1 epoch" in told and "training on" not in told
-    assert f"elastictool sweep {path} " in told
+    shown = result.stderr.replace("\n", " ")
+    assert "was finished before, after 1 epoch" in shown and "training on" not in shown
+    assert f"elastictool sweep {path} " in shown
 
 
 def test_a_run_whose_state_was_deleted_is_not_trained_again_over_its_weights(

@@ -157,8 +157,6 @@ def _drop_unwritten_output() -> None:
 
 
 def _leave(error: ElasticToolError) -> NoReturn:
-    if not launched().is_single:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if first_to_fail():
         print_error(error)
     sys.exit(error.exit_code)
