@@ -22,6 +22,7 @@ from torch import Tensor
 from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig
+from elastictool.evaluation.bench.parts import torchaudio_fbank
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.utils.io import write_json
 
@@ -68,26 +69,6 @@ def measure(config: FbankConfig, rounds: int) -> dict[str, Any]:
         "ratio": seconds["torchaudio"] / seconds["elastictool"],
         "largest_difference": float(difference),
     }
-
-
-def torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Return (T, F) from torchaudio, with the same settings."""
-    kaldi = load_torchaudio().compliance.kaldi
-    frames: Tensor = kaldi.fbank(
-        (waveform - waveform.mean()).unsqueeze(0),
-        htk_compat=True,
-        sample_frequency=config.sample_rate_hz,
-        use_energy=False,
-        window_type="hanning",
-        num_mel_bins=config.num_mel_bins,
-        dither=0.0,
-        frame_length=config.window_ms,
-        frame_shift=config.shift_ms,
-        low_freq=config.low_frequency_hz,
-        high_freq=config.high_frequency_hz,
-        preemphasis_coefficient=config.preemphasis,
-    )
-    return frames
 
 
 def fading_noise(duration_s: float, sample_rate_hz: int) -> Tensor:

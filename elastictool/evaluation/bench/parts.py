@@ -214,7 +214,7 @@ def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
     waveform = 0.1 * torch.randn(round(duration_s * config.sample_rate_hz))
     moved = waveform.to(bench.device)
     calls: dict[str, Callable[[], object]] = {
-        BASELINE: partial(_torchaudio_fbank, waveform, config),
+        BASELINE: partial(torchaudio_fbank, waveform, config),
         "elastictool": partial(fbank, waveform, config),
     }
     if bench.device.type != "cpu":
@@ -232,7 +232,8 @@ def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
     ]
 
 
-def _torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
+def torchaudio_fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
+    """Returns torchaudio's frames (T, F) with the same settings."""
     frames: Tensor = load_torchaudio().compliance.kaldi.fbank(
         waveform[None] - waveform.mean(),
         htk_compat=True,
