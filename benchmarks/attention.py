@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.config import SIZES, FbankConfig, LengthConfig, ModelConfig, PackingConfig
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.bench.workload import epic_like, sample
 from elastictool.evaluation.durations import read_durations
@@ -83,9 +83,8 @@ def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:
         )
         for s in seconds
     ]
-    spec = PatchSpec(ModelConfig().patch_size, ModelConfig().patch_stride)
     examples = [
-        Example(torch.randn(max(1, n), 128), torch.zeros(1), str(i), 10.0, 0, spec)
+        Example(torch.randn(max(1, n), 128), torch.zeros(1), str(i), 10.0)
         for i, n in enumerate(frames)
     ]
     size = PackingConfig().batch_clips
@@ -96,9 +95,11 @@ def make_batches(seconds: Durations, padded_rows: bool) -> list[PackedBatch]:
 
 
 def _pack(examples: Sequence[Example], padded_rows: bool) -> PackedBatch:
-    lengths = collate([examples]).layout.lengths
+    model = ModelConfig()
+    spec = PackSpec(model.patch_size, model.patch_stride, padded_rows=padded_rows)
+    lengths = collate([examples], spec).layout.lengths
     rows = plan_rows(PLANNERS["first-come"], lengths, PackingConfig().capacity)
-    return collate([[examples[index] for index in row] for row in rows], 0, padded_rows)
+    return collate([[examples[index] for index in row] for row in rows], spec)
 
 
 def run_batches(

@@ -25,7 +25,7 @@ from elastictool.config import (
     LengthConfig,
     PackingConfig,
 )
-from elastictool.data.collate import collate
+from elastictool.data.collate import Example, collate
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.raw import RawBatch, collate_raw
@@ -277,8 +277,9 @@ def features(setup: Setup) -> Rows:
     rows = []
     frames = tuple(setup.workload(512).frames[:12])
     for config in (FbankConfig(), FbankConfig(shift_ms=7.3), EPIC):
-        sounds, host = random_sounds(frames, config), random_patches(frames, config)
-        patches = sounds.to(setup.device, non_blocking=True).patch_groups[0].patches.cpu()
+        raw, host = random_raw_batch(frames, config), random_patches(frames, config)
+        batch = raw.to(setup.device, non_blocking=True).compute_features()
+        patches = batch.patch_groups[0].patches.cpu()
         difference = float((patches - host).abs().max())
         blanks = torch.equal(patches == 0, host == 0)
         rows.append(
@@ -302,36 +303,32 @@ EPIC = FbankConfig(
 )
 
 
-def random_sounds(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
+def random_raw_batch(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
     """Return a batch of noise of these lengths, masked as in training."""
-    end = _feature_extractor(config)
-    sounds = []
-    for number, (waveform, count) in enumerate(_noises(frames, config)):
-        sound = end.sound(waveform, _view(number, count), torch.zeros(1), str(number))
-        sounds.append(sound.changed(AugmentConfig(), partial(clip_rng, 0, 0, number)))
-    return collate_raw(sounds, collate([sounds]))
+    spec = _feature_extractor(config).pack_spec()
+    return collate_raw([list(_examples(frames, config, on_device=True))], spec)
 
 
 def random_patches(frames: tuple[int, ...], config: FbankConfig) -> Tensor:
     """Return (N, P) patches of the same batch, computed on the host."""
-    from elastictool.audio.augment import spec_augment
+    spec = _feature_extractor(config).pack_spec()
+    batch = collate([list(_examples(frames, config, on_device=False))], spec)
+    return batch.patch_groups[0].patches
 
-    end, examples = _feature_extractor(config), []
+
+def _examples(frames: tuple[int, ...], config: FbankConfig, on_device: bool) -> Iterator[Example]:
+    end = _feature_extractor(config)
     for number, (waveform, count) in enumerate(_noises(frames, config)):
-        view = _view(number, count)
-        example = end.example(end.features(waveform), view, torch.zeros(1), str(number))
-        rng = clip_rng(0, 0, number, "spec-augment")
-        masked = spec_augment(example.fbank, AugmentConfig(), rng, 0.0)
-        examples.append(example._replace(fbank=masked))
-    return collate([examples]).patch_groups[0].patches
+        found = end.raw_frames(waveform, 0, count) if on_device else end.frames(waveform)
+        spectrogram = end.spectrogram(found, Crop(number, count, 0, count)).augmented(
+            AugmentConfig(), partial(clip_rng, 0, 0, number)
+        )
+        fbank = spectrogram if on_device else spectrogram.computed()
+        yield Example(fbank, torch.zeros(1), str(number), end.shift_ms)
 
 
 def _feature_extractor(config: FbankConfig) -> FeatureExtractor:
     return FeatureExtractor(config, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
-
-
-def _view(clip: int, frames: int) -> Crop:
-    return Crop(clip, frames, 0, frames)
 
 
 def _noises(frames: tuple[int, ...], config: FbankConfig) -> Iterator[tuple[Any, int]]:
@@ -404,12 +401,12 @@ def memory(setup: Setup, tokens: int) -> Rows:
 def input_share(setup: Setup, tokens: int) -> Rows:
     """Measure the input of a step (samples to patches on the device) as a share of the step."""
     workload = setup.workload(tokens)
-    sounds = random_sounds(workload.frames, FbankConfig())
+    raw = random_raw_batch(workload.frames, FbankConfig())
     pinned = setup.device.type == "cuda"
-    sounds = sounds.pin_memory() if pinned else sounds
+    raw = raw.pin_memory() if pinned else raw
     calls: dict[str, Callable[[], object]] = {
-        "input": partial(sounds.to, setup.device, non_blocking=pinned),
-        "copy": partial(sounds.samples.to, setup.device, non_blocking=pinned),
+        "input": lambda: raw.to(setup.device, non_blocking=pinned).compute_features(),
+        "copy": partial(raw.samples.to, setup.device, non_blocking=pinned),
         "step": setup.compiled.step(workload, setup.fastest),
     }
     seconds = interleaved(calls, setup.bench.rounds, warmup_rounds=1)
@@ -443,11 +440,8 @@ def loader(setup: Setup, tokens: int, steps: Rows) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         store = prepare(PrepOptions("synth", out=Path(folder), limit=30 if setup.quick else 300))
         data = ClipDataset(store, _feature_extractor(FbankConfig()), AugmentConfig(), cache_mb=0)
-        plans = plan_batches(data, PackingConfig(batch_tokens=tokens), [way.workers])
-        rates = [
-            one_pass(way, setup.bench, data, plans, prefix_tokens)[1]
-            for _ in range(1 if setup.quick else 3)
-        ]
+        plans = plan_batches(data, PackingConfig(batch_tokens=tokens), [way.workers], prefix_tokens)
+        rates = [one_pass(way, setup.bench, data, plans)[1] for _ in range(1 if setup.quick else 3)]
     loaded = statistics.median(rates)
     return [
         {

@@ -32,7 +32,6 @@ from torch import Tensor
 from benchmarks.attention import RowsWithFusedKernel
 from benchmarks.pages import RESULTS
 from benchmarks.processes import processes
-from elastictool.audio.augment import spec_augment
 from elastictool.config import (
     SIZES,
     AugmentConfig,
@@ -234,7 +233,7 @@ def sampler_of(clips: int) -> TrainingSampler:
         feature_extractor=feature_extractor(),
         augment=AugmentConfig(),
         packing=PackingConfig(planner="balanced", batch_clips=48),
-        prefix_tokens=0,
+        spec=feature_extractor().pack_spec(),
         seed=0,
     )
 
@@ -322,33 +321,32 @@ def stages(store: PreparedStore, rounds: int, most: int = 96) -> Rows:
         spent[stage] = spent.get(stage, 0.0) + time.process_time() - begin
         return result
 
-    frames = 0
+    frames, spec = 0, data.feature_extractor.pack_spec()
     for _ in range(rounds):
-        examples, sounds = [], []
+        examples, raw = [], []
         for view in _views(data)[:most]:
             frames += view.num_frames
             _stages_of_clip(data, view, timed)
             examples.append(timed("host: whole clip", partial(data.load, view)))
-            sounds.append(timed("device: whole clip", partial(data.sound, view)))
+            raw.append(timed("device: whole clip", partial(data.load, view, on_device=True)))
         for first in range(0, len(examples), 12):
-            timed("host: packing", partial(collate, [examples[first : first + 12]]))
-            timed("device: packing", partial(_gathered, sounds[first : first + 12]))
+            timed("host: packing", partial(collate, [examples[first : first + 12]], spec))
+            timed("device: packing", partial(collate_raw, [raw[first : first + 12]], spec))
     seconds = frames * data.feature_extractor.fbank.shift_ms * 1e-3
     return [{"stage": stage, "ms_per_10_s": 1e4 * s / seconds} for stage, s in spent.items()]
-
-
-def _gathered(sounds: list[Any]) -> Any:
-    return collate_raw(sounds, collate([sounds]))
 
 
 def _stages_of_clip(data: ClipDataset, view: Crop, timed: Callable[..., Any]) -> None:
     end = data.feature_extractor
     stop = end.fbank.samples_for(view.num_frames)
     waveform = timed("reading and decoding", partial(data.store.waveform, view.clip, 0, stop))
-    found = timed("filterbank", partial(end.features, waveform))
-    example = end.example(found, view, data.targets(view.clip), "")
+    found = timed("filterbank", partial(end.frames, waveform))
+    spectrogram = end.spectrogram(found, view)
     rng = timed("SpecAugment: generator", partial(clip_rng, 0, 0, view.clip, "spec-augment-0"))
-    timed("SpecAugment: masks", partial(spec_augment, example.fbank, AugmentConfig(), rng, 0.0))
+    masked = timed(
+        "SpecAugment: masks", partial(spectrogram.augmented, AugmentConfig(), lambda _: rng)
+    )
+    timed("rows", masked.computed)
 
 
 def _views(data: ClipDataset) -> list[Crop]:
@@ -365,16 +363,15 @@ def ahead(store: PreparedStore, rounds: int, batches: int = 6) -> Rows:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     data = ClipDataset(store, feature_extractor(), AugmentConfig(), cache_mb=0)
     views = _views(data)[: 12 * batches]
-    plans = [BatchPlan(0, (tuple(views[i : i + 12]),)) for i in range(0, len(views), 12)]
+    spec = data.feature_extractor.pack_spec()
+    plans = [BatchPlan(0, (tuple(views[i : i + 12]),), spec) for i in range(0, len(views), 12)]
 
     def steps(prefetch: int) -> None:
-        for batch in load_batches(
-            plans, data, 0, False, feed=DeviceTransfer(CPU, prefetch=prefetch)
-        ):
+        for batch in load_batches(plans, data, transfer=DeviceTransfer(CPU, prefetch=prefetch)):
             run_model(Bench(CPU, "fp32"), model, "split", [batch], optimizer)
 
     def load() -> None:
-        for _ in load_batches(plans, data, 0, False):
+        for _ in load_batches(plans, data):
             pass
 
     calls: dict[str, Callable[[], object]] = {

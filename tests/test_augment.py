@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,17 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elastictool.audio.augment import add_noise, mix_waveforms, roll_frames, spec_augment
+from elastictool.audio.augment import mix_waveforms
 from elastictool.config import AugmentConfig
 from elastictool.utils.rng import clip_rng
+from tests.helpers.augmented import augmented
 
-FILL = -7.0
+NO_MASKS = AugmentConfig(frequency_mask=0, time_mask=0)
+
+
+def of_clip(clip: int) -> Callable[[str], np.random.Generator]:
+    return partial(clip_rng, 0, 0, clip)
 
 
 def masked(num_frames: int, config: AugmentConfig, clip: int, num_bins: int = 128) -> Tensor:
     """(T, F) truth values: which cells were blanked."""
-    frames = torch.zeros(num_frames, num_bins)
-    return spec_augment(frames, config, clip_rng(0, 0, clip, "masks"), FILL) == FILL
+    return augmented(torch.ones(num_frames, num_bins), config, of_clip(clip)) == 0
 
 
 def time_widths(num_frames: int, time_mask: int, clips: int = 600) -> list[int]:
@@ -75,23 +82,22 @@ def test_widths_and_places_are_uniform() -> None:
 
 def test_masks_of_zero_change_nothing() -> None:
     frames = torch.randn(50, 128)
-    config = AugmentConfig(frequency_mask=0, time_mask=0)
-    result = spec_augment(frames, config, clip_rng(0, 0, 0, "masks"), FILL)
+    result = augmented(frames, NO_MASKS, of_clip(0))
     assert torch.equal(result, frames) and result.data_ptr() != frames.data_ptr()
 
 
 def test_no_frames_stay_no_frames() -> None:
     empty = torch.zeros(0, 128)
-    assert spec_augment(empty, AugmentConfig(), clip_rng(0, 0, 0, "m"), FILL).shape == (0, 128)
+    assert augmented(empty, AugmentConfig(), of_clip(0)).shape == (0, 128)
 
 
 def test_the_input_is_left_alone_and_the_rest_kept() -> None:
     frames = torch.randn(300, 128)
     before = frames.clone()
-    result = spec_augment(frames, AugmentConfig(), clip_rng(1, 2, 3, "masks"), FILL)
+    result = augmented(frames, AugmentConfig(), of_clip(3))
     assert torch.equal(frames, before)
-    assert (result == FILL).any()
-    assert torch.equal(result[result != FILL], frames[result != FILL])
+    assert (result == 0).any()
+    assert torch.equal(result[result != 0], frames[result != 0])
 
 
 def test_switching_one_mask_off_leaves_the_other() -> None:
@@ -104,7 +110,8 @@ def test_switching_one_mask_off_leaves_the_other() -> None:
 
 def test_noise_is_uniform_up_to_an_amplitude_that_is_drawn() -> None:
     frames = torch.randn(80, 64)
-    noises = [add_noise(frames, 0.1, clip_rng(0, 0, clip, "n")) - frames for clip in range(200)]
+    config = dataclasses.replace(NO_MASKS, noise=0.1)
+    noises = [augmented(frames, config, of_clip(clip)) - frames for clip in range(200)]
     highest = np.array([float(noise.max()) for noise in noises])
     assert all(float(noise.min()) >= -1e-6 for noise in noises)
     assert 0.095 < highest.max() <= 0.1 + 1e-6 and highest.min() < 0.005
@@ -115,11 +122,12 @@ def test_noise_is_uniform_up_to_an_amplitude_that_is_drawn() -> None:
 
 def test_roll_turns_frames_by_each_number_up_to_its_limit() -> None:
     frames = torch.arange(40.0)[:, None].expand(40, 3)
-    rolled = [roll_frames(frames, 10, clip_rng(0, 0, clip, "r")) for clip in range(600)]
+    config = dataclasses.replace(NO_MASKS, roll=10)
+    rolled = [augmented(frames, config, of_clip(clip)) for clip in range(600)]
     assert all(torch.equal(one, frames.roll(int(one.argmin(0)[0]), 0)) for one in rolled)
     shifts = Counter((int(one.argmin(0)[0]) + 20) % 40 - 20 for one in rolled)
     assert sorted(shifts) == list(range(-10, 11)) and min(shifts.values()) > 10
-    short = roll_frames(frames[:3], 10, clip_rng(0, 0, 0, "r"))
+    short = augmented(frames[:3], config, of_clip(0))
     assert sorted(short[:, 0].tolist()) == [0.0, 1.0, 2.0]
 
 

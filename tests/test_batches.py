@@ -23,7 +23,7 @@ from elastictool.config import (
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.loader import load_batches
-from elastictool.data.samplers import TrainingSampler
+from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.packing.batch import PackedBatch
 
@@ -54,7 +54,7 @@ def sampler(
         feature_extractor=feature_extractor(),
         augment=augment,
         packing=PackingConfig(batch_clips=5),
-        prefix_tokens=1,
+        spec=feature_extractor().pack_spec(1),
         seed=3,
         weights=np.arange(len(clips)) % 3 + 0.5 if balanced else None,
         epoch_clips=150 if balanced else 0,  # enough to fill a small cache
@@ -76,7 +76,7 @@ def test_default_batches_are_those_of_the_first_release(toy_store: PreparedStore
     """Which clips, tokens, places, targets and masked cells; recorded before the new options."""
     found = hashlib.sha256()
     plans = sampler(toy_store, PLAIN).epoch(2)
-    for batch in load_batches(plans, training(toy_store, PLAIN), 1, False):
+    for batch in load_batches(plans, training(toy_store, PLAIN)):
         found.update("".join(batch.clip_ids).encode())
         (group,) = batch.patch_groups
         masked = group.patches == 0
@@ -96,11 +96,11 @@ def test_any_number_of_workers_and_any_interruption_give_the_same_batches(
     toy_store: PreparedStore, cache_mb: int
 ) -> None:
     plans = list(sampler(toy_store, EVERYTHING, balanced=True).epoch(1))
-    once = list(load_batches(plans, training(toy_store, EVERYTHING, cache_mb), 1, False))
+    once = list(load_batches(plans, training(toy_store, EVERYTHING, cache_mb)))
     for workers, done in ((1, 0), (2, 0), (0, 3)):
         again = islice(sampler(toy_store, EVERYTHING, balanced=True).epoch(1), done, None)
         dataset = training(toy_store, EVERYTHING, cache_mb)
-        found = list(load_batches(again, dataset, 1, False, workers))
+        found = list(load_batches(again, dataset, workers))
         assert len(found) == len(once) - done > 0
         assert all(map(same, found, once[done:]))
 
@@ -126,10 +126,12 @@ def test_exactly_the_planned_tokens_are_loaded(
 ) -> None:
     augment = AugmentConfig(token_dropout=share, length_diversity=SHORTER_TOO)
     front = dataclasses.replace(feature_extractor(edge=edge), patch_stride=stride)
-    planned_by = dataclasses.replace(sampler(toy_store, augment), feature_extractor=front)
+    planned_by = dataclasses.replace(
+        sampler(toy_store, augment), feature_extractor=front, spec=front.pack_spec(1)
+    )
     plans = list(planned_by.epoch(0))
     dataset = ClipDataset(toy_store, front, augment, seed=3)
-    for plan, batch in zip(plans, load_batches(plans, dataset, 1, False), strict=True):
+    for plan, batch in zip(plans, load_batches(plans, dataset), strict=True):
         kept = [front.num_patches(view) for row in plan.rows for view in row]
         assert batch.layout.lengths == tuple(count + 1 for count in kept)
         whole = [int(np.prod(shape)) for shape in batch.grid_shapes]
@@ -139,8 +141,13 @@ def test_exactly_the_planned_tokens_are_loaded(
 def test_kept_tokens_are_those_of_the_whole_clip_in_their_places(toy_store: PreparedStore) -> None:
     dataset = training(toy_store, BARE)
     whole = Crop(2, int(dataset.native_frames[2]), 0, int(dataset.native_frames[2]))
-    patches, coords = dataset.load(whole).patches()
-    kept, places = dataset.load(dataclasses.replace(whole, token_dropout=0.4)).patches()
+    spec = dataset.feature_extractor.pack_spec()
+    plans = [
+        BatchPlan(0, ((dataclasses.replace(whole, token_dropout=share),),), spec)
+        for share in (0.0, 0.4)
+    ]
+    (every,), (some,) = (batch.patch_groups for batch in load_batches(plans, dataset))
+    (patches, coords), (kept, places) = ((x.patches, x.coords) for x in (every, some))
     by_place = {tuple(place): patch for place, patch in zip(coords.tolist(), patches, strict=True)}
     assert 0 < len(kept) < len(patches) and places.tolist() == sorted(places.tolist())
     assert len({tuple(place) for place in places.tolist()}) == len(kept)

@@ -171,7 +171,7 @@ def test_the_loaders_batches_are_full_and_enough_for_all_workers(
         FbankConfig(), LengthConfig(), (16, 16), (16, 16), 0.0, 1.0
     )
     data = ClipDataset(toy_store(tmp_path), feature_extractor, AugmentConfig(), cache_mb=0)
-    plans = plan_batches(data, packing, [workers])
+    plans = plan_batches(data, packing, [workers], 0)
     assert len(plans) > 3 * workers
     assert {view.clip for plan in plans for view in plan.crops} == set(range(len(data.store)))
     for plan in plans[:-1]:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from elastictool.config import ModelConfig
 from elastictool.config.loader import run_config
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.evaluation.flops import forward_flops
 from elastictool.models.transformer import SpectrogramTransformer
 
@@ -31,9 +31,14 @@ def model_config(preset: str, **changes: object) -> ModelConfig:
 
 def counted(config: ModelConfig, num_frames: int, attention: str = "split") -> tuple[int, int]:
     """Operations that torch counts for one clip, and the clip's patches."""
-    patch = PatchSpec(config.patch_size, config.patch_stride)
-    example = Example(torch.randn(num_frames, 128), torch.zeros(10), "clip", 10.0, 0, patch)
-    batch = collate([[example]], config.prefix_tokens, padded_rows=attention == "reference")
+    spec = PackSpec(
+        config.patch_size,
+        config.patch_stride,
+        prefix_tokens=config.prefix_tokens,
+        padded_rows=attention == "reference",
+    )
+    example = Example(torch.randn(num_frames, 128), torch.zeros(10), "clip", 10.0)
+    batch = collate([[example]], spec)
     model = SpectrogramTransformer(config, attention).eval()
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         model(batch)

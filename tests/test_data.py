@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastictool.audio.fbank import FLOOR
+from elastictool.audio.kaldi_fbank import FLOOR
 from elastictool.config import (
     AugmentConfig,
     DataConfig,
@@ -21,7 +21,7 @@ from elastictool.config import (
     LengthDiversityConfig,
     PackingConfig,
 )
-from elastictool.data.collate import Example, PatchSpec, collate, patchify
+from elastictool.data.collate import Example, PackSpec, collate, patchify
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.paths import find_dataset
@@ -48,7 +48,7 @@ def sampler(
         feature_extractor=front,
         augment=AugmentConfig(length_diversity=config),
         packing=PackingConfig(batch_clips=4, capacity=256),
-        prefix_tokens=0,
+        spec=front.pack_spec(),
         seed=3,
     )
 
@@ -113,18 +113,18 @@ def test_fixed_lengths_pad_short_clips_and_cut_long_ones() -> None:
     for native in (40, 100, 250):
         view = front.crop(0, native)
         raw = torch.randn(native, 128)
-        example = front.example(raw, view, torch.zeros(1), "clip")
-        assert example.fbank.shape == (100, 128)
-        assert example.cut_frames == max(0, native - 100)
+        fbank = front.spectrogram(raw[: view.num_frames], view).computed()
+        assert fbank.shape == (100, 128)
+        assert view.native_frames - view.num_frames == max(0, native - 100)
         kept = min(native, 100)
-        assert torch.allclose(example.fbank[:kept], (raw[:kept] - MEAN) / (2 * STD))
-        assert torch.allclose(example.fbank[kept:], torch.tensor((FLOOR - MEAN) / (2 * STD)))
+        assert torch.allclose(fbank[:kept], (raw[:kept] - MEAN) / (2 * STD))
+        assert torch.allclose(fbank[kept:], torch.tensor((FLOOR - MEAN) / (2 * STD)))
 
 
 def test_published_padding_is_zero_before_normalisation() -> None:
     front = feature_extractor(fixed_frames=50, padding="zero")
-    example = front.example(torch.randn(20, 128), front.crop(0, 20), torch.zeros(1), "clip")
-    assert torch.allclose(example.fbank[20:], torch.tensor((0.0 - MEAN) / (2 * STD)))
+    fbank = front.spectrogram(torch.randn(20, 128), front.crop(0, 20)).computed()
+    assert torch.allclose(fbank[20:], torch.tensor((0.0 - MEAN) / (2 * STD)))
 
 
 def test_native_lengths_are_cut_at_the_cap_and_never_padded() -> None:
@@ -146,7 +146,7 @@ def test_patches_hold_the_spectrogram_where_their_coordinates_say(
     frames: int, bins: int, size: tuple[int, int], edge: str
 ) -> None:
     image = torch.randn(frames, bins)
-    patches, coords = patchify(image, PatchSpec(size, size, edge, pad_value=9.0))  # type: ignore[arg-type]
+    patches, coords = patchify(image, PackSpec(size, size, edge, pad_value=9.0))  # type: ignore[arg-type]
     assert len(patches) == len(coords) == len({tuple(place) for place in coords.tolist()})
     for patch, (band, column) in zip(patches, coords.tolist(), strict=True):
         square = patch.reshape(size).T
@@ -160,7 +160,7 @@ def test_patches_hold_the_spectrogram_where_their_coordinates_say(
 
 
 def test_overlapping_patches_follow_their_stride() -> None:
-    patches, coords = patchify(torch.randn(1024, 128), PatchSpec((16, 16), (10, 10), "drop"))
+    patches, coords = patchify(torch.randn(1024, 128), PackSpec((16, 16), (10, 10), "drop"))
     assert len(patches) == 12 * 101
     assert coords.max(0).values.tolist() == [11, 100]
 
@@ -168,10 +168,9 @@ def test_overlapping_patches_follow_their_stride() -> None:
 def test_patch_groups_hold_each_size_and_its_slots() -> None:
     sizes = [(16, 16), (8, 8), (16, 16)]
     examples = [
-        Example(torch.randn(40, 32), torch.zeros(2), str(i), 10.0, 0, PatchSpec(size, size))
-        for i, size in enumerate(sizes)
+        Example(torch.randn(40, 32), torch.zeros(2), str(i), 10.0) for i in range(len(sizes))
     ]
-    batch = collate([examples], prefix_tokens=1)
+    batch = collate([examples], [PackSpec(size, size, prefix_tokens=1) for size in sizes])
     assert [group.patch_size for group in batch.patch_groups] == [(16, 16), (8, 8)]
     token_indices = torch.cat([group.token_indices for group in batch.patch_groups])
     prefix = torch.tensor(batch.layout.starts)
@@ -182,13 +181,8 @@ def test_patch_groups_hold_each_size_and_its_slots() -> None:
 
 
 def test_padded_rows_are_the_papers_rows() -> None:
-    examples = [
-        Example(
-            torch.randn(16 * n, 16), torch.zeros(1), str(n), 10.0, 0, PatchSpec((16, 16), (16, 16))
-        )
-        for n in (3, 2, 4)
-    ]
-    batch = collate([examples[:2], examples[2:]], padded_rows=True)
+    examples = [Example(torch.randn(16 * n, 16), torch.zeros(1), str(n), 10.0) for n in (3, 2, 4)]
+    batch = collate([examples[:2], examples[2:]], PackSpec((16, 16), (16, 16), padded_rows=True))
     assert batch.layout.rows_shape == (2, 5)
     assert batch.layout.segment_ids.reshape(2, 5).tolist() == [[0, 0, 0, 1, 1], [2, 2, 2, 2, -1]]
     assert batch.layout.cu_seqlens.tolist() == [0, 3, 5, 9]

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastictool.audio import epic_fbank, streams
-from elastictool.audio import fbank as kaldi
-from elastictool.audio.extractors import EXTRACTORS
-from elastictool.audio.fbank import FLOOR, fbank
-from elastictool.audio.streams import join_clips, prepare_clip, stream_fbank
+from elastictool.audio import epic_fbank
+from elastictool.audio import fbank as streams
+from elastictool.audio import kaldi_fbank as kaldi
+from elastictool.audio.fbank import fbank, fill_frames, frontend, join_clips, prepare_clip
+from elastictool.audio.kaldi_fbank import FLOOR
 from elastictool.checkpoint.weights import load_run
 from elastictool.config import (
     AugmentConfig,
@@ -27,13 +27,14 @@ from elastictool.config import (
     PackingConfig,
     ResolutionConfig,
 )
-from elastictool.data.collate import PatchSpec
+from elastictool.data.collate import PackSpec
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer, loader_processes
 from elastictool.data.feature_extractor import Crop, FeatureExtractor
-from elastictool.data.loader import PackSpec, load_batches
-from elastictool.data.raw import BLANK, RawBatch, needed_frames
+from elastictool.data.loader import load_batches
+from elastictool.data.raw import RawBatch
 from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.spectrogram import MASKED
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.packing.batch import PackedBatch
@@ -65,7 +66,7 @@ def plans_of(
         feature_extractor=end,
         augment=augment,
         packing=PackingConfig(batch_clips=5),
-        prefix_tokens=1,
+        spec=end.pack_spec(1),
         seed=3,
         num_samples=store.num_samples,
     )
@@ -81,10 +82,8 @@ def both(
     """Batches analysed on the host and on the device."""
     plans = plans_of(store, end, augment)
     found = [
-        list(
-            load_batches(plans, ClipDataset(store, end, augment, 3), 1, False, 0, second, feed=feed)
-        )
-        for feed in (HOST, ON_DEVICE)
+        list(load_batches(plans, ClipDataset(store, end, augment, 3), 0, second, transfer))
+        for transfer in (HOST, ON_DEVICE)
     ]
     return list(zip(*found, strict=True))
 
@@ -137,8 +136,8 @@ def test_clips_of_many_resolutions_share_a_batch(toy_store: PreparedStore, reduc
         assert_alike(host, device)
 
 
-def test_a_companion_is_cut_from_the_same_sounds(toy_store: PreparedStore) -> None:
-    second = PackSpec(PatchSpec((128, 4), (128, 3)), 2, False)
+def test_a_teachers_batch_is_cut_from_the_same_clips(toy_store: PreparedStore) -> None:
+    second = PackSpec((128, 4), (128, 3), prefix_tokens=2)
     for host, device in both(toy_store, feature_extractor(), EVERYTHING, second):
         assert device.teacher_batch is not None
         assert_alike(host, device)
@@ -153,11 +152,11 @@ def test_masks_are_the_hosts_to_the_last_cell(
     for clip in range(len(toy_store)):
         dataset = ClipDataset(toy_store, feature_extractor(), augment, seed=3)
         view = dataset.feature_extractor.crop(clip, int(dataset.native_frames[clip]))
-        host, sound = dataset.load(view, 2), dataset.sound(view, 2)
-        blank = torch.from_numpy(sound.rows == BLANK)[:, None].expand_as(host.fbank).clone()
-        blank[:, slice(*sound.bins)] = True
-        assert torch.equal(host.fbank == fill, blank)
-        assert sound.scale.masked == fill
+        host, raw = dataset.load(view, 2).fbank, dataset.load(view, 2, on_device=True).fbank
+        masked = torch.from_numpy(raw.rows == MASKED)[:, None].expand_as(host).clone()
+        masked[:, slice(*raw.bins)] = True
+        assert torch.equal(host == fill, masked)
+        assert raw.normalization.masked == fill
 
 
 # The filterbank of a stream
@@ -177,7 +176,7 @@ def analysed(waveforms: list[Tensor], config: FbankConfig) -> list[Tensor]:
         for frame in range(count)
     ]
     out = torch.empty(len(places), config.num_mel_bins)
-    stream_fbank(stream, torch.tensor(places), np.array(places), config, out)
+    fill_frames(stream, np.array(places), config, out, torch.tensor(places))
     return list(out.split(counts))
 
 
@@ -232,9 +231,9 @@ def test_a_stream_cut_down_to_its_blocks_gives_the_same_bits(
         windows = samples.unfold(0, config.window_samples, 1)
         return windows.index_select(0, frame_starts[first:stop])
 
-    EXTRACTORS[config.frontend].analyse(stream, from_all, config, whole)
+    frontend(config.frontend).analyse(stream, from_all, config, whole)
     monkeypatch.setattr(streams, "MOST_VALUES", most)
-    stream_fbank(stream, frame_starts, places, config, cut)
+    fill_frames(stream, places, config, cut, frame_starts)
     assert torch.equal(whole, cut)
 
 
@@ -263,7 +262,7 @@ def test_no_batch_is_too_long_for_32_bits_and_few_sizes_are_transformed(
         samples = torch.empty(int(places[-1]) + config.window_samples, device="meta")
         out = torch.empty(len(places), config.num_mel_bins, device="meta")
         starts = torch.empty(len(places), dtype=torch.int64, device="meta")
-        stream_fbank(samples, starts, places, config, out)
+        fill_frames(samples, places, config, out, starts)
     assert 0 < max(values) < 2**31
     assert all(count % kaldi.DEVICE_FFT_ROWS == 0 for count in rows)
 
@@ -284,23 +283,23 @@ def test_surplus_rows_of_a_transform_do_not_show(
 
 def test_needed_frames_are_those_that_are_cut_out() -> None:
     config = FbankConfig(shift_ms=7.3)
-    framing = feature_extractor(config).framing
-    places, pools = needed_frames(framing, 16_000, 20, 30)
-    assert places.tolist() == [config.frame_place(frame) for frame in range(20, 50)]
-    assert pools.tolist() == [1] * 30
+    end, waveform = feature_extractor(config), np.zeros(16_000, dtype=np.float32)
+    raw = end.raw_frames(waveform, 20, 30)
+    assert raw.places.tolist() == [config.frame_place(frame) for frame in range(20, 50)]
+    assert raw.pools.tolist() == [1] * 30
     last = config.num_frames(16_000)
-    assert len(needed_frames(framing, 16_000, last - 3, 30)[0]) == 3
-    assert len(needed_frames(framing, 100, 0, 30)[0]) == 0  # too short for a frame
+    assert len(end.raw_frames(waveform, last - 3, 30)) == 3
+    assert len(end.raw_frames(waveform[:100], 0, 30)) == 0  # too short for a frame
 
 
 def test_the_device_is_never_asked_for_a_value(toy_store: PreparedStore) -> None:
     """Tensors without values get through: no size, no branch and no copy depends on one."""
     plan = plans_of(toy_store, feature_extractor(), EVERYTHING)[0]
-    (group,) = sound_batch(toy_store, plan).to("meta").patch_groups
+    (group,) = raw_batch(toy_store, plan).to("meta").compute_features().patch_groups
     assert group.patches.is_meta and group.patches.shape == (len(group.token_indices), 256)
 
 
-def sound_batch(store: PreparedStore, plan: BatchPlan) -> RawBatch:
+def raw_batch(store: PreparedStore, plan: BatchPlan) -> RawBatch:
     dataset = ClipDataset(store, feature_extractor(), EVERYTHING, 3)
     taken: list[RawBatch] = []
 
@@ -309,7 +308,7 @@ def sound_batch(store: PreparedStore, plan: BatchPlan) -> RawBatch:
             taken.append(batch)
             return super().deliver(batch)
 
-    list(load_batches([plan], dataset, 1, False, feed=Taker(CPU, True)))
+    list(load_batches([plan], dataset, transfer=Taker(CPU, True)))
     return taken[0]
 
 
@@ -323,13 +322,13 @@ def test_every_tensor_of_a_batch_is_pinned(
         pinned.add(id(copy))
         return copy
 
-    batch = sound_batch(toy_store, plans_of(toy_store, feature_extractor(), EVERYTHING)[0])
+    batch = raw_batch(toy_store, plans_of(toy_store, feature_extractor(), EVERYTHING)[0])
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     copied = batch.pin_memory()
     (group,) = copied.batch.patch_groups
-    layout, (index, *_) = copied.batch.layout, copied.patch_indices
+    layout, (index,) = copied.batch.layout, copied.patch_indices
     expected = [
-        copied.samples, copied.frame_starts, index.rows, index.bins, index.noise, index.places,
+        copied.samples, copied.frame_starts, copied.rows, copied.bins, copied.noise, index.rows,
         group.patches, group.token_indices, group.coords, group.positions,
         copied.batch.targets, layout.segment_ids, layout.cu_seqlens, layout.cu_spans,
         layout.token_indices,
@@ -344,7 +343,7 @@ def test_features_on_the_device_can_be_trained_on_wherever_they_were_loaded(
     plans = plans_of(toy_store, feature_extractor(), PLAIN)
     dataset = ClipDataset(toy_store, feature_extractor(), PLAIN, 3)
     with torch.inference_mode():
-        batch = next(iter(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
+        batch = next(iter(load_batches(plans, dataset, transfer=ON_DEVICE)))
     patches = batch.patch_groups[0].patches
     weight = torch.ones(256, requires_grad=True)
     (patches @ weight).sum().backward()
@@ -357,7 +356,7 @@ def test_audio_is_kept_while_there_is_room_and_changes_nothing(toy_store: Prepar
     for cache_mb in (0, 1, 512):
         dataset = ClipDataset(toy_store, feature_extractor(), EVERYTHING, 3, cache_mb)
         for _ in range(2):
-            batches.append(list(load_batches(plans, dataset, 1, False, feed=ON_DEVICE)))
+            batches.append(list(load_batches(plans, dataset, transfer=ON_DEVICE)))
         held.append(sum(audio.nbytes for audio in dataset._audio.values()))
         assert not dataset._cache
     assert held[0] == 0 < held[1] <= 1e6 and held[1] <= held[2]
@@ -375,11 +374,7 @@ def test_a_device_without_room_is_told_with_the_batch(
     monkeypatch.setattr(RawBatch, "to", full)
     plans = plans_of(toy_store, feature_extractor(), PLAIN)
     with pytest.raises(OutOfMemory, match=r"a batch of \d+ clips, \d+ tokens"):
-        list(
-            load_batches(
-                plans, ClipDataset(toy_store, feature_extractor()), 1, False, feed=ON_DEVICE
-            )
-        )
+        list(load_batches(plans, ClipDataset(toy_store, feature_extractor()), transfer=ON_DEVICE))
 
 
 # Training

@@ -64,13 +64,14 @@ def be_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
 def sampler(
     frames: npt.NDArray[np.int64], batch_clips: int = 12, **changes: Any
 ) -> TrainingSampler:
+    front = feature_extractor(max_frames=3_072)
     wanted: dict[str, Any] = {
         "clips": np.arange(len(frames)),
         "native_frames": frames,
-        "feature_extractor": feature_extractor(max_frames=3_072),
+        "feature_extractor": front,
         "augment": AugmentConfig(),
         "packing": PackingConfig(batch_clips=batch_clips),
-        "prefix_tokens": 0,
+        "spec": front.pack_spec(),
         "seed": 0,
     }
     return TrainingSampler(**(wanted | changes))

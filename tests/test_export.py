@@ -20,7 +20,7 @@ from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.checkpoint.weights import LoadedRun, feature_extractor_of, load_run
 from elastictool.cli.app import app
 from elastictool.config.loader import load_run_config
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.onnx import SingleClip, export_onnx
 from elastictool.models.transformer import SpectrogramTransformer
@@ -44,9 +44,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def packed(run: LoadedRun, fbank: Tensor) -> Tensor:
     """What the model itself makes of one clip."""
-    example = Example(fbank, torch.zeros(1), "a", 10.0, 0, run.feature_extractor.patch_spec)
+    spec = run.feature_extractor.pack_spec(run.config.model.prefix_tokens)
+    example = Example(fbank, torch.zeros(1), "a", 10.0)
     with torch.no_grad():
-        logits: Tensor = run.model(collate([[example]], run.config.model.prefix_tokens))[0]
+        logits: Tensor = run.model(collate([[example]], spec))[0]
     return logits
 
 
@@ -75,7 +76,7 @@ def test_a_single_clip_without_packing_is_the_same_function(
     run = load_run(runs[preset])
     fbank = torch.randn(frames, 128)
     for length in (frames,) if preset == "ast" else (0, frames):
-        clip = SingleClip(run.model, run.feature_extractor.patch_spec, length)
+        clip = SingleClip(run.model, run.feature_extractor.pack_spec(), length)
         with torch.no_grad():
             torch.testing.assert_close(clip(fbank), packed(run, fbank), rtol=0, atol=1e-4)
 
@@ -102,7 +103,7 @@ def test_a_clip_of_one_length_needs_no_patches_side_by_side(
         dataclasses.replace(run, feature_extractor=feature_extractor),
         torch.randn(frames, 128),
     )
-    clip = SingleClip(run.model, feature_extractor.patch_spec, frames)
+    clip = SingleClip(run.model, feature_extractor.pack_spec(), frames)
     with torch.no_grad():
         torch.testing.assert_close(clip(fbank), packed(run, fbank), rtol=0, atol=1e-4)
 
@@ -197,10 +198,11 @@ def test_hugging_face_loads_the_folder_and_computes_the_same(
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert theirs.config.id2label == dict(enumerate(run.label_names))
     values = torch.randn(2, 64, 128)
-    spec = PatchSpec(run.config.model.patch_size, run.config.model.patch_stride)
-    clips = [Example(clip, torch.zeros(1), "a", 10.0, 0, spec) for clip in values]
+    config = run.config.model
+    spec = PackSpec(config.patch_size, config.patch_stride, prefix_tokens=2)
+    clips = [Example(clip, torch.zeros(1), "a", 10.0) for clip in values]
     with torch.no_grad():
-        ours = run.model(collate([clips], 2))
+        ours = run.model(collate([clips], spec))
         found = theirs.eval()(values).logits
     assert ours.std() > 0.3
     torch.testing.assert_close(found, ours, rtol=0, atol=1e-4)

@@ -27,7 +27,7 @@ from elastictool.config import (
 )
 from elastictool.config.coerce import from_dict, to_dict
 from elastictool.config.loader import load_run_config
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.loader import load_batches
@@ -70,16 +70,22 @@ def make_model(config: ModelConfig) -> SpectrogramTransformer:
     return model
 
 
-def example(frames: int, config: ModelConfig, size: tuple[int, int]) -> Example:
+Clip = tuple[Example, PackSpec]
+
+
+def example(frames: int, config: ModelConfig, size: tuple[int, int]) -> Clip:
     """A random clip, the same for every size."""
     generator = torch.Generator().manual_seed(frames)
     stride = scaled_stride(config.patch_size, config.patch_stride, size)
     spectrogram = torch.randn(frames, 16, generator=generator)
-    return Example(spectrogram, torch.zeros(5), "", 10.0, 0, PatchSpec(size, stride))
+    return Example(spectrogram, torch.zeros(5), "", 10.0), PackSpec(
+        size, stride, prefix_tokens=config.prefix_tokens
+    )
 
 
-def pack(config: ModelConfig, rows: list[list[Example]]) -> PackedBatch:
-    return collate(rows, config.prefix_tokens).astype(torch.float64)
+def pack(rows: list[list[Clip]]) -> PackedBatch:
+    examples = [[example for example, _ in row] for row in rows]
+    return collate(examples, [spec for row in rows for _, spec in row]).astype(torch.float64)
 
 
 @each_model
@@ -89,8 +95,8 @@ def test_packed_output_equals_unpacked_output_at_each_patch_size(
 ) -> None:
     model = make_model(config)
     rows = [[example(frames, config, size) for frames in row] for row in FRAMES]
-    packed = model(pack(config, rows))
-    alone = [model(pack(config, [[clip]])) for row in rows for clip in row]
+    packed = model(pack(rows))
+    alone = [model(pack([[clip]])) for row in rows for clip in row]
     torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-12)
     assert packed.std(dim=0).min() > 1e-3
 
@@ -101,17 +107,17 @@ def test_clips_of_several_patch_sizes_share_a_batch(config: ModelConfig) -> None
     sizes = [(8, 8), (4, 4), (16, 16), (4, 4), (8, 12), (8, 8)]
     frames = [frames for row in FRAMES for frames in row]
     clips = [example(n, config, size) for n, size in zip(frames, sizes, strict=True)]
-    packed = model(pack(config, [clips[:2], clips[2:]]))
-    alone = torch.cat([model(pack(config, [[clip]])) for clip in clips])
+    packed = model(pack([clips[:2], clips[2:]]))
+    alone = torch.cat([model(pack([[clip]])) for clip in clips])
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-12)
 
 
 def test_a_size_in_a_batch_warns_of_no_other_sizes_clips(caplog: pytest.LogCaptureFixture) -> None:
     """48 frames are 12 columns of 4 and fit the table at that size, and so at size 8."""
     sizes = [(4, 4), (8, 8)]
-    make_model(ELASTIC)(pack(ELASTIC, [[example(48, ELASTIC, size) for size in sizes]]))
+    make_model(ELASTIC)(pack([[example(48, ELASTIC, size) for size in sizes]]))
     assert not caplog.records
-    make_model(ELASTIC)(pack(ELASTIC, [[example(60, ELASTIC, size) for size in sizes]]))
+    make_model(ELASTIC)(pack([[example(60, ELASTIC, size) for size in sizes]]))
     assert "15 patches are longer than the 12 trained" in caplog.text
 
 
@@ -119,7 +125,7 @@ def test_flexiast_at_its_base_size_equals_ast() -> None:
     ast = dataclasses.replace(FLEXI, preset="ast")
     flexi, standard = make_model(FLEXI), make_model(ast)
     standard.load_state_dict(flexi.state_dict())
-    batch = pack(FLEXI, [[example(48, FLEXI, (8, 8)), example(48, FLEXI, (8, 8))]])
+    batch = pack([[example(48, FLEXI, (8, 8)), example(48, FLEXI, (8, 8))]])
     assert torch.equal(flexi(batch), standard(batch))
     preset = load_run_config(None, ["model.preset=flexiast"])
     assert (
@@ -146,7 +152,7 @@ def test_every_parameter_learns_at_a_foreign_patch_size(
 ) -> None:
     model = make_model(config)
     rows = [[example(frames, config, size) for frames in row] for row in FRAMES]
-    model(pack(config, rows)).square().sum().backward()
+    model(pack(rows)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         if not name.endswith("attn_pool.kv.bias"):
@@ -156,7 +162,7 @@ def test_every_parameter_learns_at_a_foreign_patch_size(
 @each_model
 def test_a_foreign_patch_size_asks_the_device_for_no_value(config: ModelConfig) -> None:
     rows = [[example(frames, config, (12, 12)) for frames in row] for row in FRAMES]
-    logits = make_model(config).to("meta")(pack(config, rows).to("meta"))
+    logits = make_model(config).to("meta")(pack(rows).to("meta"))
     assert logits.shape == (6, 5)
 
 
@@ -213,13 +219,13 @@ def test_frequency_is_padded_or_dropped_as_time_is(edge: str, bands: int) -> Non
     front = FeatureExtractor(FbankConfig(), length, (16, 16), (16, 16), -5.0, 4.0).at_patch_size(
         (48, 48)
     )
-    clip = front.example(torch.randn(96, 128), front.crop(0, 96), torch.zeros(1), "clip")
-    batch = collate([[clip]])
+    spectrogram = front.spectrogram(torch.randn(96, 128), front.crop(0, 96)).computed()
+    batch = collate([[Example(spectrogram, torch.zeros(1), "clip", 10.0)]], front.pack_spec())
     assert batch.grid_shapes == ((bands, 2),)
     last = batch.patch_groups[0].patches[-1].view(48, 48)
-    assert torch.equal(last[:32], clip.fbank[48:, 48 * (bands - 1) :][:, :32].T)
+    assert torch.equal(last[:32], spectrogram[48:, 48 * (bands - 1) :][:, :32].T)
     if edge == "pad":
-        assert (last[32:] == front.patch_spec.pad_value).all()
+        assert (last[32:] == front.pack_spec().pad_value).all()
 
 
 # Drawing sizes.
@@ -234,16 +240,16 @@ def sampler(
     **packing: int | str,
 ) -> TrainingSampler:
     frames = np.random.default_rng(0).integers(20, 400, clips)
+    front = FeatureExtractor(FbankConfig(), LengthConfig(), patch, patch, -5.0, 4.0)
     return TrainingSampler(
-        np.arange(clips), frames.astype(np.int64),
-        FeatureExtractor(FbankConfig(), LengthConfig(), patch, patch, -5.0, 4.0),
-        AugmentConfig(), from_dict(PackingConfig, packing), 1, seed,
+        np.arange(clips), frames.astype(np.int64), front,
+        AugmentConfig(), from_dict(PackingConfig, packing), front.pack_spec(1), seed,
         flexi=flexi, batches_per_step=steps,
     )  # fmt: skip
 
 
-def drawn(sampler: TrainingSampler, epochs: int = 1) -> list[tuple[int, int] | None]:
-    return [plan.patch_size for epoch in range(epochs) for plan in sampler.epoch(epoch)]
+def drawn(sampler: TrainingSampler, epochs: int = 1) -> list[tuple[int, int]]:
+    return [plan.spec.patch_size for epoch in range(epochs) for plan in sampler.epoch(epoch)]
 
 
 def test_sizes_are_drawn_alike_everywhere_and_anew_in_each_epoch_and_seed() -> None:
@@ -292,12 +298,11 @@ def test_a_token_budget_counts_the_tokens_of_the_drawn_size(budget: int) -> None
     seen: list[int] = []
     fullest: dict[tuple[int, int], int] = {}
     for plan in planned.epoch(0):
-        assert plan.patch_size is not None
         views = [view for row in plan.rows for view in row]
-        front = planned.feature_extractor.at_patch_size(plan.patch_size)
+        front = planned.feature_extractor.at_patch_size(plan.spec.patch_size)
         tokens = sum(front.num_patches(view) + 1 for view in views)
         assert tokens <= budget or len(views) == 1
-        fullest[plan.patch_size] = max(fullest.get(plan.patch_size, 0), len(views))
+        fullest[plan.spec.patch_size] = max(fullest.get(plan.spec.patch_size, 0), len(views))
         seen += [view.clip for view in views]
     assert sorted(seen) == list(range(100))
     assert fullest[max(fullest)] > fullest[min(fullest)]
@@ -309,8 +314,8 @@ def test_a_window_planner_keeps_every_clip_and_no_row_is_too_long() -> None:
     )
     seen = []
     for number, plan in enumerate(planned.epoch(0)):
-        assert plan.patch_size == planned.patch_size(0, number)
-        front = planned.feature_extractor.at_patch_size(plan.patch_size)
+        assert plan.spec.patch_size == planned.patch_size(0, number)
+        front = planned.feature_extractor.at_patch_size(plan.spec.patch_size)
         for row in plan.rows:
             assert len(row) == 1 or sum(front.num_patches(view) + 1 for view in row) <= 300
             seen += [view.clip for view in row]
@@ -334,16 +339,15 @@ def test_loaded_batches_have_the_planned_patches_and_tokens(
     dataset = ClipDataset(toy_store, front)
     planned = TrainingSampler(
         np.arange(6), dataset.native_frames, front, AugmentConfig(token_dropout=dropout),
-        PackingConfig(batch_clips=2), 1, 0, flexi=FlexiConfig((8, 12, 40)),
+        PackingConfig(batch_clips=2), front.pack_spec(1), 0, flexi=FlexiConfig((8, 12, 40)),
     )  # fmt: skip
     plans = list(planned.epoch(0))
-    for plan, batch in zip(plans, load_batches(plans, dataset, 1, False), strict=True):
-        assert plan.patch_size is not None
-        assert [group.patch_size for group in batch.patch_groups] == [plan.patch_size]
-        sized = front.at_patch_size(plan.patch_size)
+    for plan, batch in zip(plans, load_batches(plans, dataset), strict=True):
+        assert [group.patch_size for group in batch.patch_groups] == [plan.spec.patch_size]
+        sized = front.at_patch_size(plan.spec.patch_size)
         views = [view for row in plan.rows for view in row]
         assert batch.layout.lengths == tuple(sized.num_patches(view) + 1 for view in views)
-    alone = next(load_batches([BatchPlan(0, plans[0].rows)], dataset, 1, False))
+    alone = next(load_batches([BatchPlan(0, plans[0].rows, front.pack_spec())], dataset))
     assert alone.patch_groups[0].patch_size == (16, 16)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights
 from elastictool.config import InitConfig, ModelConfig, RunConfig
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.data.feature_extractor import Crop
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported
@@ -41,9 +41,11 @@ def load(name: str, path: Path, **how: Any) -> Imported:
 def run_model(model: SpectrogramTransformer, fbanks: list[Tensor]) -> Tensor:
     """(S, C) logits of (T, F) spectrograms packed together, in the model's dtype."""
     config = model.config
-    spec = PatchSpec(config.patch_size, config.patch_stride, "drop")
-    rows = [[Example(fbank.float(), torch.zeros(1), "", 10.0, 0, spec) for fbank in fbanks]]
-    batch = collate(rows, config.prefix_tokens).astype(model.norm.weight.dtype)
+    spec = PackSpec(
+        config.patch_size, config.patch_stride, "drop", prefix_tokens=config.prefix_tokens
+    )
+    rows = [[Example(fbank.float(), torch.zeros(1), "", 10.0) for fbank in fbanks]]
+    batch = collate(rows, spec).astype(model.norm.weight.dtype)
     with torch.no_grad():
         logits: Tensor = model(batch)
     return logits
@@ -196,9 +198,9 @@ def test_the_front_end_of_a_hugging_face_ast_is_its_feature_extractor(tmp_path: 
     for seconds in (0.7, 1.9):  # padded, and cut
         waveform = np.random.default_rng(1).standard_normal(int(16_000 * seconds)) * 0.1
         expected = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values[0]
-        frames = feature_extractor.features(waveform.astype(np.float32))
+        frames = feature_extractor.frames(waveform.astype(np.float32))
         view: Crop = feature_extractor.crop(0, len(frames))
-        found = feature_extractor.example(frames, view, torch.zeros(1), "").fbank
+        found = feature_extractor.spectrogram(frames[: view.num_frames], view).computed()
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=2e-3)
 

@@ -19,7 +19,7 @@ from elastictool.checkpoint.weights import import_weights, load_run, weight_form
 from elastictool.cli import convert as command
 from elastictool.config import InitConfig
 from elastictool.config.loader import frontend_config
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.pretrained.importer import Imported
@@ -46,8 +46,10 @@ def batch_for(model: SpectrogramTransformer, frames: int, seed: int = 3) -> Pack
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     fbank = torch.randn(frames, config.num_mel_bins, generator=generator)
-    spec = PatchSpec(config.patch_size, config.patch_stride, "drop")
-    return collate([[Example(fbank, torch.zeros(1), "", 10.0, 0, spec)]], config.prefix_tokens)
+    spec = PackSpec(
+        config.patch_size, config.patch_stride, "drop", prefix_tokens=config.prefix_tokens
+    )
+    return collate([[Example(fbank, torch.zeros(1), "", 10.0)]], spec)
 
 
 def test_every_format_has_a_sample_and_is_named_in_the_help() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastictool.config import SIZES, ModelConfig
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -66,10 +66,15 @@ def make_batch(
     multiple: int = 1,
 ) -> PackedBatch:
     """Pack rows of spectrograms as the backend wants them, in float64."""
-    spec = PatchSpec(config.patch_size, config.patch_stride)
-    examples = [[Example(x, torch.zeros(5), "", 10.0, 0, spec) for x in row] for row in rows]
-    padded_rows = ATTENTION[backend].padded_rows
-    return collate(examples, config.prefix_tokens, padded_rows, multiple).astype(torch.float64)
+    spec = PackSpec(
+        config.patch_size,
+        config.patch_stride,
+        prefix_tokens=config.prefix_tokens,
+        padded_rows=ATTENTION[backend].padded_rows,
+        pad_to_multiple_of=multiple,
+    )
+    examples = [[Example(x, torch.zeros(5), "", 10.0) for x in row] for row in rows]
+    return collate(examples, spec).astype(torch.float64)
 
 
 def make_rows(seed: int = 1) -> list[list[Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 import elastictool
 from elastictool import AST, ElasticAST, FbankConfig, FlexiAST, fbank, pack
 from elastictool.audio.fbank import fbank as log_mel
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.utils.errors import UsageError
 
 TINY: dict[str, Any] = {"num_classes": 5, "depth": 2, "width": 32, "heads": 2}
@@ -81,12 +81,14 @@ def test_packed_clips_are_what_each_is_alone(kind: Any, patch_size: Any) -> None
 def test_a_batch_can_be_laid_out_for_other_prefix_tokens(
     padded_rows: bool, multiple: int, old: int, new: int
 ) -> None:
-    spec = PatchSpec((16, 16), (16, 16))
-    first, second, third = (Example(clip, torch.zeros(5), "", 10.0, 0, spec) for clip in clips())
-    batch = collate([[first, second], [third]], old, padded_rows, multiple)
+    def spec(prefix_tokens: int, *layout: Any) -> PackSpec:
+        return PackSpec((16, 16), (16, 16), "pad", 0.0, prefix_tokens, *layout)
+
+    first, second, third = (Example(clip, torch.zeros(5), "", 10.0) for clip in clips())
+    batch = collate([[first, second], [third]], spec(old, padded_rows, multiple))
     changed = batch.with_prefix_tokens(new)
     assert (changed is batch) == (old == new)
-    wanted = collate([[first, second, third]], new)
+    wanted = collate([[first, second, third]], spec(new))
     assert changed.layout.lengths == wanted.layout.lengths
     if changed is not batch:
         group, expected = changed.patch_groups[0], wanted.patch_groups[0]

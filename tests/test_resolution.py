@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastictool.audio.augment import spec_augment
-from elastictool.audio.fbank import fbank
-from elastictool.audio.framing import Framing, pool_frames
+from elastictool.audio.fbank import fbank, pool_frames
 from elastictool.config import (
     AugmentConfig,
     FbankConfig,
@@ -36,6 +35,8 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.points import model_label
 from elastictool.training.setup import resolve
 from elastictool.utils.errors import UsageError
+from elastictool.utils.rng import clip_rng
+from tests.helpers.augmented import augmented
 
 PAPER = tuple(round(1 + step / 5, 1) for step in range(16))
 BARE = AugmentConfig(frequency_mask=0, time_mask=0)
@@ -54,7 +55,7 @@ def sampler(store: PreparedStore, augment: AugmentConfig, end: FeatureExtractor)
         feature_extractor=end,
         augment=augment,
         packing=PackingConfig(batch_clips=5),
-        prefix_tokens=1,
+        spec=end.pack_spec(1),
         seed=3,
         num_samples=store.num_samples,
     )
@@ -77,7 +78,7 @@ def test_frames_at_a_compression_are_the_filterbanks_at_that_shift(compression: 
     exact = Fraction(str(compression)) * 5
     end = feature_extractor().at_compression(compression)
     assert end.fbank.shift_ms == float(exact), "shifts are those written, to the last digit"
-    found = end.framing.frames(waveform)
+    found = end.frames(waveform.numpy())
     starts = [math.floor(k * exact * 16 + Fraction(1, 2)) for k in range(len(found))]
     assert starts[-1] + 400 <= 9_001 < math.floor(len(found) * exact * 16 + Fraction(1, 2)) + 400
     one = FbankConfig(shift_ms=1_000.0)  # a filterbank that has one frame to give
@@ -140,18 +141,20 @@ def test_pooling_before_or_after_normalising_is_the_same(kind: PoolKind) -> None
 def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
     samples: int, first: int, pool: int
 ) -> None:
-    framing = Framing(FbankConfig(shift_ms=5.0), pool)
+    end = dataclasses.replace(feature_extractor(), pool=pool)
     waveform = noise(samples)
-    frames = framing.frames(waveform)
-    assert len(frames) == framing.num_frames(samples) == (samples >= 400) * max(len(frames), 1)
-    assert framing.shift_ms == 5.0 * pool
-    needed = framing.samples_for(first + 1)
-    assert framing.num_frames(needed) == first + 1
-    assert first == 0 or framing.num_frames(needed - 1) == first
+    frames = end.frames(waveform.numpy())
+    assert len(frames) == end.num_frames(samples) == (samples >= 400) * max(len(frames), 1)
+    assert end.shift_ms == 5.0 * pool
+    needed = end.samples_for(first + 1)
+    assert end.num_frames(needed) == first + 1
+    assert first == 0 or end.num_frames(needed - 1) == first
     if len(frames) > first and samples >= 400 + 80 * (pool - 1):
-        begin = framing.frame_start(first)
-        excerpt = waveform[begin : begin + framing.samples_for(1)] - waveform.mean()
-        torch.testing.assert_close(framing.frames(excerpt)[0], frames[first], rtol=1e-6, atol=1e-6)
+        begin = end.frame_start(first)
+        excerpt = waveform[begin : begin + end.samples_for(1)] - waveform.mean()
+        torch.testing.assert_close(
+            end.frames(excerpt.numpy())[0], frames[first], rtol=1e-6, atol=1e-6
+        )
 
 
 EPIC = {"frontend": "epic-librosa", "window_ms": 10.0, "low_frequency_hz": 0.0, "preemphasis": 0.0}
@@ -168,14 +171,15 @@ def test_an_excerpt_holds_the_frames_that_the_whole_clip_has(
     seed: int, pool: int, shift_ms: float, own: dict[str, object]
 ) -> None:
     rng = np.random.default_rng(seed)
-    framing = Framing(FbankConfig(shift_ms=shift_ms, **own), pool)  # type: ignore[arg-type]
+    fbank = FbankConfig(shift_ms=shift_ms, **own)  # type: ignore[arg-type]
+    end = dataclasses.replace(feature_extractor(), fbank=fbank, pool=pool)
     clip = noise(int(rng.integers(8_000, 30_000)))
     clip -= clip.mean()
-    whole = framing.frames(clip)
+    whole = end.frames(clip.numpy())
     first = int(rng.integers(0, len(whole)))
     count = int(rng.integers(1, len(whole) - first + 1))
-    begin, stop, before = framing.excerpt(first, count, len(whole))
-    found = framing.frames(clip[begin:stop])[before : before + count]
+    begin, stop, before = end.excerpt(first, count, len(whole))
+    found = end.frames(clip[begin:stop].numpy())[before : before + count]
     torch.testing.assert_close(found, whole[first : first + count], rtol=1e-6, atol=1e-6)
 
 
@@ -198,7 +202,7 @@ def test_tokens_planned_are_those_collated(
     plans = list(sampler(toy_store, augment, end).epoch(1))
     dataset = ClipDataset(toy_store, end, augment, seed=3, cache_mb=64)
     drawn = set()
-    for plan, batch in zip(plans, load_batches(plans, dataset, 1, False), strict=True):
+    for plan, batch in zip(plans, load_batches(plans, dataset), strict=True):
         views = [view for row in plan.rows for view in row]
         counts = [end.num_patches(view) + 1 for view in views]
         assert list(batch.layout.lengths) == counts
@@ -297,17 +301,11 @@ def test_batches_are_the_same_for_any_worker_and_any_interruption(
     augment = AugmentConfig(resolution=MIXED, mixup=0.5)
     plans = list(sampler(toy_store, augment, feature_extractor()).epoch(1))
     batches = [
-        list(
-            load_batches(
-                plans, ClipDataset(toy_store, feature_extractor(), augment, 3, 64), 1, False, n
-            )
-        )
+        list(load_batches(plans, ClipDataset(toy_store, feature_extractor(), augment, 3, 64), n))
         for n in (0, 1)
     ]
     late = list(
-        load_batches(
-            plans[2:], ClipDataset(toy_store, feature_extractor(), augment, 3, 64), 1, False
-        )
+        load_batches(plans[2:], ClipDataset(toy_store, feature_extractor(), augment, 3, 64))
     )
     for left, right in zip([*batches[0], *batches[0][2:]], [*batches[1], *late], strict=True):
         assert left.clip_ids == right.clip_ids
@@ -347,7 +345,7 @@ def test_the_time_mask_shrinks_with_the_compression(
     config = AugmentConfig(frequency_mask=0, time_mask=192)
     widths = []
     for seed in range(400):
-        masked = spec_augment(torch.ones(frames, 4), config, np.random.default_rng(seed), 0.0)
+        masked = augmented(torch.ones(frames, 4), config, partial(clip_rng, 0, 0, seed))
         widths.append(int((masked[:, 0] == 0).sum()))
     assert max(widths) <= 192 / compression
     assert max(widths) >= 0.97 * (192 / compression) - 1

@@ -46,7 +46,7 @@ def sampler(augment: AugmentConfig = PLAIN, **changes: object) -> TrainingSample
         feature_extractor=feature_extractor(),
         augment=augment,
         packing=PackingConfig(),
-        prefix_tokens=1,
+        spec=feature_extractor().pack_spec(1),
         seed=3,
     )
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]

@@ -242,7 +242,7 @@ def sampler(planner: str, frames: list[int], share: float = 0.0, **packing: int)
         feature_extractor=feature_extractor,
         augment=AugmentConfig(length_diversity=LengthDiversityConfig(share=share)),
         packing=PackingConfig(planner=planner, **limits),
-        prefix_tokens=1,
+        spec=feature_extractor.pack_spec(1),
         seed=3,
     )
 
@@ -292,7 +292,7 @@ def test_rows_of_clips_with_two_views_hold_their_capacity(planner: str, frames: 
 
 
 def tokens_of(plans: TrainingSampler) -> Callable[[Crop], int]:
-    return lambda view: plans.feature_extractor.num_patches(view) + plans.prefix_tokens
+    return lambda view: plans.feature_extractor.num_patches(view) + plans.spec.prefix_tokens
 
 
 @every_planner

@@ -1,10 +1,8 @@
-"""What training does to waveforms and log-mel frames: SpecAugment, noise, roll and mixing.
+"""Draws SpecAugment, noise and roll for a clip; mixes waveforms.
 
-Plain functions of tensors and a generator: the caller keys the generator by (run, epoch, clip)
-and by what it is for, hence nothing depends on the order in which workers happen to ask.
-SpecAugment always draws all four of its numbers, so that switching one mask off leaves the other
-where it was. What is drawn is kept apart from what is done with it: a batch that is analysed on
-the device (``data/raw.py``) takes the same numbers for all of its clips at once.
+Plain functions of a generator: the caller keys it by (run, epoch, clip) and by what it is for,
+hence nothing depends on the order in which workers happen to ask. What is drawn is kept apart from
+what is done with it (``data/spectrogram.py``), which may happen on another device.
 """
 
 from __future__ import annotations
@@ -24,44 +22,30 @@ Span = tuple[int, int]
 """First and past-the-last index."""
 
 
-def spec_augment(
-    fbank: Tensor, config: AugmentConfig, rng: np.random.Generator, fill: float
-) -> Tensor:
-    """Blank one frequency band and one time span of a clip.
-
-    Widths are uniform between 0 and their limit, starts uniform over the places where the mask
-    fits, rounded as in torchaudio's ``mask_along_axis``.
-
-    Args:
-        fbank: (T, F) frames; left as they are.
-        config: Mask limits; the time limit is ``time_mask * T / 1024`` frames.
-        rng: Source of the four numbers that are drawn.
-        fill: Value of the masked cells.
-
-    Returns:
-        (T, F), always a new tensor.
-
-    Source: published trainers (48 bins, 192 frames of 1,024). The time mask scales with the clip
-        as in ElasticAST's loaders of native lengths and of resolutions; the published AST does
-        not scale it with its length.
-    """
-    num_frames, num_bins = fbank.shape
-    bins, frames = draw_masks(num_frames, num_bins, config, rng)
-    masked = fbank.clone()
-    masked[:, slice(*bins)] = fill
-    masked[slice(*frames)] = fill
-    return masked
-
-
 def mask_fill(config: AugmentConfig, mean: float, spread: float) -> float:
-    """What masked cells become, in normalised values: the mean, or zero before normalising."""
+    """Value of masked cells, normalised: the mean, or zero before normalising."""
     return -mean / spread if config.mask_value == "zero" else 0.0
 
 
 def draw_masks(
     num_frames: int, num_bins: int, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Span, Span]:
-    """The bins and the frames that ``spec_augment`` blanks in a clip of that size."""
+    """Draw the band of bins and the span of frames that SpecAugment masks in a clip.
+
+    Widths are uniform between 0 and their limit, starts uniform over the places where the mask
+    fits, rounded as in torchaudio's ``mask_along_axis``. All four numbers are always drawn, so that
+    switching one mask off leaves the other where it was.
+
+    Args:
+        num_frames: T; the time mask is at most ``time_mask * T / 1024`` frames wide.
+        num_bins: F.
+        config: Mask limits.
+        rng: Source of the numbers.
+
+    Source: published trainers (48 bins, 192 frames of 1,024). The time mask scales with the clip
+        as in ElasticAST's loaders of native lengths and of resolutions; the published AST does
+        not scale it with its length.
+    """
     bands, frames = rng.random((2, 2)).tolist()
     return (
         _span(num_bins, min(config.frequency_mask, num_bins), bands),
@@ -69,35 +53,25 @@ def draw_masks(
     )
 
 
-def add_noise(fbank: Tensor, highest: float, rng: np.random.Generator) -> Tensor:
-    """Add uniform noise between 0 and an amplitude that is itself drawn from 0..``highest``.
+def draw_noise(shape: tuple[int, ...], highest: float, rng: np.random.Generator) -> Tensor:
+    """Uniform noise between 0 and an amplitude that is itself drawn from 0..``highest``.
 
     Args:
-        fbank: (T, F) normalised frames; left as they are.
+        shape: (T, F).
         highest: Largest amplitude, in units of the normalised values.
         rng: Source of the amplitude and of the noise.
 
     Source: AST's ``noise`` (highest 0.1).
     """
-    return fbank + draw_noise(tuple(fbank.shape), highest, rng)
-
-
-def draw_noise(shape: tuple[int, ...], highest: float, rng: np.random.Generator) -> Tensor:
-    """What ``add_noise`` adds to frames of that shape."""
     amplitude = float(rng.random()) * highest
     return amplitude * torch.from_numpy(rng.random(shape, dtype=np.float32))
 
 
-def roll_frames(fbank: Tensor, most: int, rng: np.random.Generator) -> Tensor:
-    """Rotate (T, F) frames in time by -``most`` to ``most`` frames, both ends included.
+def draw_roll(most: int, rng: np.random.Generator) -> int:
+    """Draw by how many frames a clip is rotated in time: -``most`` to ``most``, both included.
 
     Source: part of AST's ``noise`` (most 10; its upper end is never drawn).
     """
-    return fbank.roll(draw_roll(most, rng), 0)
-
-
-def draw_roll(most: int, rng: np.random.Generator) -> int:
-    """By how many frames ``roll_frames`` rotates."""
     return int(rng.integers(-most, most, endpoint=True))
 
 

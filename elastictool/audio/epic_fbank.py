@@ -17,26 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.audio.extractors import EXTRACTORS, ExtractorKind, TakeFrames
-from elastictool.audio.fbank import Band, fft_rows, mel_bands
+from elastictool.audio.fbank import TakeFrames
+from elastictool.audio.kaldi_fbank import Band, fft_rows, mel_bands
 from elastictool.config import FbankConfig
 
 BLOCK_FRAMES = 64
 """Frames that are computed together on a CPU; measured best between 64 and 512."""
 DEVICE_BLOCK_FRAMES = 4_096
-"""Elsewhere; see ``fbank.DEVICE_BLOCK_FRAMES``."""
+"""Elsewhere; see ``kaldi_fbank.DEVICE_BLOCK_FRAMES``."""
 EPSILON = 1e-6
 """Added to each mel magnitude before the logarithm."""
 FLOOR = math.log(EPSILON)
 """Log-mel value of silence."""
 
 
-def _surround(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Zeros where frames reach beyond the clip."""
+def prepare(waveform: Tensor, config: FbankConfig) -> Tensor:
+    """Add zeros where frames reach beyond the clip."""
     return F.pad(waveform, (config.lead, config.window_samples))
 
 
-def _epic(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
+def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
     """Fill the (T, F) ``out``: ln(mel magnitude + EPSILON), centred frames.
 
     Source: the loaders of the public auditory SlowFast and ElasticAST code: ``librosa.stft`` with
@@ -75,6 +75,3 @@ def mel_matrix(config: FbankConfig) -> Tensor:
     columns = hertz.unsqueeze(1)
     slopes = torch.minimum((columns - left) / (centre - left), (right - columns) / (right - centre))
     return slopes.clamp_min(0).float()
-
-
-EXTRACTORS.register("epic-librosa")(ExtractorKind(_surround, _epic, FLOOR))

@@ -1,40 +1,63 @@
-"""Log-mel frames of a clip, and Kaldi's way to them, equal to torchaudio's and faster.
+"""Log-mel frames: of one clip, or of many clips at once as a GPU wants them; pooling over time.
 
-What depends on the settings alone is built once per setting, dtype and device, and frames pass
-in blocks through a buffer that stays in the processor's cache. Three facts save arithmetic:
-pre-emphasis runs once over the waveform, because the one sample of a frame that Kaldi treats
-differently meets the Hann window's zero; a frame's mean m leaves pre-emphasis as the constant
-(1 - preemphasis) m, so it is subtracted afterwards; and a mel bin sees few frequencies, so the
-mel product is done in bands of bins, straight from the squared real and imaginary parts.
+A front end (``config.FRONTENDS``) is a module with the arithmetic in two parts: what is done to a
+clip as a whole, and what is done to frames wherever they were cut out. A GPU computes the frames of
+one clip faster than the calls for it can be made, so there the clips of a batch travel as one
+stream of samples, and clips of any lengths and frame shifts take a handful of calls together.
+
+Where frames lie is computed on the host, once (``FbankConfig.frame_place``); no device is asked for
+it. The stream is cut down to the frames of a block before they are gathered: all overlapping
+windows of a stream of minutes are more values than 32 bits count, and CUDA gathers more slowly from
+those.
 """
 
 from __future__ import annotations
 
-import math
-import threading
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.audio.extractors import EXTRACTORS, ExtractorKind, TakeFrames
-from elastictool.config import FbankConfig
+from elastictool.config import FRONTENDS, FbankConfig, PoolKind
+from elastictool.config.fbank import Count
 
-EPSILON = 1.1920928955078125e-07
-"""Smallest mel energy: float32's machine epsilon, as in Kaldi and torchaudio."""
-FLOOR = math.log(EPSILON)
-"""Log-mel value of silence."""
+Integers = npt.NDArray[np.int64]
+TakeFrames = Callable[[Tensor, int, int], Tensor]
+"""(samples, first, stop) to the (stop - first, window) samples of these frames."""
 
-BLOCK_FRAMES = 512
-"""Frames that are computed together on a CPU; measured best between 256 and 1,024."""
-DEVICE_BLOCK_FRAMES = 16_384
-"""Elsewhere: few calls for a whole batch of clips, and about 100 MB of work space."""
-DEVICE_FFT_ROWS = 1_024
-"""Elsewhere, transforms are of a multiple of so many frames, the surplus dropped: cuFFT plans anew
-for each number of frames, and the last block of each batch has another one."""
-_BAND_BINS = 16
-"""Mel bins of one product; fewer make the products too thin, more make them too empty."""
+MOST_VALUES = 2**31 - 1
+"""Of all windows, overlapping, that frames are gathered from at once."""
+
+
+class Frontend(Protocol):
+    """What the module of a front end provides; its functions are called without gradients."""
+
+    @property
+    def FLOOR(self) -> float:
+        """Value of silence, and the smallest there is."""
+        ...
+
+    def prepare(self, waveform: Tensor, config: FbankConfig) -> Tensor:
+        """(n,) waveform to samples in which frame k begins at ``config.frame_place(k)``."""
+        ...
+
+    def analyse(self, samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
+        """Fill the (T, F) ``out``, T at least 1.
+
+        The samples are of one clip, or of several with a zero before each.
+        """
+        ...
+
+
+@cache
+def frontend(name: str) -> Frontend:
+    """The arithmetic of the front end ``name``."""
+    return cast(Frontend, import_module(FRONTENDS[name].module))
 
 
 def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
@@ -48,7 +71,7 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         config: Front end, window, shift and mel bins.
 
     Returns:
-        (T, F) natural-log mel energies, at least the front end's ``floor``, of the waveform's
+        (T, F) natural-log mel energies, at least the front end's floor, of the waveform's
         dtype and device; T is ``config.num_frames(n)``, 0 for a clip that is too short. No
         gradient flows back to the waveform.
 
@@ -65,154 +88,112 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         frames = waveform.new_empty((own, config.num_mel_bins))
         if own == 0:
             return frames
-        kind = EXTRACTORS[config.frontend]
-        kind.analyse(kind.prepare(waveform, config), _evenly_from(config), config, frames)
+        places = config.frame_place(np.arange(own))
+        fill_frames(prepare_clip(waveform, config), places, config, frames)
         repeated = config.num_frames(len(waveform)) - own
         return torch.cat((frames, frames[-1:].expand(repeated, -1))) if repeated else frames
 
 
-def _evenly_from(config: FbankConfig) -> TakeFrames:
-    """Frames of one clip."""
-    return lambda samples, first, stop: frames_between(samples, config, first, stop)
+def prepare_clip(waveform: Tensor, config: FbankConfig) -> Tensor:
+    """What the front end does to a clip (n,) as a whole: samples ready to be put into a stream."""
+    with torch.inference_mode(False), torch.no_grad():
+        return frontend(config.frontend).prepare(waveform, config)
 
 
-def _centre(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """The mean of the whole waveform is subtracted first, each frame's own afterwards."""
-    return waveform - waveform.mean()
+def join_clips(clips: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+    """Prepared clips as one stream, a zero before each, and the place of each one's first sample.
 
-
-def _kaldi(centred: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
-    """Fill the (T, F) ``out`` block by block.
-
-    Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
-        with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
+    The zero is what pre-emphasis finds before a clip, so no clip hears the one before it.
     """
-    constants = _constants(config, centred.dtype, centred.device)
-    padded = _padded_block(constants, len(out))
-    emphasised = centred.clone()
-    emphasised[1:].sub_(centred[:-1], alpha=config.preemphasis)
-    for first in range(0, len(out), len(padded)):
-        stop = min(first + len(padded), len(out))
-        offsets = take(centred, first, stop).mean(dim=1, keepdim=True)
-        offsets.mul_(1 - config.preemphasis)
-        windowed = padded[: stop - first, : config.window_samples]
-        torch.sub(take(emphasised, first, stop), offsets, out=windowed)
-        windowed.mul_(constants.window)
-        block = padded[: fft_rows(stop - first, padded.device)]
-        _log_mel(block, constants.bands, out[first:stop])
+    starts, end = [], 0
+    for clip in clips:
+        starts.append(end + 1)
+        end += 1 + len(clip)
+    stream = torch.zeros(end)
+    for start, clip in zip(starts, clips, strict=True):
+        stream[start : start + len(clip)] = clip
+    return stream, tuple(starts)
 
 
-def fft_rows(num_frames: int, device: torch.device) -> int:
-    """Rows of the transform of so many frames, at least as many."""
-    step = 1 if device.type == "cpu" else DEVICE_FFT_ROWS
-    return -(-num_frames // step) * step
+def fill_frames(
+    samples: Tensor,
+    places: Integers,
+    config: FbankConfig,
+    out: Tensor,
+    places_there: Tensor | None = None,
+) -> None:
+    """Fill ``out`` with the log-mel frames that begin at these places of a stream.
 
+    Frames are computed in blocks of bounded size, so a long clip needs no more room for the
+    transform than a short one.
 
-def _log_mel(padded: Tensor, bands: tuple[Band, ...], out: Tensor) -> None:
-    """(T or more, fft) windowed, padded frames to (T, F) log energies; those beyond T count not."""
-    spectrum = torch.fft.rfft(padded)[: len(out)]
-    squares = torch.view_as_real(spectrum).flatten(1).square_()
-    for band in bands:
-        torch.mm(squares[:, band.columns], band.weights, out=out[:, band.bins])
-    out.clamp_min_(EPSILON).log_()
-
-
-def frames_between(samples: Tensor, config: FbankConfig, first: int, stop: int) -> Tensor:
-    """(stop - first, window) samples from these frames' places: a view if evenly spaced."""
-    windows = samples.unfold(0, config.window_samples, 1)
-    step = config.shift_ms * 0.001 * config.sample_rate_hz
-    if abs(step - round(step)) < 1e-9:
-        return windows[first * round(step) : (stop - 1) * round(step) + 1 : round(step)]
-    # The operations of FbankConfig.frame_place, in its order, so that both round alike.
-    frames = torch.arange(first, stop, dtype=torch.float64, device=samples.device)
-    starts = frames * config.shift_ms * 0.001 * config.sample_rate_hz + 0.5
-    return windows.index_select(0, starts.floor().long())
-
-
-@dataclass(frozen=True)
-class Band:
-    """Neighbouring mel bins, and the columns of the spectrum that they weigh."""
-
-    bins: slice
-    columns: slice
-    weights: Tensor
-
-
-@dataclass(frozen=True)
-class _Constants:
-    window: Tensor
-    bands: tuple[Band, ...]
-    fft_size: int
-
-
-@lru_cache(maxsize=64)
-def _constants(config: FbankConfig, dtype: torch.dtype, device: torch.device) -> _Constants:
-    fft_size = config.fft_size
-    window = torch.hann_window(config.window_samples, periodic=False, dtype=dtype, device=device)
-    mel = mel_matrix(config, fft_size)
-    return _Constants(window, mel_bands(mel, window, repeat=2), fft_size)
-
-
-def mel_bands(mel: Tensor, like: Tensor, repeat: int = 1) -> tuple[Band, ...]:
-    """Cut (columns, F) mel weights into bands without the columns that weigh nothing there.
-
-    ``repeat`` writes each column that often in a row: 2 for real and imaginary squares.
+    Args:
+        samples: (n,) a prepared clip or joined clips, on any device.
+        places: (T,) first sample of each frame.
+        config: Window and mel bins; shift and length are in the places already.
+        out: (T, F) of the samples' type and device.
+        places_there: (T,) the same places on the samples' device, where a copy would wait for it.
     """
-    bins = (
-        slice(first, min(first + _BAND_BINS, mel.shape[1]))
-        for first in range(0, mel.shape[1], _BAND_BINS)
-    )
-    return tuple(_band(mel, part, like, repeat) for part in bins)
+    if len(out) == 0:
+        return
+    window = config.window_samples
+
+    def take(stream: Tensor, first: int, stop: int) -> Tensor:
+        part = places[first:stop]
+        low, high = int(part.min()), int(part.max())
+        if step := _even_step(part):
+            return stream[low : high + window].unfold(0, window, step)
+        if (high - low + 1) * window > MOST_VALUES and stop - first > 1:
+            middle = (first + stop) // 2
+            return torch.cat((take(stream, first, middle), take(stream, middle, stop)))
+        there = torch.from_numpy(places).to(stream.device) if places_there is None else places_there
+        windows = stream[low : high + window].unfold(0, window, 1)
+        return windows.index_select(0, there[first:stop] - low)
+
+    with torch.inference_mode(False), torch.no_grad():
+        frontend(config.frontend).analyse(samples, take, config, out)
 
 
-def _band(mel: Tensor, bins: slice, like: Tensor, repeat: int) -> Band:
-    weighted = mel[:, bins].any(dim=1).nonzero().flatten().tolist()
-    first, stop = (weighted[0], weighted[-1] + 1) if weighted else (0, 0)
-    weights = mel[first:stop, bins].to(device=like.device, dtype=like.dtype)
-    columns = slice(repeat * first, repeat * stop)
-    return Band(bins, columns, weights.repeat_interleave(repeat, dim=0))
+def _even_step(places: Integers) -> int:
+    """Samples from each place to the next where that is the same for all; else 0."""
+    if len(places) == 1:
+        return 1
+    step = int(places[1] - places[0])
+    return step if step > 0 and (np.diff(places) == step).all() else 0
 
 
-def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
-    """(fft_size / 2, F) triangular mel weights, float32 on the CPU.
+def pooled_count(frames: Count, size: int) -> Count:
+    """Frames left of ``frames``: whole groups of ``size``; where there is none, what there is."""
+    return frames // size + ((frames > 0) & (frames < size))
 
-    Computed in float32 whatever the dtype of the audio, as in Kaldi and torchaudio: next to the
-    corners of the triangles its rounding shows, and the values are to be theirs.
+
+def pool_frames(frames: Tensor, size: int, kind: PoolKind) -> Tensor:
+    """A layer of ``average`` or ``max`` pooling over time: kernel and stride are 1 x ``size``.
+
+    Args:
+        frames: (T, F) log-mel frames. Normalised or not makes no difference: both kinds of
+            pooling go through a rising straight line.
+        size: Frames that become one; a last incomplete group is left out, except where there is
+            no other.
+        kind: ``average`` or ``max``.
+
+    Returns:
+        (T // size, F), at least one frame; ``frames`` itself for size 1.
+
+    Source: ElasticAST Section 3.5, average pooling; the published code pools the maximum, before
+        it pads and normalises.
     """
-    nyquist_hz = 0.5 * config.sample_rate_hz
-    top_hz = config.high_frequency_hz + (nyquist_hz if config.high_frequency_hz <= 0 else 0)
-    low, high = _mel_scale(config.low_frequency_hz), _mel_scale(top_hz)
-    step = (high - low) / (config.num_mel_bins + 1)
-    bins = torch.arange(config.num_mel_bins, dtype=torch.float32, device="cpu")
-    left, centre, right = (low + (bins + corner) * step for corner in (0.0, 1.0, 2.0))
-    columns = torch.arange(fft_size // 2, dtype=torch.float32, device="cpu")
-    hertz = config.sample_rate_hz / fft_size * columns
-    mel = (1127.0 * (1.0 + hertz / 700.0).log()).unsqueeze(1)
-    slopes = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
-    return slopes.clamp_min(0.0)
+    if size == 1:
+        return frames
+    count = pooled_count(len(frames), size)
+    size = min(size, len(frames))
+    groups = frames[: count * size].reshape(count, size, frames.shape[1])
+    return groups.mean(dim=1) if kind == "average" else groups.amax(dim=1)
 
 
-def _mel_scale(hertz: float) -> float:
-    return 1127.0 * math.log(1.0 + hertz / 700.0)
-
-
-EXTRACTORS.register("kaldi")(ExtractorKind(_centre, _kaldi, FLOOR))
-
-_kept = threading.local()
-
-
-def _padded_block(constants: _Constants, num_frames: int) -> Tensor:
-    """(frames of a block, fft) buffer with zeros right of the window.
-
-    On a CPU each thread keeps its last one, because writing to fresh memory is slow; CUDA's
-    allocator keeps memory itself and knows which stream uses it.
-    """
-    window, width = constants.window, constants.fft_size
-    if window.device.type != "cpu":
-        rows = fft_rows(min(num_frames, DEVICE_BLOCK_FRAMES), window.device)
-        return window.new_zeros((rows, width))
-    key = (window.numel(), width, window.dtype)
-    if getattr(_kept, "key", None) != key:
-        _kept.key, _kept.block = key, window.new_zeros((BLOCK_FRAMES, width))
-    block: Tensor = _kept.block
-    return block
+def pool_groups(frames: Tensor, sizes: Tensor, kind: PoolKind) -> Tensor:
+    """(T', F): like ``pool_frames``, with groups of ``sizes`` (T',) frames each."""
+    how = "mean" if kind == "average" else "max"
+    # "unsafe" leaves out a check of the sizes that would wait for the device.
+    pooled: Tensor = torch.segment_reduce(frames, how, lengths=sizes, axis=0, unsafe=True)
+    return pooled

@@ -26,8 +26,10 @@ from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.metadata import parse_metadata, saved_at
 from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
 from elastictool.config.coerce import to_dict
+from elastictool.data.collate import PackSpec
 from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.feature_extractor import FeatureExtractor
+from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer, tensor_shapes
 from elastictool.packing.grid import patch_size_along
 from elastictool.pretrained import importer
@@ -78,6 +80,12 @@ class LoadedRun:
         train = self.config.train
         device = next(self.model.parameters()).device
         return DeviceTransfer.choose(device, train.fbank_on, train.prefetch)
+
+    @property
+    def pack_spec(self) -> PackSpec:
+        """How the model wants the spectrograms of its feature extractor packed."""
+        padded_rows = ATTENTION[self.model.attention].padded_rows
+        return self.feature_extractor.pack_spec(self.config.model.prefix_tokens, padded_rows)
 
     @property
     def weights_sha256(self) -> str:

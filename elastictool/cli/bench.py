@@ -210,7 +210,9 @@ def _loader(
         FbankConfig(), LengthConfig(), model.patch_size, model.patch_stride, 0.0, 1.0
     )
     data = ClipDataset(store, feature_extractor, AugmentConfig(), cache_mb=0)
-    return measure_loader(how, data, plan_batches(data, packing, workers), model, workers)
+    return measure_loader(
+        how, data, plan_batches(data, packing, workers, model.prefix_tokens), model, workers
+    )
 
 
 FORMATS = {

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from elastictool.config.check import require
+
+if TYPE_CHECKING:  # settings are read without numpy, which takes a while to load
+    import numpy as np
+    import numpy.typing as npt
+
+Count = TypeVar("Count", int, "npt.NDArray[np.int64]")
+"""One number, or an array of them."""
 
 
 @dataclass(frozen=True)
 class FrontendTraits:
-    """Fixed properties of a front end; ``audio/extractors.py`` has the arithmetic.
+    """Fixed properties of a front end.
 
     Attributes:
+        module: Has the arithmetic, see ``audio.fbank.Frontend``.
         centred: Frame k has its middle k shifts into the clip, with zeros beyond the clip's ends;
             other frames lie within the clip, the first at its first sample.
         min_frames: Clips with fewer frames repeat their last one.
@@ -22,6 +29,7 @@ class FrontendTraits:
         defaults: Replace those of ``FbankConfig``.
     """
 
+    module: str
     centred: bool = False
     min_frames: int = 0
     fft_size: int = 0
@@ -29,8 +37,9 @@ class FrontendTraits:
 
 
 FRONTENDS: Mapping[str, FrontendTraits] = {
-    "kaldi": FrontendTraits(),
+    "kaldi": FrontendTraits("elastictool.audio.kaldi_fbank"),
     "epic-librosa": FrontendTraits(
+        "elastictool.audio.epic_fbank",
         centred=True,
         min_frames=192,
         fft_size=2_048,
@@ -129,9 +138,13 @@ class FbankConfig:
         """Whether the shift is a whole number of samples."""
         return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
 
-    def frame_place(self, frame: int) -> int:
-        """Returns first or middle sample of ``frame``: round(frame x shift x rate), exact."""
-        return math.floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
+    def frame_place(self, frame: Count) -> Count:
+        """Returns first or middle sample of ``frame``: round(frame x shift x rate), exact.
+
+        Whatever reads, plans or cuts frames asks here, so all agree to the sample.
+        """
+        place: Count = _floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
+        return place
 
     def frame_start(self, frame: int) -> int:
         """Returns the first sample of ``frame``; below 0 where it begins before the clip."""
@@ -145,22 +158,21 @@ class FbankConfig:
         """
         return 0 if self.traits.centred else self.window_samples
 
-    def own_frames(self, num_samples: int) -> int:
+    def own_frames(self, num_samples: Count) -> Count:
         """Returns the number of frames of a clip before its last one is repeated."""
         last_place = num_samples - self.reach
-        if last_place < 0 or num_samples == 0:
-            return 0
-        frames = int((last_place + 0.5) / (self.shift_ms * 0.001 * self.sample_rate_hz)) + 1
-        while self.frame_place(frames) <= last_place:
-            frames += 1
-        while frames > 0 and self.frame_place(frames - 1) > last_place:
-            frames -= 1
-        return frames
+        step = self.shift_ms * 0.001 * self.sample_rate_hz
+        frames: Count = _floor((last_place + 0.5) / step) + 1
+        # The quotient can be rounded across a frame's place, either way.
+        frames = frames + (self.frame_place(frames) <= last_place)
+        frames = frames - (self.frame_place(frames - 1) > last_place)
+        return frames * ((last_place >= 0) & (num_samples > 0))
 
-    def num_frames(self, num_samples: int) -> int:
+    def num_frames(self, num_samples: Count) -> Count:
         """Returns the number of frames of a clip; 0 if it is too short for one."""
         own = self.own_frames(num_samples)
-        return max(own, self.traits.min_frames) if own else 0
+        repeated = (self.traits.min_frames - own) * ((own > 0) & (own < self.traits.min_frames))
+        return own + repeated
 
     def samples_for(self, num_frames: int) -> int:
         """Returns the number of samples that the first ``num_frames`` frames of a clip need."""
@@ -180,3 +192,9 @@ class FbankConfig:
         if self.whole_steps and native_frames > self.traits.min_frames:
             begin = max(first - self.context_frames, 0)
         return self.frame_place(begin), self.samples_for(first + num_frames), first - begin
+
+
+def _floor(values: Any) -> Any:
+    """Rounded down to ``int``, or to an array of int64."""
+    whole = values // 1
+    return int(whole) if isinstance(whole, float) else whole.astype("int64")

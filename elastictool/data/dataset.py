@@ -17,18 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elastictool.audio.augment import (
-    Waveform,
-    add_noise,
-    mask_fill,
-    mix_waveforms,
-    roll_frames,
-    spec_augment,
-)
+from elastictool.audio.augment import Waveform, mix_waveforms
 from elastictool.config import AugmentConfig
-from elastictool.data.collate import Example, Packable
-from elastictool.data.feature_extractor import Crop, FeatureExtractor, frame_counts
-from elastictool.data.raw import RawExample
+from elastictool.data.collate import Example, PackSpec
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
+from elastictool.data.spectrogram import RawFrames
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import kept_patches
 from elastictool.utils.rng import clip_rng
@@ -71,40 +64,33 @@ class ClipDataset:
     @property
     def native_frames(self) -> npt.NDArray[np.int64]:
         """Frames of each clip of the store."""
-        return frame_counts(self.store.num_samples, self.feature_extractor.framing)
+        return self.feature_extractor.num_frames(self.store.num_samples)
 
     def load(
-        self, crop: Crop, epoch: int = 0, patch_size: tuple[int, int] | None = None
+        self, crop: Crop, epoch: int = 0, spec: PackSpec | None = None, on_device: bool = False
     ) -> Example:
-        """Read, analyse, crop, normalise and (in training) change one crop.
+        """Read a crop of a clip, compute its spectrogram and (in training) augment it.
 
         Args:
             crop: What to load.
             epoch: Decides on everything random.
-            patch_size: How it will be cut into patches, where not as the front end says.
+            spec: How it will be cut into patches, where not as the feature extractor says.
+            on_device: Leave the features to the device (``data/raw.py``).
         """
-        frames, local = self._frames(crop)
-        feature_extractor = self._feature_extractor(crop, patch_size)
-        example = feature_extractor.example(
-            frames, local, self.crop_targets(crop), self.store.ids[crop.clip]
-        )
+        feature_extractor = self._feature_extractor(crop)
+        frames = self._raw_frames(crop) if on_device else self._frames(crop)
+        spectrogram = feature_extractor.spectrogram(frames, crop)
         if self.augment is not None:
-            fbank = self._augmented(example.fbank, self.augment, crop, epoch)
-            example = example._replace(fbank=fbank)
-        return example._replace(kept=self._kept(example, crop, epoch))
-
-    def sound(
-        self, crop: Crop, epoch: int = 0, patch_size: tuple[int, int] | None = None
-    ) -> RawExample:
-        """What ``load`` gives, with the features still to be computed (``data/raw.py``)."""
-        waveform, local = self._waveform(crop, self._kept_audio)
-        feature_extractor = self._feature_extractor(crop, patch_size)
-        sound = feature_extractor.sound(
-            waveform, local, self.crop_targets(crop), self.store.ids[crop.clip]
+            spectrogram = spectrogram.augmented(self.augment, partial(self._rng, crop, epoch))
+        grid = (spec or feature_extractor.pack_spec()).grid(*spectrogram.shape)
+        return Example(
+            fbank=spectrogram if on_device else spectrogram.computed(),
+            targets=self.crop_targets(crop),
+            clip_id=self.store.ids[crop.clip],
+            shift_ms=feature_extractor.shift_ms,
+            cut_frames=crop.native_frames - crop.num_frames,
+            kept=self._kept(math.prod(grid), crop, epoch),
         )
-        if self.augment is not None:
-            sound = sound.changed(self.augment, partial(self._rng, crop, epoch))
-        return sound._replace(kept=self._kept(sound, crop, epoch))
 
     def targets(self, clip: int) -> Tensor:
         """(C,) float, 1 for each class of the clip."""
@@ -117,32 +103,18 @@ class ClipDataset:
             return targets
         return crop.mix.ratio * targets + (1 - crop.mix.ratio) * self.targets(crop.mix.clip)
 
-    def _augmented(self, fbank: Tensor, config: AugmentConfig, crop: Crop, epoch: int) -> Tensor:
-        """Masks, noise and roll, in the order of the published code; each draws its own numbers."""
-        rng = partial(self._rng, crop, epoch)
-        feature_extractor = self.feature_extractor
-        fill = mask_fill(config, feature_extractor.mean, 2 * feature_extractor.std)
-        fbank = spec_augment(fbank, config, rng("spec-augment"), fill)
-        if config.noise:
-            fbank = add_noise(fbank, config.noise, rng("noise"))
-        return roll_frames(fbank, config.roll, rng("roll")) if config.roll else fbank
-
-    def _kept(self, example: Packable, crop: Crop, epoch: int) -> Tensor | None:
+    def _kept(self, count: int, crop: Crop, epoch: int) -> Tensor | None:
         """(K,) int64, the patches that token dropout leaves: as many as were planned."""
         if not crop.token_dropout:
             return None
-        count = math.prod(example.grid)
         order = self._rng(crop, epoch, "token-dropout").permutation(count)
         return torch.from_numpy(np.sort(order[: kept_patches(count, crop.token_dropout)]))
 
-    def _feature_extractor(
-        self, crop: Crop, patch_size: tuple[int, int] | None = None
-    ) -> FeatureExtractor:
-        """At the crop's resolution, and with the patches of its batch."""
-        feature_extractor = self.feature_extractor
-        if crop.compression != 1:
-            feature_extractor = feature_extractor.at_compression(crop.compression, crop.reduction)
-        return feature_extractor.at_patch_size(patch_size) if patch_size else feature_extractor
+    def _feature_extractor(self, crop: Crop) -> FeatureExtractor:
+        """At the crop's resolution."""
+        if crop.compression == 1:
+            return self.feature_extractor
+        return self.feature_extractor.at_compression(crop.compression, crop.reduction)
 
     def _rng(self, crop: Crop, epoch: int, purpose: str) -> np.random.Generator:
         return clip_rng(self.seed, epoch, crop.clip, f"{purpose}-{crop.draw}")
@@ -162,8 +134,17 @@ class ClipDataset:
         fits[order] = np.cumsum(sizes[order]) <= self._cache_room
         return fits
 
-    def _frames(self, crop: Crop) -> tuple[Tensor, Crop]:
-        """Frames that hold the crop, and the crop's place in them."""
+    def _raw_frames(self, crop: Crop) -> RawFrames:
+        waveform, before = self._waveform(crop, self._kept_audio)
+        return self._feature_extractor(crop).raw_frames(waveform, before, crop.num_frames)
+
+    def _frames(self, crop: Crop) -> Tensor:
+        """(T', F) log-mel frames of the crop."""
+        frames, first = self._frames_around(crop)
+        return frames[first : first + crop.num_frames]
+
+    def _frames_around(self, crop: Crop) -> tuple[Tensor, int]:
+        """Frames that hold the crop, and where it begins in them."""
         # With another partner each time, or at one of many resolutions, kept frames would seldom
         # be used.
         if crop.mix is not None or crop.compression != 1 or not self._cacheable[crop.clip]:
@@ -171,28 +152,29 @@ class ClipDataset:
         if crop.clip not in self._cache:
             whole = dataclasses.replace(crop, first_frame=0, num_frames=crop.native_frames)
             self._cache[crop.clip], _ = self._read(whole)
-        return self._cache[crop.clip], crop
+        return self._cache[crop.clip], crop.first_frame
 
-    def _read(self, crop: Crop) -> tuple[Tensor, Crop]:
-        """The frames of the crop, reading no more audio than they need."""
-        waveform, local = self._waveform(crop, self.store.waveform)
-        return self._feature_extractor(crop).features(waveform), local
+    def _read(self, crop: Crop) -> tuple[Tensor, int]:
+        """Frames that hold the crop, reading no more audio than they need."""
+        waveform, before = self._waveform(crop, self.store.waveform)
+        return self._feature_extractor(crop).frames(waveform), before
 
-    def _waveform(self, crop: Crop, read: ReadAudio) -> tuple[Waveform, Crop]:
-        """Samples that hold the crop, and the crop's place in their frames.
+    def _waveform(self, crop: Crop, read: ReadAudio) -> tuple[Waveform, int]:
+        """Samples that hold the crop, and how many of their frames precede it.
 
         From the crop's start on, the beginning of another clip may be mixed in.
         """
-        framing = self._feature_extractor(crop).framing
-        begin, stop, before = framing.excerpt(crop.first_frame, crop.num_frames, crop.native_frames)
+        extractor = self._feature_extractor(crop)
+        begin, stop, before = extractor.excerpt(
+            crop.first_frame, crop.num_frames, crop.native_frames
+        )
         waveform = read(crop.clip, begin, stop)
-        local = dataclasses.replace(crop, first_frame=before)
         if crop.mix is None:
-            return waveform, local
-        begin = max(framing.frame_start(before), 0)
+            return waveform, before
+        begin = max(extractor.frame_start(before), 0)
         other = read(crop.mix.clip, 0, len(waveform) - begin)
         mixed = mix_waveforms(waveform[begin:], other, crop.mix.ratio)
-        return np.concatenate((waveform[:begin], mixed)), local
+        return np.concatenate((waveform[:begin], mixed)), before
 
     def _kept_audio(self, clip: int, start: int, stop: int) -> Waveform:
         """Samples of a clip, out of the cache where it is there or fits.

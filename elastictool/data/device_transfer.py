@@ -18,6 +18,8 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import OutOfMemory, first_line, is_out_of_memory
 from elastictool.utils.launch import launched
 
+Loaded = PackedBatch | RawBatch
+
 PREFETCHED = 2
 """Batches loaded ahead on CUDA: one is being copied, one is ready."""
 
@@ -70,14 +72,15 @@ class DeviceTransfer:
         """Whether batches pass through pinned memory."""
         return self.device.type == "cuda"
 
-    def deliver(self, batch: PackedBatch | RawBatch) -> PackedBatch:
+    def deliver(self, batch: Loaded) -> PackedBatch:
         """The batch on the device, complete.
 
         Raises:
             OutOfMemory: The device has no room for it.
         """
         try:
-            return batch.to(self.device, non_blocking=self.pins)
+            there = batch.to(self.device, non_blocking=self.pins)
+            return there.compute_features() if isinstance(there, RawBatch) else there
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,18 +13,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.audio.augment import Waveform
-from elastictool.audio.extractors import EXTRACTORS
-from elastictool.audio.framing import Framing
-from elastictool.audio.streams import prepare_clip
+from elastictool.audio.fbank import fbank, frontend, pool_frames, pooled_count, prepare_clip
 from elastictool.config import FbankConfig, LengthConfig, PoolKind, Reduction
-from elastictool.data.collate import Example, PatchSpec
-from elastictool.data.raw import PADDING, Normalization, RawExample, needed_frames
+from elastictool.config.fbank import Count
+from elastictool.data.collate import PackSpec
+from elastictool.data.spectrogram import PADDING, Normalization, RawFrames, Spectrogram
 from elastictool.packing.grid import grid_shape, kept_patches, scaled_stride
 
 
@@ -95,14 +92,29 @@ class FeatureExtractor:
     pool_kind: PoolKind = "average"
 
     @property
-    def framing(self) -> Framing:
-        """How waveforms become its frames."""
-        return Framing(self.fbank, self.pool, self.pool_kind)
+    def shift_ms(self) -> float:
+        """Time between frames, after pooling."""
+        return self.pool * self.fbank.shift_ms
 
     @property
-    def patch_spec(self) -> PatchSpec:
-        """How its spectrograms become patches."""
-        return PatchSpec(self.patch_size, self.patch_stride, self.length.edge, self._pad_value)
+    def normalization(self) -> Normalization:
+        """How log-mel values become a model's input."""
+        raw = frontend(self.fbank.frontend).FLOOR if self.length.padding == "floor" else 0.0
+        return Normalization(self.mean, 2 * self.std, (raw - self.mean) / (2 * self.std))
+
+    def pack_spec(
+        self, prefix_tokens: int = 0, padded_rows: bool = False, pad_to_multiple_of: int = 1
+    ) -> PackSpec:
+        """How its spectrograms become the tokens of a batch; arguments as in ``PackSpec``."""
+        return PackSpec(
+            self.patch_size,
+            self.patch_stride,
+            self.length.edge,
+            self.normalization.padding,
+            prefix_tokens,
+            padded_rows,
+            pad_to_multiple_of,
+        )
 
     @property
     def pads(self) -> bool:
@@ -162,66 +174,69 @@ class FeatureExtractor:
 
     def grid(self, crop: Crop) -> tuple[int, int]:
         """(frequency, time) patches of a crop."""
-        return grid_shape(
-            crop.total_frames,
-            self.fbank.num_mel_bins,
-            self.patch_size,
-            self.patch_stride,
-            self.length.edge,
-        )
+        bins, edge = self.fbank.num_mel_bins, self.length.edge
+        return grid_shape(crop.total_frames, bins, self.patch_size, self.patch_stride, edge)
 
     def longest_grid(self) -> tuple[int, int]:
         """(frequency, time) patches of the longest crop that the length limits allow."""
         limit = self.length.most_frames
         return self.grid(Crop(0, limit, 0, limit))
 
-    def features(self, waveform: npt.NDArray[np.float32]) -> Tensor:
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames of a clip of ``num_samples``."""
+        return pooled_count(self.fbank.num_frames(num_samples), self.pool)
+
+    def frame_start(self, frame: int) -> int:
+        """First sample of ``frame``; see ``FbankConfig.frame_start``."""
+        return self.fbank.frame_start(frame * self.pool)
+
+    def samples_for(self, num_frames: int) -> int:
+        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
+        return self.fbank.samples_for(num_frames * self.pool)
+
+    def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
+        """What to read of a clip for some of its frames; see ``FbankConfig.excerpt``.
+
+        Reading begins where a group of pooled frames does.
+        """
+        pool = self.pool
+        _, stop, before = self.fbank.excerpt(first * pool, num_frames * pool, native_frames * pool)
+        begin = (first * pool - before) // pool
+        return self.fbank.frame_place(begin * pool), stop, first - begin
+
+    def frames(self, waveform: Waveform) -> Tensor:
         """(T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``, not normalised."""
-        return self.framing.frames(torch.from_numpy(waveform))
+        return pool_frames(fbank(torch.from_numpy(waveform), self.fbank), self.pool, self.pool_kind)
 
-    def example(self, frames: Tensor, crop: Crop, targets: Tensor, clip_id: str) -> Example:
-        """Crop, pad and normalise the (T, F) ``frames`` of a clip as ``crop`` says."""
-        cut = frames[crop.first_frame : crop.first_frame + crop.num_frames]
-        fitted = self._normalise(cut)
-        if crop.pad_to > len(fitted):
-            fitted = F.pad(fitted, (0, 0, 0, crop.pad_to - len(fitted)), value=self._pad_value)
-        return Example(
-            fbank=fitted,
-            targets=targets,
-            clip_id=clip_id,
-            shift_ms=self.framing.shift_ms,
-            cut_frames=crop.native_frames - crop.num_frames,
-            patch=self.patch_spec,
+    def raw_frames(self, waveform: Waveform, first: int, count: int) -> RawFrames:
+        """What ``frames`` would compute, still to be computed: ``count`` frames from ``first``."""
+        config, num_samples = self.fbank, len(waveform)
+        known = config.num_frames(num_samples)
+        available = pooled_count(known, self.pool)
+        first, stop = min(first, available), min(first + count, available)
+        size = min(self.pool, known)
+        # A front end may repeat a clip's last frame: it is computed as often.
+        frames = np.minimum(
+            np.arange(first * size, stop * size), config.own_frames(num_samples) - 1
+        )
+        return RawFrames(
+            prepare_clip(torch.from_numpy(waveform), config),
+            config.frame_place(frames),
+            np.full(stop - first, size, dtype=np.int64),
+            config,
+            self.pool_kind,
         )
 
-    def sound(self, waveform: Waveform, crop: Crop, targets: Tensor, clip_id: str) -> RawExample:
-        """What ``example`` makes of the waveform's frames, still to be computed on the device."""
-        framing = self.framing
-        starts, pools = needed_frames(framing, len(waveform), crop.first_frame, crop.num_frames)
-        rows = np.full(max(len(pools), crop.pad_to), PADDING, dtype=np.int64)
-        rows[: len(pools)] = np.arange(len(pools))
-        return RawExample(
-            samples=prepare_clip(torch.from_numpy(waveform), self.fbank),
-            frame_starts=starts,
-            pools=pools,
-            rows=rows,
-            bins=(0, 0),
-            noise=None,
-            scale=Normalization(self.mean, 2 * self.std, self._pad_value),
-            framing=framing,
-            targets=targets,
-            clip_id=clip_id,
-            cut_frames=crop.native_frames - crop.num_frames,
-            patch=self.patch_spec,
-        )
+    def spectrogram(self, frames: Tensor | RawFrames, crop: Crop) -> Spectrogram:
+        """The crop as the model is to see it: padded to its length, normalised.
 
-    def _normalise(self, frames: Tensor) -> Tensor:
-        return (frames - self.mean) / (2 * self.std)
-
-    @property
-    def _pad_value(self) -> float:
-        raw = EXTRACTORS[self.fbank.frontend].floor if self.length.padding == "floor" else 0.0
-        return (raw - self.mean) / (2 * self.std)
+        Args:
+            frames: (T', F) log-mel frames of the crop alone, or what computes them.
+            crop: Its padding.
+        """
+        rows = np.full(max(len(frames), crop.pad_to), PADDING, dtype=np.int64)
+        rows[: len(frames)] = np.arange(len(frames))
+        return Spectrogram(frames, rows, self.fbank.num_mel_bins, self.normalization)
 
 
 def _compressed(length: LengthConfig, compression: float) -> LengthConfig:
@@ -233,10 +248,3 @@ def _compressed(length: LengthConfig, compression: float) -> LengthConfig:
 
     fixed = frames(length.fixed_frames) if length.fixed_frames else 0
     return dataclasses.replace(length, max_frames=frames(length.max_frames), fixed_frames=fixed)
-
-
-def frame_counts(num_samples: npt.NDArray[np.int64], framing: Framing) -> npt.NDArray[np.int64]:
-    """(n,) frames of clips of ``num_samples`` (n,) samples."""
-    distinct, inverse = np.unique(num_samples, return_inverse=True)
-    frames = [framing.num_frames(int(samples)) for samples in distinct]
-    return np.array(frames, dtype=np.int64)[inverse]

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Generator, Iterable, Sequence
+import threading
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import PackSpec, collate
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.device_transfer import HOST, DeviceTransfer
-from elastictool.data.feature_extractor import Crop
+from elastictool.data.device_transfer import HOST, DeviceTransfer, Loaded
 from elastictool.data.prefetch import prefetched
-from elastictool.data.raw import RawBatch, RawExample, collate_raw
+from elastictool.data.raw import collate_raw
 from elastictool.data.samplers import BatchPlan
-from elastictool.data.worker_monitor import WatchedBatches, WorkerMonitor
 from elastictool.packing.batch import PackedBatch
-from elastictool.utils.errors import ElasticToolError, OutOfMemory, first_line, is_out_of_memory
+from elastictool.utils.errors import (
+    ElasticToolError,
+    LoaderError,
+    OutOfMemory,
+    first_line,
+    is_out_of_memory,
+)
 from elastictool.utils.signals import leave_to_parent
 
-
-@dataclass(frozen=True)
-class PackSpec:
-    """How a second model wants the clips of a batch."""
-
-    patch: PatchSpec
-    prefix_tokens: int
-    padded_rows: bool
+SIGTERM_GRACE_S = 30.0
+"""That a worker outlives a SIGTERM: what torchrun and SLURM wait before they kill."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,12 @@ class _Failure:
     error: ElasticToolError
 
 
-Loaded = PackedBatch | RawBatch
-
-
 class _PlannedBatches(Dataset[Loaded | _Failure]):
     """Turns a ``BatchPlan`` (as the "index") into the batch that it describes."""
 
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        prefix_tokens: int,
-        padded_rows: bool,
-        teacher_batch: PackSpec | None,
-        board: WorkerMonitor,
-        multiple: int,
-        on_device: bool,
-    ) -> None:
+    def __init__(self, dataset: ClipDataset, teacher: PackSpec | None, on_device: bool) -> None:
         self._dataset = dataset
-        self._board = board
-        self._prefix_tokens = prefix_tokens
-        self._padded_rows = padded_rows
-        self._companion = teacher_batch
-        self._multiple = multiple
+        self._teacher = teacher
         self._on_device = on_device
 
     def __getitem__(self, plan: BatchPlan) -> Loaded | _Failure:
@@ -74,42 +58,17 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
             return _Failure(self._out_of_memory(plan, error))
 
     def _batch(self, plan: BatchPlan) -> Loaded:
-        if not self._on_device:
-            return self._packed([[self._load(crop, plan) for crop in row] for row in plan.rows])
-        sounds = [[self._sound(crop, plan) for crop in row] for row in plan.rows]
-        in_order = [sound for row in sounds for sound in row]
-        second = None if self._companion is None else self._companion.patch
-        return collate_raw(in_order, self._packed(sounds), second)
-
-    def _packed(
-        self, rows: Sequence[Sequence[Example]] | Sequence[Sequence[RawExample]]
-    ) -> PackedBatch:
-        self._board.note()
-        batch = collate(rows, self._prefix_tokens, self._padded_rows, self._multiple)
-        second = self._companion
-        if second is None:
-            return batch
-        # The second model sees all of its patches: it is not the one that learns from dropping.
-        again = [[x._replace(patch=second.patch, kept=None) for x in row] for row in rows]
-        taught = collate(again, second.prefix_tokens, second.padded_rows, self._multiple)
-        return replace(batch, teacher_batch=taught)
-
-    def _load(self, crop: Crop, plan: BatchPlan) -> Example:
-        self._board.note(crop.clip)
-        return self._dataset.load(crop, plan.epoch, plan.patch_size)
-
-    def _sound(self, crop: Crop, plan: BatchPlan) -> RawExample:
-        self._board.note(crop.clip)
-        return self._dataset.sound(crop, plan.epoch, plan.patch_size)
+        load, on_device = self._dataset.load, self._on_device
+        rows = [[load(crop, plan.epoch, plan.spec, on_device) for crop in row] for row in plan.rows]
+        # Both models see the same spectrograms, and so the same padding.
+        teacher = self._teacher and replace(self._teacher, pad_value=plan.spec.pad_value)
+        return (collate_raw if on_device else collate)(rows, plan.spec, teacher)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
-        feature_extractor = self._dataset.feature_extractor
-        crops = [crop for row in plan.rows for crop in row]
-        if plan.patch_size:
-            feature_extractor = feature_extractor.at_patch_size(plan.patch_size)
-        tokens = sum(feature_extractor.num_patches(crop) + self._prefix_tokens for crop in crops)
+        extractor = self._dataset.feature_extractor.at_patch_size(plan.spec.patch_size)
+        tokens = sum(extractor.num_patches(crop) + plan.spec.prefix_tokens for crop in plan.crops)
         return OutOfMemory(
-            f"out of memory while loading a batch of {len(crops)} clips, {tokens:,} tokens "
+            f"out of memory while loading a batch of {plan.num_crops} clips, {tokens:,} tokens "
             f"({first_line(error)})",
             "lower train.cache_mb, which each loading process may fill, train.loader_workers, "
             "packing.batch_clips or packing.batch_tokens, or length.max_frames, and start anew",
@@ -119,74 +78,97 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
 def load_batches(
     plans: Iterable[BatchPlan],
     dataset: ClipDataset,
-    prefix_tokens: int,
-    padded_rows: bool,
     workers: int = 0,
-    teacher_batch: PackSpec | None = None,
-    multiple: int = 1,
-    feed: DeviceTransfer = HOST,
+    teacher: PackSpec | None = None,
+    transfer: DeviceTransfer = HOST,
 ) -> Generator[PackedBatch, None, None]:
-    """The batches of ``plans``, in order, where ``feed`` takes them.
+    """The batches of ``plans``, in order, where ``transfer`` takes them.
 
     Args:
         plans: What to load.
         dataset: Where from.
-        prefix_tokens: Prefix tokens of the model.
-        padded_rows: Whether the attention backend wants the paper's padded rows.
         workers: Loader processes; 0 loads in this one. The batches are the same for any number.
-        teacher_batch: How a second model wants the same clips; each batch then carries them.
-        multiple: Flat streams are padded to a multiple of so many tokens.
-        feed: Where the batches are wanted, where features are computed, what is loaded ahead.
+        teacher: How a second model wants the same clips; each batch then carries them.
+        transfer: Where the batches are wanted, where features are computed, what is loaded ahead.
 
     Raises:
         DamagedDataError: A clip cannot be read any more.
-        LoaderError: A worker died.
+        LoaderError: A worker died while a batch was waited for; torch raises its death elsewhere,
+            too, see ``dead_worker``.
         OutOfMemory: There is no room for a batch.
     """
-    loaded = load_undelivered(
-        plans, dataset, prefix_tokens, padded_rows, workers, teacher_batch, multiple, feed
-    )
-    if feed.prefetch and not workers:  # workers are ahead anyway
-        loaded = prefetched(loaded, feed.prefetch)
+    loaded = load_undelivered(plans, dataset, workers, teacher, transfer)
+    if transfer.prefetch and not workers:  # workers are ahead anyway
+        loaded = prefetched(loaded, transfer.prefetch)
     with closing(loaded):
         for batch in loaded:
-            yield feed.deliver(batch)
+            yield transfer.deliver(batch)
 
 
 def load_undelivered(
     plans: Iterable[BatchPlan],
     dataset: ClipDataset,
-    prefix_tokens: int,
-    padded_rows: bool,
     workers: int = 0,
-    teacher_batch: PackSpec | None = None,
-    multiple: int = 1,
-    feed: DeviceTransfer = HOST,
+    teacher: PackSpec | None = None,
+    transfer: DeviceTransfer = HOST,
 ) -> Generator[Loaded, None, None]:
     """Like ``load_batches``, as they leave the loader: in main memory, perhaps without features."""
-    board = WorkerMonitor(workers)
-    planned = _PlannedBatches(
-        dataset, prefix_tokens, padded_rows, teacher_batch, board, multiple, feed.fbank_on_device
-    )
     loader: DataLoader[Loaded | _Failure] = DataLoader(
-        planned,
+        _PlannedBatches(dataset, teacher, transfer.fbank_on_device),
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_parent,
-        pin_memory=feed.pins,
+        worker_init_fn=_outlive_sigterm,
+        pin_memory=transfer.pins,
         # Its own generator: torch's global one belongs to the model, and a resumed run must
         # find it as an uninterrupted one would.
         generator=torch.Generator(),
     )
-    with WatchedBatches(loader, board, dataset.store) as batches:
-        for batch in batches:
+    try:
+        for batch in loader:
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
+    except (RuntimeError, EOFError, OSError) as error:
+        death = dead_worker(error) if workers else None
+        if death is None:
+            raise
+    else:
+        return
+    raise death  # not from torch's error: its traceback would keep the other workers alive
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """What reaches the whole group is for the training process; SIGTERM ends a worker, too."""
+def dead_worker(error: Exception) -> LoaderError | None:
+    """What to say where ``error`` is torch's word on a dead loader worker, else None.
+
+    Torch raises it where the training process happens to be. A connection that breaks while a
+    batch is waited for (an OSError or EOFError) is a dead worker's as well.
+    """
+    # Torch may look for the reason twice: the signal is in what it found first.
+    text = first_line(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error)
+    raised_in_worker = "in DataLoader worker process" in text
+    others = isinstance(error, RuntimeError) and not text.startswith("DataLoader worker")
+    if raised_in_worker or others:
+        return None
+    return LoaderError(
+        f"a loader worker died ({text.rstrip('. ')})",
+        "where the system killed it because memory ran out, lower train.loader_workers, or "
+        "train.cache_mb, which each worker may fill; a bus error means a full /dev/shm or a "
+        "prepared file that was cut off; train.loader_workers=0 may show more",
+    )
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Leave signals to the parent; end some time after a SIGTERM, not at once.
+
+    SIGTERM reaches whole groups of processes, and the training process still wants the batches of
+    the step that it saves after. Where it comes from the end of that process, there is no batch.
+    """
     leave_to_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def end_later(*_: object) -> None:
+        timer = threading.Timer(SIGTERM_GRACE_S, os._exit, [1])
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end_later)

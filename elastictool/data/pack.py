@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from elastictool.config import Edge
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import UsageError
 
@@ -71,10 +71,14 @@ def pack(
         if len(given) != len(clips):
             raise UsageError(f"{len(clips)} clips, but {len(given)} {name}", "give one for each")
     examples = [
-        Example(clip, torch.zeros(0), name, shift_ms, 0, _spec(size, stride, edge, pad_value))
-        for clip, name, size in zip(clips, ids, sizes, strict=True)
+        Example(clip, torch.zeros(0), name, shift_ms) for clip, name in zip(clips, ids, strict=True)
     ]
-    batch = collate([examples], prefix_tokens)
+    specs = []
+    for size in sizes:
+        pair = _pair(size, "patch_size")
+        step = pair if stride is None else _pair(stride, "stride")
+        specs.append(PackSpec(pair, step, edge, pad_value, prefix_tokens))
+    batch = collate([examples], specs)
     return replace(batch, targets=_targets(targets, len(clips))).to(clips[0].device)
 
 
@@ -104,11 +108,6 @@ def _targets(targets: Tensor | npt.NDArray[Any] | Sequence[Any] | None, clips: i
             "give (clips,) class indices, or (clips, classes) with 1 where a clip has a class",
         )
     return found.long() if indices else found.float()
-
-
-def _spec(size: PatchSize, stride: PatchSize | None, edge: Edge, pad_value: float) -> PatchSpec:
-    pair = _pair(size, "patch_size")
-    return PatchSpec(pair, pair if stride is None else _pair(stride, "stride"), edge, pad_value)
 
 
 def _pair(value: PatchSize, name: str) -> tuple[int, int]:

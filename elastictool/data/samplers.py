@@ -8,6 +8,7 @@ workers, on every rank and after any interruption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,11 +19,12 @@ import numpy.typing as npt
 
 from elastictool.config import AugmentConfig, FlexiConfig, PackingConfig, RunConfig
 from elastictool.data.balance import Weights, clip_weights, draw_clips, occurrences
+from elastictool.data.collate import PackSpec
 from elastictool.data.crops import CropSampler, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix, frame_counts
+from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.packing.batching import batch_stop, windows
-from elastictool.packing.grid import patch_size_along
+from elastictool.packing.grid import kept_patches, patch_size_along
 from elastictool.packing.planners import PLANNERS, Counts, Rows, assign_lpt, plan_rows
 from elastictool.packing.stream import plans_windows
 from elastictool.packing.windows import WINDOW_PLANNERS
@@ -39,12 +41,12 @@ class BatchPlan:
     Attributes:
         epoch: The epoch it belongs to (masks depend on it).
         rows: The crops of each row.
-        patch_size: (frequency, time) of its patches; None is the front end's own.
+        spec: How it is packed.
     """
 
     epoch: int
     rows: tuple[tuple[Crop, ...], ...]
-    patch_size: tuple[int, int] | None = None
+    spec: PackSpec
 
     @property
     def num_crops(self) -> int:
@@ -64,10 +66,10 @@ class TrainingSampler:
     Attributes:
         clips: Indices of the training clips.
         native_frames: Frames of each clip of the store.
-        feature_extractor: Gives the length limits and token counts.
+        feature_extractor: Gives the length limits.
         augment: Random shorter crops, resolutions, token dropout, mixing.
         packing: Batch size and planner.
-        prefix_tokens: Prefix tokens of the model, which take room in a row.
+        spec: How batches are packed, but for the patch size where that is drawn.
         seed: The run's seed.
         weights: Chance of each clip in balanced sampling; None takes each clip once an epoch.
         epoch_clips: Clips drawn for an epoch by ``weights``; 0 for as many as there are.
@@ -81,7 +83,7 @@ class TrainingSampler:
     feature_extractor: FeatureExtractor
     augment: AugmentConfig
     packing: PackingConfig
-    prefix_tokens: int
+    spec: PackSpec
     seed: int
     weights: Weights | None = None
     epoch_clips: int = 0
@@ -91,9 +93,19 @@ class TrainingSampler:
 
     @classmethod
     def of_run(
-        cls, config: RunConfig, dataset: ClipDataset, clips: npt.NDArray[np.int64]
+        cls,
+        config: RunConfig,
+        dataset: ClipDataset,
+        clips: npt.NDArray[np.int64],
+        padded_rows: bool = False,
     ) -> TrainingSampler:
         """The sampler that ``config`` asks for over the ``clips`` of ``dataset``.
+
+        Args:
+            config: A resolved configuration.
+            dataset: The store, and how its clips become spectrograms.
+            clips: Indices of the training clips.
+            padded_rows: The attention backend is made for padded rows.
 
         Raises:
             UsageError: Sampling is to be balanced, but no clip has a label.
@@ -105,7 +117,9 @@ class TrainingSampler:
             feature_extractor=dataset.feature_extractor,
             augment=config.augment,
             packing=config.packing,
-            prefix_tokens=config.model.prefix_tokens,
+            spec=dataset.feature_extractor.pack_spec(
+                config.model.prefix_tokens, padded_rows, config.pad_to_multiple_of
+            ),
             seed=config.seed,
             weights=clip_weights(dataset.store, clips) if balanced else None,
             epoch_clips=config.data.epoch_clips,
@@ -156,17 +170,16 @@ class TrainingSampler:
                 loads[process] += sum(tokens[place] for place in places)
                 if places:
                     own = [crops[place] for place in places]
-                    shares[process].append(self._plan(plan.epoch, [own], self._sized_as(plan)))
+                    shares[process].append(self._plan(plan.epoch, [own], plan.spec))
         return shares
 
     def tokens_of(self, plan: BatchPlan) -> list[int]:
         """Tokens of each crop of a batch."""
-        feature_extractor = self._sized_as(plan)
-        return [self._tokens(crop, feature_extractor) for crop in plan.crops]
+        return [self._tokens(crop, plan.spec) for crop in plan.crops]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """(frequency, time) of the patches of one batch: a function of its place and the seed."""
-        own, flexi = self.feature_extractor.patch_size, self.flexi
+        own, flexi = self.spec.patch_size, self.flexi
         if not flexi.sizes:
             return own
         rng = clip_rng(self.seed, epoch, batch // self.batches_per_step, "patch-size")
@@ -174,27 +187,22 @@ class TrainingSampler:
         size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return patch_size_along(flexi.axes, size, own)
 
-    def _sized(self, epoch: int, batch: int) -> FeatureExtractor:
-        """The front end of one batch."""
-        return self.feature_extractor.at_patch_size(self.patch_size(epoch, batch))
-
-    def _sized_as(self, plan: BatchPlan) -> FeatureExtractor:
-        return self.feature_extractor.at_patch_size(
-            plan.patch_size or self.feature_extractor.patch_size
-        )
+    def _sized(self, epoch: int, batch: int) -> PackSpec:
+        """How one batch is packed."""
+        return self.spec.at_patch_size(self.patch_size(epoch, batch))
 
     def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
         """Places of each batch's clips; lists of clips whose rows are planned together.
 
         A planner of one batch gets it whole. A window planner has chosen the rows already, at the
-        front end's own patch size; its batches come in its own order, longest clips first, and so
+        run's own patch size; its batches come in its own order, longest clips first, and so
         are shuffled.
         """
         if not plans_windows(self.packing.planner):
             for start, stop in self._cuts(crops, epoch):
                 yield [list(range(start, stop))]
             return
-        tokens = self._clip_tokens(crops, self.feature_extractor)
+        tokens = self._clip_tokens(crops, self.spec)
         for number, window in enumerate(windows(len(tokens), self.packing)):
             batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
             rng = clip_rng(self.seed, epoch, number, "window")
@@ -211,32 +219,26 @@ class TrainingSampler:
         for batch in count():
             if start == len(crops):
                 return
-            feature_extractor = self._sized(epoch, batch)
-            size = feature_extractor.patch_size
+            spec = self._sized(epoch, batch)
+            size = spec.patch_size
             if size not in totals:
-                totals[size] = self._totals(crops, feature_extractor)
+                totals[size] = self._totals(crops, spec)
             stop = batch_stop(totals[size], start, self.packing)
             yield start, stop
             start = stop
 
-    def _totals(
-        self, crops: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
-    ) -> Counts:
+    def _totals(self, crops: Sequence[Sequence[Crop]], spec: PackSpec) -> Counts:
         """Running sum of the clips' tokens; not counted where batches go by clips."""
         if not self.packing.batch_tokens:
             return np.zeros(len(crops), dtype=np.int64)
-        return np.cumsum(self._clip_tokens(crops, feature_extractor))
+        return np.cumsum(self._clip_tokens(crops, spec))
 
-    def _clip_tokens(
-        self, crops: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
-    ) -> Counts:
+    def _clip_tokens(self, crops: Sequence[Sequence[Crop]], spec: PackSpec) -> Counts:
         """Tokens of each clip, all its crops together."""
-        sums = [sum(self._tokens(crop, feature_extractor) for crop in group) for group in crops]
+        sums = [sum(self._tokens(crop, spec) for crop in group) for group in crops]
         return np.array(sums, dtype=np.int64)
 
-    def _plan(
-        self, epoch: int, together: Sequence[Sequence[Crop]], feature_extractor: FeatureExtractor
-    ) -> BatchPlan:
+    def _plan(self, epoch: int, together: Sequence[Sequence[Crop]], spec: PackSpec) -> BatchPlan:
         """Rows of each list of crops; a row of a window planner stays one unless it is too long.
 
         It is too long where a clip has two crops that do not fit into one row, or where the
@@ -246,13 +248,14 @@ class TrainingSampler:
         planner = PLANNERS["first-come" if windowed else self.packing.planner]
         rows: list[tuple[Crop, ...]] = []
         for crops in together:
-            lengths = [self._tokens(crop, feature_extractor) for crop in crops]
+            lengths = [self._tokens(crop, spec) for crop in crops]
             for row in plan_rows(planner, lengths, self.packing.capacity):
                 rows.append(tuple(crops[index] for index in row))
-        return BatchPlan(epoch, tuple(rows), feature_extractor.patch_size)
+        return BatchPlan(epoch, tuple(rows), spec)
 
-    def _tokens(self, crop: Crop, feature_extractor: FeatureExtractor) -> int:
-        return feature_extractor.num_patches(crop) + self.prefix_tokens
+    def _tokens(self, crop: Crop, spec: PackSpec) -> int:
+        patches = math.prod(spec.grid(crop.total_frames, self.feature_extractor.fbank.num_mel_bins))
+        return kept_patches(patches, crop.token_dropout) + spec.prefix_tokens
 
     def _epoch_crops(self, epoch: int) -> list[list[Crop]]:
         """The crops of each clip, in the epoch's order.
@@ -268,10 +271,10 @@ class TrainingSampler:
         frames = self._frames(clips, which)
         crops: list[list[Crop]] = []
         for i in order.tolist():
-            maker = self._makers[which[i]]
-            whole = maker.whole(int(clips[i]), int(frames[i]))
+            sampler = self._crop_samplers[which[i]]
+            whole = sampler.whole(int(clips[i]), int(frames[i]))
             whole = self._changed(whole, int(draws[i]), mixes[i])
-            crops.append(maker.crops(whole, cuts[i].tolist()))
+            crops.append(sampler.crops(whole, cuts[i].tolist()))
         return crops
 
     def _epoch_clips(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -282,7 +285,7 @@ class TrainingSampler:
         return self.clips[drawn], CROPS_PER_DRAW * occurrences(drawn)
 
     @cached_property
-    def _makers(self) -> list[CropSampler]:
+    def _crop_samplers(self) -> list[CropSampler]:
         """One for each resolution."""
         own = CropSampler(self.feature_extractor, self.augment.length_diversity)
         drawn = self.augment.resolution
@@ -297,10 +300,10 @@ class TrainingSampler:
         if self.num_samples is None:
             raise ValueError("frames at other resolutions follow from num_samples")
         frames = np.empty(len(clips), dtype=np.int64)
-        for place, maker in enumerate(self._makers):
+        for place, sampler in enumerate(self._crop_samplers):
             members = which == place
             samples = self.num_samples[clips[members]]
-            frames[members] = frame_counts(samples, maker.feature_extractor.framing)
+            frames[members] = sampler.feature_extractor.num_frames(samples)
         return frames
 
     def _changed(self, crop: Crop, draw: int, mix: Mix | None) -> Crop:

@@ -88,7 +88,7 @@ def _packed(name: str, device: str, dtype: str) -> Check:
     import torch
 
     from elastictool.config import ModelConfig
-    from elastictool.data.collate import Example, PatchSpec, collate
+    from elastictool.data.collate import Example, PackSpec, collate
     from elastictool.models.transformer import SpectrogramTransformer
 
     with torch.random.fork_rng(), torch.inference_mode():
@@ -97,15 +97,17 @@ def _packed(name: str, device: str, dtype: str) -> Check:
         model = SpectrogramTransformer(config).to(device).eval()
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape).to(device))
-        spec = PatchSpec(config.patch_size, config.patch_stride)
+        spec = PackSpec(config.patch_size, config.patch_stride)
         clips = [
-            Example(torch.randn(frames, config.num_mel_bins), torch.zeros(7), "", 10.0, 0, spec)
+            Example(torch.randn(frames, config.num_mel_bins), torch.zeros(7), "", 10.0)
             for frames in _FRAMES
         ]
         kind = getattr(torch, dtype)
         with torch.autocast(device, kind, enabled=kind is not torch.float32):
-            packed = _fetched(model(collate([clips]).to(device)))
-            alone = torch.cat([_fetched(model(collate([[clip]]).to(device))) for clip in clips])
+            packed = _fetched(model(collate([clips], spec).to(device)))
+            alone = torch.cat(
+                [_fetched(model(collate([[clip]], spec).to(device))) for clip in clips]
+            )
     differ = bool((alone.std(dim=0) > 1e-3).all())  # equal because constant would prove nothing
     return _compared(name, packed, alone, _LOGIT_TOLERANCE[dtype], differ)
 

@@ -138,7 +138,7 @@ def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str)
     """
     first = runs[0].feature_extractor
     longest = int(store.num_samples[split_clips(runs[0], store, split)].max())
-    frames = first.framing.num_frames(longest)
+    frames = first.num_frames(longest)
     caps = [
         run.feature_extractor.length.max_frames for run in runs if not run.feature_extractor.pads
     ]
@@ -249,7 +249,7 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
         model=model_label(cell.run.config),
         run=cell.run.name,
         length_frames=frames,
-        length_s=frames * cell.feature_extractor.framing.shift_ms * 0.001,
+        length_s=frames * cell.feature_extractor.shift_ms * 0.001,
         metric=options.metric,
         value=value,
         low=interval.low,

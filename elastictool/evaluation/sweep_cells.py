@@ -15,12 +15,11 @@ from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from elastictool.audio.framing import Framing
+from elastictool.audio.augment import Waveform
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.config import PatchAxes, PoolKind
+from elastictool.config import FbankConfig, PatchAxes, PoolKind
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.store import PreparedStore
@@ -110,7 +109,7 @@ class SweepCell:
 
     def crops_of(self, chunk: Indices, store: PreparedStore) -> Crops:
         """Crops of those clips of ``chunk`` that the run is evaluated on."""
-        count = self.feature_extractor.framing.num_frames
+        count = self.feature_extractor.num_frames
         return tuple(
             self.feature_extractor.crop(clip, count(int(store.num_samples[clip])))
             for clip in np.intersect1d(chunk, self.clips).tolist()
@@ -151,9 +150,10 @@ class _CellChunk:
     key: str
 
     @property
-    def framing(self) -> Framing:
-        """What the crops' log-mel frames are computed by."""
-        return self.cell.feature_extractor.framing
+    def framing(self) -> tuple[FbankConfig, int, PoolKind]:
+        """What the crops' log-mel frames follow from: the same for parts that share them."""
+        extractor = self.cell.feature_extractor
+        return extractor.fbank, extractor.pool, extractor.pool_kind
 
 
 class _AnalysedClips(ClipDataset):
@@ -168,8 +168,8 @@ class _AnalysedClips(ClipDataset):
         super().__init__(store, feature_extractor)
         self._analysed = frames
 
-    def _frames(self, crop: Crop) -> tuple[Tensor, Crop]:
-        return self._analysed[crop.clip], crop
+    def _frames_around(self, crop: Crop) -> tuple[Tensor, int]:
+        return self._analysed[crop.clip], crop.first_frame
 
 
 def score_chunk(
@@ -191,7 +191,8 @@ def score_chunk(
     for framing in dict.fromkeys(part.framing for part in new.values()):
         members = [part for part in new.values() if part.framing == framing]
         clips = {crop.clip for part in members for crop in part.crops}
-        frames = {clip: framing.frames(waveforms[clip]) for clip in clips}
+        compute = members[0].cell.feature_extractor.frames
+        frames = {clip: compute(waveforms[clip]) for clip in clips}
         for part in members:
             run = part.cell.run
             dataset = _AnalysedClips(store, part.cell.feature_extractor, frames)
@@ -208,11 +209,11 @@ def score_chunk(
         cache.write(chunk, {part.key: (scored[part.key], part.crops) for part in parts})
 
 
-def _waveforms(parts: Sequence[_CellChunk], store: PreparedStore) -> dict[int, Tensor]:
+def _waveforms(parts: Sequence[_CellChunk], store: PreparedStore) -> dict[int, Waveform]:
     """The samples of each clip that its crops need, decoded once."""
     stops: dict[int, int] = {}
     for part in parts:
         for crop in part.crops:
-            stop = part.framing.samples_for(crop.num_frames)
+            stop = part.cell.feature_extractor.samples_for(crop.num_frames)
             stops[crop.clip] = max(stops.get(crop.clip, 0), stop)
-    return {clip: torch.from_numpy(store.waveform(clip, 0, stop)) for clip, stop in stops.items()}
+    return {clip: store.waveform(clip, 0, stop) for clip, stop in stops.items()}

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config.coerce import to_dict
-from elastictool.data.collate import PatchSpec, patch_coords
+from elastictool.data.collate import PackSpec, patch_coords, patchify
 from elastictool.models.encoder import attention_scale, encode
 from elastictool.models.pos_embed import FactorisedPosEmbed
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.packing.grid import covered, grid_shape
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import atomic_path, finite
 from elastictool.utils.optional import missing_extra
@@ -45,64 +44,41 @@ class SingleClip(nn.Module):
 
     Args:
         model: Its weights are used, not copied.
-        patch: How spectrograms become patches.
+        spec: How spectrograms become patches.
         frames: Length of the clip; 0 takes any whole number of patches side by side, as far as the
             trained positions reach.
     """
 
-    rows: Tensor
-    columns: Tensor
     fixed_positions: Tensor
 
-    def __init__(self, model: SpectrogramTransformer, patch: PatchSpec, frames: int = 0) -> None:
+    def __init__(self, model: SpectrogramTransformer, spec: PackSpec, frames: int = 0) -> None:
         super().__init__()
-        self.model, self.patch, self.frames = model, patch, frames
-        shape = (frames or patch.size[1], model.config.num_mel_bins)
-        self.grid = grid_shape(*shape, patch.size, patch.stride, patch.edge)
-        self.register_buffer("rows", _places(self.grid[0], patch.size[0], patch.stride[0]))
-        self.register_buffer("columns", _places(self.grid[1], patch.size[1], patch.stride[1]))
+        self.model, self.spec, self.frames = model, spec, frames
+        self.grid = spec.grid(frames or spec.patch_size[1], model.config.num_mel_bins)
         with torch.no_grad():
             coords, clip = patch_coords(*self.grid), torch.zeros(math.prod(self.grid)).long()
-            fixed = model.pos_embed(coords, clip, [self.grid], patch.size)
+            fixed = model.pos_embed(coords, clip, [self.grid], spec.patch_size)
         self.register_buffer("fixed_positions", fixed)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """(T, F) normalised frames to logits (C,)."""
-        model, config = self.model, self.model.config
-        patches, positions = self._cut(spectrogram)
-        tokens = model.patch_embed(patches, self.patch.size) + positions
+        model, config, size = self.model, self.model.config, self.spec.patch_size
+        columns = self.grid[1] if self.frames else spectrogram.shape[0] // size[1]
+        patches, _ = patchify(spectrogram, self.spec, (self.grid[0], columns))
+        positions = self.fixed_positions if self.frames else self._positions(columns)
+        tokens = model.patch_embed(patches, size) + positions
         if model.prefix_tokens is not None and model.prefix_pos_embed is not None:
             tokens = torch.cat((model.prefix_tokens + model.prefix_pos_embed, tokens))
         scale = attention_scale(config)
         tokens = encode(model.blocks, tokens, lambda q, k, v: _attend(q, k, v, scale))
-        pooled = self._pool(model.norm(tokens))
-        logits: Tensor = model.head(model.fc_norm(pooled))
+        logits: Tensor = model.head(model.fc_norm(self._pool(model.norm(tokens))))
         return logits
-
-    def _cut(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, P) patches, flattened frequency-major, and (N, D) positions."""
-        height, width = self.patch.size
-        bands, frames = len(self.rows), spectrogram.shape[0]
-        below = self._beyond(0, spectrogram.shape[1])
-        image = F.pad(spectrogram.T, (0, 0, 0, below), value=self.patch.pad_value)
-        if not self.frames:
-            columns = frames // width
-            cut = image[self.rows].reshape(bands, height, columns, width).transpose(1, 2)
-            return cut.reshape(bands * columns, height * width), self._positions(columns)
-        image = F.pad(image, (0, self._beyond(1, frames)), value=self.patch.pad_value)
-        cut = image[self.rows][:, :, self.columns].transpose(1, 2)
-        return cut.reshape(math.prod(self.grid), height * width), self.fixed_positions
-
-    def _beyond(self, axis: int, size: int) -> int:
-        """By how much the patches reach beyond an axis of ``size``."""
-        reach = covered(self.grid[axis], self.patch.size[axis], self.patch.stride[axis])
-        return max(reach - size, 0)
 
     def _positions(self, columns: int) -> Tensor:
         """Of clips that the trained tables cover."""
         pos_embed = cast(FactorisedPosEmbed, self.model.pos_embed)
         table = pos_embed.frequency[:, None] + pos_embed.time[None, :columns]
-        return table.reshape(len(self.rows) * columns, -1)
+        return table.reshape(self.grid[0] * columns, -1)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         pooling, config = self.model.attn_pool, self.model.config
@@ -120,11 +96,6 @@ class SingleClip(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1)
-
-
-def _places(count: int, size: int, stride: int) -> Tensor:
-    """(count, size) places along one axis that each patch shows."""
-    return torch.arange(count)[:, None] * stride + torch.arange(size)
 
 
 def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
@@ -146,7 +117,7 @@ def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
     fixed = _fixed_frames(run, frames)
     onnxruntime = _runtime()
     width, most = run.feature_extractor.patch_size[1], _most_columns(run)
-    module = SingleClip(run.model, run.feature_extractor.patch_spec, fixed).cpu().eval()
+    module = SingleClip(run.model, run.pack_spec, fixed).cpu().eval()
     example = torch.randn(fixed or min(most, 8) * width, run.config.fbank.num_mel_bins)
     dynamic = None
     if not fixed:

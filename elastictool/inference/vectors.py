@@ -61,7 +61,7 @@ class EmbeddingMeta:
             run.weights_sha256,
             str(run.file),
             feature_extractor.patch_size,
-            feature_extractor.framing.shift_ms,
+            feature_extractor.shift_ms,
             rule.window_s,
             rule.hop_s or rule.window_s,
         )

@@ -6,6 +6,7 @@ recording's windows are collected until all are there, and recordings come out i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,6 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.collate import Example, collate
 from elastictool.inference.recordings import Recording, Window, name_of, num_windows, windows
 from elastictool.inference.results import Values, WindowRule, Windows, rounded_down
-from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.predict_logits import run_batch
 from elastictool.utils.errors import AudioError, UsageError
@@ -145,7 +145,7 @@ class WindowRunner:
         self, recordings: Sequence[Recording], waiting: Sequence[_Collected]
     ) -> Iterator[Batch]:
         """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
-        fbank = self.run.feature_extractor.fbank
+        fbank, spec = self.run.feature_extractor.fbank, self.run.pack_spec
         rate_hz, (size, hop) = fbank.sample_rate_hz, window_samples(self.run, self.rule)
         batch: Batch = []
         tokens = 0
@@ -157,7 +157,7 @@ class WindowRunner:
                     example = self._example(window, item.name)
                     if example is None:
                         continue
-                    needed = example.grid[0] * example.grid[1]
+                    needed = math.prod(spec.grid(*example.fbank.shape))
                     if batch and tokens + needed > MAX_TOKENS:
                         yield batch
                         batch, tokens = [], 0
@@ -172,22 +172,20 @@ class WindowRunner:
     def _example(self, window: Window, name: str) -> Example | None:
         """The window as a spectrogram; None where it is shorter than one frame."""
         extractor = self.run.feature_extractor
-        frames = extractor.fbank.num_frames(len(window.waveform))
+        frames = extractor.num_frames(len(window.waveform))
         if not frames:
             return None
         targets = torch.zeros(len(self.run.label_names))
-        features = extractor.features(window.waveform)
-        return extractor.example(features, extractor.crop(0, frames), targets, name)
+        crop = extractor.crop(0, frames)
+        found = extractor.frames(window.waveform)[: crop.num_frames]
+        fbank = extractor.spectrogram(found, crop).computed()
+        return Example(fbank, targets, name, extractor.shift_ms)
 
     def _run(self, batch: Batch) -> None:
         if not batch:
             return
         model = self.run.model
-        packed = collate(
-            [[example for _, _, example in batch]],
-            model.config.prefix_tokens,
-            ATTENTION[model.attention].padded_rows,
-        )
+        packed = collate([[example for _, _, example in batch]], self.run.pack_spec)
         with torch.inference_mode():
             values = run_batch(self.compute, packed, model, self.precision)
         for (item, window, _), row in zip(batch, values, strict=True):

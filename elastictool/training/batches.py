@@ -11,9 +11,10 @@ import torch
 
 from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import RunConfig
+from elastictool.data.collate import PackSpec
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import DeviceTransfer, loader_processes
-from elastictool.data.loader import PackSpec, load_batches
+from elastictool.data.loader import load_batches
 from elastictool.data.rank_sharding import locked_tee, shard_steps
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.splits import Splits
@@ -71,11 +72,11 @@ class RunBatches:
     ) -> None:
         train, extractor = config.train, feature_extractor_of(config)
         self._config, self._device, self._ranks, self._teacher = config, device, ranks, teacher
-        self._padded_rows = ATTENTION[attention].padded_rows
         self.transfer = DeviceTransfer.choose(device, train.fbank_on, train.prefetch)
         self.train_set = ClipDataset(store, extractor, config.augment, config.seed, train.cache_mb)
         self.eval_set = ClipDataset(store, extractor, cache_mb=train.cache_mb)
-        self.sampler = TrainingSampler.of_run(config, self.train_set, splits.train)
+        padded_rows = ATTENTION[attention].padded_rows
+        self.sampler = TrainingSampler.of_run(config, self.train_set, splits.train, padded_rows)
 
     @cached_property
     def of_epochs(self) -> list[int]:
@@ -108,13 +109,4 @@ class RunBatches:
         return loader_processes(self._config.train.loader_workers, self._device, batches)
 
     def _load(self, plans: Iterable[BatchPlan], workers: int = 0) -> Iterator[PackedBatch]:
-        return load_batches(
-            plans,
-            self.train_set,
-            self._config.model.prefix_tokens,
-            self._padded_rows,
-            workers,
-            self._teacher,
-            self._config.pad_to_multiple_of,
-            self.transfer,
-        )
+        return load_batches(plans, self.train_set, workers, self._teacher, self.transfer)

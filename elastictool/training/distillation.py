@@ -19,9 +19,7 @@ from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import DistillConfig, RunConfig
 from elastictool.config.coerce import to_dict
-from elastictool.data.loader import PackSpec
 from elastictool.data.store import PreparedStore
-from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import CheckpointError
@@ -39,11 +37,7 @@ class Teacher:
     def __init__(self, run: LoadedRun, config: DistillConfig, loss: str) -> None:
         self.config, self.loss = config, loss
         self.model: SpectrogramTransformer = run.model.eval().requires_grad_(False)
-        self.cut = PackSpec(
-            run.feature_extractor.patch_spec,
-            run.config.model.prefix_tokens,
-            ATTENTION[run.model.attention].padded_rows,
-        )
+        self.spec = run.pack_spec
 
     @torch.no_grad()
     def logits(self, batch: PackedBatch) -> Tensor:

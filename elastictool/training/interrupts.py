@@ -13,6 +13,7 @@ from pathlib import Path
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
+from elastictool.data.loader import dead_worker
 from elastictool.packing.batch import PackedBatch
 from elastictool.training.distributed import SINGLE, Ranks
 from elastictool.utils.errors import (
@@ -65,11 +66,13 @@ def save_on_exit(
             f"stopped at once, at {where()}; what was saved before is whole",
             f"continue from there with: {resume}",
         ) from None
-    except LoaderError as error:
-        save()
-        if error.on_request or stop.requested:  # the signal went to all processes
-            raise _interrupted(run_dir, where(), resume) from error
-        raise _with_resume(error, f"saved at {where()}, continue with: {resume}") from error
+    except (LoaderError, RuntimeError) as error:
+        # Torch raises the death of a worker wherever the process is, also halfway through a step.
+        death = error if isinstance(error, LoaderError) else dead_worker(error)
+        if death is None:
+            raise
+        more = f"then continue from the last saved state: {resume}"
+        raise _with_resume(death, more if state.exists() else "") from None
     except ProcessLostError as error:
         save()
         saved = f"saved at {where()}, continue with" if ranks.is_main else "then continue with"

@@ -25,7 +25,6 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.packing.planners import assign_lpt
 from elastictool.training.distributed import SINGLE, Ranks
 from elastictool.training.interrupts import report_oom
-from elastictool.utils.errors import LoaderError
 from elastictool.utils.progress import SILENT, Progress, Task
 from elastictool.utils.signals import Stopped
 
@@ -110,12 +109,14 @@ def score_clips(
     crops = [dataset.feature_extractor.crop(int(clip), int(frames[clip])) for clip in clips]
     batches = _by_budget(crops, dataset, prefix_tokens, max_tokens)
     shares = assign_lpt([tokens for tokens, _ in batches], [0] * ranks.world)
+    spec = dataset.feature_extractor.pack_spec(
+        prefix_tokens, ATTENTION[model.attention].padded_rows
+    )
     plans = [
-        BatchPlan(0, (tuple(crops[place] for place in batches[number][1]),))
+        BatchPlan(0, (tuple(crops[place] for place in batches[number][1]),), spec)
         for number in shares[ranks.rank]
     ]
-    padded_rows = ATTENTION[model.attention].padded_rows
-    loaded = load_batches(plans, dataset, prefix_tokens, padded_rows, workers, feed=feed)
+    loaded = load_batches(plans, dataset, workers, transfer=feed)
     with progress.task("scoring clips", sum(plan.num_crops for plan in plans)) as bar:
         own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
     found = ranks.gather(own)
@@ -187,10 +188,6 @@ def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | N
     try:
         return list(scored)
     except Stopped:
-        return None
-    except LoaderError as error:
-        if ranks.is_single or not error.on_request:
-            raise
         return None
 
 

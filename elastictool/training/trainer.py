@@ -85,7 +85,7 @@ class Trainer:
             self.model, self.optimizer, self.averages, self.device, self.config
         )
         self.teacher = load_teacher(self.config, store, str(self.device))
-        wanted = self.teacher.cut if self.teacher else None
+        wanted = self.teacher.spec if self.teacher else None
         attention = self.model.attention
         self.batches = RunBatches(
             self.config, store, self.splits, self.device, attention, wanted, ranks

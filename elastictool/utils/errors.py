@@ -62,15 +62,7 @@ class DamagedDataError(ElasticToolError):
 
 
 class LoaderError(ElasticToolError):
-    """A loader process ended before its work.
-
-    ``on_request``: it was asked to (SIGTERM, which goes to whole groups of processes), so the
-    training process is about to hear the same.
-    """
-
-    def __init__(self, message: str, hint: str = "", on_request: bool = False) -> None:
-        super().__init__(message, hint)
-        self.on_request = on_request
+    """A loader process ended before its work."""
 
 
 class ProcessLostError(ElasticToolError):

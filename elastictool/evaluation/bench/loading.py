@@ -22,8 +22,8 @@ import torch
 
 from elastictool.config import ModelConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.device_transfer import DeviceTransfer
-from elastictool.data.loader import Loaded, load_batches, load_undelivered
+from elastictool.data.device_transfer import DeviceTransfer, Loaded
+from elastictool.data.loader import load_batches, load_undelivered
 from elastictool.data.samplers import BatchPlan
 from elastictool.evaluation.bench.parts import Bench, Row, run_model
 from elastictool.evaluation.bench.timing import wait_for_device
@@ -62,7 +62,7 @@ class Way:
 
 
 def plan_batches(
-    dataset: ClipDataset, packing: PackingConfig, workers: Sequence[int]
+    dataset: ClipDataset, packing: PackingConfig, workers: Sequence[int], prefix_tokens: int
 ) -> list[BatchPlan]:
     """Plans batches of all clips, repeated until every worker has several batches.
 
@@ -70,6 +70,7 @@ def plan_batches(
         dataset: Its clips.
         packing: Clips or tokens of a batch.
         workers: Numbers of loader processes to try.
+        prefix_tokens: Prefix tokens of the model.
     """
     feature_extractor, frames = dataset.feature_extractor, dataset.native_frames
     views = [feature_extractor.crop(clip, int(frames[clip])) for clip in range(len(frames))]
@@ -82,7 +83,8 @@ def plan_batches(
     views, tokens = views * times, np.tile(tokens, times)
     starts = batch_starts(tokens, packing)
     ends = [*starts[1:], len(views)]
-    return [BatchPlan(0, (tuple(views[a:b]),)) for a, b in zip(starts, ends, strict=True)]
+    spec = feature_extractor.pack_spec(prefix_tokens)
+    return [BatchPlan(0, (tuple(views[a:b]),), spec) for a, b in zip(starts, ends, strict=True)]
 
 
 def measure_loader(
@@ -114,7 +116,7 @@ def measure_loader(
     for _ in range(bench.rounds):
         steps.append(consumer.step())
         for way in ways:
-            rates[way].append(one_pass(way, bench, dataset, plans, config.prefix_tokens))
+            rates[way].append(one_pass(way, bench, dataset, plans))
     spent = statistics.median(steps)
     consumed = consumer.tokens / spent
     rows: list[Row] = [
@@ -130,10 +132,10 @@ class _Consumer:
     def __init__(
         self, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], config: ModelConfig
     ) -> None:
-        feed = DeviceTransfer.choose(bench.device)
+        transfer = DeviceTransfer.choose(bench.device)
         wanted = islice(plans, _STEPS)
         self.bench = bench
-        self.batches = list(load_batches(wanted, dataset, config.prefix_tokens, False, feed=feed))
+        self.batches = list(load_batches(wanted, dataset, transfer=transfer))
         self.model = SpectrogramTransformer(config).to(bench.device)
         fused = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
         self.optimizer: torch.optim.Optimizer = fused
@@ -159,15 +161,15 @@ class _Consumer:
 
 
 def one_pass(
-    way: Way, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], prefix_tokens: int
+    way: Way, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan]
 ) -> tuple[float, float]:
     """Returns (clips, tokens) per second over the plans once, for a few seconds at most.
 
     Counted from each worker's first batch on: workers start once, not for each batch, and their
     first batches arrive together.
     """
-    feed = DeviceTransfer(bench.device, way.on_device)
-    loaded = load_undelivered(plans, dataset, prefix_tokens, False, way.workers, feed=feed)
+    transfer = DeviceTransfer(bench.device, way.on_device)
+    loaded = load_undelivered(plans, dataset, way.workers, transfer=transfer)
     begin = time.perf_counter()
     clips = tokens = 0
     skipped = max(1, way.workers) if len(plans) > max(1, way.workers) else 0

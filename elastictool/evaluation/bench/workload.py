@@ -13,7 +13,7 @@ import torch
 from scipy.special import ndtri
 
 from elastictool.config import SIZES, LengthConfig, ModelConfig, PackingConfig
-from elastictool.data.collate import Example, PatchSpec, collate
+from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.evaluation.durations import Durations, frames_of
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.tokens import TokenRule
@@ -67,7 +67,13 @@ class Workload:
             multiple: Pad flat streams to a multiple of so many tokens.
         """
         generator = torch.Generator().manual_seed(0)
-        spec = PatchSpec(self.model.patch_size, self.model.patch_stride)
+        spec = PackSpec(
+            self.model.patch_size,
+            self.model.patch_stride,
+            prefix_tokens=self.model.prefix_tokens,
+            padded_rows=padded_rows,
+            pad_to_multiple_of=multiple,
+        )
         bins = self.model.num_mel_bins
         examples = [
             Example(
@@ -75,17 +81,13 @@ class Workload:
                 torch.zeros(1),
                 str(i),
                 10.0,
-                0,
-                spec,
             )
             for i, frames in enumerate(self.frames)
         ]
         return [
             collate(
                 [[examples[index] for index in row] for row in rows],
-                self.model.prefix_tokens,
-                padded_rows,
-                multiple,
+                spec,
             )
             for rows in self._rows()
         ]
