@@ -28,7 +28,7 @@ def check_predictions(file: Path) -> None:
     """Rejects a file that cannot be written, before the work.
 
     Raises:
-        UsageError: Its name says no format.
+        UsageError: Its ending is neither .csv nor .jsonl.
         WriteError: Its place cannot be written.
     """
     if file.suffix not in SUFFIXES:

@@ -96,13 +96,13 @@ def _target(to: Target | None, out: Path | None) -> tuple[Target, Path]:
         to = to or Target.onnx
         return to, Path("hf_model" if to is Target.hf else f"model{_SUFFIXES[to]}")
     suffix = out.suffix.lower()
-    said = next((target for target, ending in _SUFFIXES.items() if ending == suffix), None)
-    if to is Target.hf and said is None:  # a folder may have a dot in its name
+    meant = next((target for target, ending in _SUFFIXES.items() if ending == suffix), None)
+    if to is Target.hf and meant is None:  # a folder may have a dot in its name
         return to, out
-    if said is None or (to is not None and to is not said):
-        problem = f"is no name for --to {to.value}" if to else "says no known format"
+    if meant is None or (to is not None and to is not meant):
+        problem = f"is no name for --to {to.value}" if to else "has no known ending"
         raise UsageError(
             f"--out {out} {problem}",
             "end it in .onnx or .safetensors; a folder without an ending is for --to hf",
         )
-    return said, out
+    return meant, out

@@ -73,9 +73,9 @@ def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
     """Returns evenly spaced quantiles of 4 s + lognormal, capped at 30 s: a stand-in for VoxCeleb.
 
     Quantiles instead of draws, so that any number of clips has the distribution's own shares.
-    Source: ours. The two parameters are fitted to the two shares of Table 1 (31.1 % of the
-    standard AST's time is padding, 15.2 % of the audio is cut). Two numbers do not fix the shape
-    of a distribution: all other counts on it are no results of VoxCeleb.
+    The two parameters are fitted to the two shares of Table 1 (31.1 % of the standard AST's time
+    is padding, 15.2 % of the audio is cut). Two numbers do not fix the shape of a distribution:
+    all other counts on it are no results of VoxCeleb.
     """
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.minimum(4.0 + np.exp(0.9063 + 1.1134 * ndtri(quantiles)), 30.0)

@@ -92,7 +92,7 @@ def versions() -> list[Status]:
 
 def _package(name: str, module: str) -> Status:
     def look() -> Status:
-        # What the module says of itself: torch adds the build (2.11.0+cu130).
+        # The module's own version: torch adds the build (2.11.0+cu130).
         found = getattr(importlib.import_module(module), "__version__", "")
         return Status(name, True, str(found) or importlib.metadata.version(name))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from elastictool.config import RunConfig
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import write_text
+from elastictool.utils.io import write_rows
 
 
 @dataclass(frozen=True)
@@ -182,12 +181,7 @@ def model_label(config: RunConfig) -> str:
 
 def write_points(path: Path, points: Iterable[SweepPoint]) -> None:
     """Writes points as CSV, one a line, in the order of the fields."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for point in points:
-        writer.writerow([_cell(getattr(point, name)) for name in COLUMNS])
-    write_text(path, text.getvalue())
+    write_rows(path, COLUMNS, [{name: _cell(getattr(p, name)) for name in COLUMNS} for p in points])
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,6 @@
 """Measure embeddings of a prepared dataset: retrieval and verification.
 
-Source: ours; retrieval is the use that ElasticAST's conclusion names beyond classification.
+ElasticAST's conclusion names retrieval as a use beyond classification.
 """
 
 from __future__ import annotations

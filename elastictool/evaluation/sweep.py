@@ -7,7 +7,7 @@ distinct framing, and all cells are scored from memory (``sweep_cells.py``).
 
 The axes (``AXES``) are input lengths (ElasticAST, Figure 4), patch sizes (FlexiAST, Table 1),
 frame shifts (ElasticAST, Figure 5) and pooling over time (ElasticAST, Table 1); ``extractor_at``
-says what a value of an axis does.
+applies a value of an axis.
 """
 
 from __future__ import annotations

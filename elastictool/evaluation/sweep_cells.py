@@ -43,15 +43,15 @@ def extractor_at(
 ) -> FeatureExtractor:
     """Returns the run's feature extractor at a value of an axis.
 
-    - ``length``: clips are trimmed to so many frames; fixed-length models pad shorter ones.
+    - ``length``: clips are trimmed to this number of frames; fixed-length models pad shorter ones.
     - ``patch_size``: clips keep the run's length; the model resizes its kernels.
     - ``resolution``: the frame shift is ``value * base_shift_ms``. All models see the seconds that
       they were trained with: fixed lengths and caps are divided by the compression and rounded
       down, as in the published code. ElasticAST takes the first rows of its time positions; a
       standard AST's are fitted as ``model.pos_embed_fit`` says (the published figure's way is not
       public).
-    - ``average_pooling``, ``max_pooling``: so many frames become one, after the filterbank and
-      before trimming, padding and normalising. The published code takes the maximum.
+    - ``average_pooling``, ``max_pooling``: this number of frames becomes one, after the
+      filterbank and before trimming, padding and normalising. The published code takes the maximum.
 
     Source: ElasticAST Sections 3.3 to 3.5, FlexiAST Section 3.3.
     """

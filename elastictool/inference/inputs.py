@@ -95,8 +95,8 @@ def _called(item: Any) -> str:
 def _of_mapping(item: Mapping[str, Any], name: str) -> Array:
     """Returns the recording in a decoded cell of Hugging Face's datasets."""
     if not {"array", "sampling_rate"} <= item.keys():
-        held = ", ".join(map(str, item)) or "nothing"
-        raise UsageError(f"a mapping that holds {held} is no recording", _FORMS)
+        keys = ", ".join(map(str, item)) or "nothing"
+        raise UsageError(f"a mapping that holds {keys} is no recording", _FORMS)
     samples = item["array"]
     if not isinstance(samples, Tensor):
         samples = np.asarray(samples)
@@ -108,5 +108,7 @@ def _numpy(waveform: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
         return waveform
     if waveform.is_meta or waveform.layout != torch.strided:
         raise UsageError("a sparse tensor, or one without values, is no waveform", _FORMS)
-    held = waveform.detach().cpu()
-    return (held.float() if held.is_floating_point() else held).numpy()  # NumPy knows no bfloat16
+    values = waveform.detach().cpu()
+    return (
+        values.float() if values.is_floating_point() else values
+    ).numpy()  # NumPy knows no bfloat16

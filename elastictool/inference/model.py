@@ -227,7 +227,7 @@ def load(
 
     Raises:
         UsageError: There is no such run or device, or a budget makes no sense.
-        CheckpointError: The file is damaged or not ours.
+        CheckpointError: The file is damaged or not an elastictool file.
     """
     place = find_run(os.fspath(path))
     run = load_run(place, attention=attention, device=pick_device(str(device)))

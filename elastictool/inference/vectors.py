@@ -1,7 +1,7 @@
 """Write and read embeddings, and find the nearest among them.
 
 ``.npz`` and ``.parquet`` hold names, vectors and the record of what made them; ``.npy`` holds the
-vectors alone. Nearest means by cosine: the angle says what a clip is like, the length mostly how
+vectors alone. Nearest means by cosine: the angle shows what a clip is like, the length mostly how
 loud or long it is.
 """
 
@@ -188,12 +188,12 @@ Read = tuple[list[Any], npt.NDArray[Any], str]
 
 
 def _read_npz(path: Path) -> Read:
-    held = np.load(path, allow_pickle=False)
-    if not isinstance(held, NpzFile):
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, NpzFile):
         raise ValueError("it holds one array and no names")
-    with held:
-        record = str(held[_MADE_BY]) if _MADE_BY in held else ""
-        return held["names"].tolist(), held["vectors"], record
+    with arrays:
+        record = str(arrays[_MADE_BY]) if _MADE_BY in arrays else ""
+        return arrays["names"].tolist(), arrays["vectors"], record
 
 
 def _read_parquet(path: Path) -> Read:

@@ -121,7 +121,7 @@ class WindowRunner:
         rate_hz = self.run.feature_extractor.fbank.sample_rate_hz
         size, hop = window_samples(self.run, self.rule)
         waiting = [_Collected(name_of(recording)) for recording in recordings]
-        if self.rule.window_s:  # what takes long says how much there is
+        if self.rule.window_s:  # a long job announces its size
             for item, recording in zip(waiting, recordings, strict=True):
                 item.total = num_windows(recording, rate_hz, size, hop)
             total = sum(item.total for item in waiting)

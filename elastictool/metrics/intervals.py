@@ -7,12 +7,12 @@ Shares (top-1, F1) get percentile intervals. mAP and mAUC do not: a resample dra
 twice, which flatters AP, and loses the only positive of a rare class, so that the resamples lie
 above the value, at times all of them. Their spread is sound, so they get a normal interval of
 that spread around the value, on the scale of the logit, which keeps it within 0..1. Over 300
-drawn test sets of 10 to 300 clips it held the mean mAP of such sets in 91 to 95 % (percentiles:
-84 to 93 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and
-resamples in which a class without positives keeps its value, held them less often. The mAP of a
-small set is itself above that of a large one: that is the metric's bias, which no interval mends.
+drawn test sets of 10 to 300 clips it contained the mean mAP of such sets in 91 to 95 %
+(percentiles: 84 to 93 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and
+resamples in which a class without positives keeps its value, contained them less often. The mAP
+of a small set is itself above that of a large one: that is the metric's bias, which no interval mends.
 
-Where all clips are right, or all wrong, every resample agrees, and none says how far the truth may
+Where all clips are right, or all wrong, every resample agrees, and none shows how far the truth may
 be: there, all metrics get Wilson's interval. What is a mean over classes counts as a proportion of
 as many clips as would give it the same variance (C^2 / sum of 1 / clips of a class: all clips where
 classes are of one size), at most of all clips.
@@ -36,7 +36,7 @@ RANKED_RESAMPLES = 200
 RANKED_BUDGET = 2_000_000_000
 """Resamples x clips x classes up to which mAP and mAUC are resampled (about half a minute)."""
 BLOCK_WEIGHTS = 2_000_000
-"""Weights (resamples x clips) held at once: 16 MB."""
+"""Weights (resamples x clips) in memory at once: 16 MB."""
 
 
 class Interval(NamedTuple):
@@ -123,7 +123,7 @@ def f1_intervals(
 def wilson_interval(share: float, count: float, level: float = 0.95) -> Interval:
     """Returns the interval of a proportion of ``count`` clips, good for few clips and near 0 and 1.
 
-    Source: Wilson (1927); the bootstrap says nothing where all of five clips are right.
+    Source: Wilson (1927); the bootstrap has no spread where all of five clips are right.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = share + z * z / (2 * count)

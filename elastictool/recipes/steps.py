@@ -174,9 +174,10 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
 
 def _at_native_lengths(run: LoadedRun) -> LoadedRun:
     """Return a run of a fixed input length as one that takes clips at their own lengths."""
-    extractor = run.feature_extractor
-    length = dataclasses.replace(extractor.length, fixed_frames=0)
-    return dataclasses.replace(run, feature_extractor=dataclasses.replace(extractor, length=length))
+    from elastictool.evaluation.evaluate import NATIVE, feature_extractor_at
+
+    extractor = feature_extractor_at(run.feature_extractor, NATIVE)
+    return dataclasses.replace(run, feature_extractor=extractor)
 
 
 def _tokens(step: Step, progress: Progress) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
     Raises:
         ElasticToolError: transformers is not installed, or broken.
     """
-    load_torchaudio()  # transformers imports it, which beside a CPU build of torch needs our help
+    load_torchaudio()  # transformers imports it, which needs help next to a CPU build of torch
     if lack := missing_extra("transformers"):
         raise ElasticToolError("--compare hf needs the extra transformers", lack)
     try:  # its modules are loaded when they are asked for

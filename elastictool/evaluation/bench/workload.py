@@ -64,7 +64,7 @@ class Workload:
 
         Args:
             padded_rows: Lay them out as padded rows.
-            multiple: Pad flat streams to a multiple of so many tokens.
+            multiple: Number of tokens that flat streams are padded to a multiple of.
         """
         generator = torch.Generator().manual_seed(0)
         spec = PackSpec(
