@@ -5,12 +5,12 @@ training seed: that takes several runs.
 
 Shares (top-1, F1) get percentile intervals. mAP and mAUC do not: a resample draws some positives
 twice, which flatters AP, and loses the only positive of a rare class, so that the resamples lie
-above the value, at times all of them. Their spread is sound, so they get a normal interval of
-that spread around the value, on the scale of the logit, which keeps it within 0..1. Over 300
-drawn test sets of 10 to 300 clips it contained the mean mAP of such sets in 91 to 95 %
-(percentiles: 84 to 93 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and
-resamples in which a class without positives keeps its value, contained them less often. The mAP
-of a small set is itself above that of a large one: that is the metric's bias, which no interval mends.
+above the value, at times all of them. Their spread is sound, so they get a normal interval of that
+spread around the value, on the scale of the logit, which keeps it within 0..1. Over 300 drawn test
+sets of 10 to 300 clips it contained the mean mAP of such sets in 91 to 95 % (percentiles: 84 to 93
+%) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and resamples
+in which a class without positives keeps its value, contained them less often. The mAP of a small
+set is itself above that of a large one: that is the metric's bias, which no interval mends.
 
 Where all clips are right, or all wrong, every resample agrees, and none shows how far the truth may
 be: there, all metrics get Wilson's interval. What is a mean over classes counts as a proportion of
