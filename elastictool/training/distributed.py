@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from elastictool.utils.errors import ElasticToolError, ProcessLostError, is_out_of_memory
-from elastictool.utils.launch import launched
+from elastictool.utils.launch import Launch, launched
 from elastictool.utils.rng import clip_rng
 
 T = TypeVar("T")
@@ -38,26 +38,8 @@ TIMEOUT = timedelta(minutes=10)
 """How long a process waits for others that live: the slowest may compile, load or write."""
 
 
-class Ranks:
-    """This process among those of a run; a single process returns its arguments unchanged.
-
-    Args:
-        rank: Number of this process.
-        world: How many there are.
-    """
-
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.rank, self.world = rank, world
-
-    @property
-    def is_single(self) -> bool:
-        """Whether there is no other process."""
-        return self.world == 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes and logs for all."""
-        return self.rank == 0
+class Ranks(Launch):
+    """This process among those of a run; a single process returns its arguments unchanged."""
 
     def gather(self, value: T) -> list[T]:
         """Returns the ``value`` of every process, by rank.
