@@ -108,7 +108,7 @@ def test_paths_begin_at_the_lists_or_where_one_stands_or_above(
     assert len(listing_of(Path()).clips) == 2
 
 
-def test_which_class_table_counts_is_told(tmp_path: Path) -> None:
+def test_which_class_table_counts_is_reported(tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     write_list(lists / "train.json", (0, 1))
     for number in (0, 1):
@@ -133,7 +133,7 @@ def test_which_class_table_counts_is_told(tmp_path: Path) -> None:
         listing_of(lists)
 
 
-def test_lists_that_do_not_say_their_split_are_told(tmp_path: Path) -> None:
+def test_lists_that_do_not_say_their_split_are_reported(tmp_path: Path) -> None:
     root = TREES["json"](tmp_path) or tmp_path
     assert not any("no split" in warning for warning in listing_of(root).warnings)
     (root / "eval_data.json").rename(root / "first.json")
@@ -142,7 +142,7 @@ def test_lists_that_do_not_say_their_split_are_told(tmp_path: Path) -> None:
     assert "no split in the names of 1 lists, all train: first.json" in listing.warnings
 
 
-def test_json_that_lists_no_recordings_is_passed_over_and_told(tmp_path: Path) -> None:
+def test_json_that_lists_no_recordings_is_passed_over_and_reported(tmp_path: Path) -> None:
     root = TREES["json"](tmp_path) or tmp_path
     before = listing_of(root)
     (root / "ontology.json").write_text('[{"id": "/m/01", "name": "Speech"}]')

@@ -120,7 +120,7 @@ def test_recordings_under_another_ending_are_found(name: str, ending: str, tmp_p
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_file_in_place_of_the_folder_is_told(name: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(name: str, tmp_path: Path) -> None:
     root = tree(name, tmp_path / "corpus")
     file = next(path for path in sorted(root.rglob("*")) if path.is_file())
     with pytest.raises(UsageError, match="is a file") as caught:
@@ -130,7 +130,7 @@ def test_a_file_in_place_of_the_folder_is_told(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_rows_that_repeat_another_are_passed_over_and_told(name: str, tmp_path: Path) -> None:
+def test_rows_that_repeat_another_are_passed_over_and_reported(name: str, tmp_path: Path) -> None:
     root = tree(name, tmp_path / "corpus")
     before = listing_of(name, root)
     file, row = TABLES[name]
@@ -138,8 +138,8 @@ def test_rows_that_repeat_another_are_passed_over_and_told(name: str, tmp_path: 
     (root / file).write_text("\n".join([*lines, lines[row], lines[row], ""]))
     after = listing_of(name, root)
     assert (after.clips, after.missing, after.notes) == (before.clips, before.missing, before.notes)
-    (told,) = [warning for warning in after.warnings if "repeat an earlier one" in warning]
-    assert told.startswith("2 rows")
+    (warning,) = [warning for warning in after.warnings if "repeat an earlier one" in warning]
+    assert warning.startswith("2 rows")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -241,23 +241,25 @@ def test_where_few_clips_are_found_names_on_disk_are_shown(tmp_path: Path) -> No
         plan(PrepOptions("audioset", root, tmp_path / "data"))
     assert caught.value.hint.startswith("4 audio files have names that no row asks for: audio/bal/")
     write_audio(root / "audio" / "b__1.wav")
-    (told,) = [warning for warning in listing_of("audioset", root).warnings if "no row" in warning]
-    assert "video 0.wav" in told and "b__1" not in told
+    (warning,) = [
+        warning for warning in listing_of("audioset", root).warnings if "no row" in warning
+    ]
+    assert "video 0.wav" in warning and "b__1" not in warning
     shutil.rmtree(root / "audio")
     for path in ("-0abc_", "b__1", "cd-2", "e4_x", "stranger"):
         write_audio(root / f"{path}.wav")
     assert not any("no row" in warning for warning in listing_of("audioset", root).warnings)
 
 
-def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> None:
+def test_another_number_of_classes_than_published_is_reported(tmp_path: Path) -> None:
     published = {
         **{"audioset": 527, "vggsound": 309, "voxceleb": 1_251},
         **{"epic-sounds": 44, "esc50": 50, "speech-commands": 35},
     }
     for name, count in published.items():
         listing = plan(PrepOptions(name, tree(name, tmp_path / name), tmp_path / "data")).listing
-        (told,) = [warning for warning in listing.warnings if "classes" in warning]
-        assert told.endswith(f"classes, {count:,} are published")
+        (warning,) = [warning for warning in listing.warnings if "classes" in warning]
+        assert warning.endswith(f"classes, {count:,} are published")
     names = [f"word{number:02d}" for number in range(35)]
     for name in names:
         write_audio(tmp_path / "whole" / name / "a_nohash_0.wav", 0.01)
@@ -276,7 +278,7 @@ def test_another_number_of_classes_than_published_is_told(tmp_path: Path) -> Non
         ("~/a.wav", "begin with ~"),
     ],
 )
-def test_paths_that_are_none_here_are_told_with_what_to_do(
+def test_paths_that_are_none_here_are_reported_with_what_to_do(
     path: str, what: str, tmp_path: Path
 ) -> None:
     table = write_table(tmp_path / "t.csv", [("path", "label"), (path, "x")])

@@ -268,7 +268,7 @@ def test_a_drawn_split_of_class_folders_is_what_it_always_was(tmp_path: Path) ->
     assert planned.fingerprint.startswith("4092bb32befadc20b55f563cb4c78948")
 
 
-def test_the_drawn_numbers_are_told_with_the_prepared_data(tmp_path: Path) -> None:
+def test_the_drawn_numbers_are_reported_with_the_prepared_data(tmp_path: Path) -> None:
     store = prepare(
         PrepOptions("folder", folder_tree(tmp_path / "raw", clips=6), tmp_path / "data")
     )
@@ -277,7 +277,7 @@ def test_the_drawn_numbers_are_told_with_the_prepared_data(tmp_path: Path) -> No
     assert any("drew 4 train, 0 val, 0 test" in n and "no label has" in n for n in lone.info.notes)
 
 
-def test_rows_that_repeat_a_file_are_told(tmp_path: Path) -> None:
+def test_rows_that_repeat_a_file_are_reported(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", 1.0)
     write_audio(tmp_path / "b.wav", 1.0)
     rows = [("a.wav", "x", ""), ("./a.wav", "y", 0), ("a.wav", "x", 0.5), ("b.wav", "x", "")]
@@ -287,7 +287,7 @@ def test_rows_that_repeat_a_file_are_told(tmp_path: Path) -> None:
     assert note.startswith("2 rows repeat a file") and "1 of them with another label" in note
 
 
-def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
+def test_groups_and_splits_that_part_a_file_are_reported(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", 1.0)
     header = ("path", "label", "start", "stop")
     parts = [("a.wav", "x", 0, 0.5), ("a.wav", "x", 0.5, 1)]
@@ -300,7 +300,7 @@ def test_groups_and_splits_that_part_a_file_are_told(tmp_path: Path) -> None:
     assert any("1 files have clips in several splits or folds" in note for note in notes)
 
 
-def test_labels_that_are_hardly_two_are_told(tmp_path: Path) -> None:
+def test_labels_that_are_hardly_two_are_reported(tmp_path: Path) -> None:
     rows = [("path", "label")]
     for number, label in enumerate(("Cello", "cello", "t\u00fcr", "tu\u0308r", "flute")):
         rows.append((write_audio(tmp_path / f"{number}.wav").name, label))
@@ -309,7 +309,7 @@ def test_labels_that_are_hardly_two_are_told(tmp_path: Path) -> None:
     assert "'Cello' / 'cello'" in warning and "'t\u00fcr'" in warning and "flute" not in warning
 
 
-def test_a_label_that_is_alone_is_told_with_the_prepared_data(tmp_path: Path) -> None:
+def test_a_label_that_is_alone_is_reported_with_the_prepared_data(tmp_path: Path) -> None:
     rows = [("path", "label"), (write_audio(tmp_path / "a.wav").name, "only")]
     notes = prepare(
         PrepOptions("csv", write_table(tmp_path / "t.csv", rows), tmp_path / "data")

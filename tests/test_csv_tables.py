@@ -36,7 +36,7 @@ def test_columns_are_known_in_any_case_and_among_spaces(tmp_path: Path) -> None:
     assert (clip.start_s, clip.stop_s, clip.group) == (0.25, 0.5, "g")
 
 
-def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
     table = table_of(tmp_path, ",path,label,split,Licence,warning\n0,a.wav,x,train,cc,loud\n")
     assert "columns that are not read: Licence, warning" in listing_of(table).warnings
     table = table_of(tmp_path, "path,label,split\na.wav,x,train\n")

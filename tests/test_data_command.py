@@ -301,7 +301,7 @@ def test_a_clip_is_shown_without_its_picture_where_nothing_can_be_written(
     assert run(monkeypatch, *shown, "--picture", str(asked)) == 1, "asked for, so it must be there"
 
 
-def test_the_list_tells_ready_from_unfinished_and_damaged(
+def test_the_list_distinguishes_ready_from_unfinished_and_damaged(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "data" / "half" / "unfinished").mkdir(parents=True)

@@ -27,7 +27,7 @@ CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 
 class _Server(ThreadingHTTPServer):
-    """Serves ``content`` at every address, and misbehaves as told."""
+    """Serves ``content`` at every address, and misbehaves as set."""
 
     content = CONTENT
     etag: str | None = '"1"'

@@ -66,7 +66,7 @@ def test_files_go_before_arrays_and_arrays_before_videos(tmp_path: Path) -> None
     assert found == {"P01_01": "audio/P01_01.flac", "P02_01": "EPIC_audio.hdf5/P02_01"}
 
 
-def test_each_kind_of_mistake_in_the_sample_columns_is_told(tmp_path: Path) -> None:
+def test_each_kind_of_mistake_in_the_sample_columns_is_reported(tmp_path: Path) -> None:
     def row(number: int, start: object, stop: object) -> list[object]:
         times = ("00:00:10.000", "00:00:12.500")
         return [f"a{number}", "P01", "P01_01", *times, start, stop, "x", "water", 1]
@@ -155,7 +155,7 @@ def test_arrays_of_any_kind_of_number_are_read(kind: str, tmp_path: Path) -> Non
     assert rate_hz == 8_000 and samples.tolist() == wanted.tolist()
 
 
-def test_what_is_wrong_with_an_array_is_told(tmp_path: Path) -> None:
+def test_what_is_wrong_with_an_array_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["flat"] = np.zeros((2, 3), np.float32)

@@ -36,10 +36,10 @@ def test_a_package_that_is_there_and_fails_is_named_with_its_error(
     (packages / name).mkdir()
     (packages / name / "__init__.py").write_text("")
     (packages / name / "part.py").write_text(fault)
-    told = missing_extra("any", f"{name}.part")
-    assert f"{name} is installed, but {name}.part cannot be imported" in told
-    assert ("nowhere_to_be_found" in told) or ("OSError: libx.so: bad" in told)
-    assert f"--no-deps {name}" in told and "elastictool[" not in told
+    hint = missing_extra("any", f"{name}.part")
+    assert f"{name} is installed, but {name}.part cannot be imported" in hint
+    assert ("nowhere_to_be_found" in hint) or ("OSError: libx.so: bad" in hint)
+    assert f"--no-deps {name}" in hint and "elastictool[" not in hint
 
 
 def test_bench_says_whether_to_install_or_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:

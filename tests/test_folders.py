@@ -1,4 +1,4 @@
-"""A user's folder is read as its classes or its splits, and what is neither is told."""
+"""A user's folder is read as its classes or its splits, and what is neither is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_folder_splits_by_split_folders_where_there_are_any(tmp_path: Path) -> N
     assert Counter(clip.split for clip in listing.clips) == {"train": 2, "val": 2, "test": 2}
 
 
-def test_audio_that_is_no_clip_of_a_folder_is_told(tmp_path: Path) -> None:
+def test_audio_that_is_no_clip_of_a_folder_is_reported(tmp_path: Path) -> None:
     folder_tree(tmp_path)
     before = listing_of(tmp_path)
     for name in ("root.wav", "dog/._0.wav", ".trash/x.wav", "__MACOSX/dog/0.wav", "notes.txt"):
@@ -43,7 +43,7 @@ def test_audio_that_is_no_clip_of_a_folder_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_of_splits_is_one_beside_the_leavings_of_an_archive(tmp_path: Path) -> None:
+def test_a_folder_of_splits_is_one_next_to_the_leavings_of_an_archive(tmp_path: Path) -> None:
     for name in ("train/x/a.wav", "test/x/b.wav", "test/c.wav", "__MACOSX/train/x/a.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"RIFF")
@@ -55,7 +55,7 @@ def test_a_folder_of_splits_is_one_beside_the_leavings_of_an_archive(tmp_path: P
     assert listing.label_names == ["x"] and "test/c.wav" in listing.warnings[0]
 
 
-def test_folders_without_audio_beside_splits_are_no_classes(tmp_path: Path) -> None:
+def test_folders_without_audio_next_to_splits_are_no_classes(tmp_path: Path) -> None:
     for name in ("train/x/a.wav", "test/y/b.wav", "docs/notes.txt", "empty/deep/.keep"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"RIFF")
@@ -64,7 +64,7 @@ def test_folders_without_audio_beside_splits_are_no_classes(tmp_path: Path) -> N
     assert Counter(clip.split for clip in listing.clips) == {"train": 1, "test": 1}
 
 
-def test_other_folders_with_audio_beside_splits_are_refused(tmp_path: Path) -> None:
+def test_other_folders_with_audio_next_to_splits_are_refused(tmp_path: Path) -> None:
     for name in ("train/x/a.wav", "Test/y/b.wav", "extra/z/c.wav"):
         write_audio(tmp_path / name)
     with pytest.raises(

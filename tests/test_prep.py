@@ -286,7 +286,7 @@ def test_what_comes_next_after_clips_to_test_alone_is_an_evaluation(
     assert line == f"next: elastictool eval RUN --dataset {tmp_path / 'data' / 'others'}"
 
 
-def test_a_path_with_a_space_is_told_as_a_shell_takes_it(
+def test_a_path_with_a_space_is_quoted_for_the_shell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "my data"
@@ -389,7 +389,7 @@ def test_a_run_killed_within_its_first_shard_finds_its_folder_again(
     assert len(prepare(PrepOptions("synth", out=tmp_path, limit=20))) == 20
 
 
-def test_what_a_kill_leaves_beside_a_finished_dataset_is_cleaned_up(tmp_path: Path) -> None:
+def test_what_a_kill_leaves_next_to_a_finished_dataset_is_cleaned_up(tmp_path: Path) -> None:
     folder = prepare(PrepOptions("synth", out=tmp_path, limit=20)).path
     before = content(folder)
     (folder / PROGRESS_FOLDER).mkdir()

@@ -93,7 +93,7 @@ def test_a_file_that_is_replaced_after_listing_is_judged_by_what_it_is_now(
 
 
 @pytest.mark.parametrize(("damaged", "exit_code"), [(1, 0), (2, 3)], ids=["1 %", "2 %"])
-def test_one_per_cent_of_damaged_files_is_told_and_no_more_is_allowed(
+def test_one_per_cent_of_damaged_files_is_reported_and_no_more_is_allowed(
     damaged: int, exit_code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = csv_tree(tmp_path / "bells", 100)
@@ -110,7 +110,7 @@ def test_one_per_cent_of_damaged_files_is_told_and_no_more_is_allowed(
     assert [row["path"] for row in read_rejected(tmp_path / "data" / "bells")] == bad
 
 
-def test_splits_and_labels_of_which_nothing_is_left_are_told(tmp_path: Path) -> None:
+def test_splits_and_labels_of_which_nothing_is_left_are_reported(tmp_path: Path) -> None:
     rows: list[tuple[object, ...]] = [("path", "label", "split")]
     for number in range(6):
         write_audio(tmp_path / f"{number}.wav", 0.1, seed=number)
@@ -123,7 +123,7 @@ def test_splits_and_labels_of_which_nothing_is_left_are_told(tmp_path: Path) -> 
     assert "no clip of these labels could be used: gong" in store.info.notes
 
 
-def test_the_same_recording_under_two_names_is_told_and_silence_is_not(tmp_path: Path) -> None:
+def test_the_same_recording_under_two_names_is_reported_and_silence_is_not(tmp_path: Path) -> None:
     root = tmp_path / "sounds"
     for split, label, name, seed in (
         ("train", "bell", "a.wav", 1),
@@ -283,7 +283,7 @@ def test_names_that_are_not_text_are_prepared_under_readable_ones(tmp_path: Path
     assert len(PreparedStore.open(store.path)) == 12
 
 
-def test_missing_and_strange_paths_of_json_lists_are_told(tmp_path: Path) -> None:
+def test_missing_and_strange_paths_of_json_lists_are_reported(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav").rename(tmp_path / f"{STRANGE}.wav")
     entries = [{"wav": name, "labels": "x"} for name in (f"{STRANGE}.wav", "\udce9", "\ud83d")]
     (tmp_path / "train.json").write_text(json.dumps({"data": entries}))

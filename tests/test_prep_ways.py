@@ -140,7 +140,7 @@ def preparing_elsewhere(raw: Path, out: Path, *options: str) -> Iterator[Child]:
         child.process.join()
 
 
-def test_a_second_prep_is_told_who_is_at_work_and_a_killed_one_is_taken_over(
+def test_a_second_prep_names_the_process_at_work_and_a_killed_one_is_continued(
     whole: dict[str, bytes], raw: Path, tmp_path: Path, planned: Planned
 ) -> None:
     with preparing_elsewhere(raw, tmp_path) as other:
@@ -175,7 +175,7 @@ def test_parts_work_side_by_side_but_no_part_twice(
 # Statistics of some clips
 
 
-def test_drawn_clips_are_measured_alike_by_any_way_and_tell_so(raw: Path, tmp_path: Path) -> None:
+def test_drawn_clips_are_measured_alike_by_any_way_and_noted(raw: Path, tmp_path: Path) -> None:
     settings = StorageOptions(stats_clips=30)
     some = prepare(PrepOptions("csv", raw, tmp_path / "one", storage=settings))
     planned = plan(PrepOptions("csv", raw, tmp_path / "two", storage=settings))
@@ -322,7 +322,9 @@ def test_a_scheduler_that_is_not_there_is_named(
     assert address in raised.value.message
 
 
-def test_a_cluster_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_workers_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "_WORKERS_S", 0.2)
     with (
@@ -333,7 +335,7 @@ def test_a_cluster_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.M
     assert "dask worker" in raised.value.hint
 
 
-def test_a_worker_that_writes_elsewhere_is_told(planned: Planned) -> None:
+def test_a_worker_that_writes_elsewhere_is_reported(planned: Planned) -> None:
     with pytest.raises(ElasticToolError, match="not here") as raised:
         cluster.wait_until_visible(planned().tasks[2], timeout_s=0.0)
     assert "shard-00002.arrow" in raised.value.message

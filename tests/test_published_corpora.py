@@ -59,7 +59,7 @@ def test_audioset_knows_each_way_in_which_a_clip_is_called(name: str, tmp_path: 
     assert clip.path == f"audio/{path.name}"
 
 
-def test_clips_beside_the_folder_of_audio_are_found(tmp_path: Path) -> None:
+def test_clips_next_to_the_folder_of_audio_are_found(tmp_path: Path) -> None:
     root = TREES["audioset"](tmp_path) or tmp_path
     (root / "audio" / "ev").rename(root / "eval")
     listing = listing_of("audioset", root)
@@ -252,7 +252,7 @@ def test_prep_with_nothing_on_disk_says_what_to_fetch_and_where_to_put_it(
     assert "CC BY" in caught.value.hint
 
 
-def test_groups_in_several_splits_are_told(tmp_path: Path) -> None:
+def test_groups_in_several_splits_are_reported(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav")
     write_audio(tmp_path / "b.wav")
     rows = [
