@@ -71,9 +71,6 @@ SUMMARY = {
 }
 """Studies that the README summarises; docs/results.md has all."""
 
-SMALL_DATA = "docs/reproducing.md#the-data-of-scale-small"
-"""Describes the studies' data folder."""
-
 
 def provenance(study: dict[str, Any]) -> str:
     """Return command, date and versions in a line."""
@@ -185,16 +182,9 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
 
 
-def results_page(studies: dict[str, dict[str, Any]]) -> str:
-    """Return ``docs/results.md``: every study with every run."""
-    parts = [
-        "# Results on real recordings\n\n"
-        "Small models from scratch, every run of every study: where curves fall, "
-        "which claims of the papers hold. Made by `python -m benchmarks.report` from the results "
-        "that the command below each table writes "
-        f"([what its DIR holds]({SMALL_DATA.removeprefix('docs/')})).\n\n",
-        *(f"- [{title}](#{anchor(title)})\n" for title in (s["title"] for s in studies.values())),
-    ]
+def study_sections(studies: dict[str, dict[str, Any]]) -> str:
+    """Return the studies with figure, tables, verdicts and every run, after a list of links."""
+    parts = [f"- [{study['title']}](#{anchor(study['title'])})\n" for study in studies.values()]
     for name, study in studies.items():
         parts.append(
             f"\n## {study['title']}\n\n![{study['title']}](results/{name}.png)\n\n"
@@ -217,11 +207,12 @@ def pages() -> dict[Path, str]:
     studies = committed_studies()
     readme = (ROOT / "README.md").read_text("utf-8")
     readme = fill(fill(readme, "results", summary_table(studies)), "speed", speed_table())
+    results = ROOT / "docs" / "results.md"
     data, packing = ROOT / "docs" / "data.md", ROOT / "docs" / "packing.md"
     prep = json.loads((RESULTS / "prep.json").read_text("utf-8"))
     return {
         ROOT / "README.md": readme,
-        ROOT / "docs" / "results.md": results_page(studies),
+        results: fill(results.read_text("utf-8"), "studies", study_sections(studies)),
         data: fill(data.read_text("utf-8"), "prep", prep_section(prep)),
         packing: fill(packing.read_text("utf-8"), "token-usage", token_section()),
     }
