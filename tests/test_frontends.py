@@ -25,7 +25,6 @@ from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.durations import num_frames_array
 from elastictool.training.run import train_run
 from elastictool.training.setup import resolve
 from elastictool.utils.errors import UsageError
@@ -131,7 +130,7 @@ def test_frames_are_counted_without_audio(name: str, num_samples: int, shift_ms:
     config = dataclasses.replace(frontend_config(name), shift_ms=shift_ms, num_mel_bins=8)
     frames = fbank(torch.randn(num_samples), config)
     assert frames.shape == (config.num_frames(num_samples), 8)
-    assert num_frames_array(np.array([num_samples]), config).tolist() == [len(frames)]
+    assert config.num_frames(np.array([num_samples])).tolist() == [len(frames)]
 
 
 @every_front_end

@@ -24,7 +24,6 @@ from elastictool.config.loader import frontend_config
 from elastictool.evaluation.durations import (
     Durations,
     frames_of,
-    num_frames_array,
     prepared_durations,
     read_durations,
     stand_in,
@@ -137,7 +136,7 @@ def test_frames_on_arrays_equal_the_filterbank_s(
 ) -> None:
     config = FbankConfig(sample_rate_hz=rate_hz, shift_ms=shift_ms)
     expected = [config.num_frames(number) for number in samples]
-    assert num_frames_array(np.array(samples, dtype=np.int64), config).tolist() == expected
+    assert config.num_frames(np.array(samples, dtype=np.int64)).tolist() == expected
 
 
 def test_frames_of_durations() -> None:

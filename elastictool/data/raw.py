@@ -114,29 +114,30 @@ def collate_raw(
     """Pack examples whose spectrograms the device computes; arguments as for ``collate``."""
     batch = collate(rows, spec, teacher)
     specs = [spec] if teacher is None else [spec, teacher]
-    clips = [_raw(example) for row in rows for example in row]
-    lengths = [max(_reach(clip, own) for own in specs) for clip, _ in clips]
-    samples, starts = join_clips([raw.samples for _, raw in clips])
-    places = np.concatenate([raw.places + at for (_, raw), at in zip(clips, starts, strict=True)])
-    pools = np.concatenate([raw.pools for _, raw in clips])
-    first, raw = clips[0]
-    spectrograms = [clip for clip, _ in clips]
     batches = [batch] if batch.teacher_batch is None else [batch, batch.teacher_batch]
+    clips, raws = zip(*[_raw(example) for row in rows for example in row], strict=True)
+    lengths = np.array([max(_reach(clip, own) for own in specs) for clip in clips])
+    first_rows = np.cumsum(lengths) - lengths
+    samples, starts = join_clips([raw.samples for raw in raws])
+    places = np.concatenate([raw.places + at for raw, at in zip(raws, starts, strict=True)])
+    pools = np.concatenate([raw.pools for raw in raws])
+    shown, bins, noise = _joined_rows(clips, first_rows, int(lengths.sum()))
     return RawBatch(
         batch=batch,
         samples=samples,
         frame_starts=torch.from_numpy(places),
         places=places,
         pools=torch.from_numpy(pools) if (pools != 1).any() else None,
-        rows=torch.from_numpy(_numbered_rows(clips, lengths)),
-        bins=_masked_bins(spectrograms, lengths),
-        noise=_joined_noise(spectrograms, lengths),
+        rows=shown,
+        bins=bins,
+        noise=noise,
         patch_indices=tuple(
-            _patch_index(packed, own, lengths) for packed, own in zip(batches, specs, strict=True)
+            _patch_index(packed, own, torch.from_numpy(first_rows))
+            for packed, own in zip(batches, specs, strict=True)
         ),
-        normalization=first.normalization,
-        fbank=raw.fbank,
-        pool_kind=raw.pool_kind,
+        normalization=clips[0].normalization,
+        fbank=raws[0].fbank,
+        pool_kind=raws[0].pool_kind,
     )
 
 
@@ -153,46 +154,29 @@ def _reach(clip: Spectrogram, spec: PackSpec) -> int:
     return max(len(clip.rows), covered(columns, spec.patch_size[1], spec.patch_stride[1]))
 
 
-def _patch_index(batch: PackedBatch, spec: PackSpec, lengths: Sequence[int]) -> PatchIndex:
+def _patch_index(batch: PackedBatch, spec: PackSpec, first_rows: Tensor) -> PatchIndex:
     (group,) = batch.patch_groups
-    sizes = torch.tensor(lengths)
-    first_rows = sizes.cumsum(0) - sizes
     clips = batch.layout.segment_ids[group.token_indices]
     return PatchIndex(first_rows[clips] + spec.patch_stride[1] * group.coords[:, 1], spec)
 
 
-def _numbered_rows(
-    clips: Sequence[tuple[Spectrogram, RawFrames]], lengths: Sequence[int]
-) -> Integers:
-    """(R,) rows of all clips, with frames numbered through; see ``spectrogram_rows``."""
-    total = sum(len(raw) for _, raw in clips)
-    parts, base = [], 0
-    for (clip, raw), length in zip(clips, lengths, strict=True):
-        rows = np.full(length, PADDING, dtype=np.int64)
-        rows[: len(clip.rows)] = clip.rows
-        parts.append(np.where(rows >= 0, rows + base, rows + total + NUM_FILLED))
-        base += len(raw)
-    return np.concatenate(parts)
+def _joined_rows(
+    clips: Sequence[Spectrogram], first_rows: Integers, total: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows, masked bins and noise of all clips, as in ``RawBatch``; frames are numbered through.
 
-
-def _masked_bins(clips: Sequence[Spectrogram], lengths: Sequence[int]) -> Tensor:
-    """(R, 2) int16; rows that only complete a patch are not masked."""
-    bins = torch.zeros(sum(lengths), 2, dtype=torch.int16)
-    row = 0
-    for clip, length in zip(clips, lengths, strict=True):
-        bins[row : row + len(clip.rows)] = torch.tensor(clip.bins, dtype=torch.int16)
-        row += length
-    return bins
-
-
-def _joined_noise(clips: Sequence[Spectrogram], lengths: Sequence[int]) -> Tensor | None:
-    """(R, F), nothing where no clip has any."""
-    if all(clip.noise is None for clip in clips):
-        return None
-    noise = torch.zeros(sum(lengths), clips[0].num_bins)
-    row = 0
-    for clip, length in zip(clips, lengths, strict=True):
-        if clip.noise is not None:
-            noise[row : row + len(clip.noise)] = clip.noise
-        row += length
-    return noise
+    Rows that only complete a patch are padding, without mask or noise.
+    """
+    rows = np.full(total, PADDING, dtype=np.int64)
+    bins = torch.zeros(total, 2, dtype=torch.int16)
+    noisy = any(clip.noise is not None for clip in clips)
+    noise = torch.zeros(total, clips[0].num_bins) if noisy else None
+    frames = 0
+    for clip, first in zip(clips, first_rows.tolist(), strict=True):
+        own = slice(first, first + len(clip.rows))
+        rows[own] = np.where(clip.rows >= 0, clip.rows + frames, clip.rows)
+        bins[own] = torch.tensor(clip.bins, dtype=torch.int16)
+        if noise is not None and clip.noise is not None:
+            noise[own] = clip.noise
+        frames += len(clip.frames)
+    return torch.from_numpy(rows % (frames + NUM_FILLED)), bins, noise

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from elastictool.audio.decode import stream
 from elastictool.config import FbankConfig
 from elastictool.config.coerce import from_dict
@@ -102,8 +100,7 @@ def _of_the_whole(store: PreparedStore) -> Iterator[str]:
 def _of_frames(store: PreparedStore) -> Iterator[str]:
     """Whether the filterbank statistics were measured on these clips."""
     config = from_dict(FbankConfig, store.info.fbank_config)
-    distinct, inverse = np.unique(store.num_samples, return_inverse=True)
-    frames = np.array([config.num_frames(int(samples)) for samples in distinct])[inverse]
+    frames = config.num_frames(store.num_samples)
     for sums in store.info.fbank_sums:
         chosen = (store.splits == sums.split) & (store.folds == sums.fold)
         present = int(frames[chosen].sum())

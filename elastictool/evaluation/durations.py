@@ -141,19 +141,10 @@ def histogram(seconds: Seconds) -> dict[str, Any]:
     }
 
 
-def num_frames_array(
-    num_samples: npt.NDArray[np.int64], config: FbankConfig
-) -> npt.NDArray[np.int64]:
-    """Returns ``FbankConfig.num_frames`` for an array of clips (n,)."""
-    distinct, inverse = np.unique(num_samples, return_inverse=True)
-    frames = [config.num_frames(int(samples)) for samples in distinct]
-    return np.array(frames, dtype=np.int64)[inverse]
-
-
 def frames_of(durations: Durations) -> npt.NDArray[np.int64]:
     """Returns (n,) frames of each clip; 0 where it is too short for one."""
     samples = np.rint(durations.seconds * durations.fbank.sample_rate_hz).astype(np.int64)
-    return num_frames_array(samples, durations.fbank)
+    return durations.fbank.num_frames(samples)
 
 
 _Reader = Iterator[list[str]]

@@ -119,25 +119,23 @@ def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
     width, most = run.feature_extractor.patch_size[1], _most_columns(run)
     module = SingleClip(run.model, run.pack_spec, fixed).cpu().eval()
     example = torch.randn(fixed or min(most, 8) * width, run.config.fbank.num_mel_bins)
-    dynamic = None
-    if not fixed:
-        dynamic = {INPUT: {0: width * torch.export.Dim("columns", min=1, max=most)}}
+    columns = torch.export.Dim("columns", min=1, max=most)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=None if fixed else {INPUT: {0: width * columns}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # it is None without dynamo
+    program.model.metadata_props.update(_metadata(run, fixed))
     with atomic_path(path) as temporary:
-        with _quiet():
-            torch.onnx.export(
-                module,
-                (example,),
-                str(temporary),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"spectrogram": dynamic[INPUT]} if dynamic else None,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        _describe(temporary, run, fixed)
-        lengths = [fixed] if fixed else [width, len(example), most * width]
+        program.save(str(temporary), external_data=False)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        lengths = [fixed] if fixed else [width, len(example), most * width]
         worst = max(_difference(module, session, n, example.shape[1]) for n in lengths)
         if not worst <= TOLERANCE:
             raise ElasticToolError(f"the exported graph differs from the model by {worst:.2g}")
@@ -145,27 +143,22 @@ def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:
 
 
 def _fixed_frames(run: LoadedRun, frames: int) -> int:
-    """The graph's fixed length, 0 for any; what cannot be is refused before the work.
+    """The graph's fixed length; 0 for any.
 
     Raises:
-        UsageError: So it is.
+        UsageError: The model or the length cannot be exported.
     """
-    own, config, feature_extractor = (
-        run.config.length.fixed_frames,
-        run.config.model,
-        run.feature_extractor,
-    )
+    own, length = run.config.length.fixed_frames, run.feature_extractor.length
     if frames and own and frames != own:
         raise UsageError(
             f"--frames {frames}: the model always takes {own} frames", "leave --frames out"
         )
-    if frames > feature_extractor.length.most_frames:
+    if frames > length.most_frames:
         raise UsageError(
-            f"--frames {frames} is beyond the {feature_extractor.length.most_frames} "
-            "that the model takes",
+            f"--frames {frames} is beyond the {length.most_frames} that the model takes",
             "choose another --frames",
         )
-    if not config.num_classes:
+    if not run.config.model.num_classes:
         raise UsageError("the model has no classifier, so it has no logits", "train one first")
     size = sum(value.numel() * value.element_size() for value in run.model.state_dict().values())
     if size >= MOST_BYTES:
@@ -176,7 +169,7 @@ def _fixed_frames(run: LoadedRun, frames: int) -> int:
     if own or frames:
         return own or frames
     _require_any_length(run)
-    return 0 if _most_columns(run) > 1 else feature_extractor.patch_size[1]
+    return 0 if _most_columns(run) > 1 else run.feature_extractor.patch_size[1]
 
 
 def _require_any_length(run: LoadedRun) -> None:
@@ -203,15 +196,15 @@ def _most_columns(run: LoadedRun) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, what libraries say of operators that nobody asked for is not shown."""
-    former = logging.root.manager.disable
+    """Hide what libraries say of operators that nobody asked for."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(former)
+        logging.disable(before)
 
 
 def _difference(module: SingleClip, session: Any, frames: int, bins: int) -> float:
@@ -222,25 +215,20 @@ def _difference(module: SingleClip, session: Any, frames: int, bins: int) -> flo
     return float(np.abs(found - expected).max())
 
 
-def _describe(path: Path, run: LoadedRun, fixed: int) -> None:
-    """What a user of the graph needs, as its metadata."""
-    import onnx
-
-    graph = onnx.load(str(path))
-    facts = {
+def _metadata(run: LoadedRun, fixed: int) -> dict[str, str]:
+    """What a user of the graph needs."""
+    extractor = run.feature_extractor
+    any_length = f"1 to {_most_columns(run)} times {extractor.patch_size[1]}"
+    return {
         "label_names": json.dumps(list(run.label_names)),
         "multi_label": json.dumps(run.multi_label),
         "thresholds": json.dumps([finite(value) for value in run.thresholds]),
-        "frames": str(fixed)
-        if fixed
-        else f"1 to {_most_columns(run)} times {run.feature_extractor.patch_size[1]}",
+        "frames": str(fixed or any_length),
         "fbank": json.dumps(to_dict(run.config.fbank)),
-        "mean": str(run.feature_extractor.mean),
-        "std": str(run.feature_extractor.std),
+        "mean": str(extractor.mean),
+        "std": str(extractor.std),
         "normalisation": "(x - mean) / (2 * std)",
     }
-    onnx.helper.set_model_props(graph, facts)
-    onnx.save(graph, str(path))
 
 
 def _runtime() -> Any:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.config import ModelConfig, RunConfig
-from elastictool.evaluation.durations import num_frames_array
 from elastictool.evaluation.flops import forward_flops
 from elastictool.packing.grid import grid_shape, patch_size_along, scaled_stride
 from elastictool.recipes.plan import Plan, Step
@@ -187,11 +186,11 @@ class _Lengths:
             counts = self._plan.scale.data[prep.name.partition(" ")[2]].counts
             clips = counts.train if split == "train" else counts.test
             samples = np.full(clips, round(counts.seconds * config.fbank.sample_rate_hz))
-            return num_frames_array(samples.astype(np.int64), config.fbank)
+            return config.fbank.num_frames(samples.astype(np.int64))
         from elastictool.data.splits import select_clips
 
         chosen = select_clips(store, config.data, config.seed)[split]
-        return num_frames_array(store.num_samples[chosen], config.fbank)
+        return config.fbank.num_frames(store.num_samples[chosen])
 
     def _store(self, prep: Step) -> Any:
         if prep.name not in self._stores:
