@@ -1,7 +1,7 @@
-"""The ``elastictool`` program: its subcommands, and how an error leaves it.
+"""The ``elastictool`` program: its subcommands, and its exit codes.
 
 Subcommand modules import typer only; what needs torch is imported inside the command, so that
-``elastictool --help`` answers at once.
+``elastictool --help`` is fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from elastictool import __version__
 from elastictool.cli import (
@@ -34,15 +33,15 @@ from elastictool.cli import (
     train,
 )
 from elastictool.cli.console import print_error
-from elastictool.cli.options import SettingsCommand
+from elastictool.cli.options import Command, Group, SettingsCommand, program
 from elastictool.cli.ranges import ListCommand
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.utils.launch import first_to_fail, launched
 from elastictool.utils.signals import signals_interrupt
 
 
-class _Program(TyperGroup):
-    """The subcommands; an interrupt that none of them answers is told, which typer does not do."""
+class _Program(Group):
+    """The subcommands; reports an interrupt that no command handles, which typer does not do."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -53,50 +52,44 @@ class _Program(TyperGroup):
 
 def _interrupted() -> Interrupted:
     return Interrupted(
-        "stopped at once; what was written before is whole", "the same command starts again"
+        "stopped at once; the files written before are complete", "the same command starts again"
     )
 
 
-app = typer.Typer(
+app = program(
     name="elastictool",
     cls=_Program,
     help="Train and use audio spectrogram transformers on clips of any length.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's help keeps the line breaks of docstrings
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prep")(prep.prep)
+app.command("prep", cls=Command)(prep.prep)
 app.command("train", cls=SettingsCommand)(train.train)
-app.command("eval")(evaluate.evaluate)
+app.command("eval", cls=Command)(evaluate.evaluate)
 app.command("sweep", cls=ListCommand)(sweep.sweep)
 app.command("tokens", cls=ListCommand)(tokens.tokens)
-app.command("predict")(predict.predict)
-app.command("embed")(embed.embed)
-app.command("export")(export.export)
-app.command("bench")(bench.bench)
+app.command("predict", cls=Command)(predict.predict)
+app.command("embed", cls=Command)(embed.embed)
+app.command("export", cls=Command)(export.export)
+app.command("bench", cls=Command)(bench.bench)
 app.command("convert", cls=SettingsCommand)(convert.convert)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app)
 app.add_typer(recipe.app)
-app.command("doctor")(doctor.doctor)
+app.command("doctor", cls=Command)(doctor.doctor)
 
 
 SPINS_VARIABLE, SPINS = "GOMP_SPINCOUNT", "10000"
-"""How often a thread of torch looks whether the others are ready before it sleeps: some tens of
-microseconds, not the runtime's milliseconds, which other processes on the machine would pay
-for as well as we (``python -m benchmarks.sharing``)."""
+"""How often a thread of torch polls before it sleeps: some tens of microseconds. The runtime's
+default of milliseconds slows down all processes of the machine (``benchmarks.sharing``)."""
 
 
 def _share_the_processor() -> None:
-    """Takes effect because no command has loaded torch yet; what the user has set stays."""
+    """Sets the polling before torch is loaded, unless the user has set it."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(SPINS_VARIABLE, SPINS)
 
 
 def _write_any_text() -> None:
-    """Letters that the terminal or file cannot take are escaped: they are no reason to end."""
+    """Escapes letters that the terminal or file cannot take, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="backslashreplace")
@@ -113,7 +106,9 @@ def _root(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     if not launched().is_single and context.invoked_subcommand != "train":
@@ -124,10 +119,10 @@ def _root(
 
 
 def main() -> None:
-    """Run the program; every error of ours leaves with its exit code and without a traceback.
+    """Run the program; known errors end it with their exit code and without a traceback.
 
-    So does a lack of memory or disk wherever it strikes: no bug of ours either. torchrun asks all
-    processes to end when one has; what ends already is not disturbed by that.
+    So does a lack of memory or disk. torchrun asks all processes to end when one has; processes
+    that are ending ignore that.
     """
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -149,7 +144,7 @@ def main() -> None:
 
 
 def _drop_unwritten_output() -> None:
-    """What stdout does not take now it will not take at exit either, where Python complains."""
+    """Drops output that stdout cannot take, or Python would complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the command line says and how: progress and notes on stderr, results on stdout."""
+"""Print: progress, notes and errors on stderr, results (tables, JSON) on stdout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,13 +35,19 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
 
 
 def log(message: str) -> None:
-    """One line for the reader, on stderr; of several processes, the first one speaks."""
+    """Prints one line on stderr; of several processes, only the main one does."""
     if launched().is_main:
         stderr.print(escape(readable(message)))
 
 
+def log_lines(prefix: str, lines: Iterable[object]) -> None:
+    """Prints each of ``lines`` after ``prefix``, as ``log`` does."""
+    for line in lines:
+        log(f"{prefix}{line}")
+
+
 def print_error(error: ElasticToolError) -> None:
-    """What and where, then what to do; never a traceback. An interrupt is one line."""
+    """Prints what went wrong and where, then what to do, without a traceback."""
     if isinstance(error, Interrupted):
         line = f"{error.message}; {error.hint}" if error.hint else error.message
         stderr.print(f"[bold]interrupted:[/] {escape(readable(line))}")
@@ -52,20 +58,20 @@ def print_error(error: ElasticToolError) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Exactly one JSON document on stdout."""
+    """Prints one JSON document on stdout."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a path that is no text, or a terminal of few letters
-        text = json.dumps(document, indent=2)  # JSON has an escape for them
+    except UnicodeEncodeError:  # an undecodable path, or a terminal without the letter
+        text = json.dumps(document, indent=2)  # JSON escapes them
     sys.stdout.write(text + "\n")
-    sys.stdout.flush()  # where a full disk is an error that can still be told
+    sys.stdout.flush()  # where a full disk can still be reported
 
 
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1
 ) -> None:
-    """A table on stdout; numbers are to be formatted by the caller, ``left`` columns are text."""
+    """Prints a table of formatted cells on stdout; the first ``left`` columns are text."""
     table = Table(title=escape(readable(title)), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(

@@ -1,4 +1,4 @@
-"""``elastictool convert``: weights of another project as one of our files."""
+"""``elastictool convert``: convert weights of another project to an elastictool file."""
 
 from __future__ import annotations
 
@@ -8,41 +8,32 @@ from typing import Annotated
 import typer
 
 from elastictool.cli.console import log, print_json, print_table
+from elastictool.cli.options import JsonOption, SetsOption
 
 
 def convert(
     source: Annotated[
-        str,
-        typer.Argument(help="File, folder with config.json, run, or Hugging Face id."),
+        str, typer.Argument(help="File, folder with config.json, run, or Hugging Face id.")
     ],
     form: Annotated[
         str,
         typer.Option(
             "--from",
-            help="ast, ssast, hf-ast, elasticast, flexiast, timm, hf-vit or run.",
+            help="Format: ast, ssast, hf-ast, elasticast, flexiast, timm, hf-vit or run.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            help="One setting, e.g. model.preset=elasticast or init.rgb=mean; repeatable. "
-            "Lists in quotes: 'model.patch_size=[16,32]'.",
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors.")],
+    sets: SetsOption = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Class names, one a line, where the file has none.")
+        Path | None, typer.Option(help="File of class names, one a line, if SOURCE has none.")
     ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout.")
-    ] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Convert weights of another project to an elastictool file.
 
-    The model is the file's own unless --set changes its patches, positions or pooling. Nothing in
-    the file is run: a pickle that asks for more than tensors is refused.
+    The model is that of the file unless --set changes its patches, positions or pooling; init.rgb
+    says how colours become one channel. No code of the file is run: a pickle that holds more than
+    tensors is refused.
 
     Example: elastictool convert audioset_0.4593.pth --from ast --out ast.safetensors
     """

@@ -1,4 +1,4 @@
-"""``elastictool data``: look at prepared data, check it, and write it out as plain files."""
+"""``elastictool data``: list, show, verify and export prepared data."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import log, print_json, print_table, progress
+from elastictool.cli.loading import open_dataset
+from elastictool.cli.options import (
+    Command,
+    DataArgument,
+    Encoding,
+    JsonOption,
+    StoredSplitOption,
+    encoding_option,
+    program,
+)
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
 
-Name = Annotated[
-    str, typer.Argument(help="Prepared folder, or its name under data/; default: the latest.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
 BAR_WIDTH = 40
 REJECTED_SHOWN = 10
 PICTURED_S = 60.0
 PICTURES_FOLDER = "clips"
 
-app = typer.Typer(
-    name="data",
-    help="List, show, verify and export prepared data.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = program(name="data", help="List, show, verify and export prepared data.")
 
 
-@app.command("list")
-def list_(json_output: Json = False) -> None:
+@app.command("list", cls=Command)
+def list_(json_output: JsonOption = False) -> None:
     """List the prepared datasets under data/, finished or not.
 
     Example: elastictool data list
@@ -60,15 +60,17 @@ def list_(json_output: Json = False) -> None:
     print_table(f"prepared data under {DATA_ROOT}", columns, rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
-    name: Name = "",
-    clip: Annotated[str, typer.Option(help="Id of one clip: its row and its picture.")] = "",
+    name: DataArgument = "",
+    clip: Annotated[
+        str, typer.Option(help="Id of one clip to show, with a picture of its spectrogram.")
+    ] = "",
     picture: Annotated[
         Path | None,
-        typer.Option(help="File of the clip's picture (PNG; default: clips/ID.png in the folder)."),
+        typer.Option(help="PNG file for the picture (default: clips/ID.png in the dataset)."),
     ] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Show the splits, classes and lengths of a dataset, or one clip.
 
@@ -76,15 +78,15 @@ def show(
 
     Example: elastictool data show synth --clip train-0003
     """
-    store = _open(name)
+    store = open_dataset(name)
     if clip:
         _show_clip(store, clip, picture, json_output)
     else:
         _show_dataset(store, json_output)
 
 
-@app.command()
-def verify(name: Name = "", json_output: Json = False) -> None:
+@app.command(cls=Command)
+def verify(name: DataArgument = "", json_output: JsonOption = False) -> None:
     """Decode every clip and compare it with its row.
 
     Exits 3 if anything is wrong.
@@ -122,33 +124,30 @@ def verify(name: Name = "", json_output: Json = False) -> None:
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
-    name: Name = "",
-    split: Annotated[str, typer.Option(help="Only this split.")] = "",
-    encoding: Annotated[str, typer.Option("--format", help="flac or wav, 16 bit.")] = "flac",
+    out: Annotated[Path, typer.Option(help="Folder for the files, new or empty.")],
+    name: DataArgument = "",
+    split: StoredSplitOption = "",
+    encoding: Annotated[Encoding, encoding_option("--format")] = "flac",
     lists: Annotated[
-        bool,
-        typer.Option("--lists", help="Also the JSON lists of the AST repositories, by split."),
+        bool, typer.Option("--lists", help="Write the JSON lists of the AST repositories, too.")
     ] = False,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Write prepared clips as audio files with clips.csv.
 
-    Also writes labels.txt; prep --dataset csv reads the folder back.
+    Also writes labels.txt; elastictool prep --dataset csv reads the folder back.
 
     Example: elastictool data export synth --out synth-files --split test --format wav
     """
-    from elastictool.cli.prep import checked_encoding
     from elastictool.data.export import export as write_files
 
-    chosen = checked_encoding(encoding, "--format")
-    store = _open(name)
+    store = open_dataset(name)
     bar = progress()
-    clips = write_files(store, out, split=split, encoding=chosen, lists=lists, progress=bar)
+    clips = write_files(store, out, split=split, encoding=encoding, lists=lists, progress=bar)
     if json_output:
-        print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": chosen})
+        print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": encoding})
         return
     log(f"wrote {clips} clips to {out}")
     log(f"read them back: elastictool prep --dataset csv --root {as_argument(out)}")
@@ -156,21 +155,13 @@ def export(
         log(f"or from the lists: elastictool prep --dataset json --root {as_argument(out)}")
 
 
-def _open(name: str) -> PreparedStore:
-    from elastictool.data.paths import find_dataset
-    from elastictool.data.store import PreparedStore
-
-    store = PreparedStore.open(find_dataset(name))
-    log(f"dataset {store.path}")
-    return store
-
-
 def _show_dataset(store: PreparedStore, json_output: bool) -> None:
-    from elastictool.cli.prep import facts, print_facts
+    from elastictool.cli.prep import print_facts
     from elastictool.data.inspect import (
         clips_per_class,
         duration_histogram,
         durations_s,
+        facts,
         read_rejected,
     )
 
@@ -236,7 +227,7 @@ def _text(value: object) -> str:
 
 
 def _draw(store: PreparedStore, index: int, path: Path) -> None:
-    """A picture of the clip, of its first minute if it is longer."""
+    """Draws the clip, or its first minute if it is longer."""
     import torch
 
     from elastictool.audio.fbank import fbank

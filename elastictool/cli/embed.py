@@ -15,7 +15,6 @@ from elastictool.cli.options import (
     FilesArgument,
     JsonOption,
     RunOption,
-    Split,
     SplitOption,
     WindowOptions,
     grouped,
@@ -50,7 +49,7 @@ def embed(
         str,
         typer.Option("--dataset", "-d", help="Prepared dataset to measure the vectors of."),
     ] = "",
-    split: SplitOption = Split.test,
+    split: SplitOption = "test",
     windows: WindowOptions = WindowOptions(),
     model: BudgetOptions = BudgetOptions(),
     json_output: JsonOption = False,
@@ -103,7 +102,7 @@ def embed(
 def _measure(
     model: ElasticModel,
     dataset: str,
-    split: Split,
+    split: str,
     rule: WindowRule,
     out: Path | None,
     json_output: bool,
@@ -114,9 +113,9 @@ def _measure(
 
     loaded = model.run
     store = open_data(dataset, loaded)
-    log(f"dataset {store.path}, {split.value} split")
+    log(f"dataset {store.path}, {split} split")
     note_other_data([loaded], store)
-    clips = split_clips(loaded, store, split.value, same_classes=False)
+    clips = split_clips(loaded, store, split, same_classes=False)
     result = measure_retrieval(model, store, clips, rule, progress())
     if out is not None:
         write_vectors(out, EmbeddingTable(result.names, result.vectors, _meta(model, rule)))

@@ -20,7 +20,6 @@ from elastictool.cli.options import (
     DatasetOption,
     JsonOption,
     RunArgument,
-    Split,
     SplitOption,
     grouped,
 )
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 @grouped
 def evaluate(
     run: RunArgument = "",
-    split: SplitOption = Split.test,
+    split: SplitOption = "test",
     length: Annotated[
         str,
         typer.Option(help="Input length in frames, or native (default: as trained)."),
@@ -76,22 +75,22 @@ def evaluate(
         check_predictions(predictions)
     loaded = open_run(path, model)
     store = open_data(dataset, loaded)
-    log(f"run {path} ({model.which.value} checkpoint), dataset {store.path}, {split.value} split")
+    log(f"run {path} ({model.which} checkpoint), dataset {store.path}, {split} split")
     note_other_data([loaded], store)
     with stoppable("eval writes nothing before its end", "the same command starts again") as stop:
         result = evaluate_run(
             loaded,
             store,
-            split.value,
+            split,
             frames,
-            model.precision.value,
-            model.which.value,
+            model.precision,
+            model.which,
             progress=progress(),
             between=stop.check,
         )
     about = {
-        "checkpoint": model.which.value,
-        "precision": model.precision.value,
+        "checkpoint": model.which,
+        "precision": model.precision,
         "environment": environment(store.info.fingerprint),
     }
     files: list[Path] = []

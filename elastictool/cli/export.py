@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from elastictool.cli.console import log, print_json
 from elastictool.cli.loading import locate_run
-from elastictool.cli.options import Checkpoint, CheckpointOption, JsonOption, RunArgument
+from elastictool.cli.options import CheckpointOption, JsonOption, RunArgument
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 
-
-class Target(str, Enum):
-    """Formats of an export."""
-
-    onnx = "onnx"
-    hf = "hf"
-    safetensors = "safetensors"
+Target = Literal["onnx", "hf", "safetensors"]
 
 
 def export(
@@ -36,7 +29,7 @@ def export(
     frames: Annotated[
         int, typer.Option(min=0, help="Fixed input length in frames for onnx; 0: any length.")
     ] = 0,
-    which: CheckpointOption = Checkpoint.best,
+    which: CheckpointOption = "best",
     json_output: JsonOption = False,
 ) -> None:
     """Export a trained model to ONNX, Hugging Face or safetensors.
@@ -50,19 +43,19 @@ def export(
     Example: elastictool export runs/my-run --out model.onnx
     """
     to, out = _target(to, out)
-    if frames and to is not Target.onnx:
-        raise UsageError(f"--frames is for onnx, not for {to.value}", "leave --frames out")
-    check_output(out, is_folder=to is Target.hf)
+    if frames and to != "onnx":
+        raise UsageError(f"--frames is for onnx, not for {to}", "leave --frames out")
+    check_output(out, is_folder=to == "hf")
     from elastictool.checkpoint.weights import load_run
 
-    loaded = load_run(locate_run(run), which.value, "split", "cpu")
+    loaded = load_run(locate_run(run), which, "split", "cpu")
     document: dict[str, object] = {"run": str(loaded.path), "out": str(out)}
-    if to is Target.onnx:
+    if to == "onnx":
         from elastictool.inference.onnx import export_onnx
 
         document["largest_difference"] = export_onnx(loaded, out, frames)
         log(f"logits differ by at most {document['largest_difference']:.1e} from the model's")
-    elif to is Target.hf:
+    elif to == "hf":
         from elastictool.pretrained.hf_export import export_hf
 
         export_hf(out, loaded.model, loaded.config, loaded.label_names, loaded.multi_label)
@@ -83,7 +76,7 @@ def export(
         print_json(document)
 
 
-_SUFFIXES = {Target.onnx: ".onnx", Target.safetensors: ".safetensors", Target.hf: ""}
+_SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "hf": ""}
 
 
 def _target(to: Target | None, out: Path | None) -> tuple[Target, Path]:
@@ -93,14 +86,14 @@ def _target(to: Target | None, out: Path | None) -> tuple[Target, Path]:
         UsageError: The path's ending stands for another format, or for none.
     """
     if out is None:
-        to = to or Target.onnx
-        return to, Path("hf_model" if to is Target.hf else f"model{_SUFFIXES[to]}")
+        to = to or "onnx"
+        return to, Path("hf_model" if to == "hf" else f"model{_SUFFIXES[to]}")
     suffix = out.suffix.lower()
     meant = next((target for target, ending in _SUFFIXES.items() if ending == suffix), None)
-    if to is Target.hf and meant is None:  # a folder may have a dot in its name
+    if to == "hf" and meant is None:  # a folder may have a dot in its name
         return to, out
-    if meant is None or (to is not None and to is not meant):
-        problem = f"is no name for --to {to.value}" if to else "has no known ending"
+    if meant is None or (to is not None and to != meant):
+        problem = f"is no name for --to {to}" if to else "has no known ending"
         raise UsageError(
             f"--out {out} {problem}",
             "end it in .onnx or .safetensors; a folder without an ending is for --to hf",

@@ -37,7 +37,7 @@ def open_run(path: Path, options: ModelOptions, **overrides: Any) -> LoadedRun:
     from elastictool.training.setup import pick_device
 
     device = pick_device(options.device)
-    loaded = load_run(path, options.which.value, options.attention, device, **overrides)
+    loaded = load_run(path, options.which, options.attention, device, **overrides)
     name = path.resolve().name if path.is_dir() else loaded.name
     loaded = dataclasses.replace(loaded, name=name)
     if isinstance(options, BudgetOptions):
@@ -51,7 +51,7 @@ def open_model(run: str, options: BudgetOptions) -> ElasticModel:
     from elastictool.inference.results import rounded_down
 
     path = locate_run(run)
-    model = ElasticModel(open_run(path, options), options.precision.value)
+    model = ElasticModel(open_run(path, options), options.precision)
     log(f"model: {path}, up to {rounded_down(model.longest_s, 1)} s in one piece")
     return model
 
@@ -61,12 +61,22 @@ def results_folder(path: Path) -> Path:
     return path if path.is_dir() else path.with_name(f"{path.stem}_eval")
 
 
+def open_dataset(name: str) -> PreparedStore:
+    """Returns prepared data by folder or name (the latest without one), and prints which."""
+    from elastictool.data.paths import find_dataset
+    from elastictool.data.store import PreparedStore
+
+    store = PreparedStore.open(find_dataset(name))
+    log(f"dataset {store.path}")
+    return store
+
+
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
     """Returns the named data, else the run's own; the latest for a model that names none.
 
     Raises:
-        UsageError: They are not there. Scores on other data are none of the run's, so they are
-            never taken without asking.
+        UsageError: They are not there. Other data are never taken without asking, because their
+            scores would pass for the run's.
     """
     from elastictool.data.paths import find_dataset, require_recorded_dataset
     from elastictool.data.store import PreparedStore

@@ -1,7 +1,9 @@
-"""Options that several commands share, and the pointer from settings to ``--set``.
+"""Options that commands share, groups of options, and help at 80 columns.
 
 A command may take a dataclass of options, so that a group of them is declared, documented and
-passed on once. ``grouped`` turns each field into an option of the command.
+passed on once. ``grouped`` turns each field into an option of the command. Names that a help text
+lists come from registries where these are quick to import (``{corpora}``): they are filled in
+when the help is shown, so that ``elastictool --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -9,103 +11,108 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from elastictool.utils.errors import UsageError
 
-
-class Split(str, Enum):
-    """Parts of the data, as the run divides them."""
-
-    test = "test"
-    validation = "validation"
-    train = "train"
-
-    def __str__(self) -> str:
-        """As it is written on a command line."""
-        return self.value
+Split = Literal["test", "validation", "train"]
+"""Parts of the data, as a run divides them."""
 
 
-class Checkpoint(str, Enum):
-    """Checkpoints of a run."""
-
-    best = "best"
-    last = "last"
-    averaged = "averaged"
-
-
-class Precision(str, Enum):
-    """Precision of matrix products."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-def parse_split(text: str) -> Split:
+def parse_split(text: str) -> str:
     """Returns a split by its name; ``val``, as prepared data call it, is validation.
 
     Raises:
         UsageError: There is no such split.
     """
-    try:
-        return Split("validation" if text == "val" else text)
-    except ValueError:
+    name = "validation" if text == "val" else text
+    if name not in get_args(Split):
         raise UsageError(
             f"--split {text!r} is no part of the data",
-            f"{', '.join(Split)}: as the run divides them",
-        ) from None
+            f"{', '.join(get_args(Split))}: as the run divides them",
+        )
+    return name
 
 
-RunArgument = Annotated[
-    str, typer.Argument(help="Run directory or name under runs/ (default: the latest run).")
-]
-RunOption = Annotated[
-    str, typer.Option("--run", "-r", help="Run directory, name under runs/, or weights file.")
-]
+def _dataset(default: str) -> Any:
+    text = f"Prepared dataset: a folder, or a name under data/ (default: {default})."
+    return typer.Option("--dataset", "-d", help=text)
+
+
+_ATTENTION = typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")
+_PRECISION = typer.Option(help="Precision of matrix products.")
+_RUN = "Run directory, name under runs/, or weights file (default: the latest run)."
+
+RunArgument = Annotated[str, typer.Argument(help=_RUN)]
+RunOption = Annotated[str, typer.Option("--run", "-r", help=_RUN)]
 FilesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILES", help="Files, folders, 'patterns', or - (list on stdin)."),
+    typer.Argument(
+        metavar="FILES", help="Files, folders, quoted patterns, or - for a list on stdin."
+    ),
 ]
-DatasetOption = Annotated[
-    str,
-    typer.Option("--dataset", "-d", help="Prepared dataset (default: the run's own)."),
+DataArgument = Annotated[
+    str, typer.Argument(help="Prepared folder, or a name under data/ (default: the latest).")
 ]
+DatasetOption = Annotated[str, _dataset("the run's own")]
+LatestDatasetOption = Annotated[str, _dataset("the latest")]
+OptionalDatasetOption = Annotated[str, _dataset("none")]
 SplitOption = Annotated[
-    Split,
+    str,
     typer.Option(
         parser=parse_split,
-        metavar=f"[{'|'.join(Split)}]",
+        metavar=f"[{'|'.join(get_args(Split))}]",
         help="Part of the data, as the run divides it.",
     ),
 ]
+StoredSplitOption = Annotated[str, typer.Option(help="Split of the dataset (default: all).")]
 DurationsOption = Annotated[
     Path | None,
     typer.Option(help="CSV file with a column seconds, or EPIC-SOUNDS annotations."),
 ]
-AttentionOption = Annotated[
-    str, typer.Option(help="Attention backend: auto, varlen, flex, split or reference.")
+SetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Setting, e.g. model.preset=elasticast or 'model.patch_size=[16,32]'; repeatable.",
+    ),
 ]
+Checkpoint = Literal["best", "last", "averaged"]
 CheckpointOption = Annotated[Checkpoint, typer.Option("--which", help="Checkpoint of the run.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Precision of matrix products.")]
+AttentionOption = Annotated[str, _ATTENTION]
+OptionalAttentionOption = Annotated[str | None, _ATTENTION]
+Precision = Literal["fp32", "bf16"]
+PrecisionOption = Annotated[Precision, _PRECISION]
+OptionalPrecisionOption = Annotated[Literal["auto", "fp32", "bf16"] | None, _PRECISION]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def encoding_option(*names: str) -> Any:
+    """Returns the option for the encoding of audio files."""
+    return typer.Option(*names, help="Encoding, 16 bit: flac (half the size) or wav (faster).")
+
+
+Encoding = Literal["flac", "wav"]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Which weights of a run to load, and how to compute with them."""
 
-    which: CheckpointOption = Checkpoint.best
+    which: CheckpointOption = "best"
     attention: AttentionOption = "auto"
-    precision: PrecisionOption = Precision.fp32
+    precision: PrecisionOption = "fp32"
     device: DeviceOption = "auto"
 
 
@@ -114,8 +121,7 @@ class BudgetOptions(ModelOptions):
     """Model options with the patches and frames, which decide the number of tokens."""
 
     patch_size: Annotated[
-        int | None,
-        typer.Option(help="Patch size in mel bins and frames; larger is faster."),
+        int | None, typer.Option(help="Patch size in mel bins and frames; larger is faster.")
     ] = None
     resolution: Annotated[
         float | None,
@@ -128,13 +134,26 @@ class WindowOptions:
     """How recordings are cut into windows."""
 
     window: Annotated[
-        float,
-        typer.Option(min=0, help="Length of windows in seconds; 0 takes recordings whole."),
+        float, typer.Option(min=0, help="Length of windows in seconds (0: recordings whole).")
     ] = 0.0
     hop: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds from window to window; 0 puts them side by side."),
+        float, typer.Option(min=0, help="Seconds from window to window (0: no overlap).")
     ] = 0.0
+
+
+def program(**settings: Any) -> typer.Typer:
+    """Returns a program, or a group of commands, whose help is plain text.
+
+    rich's help keeps the line breaks of docstrings and wraps the lines again.
+    """
+    return typer.Typer(
+        **({"cls": Group} | settings),
+        no_args_is_help=not settings.get("invoke_without_command"),
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,15 +174,19 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             )
             for field in dataclasses.fields(groups[name])
         ]
+    signature = inspect.Signature(parameters)
 
     @functools.wraps(command)
-    def call(**values: Any) -> None:
+    def call(*given: Any, **named: Any) -> None:
+        bound = signature.bind(*given, **named)
+        bound.apply_defaults()
+        values = bound.arguments
         for name, kind in groups.items():
-            names = {field.name for field in dataclasses.fields(kind)} & values.keys()
+            names = [field.name for field in dataclasses.fields(kind)]
             values[name] = kind(**{field: values.pop(field) for field in names})
         command(**values)
 
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
 
@@ -173,7 +196,72 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
-class SettingsCommand(TyperCommand):
+class Command(TyperCommand):
+    """A command whose help reads like that of other programs."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of arguments and options."""
+        _write_options(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help reads like that of other programs."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of options and commands."""
+        _write_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+_TYPES = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
+_TYPE = re.compile(r" <(?:list\[)?(\w+)(?: range)?\]?>")
+
+
+def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+    """Writes arguments, then options, with short names of types and without obvious ranges."""
+    for title, kind in (("Arguments", "argument"), ("Options", "option")):
+        parameters = [p for p in command.get_params(ctx) if p.param_type_name == kind]
+        records = [parameter.get_help_record(ctx) for parameter in parameters]
+        rows = [
+            (_placeholder(name, kind), _listed(re.sub(r"(; )?x>=[01](?=\])", "", text)))
+            for name, text in filter(None, records)
+        ]
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _placeholder(name: str, kind: str) -> str:
+    """``--limit <int range>`` is ``--limit N``, ``--to <onnx|hf>`` is ``--to [onnx|hf]``."""
+    if kind == "argument":
+        return _TYPE.sub("", name)
+    name = _TYPE.sub(lambda found: f" {_TYPES.get(found[1], 'TEXT')}", name)
+    return re.sub(r" <([^<>]*\|[^<>]*)>", r" [\1]", name)
+
+
+def _listed(text: str) -> str:
+    """Fills the names of registered parts into a help text."""
+    if "{planners}" in text:
+        from elastictool.evaluation.tokens import table_planners
+
+        return text.replace("{planners}", ", ".join(table_planners()))
+    if not re.search(r"\{(corpora|downloads|tasks|subsets)\}", text):
+        return text
+    from elastictool.corpora.base import CORPORA, DownloadableCorpus
+
+    corpora = {name: CORPORA[name] for name in CORPORA}
+    tasks = [f"{name}: {', '.join(c.tasks)}" for name, c in corpora.items() if c.tasks]
+    subsets = [f"{name}: {', '.join(c.subsets)}" for name, c in corpora.items() if c.subsets]
+    downloads = [name for name, c in corpora.items() if isinstance(c, DownloadableCorpus)]
+    return text.format(
+        corpora=", ".join(corpora),
+        downloads=", ".join(downloads),
+        tasks="; ".join(tasks),
+        subsets="; ".join(subsets),
+    )
+
+
+class SettingsCommand(Command):
     """A command with ``--set``, which points from options that are settings to it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

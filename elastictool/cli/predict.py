@@ -33,7 +33,7 @@ def predict(
     run: RunOption = "",
     top: Annotated[int, typer.Option(min=1, help="Number of classes to name.")] = 5,
     windows: WindowOptions = WindowOptions(),
-    form: Annotated[Format, typer.Option("--format", help="Format of the output.")] = Format.table,
+    form: Annotated[Format, typer.Option("--format", help="Format of the output.")] = "table",
     json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     by_window: Annotated[
         bool,
@@ -64,8 +64,8 @@ def predict(
     found, stopped = collect(
         lambda stop: loaded.predictions(paths, top, rule, progress=progress(), stop=stop)
     )
-    form = Format.json if json_output else form
-    by_window = by_window or (form is Format.json and windows.window > 0)
+    form = "json" if json_output else form
+    by_window = by_window or (form == "json" and windows.window > 0)
     PredictionOutput(loaded, top, by_window).print(found, form, stopped)
     if timeline is not None and not stopped:
         _draw(found, loaded, timeline)

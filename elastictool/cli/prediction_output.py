@@ -6,8 +6,7 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from elastictool.cli.console import print_json, print_table
 from elastictool.utils.io import readable
@@ -17,12 +16,8 @@ if TYPE_CHECKING:
     from elastictool.inference.results import Prediction
 
 
-class Format(str, Enum):
-    """Formats of the output."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
+Format = Literal["table", "csv", "json"]
+"""Formats of the output."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,11 @@ class PredictionOutput:
 
     def print(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
         """Prints on stdout; ``stopped``: the user interrupted before the last."""
-        if form is Format.json:
+        if form == "json":
             documents = [self.document(item) for item in found]
             run = str(self.model.run.path)
             print_json({"run": run, "predictions": documents, "interrupted": stopped})
-        elif form is Format.csv:
+        elif form == "csv":
             self.write_csv(found, sys.stdout)
         else:
             self._show(found)

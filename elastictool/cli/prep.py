@@ -2,256 +2,240 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table, progress
+from elastictool.cli.console import log, log_lines, print_json, print_table, progress
+from elastictool.cli.options import Encoding, JsonOption, encoding_option, grouped
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from elastictool.data.job_shards import JobShard
+    from elastictool.data.options import PrepOptions
     from elastictool.data.plan import Plan
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
 
-CORPUS, STORED, RESULT, WORK = "What to prepare", "What to store", "Result", "Who does the work"
-PERCENTILES = (0, 10, 50, 90, 99, 100)
-SMALL_CLIPS = 20_000
-"""Fewer clips than this are too few for a large model from new weights."""
+
+def parse_channel(text: str) -> str | int:
+    """Returns ``mean``, or a channel by its number.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text in ("mean", "first"):
+        return 0 if text == "first" else text
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise UsageError(f"--channel {text!r} is unknown", "mean, first, or a number counted from 0")
 
 
-def prep(
+@dataclass(frozen=True)
+class CorpusChoice:
+    """What to prepare."""
+
     dataset: Annotated[
         str,
         typer.Option(
             "--dataset",
             "-d",
-            help="synth (rendered, nothing to download), folder, csv, json (lists of the AST "
-            "repositories), audioset, vggsound, voxceleb, epic-sounds, esc50, speech-commands "
-            "or fsdd.",
-            rich_help_panel=CORPUS,
+            help="Corpus: {corpora}. synth is rendered, folder, csv and json (lists of the AST "
+            "repositories) are recordings of your own.",
         ),
-    ] = "synth",
+    ] = "synth"
     root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the corpus lies: a folder, or the table of csv.", rich_help_panel=CORPUS
-        ),
-    ] = None,
+        Path | None, typer.Option(help="Folder of the corpus, or the table of csv.")
+    ] = None
     download: Annotated[
-        bool,
-        typer.Option(
-            "--download",
-            help="Fetch it first (fsdd, esc50, speech-commands).",
-            rich_help_panel=CORPUS,
-        ),
-    ] = False,
-    task: Annotated[
-        str,
-        typer.Option(help="What to classify. fsdd: digit or speaker.", rich_help_panel=CORPUS),
-    ] = "",
-    subset: Annotated[
-        str,
-        typer.Option(
-            help="Part of a corpus. audioset: full, balanced; esc50: esc10.",
-            rich_help_panel=CORPUS,
-        ),
-    ] = "",
+        bool, typer.Option("--download", help="Download the corpus first ({downloads}).")
+    ] = False
+    task: Annotated[str, typer.Option(help="Labels to prepare ({tasks}).")] = ""
+    subset: Annotated[str, typer.Option(help="Part of the corpus ({subsets}).")] = ""
     limit: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Only N clips: shared among splits in proportion, taken by turns of class "
-            "(0: all).",
-            rich_help_panel=CORPUS,
+            help="Number of clips to prepare, shared among splits in proportion and taken from "
+            "the classes in turn (0: all).",
         ),
-    ] = 0,
+    ] = 0
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Of splits that are drawn, of synth's clips and of --stats-clips.",
-            rich_help_panel=CORPUS,
-        ),
-    ] = 0,
+        int, typer.Option(min=0, help="Seed of drawn splits, synth's clips and --stats-clips.")
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What to store."""
+
     channel: Annotated[
         str,
         typer.Option(
-            help="Of files with several channels: mean, first, or 0, 1, ...",
-            rich_help_panel=STORED,
+            metavar="TEXT", help="Channel of files with several: mean, first, or a number from 0."
         ),
-    ] = "mean",
+    ] = "mean"
     trim_silence: Annotated[
-        bool,
-        typer.Option(
-            "--trim-silence",
-            help="Cut digital silence off both ends (ESC-50).",
-            rich_help_panel=STORED,
-        ),
-    ] = False,
+        bool, typer.Option("--trim-silence", help="Cut digital silence off both ends (ESC-50).")
+    ] = False
     max_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Keep the first S seconds of each clip (0: all).", rich_help_panel=STORED
-        ),
-    ] = 0.0,
+        float, typer.Option(min=0, help="Seconds to keep from the start of each clip (0: all).")
+    ] = 0.0
     frontend: Annotated[
         str,
-        typer.Option(
-            help="Log-mel frames to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz).",
-            rich_help_panel=STORED,
-        ),
-    ] = "kaldi",
-    encoding: Annotated[
-        str,
-        typer.Option(
-            help="flac (half the size) or wav (faster to write and read), 16 bit.",
-            rich_help_panel=STORED,
-        ),
-    ] = "flac",
+        typer.Option(help="Front end to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."),
+    ] = "kaldi"
+    encoding: Annotated[Encoding, encoding_option("--encoding")] = "flac"
     stats_clips: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Measure log-mel mean and deviation on N drawn training clips (0: exact, on all).",
-            rich_help_panel=STORED,
+            help="Number of drawn training clips to measure log-mel mean and deviation on "
+            "(0: all).",
         ),
-    ] = 0,
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the dataset goes, and how many clips it may lack."""
+
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of all prepared datasets (default: data).", rich_help_panel=RESULT
-        ),
-    ] = None,
-    name: Annotated[
-        str, typer.Option(help="Name of the prepared dataset.", rich_help_panel=RESULT)
-    ] = "",
+        Path | None, typer.Option(help="Folder of all prepared datasets (default: data).")
+    ] = None
+    name: Annotated[str, typer.Option(help="Name of the prepared dataset.")] = ""
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace the prepared dataset of this name.",
-            rich_help_panel=RESULT,
-        ),
-    ] = False,
+        bool, typer.Option("--overwrite", help="Replace the prepared dataset of this name.")
+    ] = False
     max_rejected: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=1,
-            help="Share of unusable or missing clips above which to exit 3.",
-            rich_help_panel=RESULT,
+            min=0, max=1, help="Share of unusable or missing clips above which to exit 3."
         ),
-    ] = 0.01,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", rich_help_panel=RESULT)
-    ] = False,
+    ] = 0.01
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which processes and machines do the work."""
+
     workers: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Processes (0: one per core where that pays). Any number, same bytes.",
-            rich_help_panel=WORK,
+            help="Number of processes (0: one per core where that pays). Any number stores the "
+            "same bytes.",
         ),
-    ] = 0,
+    ] = 0
     scheduler: Annotated[
         str,
         typer.Option(
-            help="Let the workers of a Dask cluster do it: tcp://HOST:8786 (extra dask).",
-            rich_help_panel=WORK,
+            help="Scheduler of a Dask cluster that does the work: tcp://HOST:8786 (extra dask)."
         ),
-    ] = "",
+    ] = ""
     part: Annotated[
         str,
-        typer.Option(
-            help="Only the I-th of N parts, for a batch queue: 3/16. Afterwards --merge.",
-            rich_help_panel=WORK,
-        ),
-    ] = "",
+        typer.Option(help="Part of the work, for a batch queue, e.g. 3/16; afterwards --merge."),
+    ] = ""
     merge: Annotated[
         bool,
-        typer.Option(
-            "--merge",
-            help="Make the dataset of all parts; same options otherwise.",
-            rich_help_panel=WORK,
-        ),
-    ] = False,
+        typer.Option("--merge", help="Make the dataset of all parts; same options otherwise."),
+    ] = False
+
+    def check(self, overwrite: bool) -> None:
+        """Checks that the options go together.
+
+        Raises:
+            UsageError: Two of them exclude each other.
+        """
+        if self.part and self.merge:
+            raise UsageError(
+                "--part and --merge exclude each other", "first all parts, then --merge"
+            )
+        if overwrite and (self.part or self.merge):
+            raise UsageError(
+                "--overwrite would delete what other parts have done",
+                "delete the folder before the first part, or choose another --name",
+            )
+        if self.merge and self.scheduler:
+            raise UsageError("--merge only sums up, there is nothing to schedule", "leave one out")
+
+
+@grouped
+def prep(
+    corpus: CorpusChoice = CorpusChoice(),
+    storage: Storage = Storage(),
+    target: Target = Target(),
+    json_output: JsonOption = False,
+    work: Work = Work(),
 ) -> None:
     """Decode, check, resample and store a corpus for training.
 
     Killed or interrupted, the same command continues. Clips that cannot be used are listed in
-    rejected.csv and left out. Without data, it says what to download and where to put it.
+    rejected.csv and left out. Where the corpus is missing, a message names the files to download
+    and their folder.
 
     Example: elastictool prep --dataset fsdd --task digit --download
     """
-    from elastictool.config.loader import frontend_config
-    from elastictool.corpora.base import CorpusOptions
+    from elastictool.data.inspect import facts
     from elastictool.data.job_shards import JobShard
-    from elastictool.data.options import PrepOptions, StorageOptions
     from elastictool.data.plan import plan
-    from elastictool.data.prepare import carry_out, prepare_job_shard
-    from elastictool.data.prepare import merge as merge_parts
-    from elastictool.data.store import DATA_ROOT
+    from elastictool.data.prepare import carry_out, merge, prepare_job_shard
     from elastictool.data.summary import check_rejected
 
-    wanted = JobShard.parse(part) if part else None
-    _check_way(bool(part), merge, overwrite, scheduler)
-    options = PrepOptions(
-        dataset,
-        root,
-        out or DATA_ROOT,
-        name,
-        CorpusOptions(task, subset, seed),
-        StorageOptions(
-            checked_encoding(encoding),
-            _channel(channel),
-            trim_silence,
-            max_seconds,
-            frontend_config(frontend),
-            stats_clips,
-        ),
-        limit,
-        workers,
-        scheduler,
-        overwrite,
-    )
-    if download:
-        _download(dataset, root)
+    part = JobShard.parse(work.part) if work.part else None
+    work.check(target.overwrite)
+    options = _options(corpus, storage, target, work)
+    if corpus.download:
+        _download(corpus.dataset, corpus.root)
     planned = plan(options)
-    if wanted:
-        _tell_part(wanted, planned, prepare_job_shard(planned, wanted, progress()), json_output)
+    if part:
+        _print_part(part, planned, prepare_job_shard(planned, part, progress()), json_output)
         return
-    store = (merge_parts if merge else carry_out)(planned, progress())
-    _draw(store)
+    store = (merge if work.merge else carry_out)(planned, progress())
+    _draw_durations(store)
     report = facts(store)
     if json_output:
         print_json(report)
     else:
         print_facts(store, report)
         log(f"next: elastictool {_next(store)}")
-    check_rejected(store.info, max_rejected, missing_too=not limit)
+    check_rejected(store.info, target.max_rejected, missing_too=not corpus.limit)
 
 
-def _check_way(part: bool, merge: bool, overwrite: bool, scheduler: str) -> None:
-    """Raise UsageError for ways of working that exclude each other."""
-    if part and merge:
-        raise UsageError("--part and --merge exclude each other", "first all parts, then --merge")
-    if overwrite and (part or merge):
-        raise UsageError(
-            "--overwrite would delete what other parts have done",
-            "delete the folder before the first part, or choose another --name",
-        )
-    if merge and scheduler:
-        raise UsageError("--merge only sums up, there is nothing to schedule", "leave one out")
+def _options(corpus: CorpusChoice, storage: Storage, target: Target, work: Work) -> PrepOptions:
+    from elastictool.config.loader import frontend_config
+    from elastictool.corpora.base import CorpusOptions
+    from elastictool.data.options import PrepOptions, StorageOptions
+    from elastictool.data.store import DATA_ROOT
+
+    return PrepOptions(
+        corpus.dataset,
+        corpus.root,
+        target.out or DATA_ROOT,
+        target.name,
+        CorpusOptions(corpus.task, corpus.subset, corpus.seed),
+        StorageOptions(
+            storage.encoding,
+            parse_channel(storage.channel),
+            storage.trim_silence,
+            storage.max_seconds,
+            frontend_config(storage.frontend),
+            storage.stats_clips,
+        ),
+        corpus.limit,
+        work.workers,
+        work.scheduler,
+        target.overwrite,
+    )
 
 
-def _tell_part(part: JobShard, plan: Plan, reports: Sequence[ShardReport], as_json: bool) -> None:
-    """What one part has done; the dataset's own report comes with ``--merge``."""
+def _print_part(part: JobShard, plan: Plan, reports: Sequence[ShardReport], as_json: bool) -> None:
+    """Prints what one part has done; the dataset's own report comes with ``--merge``."""
     rejected = sum(len(report.rejected) for report in reports)
     clips = sum(report.rows for report in reports) + rejected
     if as_json:
@@ -266,72 +250,30 @@ def _tell_part(part: JobShard, plan: Plan, reports: Sequence[ShardReport], as_js
     log("when all parts are done: the same command with --merge instead of --part")
 
 
-def checked_encoding(text: str, option: str = "--encoding") -> Literal["flac", "wav"]:
-    """``flac`` or ``wav``.
-
-    Raises:
-        UsageError: ``option`` says something else.
-    """
-    if text not in ("flac", "wav"):
-        raise UsageError(f"{option} {text!r} is unknown", "flac or wav")
-    return cast('Literal["flac", "wav"]', text)
-
-
-def _channel(text: str) -> str | int:
-    if text == "mean":
-        return text
-    if text == "first":
-        return 0
-    if text.isascii() and text.isdigit():
-        return int(text)
-    raise UsageError(f"--channel {text!r} is unknown", "mean, first, or a number counted from 0")
-
-
 def _download(dataset: str, root: Path | None) -> None:
     from elastictool.corpora.base import CORPORA, DownloadableCorpus
 
     corpus = CORPORA[dataset]
     place = root or corpus.default_root
     if not isinstance(corpus, DownloadableCorpus) or place is None:
-        raise UsageError(f"--dataset {dataset} cannot be downloaded by us", corpus.describe())
+        raise UsageError(f"elastictool cannot download --dataset {dataset}", corpus.describe())
     corpus.download(place, progress())
 
 
-def _draw(store: PreparedStore) -> None:
-    """``durations.png``, unless a finished dataset has it already."""
+def _draw_durations(store: PreparedStore) -> None:
+    """Draws ``durations.png``, unless a finished dataset has it already."""
+    from elastictool.data.inspect import durations_s
     from elastictool.data.prepare import DURATIONS_NAME
     from elastictool.reporting.durations import save_durations
 
     if not (store.path / DURATIONS_NAME).exists():
-        durations_s = store.num_samples / store.info.sample_rate_hz
-        parts = {split: durations_s[store.splits == split] for split in store.info.splits}
+        seconds = durations_s(store)
+        parts = {split: seconds[store.splits == split] for split in store.info.splits}
         save_durations(store.path / DURATIONS_NAME, store.info.name, parts)
 
 
-def facts(store: PreparedStore) -> dict[str, Any]:
-    """What ``--json`` prints: ``dataset.json`` and what follows from it."""
-    import numpy as np
-
-    from elastictool.data.inspect import clips_per_class
-    from elastictool.data.inspect import durations_s as durations_of
-
-    durations_s, per_class = durations_of(store), clips_per_class(store)
-    mean, std = store.info.fbank_stats()
-    return {
-        "path": str(store.path),
-        **store.info.to_json(),
-        "durations_s": {
-            f"p{share}": round(float(np.percentile(durations_s, share)), 4) for share in PERCENTILES
-        },
-        "total_s": round(float(durations_s.sum()), 3),
-        "fbank_mean": mean,
-        "fbank_std": std,
-        "clips_per_class": {label: sum(splits.values()) for label, splits in per_class.items()},
-    }
-
-
 def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
-    """The facts as tables, the corpus's notes on stderr."""
+    """Prints ``facts`` as tables, and the corpus's notes on stderr."""
     from elastictool.data.prepare import DURATIONS_NAME
     from elastictool.data.summary import REJECTED_NAME
 
@@ -342,7 +284,7 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
         for split, c in info.splits.items()
     ]
     print_table(f"{info.name}: clips", columns, rows)
-    durations = [f"{report['durations_s'][f'p{share}']:.2f}" for share in PERCENTILES]
+    durations = [f"{seconds:.2f}" for seconds in report["durations_s"].values()]
     labels = ("min", "10 %", "median", "90 %", "99 %", "max")
     print_table("length in seconds", (*labels, "total"), [(*durations, f"{report['total_s']:.0f}")])
     per_class = report["clips_per_class"].values()
@@ -361,37 +303,20 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
             ("lengths", store.path / DURATIONS_NAME),
             ("left out", store.path / REJECTED_NAME),
         ],
+        left=2,
     )
-    for note in info.notes:
-        log(f"note: {note}")
+    log_lines("note: ", info.notes)
 
 
 def _next(store: PreparedStore) -> str:
-    """What data are for: those without clips to train on are recordings for a trained model."""
-    if "train" not in set(store.splits.tolist()):
-        return f"eval RUN --dataset {_as_argument(store)}"
-    recipe = " --recipe small_data" if len(store) < SMALL_CLIPS else ""
-    return f"train --dataset {_as_argument(store)}{recipe}{_settings(store)}"
-
-
-def _settings(store: PreparedStore) -> str:
-    """What training on these data must be told: front end, fold to test on, validation, loss."""
-    settings = []
-    frontend = store.info.fbank_config.get("frontend", "kaldi")
-    if frontend != "kaldi":
-        settings.append(f"fbank.frontend={frontend}")
-    splits, folds = set(store.splits.tolist()), sorted(set(store.folds.tolist()))
-    if len(folds) > 1 and splits == {"train"}:
-        settings.append(f"data.test_fold={folds[0] or folds[1]}")
-    if "val" not in splits:
-        settings.append("data.validation_fraction=0.1")
-    if store.info.multi_label:
-        settings.append("train.loss=bce")
-    return "".join(f" --set {setting}" for setting in settings)
-
-
-def _as_argument(store: PreparedStore) -> str:
-    """The name where ``train`` finds it by name, else the folder."""
+    """Returns the next command: data without clips to train on are for a trained model."""
+    from elastictool.data.inspect import SMALL_CLIPS, training_settings
     from elastictool.data.store import DATA_ROOT
 
-    return as_argument(store.path.name if store.path.parent == DATA_ROOT else store.path)
+    # ``train`` finds data under the root by name.
+    data = as_argument(store.path.name if store.path.parent == DATA_ROOT else store.path)
+    if "train" not in set(store.splits.tolist()):
+        return f"eval RUN --dataset {data}"
+    recipe = " --recipe small_data" if len(store) < SMALL_CLIPS else ""
+    settings = "".join(f" --set {setting}" for setting in training_settings(store))
+    return f"train --dataset {data}{recipe}{settings}"

@@ -1,9 +1,9 @@
-"""How lists of numbers are written on the command line.
+"""Parse lists of numbers of the command line.
 
 ``256:3072`` is a range with both ends included, ``256:3072:256`` has its own step, ``12,24,48`` is
-a list. Fractions (``1:4:0.2``) are counted in decimals, hence the seventh is 2.2 and not
-2.2000000000000002. ``ListCommand`` lets every repeatable option take several values after one
-mention (``--batch-size 12 24 48``), which the parser underneath does not know.
+a list. Fractions (``1:4:0.2``) are counted in decimals, so the seventh is 2.2 and not
+2.2000000000000002. ``ListCommand`` lets every repeatable option take several values at once
+(``--batch-size 12 24 48``), which click does not offer.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from typer.core import TyperCommand
-
+from elastictool.cli.options import Command
 from elastictool.utils.errors import UsageError
 
 LENGTH_STEP = 128
 """Frames between the lengths of a range that names no step."""
 
 
-class ListCommand(TyperCommand):
+class ListCommand(Command):
     """A command whose repeatable options take all values that follow them.
 
     Positional arguments belong before such an option: what follows it is taken as its values.
@@ -55,7 +54,7 @@ def _repeat_options(args: Sequence[str], repeatable: set[str]) -> list[str]:
 
 
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
-    """Lengths in frames, from ``start:stop[:step]`` or a comma list.
+    """Returns lengths in frames, from ``start:stop[:step]`` or a comma list.
 
     Raises:
         UsageError: Not numbers above 0, or a range that runs backwards.
@@ -64,7 +63,7 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
 
 
 def parse_numbers(texts: Sequence[str], option: str, step: int = 1) -> list[int]:
-    """Whole numbers above 0 in the order given, each once.
+    """Returns whole numbers above 0 in the order given, each once.
 
     Args:
         texts: Each a number, a comma list, a range ``start:stop[:step]``, or a mixture.
@@ -78,7 +77,7 @@ def parse_numbers(texts: Sequence[str], option: str, step: int = 1) -> list[int]
 
 
 def parse_numbers_or_zero(text: str, option: str) -> list[int]:
-    """Whole numbers in the order given; like ``parse_numbers``, with 0 allowed.
+    """Returns whole numbers in the order given; like ``parse_numbers``, with 0 allowed.
 
     Raises:
         UsageError: Not numbers of 0 or above, or a range that runs backwards.
@@ -87,7 +86,7 @@ def parse_numbers_or_zero(text: str, option: str) -> list[int]:
 
 
 def parse_fractions(texts: Sequence[str], option: str, step: str = "1") -> list[float]:
-    """Numbers above 0 in the order given, each once; fractions are allowed.
+    """Returns numbers above 0 in the order given, each once; fractions are allowed.
 
     Args:
         texts: Each a number, a comma list, a range ``start:stop[:step]``, or a mixture.

@@ -1,15 +1,15 @@
-"""``elastictool recipe``: the papers' figures and tables, each by one command."""
+"""``elastictool recipe``: make the papers' figures and tables, each with one command."""
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table, progress
-from elastictool.cli.options import JsonOption
+from elastictool.cli.console import log, log_lines, print_json, print_table, progress
+from elastictool.cli.options import Command, JsonOption, grouped, program
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 
@@ -20,54 +20,56 @@ if TYPE_CHECKING:
     from elastictool.recipes.plan import Plan
     from elastictool.recipes.spec import Recipe
 
-OUT = Path("runs/recipes")
-DATA = Path("data/raw")
-
-app = typer.Typer(
-    name="recipe",
-    help="Make the figures and tables of the papers.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-class ScaleChoice(str, Enum):
-    """How much is done."""
-
-    paper = "paper"
-    small = "small"
-    smoke = "smoke"
-
+app = program(name="recipe", help="Make the figures and tables of the papers.")
 
 NameArgument = Annotated[
-    str, typer.Argument(help="Recipe, e.g. elasticast/fig4_voxceleb; the file alone if clear.")
+    str, typer.Argument(help="Recipe, e.g. elasticast/fig4_voxceleb, or fig4_voxceleb.")
 ]
 ScaleOption = Annotated[
-    ScaleChoice,
+    Literal["paper", "small", "smoke"],
     typer.Option(
-        help="paper: the paper's data and model; small: small real data, narrow model; smoke: "
-        "rendered clips, seconds."
+        help="Scale: paper (the paper's data and model), small (small real data, narrow model) "
+        "or smoke (rendered clips, seconds)."
     ),
-]
-DataOption = Annotated[
-    Path, typer.Option(help="Folder that the recipe's data and weights lie in (see show).")
-]
-OutOption = Annotated[
-    Path, typer.Option(help="Folder for prepared data, runs and results, a folder a scale.")
-]
-SeedsOption = Annotated[
-    str,
-    typer.Option(
-        help="Train every run with each of these seeds, e.g. 0,1,2 or 0:2 (3 is one, seed 3); "
-        "default the recipe's."
-    ),
-]
-FoldsOption = Annotated[
-    str, typer.Option(help="Only these test folds of data that have several, e.g. 1,2.")
 ]
 
 
-@app.command("list")
+@dataclass(frozen=True)
+class Choice:
+    """Where data and results are, and which seeds and folds to train."""
+
+    data: Annotated[
+        Path, typer.Option(help="Folder of the recipe's data and weights (see show).")
+    ] = Path("data/raw")
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for prepared data, runs and results, a subfolder a scale."),
+    ] = Path("runs/recipes")
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds to train every run with, e.g. 0,1,2 or 0:2; 3 is seed 3 (default: the "
+            "recipe's)."
+        ),
+    ] = ""
+    folds: Annotated[
+        str, typer.Option(help="Test folds to run, of data that have several, e.g. 1,2.")
+    ] = ""
+
+    def plan(self, name: str, scale: str) -> Plan:
+        """Returns the plan of a recipe."""
+        from elastictool.recipes.library import full_name, load_recipe
+        from elastictool.recipes.plan import Paths, make_plan
+        from elastictool.recipes.spec import Repeats
+
+        repeats = Repeats(
+            tuple(parse_numbers_or_zero(self.seeds, "--seeds")) if self.seeds else (),
+            tuple(parse_numbers([self.folds], "--folds")) if self.folds else (),
+        )
+        return make_plan(load_recipe(full_name(name)), scale, Paths(self.data, self.out), repeats)
+
+
+@app.command("list", cls=Command)
 def list_(json_output: JsonOption = False) -> None:
     """List the recipes and the figure or table that each makes.
 
@@ -97,21 +99,19 @@ def list_(json_output: JsonOption = False) -> None:
     log("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
 
 
-@app.command("show")
+@app.command("show", cls=Command)
+@grouped
 def show(
     name: NameArgument,
-    scale: ScaleOption = ScaleChoice.paper,
-    data: DataOption = DATA,
-    out: OutOption = OUT,
-    seeds: SeedsOption = "",
-    folds: FoldsOption = "",
+    scale: ScaleOption = "paper",
+    choice: Choice = Choice(),
     json_output: JsonOption = False,
 ) -> None:
     """Show the claims, settings, steps and needs of a recipe.
 
     Example: elastictool recipe show elasticast/fig5_vggsound --scale paper
     """
-    plan = _plan(name, scale, data, out, seeds, folds)
+    plan = choice.plan(name, scale)
     recipe = plan.recipe
     if json_output:
         print_json(
@@ -123,47 +123,43 @@ def show(
 
     log(f"{recipe.title} ({recipe_file(recipe.name)})")
     log(f"shows: {recipe.shows}")
-    log(f"{scale.value}: {plan.scale.description}")
+    log(f"{scale}: {plan.scale.description}")
     for claim in plan.scale.claims:
         log(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
-    if scale is ScaleChoice.paper:
+    if scale == "paper":
         if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
             title = "settings of the paper's runs"
             print_table(title, ("setting", "value", "source"), rows, left=3)
-        for line in recipe.deviations:
-            log(f"paper and published code differ: {line}")
+        log_lines("paper and published code differ: ", recipe.deviations)
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
     print_table("steps", ("step", "kind", "state", "folder"), steps, left=4)
     for title, path, hint in plan.missing:
         log(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
 
 
-@app.command("run")
+@app.command("run", cls=Command)
+@grouped
 def run(
     name: NameArgument,
-    scale: ScaleOption = ScaleChoice.smoke,
-    data: DataOption = DATA,
-    out: OutOption = OUT,
-    seeds: SeedsOption = "",
-    folds: FoldsOption = "",
+    scale: ScaleOption = "smoke",
+    choice: Choice = Choice(),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the steps with estimated cost, and stop.")
+        bool, typer.Option("--dry-run", help="Show the steps with their estimated cost, and stop.")
     ] = False,
     throughput: Annotated[
         float,
         typer.Option(
             min=0,
-            help="With --dry-run: GFLOP/s of another machine's training; 0 measures this one's.",
+            help="Training speed in GFLOP/s, for --dry-run (0: measured on this machine).",
         ),
     ] = 0.0,
     json_output: JsonOption = False,
 ) -> None:
     """Make a figure or table and judge the claims of its paper.
 
-    Runs the steps of the recipe: prepare, train, evaluate, sweep, draw.
-
-    Finished steps are skipped, stopped ones continue. Writes the figure (PNG, SVG), a table with
-    the published numbers, and result.json.
+    Runs the steps of the recipe: prepare, train, evaluate, sweep, draw. Finished steps are
+    skipped, stopped ones continue. Writes the figure (PNG, SVG), a table with the published
+    numbers, and result.json.
 
     Example: elastictool recipe run elasticast/fig4_voxceleb --scale smoke
 
@@ -173,34 +169,21 @@ def run(
     """
     if throughput and not dry_run:
         raise UsageError("--throughput goes with --dry-run", "leave it out")
-    plan = _plan(name, scale, data, out, seeds, folds)
+    plan = choice.plan(name, scale)
     if dry_run:
         _show_costs(plan, throughput, json_output)
         return
     from elastictool.recipes.run import run_plan
     from elastictool.reporting.tables import read_json
 
-    finished = run_plan(lambda: _plan(name, scale, data, out, seeds, folds), progress())
+    finished = run_plan(lambda: choice.plan(name, scale), progress())
     result = read_json(finished.result / "result.json")
     files = [str(path) for path in sorted(finished.result.iterdir()) if path.name != "step.json"]
     if json_output:
         print_json(result | {"files": files})
         return
     _show_result(result)
-    for file in files:
-        log(f"wrote {file}")
-
-
-def _plan(name: str, scale: ScaleChoice, data: Path, out: Path, seeds: str, folds: str) -> Plan:
-    from elastictool.recipes.library import full_name, load_recipe
-    from elastictool.recipes.plan import Paths, make_plan
-    from elastictool.recipes.spec import Repeats
-
-    repeats = Repeats(
-        tuple(parse_numbers_or_zero(seeds, "--seeds")) if seeds else (),
-        tuple(parse_numbers([folds], "--folds")) if folds else (),
-    )
-    return make_plan(load_recipe(full_name(name)), scale.value, Paths(data, out), repeats)
+    log_lines("wrote ", files)
 
 
 def _document(plan: Plan) -> dict[str, Any]:
@@ -295,7 +278,7 @@ def _cost_row(name: str, state: str, cost: Cost, throughput: float) -> list[str]
 
 
 def _show_result(result: Mapping[str, Any]) -> None:
-    """The tables, then what became of each claim."""
+    """Prints the tables, then the verdict on each claim."""
     from elastictool.reporting.recipe_table import histogram_cells, panel_cells
 
     if "histograms" in result:
@@ -304,5 +287,4 @@ def _show_result(result: Mapping[str, Any]) -> None:
         print_table(
             f"{panel['y']}, %, {panel['title']}", *panel_cells(panel, result, intervals=False)
         )
-    for verdict in result["verdicts"]:
-        log(f"claim: {verdict['words']}")
+    log_lines("claim: ", (verdict["words"] for verdict in result["verdicts"]))

@@ -1,37 +1,29 @@
-"""``elastictool runs``: what was trained, how far it is and how good."""
+"""``elastictool runs``: list, show and compare runs."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table
+from elastictool.cli.console import log, log_lines, print_json, print_table
 from elastictool.cli.loading import locate_run
-from elastictool.cli.options import JsonOption
+from elastictool.cli.options import Command, JsonOption, program
 from elastictool.utils.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
     from elastictool.reporting.runs import RunSummary
 
-app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+app = program(invoke_without_command=True)
 
-
-class Sort(str, Enum):
-    """Orders of the list."""
-
-    updated = "updated"
-    name = "name"
-    score = "score"
-
-
+Sort = Literal["updated", "name", "score"]
 RootOption = Annotated[
-    Path | None, typer.Option(help="Folder that holds the run directories; default runs.")
+    Path | None, typer.Option(help="Folder of the run directories (default: runs).")
 ]
 SortOption = Annotated[
-    Sort, typer.Option(help="updated: newest first; score: best test, then validation, score.")
+    Sort,
+    typer.Option(help="Order: newest first, by name, or by test (else validation) score."),
 ]
 
 
@@ -39,26 +31,26 @@ SortOption = Annotated[
 def runs(
     context: typer.Context,
     root: RootOption = None,
-    sort: SortOption = Sort.updated,
+    sort: SortOption = "updated",
     json_output: JsonOption = False,
 ) -> None:
     """List, show and compare runs.
 
-    Example: elastictool runs --sort score; elastictool runs show synth-elasticast
+    Example: elastictool runs --sort score
     """
     if context.invoked_subcommand is None:
         _list(root, sort, json_output)
-    elif json_output or root is not None or sort is not Sort.updated:
+    elif json_output or root is not None or sort != "updated":
         raise UsageError(
-            f"options of the list stand before {context.invoked_subcommand!r}",
-            f"put them behind it: elastictool runs {context.invoked_subcommand} ... --json",
+            f"options of the list come before {context.invoked_subcommand!r}",
+            f"put them after it: elastictool runs {context.invoked_subcommand} ... --json",
         )
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(
     root: RootOption = None,
-    sort: SortOption = Sort.updated,
+    sort: SortOption = "updated",
     json_output: JsonOption = False,
 ) -> None:
     """List runs with their data, model, epochs, scores and state.
@@ -75,7 +67,7 @@ def _list(root: Path | None, sort: Sort, json_output: bool) -> None:
     from elastictool.reporting.runs import list_runs
 
     root = root or RUNS_ROOT
-    found = list_runs(root, sort.value)
+    found = list_runs(root, sort)
     if json_output:
         print_json({"root": str(root), "runs": [run.document() for run in found]})
         return
@@ -111,13 +103,13 @@ def _score(metric: str, value: float | None) -> str:
     return EMPTY if value is None else f"{METRICS[metric].short} {percent(value)} %"
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     run: Annotated[
-        str, typer.Argument(help="Run directory or its name under runs/; default the newest.")
+        str, typer.Argument(help="Run directory or name under runs/ (default: the newest).")
     ] = "",
     html: Annotated[
-        bool, typer.Option("--html", help="Also write report.html, one page with everything.")
+        bool, typer.Option("--html", help="Write report.html, too: one page with everything.")
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -138,7 +130,7 @@ def show(
     unwritten = None
     try:
         files = write_report(path) if html else plot_learning_curves(path, curves_title(summary))
-    except WriteError as error:  # somebody else's run, a disk to be read only
+    except WriteError as error:  # another user's run, a read-only disk
         if html:
             raise
         unwritten = error.message
@@ -156,13 +148,15 @@ def show(
         log(f"warning: {unwritten}")
     elif not files:
         log("no learning curves: nothing is logged yet")
-    for file in files:
-        log(f"wrote {file}")
+    log_lines("wrote ", files)
 
 
-@app.command("compare")
+@app.command("compare", cls=Command)
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Runs to compare, two or more: directories or names under runs/."),
+    ],
     json_output: JsonOption = False,
 ) -> None:
     """Compare the scores and the differing settings of runs.
@@ -196,7 +190,7 @@ def compare(
 
 
 def _directory(text: str) -> Path:
-    """A run directory as it is, a name under runs/, or the run that was written last.
+    """Returns a run directory, by path or by name under runs/, or the latest.
 
     Raises:
         UsageError: There is none, or it is no directory.

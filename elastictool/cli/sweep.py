@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +22,6 @@ from elastictool.cli.options import (
     DatasetOption,
     JsonOption,
     ModelOptions,
-    Split,
     SplitOption,
     grouped,
 )
@@ -41,40 +39,6 @@ PATCH_STEP = 8
 """Step of a range of patch sizes that names none."""
 RESOLUTION_STEP = "0.2"
 """Step of a range of compressions that names none."""
-
-
-class Positions(str, Enum):
-    """Ways to fit a grid of positions to another length."""
-
-    interpolate = "interpolate"
-    slice = "slice"
-    both = "both"
-
-
-class Resizing(str, Enum):
-    """Ways to resize kernels to another patch size."""
-
-    own = "own"
-    pi = "pi"
-    bl = "bl"
-    bl_plain = "bl-plain"
-    both = "both"
-
-
-class Along(str, Enum):
-    """Axes along which a patch size counts."""
-
-    auto = "auto"
-    both = "both"
-    time = "time"
-    frequency = "frequency"
-
-
-class PoolingKind(str, Enum):
-    """Ways to pool frames."""
-
-    average = "average"
-    max = "max"
 
 
 @dataclass(frozen=True)
@@ -100,21 +64,23 @@ class AxisOptions:
         typer.Option(help="Numbers of frames to pool into one, to sweep instead: 1,2,3,4."),
     ] = ""
     positions: Annotated[
-        Positions, typer.Option(help="Fit of the positions of fixed-length ASTs to other lengths.")
-    ] = Positions.interpolate
+        Literal["interpolate", "slice", "both"],
+        typer.Option(help="Fit of the positions of fixed-length ASTs to other lengths."),
+    ] = "interpolate"
     resize: Annotated[
-        Resizing,
+        Literal["own", "pi", "bl", "bl-plain", "both"],
         typer.Option(help="Resizing of kernels; own: as trained; both: pi and bl."),
-    ] = Resizing.own
+    ] = "own"
     axes: Annotated[
-        Along, typer.Option(help="Axes of a patch size; auto: as trained, else both.")
-    ] = Along.auto
+        Literal["auto", "both", "time", "frequency"],
+        typer.Option(help="Axes of a patch size; auto: as trained, else both."),
+    ] = "auto"
     base_shift: Annotated[
         float | None,
         typer.Option(help="Frame shift of compression 1 in ms (default: the runs' shortest)."),
     ] = None
     pooling_kind: Annotated[
-        PoolingKind | None,
+        Literal["average", "max"] | None,
         typer.Option(help="Kind of pooling (default: average; the published code's is max)."),
     ] = None
 
@@ -140,7 +106,7 @@ class AxisOptions:
     def axis(self) -> str:
         """Its name out of ``AXES``."""
         if self.option == "--pooling":
-            return f"{(self.pooling_kind or PoolingKind.average).value}_pooling"
+            return f"{self.pooling_kind or 'average'}_pooling"
         axes = {"--lengths": "length", "--patch-sizes": "patch_size", "--resolutions": "resolution"}
         return axes[self.option]
 
@@ -158,17 +124,17 @@ class AxisOptions:
     def overrides(self) -> list[dict[str, Any]]:
         """Overrides of a run's model, one for each way of fitting to try."""
         if self.option == "--patch-sizes":
-            if self.resize is Resizing.both:
+            if self.resize == "both":
                 return [{"resize": "pi"}, {"resize": "bl"}]
-            return [{}] if self.resize is Resizing.own else [{"resize": self.resize.value}]
-        if self.positions is Positions.both:
+            return [{}] if self.resize == "own" else [{"resize": self.resize}]
+        if self.positions == "both":
             return [{"pos_embed_fit": "interpolate"}, {"pos_embed_fit": "slice"}]
-        return [{"pos_embed_fit": self.positions.value}]
+        return [{"pos_embed_fit": self.positions}]
 
     def conditions(self, base_shift_ms: float) -> dict[str, Any]:
         """What the points of this axis depend on, for the document of the sweep."""
         if self.axis == "patch_size":
-            return {"axes": self.axes.value}
+            return {"axes": self.axes}
         if self.axis == "resolution":
             return {"base_shift_ms": base_shift_ms}
         return {"kind": self.axis.removesuffix("_pooling")} if self.pooling else {}
@@ -184,8 +150,8 @@ class AxisOptions:
         needs = (
             ("--base-shift", shift is not None, "--resolutions 1:4:0.2"),
             ("--pooling-kind", self.pooling_kind is not None, "--pooling 1,2,3,4"),
-            ("--resize", self.resize is not Resizing.own, resizes),
-            ("--axes", self.axes is not Along.auto, resizes),
+            ("--resize", self.resize != "own", resizes),
+            ("--axes", self.axes != "auto", resizes),
         )
         for name, given, example in needs:
             needed = example.partition(" ")[0]
@@ -193,7 +159,7 @@ class AxisOptions:
                 raise UsageError(f"{name} goes with {needed}", f"e.g. {example}")
         if shift is not None and not 0.1 <= shift <= 1000:
             raise UsageError(f"--base-shift {shift:g} is not within 0.1..1000 ms", "e.g. 10")
-        if option == "--patch-sizes" and self.positions is not Positions.interpolate:
+        if option == "--patch-sizes" and self.positions != "interpolate":
             raise UsageError(
                 "--positions does not go with --patch-sizes",
                 "positions are resized bilinearly there, as in FlexiAST",
@@ -217,7 +183,7 @@ def sweep(
     metric: Annotated[
         str, typer.Option(help="Metric; auto is top1, or map for multi-label data.")
     ] = "auto",
-    split: SplitOption = Split.test,
+    split: SplitOption = "test",
     dataset: DatasetOption = "",
     model: ModelOptions = ModelOptions(),
     out: Annotated[
@@ -261,18 +227,18 @@ def sweep(
     loaded = [run for path in paths for run in _load(path, model, swept.overrides())]
     averaged = [open_run(path, model) for path in members]
     store = open_data(dataset, loaded[0])
-    log(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split.value} split")
+    log(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split} split")
     note_other_data([*loaded, *averaged], store)
-    values = values or sweeping.default_lengths(loaded, store, split.value)
+    values = values or sweeping.default_lengths(loaded, store, split)
     _check_number(swept.option, values, len(paths))
-    precision, shift = model.precision.value, swept.base_shift
+    precision, shift = model.precision, swept.base_shift
     base_shift_ms = shift or sweeping.shortest_shift_ms(loaded)
-    suffix = variant(loaded[0], store, model.which.value, precision)
-    files = SweepFiles.of(axis, split.value, out, place, suffix)
+    suffix = variant(loaded[0], store, model.which, precision)
+    files = SweepFiles.of(axis, split, out, place, suffix)
     about = {
-        "split": split.value,
+        "split": split,
         "metric": sweeping.resolve_metric(metric, store.info.multi_label),
-        "checkpoint": model.which.value,
+        "checkpoint": model.which,
         "precision": precision,
         "dataset": store.info.name,
         "data_fingerprint": store.info.fingerprint,
@@ -284,10 +250,10 @@ def sweep(
     former = [] if overwrite else earlier_points(files.document, about)
     with files.stoppable() as stop:
         options = sweeping.SweepOptions(
-            split=split.value,
+            split=split,
             metric=metric,
             precision=precision,
-            patch_axes=swept.axes.value,
+            patch_axes=swept.axes,
             base_shift_ms=base_shift_ms,
             ensemble=averaged,
             known=former,

@@ -2,148 +2,165 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table, progress
+from elastictool.cli.console import log, log_lines, print_json, print_table, progress
+from elastictool.cli.options import (
+    JsonOption,
+    LatestDatasetOption,
+    OptionalAttentionOption,
+    OptionalPrecisionOption,
+    SetsOption,
+    grouped,
+)
+from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
     from elastictool.config import RunConfig
+    from elastictool.data.store import PreparedStore
     from elastictool.training.state import TrainResult
 
 
-def train(
+@dataclass(frozen=True)
+class RunOptions:
+    """What to train, on what, and where."""
+
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", "-r", help="Settings: a YAML file, or a name such as small_data."),
-    ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option("--dataset", "-d", help="Prepared folder, or its name under data/."),
-    ] = "",
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run goes; by default runs/NAME.")
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
         typer.Option(
-            "--set",
-            "-s",
-            help="One setting, e.g. train.lr=1e-4; repeatable. "
-            "Lists in quotes: 'flexi.sizes=[8,16]'.",
+            "--recipe", "-r", help="YAML file of settings, or a recipe's name, e.g. small_data."
         ),
-    ] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="Attention backend: auto, reference, split, varlen or flex.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run where it was stopped.")
-    ] = False,
+    ] = None
+    dataset: LatestDatasetOption = ""
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run directory to write (default: runs/NAME).")
+    ] = None
+    sets: SetsOption = None
+    attention: OptionalAttentionOption = None
+    precision: OptionalPrecisionOption = None
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = (
+        False
+    )
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete a former run in the same place.")
-    ] = False,
+        bool, typer.Option("--overwrite", help="Delete an earlier run in the same directory.")
+    ] = False
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings of recipe, ``--set`` and options by dotted key."""
+        from elastictool.config.loader import read_settings
+        from elastictool.config.recipe_file import training_recipe
+
+        named = {
+            "train.attention": self.attention,
+            "train.precision": self.precision,
+            "seed": self.seed,
+        }
+        flags = [f"{key}={value}" for key, value in named.items() if value is not None]
+        recipe = self.recipe and training_recipe(self.recipe)
+        return read_settings(recipe, [*(self.sets or []), *flags])
+
+
+@grouped
+def train(
+    options: RunOptions = RunOptions(),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, count steps and tokens, stop.")
+        bool, typer.Option("--dry-run", help="Check everything, count steps and tokens, and stop.")
     ] = False,
     print_config: Annotated[
         bool,
         typer.Option(
             "--print-config",
-            help="Print all settings and what they mean as YAML (with --json as JSON), stop.",
+            help="Print all settings with their meaning as YAML (with --json as JSON), and stop.",
         ),
     ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout.")
-    ] = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Train a model on a prepared dataset.
 
-    Defaults < recipe < --set. The run directory holds settings, metrics.jsonl, checkpoints,
-    learning curves and report.html, and is never overwritten unasked. Ctrl-C saves and stops;
-    --resume continues to the same bits. Several processes share a run under torchrun:
+    Settings: defaults < recipe < --set. The run directory holds settings, metrics.jsonl,
+    checkpoints, learning curves and report.html; only --overwrite replaces a run. Ctrl-C saves and
+    stops; --resume continues exactly there. Several processes share a run under torchrun:
     torchrun --nproc-per-node 2 -m elastictool train …
 
     Example: elastictool train --dataset synth --recipe small_data --set train.epochs=5
     """
-    from elastictool.config.loader import read_settings, run_config
-    from elastictool.config.recipe_file import training_recipe
+    from elastictool.config.loader import run_config
     from elastictool.utils.launch import launched
 
-    named = {"train.attention": attention, "train.precision": precision, "seed": seed}
-    flags = [f"{key}={value}" for key, value in named.items() if value is not None]
-    settings = read_settings(recipe and training_recipe(recipe), [*(sets or []), *flags])
-    config = run_config(settings, complete=not resume)
+    settings = options.settings()
+    config = run_config(settings, complete=not options.resume)
     if (print_config or dry_run) and not launched().is_main:
         return
     if print_config:
         _print_config(config, json_output)
         return
 
+    from elastictool.checkpoint.run_directory import RunDirectory
+    from elastictool.reporting.run_report import write_report
+    from elastictool.reporting.tables import counted
+    from elastictool.training.resuming import own_config
+    from elastictool.training.run import describe, resume_run, train_run
+
+    store, path = _open(options, config)
+    log(f"dataset {store.path}, run {path}")
+    if dry_run:
+        report = describe(own_config(path, settings) if options.resume else config, store)
+        _print(report, path, json_output)
+        return
+    if options.resume:
+        result = resume_run(path, store, progress(), settings)
+    else:
+        result = train_run(config, store, path, options.overwrite, progress())
+    if not launched().is_main:
+        return
+    files = write_report(result.run)
+    _print(_report(result), path, json_output)
+    if not json_output:
+        log_lines("wrote ", files)
+        if result.was_finished:
+            epochs = counted(result.epochs, "epoch")
+            log(f"{path} was finished before, after {epochs}: nothing was trained")
+        run, axis = as_argument(path), _axis(RunDirectory(path).read_config())
+        log(f"next: elastictool eval {run}, elastictool sweep {run} {axis}".rstrip())
+
+
+def _open(options: RunOptions, config: RunConfig) -> tuple[PreparedStore, Path]:
+    """Returns the data and the run directory; a resumed run's own data, without ``--dataset``."""
     from elastictool.checkpoint.find import latest_started
     from elastictool.checkpoint.run_directory import RunDirectory
     from elastictool.data.paths import find_dataset, require_recorded_dataset
     from elastictool.data.store import PreparedStore
-    from elastictool.reporting.run_report import write_report
-    from elastictool.reporting.tables import counted
-    from elastictool.training.resuming import own_config
-    from elastictool.training.run import (
-        default_run_dir,
-        describe,
-        resume_run,
-        train_run,
-    )
-    from elastictool.utils.errors import UsageError
+    from elastictool.training.run import default_run_dir
 
-    if resume and overwrite:
-        raise UsageError("--resume goes on with a run, --overwrite deletes it", "choose one")
-    place = None
-    if resume:
+    dataset, run_dir, place = options.dataset, options.run_dir, None
+    if options.resume:
+        if options.overwrite:
+            raise UsageError("--resume continues a run, --overwrite deletes it", "choose one")
         run_dir = run_dir or (None if dataset or config.name else latest_started())
         if run_dir is not None and not dataset:
-            own = RunDirectory(run_dir).read_config().data.dataset
-            place = require_recorded_dataset(own, run_dir, str(run_dir))
+            recorded = RunDirectory(run_dir).read_config().data.dataset
+            place = require_recorded_dataset(recorded, run_dir, str(run_dir))
     store = PreparedStore.open(place or find_dataset(dataset or config.data.dataset))
-    path = run_dir or default_run_dir(config, store)
-    log(f"dataset {store.path}, run {path}")
-    files: list[Path] = []
-    if dry_run:
-        report = describe(own_config(path, settings) if resume else config, store)
-    else:
-        result = (
-            resume_run(path, store, progress(), settings)
-            if resume
-            else train_run(config, store, path, overwrite, progress())
-        )
-        config = RunDirectory(path).read_config()  # of a resumed run: not what was typed
-        report = _report(result)
-        if not launched().is_main:
-            return
-        files = write_report(result.run)
-    if json_output:
+    return store, run_dir or default_run_dir(config, store)
+
+
+def _print(report: dict[str, Any], path: Path, as_json: bool) -> None:
+    if as_json:
         print_json(report)
         return
     notes = report.pop("notes", [])
     print_table(f"train {path}", ["what", "value"], list(report.items()))
-    for note in notes:
-        log(f"note: {note}")
-    for file in files:
-        log(f"wrote {file}")
-    if not dry_run:
-        if result.was_finished:
-            epochs = counted(result.epochs, "epoch")
-            log(f"{path} was finished before, after {epochs}: nothing was trained")
-        told = as_argument(path)
-        sweep = " ".join(filter(None, ("elastictool sweep", told, _axis(config))))
-        log(f"next: elastictool eval {told}, {sweep}")
+    log_lines("note: ", notes)
 
 
 def _report(result: TrainResult) -> dict[str, Any]:
-    """What a run says when it is done."""
+    """Returns what is printed at the end of a run."""
     return {
         "run": str(result.run),
         "epochs": result.epochs,
@@ -155,7 +172,7 @@ def _report(result: TrainResult) -> dict[str, Any]:
 
 
 def _print_config(config: RunConfig, as_json: bool) -> None:
-    """All settings: as YAML with what they mean, or as JSON."""
+    """Prints all settings: as YAML with their meaning, or as JSON."""
     from elastictool.config.coerce import to_dict
     from elastictool.reporting.settings import commented_yaml
 
@@ -166,7 +183,7 @@ def _print_config(config: RunConfig, as_json: bool) -> None:
 
 
 def _axis(config: RunConfig) -> str:
-    """Options of the sweep that shows what the run was trained for; none for lengths."""
+    """Returns options of the sweep over what the run was trained for; none for lengths."""
     resolution = config.augment.resolution
     if config.flexi.sizes:
         return "--patch-sizes 8:48:8"

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from elastictool.data.summary import REJECTED_NAME
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER
 
+PERCENTILES = (0, 10, 50, 90, 99, 100)
+SMALL_CLIPS = 20_000
+"""Fewer clips than this are too few for a large model from new weights."""
 _EDGES_S = (
     *(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),
     *(3600.0, 2 * 3600.0, 5 * 3600.0, 10 * 3600.0, 24 * 3600.0),
@@ -128,3 +132,38 @@ def find_clip(store: PreparedStore, clip_id: str) -> int:
     some = ", ".join((alike or store.ids.tolist())[:5])
     kind = "ids that hold this text" if alike else "its ids look like this"
     raise UsageError(f"{store.path} has no clip {clip_id!r}", f"{kind}: {some}")
+
+
+def facts(store: PreparedStore) -> dict[str, Any]:
+    """Returns ``dataset.json`` with what follows from it, for ``prep --json``."""
+    seconds = durations_s(store)
+    mean, std = store.info.fbank_stats()
+    return {
+        "path": str(store.path),
+        **store.info.to_json(),
+        "durations_s": {
+            f"p{share}": round(float(np.percentile(seconds, share)), 4) for share in PERCENTILES
+        },
+        "total_s": round(float(seconds.sum()), 3),
+        "fbank_mean": mean,
+        "fbank_std": std,
+        "clips_per_class": {
+            name: sum(counts.values()) for name, counts in clips_per_class(store).items()
+        },
+    }
+
+
+def training_settings(store: PreparedStore) -> list[str]:
+    """Returns the settings that training on these data needs: front end, fold, validation, loss."""
+    settings = []
+    frontend = store.info.fbank_config.get("frontend", "kaldi")
+    if frontend != "kaldi":
+        settings.append(f"fbank.frontend={frontend}")
+    splits, folds = set(store.splits.tolist()), sorted(set(store.folds.tolist()))
+    if len(folds) > 1 and splits == {"train"}:
+        settings.append(f"data.test_fold={folds[0] or folds[1]}")
+    if "val" not in splits:
+        settings.append("data.validation_fraction=0.1")
+    if store.info.multi_label:
+        settings.append("train.loss=bce")
+    return settings
