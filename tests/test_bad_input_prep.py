@@ -249,11 +249,10 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"dataset": "fsd"}, "unknown dataset 'fsd'"),
-        ({"encoding": "mp3"}, "--encoding 'mp3' is unknown"),
         ({"channel": "left"}, "--channel 'left' is unknown"),
         ({"task": "digit"}, "no task 'digit'"),
         ({"dataset": "folder"}, "needs --root"),
-        ({"download": True}, "cannot be downloaded"),
+        ({"download": True}, "cannot download --dataset synth"),
     ],
 )
 def test_a_wrong_option_is_refused(

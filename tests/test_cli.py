@@ -70,6 +70,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["prep", "--dataset", "epic-sounds"], 2, ["annotations", "CC BY-NC", "GB"]),
         (["prep", "--dataset", "folder", "--root", "none"], 2, ["none"]),
         (["prep", "--root", "."], 2, ["--root .", "did you mean --dataset folder --root .?"]),
+        (["prep", "--encoding", "mp3"], 2, ["--encoding", "'mp3' is not one of", "flac", "wav"]),
         (["prep", "--dataset", "synht"], 2, ["synht", "did you mean 'synth'"]),
         (["tokens", "--durations", "none.csv"], 2, ["none.csv"]),
         (["tokens", "--batch-size", "0"], 2, ["--batch-size"]),

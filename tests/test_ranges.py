@@ -10,8 +10,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elastictool.cli.commands import ListCommand
 from elastictool.cli.ranges import (
-    ListCommand,
     parse_fractions,
     parse_lengths,
     parse_numbers,

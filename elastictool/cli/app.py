@@ -32,9 +32,8 @@ from elastictool.cli import (
     tokens,
     train,
 )
+from elastictool.cli.commands import Command, Group, ListCommand, SettingsCommand, program
 from elastictool.cli.console import print_error
-from elastictool.cli.options import Command, Group, SettingsCommand, program
-from elastictool.cli.ranges import ListCommand
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.utils.launch import first_to_fail, launched
 from elastictool.utils.signals import signals_interrupt

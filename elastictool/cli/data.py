@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from elastictool.cli.commands import Command, program
 from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.loading import open_dataset
 from elastictool.cli.options import (
-    Command,
     DataArgument,
     Encoding,
     JsonOption,
     StoredSplitOption,
     encoding_option,
-    program,
 )
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import as_argument

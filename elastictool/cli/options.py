@@ -1,9 +1,8 @@
-"""Options that commands share, groups of options, and help at 80 columns.
+"""Options that commands share, and groups of options.
 
 A command may take a dataclass of options, so that a group of them is declared, documented and
-passed on once. ``grouped`` turns each field into an option of the command. Names that a help text
-lists come from registries where these are quick to import (``{corpora}``): they are filled in
-when the help is shown, so that ``elastictool --help`` stays fast.
+passed on once. ``grouped`` turns each field into an option of the command. ``{corpora}`` and the
+like in help texts are filled in by ``commands.py``.
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from elastictool.utils.errors import UsageError
 
@@ -141,21 +137,6 @@ class WindowOptions:
     ] = 0.0
 
 
-def program(**settings: Any) -> typer.Typer:
-    """Returns a program, or a group of commands, whose help is plain text.
-
-    rich's help keeps the line breaks of docstrings and wraps the lines again.
-    """
-    return typer.Typer(
-        **({"cls": Group} | settings),
-        no_args_is_help=not settings.get("invoke_without_command"),
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Returns the command with one option for each field of the dataclasses that it takes."""
     hints = get_type_hints(command, include_extras=True)
@@ -194,92 +175,3 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def _default(field: dataclasses.Field[Any]) -> Any:
     made = field.default_factory
     return field.default if made is dataclasses.MISSING else made()
-
-
-class Command(TyperCommand):
-    """A command whose help reads like that of other programs."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of arguments and options."""
-        _write_options(self, ctx, formatter)
-
-
-class Group(TyperGroup):
-    """A group of commands whose help reads like that of other programs."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of options and commands."""
-        _write_options(self, ctx, formatter)
-        self.format_commands(ctx, formatter)
-
-
-_TYPES = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
-_TYPE = re.compile(r" <(?:list\[)?(\w+)(?: range)?\]?>")
-
-
-def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
-    """Writes arguments, then options, with short names of types and without obvious ranges."""
-    for title, kind in (("Arguments", "argument"), ("Options", "option")):
-        parameters = [p for p in command.get_params(ctx) if p.param_type_name == kind]
-        records = [parameter.get_help_record(ctx) for parameter in parameters]
-        rows = [
-            (_placeholder(name, kind), _listed(re.sub(r"(; )?x>=[01](?=\])", "", text)))
-            for name, text in filter(None, records)
-        ]
-        if rows:
-            with formatter.section(title):
-                formatter.write_dl(rows)
-
-
-def _placeholder(name: str, kind: str) -> str:
-    """``--limit <int range>`` is ``--limit N``, ``--to <onnx|hf>`` is ``--to [onnx|hf]``."""
-    if kind == "argument":
-        return _TYPE.sub("", name)
-    name = _TYPE.sub(lambda found: f" {_TYPES.get(found[1], 'TEXT')}", name)
-    return re.sub(r" <([^<>]*\|[^<>]*)>", r" [\1]", name)
-
-
-def _listed(text: str) -> str:
-    """Fills the names of registered parts into a help text."""
-    if "{planners}" in text:
-        from elastictool.evaluation.tokens import table_planners
-
-        return text.replace("{planners}", ", ".join(table_planners()))
-    if not re.search(r"\{(corpora|downloads|tasks|subsets)\}", text):
-        return text
-    from elastictool.corpora.base import CORPORA, DownloadableCorpus
-
-    corpora = {name: CORPORA[name] for name in CORPORA}
-    tasks = [f"{name}: {', '.join(c.tasks)}" for name, c in corpora.items() if c.tasks]
-    subsets = [f"{name}: {', '.join(c.subsets)}" for name, c in corpora.items() if c.subsets]
-    downloads = [name for name, c in corpora.items() if isinstance(c, DownloadableCorpus)]
-    return text.format(
-        corpora=", ".join(corpora),
-        downloads=", ".join(downloads),
-        tasks="; ".join(tasks),
-        subsets="; ".join(subsets),
-    )
-
-
-class SettingsCommand(Command):
-    """A command with ``--set``, which points from options that are settings to it."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Point from ``--epochs 3`` to ``--set train.epochs=3``, then parse as usual."""
-        options = {name for parameter in self.params for name in parameter.opts}
-        for arg, following in zip(args, [*args, ""][1:], strict=True):
-            name, given, value = arg.partition("=")
-            if name.startswith("--") and name not in {*options, "--", "--help"}:
-                _refuse_setting(name, value if given else following)
-        return super().parse_args(ctx, args)
-
-
-def _refuse_setting(option: str, value: str) -> None:
-    """Refuse ``option`` if it is a setting; ``value`` may be another option where it has none."""
-    from elastictool.config.words import settings, settings_called
-
-    meant = settings_called(option.removeprefix("--").replace("-", "_"))
-    if meant and settings().keys() >= set(meant):  # a section has no value
-        value = "VALUE" if not value or value.startswith("--") else value
-        ways = " or ".join(f"--set {shlex.quote(f'{name}={value}')}" for name in meant)
-        raise UsageError(f"there is no option {option}: it is a setting", ways)

@@ -2,8 +2,7 @@
 
 ``256:3072`` is a range with both ends included, ``256:3072:256`` has its own step, ``12,24,48`` is
 a list. Fractions (``1:4:0.2``) are counted in decimals, so the seventh is 2.2 and not
-2.2000000000000002. ``ListCommand`` lets every repeatable option take several values at once
-(``--batch-size 12 24 48``), which click does not offer.
+2.2000000000000002.
 """
 
 from __future__ import annotations
@@ -11,46 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from elastictool.cli.options import Command
 from elastictool.utils.errors import UsageError
 
 LENGTH_STEP = 128
 """Frames between the lengths of a range that names no step."""
-
-
-class ListCommand(Command):
-    """A command whose repeatable options take all values that follow them.
-
-    Positional arguments belong before such an option: what follows it is taken as its values.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write ``--option a b`` as ``--option a --option b``, then parse as usual."""
-        repeatable = {
-            name
-            for parameter in self.params
-            if getattr(parameter, "multiple", False)
-            for name in parameter.opts
-        }
-        return super().parse_args(ctx, _repeat_options(args, repeatable))
-
-
-def _repeat_options(args: Sequence[str], repeatable: set[str]) -> list[str]:
-    repeated: list[str] = []
-    option, expects_value = "", False
-    for arg in args:
-        if arg.startswith("-") and not expects_value:
-            name, separator, _ = arg.partition("=")
-            option = name if name in repeatable else ""
-            expects_value = bool(option) and not separator
-        elif expects_value:
-            expects_value = False
-        elif option:
-            repeated.append(option)
-        repeated.append(arg)
-    return repeated
 
 
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from elastictool.cli.commands import Command, program
 from elastictool.cli.console import log, log_lines, print_json, print_table, progress
-from elastictool.cli.options import Command, JsonOption, grouped, program
+from elastictool.cli.options import JsonOption, grouped
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 

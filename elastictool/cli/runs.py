@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from elastictool.cli.commands import Command, program
 from elastictool.cli.console import log, log_lines, print_json, print_table
 from elastictool.cli.loading import locate_run
-from elastictool.cli.options import Command, JsonOption, program
+from elastictool.cli.options import JsonOption
 from elastictool.utils.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
