@@ -6,7 +6,6 @@ two panels; the second one is left out if nothing is cut.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
 from elastictool.reporting.published import FIGURE_ONLY, published_tokens
 from elastictool.reporting.tables import counted
-from elastictool.utils.io import atomic_path
+from elastictool.utils.io import write_rows
 
 PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""
@@ -144,10 +143,8 @@ def write_files(report: TokenReport, folder: Path) -> list[Path]:
         ElasticToolError: A file cannot be written.
     """
     table_path = folder / "tokens.csv"
-    with atomic_path(table_path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_FIELDS)
-        writer.writerows([getattr(use, name) for name in _FIELDS] for use in report.uses)
+    rows = [{name: getattr(use, name) for name in _FIELDS} for use in report.uses]
+    write_rows(table_path, _FIELDS, rows)
     return [table_path, *save_figure(draw(report), folder / "tokens")]
 
 
