@@ -21,12 +21,14 @@ from sklearn.metrics import (
 from elastictool.metrics.classification import (
     classification_metrics,
     confusion_matrix,
+    metric_value,
 )
 from elastictool.metrics.intervals import (
     bootstrap_intervals,
     f1_intervals,
     wilson_interval,
 )
+from elastictool.metrics.table import METRICS, Metric
 from elastictool.metrics.weighted import dprime, top_k_hits, weighted_ranking
 from elastictool.utils.errors import ElasticToolError
 
@@ -257,3 +259,15 @@ def test_perfect_ranking_has_an_interval_that_ends_at_one() -> None:
     intervals = bootstrap_intervals(targets, targets, resamples=50)
     assert intervals["map"].high == 1 and intervals["mauc"].high == 1
     assert math.isinf(intervals["dprime"].high)
+
+
+def test_a_metric_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    top3 = Metric("Top-3 accuracy", lambda clips: clips.top_k(3))
+    monkeypatch.setitem(METRICS, "top3", top3)  # type: ignore[arg-type]
+    scores, truth = single_label(1)
+    targets = np.eye(7)[truth]
+    expected = pytest.approx(top_k_accuracy_score(truth, scores, k=3))
+    assert classification_metrics(scores, targets).values["top3"] == expected
+    assert metric_value("top3", scores, targets) == expected
+    low, high = bootstrap_intervals(scores, targets, ["top3"])["top3"]
+    assert low < metric_value("top3", scores, targets) < high
