@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from elastictool.checkpoint.metadata import read_metadata
+from elastictool.checkpoint.metadata import WeightsMetadata, read_metadata
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights, save_weights
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
 from elastictool.config.loader import with_settings
@@ -79,11 +78,9 @@ def convert(
         report.notes.append(
             "mean and std of the input are unknown: --set data.mean=… --set data.std=…"
         )
-    kept = _kept(weights, config)
-    origin = {"imported_from": form, "imported_sha256": report.sha256}
-    save_weights(
-        out, model, config, names, kept.multi_label, {**kept.metrics, **origin}, kept.thresholds
-    )
+    kept = _metadata(weights, config, names)
+    metrics = {**kept.metrics, "imported_from": form, "imported_sha256": report.sha256}
+    save_weights(out, model, config, names, kept.multi_label, metrics, kept.thresholds)
     report_file = out.with_suffix(".import_report.json")
     write_json(report_file, report.document())
     return Converted(out, report_file, config, names, report)
@@ -104,28 +101,20 @@ def _refuse_training_settings(sets: Sequence[str]) -> None:
             raise UsageError(f"convert takes no {key}", _OF_TRAINING[key])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """What a weights file records besides the configuration."""
-
-    multi_label: bool
-    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    thresholds: tuple[float, ...] = ()
-
-
-def _kept(weights: Imported, config: RunConfig) -> _Kept:
-    """Keeps scores and thresholds only where model and input are unchanged."""
+def _metadata(weights: Imported, config: RunConfig, names: tuple[str, ...]) -> WeightsMetadata:
+    """Returns what the file records; scores and thresholds only of an unchanged model and input."""
+    metadata = WeightsMetadata(config, names, config.train.loss == "bce", metrics={})
     if weights.report.format != OWN_NAME:
-        return _Kept(config.train.loss == "bce")
+        return metadata
     own = read_metadata(Path(weights.report.file))
     parts = ("model", "fbank", "length", "data")
     if all(getattr(config, part) == getattr(own.config, part) for part in parts):
-        return _Kept(own.multi_label, own.metrics, own.thresholds)
+        return dataclasses.replace(own, config=config, label_names=names)
     if own.thresholds:
         weights.report.notes.append(
             "decision thresholds are left out: they were chosen with the unchanged model"
         )
-    return _Kept(own.multi_label)
+    return dataclasses.replace(metadata, multi_label=own.multi_label)
 
 
 def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
