@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elastictool.checkpoint.metadata import WeightsMetadata
 from elastictool.checkpoint.weights import import_weights, load_run, save_weights
 from elastictool.config import InitConfig
 from elastictool.config.loader import load_run_config
@@ -67,10 +68,9 @@ def test_converting_a_run_keeps_what_is_still_true_of_it(
 ) -> None:
     run = load_run(save_run(tmp_path / "old", toy_store, max_frames=64))
     own = tmp_path / "own.safetensors"
-    save_weights(
-        own, run.model, run.config, run.label_names, True, {"epoch": 3, "map": 0.5},
-        (0.25, math.nan, 0.75),
-    )  # fmt: skip
+    metrics, thresholds = {"epoch": 3, "map": 0.5}, (0.25, math.nan, 0.75)
+    metadata = WeightsMetadata(run.config, run.label_names, True, metrics, thresholds)
+    save_weights(own, run.model, metadata)
     same = load_run(convert("run", str(own), tmp_path / "same.safetensors").out)
     np.testing.assert_array_equal(same.thresholds, (0.25, math.nan, 0.75))
     assert same.metrics["map"] == 0.5 and same.metrics["imported_from"] == "run"

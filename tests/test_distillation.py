@@ -106,7 +106,7 @@ def _with_loss(run: Path, path: Path, loss: str) -> Path:
     config = dataclasses.replace(loaded.config, train=train)
     file = RunDirectory(path).best_weights
     file.parent.mkdir(parents=True)
-    save_weights(file, loaded.model, config, loaded.label_names, False, {})
+    save_weights(file, loaded.model, dataclasses.replace(loaded.metadata, config=config))
     return path
 
 

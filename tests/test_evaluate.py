@@ -116,7 +116,7 @@ def test_scores_of_weights_that_a_run_has_no_more_are_not_shown_as_its_own(
     before = summarise(path)
     assert before.test is not None and not before.problem
     later = {"epoch": 2, "step": 7}
-    save_weights(run.file, run.model, run.config, run.label_names, run.multi_label, later)
+    save_weights(run.file, run.model, dataclasses.replace(run.metadata, metrics=later))
     after = summarise(path)
     assert after.test is None
     assert list(after.evaluations) == ["test (former weights (step 1, now 7))"]

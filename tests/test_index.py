@@ -135,7 +135,7 @@ def test_a_query_must_be_made_as_the_index_was(
     ask = ("--index", out, "--query", path, "--json")
     copy = tmp_path / "copy.safetensors"
     loaded = load_run(run)
-    save_weights(copy, loaded.model, loaded.config, loaded.label_names, False, {})
+    save_weights(copy, loaded.model, loaded.metadata)
     for same in (run, copy):
         found = embed(*ask, "-r", same, "--window", 1, "--hop", 1)
         assert found.exit_code == 0, found.exception
@@ -143,7 +143,7 @@ def test_a_query_must_be_made_as_the_index_was(
     changed = load_run(other)
     changed.model.head.bias.data += 1  # type: ignore[union-attr, operator]
     file = other / "checkpoints" / "best.safetensors"
-    save_weights(file, changed.model, changed.config, changed.label_names, False, {})
+    save_weights(file, changed.model, changed.metadata)
     for wrong, words in (
         (("-r", other, "--window", 1), "other weights"),
         (("-r", run), "windows of 1 s"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -37,7 +38,8 @@ def several(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model with several labels a clip and thresholds that differ."""
     file, loaded = tmp_path_factory.mktemp("several") / "several.safetensors", load_run(run)
     thresholds = (0.0, float("nan"), 1.0)
-    save_weights(file, loaded.model, loaded.config, loaded.label_names, True, {}, thresholds)
+    metadata = dataclasses.replace(loaded.metadata, multi_label=True, thresholds=thresholds)
+    save_weights(file, loaded.model, metadata)
     return file
 
 

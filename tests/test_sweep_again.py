@@ -149,7 +149,7 @@ def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
     run = load_run(path)
     next(run.model.parameters()).data.add_(1.0)
     later = {"epoch": 2, "step": 7}
-    save_weights(run.file, run.model, run.config, run.label_names, run.multi_label, later)
+    save_weights(run.file, run.model, dataclasses.replace(run.metadata, metrics=later))
     with pytest.raises(UsageError, match=r"other weights of elastic \(step 1, not 7\)") as caught:
         run_sweep(path, store, "24")
     assert "--overwrite" in caught.value.hint and table.read_bytes() == before

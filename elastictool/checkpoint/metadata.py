@@ -16,8 +16,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from elastictool.config import RunConfig
-from elastictool.config.coerce import from_dict
+from elastictool.config.coerce import from_dict, to_dict
 from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.io import finite
 
 _SAVED_AT = ("epoch", "step")
 """Numbers that tell the weights of a run from its earlier and later ones."""
@@ -41,6 +42,18 @@ class WeightsMetadata:
     multi_label: bool
     metrics: Mapping[str, Any]
     thresholds: tuple[float, ...] = ()
+
+    def header(self) -> dict[str, str]:
+        """Returns the header that ``parse_metadata`` reads."""
+        values = {
+            "config": to_dict(self.config),
+            "label_names": self.label_names,
+            "multi_label": self.multi_label,
+            "metrics": dict(self.metrics),
+        }
+        if self.thresholds:
+            values["thresholds"] = [finite(value) for value in self.thresholds]
+        return {key: json.dumps(value) for key, value in values.items()}
 
 
 def read_metadata(file: Path) -> WeightsMetadata:

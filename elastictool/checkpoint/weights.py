@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elastictool.checkpoint.find import find_run
-from elastictool.checkpoint.metadata import parse_metadata, saved_at
+from elastictool.checkpoint.metadata import WeightsMetadata, parse_metadata, saved_at
 from elastictool.config import InitConfig, ModelConfig, PositionFit, Resize, RunConfig
-from elastictool.config.coerce import to_dict
 from elastictool.data.collate import PackSpec
 from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.feature_extractor import FeatureExtractor
@@ -37,7 +36,7 @@ from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
 from elastictool.pretrained.shapes import number_of_blocks
 from elastictool.pretrained.source import OWN_FORMAT, OWN_NAME, Source, require_floats
 from elastictool.utils.errors import CheckpointError, UsageError
-from elastictool.utils.io import as_argument, atomic_path, finite
+from elastictool.utils.io import as_argument, atomic_path
 from elastictool.utils.registry import nearest_hint
 
 Which = Literal["best", "last", "averaged"]
@@ -75,7 +74,7 @@ class LoadedRun:
     budget: str = ""
 
     @property
-    def feed(self) -> DeviceTransfer:
+    def transfer(self) -> DeviceTransfer:
         """How clips of a prepared dataset reach the model, where it now is: as in its training."""
         train = self.config.train
         device = next(self.model.parameters()).device
@@ -86,6 +85,13 @@ class LoadedRun:
         """How the model wants the spectrograms of its feature extractor packed."""
         padded_rows = ATTENTION[self.model.attention].padded_rows
         return self.feature_extractor.pack_spec(self.config.model.prefix_tokens, padded_rows)
+
+    @property
+    def metadata(self) -> WeightsMetadata:
+        """What a weights file says about the model."""
+        return WeightsMetadata(
+            self.config, self.label_names, self.multi_label, self.metrics, self.thresholds
+        )
 
     @property
     def weights_sha256(self) -> str:
@@ -145,25 +151,12 @@ class LoadedRun:
 def save_weights(
     path: Path,
     model: SpectrogramTransformer,
-    config: RunConfig,
-    label_names: Sequence[str],
-    multi_label: bool,
-    metrics: Mapping[str, Any],
-    thresholds: Sequence[float] = (),
+    metadata: WeightsMetadata,
 ) -> None:
-    """Write a stand-alone checkpoint; ``config`` must be resolved (mean, std, classes, grid)."""
-    metadata = {
-        "format": OWN_FORMAT,
-        "config": json.dumps(to_dict(config)),
-        "label_names": json.dumps(list(label_names)),
-        "multi_label": json.dumps(multi_label),
-        "metrics": json.dumps(dict(metrics)),
-    }
-    if len(thresholds):
-        metadata["thresholds"] = json.dumps([finite(value) for value in thresholds])
+    """Writes a file that is a complete model; ``metadata.config`` must be resolved."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary, disk_errors():
-        save_file(tensors, str(temporary), metadata)
+        save_file(tensors, str(temporary), {"format": OWN_FORMAT, **metadata.header()})
         _sort_metadata(temporary)
 
 

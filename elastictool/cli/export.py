@@ -62,15 +62,7 @@ def export(
     else:
         from elastictool.checkpoint.weights import save_weights
 
-        save_weights(
-            out,
-            loaded.model,
-            loaded.config,
-            loaded.label_names,
-            loaded.multi_label,
-            loaded.metrics,
-            loaded.thresholds,
-        )
+        save_weights(out, loaded.model, loaded.metadata)
     log(f"wrote {out}")
     if json_output:
         print_json(document)

@@ -193,7 +193,7 @@ def evaluate_run(
     """
     clips = split_clips(run, store, split)
     dataset = ClipDataset(store, feature_extractor_at(run.feature_extractor, length))
-    options: ScoringOptions = {"feed": run.feed, **how}
+    options: ScoringOptions = {"transfer": run.transfer, **how}
     scores = score_clips(run.model, dataset, clips, precision, **options)
     values = class_probabilities(scores.logits, run.config.train.loss)
     limit = dataset.feature_extractor.length.most_frames

@@ -80,7 +80,7 @@ def convert(
         )
     kept = _metadata(weights, config, names)
     metrics = {**kept.metrics, "imported_from": form, "imported_sha256": report.sha256}
-    save_weights(out, model, config, names, kept.multi_label, metrics, kept.thresholds)
+    save_weights(out, model, dataclasses.replace(kept, metrics=metrics))
     report_file = out.with_suffix(".import_report.json")
     write_json(report_file, report.document())
     return Converted(out, report_file, config, names, report)

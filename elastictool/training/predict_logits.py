@@ -61,7 +61,7 @@ class ScoringOptions(TypedDict, total=False):
     workers: int
     progress: Progress
     between: Callable[[], None]
-    feed: DeviceTransfer
+    transfer: DeviceTransfer
 
 
 def score_clips(
@@ -74,7 +74,7 @@ def score_clips(
     progress: Progress = SILENT,
     between: Callable[[], None] = lambda: None,
     ranks: Ranks = SINGLE,
-    feed: DeviceTransfer = HOST,
+    transfer: DeviceTransfer = HOST,
 ) -> Scores:
     """Returns logits of ``clips``, in their order.
 
@@ -92,7 +92,7 @@ def score_clips(
         progress: Where to show a bar.
         between: Called before each batch; may raise ``Stopped``.
         ranks: The processes that share the work; each gets all scores.
-        feed: How batches reach the model.
+        transfer: How batches reach the model.
 
     Raises:
         ValueError: ``clips`` is empty.
@@ -116,7 +116,7 @@ def score_clips(
         BatchPlan(0, (tuple(crops[place] for place in batches[number][1]),), spec)
         for number in shares[ranks.rank]
     ]
-    loaded = load_batches(plans, dataset, workers, transfer=feed)
+    loaded = load_batches(plans, dataset, workers, transfer=transfer)
     with progress.task("scoring clips", sum(plan.num_crops for plan in plans)) as bar:
         own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
     found = ranks.gather(own)

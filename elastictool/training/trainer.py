@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elastictool.checkpoint.metadata import WeightsMetadata
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import save_weights
 from elastictool.config import RunConfig
@@ -319,7 +320,7 @@ class Trainer:
             workers=self.batches.workers(len(self.splits.validation)),
             between=between,
             ranks=self.ranks,
-            feed=self.batches.transfer,
+            transfer=self.batches.transfer,
         )
         if self.store.info.multi_label:
             self.thresholds = ChosenThresholds.choose(scores, self.config.train.loss)
@@ -343,6 +344,9 @@ class Trainer:
             info, state = self.store.info, self.state
             metrics = {"epoch": state.epoch + 1, "step": state.step, **validation}
             thresholds = () if self.thresholds is None else self.thresholds.values.tolist()
+            names = tuple(info.label_names)
             save_weights(
-                path, model, self.config, info.label_names, info.multi_label, metrics, thresholds
+                path,
+                model,
+                WeightsMetadata(self.config, names, info.multi_label, metrics, tuple(thresholds)),
             )

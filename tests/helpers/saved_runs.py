@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from elastictool.checkpoint.metadata import WeightsMetadata
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import save_weights
 from elastictool.config.loader import run_config
@@ -28,6 +29,7 @@ def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **len
     run = RunDirectory(path)
     run.create(overwrite=False)
     run.write_config(config, store.info.fingerprint)
-    names, multi_label = store.info.label_names, store.info.multi_label
-    save_weights(run.best_weights, network, config, names, multi_label, {"epoch": 1, "step": 1})
+    names, multi_label = tuple(store.info.label_names), store.info.multi_label
+    metadata = WeightsMetadata(config, names, multi_label, {"epoch": 1, "step": 1})
+    save_weights(run.best_weights, network, metadata)
     return path
