@@ -4,7 +4,7 @@ A short window (10 ms) in a long transform (2,048 samples): the transform only i
 spectrum. So the 240 samples that the window lets through are cut out and padded at their end,
 which leaves the magnitude as it is, instead of padding the whole clip by half a transform.
 
-It computes in float64 whatever the audio's type: beside a tone most bins hold a millionth of it,
+It computes in float64 whatever the audio's type: next to a tone most bins hold a millionth of it,
 where torch's float32 transform is off by percents (librosa's is not), and the logarithm shows that.
 """
 

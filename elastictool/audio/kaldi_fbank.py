@@ -31,8 +31,8 @@ BLOCK_FRAMES = 512
 DEVICE_BLOCK_FRAMES = 16_384
 """Elsewhere: few calls for a whole batch of clips, and about 100 MB of work space."""
 DEVICE_FFT_ROWS = 1_024
-"""Elsewhere, transforms are of a multiple of so many frames, the surplus dropped: cuFFT plans anew
-for each number of frames, and the last block of each batch has another one."""
+"""Elsewhere, the number of frames of a transform is padded to a multiple of this: cuFFT plans anew
+for each number, and the last block of each batch has another one."""
 _BAND_BINS = 16
 """Mel bins of one product; fewer make the products too thin, more make them too empty."""
 
@@ -64,13 +64,13 @@ def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor)
 
 
 def fft_rows(num_frames: int, device: torch.device) -> int:
-    """Rows of the transform of so many frames, at least as many."""
+    """Returns the rows of the transform of ``num_frames`` frames, at least as many."""
     step = 1 if device.type == "cpu" else DEVICE_FFT_ROWS
     return -(-num_frames // step) * step
 
 
 def _log_mel(padded: Tensor, bands: tuple[Band, ...], out: Tensor) -> None:
-    """(T or more, fft) windowed, padded frames to (T, F) log energies; those beyond T count not."""
+    """(T or more, fft) windowed, padded frames to (T, F) log energies, surplus frames dropped."""
     spectrum = torch.fft.rfft(padded)[: len(out)]
     squares = torch.view_as_real(spectrum).flatten(1).square_()
     for band in bands:

@@ -1,6 +1,6 @@
-"""The one place that imports torchaudio.
+"""Imports torchaudio, with its extension disabled where that cannot load; no other file does.
 
-Its wheels link CUDA libraries, so beside a CPU build of torch ``import torchaudio`` fails while
+Its wheels link CUDA libraries, so next to a CPU build of torch ``import torchaudio`` fails while
 its extension loads. What we compare against (``compliance.kaldi``) is pure Python, hence where
 the extension cannot load, torchaudio is imported with a stand-in for ``torchaudio._extension``.
 """

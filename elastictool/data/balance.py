@@ -1,4 +1,4 @@
-"""Which clips an epoch draws, and how often: each once, or rare classes more often.
+"""Draws the clips of an epoch so that rare classes come more often.
 
 Metadata only, drawn from the seed and the epoch, so that it is the same for any number of loader
 workers and after any interruption.

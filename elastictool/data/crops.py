@@ -1,7 +1,7 @@
-"""What is drawn for each clip of an epoch: how fine, whole or shorter, mixed with which other.
+"""Draws the crops of each clip of an epoch: resolution, whole or shorter, mixing partner.
 
-Metadata only: a crop says what is to be done, the dataset does it. Whatever decides how many
-tokens a clip has is settled here, before rows are planned, so planned counts are the real ones.
+Metadata only: a crop says what is to be done, the dataset does it. Everything that decides how many
+tokens a clip has is drawn here, before rows are planned, so planned counts are exact.
 Draws for a whole epoch are made at once, one stream for each purpose, and taken by a clip's
 number among those of the epoch: switching one option on leaves what others draw as it was.
 """
@@ -98,7 +98,7 @@ def draw_cuts(count: int, seed: int, epoch: int) -> npt.NDArray[np.float64]:
 def draw_resolutions(
     count: int, config: ResolutionConfig, seed: int, epoch: int
 ) -> npt.NDArray[np.int64]:
-    """(count,) place in ``config.compressions`` for each clip of the epoch, all alike.
+    """(count,) place in ``config.compressions`` for each clip of the epoch, uniform.
 
     Source: published ElasticAST: one for each clip, not for each batch. An added shorter crop has
         its clip's (ours).
@@ -115,7 +115,7 @@ def draw_mixes(
 
     Args:
         count: Clips of the epoch.
-        partners: Indices of the clips to choose from, all alike.
+        partners: Indices of the clips to choose from, uniform.
         augment: The share of clips that are mixed, and the distribution of the ratio.
         seed: The run's seed.
         epoch: The epoch.

@@ -1,4 +1,4 @@
-"""The one dataset of the project: a crop of a prepared clip in, a packable example out.
+"""The dataset: loads a crop of a prepared clip as an example that can be packed.
 
 Which frames of which clip are wanted is decided outside (``data/samplers.py`` in training,
 ``FeatureExtractor.crop`` in evaluation). Features are computed on the fly, because frame shifts and
@@ -31,7 +31,7 @@ ReadAudio = Callable[[int, int, int], Waveform]
 
 
 class ClipDataset:
-    """Clips of a prepared store, seen through a front end.
+    """Clips of a prepared store, seen through a feature extractor.
 
     Args:
         store: The prepared clips.

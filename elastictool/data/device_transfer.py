@@ -1,4 +1,4 @@
-"""Where batches are wanted, and how they get there.
+"""Moves batches to the model's device, and decides where features are computed.
 
 On CUDA the features are computed by the device, which is otherwise idle while it waits for them,
 copies come out of pinned memory, and the next batches are loaded while a step runs. On a CPU
@@ -28,7 +28,7 @@ MOST_WORKERS = 16
 
 
 def loader_processes(setting: int, device: torch.device, batches: int) -> int:
-    """What ``train.loader_workers`` means for an epoch of so many ``batches``.
+    """Returns the loader processes that ``train.loader_workers`` means for an epoch of ``batches``.
 
     -1 is one process for each core on CUDA, shared among the training processes of this machine:
     one thread decodes a fifth of what a large GPU trains on. Where a process is not forked but
@@ -61,7 +61,7 @@ class DeviceTransfer:
     def choose(
         cls, device: torch.device, fbank_on: str = "auto", prefetch: int = -1
     ) -> DeviceTransfer:
-        """What the settings ``train.fbank_on`` and ``train.prefetch`` mean for ``device``."""
+        """Returns what ``train.fbank_on`` and ``train.prefetch`` mean for ``device``."""
         cuda = device.type == "cuda"
         on_device = cuda if fbank_on == "auto" else fbank_on == "device"
         ahead = (PREFETCHED if cuda else 0) if prefetch < 0 else prefetch
@@ -73,7 +73,7 @@ class DeviceTransfer:
         return self.device.type == "cuda"
 
     def deliver(self, batch: Loaded) -> PackedBatch:
-        """The batch on the device, complete.
+        """Returns the batch on the device, with its features.
 
         Raises:
             OutOfMemory: The device has no room for it.
@@ -94,4 +94,4 @@ class DeviceTransfer:
 
 
 HOST = DeviceTransfer(torch.device("cpu"))
-"""Everything when it is asked for, in main memory."""
+"""Loads each batch when it is asked for, into main memory."""

@@ -1,4 +1,4 @@
-"""Clips that an analysis window does not fit into: they make no frame, and nothing can be scored.
+"""Rejects clips that are shorter than the analysis window: they make no frame.
 
 ``prep`` has refused clips that are too short for its own window; a run may have a longer one.
 """
@@ -16,13 +16,13 @@ from elastictool.utils.errors import UsageError
 
 
 def require_frames(store: PreparedStore, clips: Indices, fbank: FbankConfig) -> None:
-    """See that each of ``clips`` makes a frame.
+    """Check that each of ``clips`` makes a frame.
 
     Raises:
         UsageError: Some do not.
     """
     samples, counts = np.unique(store.num_samples[clips], return_counts=True)
-    short = np.array([fbank.num_frames(size) == 0 for size in samples.tolist()], dtype=np.bool_)
+    short = fbank.num_frames(samples) == 0
     if short.any():
         shortest_ms = 1_000 * int(samples[0]) / fbank.sample_rate_hz
         raise UsageError(

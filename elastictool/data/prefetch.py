@@ -1,4 +1,4 @@
-"""The next items of an iterator, made in the background while the last one is being used."""
+"""Makes the next items of an iterator in the background while the last one is in use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _End:
 
 
 def prefetched(source: Generator[T, None, None], ahead: int) -> Generator[T, None, None]:
-    """The items of ``source``, in order, up to ``ahead`` of them ready and one in the making.
+    """Yields the items of ``source`` in order, with up to ``ahead`` ready and one in the making.
 
     The source runs in one thread of its own, from its first item to its closing; an error of its
     comes out here, after the items before it. Closing waits until the thread has ended.
@@ -54,7 +54,7 @@ def _fill(
             ready.put(item)
             if stop.is_set():
                 break
-    except BaseException as caught:  # it belongs to whoever asked for the items
+    except BaseException as caught:  # raised again where the items are used
         error = caught
     finally:
         source.close()

@@ -1,4 +1,4 @@
-"""The steps of an epoch as one of several processes sees them."""
+"""Splits the optimiser steps of an epoch among the processes of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RankStep:
-    """What one process has to do with an optimiser step.
+    """One process's share of an optimiser step.
 
     Attributes:
         plans: Its own batches; none where others have all clips.
@@ -31,7 +31,7 @@ class RankStep:
 def shard_steps(
     sampler: TrainingSampler, plans: Iterable[BatchPlan], process: int = 0, processes: int = 1
 ) -> Iterator[RankStep]:
-    """The optimiser steps that ``plans`` of ``sampler`` make up; alone, whole ones."""
+    """Yields this process's share of each optimiser step that ``plans`` make up."""
     plans = iter(plans)
     while step := list(islice(plans, sampler.batches_per_step)):
         own = tuple(sampler.shares(step, processes)[process])
@@ -39,7 +39,7 @@ def shard_steps(
 
 
 def locked_tee(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:
-    """``items`` for two readers, even in two threads, made once and kept until both have them."""
+    """Returns two iterators over ``items`` that two threads may read; each item is made once."""
     lock = Lock()
 
     def guarded(items: Iterator[T]) -> Iterator[T]:

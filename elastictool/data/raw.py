@@ -1,4 +1,4 @@
-"""Batches whose features are computed where the model is: samples and integers travel, no frames.
+"""Raw batches: samples and integers, of which the device computes features and patches.
 
 Reading a clip and drawing random numbers for it stay with the loader, clip by clip, as they are on
 the host. Which frame each row of the spectrograms shows, and in which row each patch begins, is
@@ -80,15 +80,15 @@ class RawBatch:
     pool_kind: PoolKind
 
     def pin_memory(self) -> RawBatch:
-        """In memory that CUDA copies from while the host goes on; torch's loader calls it."""
+        """Returns the batch in pinned memory; torch's loader calls it."""
         return map_tensors(self, Tensor.pin_memory)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RawBatch:
-        """The same batch with its tensors on ``device``."""
+        """Returns the same batch with its tensors on ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def compute_features(self) -> PackedBatch:
-        """The batch with its patches, computed in float32 where its tensors are."""
+        """Returns the packed batch with its patches, computed in float32 where the tensors are."""
         # What is made in inference mode could not be trained on.
         with torch.inference_mode(False), torch.no_grad():
             rows = spectrogram_rows(

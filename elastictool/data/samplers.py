@@ -1,4 +1,4 @@
-"""Which crops of which clips form the batches of an epoch: metadata only, no audio.
+"""Plans the batches of an epoch from metadata alone: which crops of which clips.
 
 Everything random about a training batch (clips, order, crops, resolutions, partners, patch size) is
 drawn from the run's seed and the epoch by the functions that are put together here, and rows are
@@ -147,17 +147,17 @@ class TrainingSampler:
         return sum(1 for _ in self._batches(self._epoch_crops(epoch), epoch))
 
     def epoch_batches(self, epochs: int) -> list[int]:
-        """Batches of each of the first ``epochs`` epochs."""
+        """Returns the number of batches of each of the first ``epochs`` epochs."""
         return [self.num_batches(epoch) for epoch in range(epochs)]
 
     def num_steps(self, epoch_batches: Sequence[int]) -> int:
-        """Optimiser steps of epochs with so many batches."""
+        """Returns the optimiser steps of epochs with these numbers of batches."""
         return sum(-(-count // self.batches_per_step) for count in epoch_batches)
 
     def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
-        """What each of so many processes computes of the batches of one optimiser step.
+        """Returns what each process computes of the batches of one optimiser step.
 
-        Clips are dealt out batch by batch, longest first, each to the process with the fewest
+        Clips are assigned batch by batch, longest first, each to the process with the fewest
         tokens of the step so far; rows are planned anew. A process may get none of a batch.
         """
         if processes == 1:
@@ -174,7 +174,7 @@ class TrainingSampler:
         return shares
 
     def tokens_of(self, plan: BatchPlan) -> list[int]:
-        """Tokens of each crop of a batch."""
+        """Returns the tokens of each crop of a batch."""
         return [self._tokens(crop, plan.spec) for crop in plan.crops]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
