@@ -69,7 +69,7 @@ def test_every_key_is_accounted_for(name: str, samples: dict[str, Sample], tmp_p
     assert all(report.ignored.values())
     file = tmp_path / samples[name].file
     assert report.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert report.document()["file"] == str(file)
+    assert report.file == str(file)
     assert set(weights.state) == set(weights.model().state_dict())
 
 

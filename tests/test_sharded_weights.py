@@ -63,7 +63,7 @@ def test_an_index_leads_nowhere_else(name: object, tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     table = json.loads(index.read_text())["weight_map"]
     index.write_text(json.dumps({"weight_map": table | {"x": name}}))
-    with pytest.raises(CheckpointError, match="no shard beside it"):
+    with pytest.raises(CheckpointError, match="no shard next to it"):
         import_weights(InitConfig("hf-ast", str(tmp_path)))
 
 

@@ -27,10 +27,8 @@ from elastictool.pretrained.geometry import (
     GRID,
     TIME,
     fit_axis,
-    fit_kernel,
     fit_positions,
     marginal_means,
-    mean_attention,
     same_area_grid,
 )
 from elastictool.pretrained.importer import Imported
@@ -154,28 +152,6 @@ def test_factorised_tables_become_the_grid_of_their_sums() -> None:
     assert torch.equal(fitted[GRID].view(8, 64, 64)[3, 40], frequency[3] + time[40])
 
 
-def test_a_resized_kernel_keeps_its_products_with_resized_patches() -> None:
-    generator = torch.Generator().manual_seed(0)
-    kernel = torch.randn(5, 64, generator=generator, dtype=torch.float64)
-    patch = torch.randn(3, 8, 8, generator=generator, dtype=torch.float64)
-    larger = F.interpolate(patch[None], (16, 16), mode="bilinear")[0]
-    resized = fit_kernel(kernel, (8, 8), (16, 16))
-    assert torch.allclose(larger.flatten(1) @ resized.T, patch.flatten(1) @ kernel.T)
-
-
-def test_pooling_starts_from_the_mean_of_the_encoder_or_a_sixth_of_it() -> None:
-    state = {
-        f"blocks.{n}.attn.{part}": torch.randn(*shape)
-        for n in range(2)
-        for part, shape in (("qkv.weight", (12, 4)), ("qkv.bias", (12,)),
-                            ("proj.weight", (4, 4)), ("proj.bias", (4,)))
-    }  # fmt: skip
-    mean = mean_attention(state, 2, 2)
-    first, second = (state[f"blocks.{n}.attn.qkv.weight"] for n in range(2))
-    assert torch.allclose(mean["attn_pool.q.weight"], (first[:4] + second[:4]) / 2)
-    assert torch.allclose(mean["attn_pool.kv.weight"], (first[4:] + second[4:]) / 2)
-
-
 # Into another model --------------------------------------------------------------------------
 
 
@@ -204,8 +180,12 @@ def test_an_ast_becomes_an_elasticast(tmp_path: Path, how: dict[str, Any], divis
     query = model.state_dict()["attn_pool.latent"].clone()
     report = transfer(model, weights, InitConfig("ast", "x", head="keep", **how))
     state = model.state_dict()
-    joint = sum(weights.state[f"blocks.{n}.attn.qkv.weight"] for n in range(2)) / divisor
-    assert torch.allclose(state["attn_pool.q.weight"], joint[:128])
+    for part in ("weight", "bias"):
+        joint = sum(weights.state[f"blocks.{n}.attn.qkv.{part}"] for n in range(2)) / divisor
+        assert torch.allclose(state[f"attn_pool.q.{part}"], joint[:128])
+        assert torch.allclose(state[f"attn_pool.kv.{part}"], joint[128:])
+        joint = sum(weights.state[f"blocks.{n}.attn.proj.{part}"] for n in range(2)) / divisor
+        assert torch.allclose(state[f"attn_pool.proj.{part}"], joint)
     assert torch.equal(state["attn_pool.latent"], query)
     assert torch.equal(state["blocks.1.mlp.fc1.weight"], weights.state["blocks.1.mlp.fc1.weight"])
     assert "12x12 to 8x64" in report.resized[TIME]
@@ -220,16 +200,29 @@ def test_an_ast_becomes_an_elasticast(tmp_path: Path, how: dict[str, Any], divis
     assert ((sums.mean((0, 1)) - mean).norm() > 0.5 * mean.norm()) == both
 
 
-def test_random_pooling_is_the_models_own(tmp_path: Path) -> None:
-    weights = imported("ast", tmp_path)
-    weights = dataclasses.replace(
-        weights, choices=dataclasses.replace(weights.choices, pooling="random")
+def test_a_fitted_kernel_keeps_its_products_with_resized_patches(tmp_path: Path) -> None:
+    weights = imported("flexiast", tmp_path)
+    model = new_model(weights, patch_size=(32, 32), patch_stride=(32, 32), grid=(4, 32))
+    report = transfer(model, weights, InitConfig("flexiast", "x"))
+    generator = torch.Generator().manual_seed(0)
+    patch = torch.randn(3, 16, 16, generator=generator)
+    larger = F.interpolate(patch[None], (32, 32), mode="bilinear")[0]
+    old, new = (
+        weights.state["patch_embed.proj.weight"],
+        model.state_dict()["patch_embed.proj.weight"],
     )
+    torch.testing.assert_close(larger.flatten(1) @ new.T, patch.flatten(1) @ old.T)
+    assert report.resized["patch_embed.proj.weight"] == "patches 16x16 to 32x32, PI-resize"
+
+
+def test_random_pooling_is_the_models_own(tmp_path: Path) -> None:
+    weights = imported("ast", tmp_path, pooling="random")
     model = new_model(weights, **ELASTIC)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     transfer(model, weights, InitConfig("ast", "x"))
     after = model.state_dict()
-    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("pooling"))
+    pooling = [name for name in before if name.startswith("attn_pool.")]
+    assert pooling and all(torch.equal(before[name], after[name]) for name in pooling)
 
 
 def test_a_new_head_is_drawn_on_request_only(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def convert(
 
     Example: elastictool convert audioset_0.4593.pth --from ast --out ast.safetensors
     """
+    from dataclasses import asdict
+
     from elastictool.config.coerce import to_dict
     from elastictool.training.convert import convert as convert_weights
 
@@ -44,7 +46,7 @@ def convert(
     if json_output:
         document = {
             "out": str(result.out),
-            "report": result.report.document(),
+            "report": asdict(result.report),
             "report_file": str(result.report_file),
             "label_names": list(result.label_names),
             "model": to_dict(result.config.model),

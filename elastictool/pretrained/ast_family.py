@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from elastictool.audio.features import AUDIOSET_MEAN, AUDIOSET_STD
 from elastictool.config import (
     DataConfig,
     FbankConfig,
@@ -23,18 +24,20 @@ from elastictool.config import (
     RunConfig,
     TrainConfig,
 )
-from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Key, Tensors
-from elastictool.pretrained.names import (
+from elastictool.pretrained.formats import (
     DATA_PARALLEL,
+    FORMATS,
+    Described,
+    Format,
+    Key,
+    Tensors,
     layers,
     patches_and_positions,
     timm_encoder,
 )
 from elastictool.pretrained.shapes import (
     AUDIOSET_CLASSES,
-    AUDIOSET_STATISTICS,
     MEL_BINS,
-    POSITION_AXES,
     Grid,
     audio_grid,
     classes,
@@ -50,10 +53,6 @@ _AMBIGUOUS = (
     "a fine-tuned AST and a fine-tuned SSAST have the same keys: {pooled} tokens are averaged, as "
     "in this format (else --from {format})"
 )
-_PRETRAINING = ("cpredlayer.", "gpredlayer.", "p_input_")
-"""Beginnings of keys that no AST has."""
-_FLEXI_GRID, _FLEXI_FRAMES = (8, 64), 1_024
-"""Grid of FlexiAST's published position tables, whatever the patch size, and its input length."""
 
 
 def _describe_ast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
@@ -73,20 +72,28 @@ def _describe_ssast(source: Source, tensors: Tensors, init: InitConfig) -> Descr
             "take a patch model (16x16), such as SSAST-Base-Patch-400",
         )
     positions, prefix = _positions(tensors, "v.pos_embed")
-    grid = _pretraining_grid(tensors, patch, positions)
+    grid = None
+    if all(
+        key in tensors and tensors[key].numel() == 1 for key in ("p_input_fdim", "p_input_tdim")
+    ):
+        # The size of pretraining, whose patches do not overlap.
+        bins, frames = int(tensors["p_input_fdim"]), int(tensors["p_input_tdim"])
+        shape = (bins // patch[0], frames // patch[1])
+        if bins == MEL_BINS and shape[0] * shape[1] == positions:
+            grid = Grid(shape, patch, frames)
     grid = grid or audio_grid(positions, patch, init.source_stride)
     model = _model(tensors, patch, grid, prefix, init)
     notes = [_AMBIGUOUS.format(format="ast", pooled="patch")]
-    if any(key.startswith(_PRETRAINING) for key in tensors):
-        notes = []
+    if any(key.startswith(("cpredlayer.", "gpredlayer.", "p_input_")) for key in tensors):
+        notes = []  # no AST has such keys
     return spectrogram(dataclasses.replace(model, pooling="mean"), init, grid.frames, *notes)
 
 
 def _describe_flexiast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     patch = conv_patch(tensors, "patch_embed.proj.weight")
     positions, prefix = _positions(tensors, "pos_embed.pos_embed")
-    if positions == _FLEXI_GRID[0] * _FLEXI_GRID[1]:
-        grid = Grid(_FLEXI_GRID, patch, _FLEXI_FRAMES)
+    if positions == 8 * 64:  # the published tables, whatever the patch size
+        grid = Grid((8, 64), patch, 1_024)
     else:
         grid = audio_grid(positions, patch, patch)
     return spectrogram(_model(tensors, patch, grid, prefix, init), init, grid.frames)
@@ -95,19 +102,7 @@ def _describe_flexiast(source: Source, tensors: Tensors, init: InitConfig) -> De
 def _positions(tensors: Tensors, table: str) -> tuple[int, int]:
     """Returns the number of positions of patches in ``table``, and of prefix tokens."""
     prefix = 2 if "v.dist_token" in tensors else 1
-    return need(tensors, table, POSITION_AXES).shape[1] - prefix, prefix
-
-
-def _pretraining_grid(tensors: Tensors, patch: tuple[int, int], positions: int) -> Grid | None:
-    """Returns the grid of ``p_input_fdim`` and ``p_input_tdim``: patches without overlap."""
-    sizes = [tensors.get(key) for key in ("p_input_fdim", "p_input_tdim")]
-    if any(size is None or size.numel() != 1 for size in sizes):
-        return None
-    bins, frames = (int(size) for size in sizes if size is not None)
-    shape = (bins // patch[0], frames // patch[1])
-    if bins != MEL_BINS or shape[0] * shape[1] != positions:
-        return None
-    return Grid(shape, patch, frames)
+    return need(tensors, table, "1, positions, D").shape[1] - prefix, prefix
 
 
 def _model(
@@ -143,8 +138,7 @@ def spectrogram(
         *notes,
     ]
     if model.num_classes == AUDIOSET_CLASSES:
-        mean, std = AUDIOSET_STATISTICS
-        data, train = DataConfig(mean=mean, std=std), TrainConfig(loss="bce")
+        data, train = DataConfig(mean=AUDIOSET_MEAN, std=AUDIOSET_STD), TrainConfig(loss="bce")
         found.append("527 classes are taken for AudioSet's: its published mean and std, BCE")
     length = LengthConfig(
         max_frames=fixed_frames or model.grid[1] * model.patch_size[1],
@@ -162,10 +156,7 @@ def _keys(conv: str, table: str) -> tuple[Key, ...]:
     return (*timm_encoder("v."), *patches_and_positions(conv, table), *layers(head))
 
 
-_STALE_HEAD = Ignored(
-    r"v\.head(_dist)?\.", "the ImageNet classifier of the ViT it grew from, never used"
-)
-_STALE = "left over from the AST it grew from; the one in use is outside v."
+_STALE_HEAD = {r"v\.head(_dist)?\.": "the ImageNet classifier of the ViT it grew from, never used"}
 
 FORMATS.register("ast")(
     Format(
@@ -174,7 +165,7 @@ FORMATS.register("ast")(
         foreign=(r"pos_embed\.pos_embed$", r"[cg]predlayer\.", r"p_input_[ft]dim$"),
         aliases=(DATA_PARALLEL,),
         keys=_keys("v.patch_embed.proj", "v.pos_embed"),
-        ignored=(_STALE_HEAD,),
+        ignored=_STALE_HEAD,
         describe=_describe_ast,
     )
 )
@@ -185,12 +176,12 @@ FORMATS.register("ssast")(
         foreign=(r"pos_embed\.pos_embed$",),
         aliases=(DATA_PARALLEL,),
         keys=_keys("v.patch_embed.proj", "v.pos_embed"),
-        ignored=(
-            _STALE_HEAD,
-            Ignored(r"[cg]predlayer\.", "predicts masked patches, in pretraining only"),
-            Ignored(r"mask_embed$", "stands for masked patches, in pretraining only"),
-            Ignored(r"p_input_[ft]dim$", "the input size of pretraining"),
-        ),
+        ignored=_STALE_HEAD
+        | {
+            r"[cg]predlayer\.": "predicts masked patches, in pretraining only",
+            r"mask_embed$": "stands for masked patches, in pretraining only",
+            r"p_input_[ft]dim$": "the input size of pretraining",
+        },
         describe=_describe_ssast,
         official_fit="interpolate",
     )
@@ -201,7 +192,11 @@ FORMATS.register("flexiast")(
         signature=(r"v\.cls_token$", r"pos_embed\.pos_embed$", r"patch_embed\.proj\."),
         aliases=(DATA_PARALLEL,),
         keys=_keys("patch_embed.proj", "pos_embed.pos_embed"),
-        ignored=(_STALE_HEAD, Ignored(r"v\.(patch_embed\.|pos_embed$)", _STALE)),
+        ignored=_STALE_HEAD
+        | {
+            r"v\.(patch_embed\.|pos_embed$)": "left over from the AST it grew from; the one in use "
+            "is outside v."
+        },
         describe=_describe_flexiast,
     )
 )

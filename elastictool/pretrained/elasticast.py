@@ -15,13 +15,18 @@ import math
 from elastictool.config import DataConfig, InitConfig, ModelConfig
 from elastictool.config.loader import frontend_config
 from elastictool.pretrained.ast_family import spectrogram
-from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors
-from elastictool.pretrained.names import DATA_PARALLEL, layers
+from elastictool.pretrained.formats import (
+    DATA_PARALLEL,
+    FORMATS,
+    Described,
+    Format,
+    Key,
+    Tensors,
+    layers,
+)
 from elastictool.pretrained.shapes import classes, encoder, need
 from elastictool.pretrained.source import Source
 from elastictool.utils.errors import CheckpointError
-
-EPIC_SOUNDS_CLASSES = 44
 
 
 def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
@@ -48,11 +53,9 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         num_classes=classes(tensors, "head.weight"),
     )
     described = spectrogram(model, init)
-    return _epic_sounds(described) if model.num_classes == EPIC_SOUNDS_CLASSES else described
-
-
-def _epic_sounds(described: Described) -> Described:
-    """Sets the filterbank of EPIC-SOUNDS weights: librosa's STFT at 24 kHz, not normalised."""
+    if model.num_classes != 44:
+        return described
+    # EPIC-SOUNDS: librosa's STFT at 24 kHz, not normalised.
     config = dataclasses.replace(
         described.config,
         fbank=frontend_config("epic-librosa"),
@@ -61,8 +64,6 @@ def _epic_sounds(described: Described) -> Described:
     note = "44 classes are taken for EPIC-SOUNDS': the front end epic-librosa, not normalised"
     return dataclasses.replace(described, config=config, notes=(*described.notes, note))
 
-
-_BLOCK = "blocks.modules_list.{n}"
 
 FORMATS.register("elasticast")(
     Format(
@@ -76,12 +77,15 @@ FORMATS.register("elasticast")(
             *layers(
                 {
                     "patch_embed.proj": "patch_embed.0",
-                    "blocks.{n}.norm1": f"{_BLOCK}.norm1",
-                    "blocks.{n}.attn.qkv": (f"{_BLOCK}.attn.to_q", f"{_BLOCK}.attn.to_kv"),
-                    "blocks.{n}.attn.proj": f"{_BLOCK}.attn.proj",
-                    "blocks.{n}.norm2": f"{_BLOCK}.norm2",
-                    "blocks.{n}.mlp.fc1": f"{_BLOCK}.mlp.fc1",
-                    "blocks.{n}.mlp.fc2": f"{_BLOCK}.mlp.fc2",
+                    "blocks.{n}.norm1": "blocks.modules_list.{n}.norm1",
+                    "blocks.{n}.attn.qkv": (
+                        "blocks.modules_list.{n}.attn.to_q",
+                        "blocks.modules_list.{n}.attn.to_kv",
+                    ),
+                    "blocks.{n}.attn.proj": "blocks.modules_list.{n}.attn.proj",
+                    "blocks.{n}.norm2": "blocks.modules_list.{n}.norm2",
+                    "blocks.{n}.mlp.fc1": "blocks.modules_list.{n}.mlp.fc1",
+                    "blocks.{n}.mlp.fc2": "blocks.modules_list.{n}.mlp.fc2",
                     "norm": "norm",
                     "attn_pool.q": "attn_pool.to_q",
                     "attn_pool.kv": "attn_pool.to_kv",

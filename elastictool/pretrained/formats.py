@@ -9,65 +9,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from elastictool.config import GridFit, InitConfig, ModelConfig, Rgb, RunConfig
+from elastictool.config import GridFit, InitConfig, ModelConfig, RunConfig
 from elastictool.pretrained.source import Source
 from elastictool.utils.registry import Registry
 
-BLOCK = "{n}"
-"""Stands for the number of a block in the tables of names."""
+Join = Callable[[Sequence[Tensor], ModelConfig, InitConfig], Tensor]
+"""Makes one tensor of the file's; it may depend on the file's model and the user's choices."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the conversion of a tensor may depend on."""
-
-    model: ModelConfig
-    rgb: Rgb
-
-
-Join = Callable[[Sequence[Tensor], Context], Tensor]
-
-
-def same(parts: Sequence[Tensor], context: Context) -> Tensor:
-    """Returns the tensor unchanged."""
-    (only,) = parts
-    return only
-
-
-def rows(parts: Sequence[Tensor], context: Context) -> Tensor:
+def rows(parts: Sequence[Tensor], model: ModelConfig, init: InitConfig) -> Tensor:
     """Concatenates matrices or vectors along rows: q, k, v to one projection."""
-    return torch.cat(tuple(parts))
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
-def tokens(parts: Sequence[Tensor], context: Context) -> Tensor:
+def tokens(parts: Sequence[Tensor], model: ModelConfig, init: InitConfig) -> Tensor:
     """Concatenates single tokens of any leading shape to (tokens, D)."""
-    return torch.cat([part.reshape(-1, context.model.width) for part in parts])
+    return torch.cat([part.reshape(-1, model.width) for part in parts])
 
 
-def kernel(parts: Sequence[Tensor], context: Context) -> Tensor:
+def kernel(parts: Sequence[Tensor], model: ModelConfig, init: InitConfig) -> Tensor:
     """Flattens a convolution's (D, channels, pf, pt) kernel to (D, P), colours joined.
 
     Source: a grey picture has three equal channels, so their sum keeps the function (AST); the
     mean keeps the size of the values (PaSST).
     """
     (weight,) = parts
-    joined = weight.sum(1) if context.rgb == "sum" or weight.shape[1] == 1 else weight.mean(1)
+    joined = weight.sum(1) if init.rgb == "sum" or weight.shape[1] == 1 else weight.mean(1)
     return joined.flatten(1)
 
 
-def prefix_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
+def prefix_positions(parts: Sequence[Tensor], model: ModelConfig, init: InitConfig) -> Tensor:
     """Returns the rows of a (1, prefix + N, D) table for the prefix tokens."""
-    return tokens(parts, context)[: context.model.prefix_tokens]
+    return tokens(parts, model, init)[: model.prefix_tokens]
 
 
-def patch_positions(parts: Sequence[Tensor], context: Context) -> Tensor:
+def patch_positions(parts: Sequence[Tensor], model: ModelConfig, init: InitConfig) -> Tensor:
     """Returns the rows of a (1, prefix + N, D) table for the patches."""
-    return tokens(parts, context)[context.model.prefix_tokens :]
+    return tokens(parts, model, init)[model.prefix_tokens :]
 
 
 @dataclass(frozen=True)
@@ -79,15 +62,7 @@ class Key:
 
     target: str
     sources: tuple[str, ...]
-    join: Join = same
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """Keys that match ``pattern`` are left out, for ``reason``."""
-
-    pattern: str
-    reason: str
+    join: Join = rows
 
 
 @dataclass(frozen=True)
@@ -107,7 +82,6 @@ class Described:
 
 Tensors = Mapping[str, Tensor]
 """A file's tensors under the one spelling of its format."""
-Describe = Callable[[Source, Tensors, InitConfig], Described]
 
 
 @dataclass(frozen=True)
@@ -121,7 +95,7 @@ class Format:
         keys: The table of names; empty where the file has our names already.
         describe: Reads the file's model.
         aliases: Replacements (pattern, by what) that bring keys into one spelling, in order.
-        ignored: Keys that the model does not need.
+        ignored: Patterns of keys that the model does not need, and why.
         official_fit: How the published code fits positions (``init.compat = official``).
         image: The grid is that of pictures and is unrelated to mel bins and seconds.
         own: The file was written by elastictool and is recognised by its metadata.
@@ -130,10 +104,10 @@ class Format:
     title: str
     signature: tuple[str, ...]
     keys: tuple[Key, ...]
-    describe: Describe
+    describe: Callable[[Source, Tensors, InitConfig], Described]
     foreign: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
-    ignored: tuple[Ignored, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
     official_fit: GridFit = "crop"
     image: bool = False
     own: bool = False
@@ -147,17 +121,23 @@ class Format:
     def matches(self, keys: Sequence[str]) -> bool:
         """Says whether a file with these keys (as spelled in it) looks like one of this format."""
         spelled = [self.spell(key) for key in keys]
-        return all(_any(pattern, spelled) for pattern in self.signature) and not any(
-            _any(pattern, spelled) for pattern in self.foreign
-        )
 
-    def reason_to_ignore(self, key: str) -> str | None:
-        """Returns why the model does not need ``key`` (in the one spelling); None if it does."""
-        return next((i.reason for i in self.ignored if re.match(i.pattern, key)), None)
+        def found(pattern: str) -> bool:
+            return any(re.match(pattern, key) for key in spelled)
 
+        return all(map(found, self.signature)) and not any(map(found, self.foreign))
 
-def _any(pattern: str, keys: Sequence[str]) -> bool:
-    return any(re.match(pattern, key) for key in keys)
+    def numbered_keys(self, depth: int) -> list[Key]:
+        """Returns the table of names with each block's number in place of ``{n}``."""
+        return [
+            Key(
+                key.target.replace("{n}", number),
+                tuple(source.replace("{n}", number) for source in key.sources),
+                key.join,
+            )
+            for key in self.keys
+            for number in map(str, range(depth if "{n}" in key.target else 1))
+        ]
 
 
 FORMATS: Registry[Format] = Registry(
@@ -167,3 +147,38 @@ FORMATS: Registry[Format] = Registry(
         for module in ("vit", "ast_family", "hf_ast", "elasticast")
     ),
 )
+
+# Parts of tables that several formats share. Our own names are timm's.
+
+DATA_PARALLEL = (r"^(_orig_mod\.|module\.)+", "")
+"""The prefixes of torch.compile and DataParallel."""
+_TIMM_LAYERS = (
+    "blocks.{n}.norm1", "blocks.{n}.attn.qkv", "blocks.{n}.attn.proj",
+    "blocks.{n}.norm2", "blocks.{n}.mlp.fc1", "blocks.{n}.mlp.fc2", "norm",
+)  # fmt: skip
+
+
+def layers(names: Mapping[str, str | tuple[str, ...]]) -> tuple[Key, ...]:
+    """Returns weight and bias of layers: our name, and the file's name or names to concatenate."""
+    return tuple(
+        Key(f"{target}.{part}", tuple(f"{name}.{part}" for name in sources))
+        for target, given in names.items()
+        for sources in [(given,) if isinstance(given, str) else given]
+        for part in ("weight", "bias")
+    )
+
+
+def patches_and_positions(conv: str, table: str) -> tuple[Key, ...]:
+    """Returns a convolution over patches, and one table of positions, prefix tokens first."""
+    return (
+        Key("patch_embed.proj.weight", (f"{conv}.weight",), kernel),
+        Key("patch_embed.proj.bias", (f"{conv}.bias",)),
+        Key("prefix_pos_embed", (table,), prefix_positions),
+        Key("pos_embed.grid", (table,), patch_positions),
+    )
+
+
+def timm_encoder(prefix: str = "") -> tuple[Key, ...]:
+    """Returns prefix tokens, blocks and final norm as timm spells them, below ``prefix``."""
+    cls = Key("prefix_tokens", (f"{prefix}cls_token", f"{prefix}dist_token?"), tokens)
+    return (cls, *layers({name: f"{prefix}{name}" for name in _TIMM_LAYERS}))

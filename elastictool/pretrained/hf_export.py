@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.config import FbankConfig, ModelConfig, RunConfig
+from elastictool.config import FbankConfig, RunConfig
 from elastictool.config.coerce import flat_settings, to_dict
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.grid import grid_shape
@@ -24,14 +24,10 @@ from elastictool.pretrained.formats import (
     kernel,
     patch_positions,
     prefix_positions,
-    rows,
     tokens,
 )
-from elastictool.pretrained.importer import numbered
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import atomic_path, write_json
-
-ROOT = "audio_spectrogram_transformer"
 
 
 def export_hf(
@@ -73,8 +69,12 @@ _HINT = (
 
 def _check(config: RunConfig) -> None:
     model, settings = config.model, flat_settings(config)
+    frames, bins = config.length.fixed_frames, config.fbank.num_mel_bins
     scales = (0.0, (model.width // model.heads) ** -0.5)
-    needed = {**_NEEDED, "fbank.num_mel_bins": config.fbank.num_mel_bins}
+    pairs = zip((bins, frames), model.patch_size, model.patch_stride, strict=True)
+    filled = all((size - patch) % stride == 0 for size, patch, stride in pairs)
+    grid = grid_shape(frames, bins, model.patch_size, model.patch_stride, "drop")
+    needed = {**_NEEDED, "fbank.num_mel_bins": bins}
     wrong = {key: value for key, value in needed.items() if settings[key] != value}
     conditions: list[tuple[bool, str, object]] = [
         (model.num_classes > 0, "model.num_classes", "1 or more"),
@@ -82,9 +82,10 @@ def _check(config: RunConfig) -> None:
          f"{model.norm_eps} (model.norm_eps)"),
         (len(set(model.patch_size)) == 1, "model.patch_size", "square"),
         (model.attention_scale in scales, "model.attention_scale", 0.0),
-        (config.length.fixed_frames > 0, "length.fixed_frames", "a fixed length"),
-        (_filled(config), "length.edge", "drop, or patches that fill the input"),
-        (model.grid == _grid(config), "model.grid", "the grid of its input"),
+        (frames > 0, "length.fixed_frames", "a fixed length"),
+        (filled or config.length.edge == "drop", "length.edge",
+         "drop, or patches that fill the input"),
+        (model.grid == grid, "model.grid", "the grid of its input"),
     ]  # fmt: skip
     wrong |= {key: wanted for holds, key, wanted in conditions if not holds}
     if wrong:
@@ -92,51 +93,32 @@ def _check(config: RunConfig) -> None:
         raise UsageError(f"Hugging Face's AST needs {listing}", _HINT)
 
 
-def _grid(config: RunConfig) -> tuple[int, int]:
-    """Returns the grid of the model's input as Hugging Face counts it."""
-    model, frames = config.model, config.length.fixed_frames
-    bins = config.fbank.num_mel_bins
-    return grid_shape(frames, bins, model.patch_size, model.patch_stride, "drop")
-
-
-def _filled(config: RunConfig) -> bool:
-    """Says whether dropping and padding the edge give the same patches."""
-    sizes = (config.fbank.num_mel_bins, config.length.fixed_frames)
-    model = config.model
-    pairs = zip(sizes, model.patch_size, model.patch_stride, strict=True)
-    whole = all((size - patch) % stride == 0 for size, patch, stride in pairs)
-    return whole or config.length.edge == "drop"
-
-
 def _tensors(model: SpectrogramTransformer) -> dict[str, Tensor]:
     """Returns the tensors under Hugging Face's names: the importer's table, backwards."""
     ours, config = model.state_dict(), model.config
     parts: dict[str, list[Tensor]] = {}
-    for key in numbered(FORMATS["hf-ast"].keys, config.depth):
+    for key in FORMATS["hf-ast"].numbered_keys(config.depth):
         value, sources = ours[key.target], [name.removesuffix("?") for name in key.sources]
-        split: Sequence[Tensor] = [value]
-        if key.join is rows:
-            split = value.chunk(len(sources))
-        elif key.join is tokens:
+        split: Sequence[Tensor] = value.chunk(len(sources))  # rows
+        if key.join is tokens:
             split = [token[None, None] for token in value]
         elif key.join is kernel:
             split = [value.view(config.width, 1, *config.patch_size)]
         elif key.join in (prefix_positions, patch_positions):  # of one table
             split = [value[None]]
         for name, part in zip(sources, split, strict=True):
+            if not name.startswith("classifier."):
+                name = f"audio_spectrogram_transformer.{name}"
             parts.setdefault(name, []).append(part)
     return {
-        name if name.startswith("classifier.") else f"{ROOT}.{name}": (
-            found[0] if len(found) == 1 else torch.cat(found, dim=1)
-        )
-        for name, found in parts.items()
+        name: torch.cat(found, dim=1) if found[1:] else found[0] for name, found in parts.items()
     }
 
 
 def _model_config(
     config: RunConfig, label_names: Sequence[str], multi_label: bool
 ) -> dict[str, Any]:
-    model: ModelConfig = config.model
+    model = config.model
     kind = "multi_label_classification" if multi_label else "single_label_classification"
     return {
         "architectures": ["ASTForAudioClassification"],

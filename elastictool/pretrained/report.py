@@ -6,14 +6,7 @@ The report is written while the import runs: which tensors are loaded unchanged,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from elastictool.utils.errors import CheckpointError
-
-SHOWN = 5
-"""Names listed in a message; the report in JSON holds all."""
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -42,17 +35,16 @@ class ImportReport:
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def document(self) -> dict[str, Any]:
-        """Returns the report as plain values, for JSON."""
-        return asdict(self)
-
     def lines(self) -> list[tuple[str, str]]:
         """Returns the report in a few rows for people: what, and how many or which."""
         rows = [("weights", f"{self.source} ({self.format})"), ("sha256", self.sha256)]
         rows.append(("loaded", f"{len(self.loaded)} tensors"))
         rows += [("resized", f"{name}: {how}") for name, how in self.resized.items()]
-        rows += [("ignored", line) for line in _by_reason(self.ignored)]
-        rows += [("missing", line) for line in _by_reason(self.missing)]
+        for what, reasons in (("ignored", self.ignored), ("missing", self.missing)):
+            names: dict[str, list[str]] = {}
+            for name, reason in reasons.items():
+                names.setdefault(reason, []).append(name)
+            rows += [(what, f"{listed(names[reason])}: {reason}") for reason in names]
         rows += [("note", note) for note in self.notes]
         return rows
 
@@ -63,35 +55,7 @@ class ImportReport:
         self.ignored |= {key: reason for key in keys if key not in used}
 
 
-def require_explained(
-    report: ImportReport, unexplained: Iterable[str], missing: Iterable[str], hint: str
-) -> None:
-    """Checks that every key of the file is used or known to be useless, and that none is missing.
-
-    Raises:
-        CheckpointError: There are others, or one is missing.
-    """
-    problems = [
-        f"{what} {listed(keys)}"
-        for what, keys in (("unexplained", sorted(unexplained)), ("missing", sorted(missing)))
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{report.file} is not quite a file of the format {report.format}: "
-            f"{'; '.join(problems)}",
-            hint,
-        )
-
-
 def listed(names: list[str]) -> str:
-    """Returns the first few names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _by_reason(reasons: Mapping[str, str]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(reason, []).append(name)
-    return [f"{listed(names)}: {reason}" for reason, names in groups.items()]
+    """Returns the first five names, and how many more there are; the report in JSON has all."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")

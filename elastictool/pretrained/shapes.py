@@ -9,14 +9,12 @@ input length of the published models; else the user must set the stride.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from elastictool.audio.features import AUDIOSET_MEAN, AUDIOSET_STD
 from elastictool.config import InitConfig, ModelConfig
 from elastictool.packing.grid import covered
 from elastictool.pretrained.formats import Tensors
@@ -27,16 +25,11 @@ OTHER_HEADS = {1280: 16, 1408: 16, 1664: 16}
 """Heads of published ViTs whose heads do not have 64 values, by width: ViT-H, ViT-g and ViT-G."""
 MEL_BINS = 128
 """Mel bins of every published AST, SSAST, FlexiAST and ElasticAST."""
-STRIDES = (10, 12, 14, 16)
-"""Patch strides of published ASTs."""
 PUBLISHED_FRAMES = (1_024, 512, 128)
 """Input lengths of published ASTs: AudioSet, ESC-50, Speech Commands."""
 AUDIOSET_CLASSES = 527
-AUDIOSET_STATISTICS = (AUDIOSET_MEAN, AUDIOSET_STD)
 
 Size = tuple[int, int]
-POSITION_AXES = "1, positions, D"
-"""Axes of timm's table of positions."""
 
 
 class Grid(NamedTuple):
@@ -100,29 +93,24 @@ def encoder(tensors: Tensors, blocks: str, width: int, init: InitConfig) -> dict
     Raises:
         CheckpointError: The number of heads cannot be inferred, or blocks are missing.
     """
-    return {
-        "width": width,
-        "depth": number_of_blocks(tensors, rf"{re.escape(blocks)}\.(\d+)\."),
-        "heads": _heads(width, init.heads),
-        "mlp_ratio": need(tensors, f"{blocks}.0.mlp.fc1.weight", "4D, D").shape[0] / width,
-    }
-
-
-def _heads(width: int, given: int) -> int:
-    if given:
-        if width % given:
-            raise CheckpointError(
-                f"init.heads = {given} does not divide the width of the weights, {width}",
-                "give the number of attention heads that they were trained with",
-            )
-        return given
-    if width not in OTHER_HEADS and width % HEAD_WIDTH:
+    depth = number_of_blocks(tensors, rf"{re.escape(blocks)}\.(\d+)\.")
+    if init.heads and width % init.heads:
+        raise CheckpointError(
+            f"init.heads = {init.heads} does not divide the width of the weights, {width}",
+            "give the number of attention heads that they were trained with",
+        )
+    if not init.heads and width not in OTHER_HEADS and width % HEAD_WIDTH:
         raise CheckpointError(
             f"the model is {width} wide, which is no multiple of {HEAD_WIDTH}: "
             "its number of heads cannot be inferred",
             "set it: --set init.heads=…",
         )
-    return OTHER_HEADS.get(width, width // HEAD_WIDTH)
+    return {
+        "width": width,
+        "depth": depth,
+        "heads": init.heads or OTHER_HEADS.get(width, width // HEAD_WIDTH),
+        "mlp_ratio": need(tensors, f"{blocks}.0.mlp.fc1.weight", "4D, D").shape[0] / width,
+    }
 
 
 def heads_note(model: ModelConfig, init: InitConfig) -> tuple[str, ...]:
@@ -140,21 +128,6 @@ def classes(tensors: Tensors, key: str) -> int:
     return len(need(tensors, key, "C, D")) if key in tensors else 0
 
 
-def square_grid(positions: int) -> Size:
-    """Returns the grid of an image model.
-
-    Raises:
-        CheckpointError: The number of positions is not a square.
-    """
-    side = math.isqrt(positions)
-    if side == 0 or side * side != positions:
-        raise CheckpointError(
-            f"{positions} positions of patches are no square: the grid cannot be inferred",
-            "is it an audio model? name its format with --from",
-        )
-    return side, side
-
-
 def audio_grid(positions: int, patch: Size, stride: Size = (0, 0)) -> Grid:
     """Returns the grid of an AST with this number of positions of patches.
 
@@ -166,9 +139,17 @@ def audio_grid(positions: int, patch: Size, stride: Size = (0, 0)) -> Grid:
     Raises:
         CheckpointError: No stride of a published model gives this number, or several do.
     """
-    strides = [stride] if min(stride) else sorted((s, s) for s in {*STRIDES, patch[0]})
-    fits = [grid for each in strides for grid in _grids(positions, patch, each)]
-    known = [grid for grid in fits if grid.frames in PUBLISHED_FRAMES]
+    published = {10, 12, 14, 16, patch[0]}
+    strides = [stride] if min(stride) else sorted((step, step) for step in published)
+    fits, known = [], []
+    for step in strides:
+        bands = (MEL_BINS - patch[0]) // step[0] + 1
+        if bands >= 1 and positions % bands == 0:
+            columns = positions // bands
+            least = covered(columns, patch[1], step[1])
+            frames = [f for f in PUBLISHED_FRAMES if least <= f < least + step[1]]
+            fits.append(Grid((bands, columns), step, frames[0] if frames else least))
+            known += fits[-1:] if frames else []
     chosen = known if len(known) == 1 else fits
     if len(chosen) != 1:
         found = ", ".join(f"{g.shape[0]}x{g.shape[1]} at stride {g.stride[0]}" for g in chosen)
@@ -178,13 +159,3 @@ def audio_grid(positions: int, patch: Size, stride: Size = (0, 0)) -> Grid:
             "set the stride of the patches: --set init.source_stride=10",
         )
     return chosen[0]
-
-
-def _grids(positions: int, patch: Size, stride: Size) -> list[Grid]:
-    bands = (MEL_BINS - patch[0]) // stride[0] + 1
-    if bands < 1 or positions % bands:
-        return []
-    columns = positions // bands
-    least = covered(columns, patch[1], stride[1])
-    frames = [f for f in PUBLISHED_FRAMES if least <= f < least + stride[1]]
-    return [Grid((bands, columns), stride, frames[0] if frames else least)]

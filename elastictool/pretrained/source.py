@@ -12,7 +12,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from elastictool.pretrained.hf_files import is_index, read_json, shard_of_tensors
+from elastictool.pretrained.locate import INDEXES, read_json, shard_of_tensors
 from elastictool.pretrained.report import listed
 from elastictool.utils.errors import CheckpointError, UsageError
 
@@ -73,31 +73,36 @@ def read_source(given: str, file: Path) -> Source:
         CheckpointError: It is damaged, not a weights file, would run code, or holds values that
             are not finite.
     """
-    if is_index(file):
-        values, metadata = _read_shards(file)
-        files = sorted({file.with_name(name) for name in shard_of_tensors(file).values()})
+    metadata: Mapping[str, str] = {}
+    if file.name in INDEXES:
+        shards = shard_of_tensors(file)
+        values = _read_shards(file, shards)
+        files = sorted({file.with_name(name) for name in shards.values()})
     else:
         values, metadata = _read_file(file)
         files = [file]
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
-    others = tuple(str(key) for key in values if key not in tensors)
     _require_sound(file, tensors)
+    digest = hashlib.sha256()
+    for each in files:
+        with each.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
     return Source(
         given=given,
         file=file,
-        sha256=_sha256(files),
+        sha256=digest.hexdigest(),
         tensors=tensors,
-        others=others,
+        others=tuple(str(key) for key in values if key not in tensors),
         metadata=metadata,
         config=read_json(file.with_name("config.json")),
         preprocessor=read_json(file.with_name("preprocessor_config.json")),
     )
 
 
-def _read_shards(index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
+def _read_shards(index: Path, shards: Mapping[str, str]) -> dict[str, Any]:
     """Returns all shards' tensors; each must be where the index says."""
     values: dict[str, Any] = {}
-    shards = shard_of_tensors(index)
     for name in sorted(set(shards.values())):
         held, _ = _read_file(index.with_name(name))
         wrong = [key for key in held if shards.get(key) != name]
@@ -109,7 +114,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     missing = [key for key in shards if key not in values]
     if missing:
         raise CheckpointError(f"{index} promises {listed(missing)}, not in its shards", _REFETCH)
-    return values, {}
+    return values
 
 
 def _read_file(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -120,10 +125,27 @@ def _read_file(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
     if start[8:9] == b"{":
-        return _read_safetensors(file)
-    if start[:4] == b"PK\x03\x04" or _is_pickle(start):
+        try:
+            with safe_open(str(file), framework="pt") as opened:
+                # safe_open has keys() but cannot be iterated over.
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                return tensors, opened.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}", _REFETCH) from error
+    is_pickle = len(start) > 1 and start[0] == 0x80 and start[1] <= pickle.HIGHEST_PROTOCOL
+    if start[:4] == b"PK\x03\x04" or is_pickle:
         return _unwrapped(_read_pickle(file)), {}
-    raise CheckpointError(f"{file} is no weights file: {_appearance(start)}", _REFETCH)
+    if not start:
+        appearance = "it is empty"
+    elif start.startswith(b"version https:/"):
+        appearance = "it is a Git LFS pointer, the file itself was not fetched"
+    elif start.lstrip()[:1] == b"<":
+        appearance = "it is a web page"
+    elif all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        appearance = "it is a text file"
+    else:
+        appearance = "its first bytes are of no format known here"
+    raise CheckpointError(f"{file} is no weights file: {appearance}", _REFETCH)
 
 
 _REFUSED = re.compile(
@@ -132,25 +154,11 @@ _REFUSED = re.compile(
 )
 """How torch's loader names a function or class that it does not allow."""
 _REFETCH = "fetch the file again (.safetensors, .pth or .bin), and compare its size"
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _read_safetensors(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            # safe_open has keys() but cannot be iterated over.
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}", _REFETCH) from error
+_LOADER_ERRORS = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, struct.error,
+)  # fmt: skip
+"""What torch's loader raises over damaged bytes; found by changing some."""
 
 
 def _read_pickle(file: Path) -> Any:
@@ -159,36 +167,20 @@ def _read_pickle(file: Path) -> Any:
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what follows says it
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = _refused_global(str(error))
-        if reason is None:
+        refused = _REFUSED.search(str(error))
+        if refused is None:
             raise CheckpointError(
                 f"{file} is damaged, or no file of tensors that torch wrote", _REFETCH
             ) from error
+        # Not the name of a file that a shell would change.
+        name = file.name if re.fullmatch(r"[\w .+@-]+", file.name) else "FILE"
         raise CheckpointError(
-            f"{file} is refused: reading it would run code ({reason})",
-            _CONVERT.format(name=_quoted(file.name), wrappers=_WRAPPERS),
+            f"{file} is refused: reading it would run code ({refused[1]})",
+            _CONVERT.format(name=name, wrappers=_WRAPPERS),
         ) from error
     except _LOADER_ERRORS as error:
         first_line = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{file} is damaged: {first_line}", _REFETCH) from error
-
-
-_LOADER_ERRORS = (
-    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
-    AssertionError, struct.error,
-)  # fmt: skip
-"""What torch's loader raises over damaged bytes; found by changing some."""
-
-
-def _quoted(name: str) -> str:
-    """Returns a file's name for the command line, or FILE where a shell would change it."""
-    return name if re.fullmatch(r"[\w .+@-]+", name) else "FILE"
-
-
-def _refused_global(message: str) -> str | None:
-    """Returns the function or class for which a pickle was refused, if that is the reason."""
-    found = _REFUSED.search(message)
-    return found[1] if found else None
 
 
 def _unwrapped(values: Any) -> dict[str, Any]:
@@ -204,22 +196,6 @@ def _unwrapped(values: Any) -> dict[str, Any]:
         f"the file holds a {type(values).__name__} and no mapping from names to tensors",
         "save the model's state_dict",
     )
-
-
-def _is_pickle(start: bytes) -> bool:
-    """Says whether a file begins like a pickle of an existing protocol."""
-    return len(start) > 1 and start[0] == 0x80 and start[1] <= pickle.HIGHEST_PROTOCOL
-
-
-def _appearance(start: bytes) -> str:
-    if not start:
-        return "it is empty"
-    if start.startswith(b"version https:/"):
-        return "it is a Git LFS pointer, the file itself was not fetched"
-    if start.lstrip()[:1] == b"<":
-        return "it is a web page"
-    readable = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
-    return "it is a text file" if readable else "its first bytes are of no format known here"
 
 
 def _require_sound(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -268,8 +244,5 @@ def require_floats(file: object, tensors: Mapping[str, Tensor]) -> None:
 
 def _kind(value: Tensor) -> str:
     """Returns what is unusual about a tensor, in a word."""
-    if value.is_meta:
-        return "without values"
-    if value.layout != torch.strided:
-        return str(value.layout).removeprefix("torch.")
-    return str(value.dtype).removeprefix("torch.")
+    kind = value.dtype if value.layout == torch.strided else value.layout
+    return "without values" if value.is_meta else str(kind).removeprefix("torch.")

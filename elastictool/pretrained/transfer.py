@@ -7,24 +7,18 @@ is written into the report.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from elastictool.config import InitConfig, ModelConfig, RunConfig
+from elastictool.models.resize import pi_resize
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.pretrained.geometry import (
-    FREQUENCY,
-    GRID,
-    TIME,
-    fit_kernel,
-    fit_positions,
-    mean_attention,
-    picture_grid,
-    same_area_grid,
-)
+from elastictool.packing.grid import scaled_stride
+from elastictool.pretrained.geometry import FREQUENCY, GRID, TIME, fit_positions, same_area_grid
 from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.report import ImportReport
 from elastictool.utils.errors import CheckpointError, UsageError
@@ -36,8 +30,6 @@ SHAPE = (
     "pooling", "fc_norm", "fc_norm_eps",
 )  # fmt: skip
 """Settings that are the weights' own where ``init.model`` is ``weights``."""
-_GEOMETRY = ("patch_size", "patch_stride", "grid")
-POSITIONS = {"grid": (GRID,), "factorised": (FREQUENCY, TIME)}
 KERNEL, QUERY = "patch_embed.proj.weight", "attn_pool.latent"
 
 
@@ -50,22 +42,32 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
     Raises:
         UsageError: A setting contradicts the weights.
     """
-    init, source = config.init, weights.config.model
+    own, source = weights.config, weights.config.model
+    given, bins = config.model, config.fbank.num_mel_bins
     taken = {name: getattr(source, name) for name in BODY}
-    given = config.model
-    if init.model == "weights":
-        _require_agreement({name: getattr(source, name) for name in _GEOMETRY}, given)
+    if config.init.model == "weights":
+        geometry = ("patch_size", "patch_stride", "grid")
+        _require_agreement({name: getattr(source, name) for name in geometry}, given)
         taken |= {name: getattr(source, name) for name in SHAPE}
-        config = _front_end_of(weights, config)
+        if source.num_mel_bins != bins:
+            raise UsageError(
+                f"the weights' own model takes {source.num_mel_bins} rows, "
+                f"fbank.num_mel_bins is {bins}",
+                "set init.model=config: the grid is then fitted to the spectrogram",
+            )
+        config = replace(config, length=replace(config.length, edge=own.length.edge))
     official = official_settings(weights, str(taken.get("pooling", given.pooling)))
     _require_agreement({name: taken[name] for name in BODY if name not in official}, given)
     require_official(official, given, ModelConfig())
-    model = dataclasses.replace(given, **taken | official)
+    model = replace(given, **taken | official)
     if not weights.image and not config.length.fixed_frames:
         bands, columns = same_area_grid(source, model)
-        model = dataclasses.replace(model, grid=(model.grid[0] or bands, model.grid[1] or columns))
-    _note_differences(weights, config)
-    return dataclasses.replace(config, model=model)
+        model = replace(model, grid=(model.grid[0] or bands, model.grid[1] or columns))
+    for name in () if weights.image else (field.name for field in fields(config.fbank)):
+        old, new = getattr(own.fbank, name), getattr(config.fbank, name)
+        if old != new:
+            weights.report.notes.append(f"trained with fbank.{name} = {old}, here it is {new}")
+    return replace(config, model=model)
 
 
 def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
     Source: published ElasticAST code: how new parts start, and attention without scale; its AST
     keeps that of the weights.
     """
-    if not weights.choices.official:
+    if not weights.official:
         return {}
     settings: dict[str, Any] = {"initialization": "official"}
     if pooling == "attention":
@@ -104,30 +106,6 @@ def _require_agreement(
                 f"model.{name} = {found}, but {because} {value}",
                 f"leave model.{name} out, or take other weights",
             )
-
-
-def _front_end_of(weights: Imported, config: RunConfig) -> RunConfig:
-    """Takes over the weights' own patches; the model of a whole picture takes no spectrogram."""
-    bins = config.fbank.num_mel_bins
-    source = weights.config
-    if source.model.num_mel_bins != bins:
-        raise UsageError(
-            f"the weights' own model takes {source.model.num_mel_bins} rows, "
-            f"fbank.num_mel_bins is {bins}",
-            "set init.model=config: the grid is then fitted to the spectrogram",
-        )
-    length = dataclasses.replace(config.length, edge=source.length.edge)
-    return dataclasses.replace(config, length=length)
-
-
-def _note_differences(weights: Imported, config: RunConfig) -> None:
-    """Notes in the report where the filterbank is another one."""
-    if weights.image:
-        return
-    for name in (field.name for field in dataclasses.fields(config.fbank)):
-        old, new = (getattr(each.fbank, name) for each in (weights.config, config))
-        if old != new:
-            weights.report.notes.append(f"trained with fbank.{name} = {old}, here it is {new}")
 
 
 def require_labels(weights: Imported, label_names: Sequence[str], init: InitConfig) -> None:
@@ -161,16 +139,27 @@ def transfer(model: SpectrogramTransformer, weights: Imported, init: InitConfig)
         CheckpointError: They do not fit.
     """
     source, target, report = weights.config.model, model.config, weights.report
-    state = dict(weights.state)
-    own = model.state_dict()
-    _fit_kernel(state, source, target, report)
+    state, own = dict(weights.state), model.state_dict()
+    if source.patch_size != target.patch_size:
+        kernel = state[KERNEL].reshape(-1, *source.patch_size)
+        state[KERNEL] = pi_resize(kernel, target.patch_size).flatten(1)
+        sizes = f"{_by(source.patch_size)} to {_by(target.patch_size)}"
+        report.resized[KERNEL] = f"patches {sizes}, PI-resize"
     _fit_positions(state, weights, target)
     _fit_prefix(state, own, report)
     _start_pooling(state, own, weights)
-    _start_head(state, own, init.head, report)
+    for name in [name for name in own if name.startswith(("head.", "fc_norm."))]:
+        if name not in state:
+            report.missing[name] = "new: the weights have none"
+        elif init.head == "replace":
+            report.leave_out(name, "init.head = replace")
+            report.missing[name] = "new: init.head = replace"
+            del state[name]
+    useless = {"prefix": "has no prefix tokens", "attn_pool": "does not pool by attention"}
     for name in [name for name in state if name not in own]:
         del state[name]
-        report.leave_out(name, _useless(name))
+        why = [why for part, why in useless.items() if name.startswith(part)]
+        report.leave_out(name, f"the model {why[0] if why else 'has no such part'}")
     wrong = [name for name, value in state.items() if value.shape != own[name].shape]
     wrong += [name for name in own if name not in state and name not in report.missing]
     if wrong:
@@ -179,29 +168,26 @@ def transfer(model: SpectrogramTransformer, weights: Imported, init: InitConfig)
     return report
 
 
-def _fit_kernel(
-    state: dict[str, Tensor], source: ModelConfig, target: ModelConfig, report: ImportReport
-) -> None:
-    if source.patch_size != target.patch_size:
-        state[KERNEL] = fit_kernel(state[KERNEL], source.patch_size, target.patch_size)
-        report.resized[KERNEL] = (
-            f"patches {_by(source.patch_size)} to {_by(target.patch_size)}, PI-resize"
-        )
-
-
 def _fit_positions(state: dict[str, Tensor], weights: Imported, target: ModelConfig) -> None:
-    source, choices, report = weights.config.model, weights.choices, weights.report
+    """Replaces the position tables in ``state`` by those of ``target``.
+
+    Source: the published AST code takes a picture's rows as they are, whatever the stride.
+    """
+    source, init, report = weights.config.model, weights.init, weights.report
     alike = source.pos_embed == target.pos_embed
-    area = (picture_grid if weights.image else same_area_grid)(source, target)
+    stride = scaled_stride(source.patch_size, source.patch_stride, target.patch_size)
+    patches = replace(target, patch_stride=stride) if weights.image else target
+    area = same_area_grid(source, patches)
     if alike and source.grid == target.grid == area:
         return
-    tables = {name: state.pop(name) for name in POSITIONS[source.pos_embed]}
+    names = (GRID,) if source.pos_embed == "grid" else (FREQUENCY, TIME)
+    tables = {name: state.pop(name) for name in names}
     keys = [key for name in tables for key in report.loaded.pop(name)]
-    mean_twice = choices.grid_mean_twice
-    fitted = fit_positions(tables, area, source, target, choices.pos_embed, mean_twice)
+    mean_twice = init.grid_mean == "twice"
+    fitted = fit_positions(tables, area, source, target, init.pos_embed, mean_twice)
     how = [f"{_by(source.grid)} to {_by(target.grid)}"]
     how += ["stretched with the patches"] if area != source.grid else []
-    how += [choices.pos_embed] if area != target.grid else []
+    how += [init.pos_embed] if area != target.grid else []
     if not alike:
         how += ["marginal means" if source.pos_embed == "grid" else "sums of both tables"]
         how += ["the grid's mean in both"] if source.pos_embed == "grid" and mean_twice else []
@@ -227,39 +213,31 @@ def _fit_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor], report: Imp
 
 
 def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights: Imported) -> None:
+    """Makes attention pooling of the encoder's attention: the blocks' sum over a divisor."""
     if QUERY not in own or QUERY in state:
         return
-    report, how, depth = weights.report, weights.choices.pooling, weights.config.model.depth
+    report, how, depth = weights.report, weights.init.pooling, weights.config.model.depth
+    new = "the weights have no attention pooling"
     names = [name for name in own if name.startswith("attn_pool.")]
-    report.missing |= dict.fromkeys(names, "new: the weights have no attention pooling")
+    report.missing |= dict.fromkeys(names, f"new: {new}")
     if how == "random" or not depth:
         return
     # The published code counts six tensors a block as layers, hence its 72 for 12 blocks.
     divisor = 6 * depth if how == "official" else depth
-    start = mean_attention(state, depth, divisor)
+    start: dict[str, Tensor] = {}
+    for part in ("weight", "bias"):
+        qkv, proj = (
+            torch.stack([state[f"blocks.{n}.attn.{layer}.{part}"] for n in range(depth)]).sum(0)
+            / divisor
+            for layer in ("qkv", "proj")
+        )
+        width = len(proj)
+        start[f"attn_pool.q.{part}"] = qkv[:width].clone()
+        start[f"attn_pool.kv.{part}"] = qkv[width:].clone()
+        start[f"attn_pool.proj.{part}"] = proj
     state |= start
     what = f"the encoder's attention, its sum over {divisor} ({how})"
-    report.missing |= dict.fromkeys(start, f"{what}: the weights have no attention pooling")
-
-
-def _start_head(
-    state: dict[str, Tensor], own: Mapping[str, Tensor], head: str, report: ImportReport
-) -> None:
-    for name in [name for name in own if name.startswith(("head.", "fc_norm."))]:
-        if name not in state:
-            report.missing[name] = "new: the weights have none"
-        elif head == "replace":
-            report.leave_out(name, "init.head = replace")
-            report.missing[name] = "new: init.head = replace"
-            del state[name]
-
-
-def _useless(name: str) -> str:
-    if name.startswith("prefix"):
-        return "the model has no prefix tokens"
-    if name.startswith("attn_pool"):
-        return "the model does not pool by attention"
-    return "the model has no such part"
+    report.missing |= dict.fromkeys(start, f"{what}: {new}")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -5,46 +5,39 @@ A spectrogram takes the place of a picture of the same size.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, ModelConfig, RunConfig
-from elastictool.pretrained import hf_json
-from elastictool.pretrained.formats import FORMATS, Described, Format, Ignored, Tensors
-from elastictool.pretrained.names import (
+from elastictool.pretrained.formats import (
     DATA_PARALLEL,
-    hf_aliases,
-    hf_encoder,
+    FORMATS,
+    Described,
+    Format,
+    Tensors,
     layers,
     patches_and_positions,
     timm_encoder,
 )
-from elastictool.pretrained.shapes import (
-    POSITION_AXES,
-    classes,
-    conv_patch,
-    encoder,
-    heads_note,
-    need,
-    square_grid,
-)
+from elastictool.pretrained.hf_ast import HF_KEYS, HF_NEWER, hf_encoder, label_names, need_config
+from elastictool.pretrained.shapes import classes, conv_patch, encoder, heads_note, need
 from elastictool.pretrained.source import Source
+from elastictool.utils.errors import CheckpointError
 
 
 def _describe_timm(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    width = need(tensors, "pos_embed", POSITION_AXES).shape[2]
-    body = encoder(tensors, "blocks", width, init)
-    names = ("patch_embed.proj", "pos_embed", "dist_token", "head")
-    config = _picture(body | {"norm_eps": 1e-6}, tensors, *names)
+    width = need(tensors, "pos_embed", "1, positions, D").shape[2]
+    body = encoder(tensors, "blocks", width, init) | {"norm_eps": 1e-6}
+    config = _picture(body, tensors, "patch_embed.proj", "pos_embed", "dist_token", "head")
     return Described(config, notes=heads_note(config.model, init))
 
 
 def _describe_hf(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    hf_json.need_config(source, "vit", "deit")
+    need_config(source, "vit", "deit")
     names = ("patch_embeddings.projection", "position_embeddings", "distillation_token")
     conv, table, distillation = (f"embeddings.{name}" for name in names)
-    body = hf_json.encoder(source)
-    config = _picture(body, tensors, conv, table, distillation, "classifier")
-    return Described(config, hf_json.label_names(source, config.model.num_classes))
+    config = _picture(hf_encoder(source), tensors, conv, table, distillation, "classifier")
+    return Described(config, label_names(source, config.model.num_classes))
 
 
 def _picture(
@@ -53,8 +46,14 @@ def _picture(
     """Returns an image model with the encoder ``body``; the names are those of its other parts."""
     patch = conv_patch(tensors, f"{conv}.weight")
     prefix = 2 if distillation in tensors else 1
-    grid = square_grid(need(tensors, table, POSITION_AXES).shape[1] - prefix)
-    bins, frames = grid[0] * patch[0], grid[1] * patch[1]
+    positions = need(tensors, table, "1, positions, D").shape[1] - prefix
+    side = math.isqrt(max(positions, 0))
+    if side == 0 or side * side != positions:
+        raise CheckpointError(
+            f"{positions} positions of patches are no square: the grid cannot be inferred",
+            "is it an audio model? name its format with --from",
+        )
+    bins, frames = side * patch[0], side * patch[1]
     model = ModelConfig(
         **body,
         preset="ast",
@@ -62,7 +61,7 @@ def _picture(
         patch_size=patch,
         patch_stride=patch,
         pos_embed="grid",
-        grid=grid,
+        grid=(side, side),
         prefix_tokens=prefix,
         pooling="prefix",
         fc_norm=False,
@@ -85,7 +84,7 @@ FORMATS.register("timm")(
             *patches_and_positions("patch_embed.proj", "pos_embed"),
             *layers({"head": "head"}),
         ),
-        ignored=(Ignored(r"head(_dist)?\.", _TWO_HEADS),),
+        ignored={r"head(_dist)?\.": _TWO_HEADS},
         describe=_describe_timm,
         image=True,
     )
@@ -98,13 +97,13 @@ FORMATS.register("hf-vit")(
             r"encoder\.layer\.\d+\.attention\.attention\.query\.",
         ),
         foreign=(r"classifier\.dense\.",),
-        aliases=hf_aliases("vit|deit"),
-        keys=(*hf_encoder(), *layers({"head": "classifier"})),
-        ignored=(
-            Ignored(r"((cls|distillation)_)?classifier\.", _TWO_HEADS),
-            Ignored(r"pooler\.", "the pooler, which the classifier does not use"),
-            Ignored(r"embeddings\.mask_token$", "only for masked image modelling"),
-        ),
+        aliases=(DATA_PARALLEL, (r"^(vit|deit)\.", ""), *HF_NEWER),
+        keys=(*HF_KEYS, *layers({"head": "classifier"})),
+        ignored={
+            r"((cls|distillation)_)?classifier\.": _TWO_HEADS,
+            r"pooler\.": "the pooler, which the classifier does not use",
+            r"embeddings\.mask_token$": "only for masked image modelling",
+        },
         describe=_describe_hf,
         image=True,
     )

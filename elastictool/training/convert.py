@@ -82,7 +82,7 @@ def convert(
     metrics = {**kept.metrics, "imported_from": form, "imported_sha256": report.sha256}
     save_weights(out, model, dataclasses.replace(kept, metrics=metrics))
     report_file = out.with_suffix(".import_report.json")
-    write_json(report_file, report.document())
+    write_json(report_file, dataclasses.asdict(report))
     return Converted(out, report_file, config, names, report)
 
 

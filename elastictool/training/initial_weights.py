@@ -6,6 +6,7 @@ recorded in the run. A resumed run has its own weights and does not read these a
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -90,4 +91,4 @@ def start_from(
     for what, text in report.lines():
         progress.log(f"{what}: {text}")
     if run.writes:
-        write_json(run.import_report, report.document())
+        write_json(run.import_report, dataclasses.asdict(report))
