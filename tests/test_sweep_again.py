@@ -209,7 +209,7 @@ def test_lengths_that_nobody_names_follow_from_data_and_cap(
 ) -> None:
     run = load_run(path)
     clips = select_clips(store, run.config.data, 0).test
-    longest = run.feature_extractor.framing.num_frames(int(store.num_samples[clips].max()))
+    longest = int(run.feature_extractor.num_frames(store.num_samples[clips]).max())
     found = default_lengths([run], store, "test")
     assert found[-1] == longest // 16 * 16 and len(found) == 12
     assert not [length for length in found if length % 16]

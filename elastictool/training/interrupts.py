@@ -29,13 +29,12 @@ from elastictool.utils.errors import (
 )
 from elastictool.utils.io import as_argument
 from elastictool.utils.launch import command
-from elastictool.utils.signals import Stopped, StopRequest
+from elastictool.utils.signals import Stopped
 
 
 @contextmanager
 def save_on_exit(
     run_dir: Path,
-    stop: StopRequest,
     save: Callable[[], None],
     where: Callable[[], str],
     ranks: Ranks = SINGLE,
@@ -44,7 +43,6 @@ def save_on_exit(
 
     Args:
         run_dir: The run.
-        stop: What the user has asked for; open.
         save: Saves the state as it is.
         where: Returns the current epoch and step.
         ranks: The processes of the run; they stop together.
@@ -54,13 +52,16 @@ def save_on_exit(
         ElasticToolError: Any other cause, with the resume command in its hint.
     """
     resume = f"{command()} train --resume --run-dir {as_argument(run_dir)}"
-    state = RunDirectory(run_dir).training_state
+    run = RunDirectory(run_dir)
+    state = run.training_state
     try:
         yield
     except Stopped:
         save()
         ranks.wait()  # the main process has finished writing
-        raise _interrupted(run_dir, where(), resume) from None
+        raise Interrupted(
+            f"stopped at {where()}; everything is saved in {run_dir}", f"continue with: {resume}"
+        ) from None
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped at once, at {where()}; what was saved before is whole",
@@ -71,8 +72,10 @@ def save_on_exit(
         death = error if isinstance(error, LoaderError) else dead_worker(error)
         if death is None:
             raise
-        more = f"then continue from the last saved state: {resume}"
-        raise _with_resume(death, more if state.exists() else "") from None
+        begin = "from the last saved state" if state.exists() else "from the start"
+        more = f"then continue {begin}: {resume}"
+        # A run without a single step is deleted: there is nothing to continue.
+        raise _with_resume(death, more if run.metrics.exists() else "") from None
     except ProcessLostError as error:
         save()
         saved = f"saved at {where()}, continue with" if ranks.is_main else "then continue with"
@@ -86,12 +89,6 @@ def save_on_exit(
     except OutOfMemory as error:
         more = f"or, if it was others who took it, continue from the last saved state: {resume}"
         raise _with_resume(error, more if state.exists() else "") from error
-
-
-def _interrupted(run_dir: Path, where: str, resume: str) -> Interrupted:
-    return Interrupted(
-        f"stopped at {where}; everything is saved in {run_dir}", f"continue with: {resume}"
-    )
 
 
 def _with_resume(error: ElasticToolError, more: str) -> ElasticToolError:

@@ -120,7 +120,7 @@ class Trainer:
             self.averages.start()
         if self.config.train.compile and not was_finished:
             self._compile()
-        saving = save_on_exit(self.run.path, self.stop, self._save, self._where, self.ranks)
+        saving = save_on_exit(self.run.path, self._save, self._where, self.ranks)
         with self.stop, saving:
             while not self.is_finished:
                 self._check_stop()
