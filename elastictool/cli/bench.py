@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elastictool.cli.console import log, print_json, print_table, progress
-from elastictool.cli.options import DeviceOption, DurationsOption, JsonOption, grouped
+from elastictool.cli.options import (
+    DeviceOption,
+    DurationsOption,
+    JsonOption,
+    LatestDatasetOption,
+    PrecisionOption,
+    grouped,
+)
 from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 
@@ -32,13 +39,11 @@ class WorkloadOptions:
 
     size: Annotated[
         str,
-        typer.Option(
-            help="Model size: tiny, small or base (default: base for the loader, else small)."
-        ),
+        typer.Option(help="Model size: {sizes} (default: base for the loader, else small)."),
     ] = ""
     depth: Annotated[int, typer.Option(min=1, help="Number of blocks of the model.")] = 12
     clips: Annotated[int, typer.Option(min=1, help="Number of clips to measure on.")] = 24
-    batch_clips: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 12
+    batch_clips: Annotated[int, typer.Option(min=1, help="Number of clips in a batch.")] = 12
     durations: DurationsOption = None
 
     def workload(self, size: str = "small") -> Workload:
@@ -77,25 +82,19 @@ def bench(
     batch_tokens: Annotated[
         int,
         typer.Option(
-            min=0, help="Tokens in a batch of the loader, in place of clips; 0: 65536 on CUDA."
+            min=0,
+            help="Number of tokens in a batch of the loader, instead of clips (0: 65536 on CUDA).",
         ),
     ] = 0,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset", "-d", help="Prepared dataset for the loader (default: the latest)."
-        ),
-    ] = "",
+    dataset: LatestDatasetOption = "",
     workers: Annotated[
         str, typer.Option(help="Numbers of loader workers to try, e.g. 0,2,8.")
     ] = "0",
     compare: Annotated[
-        str, typer.Option(help="Model to compare with; hf: Hugging Face's padded AST.")
+        str, typer.Option(help="Model to compare with: hf (the padded AST of Hugging Face).")
     ] = "",
     device: DeviceOption = "auto",
-    precision: Annotated[
-        str, typer.Option(help="Precision of matrix products: fp32 or bf16.")
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     rounds: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 3,
     out: Annotated[Path | None, typer.Option(help="File for the JSON document.")] = None,
     json_output: JsonOption = False,
@@ -117,8 +116,8 @@ def bench(
     from elastictool.utils.io import write_json
 
     chosen = _known_parts(parts)
-    if precision not in ("fp32", "bf16") or compare not in ("", "hf"):
-        raise UsageError("--precision is fp32 or bf16, --compare is hf", "see bench --help")
+    if compare not in ("", "hf"):
+        raise UsageError(f"--compare {compare!r} is no model to compare with", "hf is")
     how = parts_of.Bench(torch.device(pick_device(device)), precision, rounds)
     workload = options.workload()
     log(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")

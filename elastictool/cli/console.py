@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -68,18 +70,61 @@ def print_json(document: Any) -> None:
     sys.stdout.flush()  # where a full disk can still be reported
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1
-) -> None:
-    """Prints a table of formatted cells on stdout; the first ``left`` columns are text."""
-    table = Table(title=escape(readable(title)), title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a table of formatted cells on stdout; columns of numbers are aligned to the right.
+
+    Where the terminal is too narrow, cells are wrapped at spaces and at the marks of names.
+    """
+    cells = [[readable(str(cell)) for cell in column] for column in zip(*rows, strict=True)]
+    cells = cells or [[] for _ in columns]
+    widths = _widths(
+        [[head, *column] for head, column in zip(columns, cells, strict=True)],
+        stdout.width - 3 * len(columns) - 1,
+    )
+    table = Table()
+    for head, column, width in zip(columns, cells, widths, strict=True):
+        numeric = column and all(map(_NUMBER.fullmatch, column))
         table.add_column(
-            escape(column), justify="left" if index < left else "right", overflow="fold"
+            escape(_wrapped(head, width)),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            width=width,
         )
-    for row in rows:
-        table.add_row(*(escape(readable(str(cell))) for cell in row))
+    for row in zip(*cells, strict=True):
+        wrapped = map(_wrapped, row, widths)
+        table.add_row(*map(escape, wrapped))
+    stdout.print(f"[bold]{escape(readable(title))}[/]", soft_wrap=False)
     stdout.print(table)
+
+
+_NUMBER = re.compile(r"[-–]?[\d.,]*( %| \(.*\))?|nan|inf")
+_BREAK = re.compile(r"(?<= )(?!%)|(?<=[/_-])(?=[A-Za-z])|(?<=\.)(?=[a-z_])")
+"""Where a cell may be wrapped: not within numbers, not before their unit."""
+
+
+def _widths(columns: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Returns the widths of ``columns``, the widest ones narrowed until all fit."""
+
+    def widest(column: Sequence[str], pieces: Callable[[str], Sequence[Any]]) -> int:
+        return max((cell_len(p.rstrip()) for cell in column for p in pieces(cell)), default=1)
+
+    widths = [widest(column, str.splitlines) for column in columns]
+    least = [widest(column, _BREAK.split) for column in columns]
+    while sum(widths) > available and max(widths) > 1:
+        spare = [i for i, width in enumerate(widths) if width > least[i]]
+        widths[max(spare or range(len(widths)), key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for piece in _BREAK.split(line):
+            if lines[-1] and cell_len((lines[-1] + piece).rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 class _BarTask:

@@ -113,7 +113,7 @@ def verify(name: DataArgument = "", json_output: JsonOption = False) -> None:
         )
     elif faults:
         rows = [(fault.clip or "(the dataset)", fault.what) for fault in faults]
-        print_table(f"{store.path}: what is wrong", ("clip", "fault"), rows, left=2)
+        print_table(f"{store.path}: what is wrong", ("clip", "fault"), rows)
     else:
         log(f"{store.path} is sound: {len(store)} clips decode and fit their rows")
     if faults:
@@ -179,13 +179,13 @@ def _show_dataset(store: PreparedStore, json_output: bool) -> None:
         (f"{low:g} to {high:g}", "█" * round(BAR_WIDTH * count / most), count)
         for low, high, count in histogram
     ]
-    print_table("lengths", ("seconds", "", "clips"), bars, left=2)
+    print_table("lengths", ("seconds", "", "clips"), bars)
     splits = list(store.info.splits)
     rows = [(label, *(counts[split] for split in splits)) for label, counts in classes.items()]
     print_table("clips of each class", ("class", *splits), rows)
     if rejected:
         shown = [(row["id"], row["reason"]) for row in rejected[:REJECTED_SHOWN]]
-        print_table(f"left out: {len(rejected)}", ("clip", "reason"), shown, left=2)
+        print_table(f"left out: {len(rejected)}", ("clip", "reason"), shown)
     if len(rejected) > REJECTED_SHOWN:
         log(f"the first {REJECTED_SHOWN} of {len(rejected)} are shown; all: rejected.csv")
 
@@ -214,7 +214,7 @@ def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: b
         print_json(row)
         return
     shown = [(key, _text(value)) for key, value in row.items()]
-    print_table(clip_id, ("what", "value"), shown, left=2)
+    print_table(clip_id, ("what", "value"), shown)
 
 
 def _text(value: object) -> str:

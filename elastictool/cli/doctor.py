@@ -73,20 +73,20 @@ def _plain(statuses: Sequence[Status]) -> list[dict[str, Any]]:
 def _print(report: dict[str, Any]) -> None:
     for part in ("versions", "extras", "devices", "disk"):
         rows = [(row["name"], _mark(row["ok"]), row["text"]) for row in report[part]]
-        print_table(part, ("name", "", "what"), rows, left=3)
+        print_table(part, ("name", "", "what"), rows)
     log(f"the CUDA path is {report['cuda_path']}")
     backends = [
         (f"{row['device']}, {row['dtype']}", row["chosen"] or "–", _backends(row))
         for row in report["attention"]
     ]
-    print_table("attention", ("where", "auto takes", "others"), backends, left=3)
+    print_table("attention", ("where", "auto takes", "others"), backends)
     formats = [
         (row["format"], " ".join(row["endings"]), row["decoder"], _reads(row))
         for row in report["decoders"]
     ]
-    print_table("audio formats", ("format", "endings", "decoder", "reads"), formats, left=4)
+    print_table("audio formats", ("format", "endings", "decoder", "reads"), formats)
     checks = [(row["name"], _mark(row["passed"]), row["detail"]) for row in report["self_test"]]
-    print_table("self test", ("check", "", "what"), checks, left=3)
+    print_table("self test", ("check", "", "what"), checks)
 
 
 def _backends(row: dict[str, Any]) -> str:

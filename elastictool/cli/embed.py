@@ -14,6 +14,7 @@ from elastictool.cli.options import (
     BudgetOptions,
     FilesArgument,
     JsonOption,
+    OptionalDatasetOption,
     RunOption,
     SplitOption,
     WindowOptions,
@@ -45,10 +46,7 @@ def embed(
         list[str] | None, typer.Option(help="Recording to look for in the index; repeatable.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of nearest recordings to name.")] = 5,
-    dataset: Annotated[
-        str,
-        typer.Option("--dataset", "-d", help="Prepared dataset to measure the vectors of."),
-    ] = "",
+    dataset: OptionalDatasetOption = "",
     split: SplitOption = "test",
     windows: WindowOptions = WindowOptions(),
     model: BudgetOptions = BudgetOptions(),

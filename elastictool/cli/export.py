@@ -27,7 +27,7 @@ def export(
         typer.Option(help="Format: onnx, hf (a folder) or safetensors (default: as --out ends)."),
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=0, help="Fixed input length in frames for onnx; 0: any length.")
+        int, typer.Option(min=0, help="Fixed input length in frames for onnx (0: any length).")
     ] = 0,
     which: CheckpointOption = "best",
     json_output: JsonOption = False,

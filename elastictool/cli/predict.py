@@ -34,7 +34,9 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of classes to name.")] = 5,
     windows: WindowOptions = WindowOptions(),
     form: Annotated[Format, typer.Option("--format", help="Format of the output.")] = "table",
-    json_output: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON, like --format json.")
+    ] = False,
     by_window: Annotated[
         bool,
         typer.Option(

@@ -69,7 +69,7 @@ class PredictionOutput:
                 decided = [", ".join(piece.decided) or "-"] if several else []
                 rows.append([item.name, seconds, likeliest, *decided])
         if rows:
-            print_table("predictions", columns, rows, left=len(columns))
+            print_table("predictions", columns, rows)
 
     def document(self, item: Prediction) -> dict[str, Any]:
         """Returns one recording's prediction for JSON."""

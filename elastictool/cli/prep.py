@@ -303,7 +303,6 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
             ("lengths", store.path / DURATIONS_NAME),
             ("left out", store.path / REJECTED_NAME),
         ],
-        left=2,
     )
     log_lines("note: ", info.notes)
 

@@ -96,7 +96,7 @@ def list_(json_output: JsonOption = False) -> None:
         (recipe.name, recipe.title, "numbers" if recipe.published else FIGURE_ONLY)
         for recipe in recipes
     ]
-    print_table("recipes", ("name", "figure or table", "published"), rows, left=3)
+    print_table("recipes", ("name", "figure or table", "published"), rows)
     log("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
 
 
@@ -130,10 +130,10 @@ def show(
     if scale == "paper":
         if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
             title = "settings of the paper's runs"
-            print_table(title, ("setting", "value", "source"), rows, left=3)
+            print_table(title, ("setting", "value", "source"), rows)
         log_lines("paper and published code differ: ", recipe.deviations)
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
-    print_table("steps", ("step", "kind", "state", "folder"), steps, left=4)
+    print_table("steps", ("step", "kind", "state", "folder"), steps)
     for title, path, hint in plan.missing:
         log(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
 
@@ -251,11 +251,14 @@ def _show_costs(plan: Plan, throughput: float, json_output: bool) -> None:
         )
         return
     rows = [_cost_row(step.name, step.state, costs[step.name], throughput) for step in plan.steps]
-    rows.append(_cost_row("all that is to do", "", total, throughput))
+    rows.append(_cost_row("total to do", "", total, throughput))
     columns = ("step", "state", "clips", "tokens", "TFLOP", "hours")
-    print_table(f"{plan.recipe.title}: {plan.scale_name}", columns, rows, left=2)
+    print_table(f"{plan.recipe.title}: {plan.scale_name}", columns, rows)
     if throughput:
-        log(f"hours at {throughput:,.1f} GFLOP/s ({source}); decoding, filterbanks, validation: no")
+        log(
+            f"hours are for {throughput:,.1f} GFLOP/s ({source}), without decoding, filterbanks "
+            "and validation"
+        )
     for title, path, _ in plan.missing:
         log(f"needs: {title}: {path} is not there")
 

@@ -183,6 +183,9 @@ def compare(
     ]
     names = [path.name for path in paths]
     print_table("scores", ["what", *names], rows)
+    if not differing:
+        log("their settings are the same")
+        return
     print_table(
         "settings in which they differ",
         ["setting", *names],

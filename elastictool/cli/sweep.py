@@ -48,20 +48,20 @@ class AxisOptions:
     lengths: Annotated[
         str,
         typer.Option(
-            help="Lengths in frames: start:stop[:step] with both ends, or a comma list (default: "
-            "a dozen up to the longest clip)."
+            help="Lengths in frames: start:stop[:step] with both ends, or a comma list "
+            "(default: a dozen up to the longest clip)."
         ),
     ] = ""
     patch_sizes: Annotated[
-        str, typer.Option(help="Patch sizes to sweep instead: a range (step 8) or a comma list.")
+        str, typer.Option(help="Patch sizes to sweep instead: a range (step 8), or a comma list.")
     ] = ""
     resolutions: Annotated[
         str,
-        typer.Option(help="Frame shifts to sweep instead, as multiples of the base: 1:4:0.2."),
+        typer.Option(help="Frame shifts to sweep instead, as multiples of the base, e.g. 1:4:0.2."),
     ] = ""
     pooling: Annotated[
         str,
-        typer.Option(help="Numbers of frames to pool into one, to sweep instead: 1,2,3,4."),
+        typer.Option(help="Numbers of frames to pool into one, to sweep instead, e.g. 1,2,3,4."),
     ] = ""
     positions: Annotated[
         Literal["interpolate", "slice", "both"],
@@ -174,14 +174,15 @@ def sweep(
     ] = None,
     swept: AxisOptions = AxisOptions(),
     more_runs: Annotated[
-        list[str] | None, typer.Option("--run", help="Another run, as the arguments; repeatable.")
+        list[str] | None, typer.Option("--run", help="Run to sweep, too; repeatable.")
     ] = None,
     ensemble: Annotated[
         list[str] | None,
-        typer.Option(help="Run of an ensemble, whose mean is one more row; repeatable."),
+        typer.Option(help="Run of an ensemble, which adds a row for the mean; repeatable."),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="Metric; auto is top1, or map for multi-label data.")
+        str,
+        typer.Option(help="Metric: auto (top1, or map for multi-label data), {metrics}."),
     ] = "auto",
     split: SplitOption = "test",
     dataset: DatasetOption = "",

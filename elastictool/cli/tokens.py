@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elastictool.cli.console import log, print_json, print_table
-from elastictool.cli.options import DurationsOption, JsonOption, grouped
+from elastictool.cli.options import (
+    DurationsOption,
+    JsonOption,
+    LatestDatasetOption,
+    StoredSplitOption,
+    grouped,
+)
 from elastictool.cli.ranges import parse_numbers
 from elastictool.utils.errors import UsageError
 
@@ -23,17 +29,14 @@ if TYPE_CHECKING:
 class SourceOptions:
     """The clips whose durations are counted."""
 
-    dataset: Annotated[
-        str,
-        typer.Option("--dataset", "-d", help="Prepared dataset: a folder, or a name under data/."),
-    ] = ""
-    split: Annotated[str, typer.Option(help="Split of the dataset (default: all).")] = ""
+    dataset: LatestDatasetOption = ""
+    split: StoredSplitOption = ""
     durations: DurationsOption = None
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="Use the bundled stand-in for VoxCeleb.")
     ] = False
     clips: Annotated[
-        int, typer.Option(min=0, help="Number of clips of the stand-in; 0: as VoxCeleb.")
+        int, typer.Option(min=0, help="Number of clips of the stand-in (0: as VoxCeleb).")
     ] = 0
 
     def read(self) -> Durations:
@@ -75,20 +78,22 @@ class CountOptions:
     """The models, planners and batches that are compared."""
 
     batch_size: Annotated[
-        list[str], typer.Option(metavar="N ...", help="Clips in a batch; several at once.")
+        list[str], typer.Option(metavar="N ...", help="Numbers of clips in a batch.")
     ] = field(default_factory=lambda: ["12", "24", "48"])
     frames: Annotated[
         list[str], typer.Option(metavar="T ...", help="Input lengths of standard ASTs.")
     ] = field(default_factory=lambda: ["1024"])
     planner: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME ...", help="Packing planners, or flat (default: all)."),
+        typer.Option(metavar="NAME ...", help="Packing planners: {planners} (default: all)."),
     ] = None
-    capacity: Annotated[int, typer.Option(min=1, help="Tokens in a row.")] = 2048
-    window: Annotated[int, typer.Option(min=1, help="Clips that window planners choose among.")] = (
-        4096
-    )
-    max_frames: Annotated[int, typer.Option(min=1, help="Cap on the frames of a clip.")] = 3072
+    capacity: Annotated[int, typer.Option(min=1, help="Number of tokens in a row.")] = 2048
+    window: Annotated[
+        int, typer.Option(min=1, help="Number of clips that window planners choose among.")
+    ] = 4096
+    max_frames: Annotated[
+        int, typer.Option(min=1, help="Number of frames after which clips are cut.")
+    ] = 3072
     edge: Annotated[
         str, typer.Option(help="Treatment of the incomplete last patch: pad or drop.")
     ] = "pad"
