@@ -195,7 +195,8 @@ def test_a_gpus_loader_is_held_against_large_batches() -> None:
     [
         (["speed"], "no part 'speed'"),
         (["--size", "huge"], "no model size"),
-        (["--precision", "fp8"], "fp32 or bf16"),
+        (["--compare", "ghost"], "no model to compare with"),
+        (["--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16'"),
         (["loader", "--workers", "x"], "--workers"),
     ],
 )
