@@ -204,7 +204,7 @@ def bare(task: ShardTask) -> int:
     for clip in task.clips:
         with recording(task.root / clip.path) as opened:
             blocks = resample_blocks(opened.blocks(), opened.sample_rate_hz, rate_hz)
-            count += sum(map(len, blocks))
+            count += sum(len(block) for block, _ in blocks)
     return count
 
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from elastictool.audio.decode import (
     RESAMPLER,
-    Waveform,
     decode,
     encode,
     probe,
     resample,
     resample_blocks,
+    waveform_of,
 )
-from elastictool.audio.reader import AudioInfo
+from elastictool.audio.reader import AudioInfo, Waveform
 from elastictool.utils.errors import AudioError, UsageError
 
 RATE_HZ = 16_000
@@ -225,20 +225,21 @@ def test_real_recordings_decode(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("from_hz", [RATE_HZ, 44_100])
 def test_what_goes_beyond_full_scale_is_clipped_and_reported(from_hz: int) -> None:
-    loud, peaks = 6 * tone(rate_hz=from_hz), []
-    (block,) = resample_blocks([loud], from_hz, RATE_HZ, peaks.append)
-    assert peaks == [pytest.approx(3, rel=0.01)]
+    loud = 6 * tone(rate_hz=from_hz)
+    ((integers, peak),) = resample_blocks([loud], from_hz, RATE_HZ)
+    block = waveform_of(integers)
+    assert peak == pytest.approx(3, rel=0.01)
     assert (block.min(), block.max()) == (-1, 32_767 / 32_768)
     clipped = np.clip(resample(loud, from_hz, RATE_HZ), -1, 32_767 / 32_768)
     np.testing.assert_allclose(block, clipped, atol=0.51 / 32_768)
-    (quiet,) = resample_blocks([tone(rate_hz=from_hz)], from_hz, RATE_HZ, peaks.append)
-    assert len(peaks) == 1 and quiet.max() < 1
+    ((quiet, peak),) = resample_blocks([tone(rate_hz=from_hz)], from_hz, RATE_HZ)
+    assert peak < 1 and waveform_of(quiet).max() < 1
 
 
 @pytest.mark.parametrize("from_hz", [RATE_HZ, 44_100])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_passes_on_is_what_would_be_stored(encoding: Encoding, from_hz: int) -> None:
     sound = 3 * tone(rate_hz=from_hz) + 1e-5 * noise(from_hz)
-    (block,) = resample_blocks([sound], from_hz, RATE_HZ)
+    ((block, _),) = resample_blocks([sound], from_hz, RATE_HZ)
     stored, _ = decode(encode(resample(sound, from_hz, RATE_HZ), RATE_HZ, encoding))
-    assert np.array_equal(block, stored)
+    assert np.array_equal(waveform_of(block), stored)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elastictool.audio.decode import decode, probe, stream
+from elastictool.audio.decode import decode, probe, recording
 from elastictool.audio.hdf5 import INSTALL
 from elastictool.checkpoint.weights import load_run
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
@@ -139,8 +139,8 @@ def test_a_slice_of_hours_costs_the_memory_of_the_slice(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert rate_hz == 24_000 and waveform[0] == -1 and waveform[-1] == 1
     assert peak < 4_000_000
-    with stream(place) as (_, blocks):
-        assert len(next(blocks)) <= 1 << 21
+    with recording(place) as opened:
+        assert len(next(opened.blocks())) <= 1 << 21
 
 
 @pytest.mark.parametrize("kind", ["int16", "int32", "uint8", "float32", "float64"])

@@ -13,8 +13,9 @@ import pytest
 import soundfile
 
 from elastictool.audio import trials
-from elastictool.audio.decode import Waveform, decode, probe, recording, stream
+from elastictool.audio.decode import decode, probe, recording
 from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS, misnamed, sniff
+from elastictool.audio.reader import Waveform
 from elastictool.utils.errors import AudioError
 
 RATE_HZ = trials.RATE_HZ
@@ -469,7 +470,8 @@ def test_whatever_a_decoder_raises_refuses_the_file_with_its_reason(
 def test_errors_while_streaming_come_from_the_blocks() -> None:
     damaged = bytearray(made("flac"))
     damaged[len(damaged) // 2 : len(damaged) // 2 + 50] = bytes(50)
-    with stream(bytes(damaged)) as (rate_hz, blocks):
-        assert rate_hz == RATE_HZ
+    with recording(bytes(damaged)) as opened:
+        blocks = opened.blocks()
+        assert opened.sample_rate_hz == RATE_HZ
         with pytest.raises(AudioError, match="damaged"):
             list(blocks)

@@ -15,16 +15,15 @@ import soundfile
 
 from elastictool.audio.decode import (
     Encoding,
-    Integers,
-    Waveform,
     decode,
     encode,
-    encode_blocks,
+    open_encoder,
+    recording,
     resample,
     resample_blocks,
-    stream,
     waveform_of,
 )
+from elastictool.audio.reader import Waveform
 from elastictool.data import ingest
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
@@ -46,34 +45,34 @@ def cut(waveform: Waveform, size: int) -> Iterator[Waveform]:
 def test_resampling_in_blocks_is_resampling_the_whole(from_hz: int, size: int) -> None:
     for num_samples in (1, 10, 3_001) if size == 1 else (500, 200_003):
         whole = resample(noise(num_samples), from_hz, 16_000)
-        blocks = list(resample_blocks(cut(noise(num_samples), size), from_hz, 16_000))
-        joined = np.concatenate(blocks)
+        blocks = resample_blocks(cut(noise(num_samples), size), from_hz, 16_000)
+        joined = waveform_of(np.concatenate([block for block, _ in blocks]))
         assert joined.shape == whole.shape and joined.dtype == np.float32
         np.testing.assert_allclose(joined, whole, atol=0.5 / 32_768 + 1e-6)
         np.testing.assert_array_equal(joined, np.rint(joined * 32_768) / 32_768)
 
 
 def test_one_block_is_resampled_in_one_piece_and_none_gives_none() -> None:
-    (block,) = resample_blocks([noise(5_000)], 44_100, 16_000)
+    ((block, _),) = resample_blocks([noise(5_000)], 44_100, 16_000)
     whole = resample(noise(5_000), 44_100, 16_000)
-    assert np.array_equal(block, np.rint(whole * 32_768) / np.float32(32_768))
+    assert np.array_equal(waveform_of(block), np.rint(whole * 32_768) / np.float32(32_768))
     assert list(resample_blocks([], 44_100, 16_000)) == []
 
 
 @pytest.mark.parametrize("encoding", ("flac", "wav"))
 def test_encoding_in_blocks_gives_the_same_bytes(encoding: Encoding) -> None:
-    buffer = io.BytesIO()
-    assert encode_blocks(cut(noise(50_000), 4_001), 16_000, encoding, buffer) == 50_000
-    assert buffer.getvalue() == encode(noise(50_000), 16_000, encoding)
+    buffer, loud = io.BytesIO(), 4 * noise(300_000)
+    with open_encoder(buffer, 16_000, encoding) as file:
+        for block, _ in resample_blocks(cut(loud, 4_001), 16_000, 16_000):
+            file.write(block)
+    assert buffer.getvalue() == encode(loud, 16_000, encoding)
 
 
 @pytest.mark.parametrize("encoding", ("flac", "wav"))
-def test_what_is_reported_as_stored_is_what_decoding_gives(encoding: Encoding) -> None:
-    reported: list[Integers] = []
-    buffer = io.BytesIO()
-    loud = 4 * noise(300_000)
-    encode_blocks(cut(loud, 4_001), 16_000, encoding, buffer, reported.append)
-    assert np.array_equal(waveform_of(np.concatenate(reported)), decode(buffer.getvalue())[0])
+def test_what_is_stored_is_what_decoding_gives(encoding: Encoding) -> None:
+    ((block, _),) = resample_blocks([4 * noise(300_000)], 16_000, 16_000)
+    stored = encode(4 * noise(300_000), 16_000, encoding)
+    assert np.array_equal(waveform_of(block), decode(stored)[0])
 
 
 @pytest.mark.parametrize("bounds", [(0, None), (1, 40_000), (12_345, None), (0, 5)])
@@ -87,9 +86,10 @@ def test_blocks_joined_are_the_whole(
     whole, _ = decode(buffer.getvalue(), *bounds)
     for decoder in ("sndfile", "pyav"):
         monkeypatch.setattr(f"elastictool.audio.{decoder}.BLOCK_VALUES", 2 * 7_000)
-    with stream(buffer.getvalue(), *bounds) as (rate_hz, blocks):
-        parts = list(blocks)
-    assert rate_hz == 44_100 and max(map(len, parts)) <= 7_000
+    with recording(buffer.getvalue()) as opened:
+        parts = list(opened.blocks(*bounds))
+        assert opened.sample_rate_hz == 44_100
+    assert max(map(len, parts)) <= 7_000
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-7)
 
 

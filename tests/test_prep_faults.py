@@ -37,7 +37,9 @@ def _while_reading(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None])
     """Let ``happens`` happen when the first block of a file has been read."""
     resample = ingest.resample_blocks
 
-    def interrupted(blocks: Iterator[np.ndarray], *rates: int) -> Iterator[np.ndarray]:
+    def interrupted(
+        blocks: Iterator[np.ndarray], *rates: int
+    ) -> Iterator[tuple[np.ndarray, float]]:
         for block in resample(blocks, *rates):
             happens()
             yield block
@@ -147,14 +149,15 @@ def test_a_disk_that_fills_up_under_a_long_clip_rejects_no_clip(
 ) -> None:
     """libsndfile writes through a callback, which must not raise."""
 
-    class Full(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
-        def write(self, data: Any) -> int:
-            if self.tell() > 4_096:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(data)
+    write = tempfile.SpooledTemporaryFile.write
+
+    def full(file: Any, data: Any) -> int:
+        if file.tell() > 4_096:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
 
     write_audio(tmp_path / "sounds" / "bell" / "a.wav", 2.0)
-    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Full)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
     with pytest.raises(WriteError, match="No space left") as caught:
         prepare(PrepOptions("folder", tmp_path / "sounds", tmp_path / "data"))
     assert "disk is full" in caught.value.hint

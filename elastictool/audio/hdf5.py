@@ -16,7 +16,7 @@ import numpy as np
 
 from elastictool.audio.reader import (
     BLOCK_VALUES,
-    AudioReader,
+    Recording,
     Samples,
     Source,
     in_range,
@@ -33,26 +33,29 @@ DEFAULT_RATE_HZ = 24_000
 """Rate where no attribute says one: that of EPIC-SOUNDS, whose files have none."""
 
 
-class _Reader:
+class _Array(Recording):
     """One array."""
 
-    channels = 1
-    damaged_packets = 0
+    def __init__(self, array: Any, name: str) -> None:
+        rate_hz = array.attrs.get(
+            RATE_ATTRIBUTE, array.file.attrs.get(RATE_ATTRIBUTE, DEFAULT_RATE_HZ)
+        )
+        super().__init__(name, int(np.asarray(rate_hz).reshape(-1)[0]), channels=1)
+        self._array = array
 
-    def __init__(self, array: Any, file: Any, name: str) -> None:
-        self._array, self._name = array, name
-        self.num_samples = int(array.shape[0])
-        rate_hz = array.attrs.get(RATE_ATTRIBUTE, file.attrs.get(RATE_ATTRIBUTE, DEFAULT_RATE_HZ))
-        self.sample_rate_hz = int(np.asarray(rate_hz).reshape(-1)[0])
+    @property
+    def num_samples(self) -> int:
+        """Length of the array."""
+        return int(self._array.shape[0])
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
-        """As ``AudioReader.blocks``."""
+    def samples(self, start: int, stop: int | None) -> Iterator[Samples]:
+        """Reads slices of the array."""
         end = self.num_samples if stop is None else min(stop, self.num_samples)
         for first in range(start, end, BLOCK_VALUES):
             try:
                 piece = self._array[first : min(first + BLOCK_VALUES, end)]
             except (OSError, RuntimeError) as error:
-                raise AudioError(f"{self._name}: damaged or truncated ({error})") from error
+                raise AudioError(f"{self.name}: damaged or truncated ({error})") from error
             yield in_range(piece[:, None])
 
 
@@ -97,8 +100,8 @@ def _file(place: Source, name: str) -> Iterator[Any]:
         yield stack.enter_context(file)
 
 
-def _array(file: Any, member: str, name: str) -> Any:
-    """The array called ``member``."""
+def _find(file: Any, member: str, name: str) -> Any:
+    """Returns the array called ``member``, or the only one."""
     import h5py
 
     if not member:
@@ -119,7 +122,7 @@ def _array(file: Any, member: str, name: str) -> Any:
 
 
 @contextmanager
-def open_array(source: Source, name: str) -> Iterator[AudioReader]:
+def open_array(source: Source, name: str) -> Iterator[Recording]:
     """Opens an array; without a member's name the file's only one. ``name`` is for messages.
 
     Raises:
@@ -129,4 +132,4 @@ def open_array(source: Source, name: str) -> Iterator[AudioReader]:
         raise AudioError(f"{name}: reading hdf5 needs the extra h5py: {install}")
     place, member = place_of(source)
     with _file(place, name) as file:
-        yield _Reader(_array(file, member, name), file, name)
+        yield _Array(_find(file, member, name), name)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from elastictool.audio.reader import (
     BLOCK_VALUES,
-    AudioReader,
+    Recording,
     Samples,
     Source,
     UnknownContent,
@@ -68,23 +68,22 @@ _Frame = tuple[Any, int]
 """A decoded frame, and the number of damaged packets before it."""
 
 
-class _Reader:
+class _Stream(Recording):
     """The first audio stream of one container."""
 
+    _container: Any = None
     _stream: Any
     _unread: Iterator[_Frame]
 
     def __init__(self, raw: BinaryIO, name: str) -> None:
-        self._raw, self._name = raw, name
-        self._container: Any = None
-        self.damaged_packets = 0
+        self._raw, self.name = raw, name
         self._open()
         first = next(self._unread, None)
         if first is None:
             raise AudioError(f"{name}: holds no samples")
         self._unread = chain((first,), self._unread)
         frame, damaged = first
-        self.sample_rate_hz, self.channels = int(frame.sample_rate), len(frame.layout.channels)
+        super().__init__(name, int(frame.sample_rate), len(frame.layout.channels))
         self._samples_per_tick = float(self._stream.time_base * self.sample_rate_hz)
         self._origin = (self._stream.start_time if damaged else frame.pts) or 0
 
@@ -95,7 +94,7 @@ class _Reader:
 
     @cached_property
     def num_samples(self) -> int:
-        """As ``AudioReader.num_samples``; of webm and mkv possibly a few milliseconds too many."""
+        """As ``Recording.num_samples``; of webm and mkv possibly a few milliseconds too many."""
         if self._stated and self._is(*_WITH_LENGTH):
             return self._stated
         if self._is("matroska") and self._container.duration:
@@ -123,8 +122,8 @@ class _Reader:
             return ()
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
-        """As ``AudioReader.blocks``."""
+    def samples(self, start: int, stop: int | None) -> Iterator[Samples]:
+        """Joins decoded frames to blocks."""
         done = start
         parts = self._part(start, sys.maxsize if stop is None else stop)
         if stop is None and self._stated and self._is(*_WITH_LENGTH):
@@ -138,7 +137,7 @@ class _Reader:
 
     def _check_end(self, done: int, expected: int) -> None:
         if done < expected - _TOLERANCE_S * self.sample_rate_hz:
-            raise AudioError(f"{self._name}: truncated ({done} of {self._stated} samples)")
+            raise AudioError(f"{self.name}: truncated ({done} of {self._stated} samples)")
 
     @cached_property
     def _stated(self) -> int:
@@ -192,7 +191,7 @@ class _Reader:
         except av.error.FFmpegError as error:
             raise UnknownContent(error.strerror or str(error)) from error
         if not self._container.streams.audio:
-            raise AudioError(f"{self._name}: holds no audio stream")
+            raise AudioError(f"{self.name}: holds no audio stream")
         self._stream = self._container.streams.audio[0]
         self._unread = self._frames()
 
@@ -236,7 +235,7 @@ class _Reader:
             raise self._damaged(f"{reason}, in {damaged} of {damaged + good} packets")
 
     def _damaged(self, reason: str) -> AudioError:
-        return AudioError(f"{self._name}: damaged or truncated ({reason})")
+        return AudioError(f"{self.name}: damaged or truncated ({reason})")
 
     def _pieces(self, start: int) -> tuple[int, Iterator[tuple[Samples, int]]]:
         """Decodes from ``start`` or before it.
@@ -291,7 +290,7 @@ class _Reader:
         restarted = 0  # times start again where parts were joined
         for frame, damaged in frames:
             if (frame.sample_rate, len(frame.layout.channels)) != expected:
-                raise AudioError(f"{self._name}: changes its sample rate or channels half-way")
+                raise AudioError(f"{self.name}: changes its sample rate or channels half-way")
             array = frame.to_ndarray()
             values = in_range(
                 array.T if frame.format.is_planar else array.reshape(frame.samples, -1)
@@ -357,7 +356,7 @@ def _joined(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
 
 
 @contextmanager
-def open_av(source: Source, name: str) -> Iterator[AudioReader]:
+def open_av(source: Source, name: str) -> Iterator[Recording]:
     """Opens a recording with PyAV; ``name`` is for messages.
 
     Raises:
@@ -365,7 +364,7 @@ def open_av(source: Source, name: str) -> Iterator[AudioReader]:
         AudioError: It holds no audio, or cannot be read.
     """
     with opened(source, name) as raw:
-        reader = _Reader(raw, name)
+        reader = _Stream(raw, name)
         try:
             yield reader
         finally:

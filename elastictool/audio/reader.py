@@ -1,7 +1,7 @@
-"""The interface of decoders: what opens a recording and gives its samples in blocks.
+"""Opens the bytes of a recording, and gives its samples in blocks: the interface of decoders.
 
-soundfile, PyAV and h5py each implement ``AudioReader``; ``decode`` chooses between them by content
-and does the rest (channels, checks, resampling) once. Samples come in blocks of bounded size, so
+soundfile, PyAV and h5py each have a subclass of ``Recording``; ``decode`` chooses between them by
+content. Channels and checks are handled here, once. Samples come in blocks of bounded size, so
 three hours of audio need no more memory than three minutes.
 """
 
@@ -10,24 +10,32 @@ from __future__ import annotations
 import io
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from elastictool.audio.formats import after_tags
-from elastictool.utils.errors import AudioError
+from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
+from elastictool.utils.optional import describe_error
 
+Waveform = npt.NDArray[np.float32]
 Samples = npt.NDArray[np.float32] | npt.NDArray[np.int16]
 Source = Path | bytes | BinaryIO
 """A file, a recording inside a file (``FILE/NAME``), bytes, or an open file (which stays open)."""
 
 BLOCK_VALUES = 1 << 21
 """Samples x channels of a block: 8 MB of float32; 48 s of mono at 44.1 kHz."""
+FULL_SCALE = 32_768.0
+"""Value of an int16 sample that is 1.0 as a float."""
+_RATES_HZ = (100, 10_000_000)
+"""Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
+those for bats and dolphins up to a few MHz."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +50,31 @@ class AudioInfo:
     channels: int
 
 
-class AudioReader(Protocol):
-    """An opened recording.
+class Recording(ABC):
+    """An opened recording; each decoder has a subclass.
 
-    Attributes:
+    Args:
+        name: Its name in messages.
         sample_rate_hz: Its sample rate.
         channels: Its number of channels.
+
+    Attributes:
         damaged_packets: Packets that could not be decoded, of the blocks given so far; silence
             stands in their place.
+
+    Raises:
+        AudioError: Its sample rate is none that a recorder has.
     """
 
-    sample_rate_hz: int
-    channels: int
-    damaged_packets: int
+    damaged_packets = 0
+
+    def __init__(self, name: str, sample_rate_hz: int, channels: int) -> None:
+        if not _RATES_HZ[0] <= sample_rate_hz <= _RATES_HZ[1]:
+            raise AudioError(f"{name}: a sample rate of {sample_rate_hz} Hz is not audio")
+        self.name, self.sample_rate_hz, self.channels = name, sample_rate_hz, channels
 
     @property
+    @abstractmethod
     def num_samples(self) -> int:
         """Length; counted where the header does not say it.
 
@@ -64,14 +82,98 @@ class AudioReader(Protocol):
             AudioError: Damaged or truncated, found while counting.
         """
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
-        """(n, channels) blocks from sample ``start`` to ``stop`` (None: the end); call it once.
+    @abstractmethod
+    def samples(self, start: int, stop: int | None) -> Iterator[Samples]:
+        """Yields (n, channels) blocks from sample ``start`` to ``stop`` (None: the end).
 
         float32 in -1..1, or int16 where the file holds that.
 
         Raises:
             AudioError: Damaged or truncated.
         """
+
+    @property
+    def info(self) -> AudioInfo:
+        """Its length, rate and channels."""
+        with decoder_errors(self.name):
+            return AudioInfo(self.num_samples, self.sample_rate_hz, self.channels)
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, channel: str | int = "mean"
+    ) -> Iterator[Waveform]:
+        """Returns samples ``start`` to ``stop`` of one channel, in blocks; call it once.
+
+        Args:
+            start: First sample, at the file's rate.
+            stop: Sample after the last; None, or beyond the end, reads to the end.
+            channel: ``mean`` over all, ``mono`` (there must be only one) or a number from 0.
+
+        Returns:
+            (n,) float32 in -1..1; while it is read, AudioError for a part that is damaged, not
+            finite or has no such channel, and UsageError for any other ``channel``.
+
+        Raises:
+            AudioError: Nothing lies between ``start`` and ``stop``.
+        """
+        if start or stop is not None:
+            length, end = self.info.num_samples, stop
+            stop = length if stop is None else min(stop, length)
+            if not 0 <= start < stop:
+                asked = f"samples {start} to {'the end' if end is None else end}"
+                raise AudioError(f"{self.name}: {asked} were asked for, but it holds {length}")
+        return self._waveforms(start, stop, channel)
+
+    def _waveforms(self, at: int, stop: int | None, channel: str | int) -> Iterator[Waveform]:
+        blocks = self.samples(at, stop)
+        while True:
+            with decoder_errors(self.name):
+                block = next(blocks, None)
+            if block is None:
+                return
+            waveform = to_float(self._pick(block, channel))
+            bad = np.flatnonzero(~np.isfinite(waveform) if block.dtype != np.int16 else False)
+            if len(bad):
+                raise AudioError(
+                    f"{self.name}: {len(bad)} samples are NaN or infinite, the first is "
+                    f"{at + int(bad[0])}"
+                )
+            at += len(waveform)
+            yield waveform
+
+    def _pick(self, samples: Samples, channel: str | int) -> Samples:
+        """Returns the wanted columns of (n, channels)."""
+        count = samples.shape[1]
+        if channel == "mono" and count != 1:
+            raise AudioError(f"{self.name}: has {count} channels, but mono was asked for")
+        if channel in ("mean", "mono"):
+            return samples
+        try:
+            number = int(channel)
+        except ValueError as error:
+            raise UsageError(f"channel {channel!r} is not mean, mono or a number") from error
+        if not 0 <= number < count:
+            raise AudioError(
+                f"{self.name}: has no channel {number} ({count} channels, counted from 0)"
+            )
+        return samples[:, number : number + 1]
+
+
+@contextmanager
+def decoder_errors(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into the reason why this one file is refused."""
+    try:
+        yield
+    except ElasticToolError:
+        raise
+    except Exception as error:
+        raise AudioError(f"{name}: cannot be decoded ({describe_error(error)})") from error
+
+
+def to_float(samples: Samples) -> Waveform:
+    """Returns the mean over channels of (n, channels); scales int16 as libsndfile does, faster."""
+    scale = np.float32(1 / FULL_SCALE if samples.dtype == np.int16 else 1)
+    scaled: Waveform = np.multiply(samples, scale, dtype=np.float32)
+    return scaled[:, 0] if scaled.shape[1] == 1 else scaled.mean(axis=1, dtype=np.float32)
 
 
 class UnknownContent(Exception):

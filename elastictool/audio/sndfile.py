@@ -13,7 +13,7 @@ import soundfile
 
 from elastictool.audio.reader import (
     BLOCK_VALUES,
-    AudioReader,
+    Recording,
     Samples,
     Source,
     UnknownContent,
@@ -28,50 +28,45 @@ _UNKNOWN = (1, 4, 64)
 wav, which is what it finds where the wav holds AC-3."""
 
 
-class _Reader:
+class _File(Recording):
     """One file, opened by libsndfile."""
 
-    damaged_packets = 0
-
     def __init__(self, file: soundfile.SoundFile, name: str) -> None:
-        self._file, self._name = file, name
-        self.num_samples = int(file.frames)
-        self.sample_rate_hz, self.channels = int(file.samplerate), int(file.channels)
+        super().__init__(name, int(file.samplerate), int(file.channels))
+        self._file = file
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Samples]:
-        """As ``AudioReader.blocks``."""
+    @property
+    def num_samples(self) -> int:
+        """As its header says."""
+        return int(self._file.frames)
+
+    def samples(self, start: int, stop: int | None) -> Iterator[Samples]:
+        """Seeks to ``start`` where the encoding can; elsewhere reads and skips what is before."""
         end = self.num_samples if stop is None else min(stop, self.num_samples)
         size = max(1, BLOCK_VALUES // self.channels)
         dtype = "int16" if self._file.subtype == "PCM_16" else "float32"
-        at = start
+        at = skip = start
         try:
-            skip = self._seek(start)
+            if start and self._file.seekable():
+                self._file.seek(start)
+                skip = 0
             while at < end:
                 block: Samples = self._file.read(
                     min(size, skip + end - at), dtype=dtype, always_2d=True
                 )
                 if not len(block):
-                    raise AudioError(
-                        f"{self._name}: truncated ({at} of {self.num_samples} samples)"
-                    )
+                    raise AudioError(f"{self.name}: truncated ({at} of {self.num_samples} samples)")
                 block, skip = block[skip:], max(0, skip - len(block))
                 at += len(block)
                 if len(block):
                     yield block
         except soundfile.LibsndfileError as error:
             reason = error.error_string
-            raise AudioError(f"{self._name}: damaged or truncated ({reason})") from error
-
-    def _seek(self, start: int) -> int:
-        """Goes to ``start`` where the encoding can; returns how many samples to skip."""
-        if start and self._file.seekable():
-            self._file.seek(start)
-            return 0
-        return start
+            raise AudioError(f"{self.name}: damaged or truncated ({reason})") from error
 
 
 @contextmanager
-def open_sndfile(source: Source, name: str) -> Iterator[AudioReader]:
+def open_sndfile(source: Source, name: str) -> Iterator[Recording]:
     """Opens a recording with libsndfile; ``name`` is for messages.
 
     Raises:
@@ -89,4 +84,4 @@ def open_sndfile(source: Source, name: str) -> Iterator[AudioReader]:
         with file:
             if file.subtype.startswith("MPEG") or not 0 < file.frames < _NO_LENGTH:
                 raise UnknownContent("its header does not say how long it is")
-            yield _Reader(file, name)
+            yield _File(file, name)

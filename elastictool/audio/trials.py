@@ -11,9 +11,10 @@ import io
 import numpy as np
 import soundfile
 
-from elastictool.audio.decode import Waveform, decode
+from elastictool.audio.decode import decode
 from elastictool.audio.formats import Format
 from elastictool.audio.hdf5 import RATE_ATTRIBUTE
+from elastictool.audio.reader import Waveform
 from elastictool.utils.errors import AudioError
 from elastictool.utils.optional import missing_extra
 

@@ -8,10 +8,8 @@ Clips of one block, and that is nearly all, pass through the same code in one pi
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import mmap
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,21 +19,18 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from elastictool.audio.decode import (
     Integers,
-    Recording,
-    encode_blocks,
+    open_encoder,
     recording,
     resample_blocks,
     waveform_of,
 )
 from elastictool.audio.fbank import fbank
-from elastictool.audio.reader import AudioInfo, place_of
+from elastictool.audio.reader import AudioInfo, Recording, Waveform, place_of
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
-from elastictool.data.options import StorageOptions
 from elastictool.data.plan import ShardTask
 from elastictool.utils.errors import AudioError, write_error
 
@@ -50,8 +45,6 @@ _FRAMES_SUMMED = 2_500
 """Frames that are made float64 at once."""
 _LARGEST_BYTES = (1 << 31) - 1
 """What a binary column of an Arrow shard can hold."""
-
-Waveform = NDArray[np.float32]
 
 
 class Measurement:
@@ -149,32 +142,31 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
         AudioError: It cannot be used.
         WriteError: The shard's folder has no room for it.
     """
-    storage, peaks = task.storage, [0.0]
-    fbank_config, rate_hz = storage.fbank, storage.fbank.sample_rate_hz
-    measured = Measurement(fbank_config, task.measured is None or clip.id in task.measured)
-    with _spooled(task.folder) as file:
-        with _source(corpus, clip, task) as (source_rate_hz, blocks, opened):
-            counted = _Counted(_kept(blocks, source_rate_hz, storage))
-            resampled = resample_blocks(counted, source_rate_hz, rate_hz, peaks.append)
-            num_samples = encode_blocks(resampled, rate_hz, storage.encoding, file, measured.add)
-        if fbank_config.num_frames(num_samples) < 1:
+    storage, config = task.storage, task.storage.fbank
+    rate_hz, peak, num_samples = config.sample_rate_hz, 0.0, 0
+    measured = Measurement(config, task.measured is None or clip.id in task.measured)
+    with _Spool.in_folder(task.folder) as file:
+        with (
+            _source(corpus, clip, task) as (source_rate_hz, blocks, opened),
+            open_encoder(file, rate_hz, storage.encoding) as encoder,
+        ):
+            if storage.trim_silence:
+                blocks = _trimmed(blocks)
+            if storage.max_seconds:
+                blocks = _first(blocks, round(storage.max_seconds * source_rate_hz))
+            for block, block_peak in resample_blocks(blocks, source_rate_hz, rate_hz):
+                encoder.write(block)
+                measured.add(block)
+                num_samples, peak = num_samples + len(block), max(peak, block_peak)
+        if config.num_frames(num_samples) < 1:
             raise AudioError(
-                f"is shorter than one frame ({fbank_config.window_ms:g} ms): "
-                f"{counted.samples} samples at {source_rate_hz} Hz"
+                f"is shorter than one frame ({config.window_ms:g} ms): it lasts "
+                f"{1000 * num_samples / rate_hz:g} ms"
             )
         measured.finish()
         damaged = opened.damaged_packets if opened else 0
-        content = _content(file)
-        return StoredAudio(content, num_samples, source_rate_hz, measured, max(peaks), damaged)
-
-
-def _kept(blocks: Iterator[Waveform], rate_hz: int, storage: StorageOptions) -> Iterator[Waveform]:
-    """Yields the part of a clip that is stored."""
-    if storage.trim_silence:
-        blocks = _trimmed(blocks)
-    if storage.max_seconds:
-        blocks = _first(blocks, round(storage.max_seconds * rate_hz))
-    return blocks
+        clipped = peak if peak > 1 else 0.0
+        return StoredAudio(_content(file), num_samples, source_rate_hz, measured, clipped, damaged)
 
 
 def _trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
@@ -200,19 +192,6 @@ def _first(blocks: Iterable[Waveform], samples: int) -> Iterator[Waveform]:
         samples -= len(block)
         if samples <= 0:
             return
-
-
-class _Counted:
-    """Counts the samples that pass."""
-
-    def __init__(self, blocks: Iterable[Waveform]) -> None:
-        self._blocks = blocks
-        self.samples = 0
-
-    def __iter__(self) -> Iterator[Waveform]:
-        for block in self._blocks:
-            self.samples += len(block)
-            yield block
 
 
 @contextmanager
@@ -272,44 +251,29 @@ def _content(file: BinaryIO) -> bytes | mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-class _Spool(io.BufferedIOBase):
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
     """A file for libsndfile, which calls from C, where an exception would be printed and lost."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.fault: OSError | None = None
+    fault: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
-            return self._file.write(data)
+            return super().write(data)
         except OSError as error:
             self.fault = self.fault or error
             return 0
 
-    def read(self, size: int | None = -1) -> bytes:
-        return self._file.read(-1 if size is None else size)
+    @classmethod
+    @contextmanager
+    def in_folder(cls, folder: Path) -> Iterator[BinaryIO]:
+        """Yields an empty file in memory, in ``folder`` once it is large.
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-
-@contextmanager
-def _spooled(folder: Path) -> Iterator[BinaryIO]:
-    """Yields an empty file in memory, in ``folder`` once it is large.
-
-    Raises:
-        WriteError: The disk is full.
-    """
-    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(folder)) as file:
-        spool = _Spool(cast(BinaryIO, file))
-        try:
-            yield cast(BinaryIO, spool)
-        finally:
-            if spool.fault:
-                raise write_error(folder, spool.fault) from spool.fault
+        Raises:
+            WriteError: The disk is full.
+        """
+        with cls(IN_MEMORY_BYTES, dir=str(folder)) as file:
+            try:
+                yield cast(BinaryIO, file)
+            finally:
+                if file.fault:
+                    raise write_error(folder, file.fault) from file.fault

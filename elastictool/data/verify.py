@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.audio.decode import stream
+from elastictool.audio.decode import recording
 from elastictool.config import FbankConfig
 from elastictool.config.coerce import from_dict
 from elastictool.data.store import Clip, PreparedStore
@@ -71,8 +71,8 @@ def _of_audio(store: PreparedStore, index: int, clip: Clip) -> str:
     if clip.sample_rate_hz != store.info.sample_rate_hz:
         return f"its row says {clip.sample_rate_hz} Hz, not {store.info.sample_rate_hz}"
     try:
-        with stream(bytes(store.audio_bytes(index))) as (rate_hz, blocks):
-            count = sum(len(block) for block in blocks)
+        with recording(bytes(store.audio_bytes(index))) as stored:
+            count, rate_hz = sum(map(len, stored.blocks())), stored.sample_rate_hz
     except AudioError as error:
         return error.message.split(": ", 1)[-1]
     if (count, rate_hz) != (clip.num_samples, clip.sample_rate_hz):

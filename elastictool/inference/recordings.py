@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.audio.decode import probe, resample_blocks, stream
+from elastictool.audio.decode import probe, resample_blocks, waveform_of
+from elastictool.audio.decode import recording as open_recording
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import AudioError, UsageError
@@ -118,7 +119,8 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
     """
     try:
         with _opened(recording) as (source_rate_hz, blocks):
-            yield from _cut(resample_blocks(blocks, source_rate_hz, rate_hz), size, hop)
+            resampled = resample_blocks(blocks, source_rate_hz, rate_hz)
+            yield from _cut((waveform_of(block) for block, _ in resampled), size, hop)
     except OSError as error:
         raise AudioError(f"{recording}: {error.strerror or error}") from error
     except AudioError as error:
@@ -134,8 +136,8 @@ def _opened(recording: Recording) -> Iterator[tuple[float, Iterable[Waveform]]]:
     if isinstance(recording, (Array, StoredClip)):
         yield recording.sample_rate_hz, [_checked(recording)]
         return
-    with stream(Path(recording)) as opened:
-        yield opened
+    with open_recording(Path(recording)) as opened:
+        yield opened.sample_rate_hz, opened.blocks()
 
 
 def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
