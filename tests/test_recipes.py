@@ -337,7 +337,7 @@ def test_the_range_of_two_trainings_and_the_t_interval_of_more() -> None:
 
 
 def with_run_setting(recipe: Recipe, run: str, settings: dict[str, Any]) -> Recipe:
-    from elastictool.config.dotted import merged
+    from elastictool.config.coerce import merged
 
     scale = recipe.scale("smoke")
     spec = scale.runs[run]

@@ -3,9 +3,9 @@
 Each class rejects values that make no sense when it is built, so later code never checks them
 again. Every setting is described by the text below its field and nowhere else (``words.py`` reads
 it for pages, comments and hints).
-``recipe_file.py`` reads recipes, ``dotted.py`` merges them with ``--set``, ``coerce.py`` makes
-dataclasses of the result, ``conflicts.py`` finds settings that do not go together, and
-``loader.py`` calls these four in order.
+``recipe_file.py`` reads recipes, ``coerce.py`` makes dataclasses of them, ``conflicts.py`` finds
+settings that do not go together, and ``loader.py`` merges recipes with ``--set`` and calls these
+three in order.
 """
 
 from elastictool.config.augment import (
@@ -24,11 +24,9 @@ from elastictool.config.model import (
     InitConfig,
     ModelConfig,
     PatchAxes,
-    PoolingStart,
     PoolKind,
     PositionFit,
     Resize,
-    Rgb,
 )
 from elastictool.config.run import RunConfig
 from elastictool.config.train import DistillConfig, ScheduleConfig, TrainConfig
@@ -52,12 +50,10 @@ __all__ = [
     "PackingConfig",
     "PatchAxes",
     "PoolKind",
-    "PoolingStart",
     "PositionFit",
     "Reduction",
     "Resize",
     "ResolutionConfig",
-    "Rgb",
     "RunConfig",
     "ScheduleConfig",
     "TrainConfig",

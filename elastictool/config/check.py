@@ -6,14 +6,9 @@ from elastictool.utils.errors import UsageError
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuse a value unless ``condition`` holds.
+    """Raises ``UsageError`` unless ``condition`` holds.
 
-    Args:
-        condition: What must be true.
-        message: Begins with the key of the setting, by which its description is found.
-
-    Raises:
-        UsageError: It does not hold.
+    ``message`` begins with the key of the setting, by which its description is found.
     """
     if not condition:
         raise UsageError(message)

@@ -1,4 +1,8 @@
-"""Dataclasses from plain values (YAML, JSON), and plain values from dataclasses.
+"""Converts dataclasses to plain values (YAML, JSON) and back, nested or by dotted key.
+
+A recipe file nests its sections (``train: {lr: 1e-4}``), ``--set`` has dotted keys
+(``train.lr=1e-4``), and both mean the same. Everything that merges or compares settings does so on
+``{"train.lr": 1e-4}``, where later ones replace earlier ones with ``|``.
 
 Values are converted by the type of their field, because YAML's types are not the reader's: PyYAML
 reads ``1e-5`` as text (YAML 1.1 wants a dot), ``yes`` as true and nothing as null. A version with
@@ -18,7 +22,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from elastictool.config.dotted import dotted
 from elastictool.config.words import explained, names_by_key, sections, unknown_key_hint
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
@@ -36,12 +39,13 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     if not isinstance(values, Mapping):
         raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
     hints, names = typing.get_type_hints(cls), names_by_key(cls)
+    prefix = f"{where}." if where else ""
     built: dict[str, Any] = {}
     for key, value in values.items():
-        path = f"{where}.{key}" if where else str(key)
+        path = f"{prefix}{key}"
         if key not in names:
-            known = [f"{where}.{key}" if where else key for key in names]
             is_setting = dict(sections()).get(where) is cls
+            known = [prefix + name for name in names]
             hint = unknown_key_hint(path) if is_setting else nearest_hint(path, known)
             raise UsageError(f"unknown configuration key {path!r}", hint)
         built[names[key]] = _convert(hints[names[key]], value, path)
@@ -124,3 +128,42 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
             if kind is int and number == int(number):
                 return value if isinstance(value, int) else int(number)
     raise UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}", explained(path))
+
+
+def dotted(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Returns settings, nested or dotted already, by dotted key.
+
+    Raises:
+        UsageError: A setting is given nested and dotted.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{section}.{key}" if section else str(key)
+        inner = dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(found.keys() & inner.keys()):
+            raise UsageError(f"{twice[0]} is given twice", "take one of them out")
+        found |= inner
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with dotted keys as a mapping of sections.
+
+    Raises:
+        UsageError: One key is a value and a section.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{key}: {section!r} is a value, not a section")
+        place[last] = value
+    return found
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings by dotted key; those of a later layer replace those of earlier ones."""
+    return {key: value for layer in layers for key, value in dotted(layer).items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from elastictool.config.coerce import flat_settings
 from elastictool.config.run import RunConfig
@@ -89,7 +89,7 @@ _WITHOUT = (
 
 
 def check_together(run: RunConfig) -> None:
-    """Refuse settings without effect, and those that contradict each other.
+    """Refuses settings without effect, and those that contradict each other.
 
     Raises:
         UsageError: Its message names them, its hint both ways out.
@@ -99,8 +99,27 @@ def check_together(run: RunConfig) -> None:
             f"{setting} = {_text(value)} has no effect: {without.why}",
             f"{without.needs}, or leave {setting} out (its default is {_text(default)})",
         )
-    _check_patches(run)
-    _check_views(run)
+    # In patches higher than the spectrogram, silence would fill every clip up.
+    bins = run.fbank.num_mel_bins
+    heights = {"model.patch_size": run.model.patch_size[0]}
+    if run.flexi.sizes and run.flexi.axes != "time":
+        heights["flexi.sizes"] = max(run.flexi.sizes)
+    for setting, height in heights.items():
+        if height > bins:
+            raise UsageError(
+                f"{setting}: patches of {height} mel bins do not fit into the {bins} of "
+                "fbank.num_mel_bins",
+                f"take patches of {bins} or less, or raise fbank.num_mel_bins and "
+                "model.num_mel_bins",
+            )
+    diversity, most = run.augment.length_diversity, run.length.most_frames
+    if diversity.share and diversity.min_frames >= most:
+        limit = "fixed_frames" if run.length.fixed_frames else "max_frames"
+        raise UsageError(
+            f"augment.length_diversity.min_frames = {diversity.min_frames} leaves no shorter "
+            f"views of clips of up to length.{limit} = {most} frames",
+            f"set it below {most}, or raise length.{limit}",
+        )
 
 
 def notes(run: RunConfig) -> list[str]:
@@ -115,63 +134,22 @@ def notes(run: RunConfig) -> list[str]:
 
 
 def made_idle(run: RunConfig, asked: Collection[str]) -> list[str]:
-    """Returns settings outside ``asked`` that those of ``asked`` leave without effect.
-
-    Args:
-        run: All settings, those of ``asked`` among them.
-        asked: Keys, dotted.
-    """
+    """Returns settings outside ``asked`` that those of ``asked`` leave without effect in ``run``."""
     return [
-        idle.setting
-        for idle in _without_effect(run)
-        if not {*idle.without.given_by}.isdisjoint(asked) and idle.setting not in asked
+        setting
+        for without, setting, _, _ in _without_effect(run)
+        if not set(without.given_by).isdisjoint(asked) and setting not in asked
     ]
 
 
-class _Idle(NamedTuple):
-    """A setting that has no effect, and yet another value than the default."""
-
-    without: Without
-    setting: str
-    value: Any
-    default: Any
-
-
-def _without_effect(run: RunConfig) -> Iterator[_Idle]:
+def _without_effect(run: RunConfig) -> Iterator[tuple[Without, str, Any, Any]]:
+    """Yields settings without effect that differ from their default, with value and default."""
     values, defaults = map(flat_settings, (run, RunConfig()))
     for without in _WITHOUT:
         if not without.effect(run):
             for setting in without.settings:
                 if values[setting] != defaults[setting]:
-                    yield _Idle(without, setting, values[setting], defaults[setting])
-
-
-def _check_patches(run: RunConfig) -> None:
-    """Refuse patches higher than the spectrogram: silence would fill them up in every clip."""
-    bins = run.fbank.num_mel_bins
-    heights = {"model.patch_size": run.model.patch_size[0]}
-    if run.flexi.sizes and run.flexi.axes != "time":
-        heights["flexi.sizes"] = max(run.flexi.sizes)
-    for setting, height in heights.items():
-        if height > bins:
-            raise UsageError(
-                f"{setting}: patches of {height} mel bins do not fit into the {bins} of "
-                "fbank.num_mel_bins",
-                f"take patches of {bins} or less, or raise fbank.num_mel_bins and "
-                "model.num_mel_bins",
-            )
-
-
-def _check_views(run: RunConfig) -> None:
-    """Refuse shorter views that cannot be shorter than the longest clip."""
-    diversity, most = run.augment.length_diversity, run.length.most_frames
-    if diversity.share and diversity.min_frames >= most:
-        limit = "fixed_frames" if run.length.fixed_frames else "max_frames"
-        raise UsageError(
-            f"augment.length_diversity.min_frames = {diversity.min_frames} leaves no shorter "
-            f"views of clips of up to length.{limit} = {most} frames",
-            f"set it below {most}, or raise length.{limit}",
-        )
+                    yield without, setting, values[setting], defaults[setting]
 
 
 def _text(value: Any) -> str:

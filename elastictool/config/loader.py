@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from elastictool.config.coerce import flat_settings, from_dict, to_dict
+from elastictool.config.coerce import dotted, flat_settings, from_dict, nested, to_dict
 from elastictool.config.conflicts import check_together, made_idle
-from elastictool.config.dotted import dotted, nested
 from elastictool.config.fbank import FRONTENDS, FbankConfig
 from elastictool.config.model import PRESETS, SIZES
 from elastictool.config.recipe_file import recipe_layers

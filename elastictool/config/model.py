@@ -12,9 +12,7 @@ PositionFit = Literal["interpolate", "slice"]
 Resize = Literal["pi", "bl", "bl-plain"]
 PoolKind = Literal["average", "max"]
 PatchAxes = Literal["both", "time", "frequency"]
-Rgb = Literal["sum", "mean"]
 GridFit = Literal["crop", "interpolate"]
-PoolingStart = Literal["mean", "official", "random"]
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 """Width and heads of the named model sizes (DeiT's Ti, S, B)."""
@@ -171,7 +169,7 @@ class InitConfig:
     head: Literal["keep", "replace"] = "keep"
     """What to do with the classifier: ``keep`` it, or ``replace`` it by a new one, as new labels
     need."""
-    rgb: Rgb = "sum"
+    rgb: Literal["sum", "mean"] = "sum"
     """How the three colours of a picture's kernel become one: their ``sum`` (AST) or ``mean``
     (PaSST)."""
     pos_embed: GridFit = "crop"
@@ -180,7 +178,7 @@ class InitConfig:
     grid_mean: Literal["once", "twice"] = "once"
     """Whether two factorised tables made of one grid hold its mean ``once``, as their sum should,
     or ``twice``, as published."""
-    pooling: PoolingStart = "mean"
+    pooling: Literal["mean", "official", "random"] = "mean"
     """What attention pooling starts from, where the weights have none: the ``mean`` of the blocks'
     attention, the published code's value (``official``, a sixth of it), or at ``random``."""
     source_stride: tuple[int, int] = (0, 0)

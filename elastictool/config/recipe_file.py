@@ -74,11 +74,8 @@ def training_recipe(path: Path) -> Path:
 def recipe_layers(path: Path, extending: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """Returns the settings of a recipe file, after those of the recipe that it ``extends``.
 
-    The name of a run is not handed down: it stands for exactly one recipe.
-
-    Args:
-        path: The file.
-        extending: The files that extend it, the first one first.
+    The name of a run is not handed down: it stands for exactly one recipe. ``extending`` are the
+    files that extend this one, the first one first.
 
     Raises:
         UsageError: A file is missing or no YAML mapping, is a figure's recipe, or extends itself.
@@ -97,21 +94,15 @@ def recipe_layers(path: Path, extending: tuple[Path, ...] = ()) -> list[dict[str
         raise UsageError(f"{path}: extends = {parent!r} must be the name of one recipe or file")
     if not parent:
         return [values]
-    layers = recipe_layers(_parent_of(path, parent), (*extending, path))
+    nearby = [path.parent / parent, path.parent / f"{parent}.yaml"]
+    try:
+        file = next((file for file in nearby if file.is_file()), None) or _included(Path(parent))
+    except UsageError as error:
+        raise UsageError(f"{path} extends {parent!r}: {error.message}", error.hint) from None
+    layers = recipe_layers(file, (*extending, path))
     for layer in layers:
         layer.pop("name", None)
     return [*layers, values]
-
-
-def _parent_of(path: Path, parent: str) -> Path:
-    """Returns the file that ``path`` extends: in the same folder, or an included recipe."""
-    for file in (path.parent / parent, path.parent / f"{parent}.yaml"):
-        if file.is_file():
-            return file
-    try:
-        return _included(Path(parent))
-    except UsageError as error:
-        raise UsageError(f"{path} extends {parent!r}: {error.message}", error.hint) from None
 
 
 def _included(path: Path) -> Path:

@@ -22,10 +22,6 @@ from elastictool.config.run import RunConfig
 
 MODEL_SIZE = "model.size"
 """The one setting without a field: it stands for two others."""
-_SIZES_IN_WORDS = ", ".join(
-    f"``{name}`` {width} and {heads}" for name, (width, heads) in SIZES.items()
-)
-_MODEL_SIZE_MEANS = f"Sets ``width`` and ``heads`` by name: {_SIZES_IN_WORDS} (as DeiT)."
 RENAMED: Mapping[str, str] = {
     "init.positions": "init.pos_embed",
     "model.beyond_positions": "model.pos_embed_overflow",
@@ -36,12 +32,10 @@ RENAMED: Mapping[str, str] = {
     "packing.token_multiple": "packing.pad_to_multiple_of",
 }
 """Settings that had another name: an old one is an error that names the new one."""
-_SIMILAR = 0.7
-"""Least similarity of two names of which one may be a misspelling of the other."""
 
 
 def names_by_key(cls: type) -> dict[str, str]:
-    """Field names by their key in YAML, which differs where the key is a Python keyword."""
+    """Returns field names by their key in YAML, which differs where the key is a Python keyword."""
     return {field.metadata.get("key", field.name): field.name for field in dataclasses.fields(cls)}
 
 
@@ -76,7 +70,8 @@ def settings() -> Mapping[str, str]:
     paths = dict(sections())
     for path, cls in paths.items():
         if path == MODEL_SIZE.partition(".")[0]:
-            found[MODEL_SIZE] = _MODEL_SIZE_MEANS
+            sizes = ", ".join(f"``{name}`` {size[0]} and {size[1]}" for name, size in SIZES.items())
+            found[MODEL_SIZE] = f"Sets ``width`` and ``heads`` by name: {sizes} (as DeiT)."
         texts = descriptions(cls)
         names = {f"{path}.{key}" if path else key: key for key in names_by_key(cls)}
         found |= {name: texts.get(key, "") for name, key in names.items() if name not in paths}
@@ -93,41 +88,28 @@ def unknown_key_hint(name: str) -> str:
     """Returns which setting the unknown ``name`` may mean, or which ones its section has."""
     if name in RENAMED:
         return f"it is called {RENAMED[name]!r} now"
-    if meant := _nearest(name):
+    section, _, word = name.rpartition(".")
+    in_section = [known for known in _names() if known.rpartition(".")[0] == section]
+    meant = settings_called(word)
+    for among in () if meant else (in_section, _names()):
+        words = [known.rpartition(".")[2] for known in among]
+        if close := difflib.get_close_matches(word, words, 1, cutoff=0.7):
+            meant = [known for known in among if known.rpartition(".")[2] == close[0]]
+            break
+    if meant:
         return f"did you mean {' or '.join(map(repr, meant))}?"
-    return f"known: {', '.join(_names_in(name.rpartition('.')[0]))}"
+    return f"known: {', '.join(in_section)}"
 
 
 def settings_called(word: str) -> list[str]:
     """Returns settings and sections with that name or last part; else by their descriptions."""
-    called = [name for name in _names() if word in (name, _last(name))]
+    called = [name for name in _names() if word in (name, name.rpartition(".")[2])]
     if called or not re.fullmatch(r"[a-z]+(_[a-z]+)+", word):
         return called
     words = re.compile(rf"\b({word}|{word.replace('_', ' ')})\b", re.IGNORECASE)
     return [name for name, text in settings().items() if words.search(text.split(". ")[0])]
 
 
-def _nearest(name: str) -> list[str]:
-    """Returns settings with the same last part as ``name``, else those of similar spelling."""
-    word = _last(name)
-    if called := settings_called(word):
-        return called
-    for among in (_names_in(name.rpartition(".")[0]), _names()):
-        close = difflib.get_close_matches(word, [_last(other) for other in among], 1, _SIMILAR)
-        if close:
-            return [other for other in among if _last(other) == close[0]]
-    return []
-
-
-def _names_in(section: str) -> list[str]:
-    """Returns the settings and sections directly in ``section``; empty is the top."""
-    return [name for name in _names() if name.rpartition(".")[0] == section]
-
-
 def _names() -> list[str]:
     """Returns all settings, and the sections that they stand in."""
     return [*settings(), *(path for path, _ in sections() if path)]
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]

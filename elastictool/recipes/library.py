@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from elastictool.config.coerce import from_dict
-from elastictool.config.dotted import dotted, merged
+from elastictool.config.coerce import dotted, from_dict, merged
 from elastictool.config.loader import read_settings
 from elastictool.config.recipe_file import read_yaml, recipes_root
 from elastictool.recipes.spec import RENAMED_KEYS, Recipe, RunSpec, Scale

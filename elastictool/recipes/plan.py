@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elastictool.config import RunConfig
+from elastictool.config.coerce import merged
 from elastictool.config.conflicts import check_together
-from elastictool.config.dotted import merged
 from elastictool.config.loader import run_config
 from elastictool.recipes.spec import (
     DataSpec,
