@@ -134,7 +134,7 @@ def notes(run: RunConfig) -> list[str]:
 
 
 def made_idle(run: RunConfig, asked: Collection[str]) -> list[str]:
-    """Returns settings outside ``asked`` that those of ``asked`` leave without effect in ``run``."""
+    """Returns settings that ``asked`` leaves without effect in ``run`` and does not name."""
     return [
         setting
         for without, setting, _, _ in _without_effect(run)

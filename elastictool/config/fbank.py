@@ -90,11 +90,7 @@ class FbankConfig:
         require(self.shift_ms > 0, "fbank.shift_ms must be above 0")
         require(self.window_samples >= 2, "fbank.window_ms is shorter than two samples")
         nyquist = self.sample_rate_hz / 2
-        top = (
-            self.high_frequency_hz
-            if self.high_frequency_hz > 0
-            else nyquist + self.high_frequency_hz
-        )
+        top = self.high_frequency_hz + (nyquist if self.high_frequency_hz <= 0 else 0)
         require(
             0 <= self.low_frequency_hz < top <= nyquist,
             f"fbank frequencies {self.low_frequency_hz}..{top} Hz do not lie within 0..{nyquist}",
@@ -150,17 +146,12 @@ class FbankConfig:
         """Returns the first sample of ``frame``; below 0 where it begins before the clip."""
         return self.frame_place(frame) - self.lead
 
-    @property
-    def reach(self) -> int:
-        """Samples of the clip that a frame needs from its ``frame_place`` on.
+    def own_frames(self, num_samples: Count) -> Count:
+        """Returns the number of frames of a clip before its last one is repeated.
 
         Source: Kaldi's ``snip_edges``, or librosa's ``center``.
         """
-        return 0 if self.traits.centred else self.window_samples
-
-    def own_frames(self, num_samples: Count) -> Count:
-        """Returns the number of frames of a clip before its last one is repeated."""
-        last_place = num_samples - self.reach
+        last_place = num_samples - (0 if self.traits.centred else self.window_samples)
         step = self.shift_ms * 0.001 * self.sample_rate_hz
         frames: Count = _floor((last_place + 0.5) / step) + 1
         # The quotient can be rounded across a frame's place, either way.
