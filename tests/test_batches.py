@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
@@ -16,28 +17,18 @@ from elastictool.audio.fbank import fbank
 from elastictool.config import (
     AugmentConfig,
     FbankConfig,
-    LengthConfig,
-    LengthDiversityConfig,
     PackingConfig,
 )
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
+from elastictool.data.feature_extractor import Crop, Mix
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.packing.batch import PackedBatch
+from tests.helpers import feature_extractors
+from tests.helpers.feature_extractors import BARE, EVERYTHING, PLAIN, SHORTER_TOO
 
-SHORTER_TOO = LengthDiversityConfig(share=0.5)
-PLAIN = AugmentConfig(length_diversity=SHORTER_TOO)
-BARE = AugmentConfig(frequency_mask=0, time_mask=0)
-EVERYTHING = AugmentConfig(
-    length_diversity=SHORTER_TOO, token_dropout=0.3, mixup=0.5, noise=0.1, roll=10
-)
-
-
-def feature_extractor(shift_ms: float = 10.0, **length: object) -> FeatureExtractor:
-    config = LengthConfig(**({"max_frames": 64} | length))  # type: ignore[arg-type]
-    return FeatureExtractor(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
+feature_extractor = functools.partial(feature_extractors.feature_extractor, max_frames=64)
 
 
 def training(store: PreparedStore, augment: AugmentConfig, cache_mb: int = 512) -> ClipDataset:

@@ -19,22 +19,10 @@ import typer
 from elastictool import __version__
 from elastictool.cli import app as program
 from elastictool.data.store import PreparedStore
+from tests.helpers.command_line import run_command
 from tests.helpers.saved_runs import save_run
 
 TINY = ("model.width=32", "model.heads=2", "model.depth=1", "train.epochs=1")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit code of one command line, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["elastictool", *map(str, arguments)])
-    former = signal.getsignal(signal.SIGPIPE)
-    try:
-        program.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        signal.signal(signal.SIGPIPE, former)
-    return 0
 
 
 def sets(*more: str) -> list[str]:
@@ -85,7 +73,7 @@ def test_a_mistake_gives_a_message_a_hint_and_its_exit_code(
     code: int,
     words: list[str],
 ) -> None:
-    assert run(monkeypatch, *line) == code
+    assert run_command(monkeypatch, *line) == code
     shown = " ".join(capsys.readouterr().err.split())
     assert "Traceback" not in shown
     assert all(word.lower() in shown.lower() for word in words), shown
@@ -98,12 +86,12 @@ def test_train_eval_and_sweep_print_one_json_document_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ["--dataset", toy_store.path, "--json"]
-    assert run(monkeypatch, "train", *data, *sets()) == 0
+    assert run_command(monkeypatch, "train", *data, *sets()) == 0
     trained = json.loads(capsys.readouterr().out)
     assert (place / trained["run"] / "checkpoints" / "best.safetensors").exists()
-    assert run(monkeypatch, "eval", *data) == 0
+    assert run_command(monkeypatch, "eval", *data) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    assert run(monkeypatch, "sweep", *data, "--lengths", "32,64,998") == 0
+    assert run_command(monkeypatch, "sweep", *data, "--lengths", "32,64,998") == 0
     swept = json.loads(capsys.readouterr().out)
     native, longest = swept["points"][0], swept["points"][-1]
     assert native["native"] and native["value"] == evaluated["metrics"]["top1"]
@@ -121,10 +109,10 @@ def test_the_mean_of_epochs_is_reported_and_can_be_evaluated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ["--dataset", toy_store.path, "--json"]
-    assert run(monkeypatch, "train", *data, *sets("train.average_epochs=[1, 1]")) == 0
+    assert run_command(monkeypatch, "train", *data, *sets("train.average_epochs=[1, 1]")) == 0
     trained = json.loads(capsys.readouterr().out)
     validation = ["eval", *data, "--which", "averaged", "--split", "validation"]
-    assert run(monkeypatch, *validation) == 0
+    assert run_command(monkeypatch, *validation) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["checkpoint"] == "averaged"
     assert trained["averaged_top1"] == pytest.approx(evaluated["metrics"]["top1"], abs=1e-4)
@@ -137,11 +125,11 @@ def test_a_dry_run_and_print_config_write_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ["--dataset", toy_store.path]
-    assert run(monkeypatch, "train", *data, *sets(), "--dry-run", "--json") == 0
+    assert run_command(monkeypatch, "train", *data, *sets(), "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["train_clips"] == 18
-    assert run(monkeypatch, "train", *sets(), "--print-config") == 0
+    assert run_command(monkeypatch, "train", *sets(), "--print-config") == 0
     assert "width: 32" in capsys.readouterr().out
-    assert run(monkeypatch, "train", *sets(), "--print-config", "--json") == 0
+    assert run_command(monkeypatch, "train", *sets(), "--print-config", "--json") == 0
     assert json.loads(capsys.readouterr().out)["model"]["width"] == 32
     assert list(place.iterdir()) == []
 
@@ -155,20 +143,20 @@ def test_a_damaged_checkpoint_leaves_with_code_4(
     save_run(place / "run", toy_store)
     for file in (place / "run" / "checkpoints").glob("*.safetensors"):
         file.write_bytes(b"garbage")
-    assert run(monkeypatch, "eval", place / "run", "--dataset", toy_store.path) == 4
+    assert run_command(monkeypatch, "eval", place / "run", "--dataset", toy_store.path) == 4
     assert "damaged" in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elastictool.data.paths.find_dataset", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(monkeypatch, "train")
+        run_command(monkeypatch, "train")
 
 
 def test_the_version_is_the_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "--version") == 0
+    assert run_command(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
 
 
@@ -191,7 +179,7 @@ def test_help_fits_80_columns_without_cut_words_or_kept_line_breaks(
     path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert run(monkeypatch, *path, "--help") == 0
+    assert run_command(monkeypatch, *path, "--help") == 0
     shown = capsys.readouterr().out
     assert "bool>" not in shown
     lines = [line for line in shown.splitlines() if not line.startswith("Usage: ")]
@@ -207,7 +195,7 @@ def test_help_fits_80_columns_without_cut_words_or_kept_line_breaks(
 def test_each_help_text_has_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, command, "--help") == 0
+    assert run_command(monkeypatch, command, "--help") == 0
     assert f"elastictool {command}" in capsys.readouterr().out
 
 
@@ -223,7 +211,7 @@ def test_threads_wait_briefly_unless_the_user_says_otherwise(
         monkeypatch.delenv(name)
     for name, value in users.items():
         monkeypatch.setenv(name, value)
-    assert run(monkeypatch, "--version") == 0
+    assert run_command(monkeypatch, "--version") == 0
     assert os.environ.get("GOMP_SPINCOUNT") == ours
 
 

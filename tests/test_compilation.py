@@ -21,8 +21,8 @@ from elastictool.training.compilation import check_compiler, compile_blocks, war
 from elastictool.training.predict_logits import autocast
 from elastictool.training.run import resume_run, train_run
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError
+from tests.helpers.small_models import MODELS, make_batch, make_fbanks, make_model
 from tests.helpers.training import records, same, small, train_and_stop, weights
-from tests.test_model_properties import MODELS, make_batch, make_fbanks, make_model
 
 LENGTHS = [[[20, 9, 31], [4, 48, 20]], [[48]], [[12, 12, 12, 12]], [[8, 40], [30], [47]]]
 """Frames of the clips in the rows of some batches, all of different token counts."""

@@ -12,29 +12,20 @@ import pytest
 import torch
 
 from elastictool.checkpoint.weights import import_weights, load_run
-from elastictool.cli import app as program
 from elastictool.config import InitConfig
 from elastictool.utils.errors import ElasticToolError
 from tests.helpers import foreign_weights
+from tests.helpers.command_line import run_command
 from tests.helpers.foreign_weights import Sample
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit code of one command line, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["elastictool", *map(str, arguments)])
-    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
-    try:
-        program.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
 
 
 def test_convert_writes_weights_and_report_and_prints_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = foreign_weights.hf_ast().write(tmp_path / "ast"), tmp_path / "out.safetensors"
-    assert run(monkeypatch, "convert", path, "--from", "hf-ast", "--out", out, "--json") == 0
+    assert (
+        run_command(monkeypatch, "convert", path, "--from", "hf-ast", "--out", out, "--json") == 0
+    )
     document = json.loads(capsys.readouterr().out)
     assert document["label_names"][1] == "sound 1" and document["model"]["patch_stride"] == [10, 10]
     report = json.loads(Path(document["report_file"]).read_text())
@@ -50,7 +41,7 @@ def test_convert_shows_the_report_to_people(
 ) -> None:
     path, out = foreign_weights.ast().write(tmp_path), tmp_path / "out.safetensors"
     sets = ["--set", "model.preset=elasticast", "--set", "model.patch_stride=16"]
-    assert run(monkeypatch, "convert", path, "--from", "ast", "--out", out, *sets) == 0
+    assert run_command(monkeypatch, "convert", path, "--from", "ast", "--out", out, *sets) == 0
     shown = capsys.readouterr()
     for words in ("sha256", "module.v.head.weight", "never used", "marginal means", "12x12 to 8x8"):
         assert words in shown.out.replace("\n", " "), words
@@ -81,7 +72,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(
         path.write_text("not weights at all")
     if change == "gone":
         path.unlink()
-    assert run(monkeypatch, "convert", path, "--out", out, *arguments) == code
+    assert run_command(monkeypatch, "convert", path, "--out", out, *arguments) == code
     shown = capsys.readouterr()
     text = " ".join(shown.err.split())
     assert all(word in text for word in words), text

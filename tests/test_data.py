@@ -17,7 +17,6 @@ from elastictool.config import (
     AugmentConfig,
     DataConfig,
     FbankConfig,
-    LengthConfig,
     LengthDiversityConfig,
     PackingConfig,
 )
@@ -29,13 +28,7 @@ from elastictool.data.samplers import TrainingSampler
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import UsageError
-
-MEAN, STD = -6.0, 4.0
-
-
-def feature_extractor(**length: object) -> FeatureExtractor:
-    config = dataclasses.replace(LengthConfig(), **length)  # type: ignore[arg-type]
-    return FeatureExtractor(FbankConfig(), config, (16, 16), (16, 16), MEAN, STD)
+from tests.helpers.feature_extractors import MEAN, STD, feature_extractor
 
 
 def sampler(

@@ -23,8 +23,8 @@ from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import PROGRESS_FOLDER
+from tests.helpers.command_line import run_command
 from tests.helpers.corpus_trees import audioset_tree, csv_tree, write_audio, write_table
-from tests.test_cli import run
 
 COUNT = 40
 
@@ -156,17 +156,17 @@ def test_counts_that_do_not_add_up_are_found(place: Path) -> None:
 def test_the_command_exits_with_3_and_lists_the_ids(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "data", "verify", "bells", "--json") == 0
+    assert run_command(monkeypatch, "data", "verify", "bells", "--json") == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
     numbers = column(place / "data" / "bells", 0, "num_samples")
     numbers[3] = 1
     rewrite(place / "data" / "bells", 0, num_samples=numbers)
-    assert run(monkeypatch, "data", "verify", "--json") == 3
+    assert run_command(monkeypatch, "data", "verify", "--json") == 3
     shown = capsys.readouterr()
     report = json.loads(shown.out)
     assert report["ids"] == ["audio/03.wav"] and not report["sound"]
     assert "--overwrite" in shown.err
-    assert run(monkeypatch, "data", "verify") == 3
+    assert run_command(monkeypatch, "data", "verify") == 3
     assert "audio/03.wav" in capsys.readouterr().out
 
 
@@ -249,12 +249,12 @@ def test_show_counts_what_is_there(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "data" / "bells" / "rejected.csv").write_text("id,path,reason\nx,x.wav,empty\n")
-    assert run(monkeypatch, "data", "show", "bells", "--json") == 0
+    assert run_command(monkeypatch, "data", "show", "bells", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["classes"] == {"bell": {"train": COUNT // 2}, "drum": {"train": COUNT // 2}}
     assert sum(row["clips"] for row in report["duration_histogram"]) == COUNT
     assert report["rejected"] == [{"id": "x", "path": "x.wav", "reason": "empty"}]
-    assert run(monkeypatch, "data", "show") == 0
+    assert run_command(monkeypatch, "data", "show") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("lengths", "█", "clips of each class", "left out: 1"))
 
@@ -262,16 +262,18 @@ def test_show_counts_what_is_there(
 def test_a_clip_is_shown_with_its_picture(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "data", "show", "bells", "--clip", "audio/05.wav", "--json") == 0
+    assert (
+        run_command(monkeypatch, "data", "show", "bells", "--clip", "audio/05.wav", "--json") == 0
+    )
     row = json.loads(capsys.readouterr().out)
     assert (row["id"], row["labels"], row["num_samples"]) == ("audio/05.wav", ["drum"], 1_600)
     picture = place / row["picture"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     first = picture.read_bytes()
     options = ("--clip", "audio/05.wav", "--picture", "mine.png")
-    assert run(monkeypatch, "data", "show", "bells", *options) == 0
+    assert run_command(monkeypatch, "data", "show", "bells", *options) == 0
     assert (place / "mine.png").read_bytes() == first
-    assert run(monkeypatch, "data", "show", "bells", "--clip", "05") == 2
+    assert run_command(monkeypatch, "data", "show", "bells", "--clip", "05") == 2
     assert "audio/05.wav" in capsys.readouterr().err
 
 
@@ -285,7 +287,7 @@ def test_an_unfinished_dataset_is_called_so(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "data" / "half" / PROGRESS_FOLDER).mkdir(parents=True)
-    assert run(monkeypatch, "data", "show", "half") == 2
+    assert run_command(monkeypatch, "data", "show", "half") == 2
     assert "data/half is not finished" in capsys.readouterr().err
 
 
@@ -294,11 +296,13 @@ def test_a_clip_is_shown_without_its_picture_where_nothing_can_be_written(
 ) -> None:
     (place / "data" / "bells" / PICTURES_FOLDER).write_text("in the folder's place")
     shown = ("data", "show", "bells", "--clip", "audio/05.wav")
-    assert run(monkeypatch, *shown, "--json") == 0
+    assert run_command(monkeypatch, *shown, "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["picture"] is None and "no picture" in said.err
     asked = place / "data" / "bells" / PICTURES_FOLDER / "mine.png"
-    assert run(monkeypatch, *shown, "--picture", str(asked)) == 1, "asked for, so it must be there"
+    assert run_command(monkeypatch, *shown, "--picture", str(asked)) == 1, (
+        "asked for, so it must be there"
+    )
 
 
 def test_the_list_distinguishes_ready_from_unfinished_and_damaged(
@@ -308,12 +312,12 @@ def test_the_list_distinguishes_ready_from_unfinished_and_damaged(
     shutil.copytree(place / "data" / "bells", place / "data" / "hurt")
     (place / "data" / "hurt" / shard_name(0)).unlink()
     (place / "data" / "raw").mkdir()
-    assert run(monkeypatch, "data", "list", "--json") == 0
+    assert run_command(monkeypatch, "data", "list", "--json") == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(listed) == ["bells", "half", "hurt"]
     assert (listed["bells"]["state"], listed["bells"]["clips"]) == ("ready", COUNT)
     assert listed["half"]["state"] == "unfinished" and "shard" in listed["hurt"]["state"]
-    assert run(monkeypatch, "data", "list") == 0
+    assert run_command(monkeypatch, "data", "list") == 0
     assert "unfinished" in capsys.readouterr().out
 
 
@@ -337,7 +341,7 @@ def test_an_unknown_clip_is_refused_with_ids_that_are_alike(original: Path) -> N
 def test_each_help_text_has_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "data", command, "--help") == 0
+    assert run_command(monkeypatch, "data", command, "--help") == 0
     assert f"elastictool data {command}" in capsys.readouterr().out
 
 

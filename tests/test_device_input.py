@@ -41,8 +41,8 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.training.run import resume_run, train_run
 from elastictool.utils.errors import DamagedDataError, Interrupted, OutOfMemory
 from elastictool.utils.launch import Launch
+from tests.helpers.feature_extractors import EVERYTHING, PLAIN
 from tests.helpers.training import records, same, small, train_and_stop, weights
-from tests.test_batches import EVERYTHING, PLAIN
 
 CPU = torch.device("cpu")
 ON_DEVICE = DeviceTransfer(CPU, fbank_on_device=True)

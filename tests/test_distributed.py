@@ -42,9 +42,9 @@ from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
 from elastictool.utils.launch import command, launched
 from elastictool.utils.signals import Stopped, StopRequest
+from tests.helpers.feature_extractors import feature_extractor
 from tests.helpers.several import Several
 from tests.helpers.training import SMALL, records, same, small, weights
-from tests.test_batches import feature_extractor
 
 STATE = Path("checkpoints") / "last.training.pt"
 ONE = torch.tensor(1.0)

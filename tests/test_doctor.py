@@ -20,8 +20,8 @@ from elastictool.models.resize import pi_resize, resample_patch_embed
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import ElasticToolError
+from tests.helpers.command_line import run_command
 from tests.helpers.toy_data import hide_module
-from tests.test_cli import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def test_the_document_says_everything_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "doctor", "--json") == 0
+    assert run_command(monkeypatch, "doctor", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] and all(check["passed"] for check in report["self_test"])
     versions = {row["name"]: row["text"] for row in report["versions"]}
@@ -50,7 +50,7 @@ def test_the_document_says_everything_once(
 def test_people_get_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "doctor") == 0
+    assert run_command(monkeypatch, "doctor") == 0
     shown = capsys.readouterr()
     for wanted in ("versions", "extras", "devices", "attention", "audio formats", "self test"):
         assert wanted in shown.out
@@ -229,5 +229,5 @@ def test_the_cuda_path_is_verified_by_a_committed_result_only(
 def test_the_help_text_has_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "doctor", "--help") == 0
+    assert run_command(monkeypatch, "doctor", "--help") == 0
     assert "elastictool doctor" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch.utils.backend_registration as registration
 
-from tests.test_model_properties import MODELS
+from tests.helpers.small_models import MODELS
 
 STEPS = [
     f"{kind}/{backend}/{precision}"

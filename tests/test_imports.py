@@ -19,6 +19,7 @@ ROOMS = (
     "pretrained", "models", "data", "packing", "metrics", "corpora", "audio", "config", "utils",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = Path(__file__).parent
 
 
 def _floor(parts: tuple[str, ...]) -> int:
@@ -75,6 +76,20 @@ def test_no_circle_of_files() -> None:
         sorter.prepare()
     except CycleError as error:
         pytest.fail(" -> ".join("/".join(module) for module in error.args[1]))
+
+
+def test_test_modules_share_code_through_helpers_only() -> None:
+    """What two test modules need lies in ``tests/helpers/``: each can be run and changed alone."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            wrong = [name for name in names if name.startswith("tests.test_")]
+            assert not wrong, f"{path.relative_to(TESTS)} imports {wrong[0]}"
 
 
 def test_every_folder_is_a_room_of_the_house() -> None:

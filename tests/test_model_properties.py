@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
@@ -14,72 +13,25 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastictool.config import SIZES, ModelConfig
-from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
-from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import UsageError
 from tests.helpers.attention_backends import TRAINABLE, varlen_without_cuda  # noqa: F401
+from tests.helpers.small_models import (
+    MODELS,
+    SMALL,
+    make_batch,
+    make_fbanks,
+    make_model,
+    make_rows,
+)
 
 BACKENDS = TRAINABLE
-SMALL = ModelConfig(
-    width=24, depth=2, heads=3, num_mel_bins=16, patch_size=(8, 4), patch_stride=(8, 4),
-    grid=(2, 12), num_classes=5,
-)  # fmt: skip
-MODELS = {
-    "elasticast": SMALL,
-    "mean": dataclasses.replace(SMALL, pooling="mean"),
-    "mean with cls": dataclasses.replace(SMALL, pooling="mean", prefix_tokens=1),
-    "ast": dataclasses.replace(
-        SMALL, pos_embed="grid", pooling="prefix", prefix_tokens=2, fc_norm=True,
-        patch_stride=(4, 3), grid=(3, 12),
-    ),
-}  # fmt: skip
-FRAMES = [[20, 9, 31], [4, 48, 20]]
 POISONED = 2
 """The clip into which the tests plant values."""
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
-
-
-def make_model(config: ModelConfig, dtype: torch.dtype = torch.float64) -> SpectrogramTransformer:
-    """A model whose weights are large enough for attention and positions to matter."""
-    torch.manual_seed(0)
-    model = SpectrogramTransformer(config).to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
-def make_fbanks(frames: Sequence[int], seed: int = 1) -> list[Tensor]:
-    """Random (T, F) spectrograms."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(length, 16, generator=generator) for length in frames]
-
-
-def make_batch(
-    config: ModelConfig,
-    rows: Sequence[Sequence[Tensor]],
-    backend: str = "split",
-    multiple: int = 1,
-) -> PackedBatch:
-    """Pack rows of spectrograms as the backend wants them, in float64."""
-    spec = PackSpec(
-        config.patch_size,
-        config.patch_stride,
-        prefix_tokens=config.prefix_tokens,
-        padded_rows=ATTENTION[backend].padded_rows,
-        pad_to_multiple_of=multiple,
-    )
-    examples = [[Example(x, torch.zeros(5), "", 10.0) for x in row] for row in rows]
-    return collate(examples, spec).astype(torch.float64)
-
-
-def make_rows(seed: int = 1) -> list[list[Tensor]]:
-    """The clips of ``FRAMES``."""
-    return [make_fbanks(frames, seed + index) for index, frames in enumerate(FRAMES)]
 
 
 def parameter_grads(model: SpectrogramTransformer) -> dict[str, Tensor]:

@@ -30,17 +30,9 @@ from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.utils.io import PROGRESS_FOLDER
 from elastictool.utils.progress import Task
 from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
+from tests.helpers.files import content
 
 CLIPS = 320
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file below ``folder``, by relative path."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

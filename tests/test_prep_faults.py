@@ -28,7 +28,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import ElasticToolError, RejectedItemsError, UsageError, WriteError
 from elastictool.utils.io import readable
 from tests.helpers.corpus_trees import csv_tree, folder_tree, write_audio, write_table
-from tests.test_prep import content
+from tests.helpers.files import content
 
 # Files that change
 

@@ -32,8 +32,8 @@ from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.progress import Task
 from tests.helpers.children import Child
 from tests.helpers.corpus_trees import csv_tree
+from tests.helpers.files import content
 from tests.helpers.toy_data import hide_module, write_toy_recordings
-from tests.test_prep import content
 
 CLIPS = 96
 

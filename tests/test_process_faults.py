@@ -33,9 +33,9 @@ from elastictool.utils.errors import (
 )
 from elastictool.utils.io import append_line, atomic_path
 from tests.helpers.children import Child, run
+from tests.helpers.files import content
 from tests.helpers.saved_runs import save_run
 from tests.helpers.training import SMALL, same, small, weights
-from tests.test_prep import content
 
 
 def sets(*more: str) -> list[str]:

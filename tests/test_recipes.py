@@ -16,7 +16,6 @@ import pytest
 from safetensors.torch import load_file
 
 import elastictool
-from elastictool.cli import app as program
 from elastictool.config.coerce import flat_settings
 from elastictool.config.loader import read_settings, run_config
 from elastictool.config.recipe_file import recipes_root, training_recipe
@@ -32,6 +31,7 @@ from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import Interrupted, UsageError
+from tests.helpers.command_line import run_command
 
 POINT = SweepPoint(
     model="AST",
@@ -436,20 +436,11 @@ def test_throughput_is_measured_here_or_taken_from_finished_trainings(smoke: Pat
     (train.path / MARKER).write_text(json.dumps(marker), "utf-8")
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["elastictool", *map(str, arguments)])
-    try:
-        program.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
-
-
 def test_the_command_lists_shows_runs_and_counts(
     smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def document(*arguments: object) -> Any:
-        assert command(monkeypatch, "recipe", *arguments, "--json") == 0
+        assert run_command(monkeypatch, "recipe", *arguments, "--json") == 0
         return json.loads(capsys.readouterr().out)
 
     assert [row["name"] for row in document("list")] == recipe_names()
@@ -461,13 +452,13 @@ def test_the_command_lists_shows_runs_and_counts(
     assert planned["total"]["gflops"] == 0, "all of it is done"
     assert planned["costs"]["train smoke-pooling"]["gflops"] > 0
     assert document("run", *pooling)["recipe"] == "elasticast/table1_pooling"
-    assert command(monkeypatch, "recipe", "run", *pooling, "--throughput", 10) == 2
-    assert command(monkeypatch, "recipe", "show", "fig4_voxceleb") == 0
+    assert run_command(monkeypatch, "recipe", "run", *pooling, "--throughput", 10) == 2
+    assert run_command(monkeypatch, "recipe", "show", "fig4_voxceleb") == 0
     told = capsys.readouterr()
     assert "ElasticAST Section 3.2" in told.out
     assert "is not there" in told.err
     missing = ("fig4_voxceleb", "--scale", "small", "--data", smoke / "none", "--out", smoke)
-    assert command(monkeypatch, "recipe", "run", *missing) == 2
+    assert run_command(monkeypatch, "recipe", "run", *missing) == 2
     assert "fsdd" in capsys.readouterr().err
 
 

@@ -36,8 +36,7 @@ from elastictool.reporting.learning_curves import (
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.run_report import report_evaluation, write_report
 from elastictool.utils.io import finite
-from tests.helpers.saved_runs import save_run
-from tests.test_runs import make_run
+from tests.helpers.saved_runs import save_run, write_run
 
 NASTY = '<script>alert("x")</script> & $a_b$'
 
@@ -202,7 +201,7 @@ def test_bins_keep_the_mean_and_a_missing_loss_is_no_point() -> None:
 
 
 def test_learning_curves_of_a_run_before_in_and_after_its_epochs(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", 3, 3)
+    path = write_run(tmp_path / "run", 3, 3)
     svg = plot_learning_curves(path, "title")[1].read_text("utf-8")
     for words in ("validation, after the epoch", "best weights", "learning rate", ">epoch<"):
         assert words in svg
@@ -214,7 +213,7 @@ def test_learning_curves_of_a_run_before_in_and_after_its_epochs(tmp_path: Path)
 
 
 def test_no_legend_covers_a_curve(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", 3, 3)
+    path = write_run(tmp_path / "run", 3, 3)
     figure = draw_learning_curves(read_log(path, "step"), read_log(path, "epoch"), "title")
     figure.savefig(tmp_path / "figure.png")
     legends = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
@@ -250,7 +249,7 @@ class _Page(HTMLParser):
 
 
 def test_the_page_of_a_run_needs_nothing_else_and_escapes_everything(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", 2, 2)
+    path = write_run(tmp_path / "run", 2, 2)
     write_evaluation(path, 6, 60)
     (path / "environment.json").write_text(json.dumps({"command": NASTY, "cuda": None}))
     (path / "results" / "eval_validation.json").write_text("{}")
@@ -273,7 +272,7 @@ def test_the_page_of_a_run_needs_nothing_else_and_escapes_everything(tmp_path: P
 
 
 def test_the_page_grows_with_the_log_and_a_lone_checkpoint_gets_none(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", 2, 2)
+    path = write_run(tmp_path / "run", 2, 2)
     assert [file.name for file in write_report(path)][-1] == "report.html"
     assert [file.name for file in write_report(path)] == ["report.html"]  # nothing new to draw
     with (path / "metrics.jsonl").open("a") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from fractions import Fraction
 from functools import partial
@@ -17,7 +18,6 @@ from elastictool.audio.fbank import fbank, pool_frames
 from elastictool.config import (
     AugmentConfig,
     FbankConfig,
-    LengthConfig,
     LengthDiversityConfig,
     PackingConfig,
     PoolKind,
@@ -36,16 +36,15 @@ from elastictool.evaluation.points import model_label
 from elastictool.training.setup import resolve
 from elastictool.utils.errors import UsageError
 from elastictool.utils.rng import clip_rng
+from tests.helpers import feature_extractors
 from tests.helpers.augmented import augmented
+from tests.helpers.feature_extractors import BARE
 
 PAPER = tuple(round(1 + step / 5, 1) for step in range(16))
-BARE = AugmentConfig(frequency_mask=0, time_mask=0)
 MIXED = ResolutionConfig(PAPER)
-
-
-def feature_extractor(shift_ms: float = 5.0, **length: object) -> FeatureExtractor:
-    config = LengthConfig(**({"max_frames": 128} | length))  # type: ignore[arg-type]
-    return FeatureExtractor(FbankConfig(shift_ms=shift_ms), config, (16, 16), (16, 16), -6.0, 4.0)
+feature_extractor = functools.partial(
+    feature_extractors.feature_extractor, shift_ms=5.0, max_frames=128
+)
 
 
 def sampler(store: PreparedStore, augment: AugmentConfig, end: FeatureExtractor) -> TrainingSampler:
@@ -97,7 +96,7 @@ def test_compression_1_is_no_change_at_all(reduction: Reduction) -> None:
 
 
 def test_length_limits_keep_their_seconds_and_are_rounded_down() -> None:
-    end = feature_extractor(10.0, max_frames=3_072, fixed_frames=1_024)
+    end = feature_extractor(shift_ms=10.0, max_frames=3_072, fixed_frames=1_024)
     for compression in PAPER:
         length = end.at_compression(compression).length
         exact = Fraction(str(compression))
@@ -340,7 +339,7 @@ def test_the_time_mask_shrinks_with_the_compression(
     toy_store: PreparedStore, compression: float
 ) -> None:
     """The published int(192 / C) of 1,024 / C frames; ours goes by the frames themselves."""
-    end = feature_extractor(10.0, fixed_frames=1_024).at_compression(compression)
+    end = feature_extractor(shift_ms=10.0, fixed_frames=1_024).at_compression(compression)
     frames = end.length.fixed_frames
     config = AugmentConfig(frequency_mask=0, time_mask=192)
     widths = []

@@ -20,7 +20,7 @@ from elastictool.checkpoint.run_directory import is_locked, lock_run
 from elastictool.checkpoint.weights import load_run
 from elastictool.cli.app import app
 from elastictool.config import RunConfig
-from elastictool.config.loader import dump_yaml, load_run_config
+from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.evaluation_files import read_evaluation
 from elastictool.reporting.run_log import read_log
@@ -33,37 +33,10 @@ from elastictool.reporting.runs import (
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import UsageError, WriteError
-from tests.test_cli import run as run_program
+from tests.helpers.command_line import run_command
+from tests.helpers.saved_runs import write_run
 
 TINY = ("model.width=32", "model.heads=2", "model.depth=1", "length.max_frames=64")
-
-
-def make_run(path: Path, epochs: int, of: int, top1: float = 0.5, **score: float) -> Path:
-    """The small files of a run, as training and ``eval`` leave them."""
-    (path / "results").mkdir(parents=True)
-    config = load_run_config(None, [f"name={path.name}", f"train.epochs={of}"])
-    (path / "config.yaml").write_text(dump_yaml(config))
-    records: list[dict[str, Any]] = []
-    for epoch in range(1, epochs + 1):
-        records.append({"kind": "step", "step": 2 * epoch, "loss": 1 / epoch, "lr": 1e-3})
-        val = {"val_loss": 1 / epoch, "val_top1": top1 - 0.01 * abs(epoch - 2), "val_map": 0.9}
-        chosen = {"selection_metric": "top1", "seconds": float(epoch)}
-        records.append({"kind": "epoch", "epoch": epoch, "step": 2 * epoch, **val, **chosen})
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (path / "metrics.jsonl").write_text(lines)
-    for split, value in score.items():
-        document = {
-            "run": path.name,
-            "model": "ElasticAST",
-            "split": split,
-            "length": "own",
-            "clips": 10,
-            "metrics": {"top1": value, "mean_class_accuracy": value, "dprime": None},
-            "intervals": {"top1": [value - 0.1, value + 0.1]},
-            "per_class": [],
-        }
-        (path / "results" / f"eval_{split}.json").write_text(json.dumps(document))
-    return path
 
 
 def grow_old(path: Path, seconds: float) -> None:
@@ -94,7 +67,7 @@ def training_elsewhere(path: Path) -> Iterator[None]:
 
 
 def test_states_are_finished_stopped_and_running(tmp_path: Path) -> None:
-    done, halted = make_run(tmp_path / "done", 3, 3), make_run(tmp_path / "halted", 2, 3)
+    done, halted = write_run(tmp_path / "done", 3, 3), write_run(tmp_path / "halted", 2, 3)
     assert summarise(done).state == "finished"
     assert summarise(halted).state == "stopped"
     with training_elsewhere(halted):
@@ -131,7 +104,7 @@ def test_looking_does_not_keep_a_training_from_starting(tmp_path: Path) -> None:
 def test_the_best_score_is_the_one_that_chose_the_weights(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
-    made = summarise(make_run(tmp_path / "made", 4, 4, top1=0.7))
+    made = summarise(write_run(tmp_path / "made", 4, 4, top1=0.7))
     assert (made.metric, made.best, made.best_epoch) == ("top1", 0.7, 2)
     train_run(load_run_config(None, [*TINY, "train.epochs=3"]), toy_store, tmp_path / "trained")
     trained, best = summarise(tmp_path / "trained"), load_run(tmp_path / "trained").metrics
@@ -155,8 +128,8 @@ def test_an_epoch_that_was_not_validated_does_not_replace_the_best_weights(
 
 def test_runs_are_sorted_by_age_name_or_score(tmp_path: Path) -> None:
     for name, age, score in (("b", 30, {"test": 0.9}), ("a", 20, {"test": 0.6}), ("c", 10, {})):
-        grow_old(make_run(tmp_path / name, 2, 2, **score), age)
-    grow_old(make_run(tmp_path / "d", 2, 2, top1=0.8), 5)
+        grow_old(write_run(tmp_path / name, 2, 2, **score), age)
+    grow_old(write_run(tmp_path / "d", 2, 2, top1=0.8), 5)
 
     def order(sort: Any) -> str:
         return "".join(run.name for run in list_runs(tmp_path, sort))
@@ -167,14 +140,14 @@ def test_runs_are_sorted_by_age_name_or_score(tmp_path: Path) -> None:
 
 
 def test_broken_directories_are_listed_with_the_reason_and_hide_nothing(tmp_path: Path) -> None:
-    make_run(tmp_path / "good", 2, 2, test=0.5)
+    write_run(tmp_path / "good", 2, 2, test=0.5)
     (tmp_path / "empty").mkdir()
     for name, text in (("yaml", "a: ["), ("key", "trian: {lr: 1}"), ("binary", "\0\xff")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_bytes(text.encode("latin-1"))
     (tmp_path / "folder" / "of" / "others").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
-    damaged = make_run(tmp_path / "damaged", 2, 2, test=0.5, validation=0.4)
+    damaged = write_run(tmp_path / "damaged", 2, 2, test=0.5, validation=0.4)
     (damaged / "results" / "eval_test.json").write_text('{"metrics": ')
     runs = {Path(run.path).name: run for run in list_runs(tmp_path)}
     states = {name: run.state for name, run in runs.items()}
@@ -189,7 +162,7 @@ def test_broken_directories_are_listed_with_the_reason_and_hide_nothing(tmp_path
 
 
 def test_half_a_line_and_foreign_lines_of_a_log_are_passed_over(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run", 2, 3)
+    path = write_run(tmp_path / "run", 2, 3)
     with (path / "metrics.jsonl").open("a") as file:
         file.write('7\n"epoch"\nnull\n{"kind": "epoch", "epoch": 3, "val_top')
     assert [record["epoch"] for record in read_log(path, "epoch")] == [1, 2]
@@ -211,27 +184,27 @@ def test_the_command_lists_shows_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "runs" / "one", 2, 2, test=0.75)
-    make_run(tmp_path / "runs" / "two", 1, 3)
+    write_run(tmp_path / "runs" / "one", 2, 2, test=0.75)
+    write_run(tmp_path / "runs" / "two", 1, 3)
     (tmp_path / "runs" / "bad").mkdir()
     for line in (["runs", "--json"], ["runs", "list", "--json"]):
-        assert run_program(monkeypatch, *line) == 0
+        assert run_command(monkeypatch, *line) == 0
         listed = json.loads(capsys.readouterr().out)["runs"]
         assert {run["name"]: run["state"] for run in listed} == {
             "one": "finished",
             "two": "stopped",
             "bad": "broken",
         }
-    assert run_program(monkeypatch, "runs") == 0
+    assert run_command(monkeypatch, "runs") == 0
     shown = capsys.readouterr()
     assert "top-1 75.0 %" in shown.out and "1/3 stopped" in shown.out and "bad" in shown.err
-    assert run_program(monkeypatch, "runs", "show", "two", "--json") == 0
+    assert run_command(monkeypatch, "runs", "show", "two", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["epoch"] == 1 and document["settings"]["train.epochs"] == 3
     curves = tmp_path / "runs" / "two" / "figures" / "learning_curves.png"
     assert str(curves.relative_to(tmp_path)) in document["files"]
     assert curves.stat().st_size > 10_000
-    assert run_program(monkeypatch, "runs", "compare", "one", "two", "--json") == 0
+    assert run_command(monkeypatch, "runs", "compare", "one", "two", "--json") == 0
     assert json.loads(capsys.readouterr().out)["differing_settings"]["train.epochs"] == [2, 3]
 
 
@@ -254,7 +227,7 @@ def test_mistakes_are_usage_errors(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_program(monkeypatch, *line) == 2
+    assert run_command(monkeypatch, *line) == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert words in shown and "hint:" in shown
 
@@ -265,19 +238,19 @@ def test_mistakes_are_usage_errors(
 def test_each_help_text_has_an_example(
     line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_program(monkeypatch, *line, "--help") == 0
+    assert run_command(monkeypatch, *line, "--help") == 0
     assert "Example: elastictool runs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_whose_last_steps_were_left_out_has_diverged(tmp_path: Path) -> None:
     for name, skipped in (("early", (1, 2, 3)), ("once", (3,)), ("diverged", (3, 4, 5))):
-        path = make_run(tmp_path / name, 1, 2)
+        path = write_run(tmp_path / name, 1, 2)
         lines = [json.dumps({"epoch": 2, "step": step, "where": "loss"}) for step in skipped]
         (path / "skipped_steps.jsonl").write_text("\n".join(lines) + "\n{\n")
-    broken = make_run(tmp_path / "weights", 1, 2)
+    broken = write_run(tmp_path / "weights", 1, 2)
     (broken / "skipped_steps.jsonl").write_text('{"step": 3, "where": "weights"}\n')
     for name in ("to the end", "taking none"):
-        ended = make_run(tmp_path / name, 2, 2)
+        ended = write_run(tmp_path / name, 2, 2)
         (ended / "skipped_steps.jsonl").write_text('{"step": 4, "where": "loss"}\n')
     log = (ended / "metrics.jsonl").read_text().splitlines()
     (ended / "metrics.jsonl").write_text("\n".join(line for line in log if '"step",' not in line))
@@ -289,13 +262,13 @@ def test_a_run_whose_last_steps_were_left_out_has_diverged(tmp_path: Path) -> No
 
 
 def test_a_renamed_run_is_called_as_its_folder(tmp_path: Path) -> None:
-    make_run(tmp_path / "old", 2, 2, test=0.5).rename(tmp_path / "new")
+    write_run(tmp_path / "old", 2, 2, test=0.5).rename(tmp_path / "new")
     assert summarise(tmp_path / "new").name == "new"
     assert "(new)" in read_evaluation(tmp_path / "new", "test").title
 
 
 def test_a_run_that_cannot_be_written_is_shown_with_a_warning(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "others", 2, 2, test=0.5)
+    path = write_run(tmp_path / "others", 2, 2, test=0.5)
     (path / "figures").write_text("in the way")
     shown = CliRunner().invoke(app, ["runs", "show", str(path)])
     assert shown.exit_code == 0, shown.output

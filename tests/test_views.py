@@ -16,26 +16,20 @@ from hypothesis import strategies as st
 
 from elastictool.config import (
     AugmentConfig,
-    FbankConfig,
-    LengthConfig,
     LengthDiversityConfig,
     PackingConfig,
 )
 from elastictool.config.loader import load_run_config
 from elastictool.data.balance import clip_weights, draw_clips, occurrences
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feature_extractor import Crop, FeatureExtractor
+from elastictool.data.feature_extractor import Crop
 from elastictool.data.samplers import TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.packing.grid import kept_patches
 from elastictool.utils.errors import UsageError
+from tests.helpers.feature_extractors import feature_extractor
 
 PLAIN = AugmentConfig()
-
-
-def feature_extractor(**length: object) -> FeatureExtractor:
-    config = LengthConfig(**length)  # type: ignore[arg-type]
-    return FeatureExtractor(FbankConfig(), config, (16, 16), (16, 16), -6.0, 4.0)
 
 
 def sampler(augment: AugmentConfig = PLAIN, **changes: object) -> TrainingSampler:

@@ -28,7 +28,7 @@ from elastictool.models.attention.flex import segment_block_mask
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import map_tensors
-from tests.test_model_properties import MODELS, make_batch, make_model, make_rows
+from tests.helpers.small_models import MODELS, make_batch, make_model, make_rows
 
 DEVICE = "pretended"
 BACKENDS = ("split", "reference", "varlen")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from elastictool.checkpoint.metadata import WeightsMetadata
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import save_weights
-from elastictool.config.loader import run_config
+from elastictool.config.loader import dump_yaml, load_run_config, run_config
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.setup import resolve
@@ -32,4 +34,32 @@ def save_run(path: Path, store: PreparedStore, preset: str = "elasticast", **len
     names, multi_label = tuple(store.info.label_names), store.info.multi_label
     metadata = WeightsMetadata(config, names, multi_label, {"epoch": 1, "step": 1})
     save_weights(run.best_weights, network, metadata)
+    return path
+
+
+def write_run(path: Path, epochs: int, of: int, top1: float = 0.5, **score: float) -> Path:
+    """Write the small files of a run, as training and ``eval`` leave them; no weights."""
+    (path / "results").mkdir(parents=True)
+    config = load_run_config(None, [f"name={path.name}", f"train.epochs={of}"])
+    (path / "config.yaml").write_text(dump_yaml(config))
+    records: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        records.append({"kind": "step", "step": 2 * epoch, "loss": 1 / epoch, "lr": 1e-3})
+        val = {"val_loss": 1 / epoch, "val_top1": top1 - 0.01 * abs(epoch - 2), "val_map": 0.9}
+        chosen = {"selection_metric": "top1", "seconds": float(epoch)}
+        records.append({"kind": "epoch", "epoch": epoch, "step": 2 * epoch, **val, **chosen})
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (path / "metrics.jsonl").write_text(lines)
+    for split, value in score.items():
+        document = {
+            "run": path.name,
+            "model": "ElasticAST",
+            "split": split,
+            "length": "own",
+            "clips": 10,
+            "metrics": {"top1": value, "mean_class_accuracy": value, "dprime": None},
+            "intervals": {"top1": [value - 0.1, value + 0.1]},
+            "per_class": [],
+        }
+        (path / "results" / f"eval_{split}.json").write_text(json.dumps(document))
     return path
