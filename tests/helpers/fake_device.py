@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from benchmarks.gpu_jobs import EPIC, random_sounds
-from elastictool.audio import epic_fbank, fbank
+from benchmarks.gpu_jobs import EPIC, random_raw_batch
+from elastictool.audio import epic_fbank, kaldi_fbank
 from elastictool.config import FbankConfig
 from elastictool.models import pooling, resize
 from elastictool.models.attention.base import ATTENTION
@@ -107,9 +107,9 @@ def step(kind: str, backend: str, precision: str) -> None:
 def features(config: FbankConfig) -> None:
     """What the device makes of samples."""
     fakes = Fakes()
-    sounds = random_sounds((40, 70, 33), config)
+    samples = random_raw_batch((40, 70, 33), config)
     with constants_made_on_the_host(fakes), fakes.mode:
-        batch = map_tensors(sounds, fakes.on_host).to(DEVICE, non_blocking=True)
+        batch = map_tensors(samples, fakes.on_host).to(DEVICE, non_blocking=True).compute_features()
     patches = batch.patch_groups[0].patches
     assert patches.device.type == DEVICE and patches.shape[1] == 256
 
@@ -117,7 +117,7 @@ def features(config: FbankConfig) -> None:
 @contextmanager
 def constants_made_on_the_host(fakes: Fakes) -> Iterator[None]:
     """A front end's tables are made once, from real values, before any batch."""
-    kept = fbank._constants, epic_fbank._constants
+    kept = kaldi_fbank._constants, epic_fbank._constants
 
     def kaldi(config: FbankConfig, dtype: torch.dtype, device: torch.device) -> Any:
         with unset_fake_temporarily():
@@ -129,11 +129,11 @@ def constants_made_on_the_host(fakes: Fakes) -> Iterator[None]:
             made = kept[1].__wrapped__(config, torch.device("cpu"))
         return _moved(made, fakes)
 
-    fbank._constants, epic_fbank._constants = kaldi, epic  # type: ignore[assignment]
+    kaldi_fbank._constants, epic_fbank._constants = kaldi, epic  # type: ignore[assignment]
     try:
         yield
     finally:
-        fbank._constants, epic_fbank._constants = kept
+        kaldi_fbank._constants, epic_fbank._constants = kept
 
 
 def _moved(made: Any, fakes: Fakes) -> Any:
