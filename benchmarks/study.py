@@ -304,9 +304,9 @@ def _key(run: Document) -> tuple[str, int, int]:
 
 def _baselines(study: Study, arguments: Namespace) -> list[Document]:
     """Return scores of logistic regression on mean and deviation over time, and on clip length."""
+    from benchmarks.baseline import logistic_baseline
     from elastictool.config import DataConfig
     from elastictool.data.splits import select_clips
-    from elastictool.evaluation.baseline import logistic_baseline
 
     paths = Paths(arguments.data, arguments.runs)
     plan = plan_of(study, study.axis, *study.runs()[0], paths)

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from benchmarks.baseline import LENGTH, SPECTRUM, logistic_baseline
 from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
-from elastictool.evaluation.baseline import LENGTH, SPECTRUM, logistic_baseline
 
 RATE = 16_000
 

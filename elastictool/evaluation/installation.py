@@ -34,7 +34,6 @@ PACKAGES = {
     "pyarrow": "pyarrow",
     "safetensors": "safetensors",
     "scipy": "scipy",
-    "scikit-learn": "sklearn",
     "matplotlib": "matplotlib",
     "joblib": "joblib",
     "PyYAML": "yaml",
@@ -78,30 +77,27 @@ def attempt(look: Callable[[], T], otherwise: Callable[[str], T]) -> T:
         return otherwise(f"{type(error).__name__}: {message}")
 
 
+def _status(name: str, look: Callable[[], str]) -> Status:
+    return attempt(lambda: Status(name, True, look()), lambda why: Status(name, False, why))
+
+
 def versions() -> list[Status]:
     """Returns the versions of Python, elastictool and the required packages, which it imports."""
-    statuses = [
+    return [
         Status("python", True, f"{platform.python_version()} on {platform.platform()}"),
         Status("elastictool", True, __version__),
+        *(_status(name, partial(_version, name, module)) for name, module in PACKAGES.items()),
+        _status(
+            "libsndfile", lambda: str(importlib.import_module("soundfile").__libsndfile_version__)
+        ),
+        attempt(_torchaudio, lambda why: Status(torchaudio_compat.PACKAGE, False, why)),
     ]
-    statuses += [_package(name, module) for name, module in PACKAGES.items()]
-    statuses.append(attempt(_libsndfile, lambda why: Status("libsndfile", False, why)))
-    statuses.append(attempt(_torchaudio, lambda why: Status(torchaudio_compat.PACKAGE, False, why)))
-    return statuses
 
 
-def _package(name: str, module: str) -> Status:
-    def look() -> Status:
-        # The module's own version: torch adds the build (2.11.0+cu130).
-        found = getattr(importlib.import_module(module), "__version__", "")
-        return Status(name, True, str(found) or importlib.metadata.version(name))
-
-    return attempt(look, lambda why: Status(name, False, why))
-
-
-def _libsndfile() -> Status:
-    soundfile = importlib.import_module("soundfile")
-    return Status("libsndfile", True, str(soundfile.__libsndfile_version__))
+def _version(name: str, module: str) -> str:
+    """The module's own version, where torch adds the build (2.11.0+cu130), else the package's."""
+    found = getattr(importlib.import_module(module), "__version__", "")
+    return str(found) or importlib.metadata.version(name)
 
 
 def _torchaudio() -> Status:
@@ -110,11 +106,10 @@ def _torchaudio() -> Status:
     state = torchaudio_compat.torchaudio_state()
     if state == "missing":
         return Status(name, None, "not installed (needed for comparisons only)")
-    ways = {
-        "native": "imported as it is",
-        "extension disabled": "imported with its extension disabled, which does not load here",
-    }
-    return Status(name, True, f"{importlib.metadata.version(name)}, {ways[state]}")
+    way = (
+        "as it is" if state == "native" else "with its extension disabled, which does not load here"
+    )
+    return Status(name, True, f"{importlib.metadata.version(name)}, imported {way}")
 
 
 def extras() -> list[Status]:
@@ -133,11 +128,11 @@ def _extra(name: str, packages: tuple[str, ...]) -> Status:
 
 def devices() -> list[Status]:
     """Returns the processor and each CUDA device, with what they can compute."""
-    statuses = [attempt(_cpu, lambda why: Status("cpu", False, why))]
-    return statuses + attempt(_cuda, lambda why: [Status("cuda", False, why)])
+    statuses = attempt(_cuda, lambda why: [Status("cuda", False, why)])
+    return [_status("cpu", _cpu), *statuses]
 
 
-def _cpu() -> Status:
+def _cpu() -> str:
     import torch
 
     from elastictool.evaluation.bench.timing import cpu_name
@@ -146,36 +141,27 @@ def _cpu() -> Status:
     matrices = attempt(torch.cpu._is_amx_tile_supported, lambda _: False)
     kind = "with AMX" if native and matrices else "native" if native else "emulated, slow"
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-    return Status("cpu", True, f"{cpu_name()}, {threads}, bf16: {kind}")
+    return f"{cpu_name()}, {threads}, bf16: {kind}"
 
 
 def _cuda() -> list[Status]:
     import torch
 
+    def look(index: int) -> str:
+        facts = torch.cuda.get_device_properties(index)
+        memory = f"{facts.total_memory / 2**30:.0f} GiB"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        return f"{facts.name}, {memory}, compute capability {facts.major}.{facts.minor}, {bf16}"
+
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = f"torch is built for CUDA {built}" if built else "this torch is built without CUDA"
         return [Status("cuda", None, f"no CUDA device ({why})")]
-    return [_gpu(index) for index in range(torch.cuda.device_count())]
-
-
-def _gpu(index: int) -> Status:
-    import torch
-
-    name = f"cuda:{index}"
-
-    def look() -> Status:
-        facts = torch.cuda.get_device_properties(index)
-        memory = f"{facts.total_memory / 2**30:.0f} GiB"
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        capability = f"compute capability {facts.major}.{facts.minor}"
-        return Status(name, True, f"{facts.name}, {memory}, {capability}, {bf16}")
-
-    return attempt(look, lambda why: Status(name, False, why))
+    return [_status(f"cuda:{i}", partial(look, i)) for i in range(torch.cuda.device_count())]
 
 
 def usable_devices() -> list[str]:
-    """Returns ``cpu``, and ``cuda`` where there is such a device."""
+    """Returns ``cpu``, and ``cuda`` where there is such a device; nothing without torch."""
 
     def look() -> list[str]:
         import torch
@@ -187,38 +173,30 @@ def usable_devices() -> list[str]:
 
 def attention() -> list[dict[str, Any]]:
     """Returns for each device and type the backend that ``auto`` takes, and why others cannot."""
+
+    def look(device: str, dtype: str) -> dict[str, Any]:
+        import torch
+
+        from elastictool.models.attention.base import ATTENTION, AttentionInputs, choose_attention
+
+        kind = getattr(torch, dtype)
+        inputs = AttentionInputs(torch.device(device), kind)
+        reasons = {name: ATTENTION[name].unsupported(inputs) for name in ATTENTION}
+        return {
+            "chosen": choose_attention("auto", device, kind),
+            "available": [name for name, why in reasons.items() if not why and name != "auto"],
+            "declined": {name: why for name, why in reasons.items() if why},
+        }
+
     return [
-        attempt(partial(_attention, device, dtype), partial(_no_attention, device, dtype))
+        {"device": device, "dtype": dtype}
+        | attempt(
+            partial(look, device, dtype),
+            lambda why: {"chosen": "", "available": [], "declined": {"all": why}},
+        )
         for device in usable_devices()
         for dtype in ("float32", "bfloat16")
     ]
-
-
-def _attention(device: str, dtype: str) -> dict[str, Any]:
-    import torch
-
-    from elastictool.models.attention.base import ATTENTION, AttentionInputs, choose_attention
-
-    kind = getattr(torch, dtype)
-    inputs = AttentionInputs(torch.device(device), kind)
-    reasons = {name: ATTENTION[name].unsupported(inputs) for name in ATTENTION}
-    return {
-        "device": device,
-        "dtype": dtype,
-        "chosen": choose_attention("auto", device, kind),
-        "available": [name for name, reason in reasons.items() if not reason and name != "auto"],
-        "declined": {name: reason for name, reason in reasons.items() if reason},
-    }
-
-
-def _no_attention(device: str, dtype: str, why: str) -> dict[str, Any]:
-    return {
-        "device": device,
-        "dtype": dtype,
-        "chosen": "",
-        "available": [],
-        "declined": {"all": why},
-    }
 
 
 def cuda_evidence() -> str:
@@ -228,17 +206,17 @@ def cuda_evidence() -> str:
 
     def look() -> str:
         document = json.loads(_GPU_RESULTS.read_text(encoding="utf-8"))
-        doubt = _doubt(document)
-        return f"unverified: {doubt} in {_GPU_RESULTS}" if doubt else _verified(document)
+        made, revision = document["environment"], document["git_revision"]
+        if doubt := _doubt(document):
+            return f"unverified: {doubt} in {_GPU_RESULTS}"
+        source = f"source revision {revision[:12]}" if revision else "an unknown source revision"
+        return f"verified on {made['gpu']} with torch {made['torch']}, {source} ({_GPU_RESULTS})"
 
     return attempt(look, lambda why: f"unverified: {_GPU_RESULTS} cannot be understood ({why})")
 
 
 def _doubt(document: dict[str, Any]) -> str:
-    """Returns why a document does not verify the CUDA paths; empty if it does.
-
-    What was not compared, because the run ended before, shows nothing.
-    """
+    """Why a document does not verify the CUDA paths, for example what it did not compare."""
     if document["device"] != "cuda" or not document["environment"]["gpu"]:
         return "no GPU was used"
     for part in ("agreement", "features"):
@@ -248,13 +226,6 @@ def _doubt(document: dict[str, Any]) -> str:
         if failed:
             return f"{len(failed)} of {len(document[part])} comparisons disagree ({part})"
     return ""
-
-
-def _verified(document: dict[str, Any]) -> str:
-    made = document["environment"]
-    revision = document["git_revision"]
-    source = f"source revision {revision[:12]}" if revision else "an unknown source revision"
-    return f"verified on {made['gpu']} with torch {made['torch']}, {source} ({_GPU_RESULTS})"
 
 
 def decoders() -> list[dict[str, Any]]:
@@ -269,15 +240,8 @@ def decoders() -> list[dict[str, Any]]:
     rows = []
     for kind in FORMATS:
         reads, detail = attempt(partial(look, kind), lambda why: (False, why))
-        rows.append(
-            {
-                "format": kind.name,
-                "endings": list(kind.suffixes),
-                "decoder": kind.decoder,
-                "reads": reads,
-                "detail": detail,
-            }
-        )
+        row = {"format": kind.name, "endings": list(kind.suffixes), "decoder": kind.decoder}
+        rows.append(row | {"reads": reads, "detail": detail})
     return rows
 
 

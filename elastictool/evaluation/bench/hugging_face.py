@@ -6,22 +6,20 @@ what is beyond them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from elastictool.audio.torchaudio_compat import load_torchaudio
-from elastictool.evaluation.bench.parts import Bench, ready_optimizer, step
+from elastictool.evaluation.bench.parts import Bench, ready_optimizer, run_batches
 from elastictool.evaluation.bench.workload import Workload
-from elastictool.training.predict_logits import autocast
 from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.optional import describe_error, missing_extra, reinstall_hint
 
 FIXED_FRAMES = 1_024
-NAME = f"HF AST-{FIXED_FRAMES}"
 
 
 def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Callable[[], object]]:
@@ -56,29 +54,10 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
     )
     model.to(bench.device)
     optimizer = ready_optimizer(model) if training else None
-    size = workload.packing.batch_clips
-    sizes = [min(size, len(workload.frames) - i * size) for i in range(_batches(workload))]
+    clips, size = len(workload.frames), workload.packing.batch_clips
     inputs = [
-        torch.randn(clips, FIXED_FRAMES, config.num_mel_bins, device=bench.device)
-        for clips in sizes
+        torch.randn(count, FIXED_FRAMES, config.num_mel_bins, device=bench.device)
+        for count in (min(size, clips - first) for first in range(0, clips, size))
     ]
-    return {NAME: partial(_run, bench, model, inputs, optimizer)}
-
-
-def _batches(workload: Workload) -> int:
-    return math.ceil(len(workload.frames) / workload.packing.batch_clips)
-
-
-def _run(
-    bench: Bench,
-    model: Any,
-    inputs: list[torch.Tensor],
-    optimizer: torch.optim.Optimizer | None,
-) -> None:
-    model.train(optimizer is not None)
-    for values in inputs:
-        with torch.set_grad_enabled(optimizer is not None):
-            with autocast(bench.device, bench.precision):
-                logits = model(values).logits
-            if optimizer is not None:
-                step(logits, optimizer)
+    logits = attrgetter("logits")
+    return {f"HF AST-{FIXED_FRAMES}": partial(run_batches, bench, model, inputs, optimizer, logits)}

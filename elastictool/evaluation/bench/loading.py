@@ -14,19 +14,18 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 
 from elastictool.config import ModelConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.device_transfer import DeviceTransfer, Loaded
+from elastictool.data.device_transfer import DeviceTransfer
 from elastictool.data.loader import load_batches, load_undelivered
 from elastictool.data.samplers import BatchPlan
 from elastictool.evaluation.bench.parts import Bench, Row, run_model
-from elastictool.evaluation.bench.timing import wait_for_device
+from elastictool.evaluation.bench.timing import interleaved
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.batching import batch_starts
@@ -108,56 +107,43 @@ def measure_loader(
     """
     if not plans:
         raise ElasticToolError("the dataset has no clips to load", "choose another with --dataset")
+    transfer = DeviceTransfer.choose(bench.device)
+    batches = list(load_batches(plans[:_STEPS], dataset, transfer=transfer))
+    model = SpectrogramTransformer(config).to(bench.device)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+    consume = {"model": partial(run_model, bench, model, "auto", batches, optimizer)}
     ways = [Way(count, on_device) for on_device in (False, True) for count in workers]
     rates: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
-    consumer = _Consumer(bench, dataset, plans, config)
-    consumer.step()
     steps = []
-    for _ in range(bench.rounds):
-        steps.append(consumer.step())
+    for turn in range(bench.rounds):
+        steps.append(interleaved(consume, rounds=1, warmup_rounds=int(turn == 0))["model"])
         for way in ways:
             rates[way].append(one_pass(way, bench, dataset, plans))
     spent = statistics.median(steps)
-    consumed = consumer.tokens / spent
+    consumed = sum(batch.layout.num_tokens for batch in batches) / spent
     rows: list[Row] = [
-        _row(consumer.label, consumer.clips / spent, consumed, None),
-        *(_row(way.label, *_medians(rates[way]), consumed) for way in ways),
+        {
+            "part": "loader",
+            "contender": f"a model {config.width} wide, {config.depth} deep, in training",
+            "clips_per_second": sum(batch.num_clips for batch in batches) / spent,
+            "tokens_per_second": consumed,
+            "times_consumed": None,
+            "enough": None,
+        }
     ]
+    for way, found in rates.items():
+        clips, tokens = (statistics.median(values) for values in zip(*found, strict=True))
+        rows.append(
+            {
+                "part": "loader",
+                "contender": way.label,
+                "clips_per_second": clips,
+                "tokens_per_second": tokens,
+                "times_consumed": tokens / consumed,
+                "enough": tokens / consumed >= WANTED_RATIO,
+            }
+        )
     return rows
-
-
-class _Consumer:
-    """Training steps on batches in memory."""
-
-    def __init__(
-        self, bench: Bench, dataset: ClipDataset, plans: Sequence[BatchPlan], config: ModelConfig
-    ) -> None:
-        transfer = DeviceTransfer.choose(bench.device)
-        wanted = islice(plans, _STEPS)
-        self.bench = bench
-        self.batches = list(load_batches(wanted, dataset, transfer=transfer))
-        self.model = SpectrogramTransformer(config).to(bench.device)
-        fused = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
-        self.optimizer: torch.optim.Optimizer = fused
-        self.label = f"a model {config.width} wide, {config.depth} deep, in training"
-
-    @property
-    def clips(self) -> int:
-        """Clips of the batches."""
-        return sum(batch.num_clips for batch in self.batches)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the batches."""
-        return sum(batch.layout.num_tokens for batch in self.batches)
-
-    def step(self) -> float:
-        """Returns the seconds of a step on each of the batches."""
-        wait_for_device()
-        begin = time.perf_counter()
-        run_model(self.bench, self.model, "auto", self.batches, self.optimizer)
-        wait_for_device()
-        return time.perf_counter() - begin
 
 
 def one_pass(
@@ -178,7 +164,7 @@ def one_pass(
             if number < skipped:
                 begin = time.perf_counter()
                 continue
-            layout = _layout_of(batch)
+            layout = (batch if isinstance(batch, PackedBatch) else batch.batch).layout
             clips, tokens = clips + layout.num_segments, tokens + layout.num_tokens
             if time.perf_counter() - begin > _PASS_S:
                 break
@@ -186,24 +172,3 @@ def one_pass(
     finally:
         loaded.close()
     return clips / spent, tokens / spent
-
-
-def _layout_of(batch: Loaded) -> Any:
-    return (batch if isinstance(batch, PackedBatch) else batch.batch).layout
-
-
-def _medians(rates: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    clips, tokens = (statistics.median(values) for values in zip(*rates, strict=True))
-    return clips, tokens
-
-
-def _row(contender: str, clips: float, tokens: float, consumed: float | None) -> Row:
-    ratio = None if consumed is None else tokens / consumed
-    return {
-        "part": "loader",
-        "contender": contender,
-        "clips_per_second": clips,
-        "tokens_per_second": tokens,
-        "times_consumed": ratio,
-        "enough": None if ratio is None else ratio >= WANTED_RATIO,
-    }

@@ -7,8 +7,8 @@ baseline: ratios carry over to other machines, times do not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
-from elastictool.config import FbankConfig, PackingConfig
+from elastictool.config import FbankConfig
 from elastictool.evaluation.bench.timing import interleaved, matrix_product_peak, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload
 from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST, AttentionInputs
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
+from elastictool.packing.layout import SegmentLayout
 from elastictool.packing.stream import batch_rows, known_planners, plan_stream
 from elastictool.training.predict_logits import autocast
 
 Row = dict[str, Any]
-BASELINE = "torchaudio fbank"
 TRAINING_PASSES = 3
 """Forward and backward in units of a forward pass, the usual count."""
 
@@ -115,13 +115,29 @@ def run_model(
 ) -> None:
     """Runs one pass over ``batches``; with an optimiser, a training step on each."""
     model.attention = attention
+    run_batches(bench, model, batches, optimizer, lambda logits: logits)
+
+
+def run_batches(
+    bench: Bench,
+    model: torch.nn.Module,
+    batches: Iterable[Any],
+    optimizer: torch.optim.Optimizer | None,
+    logits_of: Callable[[Any], Tensor],
+) -> None:
+    """Runs any model as ``run_model`` does; ``logits_of`` takes the logits out of its output.
+
+    Training lowers a loss that costs nothing to compute.
+    """
     model.train(optimizer is not None)
     for batch in batches:
         with torch.set_grad_enabled(optimizer is not None):
             with autocast(bench.device, bench.precision):
-                logits = model(batch)
+                logits = logits_of(model(batch))
             if optimizer is not None:
-                step(logits, optimizer)
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(logits.float().logsumexp(dim=1).mean())
+                optimizer.step()
 
 
 def ready_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -138,32 +154,23 @@ def ready_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def step(logits: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Runs backward and update for a loss without cost."""
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(logits.float().logsumexp(dim=1).mean())
-    optimizer.step()
-
-
 def measure_attention(bench: Bench, workload: Workload) -> list[Row]:
     """Measures attention alone, forward and backward; the baseline is ``reference``."""
-    width, heads = workload.model.width, workload.model.heads
-    calls: dict[str, Callable[[], object]] = {}
+
+    def attend(name: str, streams: list[Tensor], layouts: list[SegmentLayout]) -> None:
+        for stream, layout in zip(streams, layouts, strict=True):
+            q, k, v = stream.unbind()
+            out = ATTENTION[name](q, k, v, layout, q.shape[-1] ** -0.5)
+            torch.autograd.grad(out.float().sum(), stream)
+
+    heads, calls = workload.model.heads, {}
+    head_width = workload.model.width // heads
     for name in attention_backends(bench):
         batches = workload.batches(ATTENTION[name].padded_rows)
         layouts = [batch.layout.to(bench.device) for batch in batches]
-        streams = [
-            torch.randn(
-                3,
-                layout.stream_length,
-                heads,
-                width // heads,
-                device=bench.device,
-                dtype=bench.dtype,
-            ).requires_grad_()
-            for layout in layouts
-        ]
-        calls[name] = partial(_attend_all, name, streams, layouts)
+        streams = [torch.randn(3, layout.stream_length, heads, head_width) for layout in layouts]
+        streams = [stream.to(bench.device, bench.dtype).requires_grad_() for stream in streams]
+        calls[name] = partial(attend, name, streams, layouts)
     seconds = interleaved(calls, bench.rounds, warmup_rounds=1)
     return [
         {
@@ -176,23 +183,12 @@ def measure_attention(bench: Bench, workload: Workload) -> list[Row]:
     ]
 
 
-def _attend_all(name: str, streams: list[Tensor], layouts: list[Any]) -> None:
-    for stream, layout in zip(streams, layouts, strict=True):
-        q, k, v = stream.unbind()
-        out = ATTENTION[name](q, k, v, layout, q.shape[-1] ** -0.5)
-        torch.autograd.grad(out.float().sum(), stream)
-
-
 def measure_planners(workload: Workload) -> list[Row]:
     """Measures planning time and padding of each planner over the workload's clips."""
     tokens = np.array(workload.tokens, dtype=np.int64)
     rows: list[Row] = []
     for name in known_planners():
-        packing = PackingConfig(
-            planner=name,
-            capacity=workload.packing.capacity,
-            batch_clips=workload.packing.batch_clips,
-        )
+        packing = replace(workload.packing, planner=name)
         begin = time.perf_counter()
         batch_rows(tokens, packing)
         spent = time.perf_counter() - begin
@@ -208,13 +204,13 @@ def measure_planners(workload: Workload) -> list[Row]:
     return rows
 
 
-def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
-    """Measures the filterbank on the device, and on a CPU in comparison with torchaudio's."""
-    config = FbankConfig()
-    waveform = 0.1 * torch.randn(round(duration_s * config.sample_rate_hz))
+def measure_fbank(bench: Bench) -> list[Row]:
+    """Measures frames of 10 s on the device, and on a CPU in comparison with torchaudio's."""
+    config, baseline = FbankConfig(), "torchaudio fbank"
+    waveform = 0.1 * torch.randn(10 * config.sample_rate_hz)
     moved = waveform.to(bench.device)
     calls: dict[str, Callable[[], object]] = {
-        BASELINE: partial(torchaudio_fbank, waveform, config),
+        baseline: partial(torchaudio_fbank, waveform, config),
         "elastictool": partial(fbank, waveform, config),
     }
     if bench.device.type != "cpu":
@@ -226,7 +222,7 @@ def measure_fbank(bench: Bench, duration_s: float = 10.0) -> list[Row]:
             "contender": name,
             "clips_per_second": 1 / spent,
             "milliseconds": 1e3 * spent,
-            "speed_against_torchaudio": seconds[BASELINE] / spent,
+            "speed_against_torchaudio": seconds[baseline] / spent,
         }
         for name, spent in seconds.items()
     ]

@@ -43,6 +43,7 @@ def interleaved(
     for turn in range(-warmup_rounds, rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            wait_for_device()
             begin = clock()
             contenders[name]()
             wait_for_device()

@@ -19,7 +19,6 @@ from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.tokens import TokenRule
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.packing.planners import Rows
 from elastictool.packing.stream import batch_rows
 
 LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
@@ -76,24 +75,13 @@ class Workload:
         )
         bins = self.model.num_mel_bins
         examples = [
-            Example(
-                torch.randn(frames, bins, generator=generator),
-                torch.zeros(1),
-                str(i),
-                10.0,
-            )
+            Example(torch.randn(frames, bins, generator=generator), torch.zeros(1), str(i), 10.0)
             for i, frames in enumerate(self.frames)
         ]
         return [
-            collate(
-                [[examples[index] for index in row] for row in rows],
-                spec,
-            )
-            for rows in self._rows()
+            collate([[examples[index] for index in row] for row in rows], spec)
+            for rows in batch_rows(np.array(self.tokens, dtype=np.int64), self.packing)
         ]
-
-    def _rows(self) -> list[Rows]:
-        return batch_rows(np.array(self.tokens, dtype=np.int64), self.packing)
 
 
 def epic_like(num_clips: int) -> Durations:
