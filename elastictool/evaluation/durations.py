@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,9 +30,6 @@ VOXCELEB_TRAIN_CLIPS = 138_361
 
 AST_SECONDS = 10.24
 """1,024 frames of 10 ms, the usual input of a standard AST."""
-NUM_BINS = 48
-
-Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,22 +43,10 @@ class Durations:
         fbank: The filterbank whose frames are counted.
     """
 
-    seconds: Seconds
+    seconds: npt.NDArray[np.float64]
     kind: Literal["prepared", "file", "stand-in"]
     label: str
     fbank: FbankConfig = field(default_factory=FbankConfig)
-
-    def at_shift(self, shift_ms: float) -> Durations:
-        """Returns the same clips with another time between frames.
-
-        Raises:
-            UsageError: The shift is not above 0.
-        """
-        return replace(self, fbank=replace(self.fbank, shift_ms=shift_ms))
-
-    def only(self, chosen: npt.NDArray[np.bool_]) -> Durations:
-        """Returns the ``chosen`` (n,) of the clips."""
-        return replace(self, seconds=self.seconds[chosen])
 
     def shuffled(self, seed: int) -> Durations:
         """Returns the same clips in a seeded random order, as in training."""
@@ -88,11 +73,10 @@ def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
     Raises:
         UsageError: No clip in that split.
     """
-    chosen = np.ones(len(store), dtype=bool)
-    if split:
-        chosen = np.asarray(store.splits) == split
+    splits = np.asarray(store.splits)
+    chosen = splits == split if split else np.ones(len(store), dtype=bool)
     if not chosen.any():
-        known = ", ".join(sorted({str(name) for name in store.splits}))
+        known = ", ".join(sorted({str(name) for name in splits}))
         raise UsageError(
             f"{store.path} has no clip in split {split!r}" if split else f"{store.path} is empty",
             f"its splits are: {known}" if known else "prepare it again",
@@ -125,10 +109,10 @@ def read_durations(path: Path) -> Durations:
     return Durations(seconds, "file", f"{path.name}, {len(seconds):,} clips")
 
 
-def histogram(seconds: Seconds) -> dict[str, Any]:
-    """Returns counts of clips on a logarithmic axis, and shares below and above 10.24 s."""
+def histogram(seconds: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Returns counts of clips in 48 logarithmic bins, and shares below and above 10.24 s."""
     low, high = float(seconds.min()), float(seconds.max())
-    edges = np.geomspace(low * 0.98, max(high, low * 1.05) * 1.02, NUM_BINS + 1)
+    edges = np.geomspace(low * 0.98, max(high, low * 1.05) * 1.02, 49)
     shares = (0, 10, 50, 90, 99, 100)
     return {
         "clips": len(seconds),
@@ -147,20 +131,26 @@ def frames_of(durations: Durations) -> npt.NDArray[np.int64]:
     return durations.fbank.num_frames(samples)
 
 
-_Reader = Iterator[list[str]]
-
-
-def _rows(reader: _Reader, path: Path) -> Iterator[float]:
+def _rows(reader: Iterator[list[str]], path: Path) -> Iterator[float]:
     header = [name.strip() for name in next(reader, [])]
-    duration = _duration_parser(header, path)
+    if "seconds" not in header and not {"start_timestamp", "stop_timestamp"} <= set(header):
+        raise UsageError(
+            f"{path} has no column 'seconds', nor 'start_timestamp' and 'stop_timestamp'",
+            f"its columns are: {', '.join(header)}" if any(header) else "the file is empty",
+        )
     for line, row in enumerate(reader, start=2):
         if not row:
             continue
+        cells = dict(zip(header, row, strict=False))
         try:
-            seconds = math.nan if any(row[len(header) :]) else duration(row)  # 2,5 is no 2
-        except (ValueError, IndexError):
+            if "seconds" in header:
+                seconds = float(cells["seconds"])
+            else:
+                start, stop = (cells[f"{end}_timestamp"] for end in ("start", "stop"))
+                seconds = _clock_seconds(stop) - _clock_seconds(start)
+        except (ValueError, KeyError):
             seconds = math.nan
-        if not 0 < seconds < math.inf:
+        if any(row[len(header) :]) or not 0 < seconds < math.inf:  # 2,5 is no 2
             raise UsageError(
                 f"{path}, line {line}: {','.join(row)!r} gives no duration above 0 seconds",
                 "mend or remove that line",
@@ -168,20 +158,7 @@ def _rows(reader: _Reader, path: Path) -> Iterator[float]:
         yield seconds
 
 
-def _duration_parser(header: list[str], path: Path) -> Callable[[list[str]], float]:
-    if "seconds" in header:
-        column = header.index("seconds")
-        return lambda row: float(row[column])
-    if "start_timestamp" in header and "stop_timestamp" in header:
-        start, stop = header.index("start_timestamp"), header.index("stop_timestamp")
-        return lambda row: _clock_seconds(row[stop]) - _clock_seconds(row[start])
-    raise UsageError(
-        f"{path} has no column 'seconds', nor 'start_timestamp' and 'stop_timestamp'",
-        f"its columns are: {', '.join(header)}" if any(header) else "the file is empty",
-    )
-
-
 def _clock_seconds(text: str) -> float:
-    """Returns the seconds of HH:MM:SS.sss."""
+    """The seconds of HH:MM:SS.sss."""
     hours, minutes, seconds = text.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -10,7 +10,7 @@ planners.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,7 +124,10 @@ class TokenSettings:
 
 @dataclass(frozen=True)
 class TimeShares:
-    """A standard AST's padding and cut in percent of time instead of tokens."""
+    """A standard AST's padding and cut in percent of time instead of tokens.
+
+    The stand-in for VoxCeleb is fitted to the published shares of time.
+    """
 
     model: str
     padding_percent: float
@@ -168,7 +171,7 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
     """
     durations = durations.shuffled(settings.seed)
     if settings.shift_ms is not None:
-        durations = durations.at_shift(settings.shift_ms)
+        durations = replace(durations, fbank=replace(durations.fbank, shift_ms=settings.shift_ms))
     num_frames = frames_of(durations)
     counted = num_frames > 0
     if not counted.any():
@@ -176,14 +179,20 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
             f"{durations.label}: no clip is long enough for one frame",
             "durations are in seconds",
         )
-    durations, num_frames = durations.only(counted), num_frames[counted]
-    rule = settings.rule
+    seconds, num_frames = durations.seconds[counted], num_frames[counted]
+    rule, shift_ms = settings.rule, durations.fbank.shift_ms
     native = rule.tokens(num_frames)
-    packed = [
-        packed_use(native, planner, batch_clips, settings.capacity, settings.window)
-        for planner in settings.planners or table_planners()
-        for batch_clips in (settings.batch_sizes if planner != FLAT else (0,))
-    ]
+    capped = np.minimum(seconds, rule.max_frames * shift_ms * 0.001)
+    uses, times = [], []
+    for frames in settings.fixed_frames:
+        uses.append(fixed_use(native, frames, rule))
+        fixed_s = frames * shift_ms * 0.001
+        padding = np.maximum(fixed_s - capped, 0).sum() / (fixed_s * len(capped))
+        cut = np.maximum(capped - fixed_s, 0).sum() / capped.sum()
+        times.append(TimeShares(uses[-1].model, 100 * float(padding), 100 * float(cut)))
+    for planner in settings.planners or table_planners():
+        for clips in settings.batch_sizes if planner != FLAT else (0,):
+            uses.append(packed_use(native, planner, clips, settings.capacity, settings.window))
     beyond = int(np.maximum(num_frames - rule.max_frames, 0).sum())
     return TokenReport(
         source=durations.label,
@@ -191,11 +200,11 @@ def count_tokens(durations: Durations, settings: TokenSettings) -> TokenReport:
         clips=len(native),
         too_short=int((~counted).sum()),
         longer_than_row=int((native > settings.capacity).sum()),
-        shift_ms=durations.fbank.shift_ms,
+        shift_ms=shift_ms,
         beyond_cap_percent=100 * beyond / max(1, int(num_frames.sum())),
         settings=settings,
-        uses=(*(fixed_use(native, frames, rule) for frames in settings.fixed_frames), *packed),
-        times=tuple(_time_shares(durations, frames, settings) for frames in settings.fixed_frames),
+        uses=tuple(uses),
+        times=tuple(times),
     )
 
 
@@ -207,8 +216,7 @@ def fixed_use(native: Counts, fixed_frames: int, rule: TokenRule) -> TokenUse:
         fixed_frames: Input length of the AST; the cap does not apply to it.
         rule: How frames become tokens.
     """
-    columns = patches_along(fixed_frames, rule.patch, rule.patch, rule.edge)
-    fixed = rule.bands * columns
+    fixed = rule.bands * patches_along(fixed_frames, rule.patch, rule.patch, rule.edge)
     return TokenUse(
         model=f"AST-{fixed_frames}",
         planner="",
@@ -241,8 +249,8 @@ def packed_use(
     Raises:
         UsageError: There is no such planner.
     """
-    total = int(native.sum())
-    rows, excess, processed = None, None, total
+    rows = excess = None
+    total = processed = int(native.sum())
     if planner != FLAT:
         config = PackingConfig(planner, capacity, batch_clips, window=window)
         plan = plan_stream(native, config)
@@ -259,13 +267,3 @@ def packed_use(
         cut_tokens=0,
         native_tokens=total,
     )
-
-
-def _time_shares(durations: Durations, fixed_frames: int, settings: TokenSettings) -> TimeShares:
-    """Shares of time: the stand-in for VoxCeleb is fitted to the published ones."""
-    shift_s = durations.fbank.shift_ms * 0.001
-    fixed_s = fixed_frames * shift_s
-    native = np.minimum(durations.seconds, settings.rule.max_frames * shift_s)
-    padding = np.maximum(fixed_s - native, 0).sum() / (fixed_s * len(native))
-    cut = np.maximum(native - fixed_s, 0).sum() / native.sum()
-    return TimeShares(f"AST-{fixed_frames}", 100 * float(padding), 100 * float(cut))
