@@ -18,6 +18,7 @@ from elastictool.cli.options import (
     LatestDatasetOption,
     PrecisionOption,
     grouped,
+    option,
 )
 from elastictool.cli.ranges import parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
@@ -37,13 +38,10 @@ PLANNED_CLIPS = 20_000
 class WorkloadOptions:
     """The clips and the model to measure on."""
 
-    size: Annotated[
-        str,
-        typer.Option(help="Model size: {sizes} (default: base for the loader, else small)."),
-    ] = ""
-    depth: Annotated[int, typer.Option(min=1, help="Number of blocks of the model.")] = 12
-    clips: Annotated[int, typer.Option(min=1, help="Number of clips to measure on.")] = 24
-    batch_clips: Annotated[int, typer.Option(min=1, help="Number of clips in a batch.")] = 12
+    size: str = option("", "Model size: {sizes} (default: base for the loader, else small).")
+    depth: int = option(12, "Number of blocks of the model.", min=1)
+    clips: int = option(24, "Number of clips to measure on.", min=1)
+    batch_clips: int = option(12, "Number of clips in a batch.", min=1)
     durations: DurationsOption = None
 
     def workload(self, size: str = "small") -> Workload:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -102,6 +102,21 @@ def encoding_option(*names: str) -> Any:
 Encoding = Literal["flac", "wav"]
 
 
+def option(default: Any, text: str, *names: str, **settings: Any) -> Any:
+    """Returns a field of a group: an option with its default and help text.
+
+    Args:
+        default: Value without the option.
+        text: The help.
+        names: Names on the command line; by default that of the field.
+        settings: Further arguments of ``typer.Option``.
+    """
+    declared = {"option": typer.Option(*names, help=text, **settings)}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=declared)
+    return field(default=default, metadata=declared)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which weights of a run to load, and how to compute with them."""
@@ -116,25 +131,18 @@ class ModelOptions:
 class BudgetOptions(ModelOptions):
     """Model options with the patches and frames, which decide the number of tokens."""
 
-    patch_size: Annotated[
-        int | None, typer.Option(help="Patch size in mel bins and frames; larger is faster.")
-    ] = None
-    resolution: Annotated[
-        float | None,
-        typer.Option(help="Frame shift in units of the trained one; 2 halves the tokens."),
-    ] = None
+    patch_size: int | None = option(None, "Patch size in mel bins and frames; larger is faster.")
+    resolution: float | None = option(
+        None, "Frame shift in units of the trained one; 2 halves the tokens."
+    )
 
 
 @dataclass(frozen=True)
 class WindowOptions:
     """How recordings are cut into windows."""
 
-    window: Annotated[
-        float, typer.Option(min=0, help="Length of windows in seconds (0: recordings whole).")
-    ] = 0.0
-    hop: Annotated[
-        float, typer.Option(min=0, help="Seconds from window to window (0: no overlap).")
-    ] = 0.0
+    window: float = option(0.0, "Length of windows in seconds (0: recordings whole).", min=0)
+    hop: float = option(0.0, "Seconds from window to window (0: no overlap).", min=0)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -149,12 +157,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name]))
             continue
         kinds = get_type_hints(groups[name], include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name, parameter.kind, default=_default(field), annotation=kinds[field.name]
+        for each in dataclasses.fields(groups[name]):
+            made, kind = each.default_factory, kinds[each.name]
+            if declared := each.metadata.get("option"):
+                if kind is bool:  # without --no-NAME
+                    declared.param_decls = (f"--{each.name.replace('_', '-')}",)
+                kind = Annotated[kind, declared]
+            default = each.default if made is dataclasses.MISSING else made()
+            parameters.append(
+                inspect.Parameter(each.name, parameter.kind, default=default, annotation=kind)
             )
-            for field in dataclasses.fields(groups[name])
-        ]
     signature = inspect.Signature(parameters)
 
     @functools.wraps(command)
@@ -163,15 +175,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         bound.apply_defaults()
         values = bound.arguments
         for name, kind in groups.items():
-            names = [field.name for field in dataclasses.fields(kind)]
-            values[name] = kind(**{field: values.pop(field) for field in names})
+            names = [each.name for each in dataclasses.fields(kind)]
+            values[name] = kind(**{each: values.pop(each) for each in names})
         command(**values)
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from elastictool.cli.console import log, log_lines, print_json, print_table, progress
-from elastictool.cli.options import Encoding, JsonOption, encoding_option, grouped
+from elastictool.cli.options import Encoding, JsonOption, encoding_option, grouped, option
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
@@ -39,112 +37,72 @@ def parse_channel(text: str) -> str | int:
 class CorpusChoice:
     """What to prepare."""
 
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset",
-            "-d",
-            help="Corpus: {corpora}. synth is rendered, folder, csv and json (lists of the AST "
-            "repositories) are recordings of your own.",
-        ),
-    ] = "synth"
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the corpus, or the table of csv.")
-    ] = None
-    download: Annotated[
-        bool, typer.Option("--download", help="Download the corpus first ({downloads}).")
-    ] = False
-    task: Annotated[str, typer.Option(help="Labels to prepare ({tasks}).")] = ""
-    subset: Annotated[str, typer.Option(help="Part of the corpus ({subsets}).")] = ""
-    limit: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number of clips to prepare, shared among splits in proportion and taken from "
-            "the classes in turn (0: all).",
-        ),
-    ] = 0
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of drawn splits, synth's clips and --stats-clips.")
-    ] = 0
+    dataset: str = option(
+        "synth",
+        "Corpus: {corpora}. synth is rendered, folder, csv and json (lists of the AST "
+        "repositories) are recordings of your own.",
+        "--dataset",
+        "-d",
+    )
+    root: Path | None = option(None, "Folder of the corpus, or the table of csv.")
+    download: bool = option(False, "Download the corpus first ({downloads}).")
+    task: str = option("", "Labels to prepare ({tasks}).")
+    subset: str = option("", "Part of the corpus ({subsets}).")
+    limit: int = option(
+        0,
+        "Number of clips to prepare, shared among splits in proportion and taken from the "
+        "classes in turn (0: all).",
+        min=0,
+    )
+    seed: int = option(0, "Seed of drawn splits, synth's clips and --stats-clips.", min=0)
 
 
 @dataclass(frozen=True)
 class Storage:
     """What to store."""
 
-    channel: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="Channel of files with several: mean, first, or a number from 0."
-        ),
-    ] = "mean"
-    trim_silence: Annotated[
-        bool, typer.Option("--trim-silence", help="Cut digital silence off both ends (ESC-50).")
-    ] = False
-    max_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds to keep from the start of each clip (0: all).")
-    ] = 0.0
-    frontend: Annotated[
-        str,
-        typer.Option(help="Front end to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."),
-    ] = "kaldi"
+    channel: str = option(
+        "mean", "Channel of files with several: mean, first, or a number from 0.", metavar="TEXT"
+    )
+    trim_silence: bool = option(False, "Cut digital silence off both ends (ESC-50).")
+    max_seconds: float = option(0.0, "Seconds to keep from the start of each clip (0: all).", min=0)
+    frontend: str = option(
+        "kaldi", "Front end to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."
+    )
     encoding: Annotated[Encoding, encoding_option("--encoding")] = "flac"
-    stats_clips: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number of drawn training clips to measure log-mel mean and deviation on "
-            "(0: all).",
-        ),
-    ] = 0
+    stats_clips: int = option(
+        0,
+        "Number of drawn training clips to measure log-mel mean and deviation on (0: all).",
+        min=0,
+    )
 
 
 @dataclass(frozen=True)
 class Target:
     """Where the dataset goes, and how many clips it may lack."""
 
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of all prepared datasets (default: data).")
-    ] = None
-    name: Annotated[str, typer.Option(help="Name of the prepared dataset.")] = ""
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the prepared dataset of this name.")
-    ] = False
-    max_rejected: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Share of unusable or missing clips above which to exit 3."
-        ),
-    ] = 0.01
+    out: Path | None = option(None, "Folder of all prepared datasets (default: data).")
+    name: str = option("", "Name of the prepared dataset.")
+    overwrite: bool = option(False, "Replace the prepared dataset of this name.")
+    max_rejected: float = option(
+        0.01, "Share of unusable or missing clips above which to exit 3.", min=0, max=1
+    )
 
 
 @dataclass(frozen=True)
 class Work:
     """Which processes and machines do the work."""
 
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number of processes (0: one per core where that pays). Any number stores the "
-            "same bytes.",
-        ),
-    ] = 0
-    scheduler: Annotated[
-        str,
-        typer.Option(
-            help="Scheduler of a Dask cluster that does the work: tcp://HOST:8786 (extra dask)."
-        ),
-    ] = ""
-    part: Annotated[
-        str,
-        typer.Option(help="Part of the work, for a batch queue, e.g. 3/16; afterwards --merge."),
-    ] = ""
-    merge: Annotated[
-        bool,
-        typer.Option("--merge", help="Make the dataset of all parts; same options otherwise."),
-    ] = False
+    workers: int = option(
+        0,
+        "Number of processes (0: one per core where that pays). Any number stores the same bytes.",
+        min=0,
+    )
+    scheduler: str = option(
+        "", "Scheduler of a Dask cluster that does the work: tcp://HOST:8786 (extra dask)."
+    )
+    part: str = option("", "Part of the work, for a batch queue, e.g. 3/16; afterwards --merge.")
+    merge: bool = option(False, "Make the dataset of all parts; same options otherwise.")
 
     def check(self, overwrite: bool) -> None:
         """Checks that the options go together.

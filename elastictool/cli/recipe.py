@@ -10,7 +10,7 @@ import typer
 
 from elastictool.cli.commands import Command, program
 from elastictool.cli.console import log, log_lines, print_json, print_table, progress
-from elastictool.cli.options import JsonOption, grouped
+from elastictool.cli.options import JsonOption, grouped, option
 from elastictool.cli.ranges import parse_numbers, parse_numbers_or_zero
 from elastictool.utils.errors import UsageError
 
@@ -39,23 +39,14 @@ ScaleOption = Annotated[
 class Choice:
     """Where data and results are, and which seeds and folds to train."""
 
-    data: Annotated[
-        Path, typer.Option(help="Folder of the recipe's data and weights (see show).")
-    ] = Path("data/raw")
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for prepared data, runs and results, a subfolder a scale."),
-    ] = Path("runs/recipes")
-    seeds: Annotated[
-        str,
-        typer.Option(
-            help="Seeds to train every run with, e.g. 0,1,2 or 0:2; 3 is seed 3 (default: the "
-            "recipe's)."
-        ),
-    ] = ""
-    folds: Annotated[
-        str, typer.Option(help="Test folds to run, of data that have several, e.g. 1,2.")
-    ] = ""
+    data: Path = option(Path("data/raw"), "Folder of the recipe's data and weights (see show).")
+    out: Path = option(
+        Path("runs/recipes"), "Folder for prepared data, runs and results, a subfolder a scale."
+    )
+    seeds: str = option(
+        "", "Seeds to train every run with, e.g. 0,1,2 or 0:2; 3 is seed 3 (default: the recipe's)."
+    )
+    folds: str = option("", "Test folds to run, of data that have several, e.g. 1,2.")
 
     def plan(self, name: str, scale: str) -> Plan:
         """Returns the plan of a recipe."""

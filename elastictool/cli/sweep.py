@@ -24,6 +24,7 @@ from elastictool.cli.options import (
     ModelOptions,
     SplitOption,
     grouped,
+    option,
 )
 from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
 from elastictool.cli.sweep_results import SweepFiles, show_points
@@ -45,44 +46,33 @@ RESOLUTION_STEP = "0.2"
 class AxisOptions:
     """What to sweep, and the ways that models are fitted to it."""
 
-    lengths: Annotated[
-        str,
-        typer.Option(
-            help="Lengths in frames: start:stop[:step] with both ends, or a comma list "
-            "(default: a dozen up to the longest clip)."
-        ),
-    ] = ""
-    patch_sizes: Annotated[
-        str, typer.Option(help="Patch sizes to sweep instead: a range (step 8), or a comma list.")
-    ] = ""
-    resolutions: Annotated[
-        str,
-        typer.Option(help="Frame shifts to sweep instead, as multiples of the base, e.g. 1:4:0.2."),
-    ] = ""
-    pooling: Annotated[
-        str,
-        typer.Option(help="Numbers of frames to pool into one, to sweep instead, e.g. 1,2,3,4."),
-    ] = ""
-    positions: Annotated[
-        Literal["interpolate", "slice", "both"],
-        typer.Option(help="Fit of the positions of fixed-length ASTs to other lengths."),
-    ] = "interpolate"
-    resize: Annotated[
-        Literal["own", "pi", "bl", "bl-plain", "both"],
-        typer.Option(help="Resizing of kernels; own: as trained; both: pi and bl."),
-    ] = "own"
-    axes: Annotated[
-        Literal["auto", "both", "time", "frequency"],
-        typer.Option(help="Axes of a patch size; auto: as trained, else both."),
-    ] = "auto"
-    base_shift: Annotated[
-        float | None,
-        typer.Option(help="Frame shift of compression 1 in ms (default: the runs' shortest)."),
-    ] = None
-    pooling_kind: Annotated[
-        Literal["average", "max"] | None,
-        typer.Option(help="Kind of pooling (default: average; the published code's is max)."),
-    ] = None
+    lengths: str = option(
+        "",
+        "Lengths in frames: start:stop[:step] with both ends, or a comma list (default: a dozen "
+        "up to the longest clip).",
+    )
+    patch_sizes: str = option(
+        "", "Patch sizes to sweep instead: a range (step 8), or a comma list."
+    )
+    resolutions: str = option(
+        "", "Frame shifts to sweep instead, as multiples of the base, e.g. 1:4:0.2."
+    )
+    pooling: str = option("", "Numbers of frames to pool into one, to sweep instead, e.g. 1,2,3,4.")
+    positions: Literal["interpolate", "slice", "both"] = option(
+        "interpolate", "Fit of the positions of fixed-length ASTs to other lengths."
+    )
+    resize: Literal["own", "pi", "bl", "bl-plain", "both"] = option(
+        "own", "Resizing of kernels; own: as trained; both: pi and bl."
+    )
+    axes: Literal["auto", "both", "time", "frequency"] = option(
+        "auto", "Axes of a patch size; auto: as trained, else both."
+    )
+    base_shift: float | None = option(
+        None, "Frame shift of compression 1 in ms (default: the runs' shortest)."
+    )
+    pooling_kind: Literal["average", "max"] | None = option(
+        None, "Kind of pooling (default: average; the published code's is max)."
+    )
 
     @property
     def option(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from elastictool.cli.options import (
     LatestDatasetOption,
     StoredSplitOption,
     grouped,
+    option,
 )
 from elastictool.cli.ranges import parse_numbers
 from elastictool.utils.errors import UsageError
@@ -32,12 +33,8 @@ class SourceOptions:
     dataset: LatestDatasetOption = ""
     split: StoredSplitOption = ""
     durations: DurationsOption = None
-    stand_in: Annotated[
-        bool, typer.Option("--stand-in", help="Use the bundled stand-in for VoxCeleb.")
-    ] = False
-    clips: Annotated[
-        int, typer.Option(min=0, help="Number of clips of the stand-in (0: as VoxCeleb).")
-    ] = 0
+    stand_in: bool = option(False, "Use the bundled stand-in for VoxCeleb.")
+    clips: int = option(0, "Number of clips of the stand-in (0: as VoxCeleb).", min=0)
 
     def read(self) -> Durations:
         """Returns the durations; without any option the latest data's, else the stand-in's.
@@ -77,32 +74,22 @@ class SourceOptions:
 class CountOptions:
     """The models, planners and batches that are compared."""
 
-    batch_size: Annotated[
-        list[str], typer.Option(metavar="N ...", help="Numbers of clips in a batch.")
-    ] = field(default_factory=lambda: ["12", "24", "48"])
-    frames: Annotated[
-        list[str], typer.Option(metavar="T ...", help="Input lengths of standard ASTs.")
-    ] = field(default_factory=lambda: ["1024"])
-    planner: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME ...", help="Packing planners: {planners} (default: all)."),
-    ] = None
-    capacity: Annotated[int, typer.Option(min=1, help="Number of tokens in a row.")] = 2048
-    window: Annotated[
-        int, typer.Option(min=1, help="Number of clips that window planners choose among.")
-    ] = 4096
-    max_frames: Annotated[
-        int, typer.Option(min=1, help="Number of frames after which clips are cut.")
-    ] = 3072
-    edge: Annotated[
-        str, typer.Option(help="Treatment of the incomplete last patch: pad or drop.")
-    ] = "pad"
-    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in mel bins and frames.")] = 16
-    shift_ms: Annotated[
-        float | None,
-        typer.Option(help="Time between frames in ms (default: the prepared data's, or 10)."),
-    ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the clips.")] = 0
+    batch_size: list[str] = option(
+        ["12", "24", "48"], "Numbers of clips in a batch.", metavar="N ..."
+    )
+    frames: list[str] = option(["1024"], "Input lengths of standard ASTs.", metavar="T ...")
+    planner: list[str] | None = option(
+        None, "Packing planners: {planners} (default: all).", metavar="NAME ..."
+    )
+    capacity: int = option(2048, "Number of tokens in a row.", min=1)
+    window: int = option(4096, "Number of clips that window planners choose among.", min=1)
+    max_frames: int = option(3072, "Number of frames after which clips are cut.", min=1)
+    edge: str = option("pad", "Treatment of the incomplete last patch: pad or drop.")
+    patch: int = option(16, "Side of a patch in mel bins and frames.", min=1)
+    shift_ms: float | None = option(
+        None, "Time between frames in ms (default: the prepared data's, or 10)."
+    )
+    seed: int = option(0, "Seed of the order of the clips.", min=0)
 
     def settings(self) -> TokenSettings:
         """Returns the options as settings of a token table.

@@ -16,6 +16,7 @@ from elastictool.cli.options import (
     OptionalPrecisionOption,
     SetsOption,
     grouped,
+    option,
 )
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
@@ -30,26 +31,17 @@ if TYPE_CHECKING:
 class RunOptions:
     """What to train, on what, and where."""
 
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe", "-r", help="YAML file of settings, or a recipe's name, e.g. small_data."
-        ),
-    ] = None
+    recipe: Path | None = option(
+        None, "YAML file of settings, or a recipe's name, e.g. small_data.", "--recipe", "-r"
+    )
     dataset: LatestDatasetOption = ""
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Run directory to write (default: runs/NAME).")
-    ] = None
+    run_dir: Path | None = option(None, "Run directory to write (default: runs/NAME).")
     sets: SetsOption = None
     attention: OptionalAttentionOption = None
     precision: OptionalPrecisionOption = None
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = (
-        False
-    )
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an earlier run in the same directory.")
-    ] = False
+    seed: int | None = option(None, "Seed of all random numbers.")
+    resume: bool = option(False, "Continue the run where it stopped.")
+    overwrite: bool = option(False, "Delete an earlier run in the same directory.")
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings of recipe, ``--set`` and options by dotted key."""
