@@ -7,14 +7,16 @@ from pathlib import Path
 import yaml
 
 from elastictool.checkpoint.weights import weight_formats
+from elastictool.cli.train import known_parts
 from elastictool.config import COMPILED_MULTIPLE, PATCH_SIZES, SIZES, RunConfig
 from elastictool.config.augment import FINEST_COMPRESSION
 from elastictool.config.coerce import to_dict
+from elastictool.config.comments import commented_yaml
 from elastictool.config.loader import run_config
 from elastictool.config.words import sections, settings
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.stream import known_planners
-from elastictool.reporting.settings import commented_yaml, settings_page
+from scripts.settings import settings_page
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +51,7 @@ def test_every_setting_and_section_is_described_in_words() -> None:
 def test_names_of_parts_stand_in_the_page_and_in_the_comments() -> None:
     names = {"packing.planner": known_planners(), "train.attention": list(ATTENTION)}
     names |= {"init.from": weight_formats(), "model.size": list(SIZES)}
-    comments = commented_yaml(RunConfig())
+    comments = commented_yaml(RunConfig(), known_parts())
     for setting, known in names.items():
         row = f"| `{setting.rpartition('.')[2]}` |"
         (line,) = [line for line in settings_page().splitlines() if line.startswith(row)]
@@ -68,7 +70,7 @@ def test_words_do_not_drift_from_the_numbers_that_they_name() -> None:
 
 def test_settings_with_their_meaning_are_the_same_settings() -> None:
     config = run_config({"model": {"preset": "flexiast", "size": "tiny"}, "seed": 3})
-    text = commented_yaml(config)
+    text = commented_yaml(config, known_parts())
     assert run_config(yaml.safe_load(text)) == config
     assert "\n# Which prepared clips train, validate and test.\n" in text
     assert "\n  # Passes over the training clips.\n  epochs: 10\n" in text

@@ -166,12 +166,28 @@ def _report(result: TrainResult) -> dict[str, Any]:
 def _print_config(config: RunConfig, as_json: bool) -> None:
     """Prints all settings: as YAML with their meaning, or as JSON."""
     from elastictool.config.coerce import to_dict
-    from elastictool.reporting.settings import commented_yaml
+    from elastictool.config.comments import commented_yaml
 
     if as_json:
         print_json(to_dict(config))
     else:
-        typer.echo(commented_yaml(config), nl=False)
+        typer.echo(commented_yaml(config, known_parts()), nl=False)
+
+
+def known_parts() -> dict[str, list[str]]:
+    """Returns the names in the registries that settings choose from, by setting."""
+    from elastictool.checkpoint.weights import weight_formats
+    from elastictool.config import SIZES
+    from elastictool.config.words import MODEL_SIZE
+    from elastictool.models.attention.base import ATTENTION
+    from elastictool.packing.stream import known_planners
+
+    return {
+        MODEL_SIZE: list(SIZES),
+        "packing.planner": known_planners(),
+        "train.attention": list(ATTENTION),
+        "init.from": weight_formats(),
+    }
 
 
 def _axis(config: RunConfig) -> str:
