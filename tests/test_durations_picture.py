@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from elastictool.reporting.durations import draw_durations
+from elastictool.reporting.audio_figures import draw_durations
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from elastictool.checkpoint.weights import load_run, save_weights
 from elastictool.cli.app import app
 from elastictool.cli.console import _LineTask
 from elastictool.data.store import PreparedStore
-from elastictool.reporting.timeline import save_timeline
+from elastictool.reporting.audio_figures import save_timeline
 from tests.helpers.corpus_trees import write_audio
 from tests.helpers.saved_runs import save_run
 

@@ -232,7 +232,7 @@ def _draw(store: PreparedStore, index: int, path: Path) -> None:
     from elastictool.audio.fbank import fbank
     from elastictool.config import FbankConfig
     from elastictool.config.coerce import from_dict
-    from elastictool.reporting.clip_picture import save_clip
+    from elastictool.reporting.audio_figures import save_clip
 
     config = from_dict(FbankConfig, store.info.fbank_config)
     clip = store.clip(index)

@@ -76,7 +76,7 @@ def predict(
 
 def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> None:
     """Draws a figure of each recording; of equal stems the later ones are numbered."""
-    from elastictool.reporting.timeline import save_timeline
+    from elastictool.reporting.audio_figures import save_timeline
 
     taken: set[str] = set()
     for item in found:

@@ -222,12 +222,13 @@ def _draw_durations(store: PreparedStore) -> None:
     """Draws ``durations.png``, unless a finished dataset has it already."""
     from elastictool.data.inspect import durations_s
     from elastictool.data.prepare import DURATIONS_NAME
-    from elastictool.reporting.durations import save_durations
+    from elastictool.reporting.audio_figures import draw_durations
+    from elastictool.reporting.figures import save_png
 
     if not (store.path / DURATIONS_NAME).exists():
         seconds = durations_s(store)
         parts = {split: seconds[store.splits == split] for split in store.info.splits}
-        save_durations(store.path / DURATIONS_NAME, store.info.name, parts)
+        save_png(draw_durations(store.info.name, parts), store.path / DURATIONS_NAME)
 
 
 def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
