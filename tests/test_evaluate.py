@@ -30,8 +30,7 @@ from elastictool.evaluation.evaluate import (
 )
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.recordings import Array
-from elastictool.reporting.evaluation_files import read_evaluation
-from elastictool.reporting.evaluation_text import notes
+from elastictool.reporting.evaluations import notes, read_evaluation
 from elastictool.reporting.run_report import write_report
 from elastictool.reporting.runs import summarise
 from elastictool.utils.errors import CheckpointError, ElasticToolError, Interrupted, UsageError

@@ -17,7 +17,7 @@ from elastictool.cli.app import app
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.reporting.evaluation_files import read_evaluation
+from elastictool.reporting.evaluations import read_evaluation
 from elastictool.reporting.runs import summarise
 from elastictool.utils.errors import UsageError
 from tests.helpers.saved_runs import save_run

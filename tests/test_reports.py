@@ -23,8 +23,7 @@ from elastictool.reporting.evaluation_figures import (
     plot_classes,
     plot_confusions,
 )
-from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
-from elastictool.reporting.evaluation_text import notes, score_rows
+from elastictool.reporting.evaluations import evaluation_stems, notes, read_evaluation, score_rows
 from elastictool.reporting.figures import plain_text
 from elastictool.reporting.learning_curves import (
     binned,

@@ -22,7 +22,7 @@ from elastictool.cli.app import app
 from elastictool.config import RunConfig
 from elastictool.config.loader import load_run_config
 from elastictool.data.store import PreparedStore
-from elastictool.reporting.evaluation_files import read_evaluation
+from elastictool.reporting.evaluations import read_evaluation
 from elastictool.reporting.run_log import read_log
 from elastictool.reporting.runs import (
     changed_settings,

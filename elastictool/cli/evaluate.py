@@ -115,7 +115,7 @@ def _length(text: str) -> int | str | None:
 
 
 def _show(result: Evaluation, files: list[Path]) -> None:
-    from elastictool.reporting.evaluation_text import notes, score_rows
+    from elastictool.reporting.evaluations import notes, score_rows
     from elastictool.reporting.tables import counted
 
     document = result.document()

@@ -7,7 +7,7 @@ All thresholds are in percentage points; columns are lengths, patch sizes or com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,59 +94,46 @@ def judge(claim: Claim, curves: Curves) -> Verdict:
     missing = [name for name in wanted if not curves.get(name)]
     if missing:
         return Verdict(claim, None, f"{statement(claim)}: not run ({', '.join(missing)})")
-    decide = {"flat": _flat, "collapse": _collapse, "above": _above}[claim.kind]
-    found = decide(claim, curves)
+    found = DECIDE[claim.kind](claim, *(_percent(claim, curves[name]) for name in wanted))
     if found is None:
         return Verdict(claim, None, f"{statement(claim)}: not run at these columns")
     holds, figures = found
-    return Verdict(claim, holds, f"{statement(claim)}: {_answer(holds)} ({figures})")
-
-
-def _answer(holds: bool) -> str:
-    return "holds" if holds else "does not hold"
+    answer = "holds" if holds else "does not hold"
+    return Verdict(claim, holds, f"{statement(claim)}: {answer} ({figures})")
 
 
 def statement(claim: Claim) -> str:
     """Return the claim as a sentence."""
     if claim.description:
         return claim.description
-    points = counted(abs(claim.points), "point")
-    if claim.kind == "flat":
-        return f"{claim.curve} is flat within {points}{_span(claim)}"
+    curve, other, points = claim.curve, claim.other, counted(abs(claim.points), "point")
     if claim.kind == "collapse":
-        return f"{claim.curve} falls by {points} or more away from {claim.at:g}"
-    if claim.points == 0:
-        return f"{claim.curve} is above or level with {claim.other}{_where(claim)}"
-    margin = f"by {points} or more" if claim.points > 0 else f"or at most {points} below"
-    return f"{claim.curve} is above {claim.other} {margin}{_where(claim)}"
-
-
-def _where(claim: Claim) -> str:
-    """Return the columns at which one curve must be above the other."""
-    if claim.curve.endswith(OWN):
-        return ""
-    if claim.start == claim.stop:
-        return f" at {claim.start:g}"
-    elsewhere = "" if claim.at is None else f" other than {claim.at:g}"
-    return f" at all columns{elsewhere}{_span(claim)}"
-
-
-def _span(claim: Claim) -> str:
+        return f"{curve} falls by {points} or more away from {claim.at:g}"
     first, last = claim.start > float("-inf"), claim.stop < float("inf")
-    if first and last:
-        return f" from {claim.start:g} to {claim.stop:g}"
-    return f" from {claim.start:g} on" if first else f" up to {claim.stop:g}" if last else ""
+    span = f" from {claim.start:g}" if first else ""
+    span += f" {'to' if first else 'up to'} {claim.stop:g}" if last else " on" * first
+    if claim.kind == "flat":
+        return f"{curve} is flat within {points}{span}"
+    elsewhere = "" if claim.at is None else f" other than {claim.at:g}"
+    where = f" at all columns{elsewhere}{span}"
+    if curve.endswith(OWN):
+        where = ""
+    elif claim.start == claim.stop:
+        where = f" at {claim.start:g}"
+    if claim.points == 0:
+        return f"{curve} is above or level with {other}{where}"
+    margin = f"by {points} or more" if claim.points > 0 else f"or at most {points} below"
+    return f"{curve} is above {other} {margin}{where}"
 
 
-def _counted(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
+def _percent(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
     """Return scores in percent by column, for the columns that count."""
     return {
         x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop
     }
 
 
-def _flat(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
-    scores = _counted(claim, curves[claim.curve])
+def _flat(claim: Claim, scores: dict[float, float]) -> tuple[bool, str] | None:
     if len(scores) < 2:
         return None
     worst, best = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
@@ -155,27 +142,33 @@ def _flat(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
     return span <= claim.points, words
 
 
-def _collapse(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
-    scores = _counted(claim, curves[claim.curve])
+def _collapse(claim: Claim, scores: dict[float, float]) -> tuple[bool, str] | None:
     others = {x: y for x, y in scores.items() if x != claim.at}
     if claim.at not in scores or not others:
         return None
-    worst = min(others, key=others.__getitem__)
-    fall = round(scores[claim.at] - others[worst], 6)
-    words = (
-        f"{scores[claim.at]:.1f} at {claim.at:g} to {others[worst]:.1f} at {worst:g}: {fall:.1f}"
-    )
+    own, worst = scores[claim.at], min(others, key=others.__getitem__)
+    fall = round(own - others[worst], 6)
+    words = f"{own:.1f} at {claim.at:g} to {others[worst]:.1f} at {worst:g}: {fall:.1f}"
     return fall >= claim.points, words
 
 
-def _above(claim: Claim, curves: Curves) -> tuple[bool, str] | None:
-    ours, theirs = (_counted(claim, curves[name]) for name in (claim.curve, claim.other))
-    gaps = {x: round(ours[x] - theirs[x], 6) for x in ours if x in theirs and x != claim.at}
+def _above(
+    claim: Claim, upper: dict[float, float], lower: dict[float, float]
+) -> tuple[bool, str] | None:
+    gaps = {x: round(upper[x] - lower[x], 6) for x in upper if x in lower and x != claim.at}
     if not gaps:
         return None
     least = min(gaps, key=gaps.__getitem__)
     if len(gaps) == 1:
-        return gaps[least] >= claim.points, f"{ours[least]:.1f} against {theirs[least]:.1f}"
+        return gaps[least] >= claim.points, f"{upper[least]:.1f} against {lower[least]:.1f}"
     kept = sum(gap >= claim.points for gap in gaps.values())
     words = f"{kept} of {len(gaps)} columns; least difference {gaps[least]:+.1f} at {least:g}"
     return kept == len(gaps), words
+
+
+DECIDE: Mapping[ClaimKind, Callable[..., tuple[bool, str] | None]] = {
+    "flat": _flat,
+    "collapse": _collapse,
+    "above": _above,
+}
+"""Whether a claim of each kind holds and the deciding figures, None without columns."""

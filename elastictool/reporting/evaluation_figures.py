@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from elastictool.evaluation.confusions import Confusion, most_confused
 from elastictool.metrics.intervals import wilson_interval
-from elastictool.reporting.evaluation_files import EvaluationFile
+from elastictool.reporting.evaluations import EvaluationFile
 from elastictool.reporting.figures import (
     BLUE,
     GREY,

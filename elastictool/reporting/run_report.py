@@ -15,8 +15,13 @@ from elastictool.evaluation.points import AXES, read_points
 from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting import html_page as html
 from elastictool.reporting.evaluation_figures import plot_classes, plot_confusions
-from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
-from elastictool.reporting.evaluation_text import class_table, notes, score_rows
+from elastictool.reporting.evaluations import (
+    class_table,
+    evaluation_stems,
+    notes,
+    read_evaluation,
+    score_rows,
+)
 from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json

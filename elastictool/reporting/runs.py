@@ -20,7 +20,7 @@ from elastictool.config import RunConfig
 from elastictool.config.coerce import flat_settings, from_dict
 from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import model_label
-from elastictool.reporting.evaluation_files import evaluation_stems, read_evaluation
+from elastictool.reporting.evaluations import evaluation_stems, read_evaluation
 from elastictool.reporting.run_log import Record, number, parse_line, read_log, training_seconds
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import as_argument
