@@ -26,8 +26,7 @@ from elastictool.corpora.base import (
     source_files,
 )
 from elastictool.corpora.class_table import CLASS_TABLE, CLASS_TABLES, ClassTable
-from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.listing import is_there
+from elastictool.corpora.listing import counted_from_one, is_there
 from elastictool.corpora.tables import Columns, json_rows, read_json
 from elastictool.corpora.warnings import repeated_slices, some_of
 from elastictool.utils.errors import UsageError

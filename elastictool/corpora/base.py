@@ -212,14 +212,6 @@ CORPORA: Registry[Corpus] = Registry(
 """All corpora: each file of this folder may register some."""
 
 
-def ordered_labels(labels: Sequence[str]) -> list[str]:
-    """Returns distinct labels: numerically if all are whole numbers, else alphabetically."""
-    distinct = set(labels)
-    if all(label.isascii() and label.isdigit() for label in distinct):
-        return sorted(distinct, key=lambda label: (int(label), label))
-    return sorted(distinct)
-
-
 def source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
     """Returns the file behind each path of ``clips``: the same for all links that lead to it."""
     folders: dict[str, str] = {}

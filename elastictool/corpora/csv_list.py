@@ -23,8 +23,7 @@ from elastictool.corpora.base import (
     SourceClip,
     source_files,
 )
-from elastictool.corpora.folds import counted_from_one
-from elastictool.corpora.listing import is_there, own_data
+from elastictool.corpora.listing import counted_from_one, is_there, own_data
 from elastictool.corpora.tables import Columns, Row, Table
 from elastictool.corpora.warnings import files_of_several_groups, repeated_slices
 from elastictool.utils.errors import UsageError
@@ -117,7 +116,10 @@ def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
             clip = clip._replace(id=f"{clip.id}@row{row.number}")
         seen.add(clip.id)
         clips.append(clip)
-        folds.append(_fold(row))
+        fold = _WHOLE_NUMBER.fullmatch(text := row.cells.get("fold", ""))
+        if text and not fold:
+            raise _wrong(row, "fold", "is not a whole number")
+        folds.append(int(fold[1]) if fold else None)
     if not clips:
         raise UsageError(f"{table.path} has a header but no rows", "add one row per clip")
     counted, warnings = counted_from_one(folds)
@@ -133,6 +135,9 @@ def _clip(row: Row) -> SourceClip:
     start, stop = _seconds(row, "start"), _seconds(row, "stop")
     if stop is not None and stop <= (start or 0.0):
         raise _wrong(row, "stop", "does not lie after start")
+    labels = [label.strip() for label in _required(row, "label").split("|")]
+    if not all(labels):
+        raise _wrong(row, "label", "holds an empty label")
     sliced = start is not None or stop is not None
     split = _required(row, "split") if "split" in row.cells else "train"
     return SourceClip(
@@ -140,41 +145,21 @@ def _clip(row: Row) -> SourceClip:
         path=path,
         start_s=start,
         stop_s=stop,
-        labels=_labels(row),
+        labels=tuple(dict.fromkeys(labels)),
         split=SPLIT_NAMES.get(split.lower(), split),
         group=row.cells.get("group", ""),
     )
 
 
 def _wrong(row: Row, column: str, what: str) -> UsageError:
-    value = row.cells.get(column, "")
-    return UsageError(
-        f"{row}, column {column!r}: {value!r} {what}", "correct the row or take it out"
-    )
+    cell = f"{row}, column {column!r}: {row.cells.get(column, '')!r}"
+    return UsageError(f"{cell} {what}", "correct the row or take it out")
 
 
 def _required(row: Row, column: str) -> str:
     if not row.cells[column]:
         raise _wrong(row, column, "is empty")
     return row.cells[column]
-
-
-def _labels(row: Row) -> tuple[str, ...]:
-    labels = tuple(label.strip() for label in _required(row, "label").split("|"))
-    if not all(labels):
-        raise _wrong(row, "label", "holds an empty label")
-    return tuple(dict.fromkeys(labels))
-
-
-def _fold(row: Row) -> int | None:
-    """Returns the fold as it stands there; None if there is none."""
-    text = row.cells.get("fold", "")
-    if not text:
-        return None
-    number = _WHOLE_NUMBER.fullmatch(text)
-    if not number:
-        raise _wrong(row, "fold", "is not a whole number")
-    return int(number[1])
 
 
 def _seconds(row: Row, column: str) -> float | None:

@@ -86,7 +86,7 @@ class EpicSounds(Corpus):
                 clip = _clip(row, split)
                 if clip.labels:
                     classes.add(row.number_in("class_id", _HINT), row.cells["class"], row)
-                find = partial(builder.index.find_named, clip.group)
+                find = partial(builder.index.paths.get, clip.group)
                 if builder.add(row, clip, f"audio/{clip.group}.wav", find):
                     agreement.add(row.cells, clip)
         listing.label_names = classes.names

@@ -19,20 +19,17 @@ from elastictool.corpora.base import (
     Listing,
     MissingClip,
     SourceClip,
-    ordered_labels,
     source_files,
     stratified_split,
 )
 from elastictool.corpora.tables import Row
-from elastictool.corpora.warnings import drawn_split, some_of
+from elastictool.corpora.warnings import some_of
 from elastictool.utils.io import FoundFile, walk_files
 
-_FEW = 0.5
-"""Share of found clips below which names on disk are shown that no row asks for."""
 _FIELDS = {
-    **{"start_s": "start", "stop_s": "stop", "labels": "label"},
-    **{"split": "split", "fold": "fold", "group": "group"},
-}
+    "start_s": "start", "stop_s": "stop", "labels": "label",
+    "split": "split", "fold": "fold", "group": "group",
+}  # fmt: skip
 """Fields in which two rows of one id must not differ, and what messages call them."""
 
 
@@ -94,29 +91,22 @@ class FileIndex:
             stem, dot, suffix = path.rpartition(".")
             if (dot + suffix).lower() not in AUDIO_SUFFIXES:
                 continue
-            if is_there:
-                index._add(stem, path)
-            else:
+            if not is_there:
                 index.broken.append(path)
+                continue
+            known = index.paths.setdefault(index._key(stem), path)
+            if known is not path:
+                best, other = sorted(
+                    (known, path), key=lambda one: (not one.startswith(first), rank_of(one))
+                )
+                is_empty = os.path.getsize(root / best) == 0
+                index.paths[index._key(stem)] = other if is_empty else best
         return index
-
-    def _add(self, stem: str, path: str) -> None:
-        key = self._key(stem)
-        known = self.paths.setdefault(key, path)
-        if known is not path:
-            best, other = sorted((known, path), key=self._preference)
-            self.paths[key] = other if self._is_empty(best) else best
 
     def _key(self, stem: str) -> str:
         if self.depth == 1:
             return stem.rpartition("/")[2]
         return "/".join(stem.split("/")[-self.depth :])
-
-    def _preference(self, path: str) -> tuple[bool, int]:
-        return not path.startswith(self.first), rank_of(path)
-
-    def _is_empty(self, path: str) -> bool:
-        return os.path.getsize(self.root / path) == 0
 
     def find(self, stems: Iterable[tuple[str, str]]) -> str:
         """Returns the path of the first of ``stems`` (template, stem) on disk; empty if none is."""
@@ -126,10 +116,6 @@ class FileIndex:
                 self.matched[template] += 1
                 return path
         return ""
-
-    def find_named(self, key: str) -> str:
-        """Returns the path of the recording called ``key``; empty if there is none."""
-        return self.paths.get(key, "")
 
     def find_listed(self, path: str) -> str:
         """Returns where the file listed as ``path`` lies, in any folder and with any ending."""
@@ -155,7 +141,7 @@ class FileIndex:
             warnings.append(f"{count:,} clips have another ending on disk than listed: {kinds}")
         if self.broken:
             warnings.append(f"{len(self.broken)} links lead nowhere: {some_of(self.broken)}")
-        if len(listing.clips) < _FEW * (len(listing.clips) + len(listing.missing)):
+        if len(listing.clips) < len(listing.missing):
             used = {clip.path for clip in listing.clips}
             if names := [path for path in self.paths.values() if path not in used]:
                 some = some_of(names)
@@ -181,8 +167,10 @@ class ListingBuilder:
     known: dict[str, SourceClip] = field(default_factory=dict)
     repeats: list[str] = field(default_factory=list)
 
-    def add(self, row: Row, clip: SourceClip, expected_path: str, find: Callable[[], str]) -> bool:
-        """Adds ``clip`` to the clips, or to the missing ones where ``find`` returns no path.
+    def add(
+        self, row: Row, clip: SourceClip, expected_path: str, find: Callable[[], str | None]
+    ) -> bool:
+        """Adds ``clip`` to the clips, or to the missing ones where ``find`` returns none.
 
         Args:
             row: Where the clip is annotated.
@@ -198,7 +186,16 @@ class ListingBuilder:
         """
         first = self.known.setdefault(clip.id, clip)
         if first is not clip:
-            _check_repeat(first, clip, row)
+            for name, what in _FIELDS.items():
+                before, now = (
+                    " and ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+                    for value in (getattr(first, name), getattr(clip, name))
+                )
+                if before != now:
+                    raise row.error(
+                        f"{clip.id!r} was listed before with another {what}: {before}, now {now}",
+                        "take out the row that is wrong",
+                    )
             self.repeats.append(clip.id)
         elif path := find():
             self.listing.clips.append(clip._replace(path=path))
@@ -218,21 +215,6 @@ class ListingBuilder:
             )
         self.listing.warnings += self.index.warnings(self.listing)
         return self.listing
-
-
-def _check_repeat(first: SourceClip, clip: SourceClip, row: Row) -> None:
-    for name, what in _FIELDS.items():
-        before, now = getattr(first, name), getattr(clip, name)
-        if before != now:
-            raise row.error(
-                f"{clip.id!r} was listed before with another {what}: "
-                f"{_shown(before)}, now {_shown(now)}",
-                "take out the row that is wrong",
-            )
-
-
-def _shown(value: object) -> str:
-    return " and ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
 def own_data(
@@ -259,23 +241,48 @@ def own_data(
         clips = stratified_split(clips, seed, source_files(clips, root))
     on_disk = {path for path in {clip.path for clip in clips} if exists(path)}
     found = [clip for clip in clips if clip.path in on_disk]
+    warnings = []
+    if drawn and found:
+        counts = Counter(clip.split for clip in found)
+        shares = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
+        warnings.append(f"{reason}: drew {shares} {by} with seed {seed}")
+        if not (counts["val"] and counts["test"]):
+            warnings[0] += "; no label has three recordings or groups"
     missing = [
         MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.path not in on_disk
     ]
+    label_names = sorted({label for clip in clips for label in clip.labels})
+    if all(label.isascii() and label.isdigit() for label in label_names):
+        label_names.sort(key=int)
     return Listing(
         name,
         root,
         found,
-        ordered_labels([label for clip in clips for label in clip.labels]),
+        label_names,
         any(len(clip.labels) > 1 for clip in clips),
         missing,
-        warnings=[drawn_split(reason, by, found, seed)] if drawn and found else [],
+        warnings=warnings,
         drawn=f"{reason}: drew 80/10/10 {by} with seed {seed}" if drawn else "",
     )
 
 
+def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]:
+    """Returns folds counted from 1 (0: none), and a warning if they were counted from 0.
+
+    Args:
+        folds: As they were given; None where none was.
+    """
+    given = {fold for fold in folds if fold is not None}
+    if given == {0}:
+        return [0] * len(folds), ["the only fold is 0: taken as no folds"]
+    shift = int(0 in given)
+    warning = "folds are counted from 0 there and from 1 here: fold 0 is fold 1, and so on"
+    counted = [0 if fold is None else fold + shift for fold in folds]
+    return counted, [warning] if shift else []
+
+
 def is_there(path: Path) -> bool:
-    """Whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
+    """Says whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
     if path.is_file():
         return True
     file, name = place_of(path)

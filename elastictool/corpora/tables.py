@@ -129,14 +129,28 @@ class Table:
         """
         if not columns.header:
             return cls(path, columns, columns.required, columns.divider)
+        divider, number, line = "", 0, ""
         with open_text(path) as file:
-            divider, num_lines, line = _header_line(path, file, columns)
+            for line in iter(file.readline, ""):
+                number += 1
+                named = _DIVIDER_LINE.fullmatch(line.rstrip("\r\n"))
+                if named and named[1] not in _DIVIDERS:
+                    known = ", ".join(_DIVIDERS.values())
+                    raise UsageError(f"{path} is divided by {named[1]!r}", f"known are {known}")
+                if named:
+                    divider = named[1]
+                elif line.strip(_BLANK):
+                    break
+            else:
+                raise UsageError(
+                    f"{path} has no column {columns.required[0]!r}", "the table is empty"
+                )
         try:
             divider = divider or _find_divider(line, columns)
             cells = [cell.strip() for cell in _split(line, divider)]
         except csv.Error as error:
-            raise _no_table(path, num_lines, error) from None
-        table = cls(path, columns, tuple(map(columns.name, cells)), divider, num_lines)
+            raise _no_table(path, number, error) from None
+        table = cls(path, columns, tuple(map(columns.name, cells)), divider, number)
         table._check_header(cells)
         return table
 
@@ -151,13 +165,23 @@ class Table:
         Raises:
             UsageError: A row has more cells or fewer than there are columns, or it is no table.
         """
-        comment = self.columns.comment
+        comment, columns = self.columns.comment, len(self.names)
         with open_text(self.path) as file:
             for _ in range(self.num_lines):
                 file.readline()
             for line, cells in self._lines(file):
-                if any(cells) and not (comment and cells[0].startswith(comment)):
-                    yield Row(self.path, line, self._by_column(line, cells))
+                if not any(cells) or (comment and cells[0].startswith(comment)):
+                    continue
+                row = Row(
+                    self.path, line, dict(zip_longest(self.names, cells[:columns], fillvalue=""))
+                )
+                if any(cells[columns:]) or (self.columns.whole and len(cells) < columns):
+                    name = _DIVIDERS.get(self.divider, "divider")
+                    quote = f'quote cells that contain a {name}: "a{self.divider} b"'
+                    raise row.error(
+                        f"{len(cells)} cells for {columns} columns", self.columns.hint or quote
+                    )
+                yield row
 
     def _lines(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
         if self.divider == " ":
@@ -169,17 +193,6 @@ class Table:
                 yield self.num_lines + reader.line_num, [cell.strip() for cell in cells]
         except csv.Error as error:
             raise _no_table(self.path, self.num_lines + reader.line_num, error) from None
-
-    def _by_column(self, line: int, cells: list[str]) -> dict[str, str]:
-        count, columns = len(cells), len(self.names)
-        if any(cells[columns:]) or (self.columns.whole and count < columns):
-            name = _DIVIDERS.get(self.divider, "divider")
-            quote = f'quote cells that contain a {name}: "a{self.divider} b"'
-            raise UsageError(
-                f"{self.path}, line {line}: {count} cells for {columns} columns",
-                self.columns.hint or quote,
-            )
-        return dict(zip_longest(self.names, cells[:columns], fillvalue=""))
 
     def _check_header(self, cells: Sequence[str]) -> None:
         """Raises UsageError for absent and doubled columns and for names that are nearly right."""
@@ -196,43 +209,23 @@ class Table:
                 f"{self.path} has no column {', '.join(map(repr, absent))}",
                 self.columns.hint or nearest_hint(absent[0], list(filter(None, cells))),
             )
+        optional = [column for column in self.columns.optional if column not in self.names]
+        meant = {column: column for column in optional}
+        meant |= {other: to for other, to in self.columns.aliases.items() if to in optional}
         for name in self.ignored:
-            if near := self._nearly(name):
+            plain = name.lower()
+            word = re.split(r"[^a-z]", plain)[0]  # start_s, fold_id
+            near = difflib.get_close_matches(plain, list(meant), n=1, cutoff=_NEAR)
+            if word in meant or near:
+                right = meant[word if word in meant else near[0]]
                 raise UsageError(
                     f"{self.path} has a column {name!r}, which is no column that is known",
-                    f"if it is {near!r}, call it so; if not, call it otherwise or take it out",
+                    f"if it is {right!r}, call it so; if not, call it otherwise or take it out",
                 )
-
-    def _nearly(self, name: str) -> str:
-        """Returns the absent optional column that ``name`` may mean; empty if there is none."""
-        absent = [column for column in self.columns.optional if column not in self.names]
-        known = {column: column for column in absent}
-        known |= {other: to for other, to in self.columns.aliases.items() if to in absent}
-        plain = name.lower()
-        word = re.split(r"[^a-z]", plain)[0]
-        if word in known:  # start_s, fold_id
-            return known[word]
-        near = difflib.get_close_matches(plain, list(known), n=1, cutoff=_NEAR)
-        return known[near[0]] if near else ""
 
 
 def _no_table(path: Path, line: int, error: csv.Error) -> UsageError:
     return UsageError(f"{path}, line {line}: not a csv table ({error})", "write or fetch it again")
-
-
-def _header_line(path: Path, file: TextIO, columns: Columns) -> tuple[str, int, str]:
-    """Returns the divider that a line ``sep=`` names, the number of lines and the header."""
-    divider = ""
-    for number, line in enumerate(iter(file.readline, ""), start=1):
-        named = _DIVIDER_LINE.fullmatch(line.rstrip("\r\n"))
-        if named and named[1] not in _DIVIDERS:
-            known = ", ".join(_DIVIDERS.values())
-            raise UsageError(f"{path} is divided by {named[1]!r}", f"known are {known}")
-        if named:
-            divider = named[1]
-        elif line.strip(_BLANK):
-            return divider, number, line
-    raise UsageError(f"{path} has no column {columns.required[0]!r}", "the table is empty")
 
 
 def _find_divider(header: str, columns: Columns) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
@@ -19,21 +18,6 @@ _STRANGE = {
     re.compile(r"^[^:]*\\"): "have backslashes in their paths (write /)",
     re.compile(r"^~"): "begin with ~ (write the whole path)",
 }
-
-
-def drawn_split(how: str, by: str, clips: Iterable[SourceClip], seed: int) -> str:
-    """Returns how many clips of each split were drawn, and why a split has none.
-
-    Args:
-        how: Why it was drawn.
-        by: What it was stratified by ("by label").
-        clips: The clips on disk.
-        seed: Seed of the drawing.
-    """
-    counts = Counter(clip.split for clip in clips)
-    drawn = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-    few = "" if counts["val"] and counts["test"] else "; no label has three recordings or groups"
-    return f"{how}: drew {drawn} {by} with seed {seed}{few}"
 
 
 def repeated_slices(clips: Iterable[SourceClip], files: Mapping[str, str]) -> list[str]:
