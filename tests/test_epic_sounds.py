@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from elastictool.audio.decode import decode, probe, recording
-from elastictool.audio.hdf5 import INSTALL
 from elastictool.checkpoint.weights import load_run
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.epic_sounds import TABLES, TEST_TABLE
@@ -19,6 +18,7 @@ from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.evaluation.run_data import split_clips
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
+from elastictool.utils.optional import install_command
 from tests.helpers.corpus_trees import EPIC_HEADER, epic_hdf5_tree, epic_tree, write_table
 from tests.helpers.saved_runs import save_run
 from tests.helpers.toy_data import hide_module
@@ -207,6 +207,6 @@ def test_without_the_extra_the_message_says_what_to_install(
     hide_module(monkeypatch, "h5py")
     with pytest.raises(ElasticToolError, match="needs the extra h5py") as raised:
         listing_of(root)
-    assert raised.value.hint == INSTALL
+    assert raised.value.hint == install_command("h5py")
     with pytest.raises(AudioError, match="needs the extra h5py"):
         decode(root / "EPIC_audio.hdf5" / "P01_01")

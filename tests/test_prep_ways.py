@@ -20,15 +20,15 @@ import soundfile
 
 from elastictool.cli.prep import prep
 from elastictool.corpora.base import CorpusOptions
-from elastictool.data import cluster, executor
-from elastictool.data.job_shards import JobShard
+from elastictool.data import executor
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.plan import Plan, plan
-from elastictool.data.prepare import carry_out, merge, prepare, prepare_job_shard
+from elastictool.data.prepare import JobShard, carry_out, merge, prepare, prepare_job_shard
 from elastictool.data.shards import ShardReport
 from elastictool.data.store import PreparedStore
-from elastictool.data.verify import find_faults
+from elastictool.data.verify import verify
 from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.optional import install_command
 from elastictool.utils.progress import Task
 from tests.helpers.children import Child
 from tests.helpers.corpus_trees import csv_tree
@@ -187,7 +187,7 @@ def test_drawn_clips_are_measured_alike_by_any_way_and_noted(raw: Path, tmp_path
     assert any("30 drawn clips" in note for note in some.info.notes)
     (mean, std), (exact_mean, exact_std) = some.info.fbank_stats(), exact.info.fbank_stats()
     assert abs(mean - exact_mean) < 0.5 * exact_std and 0.7 < std / exact_std < 1.4
-    assert find_faults(some) == []
+    assert verify(some.path)[1] == []
     assert [some.clip(i) for i in range(CLIPS)] == [exact.clip(i) for i in range(CLIPS)]
     other = plan(PrepOptions("csv", raw, tmp_path, storage=settings, corpus=CorpusOptions(seed=1)))
     assert other.fingerprint != planned.fingerprint
@@ -308,7 +308,7 @@ def test_without_dask_the_message_says_what_to_install(
     hide_module(monkeypatch, "distributed")
     with pytest.raises(UsageError, match="needs the extra dask") as raised:
         prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler="tcp://127.0.0.1:1"))
-    assert raised.value.hint == cluster.INSTALL
+    assert raised.value.hint == install_command("dask")
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1:x"])
@@ -316,7 +316,7 @@ def test_a_scheduler_that_is_not_there_is_named(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    monkeypatch.setattr(executor, "_CONNECT_S", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at") as raised:
         prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler=address))
     assert address in raised.value.message
@@ -326,7 +326,7 @@ def test_a_cluster_without_workers_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "_WORKERS_S", 0.2)
+    monkeypatch.setattr(executor, "_WORKERS_S", 0.2)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
         pytest.raises(ElasticToolError, match="no worker") as raised,
@@ -337,7 +337,7 @@ def test_a_cluster_without_workers_is_reported(
 
 def test_a_worker_that_writes_elsewhere_is_reported(planned: Planned) -> None:
     with pytest.raises(ElasticToolError, match="not here") as raised:
-        cluster.wait_until_visible(planned().tasks[2], timeout_s=0.0)
+        executor.wait_until_visible(planned().tasks[2], timeout_s=0.0)
     assert "shard-00002.arrow" in raised.value.message
 
 

@@ -17,8 +17,9 @@ import torch
 from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
 from elastictool.data.options import PrepOptions
+from elastictool.data.paths import find_dataset
 from elastictool.data.prepare import prepare
-from elastictool.data.store import Clip, DatasetInfo, PreparedStore, latest_dataset
+from elastictool.data.store import Clip, DatasetInfo, PreparedStore
 from elastictool.utils.errors import ElasticToolError, UsageError
 from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
 
@@ -162,13 +163,16 @@ def test_damage_is_named(store: PreparedStore, tmp_path: Path) -> None:
 
 def test_dataset_json_reads_back_as_it_was_written(store: PreparedStore) -> None:
     path = store.path / "dataset.json"
-    assert DatasetInfo.read(path).to_json() == json.loads(path.read_text())
+    assert DatasetInfo.read(path.parent).to_json() == json.loads(path.read_text())
 
 
-def test_the_latest_dataset_is_the_one_finished_last(store: PreparedStore, tmp_path: Path) -> None:
+def test_the_latest_dataset_is_the_one_finished_last(
+    store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.data.paths.DATA_ROOT", tmp_path)
     with pytest.raises(UsageError, match="no prepared dataset"):
-        latest_dataset(tmp_path)
+        find_dataset("")
     for name in ("b", "a"):
         shutil.copytree(store.path, tmp_path / name)
     (tmp_path / "b" / "dataset.json").touch()
-    assert latest_dataset(tmp_path) == tmp_path / "b"
+    assert find_dataset("") == tmp_path / "b"

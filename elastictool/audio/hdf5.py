@@ -24,9 +24,8 @@ from elastictool.audio.reader import (
     place_of,
 )
 from elastictool.utils.errors import AudioError, ElasticToolError
-from elastictool.utils.optional import install_command, missing_extra
+from elastictool.utils.optional import missing_extra
 
-INSTALL = install_command("h5py")
 RATE_ATTRIBUTE = "sample_rate"
 """Attribute of an array, or of the file, that gives the rate in Hz."""
 DEFAULT_RATE_HZ = 24_000

@@ -13,9 +13,9 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
-    from elastictool.data.job_shards import JobShard
     from elastictool.data.options import PrepOptions
     from elastictool.data.plan import Plan
+    from elastictool.data.prepare import JobShard
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
 
@@ -140,9 +140,8 @@ def prep(
     Example: elastictool prep --dataset fsdd --task digit --download
     """
     from elastictool.data.inspect import facts
-    from elastictool.data.job_shards import JobShard
     from elastictool.data.plan import plan
-    from elastictool.data.prepare import carry_out, merge, prepare_job_shard
+    from elastictool.data.prepare import JobShard, carry_out, merge, prepare_job_shard
     from elastictool.data.summary import check_rejected
 
     part = JobShard.parse(work.part) if work.part else None

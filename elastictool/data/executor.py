@@ -1,32 +1,38 @@
-"""Write the shards in this process, in worker processes of joblib, or on a Dask cluster.
+"""Writes the shards in this process, in worker processes of joblib, or on a Dask cluster.
 
 A shard is the unit of work and of continuing: each is written whole by one worker, and a finished
 one of an earlier run is kept. So it does not matter who the workers are, how many there are, or
 how many of them die.
+
+On a cluster Dask's own client is used, because joblib's Dask backend never returns once a shard's
+worker was killed too often. A lost worker's shard goes to another one. Only some shards are
+submitted at a time, so that a corpus of millions of clips does not fill the scheduler's memory. All
+machines need the recordings and the target folder at the same paths.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any
 
-from elastictool.data.cluster import write_on_cluster
 from elastictool.data.options import PrepOptions
 from elastictool.data.plan import ShardTask
-from elastictool.data.shards import (
-    ShardReport,
-    finished,
-    write_in_worker,
-    write_shard,
-)
-from elastictool.utils.errors import ElasticToolError, Interrupted, WriteError
+from elastictool.data.shards import ShardReport, finished, write_in_worker, write_shard
+from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, WriteError
+from elastictool.utils.optional import missing_extra
 from elastictool.utils.progress import Progress
 from elastictool.utils.signals import Stopped, StopRequest
 
 WORTH_WORKERS_S = 20.0
 """Work from which worker processes pay; they take seconds to start, each with its own torch."""
+_CONNECT_S, _WORKERS_S = 20, 60
 
 
 def write_shards(
@@ -41,14 +47,20 @@ def write_shards(
         ElasticToolError: The target cannot be written, or a worker died.
     """
     reports = {task.index: report for task in tasks if (report := finished(task))}
-    pending = [task for task in tasks if task.index not in reports]
+    waiting = deque(task for task in tasks if task.index not in reports)
     if reports:
         progress.log(f"continuing: {len(reports)} of {len(tasks)} shards are finished")
     try:
         sizes = {task.index: len(task.clips) for task in tasks}
         with StopRequest() as stop, progress.task("preparing clips", sum(sizes.values())) as bar:
             bar.advance(sum(sizes[index] for index in reports))
-            for index, report in _run(pending, options, stop):
+            written: Iterable[tuple[int, ShardReport]] = chain(
+                write_here(waiting, options.workers),
+                _write_in_workers(waiting, options.workers, stop),
+            )
+            if options.scheduler and waiting:
+                written = _write_on_cluster(waiting, options.scheduler)
+            for index, report in written:
                 reports[index] = report
                 bar.advance(sizes[index])
                 stop.check()
@@ -61,19 +73,6 @@ def write_shards(
         error.hint = f"{error.hint}; the same command continues with what is finished"
         raise
     return [reports[task.index] for task in tasks]
-
-
-def _run(
-    tasks: Sequence[ShardTask], options: PrepOptions, stop: StopRequest
-) -> Iterator[tuple[int, ShardReport]]:
-    """Writes shards here, in workers or on a cluster; yields reports as they are done."""
-    if options.scheduler and tasks:
-        yield from write_on_cluster(tasks, options.scheduler)
-        return
-    waiting = deque(tasks)
-    yield from write_here(waiting, options.workers)
-    if waiting:
-        yield from _write_in_workers(waiting, options.workers, stop)
 
 
 def write_here(waiting: deque[ShardTask], workers: int) -> Iterator[tuple[int, ShardReport]]:
@@ -92,6 +91,8 @@ def _write_in_workers(
     tasks: Sequence[ShardTask], workers: int, stop: StopRequest
 ) -> Iterator[tuple[int, ShardReport]]:
     """Writes shards in ``workers`` processes; 0 is one per core."""
+    if not tasks:
+        return
     # joblib takes 0.2 s to import and workers some seconds to start: only where they are used.
     import joblib
     from joblib.externals.loky import get_reusable_executor
@@ -110,3 +111,81 @@ def _write_in_workers(
     except BaseException:
         get_reusable_executor().shutdown(kill_workers=True)
         raise
+
+
+def _write_on_cluster(
+    tasks: Sequence[ShardTask], address: str
+) -> Iterator[tuple[int, ShardReport]]:
+    """Writes shards on the cluster of the scheduler at ``address``; yields reports as they come."""
+    if lack := missing_extra("dask", "distributed"):
+        raise UsageError("--scheduler needs the extra dask", lack)
+    distributed: Any = importlib.import_module("distributed")
+
+    by_index = {task.index: task for task in tasks}
+    with _connect(distributed, address) as client:
+        waiting = iter(tasks)
+        # Workers have other working directories.
+        submit = partial(client.submit, write_in_worker, parent_pid=os.getpid(), pure=False)
+        places = 2 * max(1, sum(client.nthreads().values()))
+        first = [submit(task.absolute()) for task in islice(waiting, places)]
+        submitted = distributed.as_completed(first, loop=client.loop)
+        for future in submitted:
+            try:
+                index, report = future.result()
+            except distributed.KilledWorker as error:
+                raise ElasticToolError(
+                    f"workers of the cluster died again and again at one shard: {error}",
+                    "most likely for lack of memory: give them more, or fewer threads each; the "
+                    "same command continues",
+                ) from error
+            except (
+                asyncio.CancelledError,
+                TimeoutError,
+                distributed.comm.CommClosedError,
+            ) as error:
+                raise ElasticToolError(
+                    "the scheduler of the cluster is gone",
+                    "start it and its workers again; the same command continues",
+                ) from error
+            wait_until_visible(by_index[index])
+            yield index, report
+            for task in islice(waiting, 1):
+                submitted.add(submit(task.absolute()))
+
+
+def _connect(distributed: Any, address: str) -> Any:
+    """Connects to a cluster that has workers."""
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address!r}: {error}",
+            "start one (dask scheduler) and name its address, such as tcp://host:8786",
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=_WORKERS_S)
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        client.close()
+        raise ElasticToolError(
+            f"the scheduler at {address} has had no worker for {_WORKERS_S} s",
+            f"start some: dask worker {address} --nthreads 1 --nworkers 4",
+        ) from error
+    return client
+
+
+def wait_until_visible(task: ShardTask, timeout_s: float = 20.0) -> None:
+    """Waits until the shard that a worker has written is visible here.
+
+    A network disk may take a while to show what another machine has written.
+
+    Raises:
+        ElasticToolError: It is not visible after ``timeout_s``.
+    """
+    end = time.monotonic() + timeout_s
+    while finished(task) is None:
+        if time.monotonic() > end:
+            raise ElasticToolError(
+                f"a worker of the cluster wrote {task.absolute().path}, but it is not here",
+                "--out must lie on a disk that all machines see at the same path",
+            )
+        time.sleep(0.1)

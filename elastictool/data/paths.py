@@ -1,10 +1,10 @@
-"""Find the folder of a prepared dataset by its name, or as a run has recorded it."""
+"""Finds the folder of a prepared dataset by its name, or as a run has recorded it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from elastictool.data.store import DATA_ROOT, latest_dataset
+from elastictool.data.store import DATA_ROOT
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, as_argument
 
@@ -15,27 +15,30 @@ def find_dataset(text: str) -> Path:
     Raises:
         UsageError: There is no such prepared dataset; the hint lists what there is.
     """
-    if not text:
-        return latest_dataset()
-    for path in (Path(text), DATA_ROOT / text):
+    places = (Path(text), DATA_ROOT / text) if text else ()
+    for path in places:
         if (path / INFO_NAME).is_file():
             return path
-    for path in (Path(text), DATA_ROOT / text):
+    for path in places:
         if (path / PROGRESS_FOLDER).is_dir():
             raise UsageError(
                 f"{path} is not finished", "the same elastictool prep as before continues there"
             )
-    raise UsageError(
-        f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}", _what_there_is(text)
-    )
-
-
-def _what_there_is(text: str) -> str:
-    """Returns which datasets there are: in ``text`` (a former ``prep --out``), or by name."""
+    infos = DATA_ROOT.glob(f"*/{INFO_NAME}")
+    finished = sorted((info.stat().st_mtime, info.parent) for info in infos)
+    if not text:
+        if not finished:
+            raise UsageError(
+                f"no prepared dataset under {DATA_ROOT}",
+                "prepare one: elastictool prep --dataset synth (or --dataset NAME --root DIR)",
+            )
+        return finished[-1][1]
+    hint = "make one: elastictool prep --help"
     if inside := sorted(info.parent for info in Path(text).glob(f"*/{INFO_NAME}")):
-        return f"prepared in it: {', '.join(map(as_argument, inside))}"
-    known = sorted(info.parent.name for info in DATA_ROOT.glob(f"*/{INFO_NAME}"))
-    return f"prepared there: {', '.join(known)}" if known else "make one: elastictool prep --help"
+        hint = f"prepared in it: {', '.join(map(as_argument, inside))}"  # a ``prep --out``
+    elif finished:
+        hint = f"prepared there: {', '.join(sorted(path.name for _, path in finished))}"
+    raise UsageError(f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}", hint)
 
 
 def find_recorded_dataset(text: str, run: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Prepare a corpus: plan, write shards in parallel, sum up.
+"""Prepares a corpus: plan, write shards in parallel, sum up.
 
 Shard boundaries follow from the clip list alone, each shard is written by one worker, and all
 that ends up in ``dataset.json`` is summed in shard order: any number of workers, jobs or machines
@@ -10,26 +10,57 @@ a lock of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from elastictool.data.executor import write_shards
-from elastictool.data.job_shards import JobShard, all_reports
 from elastictool.data.options import PrepOptions
-from elastictool.data.plan import Plan, plan
-from elastictool.data.shards import ShardReport
+from elastictool.data.plan import Plan, ShardTask, plan
+from elastictool.data.shards import ShardReport, finished
 from elastictool.data.store import DatasetInfo, PreparedStore
 from elastictool.data.summary import REJECTED_NAME, clean, finish
-from elastictool.utils.errors import UsageError, WriteError, write_error
+from elastictool.utils.errors import ElasticToolError, UsageError, WriteError, write_error
 from elastictool.utils.io import INFO_NAME, LOCK_NAME, PROGRESS_FOLDER, remove_temporaries
 from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
 DURATIONS_NAME = "durations.png"
-_LOCKED_HINT = (
-    "wait for it, stop it, or choose another --name; several jobs at once: --part 1/2, ..."
-)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class JobShard:
+    """The work of one job of a batch queue: ``--part 3/16``, then ``--merge``.
+
+    These are every ``count``-th shard from the ``index``-th on, counted from 1: shards of one kind
+    (large files, long videos) often lie together in a corpus. They follow from the numbers alone,
+    so jobs need not know of each other, and one that was killed is run again.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> JobShard:
+        """Parses ``3/16``.
+
+        Raises:
+            UsageError: It has another form.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--part {text!r} is no part", "such as 3/16: the third of sixteen")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def of(self, tasks: Sequence[ShardTask]) -> list[ShardTask]:
+        """Returns the tasks of this job."""
+        return list(tasks[self.index - 1 :: self.count])
 
 
 def prepare(options: PrepOptions, progress: Progress = SILENT) -> PreparedStore:
@@ -72,7 +103,9 @@ def prepare_job_shard(plan: Plan, part: JobShard, progress: Progress = SILENT) -
     if _is_finished(plan) or not tasks:
         progress.log(f"part {part} of {plan.folder} has nothing to do")
         return []
-    with _one_of_many(plan.folder, part):
+    with _lock(plan.folder, part):
+        with _lock(plan.folder):
+            pass  # nobody prepares the whole folder
         return [] if _is_finished(plan) else write_shards(tasks, plan.options, progress)
 
 
@@ -89,7 +122,16 @@ def merge(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
     if not (plan.folder / PROGRESS_FOLDER).exists():
         raise UsageError(f"{plan.folder} holds no parts", "prepare them first: --part 1/2, ...")
     with _alone(plan.folder):
-        finish(plan, all_reports(plan.tasks))
+        reports = [finished(task) for task in plan.tasks]
+        if absent := [str(index) for index, report in enumerate(reports) if not report]:
+            more = ", ..." if len(absent) > _SHOWN else ""
+            raise ElasticToolError(
+                f"{len(absent)} of {len(reports)} shards in {plan.folder} are not finished: "
+                f"{', '.join(absent[:_SHOWN])}{more} (counted from 0)",
+                "wait for the parts that still run, and run again those that failed; prep without "
+                "--part and --merge does what is left here",
+            )
+        finish(plan, [report for report in reports if report])
     return PreparedStore.open(plan.folder)
 
 
@@ -101,40 +143,16 @@ def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps all others from preparing this folder, whole or in job shards, inside the block."""
-    with _hold_whole(folder):
+    with _lock(folder):
         for lock in (folder / PROGRESS_FOLDER).glob(f"{LOCK_NAME}-*-of-*"):
             _, index, _, count = lock.name.split("-")
-            with _hold_job_shard(folder, JobShard(int(index), int(count))):
+            with _lock(folder, JobShard(int(index), int(count))):
                 pass
         yield
 
 
-@contextmanager
-def _one_of_many(folder: Path, part: JobShard) -> Iterator[None]:
-    """Keeps others from preparing this job shard or the whole folder inside the block."""
-    with _hold_job_shard(folder, part):
-        with _hold_whole(folder):
-            pass
-        yield
-
-
-def _hold_whole(folder: Path) -> AbstractContextManager[None]:
-    _make(folder)
-    return hold(folder / PROGRESS_FOLDER / LOCK_NAME, f"{folder} is being prepared", _LOCKED_HINT)
-
-
-def _hold_job_shard(folder: Path, part: JobShard) -> AbstractContextManager[None]:
-    _make(folder)
-    path = folder / PROGRESS_FOLDER / f"{LOCK_NAME}-{part.index}-of-{part.count}"
-    return hold(path, f"part {part} of {folder} is being prepared", _LOCKED_HINT)
-
-
-def _make(folder: Path) -> None:
-    """Makes the folder of the dataset.
-
-    Raises:
-        WriteError: It cannot be made, nor could anything in it.
-    """
+def _lock(folder: Path, part: JobShard | None = None) -> AbstractContextManager[None]:
+    """Makes the folder and holds the lock of the whole of it, or of one job shard."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # how places like /proc refuse
@@ -143,6 +161,14 @@ def _make(folder: Path) -> None:
         ) from error
     except OSError as error:
         raise write_error(folder, error) from error
+    name, what = LOCK_NAME, str(folder)
+    if part:
+        name, what = f"{LOCK_NAME}-{part.index}-of-{part.count}", f"part {part} of {folder}"
+    return hold(
+        folder / PROGRESS_FOLDER / name,
+        f"{what} is being prepared",
+        "wait for it, stop it, or choose another --name; several jobs at once: --part 1/2, ...",
+    )
 
 
 def _check_folder(folder: Path) -> None:
@@ -162,21 +188,18 @@ def _is_finished(plan: Plan) -> bool:
     Raises:
         UsageError: It holds another one, finished or not.
     """
-    folder = plan.folder
-    if (folder / INFO_NAME).exists():
-        if DatasetInfo.read(folder / INFO_NAME).fingerprint == plan.fingerprint:
-            return True
-        raise _other_dataset(folder, "another dataset or other settings")
-    for sidecar in (folder / PROGRESS_FOLDER).glob("*.json"):
+    folder, other = plan.folder, ""
+    is_there = (folder / INFO_NAME).exists()
+    if is_there and DatasetInfo.read(folder).fingerprint != plan.fingerprint:
+        other = "another dataset or other settings"
+    for sidecar in () if is_there else (folder / PROGRESS_FOLDER).glob("*.json"):
         if json.loads(sidecar.read_text("utf-8")).get("fingerprint") != plan.fingerprint:
-            raise _other_dataset(folder, "an unfinished dataset with other clips or settings")
-    return False
-
-
-def _other_dataset(folder: Path, what: str) -> UsageError:
-    return UsageError(
-        f"{folder} holds {what}", "choose another --name, or replace it with --overwrite"
-    )
+            other = "an unfinished dataset with other clips or settings"
+    if other:
+        raise UsageError(
+            f"{folder} holds {other}", "choose another --name, or replace it with --overwrite"
+        )
+    return is_there
 
 
 def _remove_dataset(folder: Path) -> None:

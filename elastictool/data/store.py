@@ -1,4 +1,4 @@
-"""Read prepared data: Arrow stream shards, memory-mapped, so that any clip costs O(1).
+"""Reads prepared data: Arrow stream shards, memory-mapped, so that any clip costs O(1).
 
 Audio stays compressed inside the shards and is decoded clip by clip, partially if asked; what
 planners need (lengths, splits, folds) is in plain arrays. Features are not stored, because the
@@ -31,32 +31,30 @@ _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 
 
-def _value(dtype: str) -> dict[str, str]:
-    return {"dtype": dtype, "_type": "Value"}
-
-
 def shard_schema(sample_rate_hz: int, fingerprint: str = "") -> pa.Schema:
     """Returns the columns of a shard; metadata describe them for ``datasets`` and name the plan."""
-    columns: list[tuple[str, pa.DataType, dict[str, Any]]] = [
-        ("id", pa.string(), _value("string")),
-        (
-            "audio",
-            pa.struct({"bytes": pa.binary(), "path": pa.string()}),
-            {"sampling_rate": sample_rate_hz, "decode": True, "_type": "Audio"},
-        ),
-        ("num_samples", pa.int64(), _value("int64")),
-        ("sample_rate_hz", pa.int32(), _value("int32")),
-        ("labels", pa.list_(pa.string()), {"feature": _value("string"), "_type": "Sequence"}),
-        ("split", pa.string(), _value("string")),
-        ("fold", pa.int32(), _value("int32")),
-        ("group", pa.string(), _value("string")),
-        ("source", pa.string(), _value("string")),
-        ("start", pa.float64(), _value("float64")),
-        ("stop", pa.float64(), _value("float64")),
-    ]
-    features = {name: feature for name, _, feature in columns}
+    columns = {
+        "id": pa.string(),
+        "audio": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+        "num_samples": pa.int64(),
+        "sample_rate_hz": pa.int32(),
+        "labels": pa.list_(pa.string()),
+        "split": pa.string(),
+        "fold": pa.int32(),
+        "group": pa.string(),
+        "source": pa.string(),
+        "start": pa.float64(),
+        "stop": pa.float64(),
+    }
+    names = {pa.float64(): "float64"}  # str() gives "double"
+    features: dict[str, dict[str, Any]] = {
+        name: {"dtype": names.get(kind, str(kind)), "_type": "Value"}
+        for name, kind in columns.items()
+    }
+    features["audio"] = {"sampling_rate": sample_rate_hz, "decode": True, "_type": "Audio"}
+    features["labels"] = {"feature": features["id"], "_type": "Sequence"}
     return pa.schema(
-        [(name, kind) for name, kind, _ in columns],
+        columns,
         metadata={
             "huggingface": json.dumps({"info": {"features": features}}),
             _FINGERPRINT_KEY: fingerprint,
@@ -203,12 +201,19 @@ class DatasetInfo:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def read(cls, path: Path) -> DatasetInfo:
-        """Reads a ``dataset.json``.
+    def read(cls, folder: Path) -> DatasetInfo:
+        """Reads the ``dataset.json`` of a folder.
 
         Raises:
+            UsageError: The folder is not a prepared dataset.
             ElasticToolError: It is damaged or of another format.
         """
+        path = folder / INFO_NAME
+        if not path.is_file():
+            raise UsageError(
+                f"{folder} is not a prepared dataset (no {INFO_NAME})",
+                "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
+            )
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document.get("format") != FORMAT:
@@ -240,7 +245,7 @@ class PreparedStore:
     def __init__(self, path: Path, info: DatasetInfo, shards: Mapping[Path, pa.Table]) -> None:
         self.path = path
         self.info = info
-        self._shards = {shard: len(table) for shard, table in shards.items()}
+        self._shards = shards
         self._table = table = pa.concat_tables(shards.values() or [shard_schema(0).empty_table()])
         self._audio = table.column("audio")
         self._class_of = {label: index for index, label in enumerate(info.label_names)}
@@ -253,30 +258,30 @@ class PreparedStore:
             UsageError: It is not a prepared dataset.
             ElasticToolError: It is one, but damaged.
         """
-        info = _read_info(path)
-        shards = [path / shard_name(index) for index in range(info.num_shards)]
-        store = cls(path, info, {shard: _map_shard(shard) for shard in shards})
-        if len(store) != info.num_clips:
+        store, faults = cls.open_readable_shards(path)
+        if faults:
+            raise faults[0]
+        if len(store) != store.info.num_clips:
             raise ElasticToolError(
-                f"{path} holds {len(store)} clips, its {INFO_NAME} says {info.num_clips}",
+                f"{path} holds {len(store)} clips, its {INFO_NAME} says {store.info.num_clips}",
                 "prepare the data again with --overwrite",
             )
         return store
 
     @classmethod
-    def open_readable_shards(cls, path: Path) -> tuple[PreparedStore, list[str]]:
+    def open_readable_shards(cls, path: Path) -> tuple[PreparedStore, list[ElasticToolError]]:
         """Opens all shards that can be read; returns what is wrong with the others.
 
         Raises:
             UsageError: It is not a prepared dataset.
             ElasticToolError: Its ``dataset.json`` is damaged.
         """
-        info, left, faults = _read_info(path), {}, []
+        info, left, faults = DatasetInfo.read(path), {}, []
         for shard in (path / shard_name(index) for index in range(info.num_shards)):
             try:
                 left[shard] = _map_shard(shard)
             except ElasticToolError as error:
-                faults.append(error.message)
+                faults.append(error)
         return cls(path, info, left), faults
 
     def __len__(self) -> int:
@@ -367,36 +372,21 @@ class PreparedStore:
         return waveform
 
     def _damaged(self, index: int, what: str) -> DamagedDataError:
-        ends = np.cumsum(list(self._shards.values()))
+        ends = np.cumsum([len(table) for table in self._shards.values()])
         shard = list(self._shards)[int(np.searchsorted(ends, index, side="right"))]
         return DamagedDataError(
             f"clip {str(self.ids[index])!r} in {shard} is damaged: {what}",
-            f"prep had read it without a fault, so look at the disk; then {self._prepare_again}",
-        )
-
-    @property
-    def _prepare_again(self) -> str:
-        """How to prepare the data again; of the options only the corpus is recorded."""
-        return (
-            "prepare the data again, with the options of the first time: elastictool prep "
-            f"--dataset {self.info.corpus} --name {self.info.name} --overwrite"
+            "prep had read it without a fault, so look at the disk; then prepare the data again, "
+            f"with the options of the first time: elastictool prep --dataset {self.info.corpus} "
+            f"--name {self.info.name} --overwrite",
         )
 
     def shard_fingerprints(self) -> list[str]:
         """Returns the fingerprint of the preparation that wrote each shard."""
         key = _FINGERPRINT_KEY.encode()
         return [
-            (_map_shard(shard).schema.metadata or {}).get(key, b"").decode()
-            for shard in self._shards
+            (table.schema.metadata or {}).get(key, b"").decode() for table in self._shards.values()
         ]
-
-    def validation_error(self) -> str:
-        """Returns what is wrong with the shards as Arrow data; empty if nothing is."""
-        try:
-            self._table.validate(full=True)
-        except pa.ArrowInvalid as error:
-            return str(error)
-        return ""
 
     def _row(self, index: int) -> int:
         row = int(index)
@@ -411,15 +401,6 @@ class PreparedStore:
         return np.array(self._table.column(name).to_pylist(), dtype=np.str_)
 
 
-def _read_info(path: Path) -> DatasetInfo:
-    if not (path / INFO_NAME).is_file():
-        raise UsageError(
-            f"{path} is not a prepared dataset (no {INFO_NAME})",
-            "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
-        )
-    return DatasetInfo.read(path / INFO_NAME)
-
-
 def _map_shard(path: Path) -> pa.Table:
     """Maps all record batches of one shard, without reading their audio.
 
@@ -430,33 +411,13 @@ def _map_shard(path: Path) -> pa.Table:
         with pa.memory_map(os.fsencode(path)) as file:
             table = pa.ipc.open_stream(file).read_all()
             table.validate(full=True)  # offsets and texts; damaged ones would crash the process
-            _check_columns(table)
+            found = dict(zip(table.schema.names, table.schema.types, strict=True))
+            for wanted in shard_schema(0):
+                if (kind := found.get(wanted.name, "missing")) != wanted.type:
+                    raise ValueError(f"its column {wanted.name!r} is {kind}")
             return table
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ElasticToolError(
             f"shard {path} is missing or damaged: {error}",
             "prepare the data again with --overwrite",
         ) from error
-
-
-def _check_columns(table: pa.Table) -> None:
-    """Raises ValueError where a column is missing or of another type."""
-    found = dict(zip(table.schema.names, table.schema.types, strict=True))
-    for wanted in shard_schema(0):
-        if found.get(wanted.name) != wanted.type:
-            raise ValueError(f"its column {wanted.name!r} is {found.get(wanted.name, 'missing')}")
-
-
-def latest_dataset(root: Path = DATA_ROOT) -> Path:
-    """Returns the folder of the dataset under ``root`` that was finished last.
-
-    Raises:
-        UsageError: There is none.
-    """
-    infos = sorted(root.glob(f"*/{INFO_NAME}"), key=lambda path: (path.stat().st_mtime, path))
-    if not infos:
-        raise UsageError(
-            f"no prepared dataset under {root}",
-            "prepare one: elastictool prep --dataset synth (or --dataset NAME --root DIR)",
-        )
-    return infos[-1].parent

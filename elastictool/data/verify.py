@@ -1,4 +1,4 @@
-"""Check a prepared dataset: decode every clip and compare it with its row.
+"""Checks a prepared dataset: decode every clip and compare it with its row.
 
 Disks fail and copies stop half-way; training on the rest gives no error, only worse models.
 Nothing is repaired here: prepare the data again.
@@ -35,25 +35,18 @@ class Fault:
 def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list[Fault]]:
     """Opens the readable shards of the dataset in ``path``; returns them and all faults.
 
+    Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
+    labels are the dataset's. Of the whole: shards are readable and belong to this preparation
+    (fingerprint), ids are distinct, and counts and filterbank frames add up to those in
+    ``dataset.json``.
+
     Raises:
         UsageError: It is not a prepared dataset.
         ElasticToolError: Its ``dataset.json`` is damaged.
     """
     store, unreadable = PreparedStore.open_readable_shards(path)
-    return store, [*(Fault("", what) for what in unreadable), *find_faults(store, progress)]
-
-
-def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault]:
-    """Finds all faults of an open dataset; an empty list means that there are none.
-
-    Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
-    labels are the dataset's. Of the whole: shards belong to this preparation (fingerprint), ids
-    are distinct, and counts and filterbank frames add up to those in ``dataset.json``.
-    """
-    broken = store.validation_error()
-    if broken:
-        return [Fault("", f"a shard is damaged: {broken}")]
-    faults = [Fault("", what) for what in _of_the_whole(store)]
+    whole = (*(error.message for error in unreadable), *_of_the_whole(store))
+    faults = [Fault("", what) for what in whole]
     known = set(store.info.label_names)
     with progress.task("verify", len(store)) as bar:
         for index in range(len(store)):
@@ -64,7 +57,7 @@ def find_faults(store: PreparedStore, progress: Progress = SILENT) -> list[Fault
             if what := _of_audio(store, index, clip):
                 faults.append(Fault(clip.id, what))
             bar.advance()
-    return faults
+    return store, faults
 
 
 def _of_audio(store: PreparedStore, index: int, clip: Clip) -> str:
@@ -94,18 +87,12 @@ def _of_the_whole(store: PreparedStore) -> Iterator[str]:
         promised = info.splits[split].prepared if split in info.splits else 0
         if present[split] != promised:
             yield f"split {split} has {present[split]} clips, dataset.json says {promised}"
-    yield from _of_frames(store)
-
-
-def _of_frames(store: PreparedStore) -> Iterator[str]:
-    """Whether the filterbank statistics were measured on these clips."""
-    config = from_dict(FbankConfig, store.info.fbank_config)
-    frames = config.num_frames(store.num_samples)
-    for sums in store.info.fbank_sums:
+    frames = from_dict(FbankConfig, info.fbank_config).num_frames(store.num_samples)
+    for sums in info.fbank_sums:
         chosen = (store.splits == sums.split) & (store.folds == sums.fold)
-        present = int(frames[chosen].sum())
-        if sums.frames > present or (sums.frames < present and not store.info.stats_clips):
+        count = int(frames[chosen].sum())
+        if sums.frames > count or (sums.frames < count and not info.stats_clips):
             yield (
-                f"split {sums.split}, fold {sums.fold} has {present} frames, but the "
+                f"split {sums.split}, fold {sums.fold} has {count} frames, but the "
                 f"mean and deviation were measured on {sums.frames}"
             )
