@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import time
@@ -334,6 +335,20 @@ def test_a_stop_that_reaches_the_workers_too_is_saved(
     in_worker(monkeypatch, toy_store, some_clip(toy_store), terminate)
     with pytest.raises(Interrupted, match="everything is saved"):
         train_run(small("train.loader_workers=1"), toy_store, tmp_path / "run")
+
+
+def test_a_sigterm_at_the_start_of_a_worker_does_not_end_it(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, seed = os.getpid(), random.seed
+
+    def terminate(*arguments: Any) -> None:
+        if os.getpid() != here:  # torch seeds a worker when its own handlers are in place
+            os.kill(os.getpid(), signal.SIGTERM)
+        seed(*arguments)
+
+    monkeypatch.setattr(random, "seed", terminate)
+    train_run(small("train.loader_workers=1", "train.epochs=1"), toy_store, tmp_path / "run")
 
 
 def test_a_worker_that_dies_within_a_step_ends_the_run_with_the_last_saved_state(

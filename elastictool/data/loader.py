@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -125,7 +125,9 @@ def load_undelivered(
         generator=torch.Generator(),
     )
     try:
-        for batch in loader:
+        with _blocked_sigterm():
+            batches = iter(loader)
+        for batch in batches:
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
@@ -158,6 +160,16 @@ def dead_worker(error: Exception) -> LoaderError | None:
     )
 
 
+@contextmanager
+def _blocked_sigterm() -> Iterator[None]:
+    """Let workers start with SIGTERM blocked: torch's handler would end them at once."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _outlive_sigterm(worker: int) -> None:
     """Leave signals to the parent; end some time after a SIGTERM, not at once.
 
@@ -172,3 +184,4 @@ def _outlive_sigterm(worker: int) -> None:
         timer.start()
 
     signal.signal(signal.SIGTERM, end_later)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
