@@ -17,7 +17,6 @@ from elastictool.utils.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from elastictool.recipes.cost import Cost
     from elastictool.recipes.plan import Plan
     from elastictool.recipes.spec import Recipe
 
@@ -59,6 +58,16 @@ class Choice:
             tuple(parse_numbers([self.folds], "--folds")) if self.folds else (),
         )
         return make_plan(load_recipe(full_name(name)), scale, Paths(self.data, self.out), repeats)
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Whether to estimate the cost only."""
+
+    dry_run: bool = option(False, "Show the steps with their estimated cost, and stop.")
+    throughput: float = option(
+        0.0, "Training speed in GFLOP/s, for --dry-run (0: measured on this machine).", min=0
+    )
 
 
 @app.command("list", cls=Command)
@@ -107,7 +116,7 @@ def show(
     recipe = plan.recipe
     if json_output:
         print_json(
-            _document(plan) | {"sources": dict(recipe.sources), "deviations": recipe.deviations}
+            plan.document() | {"sources": dict(recipe.sources), "deviations": recipe.deviations}
         )
         return
     from elastictool.recipes.library import recipe_file
@@ -119,14 +128,12 @@ def show(
     for claim in plan.scale.claims:
         log(f"claim: {statement(claim)}" + (f" [{claim.source}]" if claim.source else ""))
     if scale == "paper":
-        if rows := [(key, value, source) for key, value, source in _settings(recipe)]:
-            title = "settings of the paper's runs"
-            print_table(title, ("setting", "value", "source"), rows)
+        if rows := _settings(recipe):
+            print_table("settings of the paper's runs", ("setting", "value", "source"), rows)
         log_lines("paper and published code differ: ", recipe.deviations)
     steps = [(step.name, step.kind, step.state, str(step.path)) for step in plan.steps]
     print_table("steps", ("step", "kind", "state", "folder"), steps)
-    for title, path, hint in plan.missing:
-        log(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
+    _log_needs(plan)
 
 
 @app.command("run", cls=Command)
@@ -135,16 +142,7 @@ def run(
     name: NameArgument,
     scale: ScaleOption = "smoke",
     choice: Choice = Choice(),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the steps with their estimated cost, and stop.")
-    ] = False,
-    throughput: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Training speed in GFLOP/s, for --dry-run (0: measured on this machine).",
-        ),
-    ] = 0.0,
+    planning: Planning = Planning(),
     json_output: JsonOption = False,
 ) -> None:
     """Make a figure or table and judge the claims of its paper.
@@ -159,11 +157,11 @@ def run(
 
     Example: elastictool recipe run elasticast/fig5_audioset --scale paper --dry-run
     """
-    if throughput and not dry_run:
+    if planning.throughput and not planning.dry_run:
         raise UsageError("--throughput goes with --dry-run", "leave it out")
     plan = choice.plan(name, scale)
-    if dry_run:
-        _show_costs(plan, throughput, json_output)
+    if planning.dry_run:
+        _show_costs(plan, planning.throughput, json_output)
         return
     from elastictool.recipes.run import run_plan
     from elastictool.reporting.tables import read_json
@@ -178,30 +176,8 @@ def run(
     log_lines("wrote ", files)
 
 
-def _document(plan: Plan) -> dict[str, Any]:
-    return {
-        "recipe": plan.recipe.name,
-        "title": plan.recipe.title,
-        "scale": plan.scale_name,
-        "description": plan.scale.description,
-        "steps": [
-            {
-                "name": step.name,
-                "kind": step.kind,
-                "state": step.state,
-                "inputs": sorted(set(step.inputs.values())),
-                "folder": str(step.path),
-            }
-            for step in plan.steps
-        ],
-        "missing": [
-            {"what": title, "path": str(path), "hint": hint} for title, path, hint in plan.missing
-        ],
-    }
-
-
 def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """(setting, value or values, source) of scale ``paper``."""
+    """Returns (setting, value or values, source) of scale ``paper``."""
     from elastictool.recipes.library import own_settings
 
     return [
@@ -211,65 +187,41 @@ def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
 
 
 def _show_costs(plan: Plan, throughput: float, json_output: bool) -> None:
-    from elastictool.recipes.cost import (
-        Cost,
-        finished_throughput,
-        measured_throughput,
-        plan_costs,
-    )
+    from elastictool.recipes.cost import estimate
 
-    costs = plan_costs(plan)
-    source = "as given"
-    if not throughput:
-        found, source = finished_throughput(plan, costs), "measured on finished trainings"
-        if found is None:
-            found, source = measured_throughput(plan), "measured on training steps, here and now"
-        throughput = found or 0.0
-    waiting = [step for step in plan.steps if step.state != "done"]
-    total = sum((costs[step.name] for step in waiting), Cost())
+    found = estimate(plan, throughput)
     if json_output:
-        print_json(
-            _document(plan)
-            | {
-                "costs": {
-                    name: {**vars(cost), "hours": _hours(cost, throughput)}
-                    for name, cost in costs.items()
-                },
-                "total": {**vars(total), "hours": _hours(total, throughput)},
-                "gflops_per_second": throughput or None,
-                "throughput_source": source if throughput else None,
-            }
-        )
+        print_json(plan.document() | found)
         return
-    rows = [_cost_row(step.name, step.state, costs[step.name], throughput) for step in plan.steps]
-    rows.append(_cost_row("total to do", "", total, throughput))
+    rows = [_cost_row(step.name, step.state, found["costs"][step.name]) for step in plan.steps]
+    rows.append(_cost_row("total to do", "", found["total"]))
     columns = ("step", "state", "clips", "tokens", "TFLOP", "hours")
     print_table(f"{plan.recipe.title}: {plan.scale_name}", columns, rows)
-    if throughput:
+    if speed := found["gflops_per_second"]:
         log(
-            f"hours are for {throughput:,.1f} GFLOP/s ({source}), without decoding, filterbanks "
-            "and validation"
+            f"hours are for {speed:,.1f} GFLOP/s ({found['throughput_source']}), without decoding, "
+            "filterbanks and validation"
         )
-    for title, path, _ in plan.missing:
-        log(f"needs: {title}: {path} is not there")
+    _log_needs(plan)
 
 
-def _hours(cost: Cost, throughput: float) -> float | None:
-    return round(cost.gflops / throughput / 3600, 4) if throughput else None
-
-
-def _cost_row(name: str, state: str, cost: Cost, throughput: float) -> list[str]:
+def _cost_row(name: str, state: str, cost: Mapping[str, Any]) -> list[str]:
     from elastictool.reporting.tables import EMPTY
 
-    hours = _hours(cost, throughput)
+    hours = cost["hours"] if cost["gflops"] else None
     return [
         name,
         state,
-        f"{cost.clips:,}" if cost.clips else EMPTY,
-        f"{cost.tokens:,}" if cost.tokens else EMPTY,
-        f"{cost.gflops / 1000:,.2f}" if cost.gflops else EMPTY,
-        f"{hours:,.2f}" if hours and cost.gflops else EMPTY,
+        f"{cost['clips']:,}" if cost["clips"] else EMPTY,
+        f"{cost['tokens']:,}" if cost["tokens"] else EMPTY,
+        f"{cost['gflops'] / 1000:,.2f}" if cost["gflops"] else EMPTY,
+        EMPTY if hours is None else f"{hours:,.2f}",
     ]
+
+
+def _log_needs(plan: Plan) -> None:
+    for title, path, hint in plan.missing:
+        log(f"needs: {title}: {path} is not there" + (f" ({hint})" if hint else ""))
 
 
 def _show_result(result: Mapping[str, Any]) -> None:

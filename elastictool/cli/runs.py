@@ -40,7 +40,7 @@ def runs(
     Example: elastictool runs --sort score
     """
     if context.invoked_subcommand is None:
-        _list(root, sort, json_output)
+        list_(root, sort, json_output)
     elif json_output or root is not None or sort != "updated":
         raise UsageError(
             f"options of the list come before {context.invoked_subcommand!r}",
@@ -60,10 +60,6 @@ def list_(
 
     Example: elastictool runs list --sort score
     """
-    _list(root, sort, json_output)
-
-
-def _list(root: Path | None, sort: Sort, json_output: bool) -> None:
     from elastictool.checkpoint.find import RUNS_ROOT
     from elastictool.reporting.runs import list_runs
 

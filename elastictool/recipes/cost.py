@@ -201,6 +201,32 @@ class _Lengths:
         return self._stores[prep.name]
 
 
+def estimate(plan: Plan, throughput: float = 0.0) -> dict[str, Any]:
+    """Return the costs of all steps and of those to do, for JSON; hours are None if unknown.
+
+    Args:
+        plan: The plan.
+        throughput: GFLOP/s of training; 0 takes that of finished trainings, else measures it.
+    """
+    costs, source = plan_costs(plan), "as given"
+    if not throughput:
+        found, source = finished_throughput(plan, costs), "measured on finished trainings"
+        if found is None:
+            found, source = measured_throughput(plan), "measured on training steps, here and now"
+        throughput = found or 0.0
+
+    def with_hours(cost: Cost) -> dict[str, Any]:
+        hours = round(cost.gflops / throughput / 3600, 4) if throughput else None
+        return {**vars(cost), "hours": hours}
+
+    return {
+        "costs": {name: with_hours(cost) for name, cost in costs.items()},
+        "total": with_hours(sum((costs[step.name] for step in plan.waiting()), Cost())),
+        "gflops_per_second": throughput or None,
+        "throughput_source": source if throughput else None,
+    }
+
+
 def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
     """Return GFLOP/s over the finished trainings of the plan; None without any."""
     pairs = [

@@ -133,6 +133,29 @@ class Plan:
         """The folder of figure and table."""
         return self.steps[-1].path
 
+    def document(self) -> dict[str, Any]:
+        """Return the plan for JSON."""
+        return {
+            "recipe": self.recipe.name,
+            "title": self.recipe.title,
+            "scale": self.scale_name,
+            "description": self.scale.description,
+            "steps": [
+                {
+                    "name": step.name,
+                    "kind": step.kind,
+                    "state": step.state,
+                    "inputs": sorted(set(step.inputs.values())),
+                    "folder": str(step.path),
+                }
+                for step in self.steps
+            ],
+            "missing": [
+                {"what": title, "path": str(path), "hint": hint}
+                for title, path, hint in self.missing
+            ],
+        }
+
     def waiting(self) -> list[Step]:
         """Return the steps that are not finished; the first one can be done now."""
         return [step for step in self.steps if step.state != "done"]
