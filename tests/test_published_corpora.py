@@ -12,8 +12,8 @@ import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.class_table import ClassTable
-from elastictool.data.ingest import StorageOptions, _first, _trimmed
-from elastictool.data.options import PrepOptions
+from elastictool.data.ingest import _first, _trimmed
+from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
 from tests.helpers.corpus_trees import TREES, write_audio, write_classes, write_table

@@ -112,7 +112,12 @@ def extract(archive: Path, target: Path, wanted: Sequence[str] = ("*",), strip: 
     try:
         with _opened(archive) as members:
             for name, _ in members:
-                _refuse_escape(archive, name)
+                path = PurePosixPath(name.replace("\\", "/"))
+                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                    raise BadArchive(
+                        f"{archive} holds {name!r}, which would land outside the target folder",
+                        "do not trust this archive; nothing was unpacked",
+                    )
             for name, opened in members:
                 inside = PurePosixPath(*PurePosixPath(name).parts[strip:])
                 if opened and any(fnmatch.fnmatchcase(str(inside), one) for one in wanted):
@@ -149,12 +154,3 @@ def _opened(archive: Path) -> Iterator[list[tuple[str, _Opener | None]]]:
             )
             for member in tar.getmembers()
         ]
-
-
-def _refuse_escape(archive: Path, name: str) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise BadArchive(
-            f"{archive} holds {name!r}, which would land outside the target folder",
-            "do not trust this archive; nothing was unpacked",
-        )

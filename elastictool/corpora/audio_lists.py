@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,6 @@ from elastictool.utils.io import is_hidden
 Entry = tuple[str, tuple[str, ...]]
 """Path of the recording, and its labels."""
 _FORM = '{"data": [{"wav": …, "labels": …}]}'
-_WORD = re.compile(r"[a-z]+")
-_NUMBER = re.compile(r"\d+$")
 _COLUMNS = Columns(
     ("wav", "labels"), hint=f"a list is {_FORM}: see elastictool prep --dataset json"
 )
@@ -107,21 +106,29 @@ class ListFile:
         path: The file.
         entries: What it lists.
         split: What its name says; empty if it says nothing.
+        pair: Name without split and number, and the number; None without a split or number.
     """
 
     path: Path
     entries: list[Entry]
     split: str
+    pair: tuple[str, int] | None
 
-    @property
-    def pair(self) -> tuple[str, int] | None:
-        """Name without split and number, and the number; None without a split or number."""
-        stem = self.path.stem.lower()
-        number = _NUMBER.search(stem)
-        if not number or not self.split:
-            return None
-        words = [word for word in _WORD.findall(stem) if word not in SPLIT_NAMES]
-        return " ".join(words), int(number[0])
+    @classmethod
+    def read(cls, path: Path, data: Sequence[Any]) -> ListFile:
+        """Reads (wav, labels) of each entry; labels that stand there twice count once."""
+        entries = []
+        for row in json_rows(path, data, _COLUMNS):
+            labels = map(str.strip, row.cells["labels"].split(","))
+            mids = tuple(dict.fromkeys(filter(None, labels)))
+            if not row.cells["wav"] or not mids:
+                raise row.error("an empty path or no label", "mend or remove it")
+            entries.append((row.cells["wav"], mids))
+        stem = path.stem.lower()
+        words, number = re.findall(r"[a-z]+", stem), re.search(r"\d+$", stem)
+        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
+        name = " ".join(word for word in words if word not in SPLIT_NAMES)
+        return cls(path, entries, split, (name, int(number[0])) if number and split else None)
 
 
 def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
@@ -130,17 +137,16 @@ def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
     Raises:
         UsageError: None of them is a list, or one is damaged.
     """
-    documents = [(path, read_json(path)) for path in paths]
-    lists = [
-        ListFile(path, _entries(path, document["data"]), _split(path))
-        for path, document in documents
-        if _is_list(document)
-    ]
-    others = [path.name for path, document in documents if not _is_list(document)]
+    lists, others = [], []
+    for path in paths:
+        document = read_json(path)
+        if isinstance(document, dict) and isinstance(document.get("data"), list):
+            lists.append(ListFile.read(path, document["data"]))
+        else:
+            others.append(path.name)
     if not lists:
         raise UsageError(
-            f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}",
-            _COLUMNS.hint,
+            f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}", _COLUMNS.hint
         )
     warnings = []
     if others:
@@ -167,27 +173,6 @@ def _fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:
         return {}
     evaluated = [wav for one in lists if one.path in folds for wav, _ in one.entries]
     return folds if len(set(evaluated)) == len(evaluated) else {}
-
-
-def _is_list(document: Any) -> bool:
-    return isinstance(document, dict) and isinstance(document.get("data"), list)
-
-
-def _entries(path: Path, data: Sequence[Any]) -> list[Entry]:
-    """Returns (wav, labels) of each entry; labels that stand there twice count once."""
-    entries = []
-    for row in json_rows(path, data, _COLUMNS):
-        labels = map(str.strip, row.cells["labels"].split(","))
-        mids = tuple(dict.fromkeys(filter(None, labels)))
-        if not row.cells["wav"] or not mids:
-            raise row.error("an empty path or no label", "mend or remove it")
-        entries.append((row.cells["wav"], mids))
-    return entries
-
-
-def _split(path: Path) -> str:
-    words = _WORD.findall(path.stem.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
@@ -258,7 +243,7 @@ class _Paths:
         self._folder = folder
         self._absolute = Path(os.path.abspath(folder))
         self._bases = (Path.cwd(), *self._absolute.parents)
-        self._used: dict[Path, int] = {}
+        self._used: Counter[Path] = Counter()
 
     def short(self, named: str) -> str:
         """Returns a path below the lists' folder relative to it, any other as it is."""
@@ -272,12 +257,11 @@ class _Paths:
         short = self.short(named)
         if is_there(self._folder / short):
             return short
-        bases = () if os.path.isabs(named) else self._bases
-        base = next((base for base in bases if is_there(base / named)), None)
-        if base is None:
-            return ""
-        self._used[base] = self._used.get(base, 0) + 1
-        return str(base / named)
+        for base in () if os.path.isabs(named) else self._bases:
+            if is_there(base / named):
+                self._used[base] += 1
+                return str(base / named)
+        return ""
 
     def warnings(self) -> list[str]:
         """Returns how many paths begin elsewhere than at the lists' folder."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import Columns, Row, Table
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
 
 TABLES = {
@@ -63,11 +63,13 @@ class AudioSet(Corpus):
         Raises:
             UsageError: No table, one that cannot be read, or no class table.
         """
-        tables = _tables(root, options.subset)
+        wanted = [part for part in TABLES if part != "unbalanced" or options.subset == "full"]
+        found = {part: first_file(root, [TABLES[part][0]], _FOLDERS) for part in wanted}
+        tables = {part: path for part, path in found.items() if path is not None}
         classes_file = first_file(root, [CLASS_TABLE], _FOLDERS)
         if not tables or classes_file is None:
-            wanted = CLASS_TABLE if tables else "segment tables (…_segments.csv)"
-            raise UsageError(f"no {wanted} in {root}", self.describe())
+            what = CLASS_TABLE if tables else "segment tables (…_segments.csv)"
+            raise UsageError(f"no {what} in {root}", self.describe())
         classes = ClassTable.read(classes_file)
         name = self.name if options.subset == self.subsets[0] else f"audioset-{options.subset}"
         listing = Listing(
@@ -78,20 +80,19 @@ class AudioSet(Corpus):
             split = TABLES[part][1]
             listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]
             for row in Table.open(table, _COLUMNS):
-                video, start, stop = row.cells["YTID"], *_times(row)
+                video = row.cells["YTID"]
+                try:
+                    start, stop = float(row.cells["start"]), float(row.cells["end"])
+                except ValueError as error:
+                    raise row.error(
+                        f"start or end is no number ({error})", _COLUMNS.hint
+                    ) from error
                 mids = dict.fromkeys(row.cells["mids"].replace(" ", "").split(","))
                 labels = tuple(classes.name(mid, table) for mid in mids)
                 clip = SourceClip(f"{video}_{start:g}", "", None, None, labels, split, group=video)
                 stems = _stems(video, start, stop)
                 builder.add(row, clip, f"audio/Y{video}.wav", partial(builder.index.find, stems))
         return builder.finish()
-
-
-def _tables(root: Path, subset: str) -> dict[str, Path]:
-    """Returns the segment tables of the subset that exist."""
-    wanted = [part for part in TABLES if part != "unbalanced" or subset == "full"]
-    found = {part: first_file(root, [TABLES[part][0]], _FOLDERS) for part in wanted}
-    return {part: path for part, path in found.items() if path is not None}
 
 
 def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
@@ -106,17 +107,9 @@ def _stems(video: str, start: float, stop: float) -> Iterator[tuple[str, str]]:
         ("<start.000>_<end.000>", f"{start:.3f}_{stop:.3f}"),
         ("<startms>", f"{start * 1000:.0f}"),
     )
-    for template, tail in tails:
-        yield f"<id>_{template}", f"{video}_{tail}"
-    for template, tail in tails:
-        yield f"Y<id>_{template}", f"Y{video}_{tail}"
-
-
-def _times(row: Row) -> tuple[float, float]:
-    try:
-        return float(row.cells["start"]), float(row.cells["end"])
-    except ValueError as error:
-        raise row.error(f"start or end is no number ({error})", _COLUMNS.hint) from error
+    for prefix in ("", "Y"):
+        for template, tail in tails:
+            yield f"{prefix}<id>_{template}", f"{prefix}{video}_{tail}"
 
 
 CORPORA.register("audioset")(AudioSet())

@@ -44,7 +44,15 @@ def download(url: str, target: Path, progress: Progress = SILENT, checksum: str 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch_persistently(url, part, progress)
-        _verify(url, part, checksum)
+        algorithm, _, expected = checksum.partition(":")
+        if checksum and (found := _checksum(part, algorithm)) != expected:
+            part.unlink()
+            raise ElasticToolError(
+                f"{url} has the {algorithm.upper()} checksum {found}, expected {expected}",
+                "the file was damaged on its way: try again; if it was replaced there, look at "
+                "what has changed and fetch it by hand (prep without --download says where to put "
+                "it)",
+            )
         os.replace(part, target)
     except OSError as error:
         raise ElasticToolError(
@@ -81,8 +89,23 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 have = 0
-            _remember_etag(response.headers.get("ETag"), etag_file)
-            _receive(response, part, have, progress)
+            etag, length = (response.headers.get(name) for name in ("ETag", "Content-Length"))
+            # Only a strong ETag allows joining two responses.
+            if etag and not etag.startswith("W/"):
+                etag_file.write_text(etag)
+            else:
+                etag_file.unlink(missing_ok=True)
+            expected = None if length is None else have + int(length)
+            total_mb = None if expected is None else expected / 1e6
+            mode = "ab" if have else "wb"
+            with part.open(mode) as file, progress.task("download (MB)", total_mb) as bar:
+                bar.advance(have / 1e6)
+                while block := response.read(_BLOCK_BYTES):
+                    file.write(block)
+                    have += len(block)
+                    bar.advance(len(block) / 1e6)
+            if expected is not None and have < expected:
+                raise _Dropped(f"{have:,} of {expected:,} bytes arrived")
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
@@ -101,45 +124,13 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
     etag_file.unlink(missing_ok=True)
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, have: int, progress: Progress) -> None:
-    length = response.headers.get("Content-Length")
-    expected = have + int(length) if length is not None else None
-    total_mb = None if expected is None else expected / 1e6
-    with part.open("ab" if have else "wb") as file, progress.task("download (MB)", total_mb) as bar:
-        bar.advance(have / 1e6)
-        received = have
-        while block := response.read(_BLOCK_BYTES):
-            file.write(block)
-            received += len(block)
-            bar.advance(len(block) / 1e6)
-    if expected is not None and received < expected:
-        raise _Dropped(f"{received:,} of {expected:,} bytes arrived")
-
-
-def _remember_etag(etag: str | None, etag_file: Path) -> None:
-    """Stores a strong ETag; only that allows joining two responses."""
-    if etag and not etag.startswith("W/"):
-        etag_file.write_text(etag)
-    else:
-        etag_file.unlink(missing_ok=True)
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _verify(url: str, part: Path, checksum: str) -> None:
-    if not checksum:
-        return
-    algorithm, _, expected = checksum.partition(":")
+def _checksum(file: Path, algorithm: str) -> str:
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with part.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK_BYTES):
             digest.update(block)
-    if digest.hexdigest() != expected:
-        part.unlink()
-        raise ElasticToolError(
-            f"{url} has the {algorithm.upper()} checksum {digest.hexdigest()}, expected {expected}",
-            "the file was damaged on its way: try again; if it was replaced there, look at what "
-            "has changed and fetch it by hand (prep without --download says where to put it)",
-        )
+    return digest.hexdigest()

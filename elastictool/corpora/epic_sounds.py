@@ -9,6 +9,7 @@ test table has no labels: its clips have none either, and scores on them are ref
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, So
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
 from elastictool.corpora.tables import Columns, NumberedClasses, Row, Table
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import FoundFile, walk_files
+from elastictool.utils.io import walk_files
 
 ANNOTATED_RATE_HZ = 24_000
 TABLES = {"train": "EPIC_Sounds_train.csv", "val": "EPIC_Sounds_validation.csv"}
@@ -32,8 +33,6 @@ _UNLABELLED = Columns(
     ("annotation_id", "video_id", "start_timestamp", "stop_timestamp"), hint=_HINT
 )
 _LABELLED = Columns((*_UNLABELLED.required, "class", "class_id"), hint=_HINT)
-_TOLERANCE_SAMPLES = ANNOTATED_RATE_HZ // 100
-_SHOWN = 5
 
 
 class EpicSounds(Corpus):
@@ -75,9 +74,11 @@ class EpicSounds(Corpus):
         """
         tables = _tables(root)
         if not tables.keys() & TABLES.keys():
-            raise UsageError(
-                f"no {' or '.join(TABLES.values())} in {root}{_pickled(root)}", self.describe()
-            )
+            names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
+            pickle = first_file(root, names, _FOLDERS)
+            why = "is not read, because a pickle is code: take the csv"
+            found = f"; {pickle.name} {why}" if pickle else ""
+            raise UsageError(f"no {' or '.join(TABLES.values())} in {root}{found}", self.describe())
         listing = Listing(self.name, root, expected=dict(_EXPECTED), expected_classes=_CLASSES)
         builder = ListingBuilder(listing, _recordings(root))
         classes, agreement = NumberedClasses(), Agreement()
@@ -108,15 +109,11 @@ class Agreement:
 
     def add(self, row: Mapping[str, str], clip: SourceClip) -> None:
         """Compares one segment."""
-        stated = [_number(row.get(name)) for name in ("start_sample", "stop_sample")]
-        if all(value is None for value in stated):
-            return
-        self.compared += 1
-        pairs = [
-            (value, (at or 0.0) * ANNOTATED_RATE_HZ)
-            for value, at in zip(stated, (clip.start_s, clip.stop_s), strict=True)
-            if value is not None
-        ]
+        pairs = []
+        for name, at in (("start_sample", clip.start_s), ("stop_sample", clip.stop_s)):
+            with suppress(ValueError):  # an empty or damaged cell is not compared
+                pairs.append((float(row.get(name, "")), (at or 0.0) * ANNOTATED_RATE_HZ))
+        self.compared += bool(pairs)
         if not _agree(pairs):
             self.disagreeing.setdefault(_mistake(pairs), []).append(clip.id)
 
@@ -131,23 +128,14 @@ class Agreement:
             f"({agreeing / self.compared:.1%}); timestamps are used"
         ]
         for mistake, ids in self.disagreeing.items():
-            more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-            notes.append(
-                f"{len(ids)} segments disagree, {mistake}: {', '.join(ids[:_SHOWN])}{more}"
-            )
+            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+            notes.append(f"{len(ids)} segments disagree, {mistake}: {', '.join(ids[:5])}{more}")
         return notes
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
 
 
 def _agree(pairs: list[tuple[float, float]], factor: float = 1.0) -> bool:
     """Whether the stated samples, times ``factor``, are those of the timestamps."""
-    return all(abs(stated * factor - at) <= _TOLERANCE_SAMPLES for stated, at in pairs)
+    return all(abs(stated * factor - at) <= ANNOTATED_RATE_HZ // 100 for stated, at in pairs)
 
 
 def _mistake(pairs: list[tuple[float, float]]) -> str:
@@ -169,40 +157,25 @@ def _tables(root: Path) -> dict[str, Path]:
     return {split: path for split, path in found.items() if path is not None}
 
 
-def _pickled(root: Path) -> str:
-    """Returns what to add to the message where only pickles of the tables are there."""
-    names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
-    pickle = first_file(root, names, _FOLDERS)
-    return f"; {pickle.name} is not read, because a pickle is code: take the csv" if pickle else ""
-
-
 def _recordings(root: Path) -> FileIndex:
-    """Returns the path of each video's audio: the best of several kinds, or an HDF5 array."""
-    files = list(walk_files(root))
-    index = FileIndex.of(files, root, ("audio",))
-    for name, (file, path) in _arrays(files, root).items():
-        if name not in index.paths or rank_of(file) < rank_of(index.paths[name]):
-            index.paths[name] = path
-    return index
-
-
-def _arrays(files: list[FoundFile], root: Path) -> dict[str, tuple[str, str]]:
-    """Returns each array in HDF5 files by its name: the file, and its path through it.
+    """Returns the path of each video's audio: the best of several kinds, or an HDF5 array.
 
     Of several arrays of one name it is the one in the file that sorts first.
     """
+    files = list(walk_files(root))
+    index = FileIndex.of(files, root, ("audio",))
     arrays: dict[str, tuple[str, str]] = {}
     for path, is_there in files:
-        if is_there and Path(path).suffix.lower() in MEMBER_SUFFIXES and _is_hdf5(root / path):
-            for name in members(root / path):
-                arrays.setdefault(name.rpartition("/")[2], (path, f"{path}/{name}"))
-    return arrays
-
-
-def _is_hdf5(path: Path) -> bool:
-    with path.open("rb") as file:
-        kind = sniff(file.read(HEAD_BYTES))
-    return kind is not None and kind.members
+        if not is_there or Path(path).suffix.lower() not in MEMBER_SUFFIXES:
+            continue
+        with (root / path).open("rb") as file:
+            kind = sniff(file.read(HEAD_BYTES))
+        for name in members(root / path) if kind is not None and kind.members else ():
+            arrays.setdefault(name.rpartition("/")[2], (path, f"{path}/{name}"))
+    for name, (path, array) in arrays.items():
+        if name not in index.paths or rank_of(path) < rank_of(index.paths[name]):
+            index.paths[name] = array
+    return index
 
 
 def seconds(timestamp: str) -> float:

@@ -25,7 +25,6 @@ _COLUMNS = Columns(
     ("filename", "fold", "target", "category", "esc10", "src_file"),
     hint=f"take {TABLE} as it is published",
 )
-_ARCHIVE_FOLDER = "ESC-50-master"
 _EXPECTED = {"esc50": 2_000, "esc10": 400}
 _CLASSES = {"esc50": 50, "esc10": 10}
 
@@ -59,8 +58,10 @@ class ESC50(Corpus):
         Raises:
             UsageError: No table, or one that cannot be read.
         """
-        root, subset = _inside(root), options.subset
+        subset, inside = options.subset, root / "ESC-50-master"  # the archive's folder
         table = first_file(root, [TABLE], ["meta"])
+        if table is None and inside.is_dir():
+            root, table = inside, first_file(inside, [TABLE], ["meta"])
         if table is None:
             raise UsageError(f"no meta/{TABLE} in {root}", self.describe())
         expected = {"train": _EXPECTED[subset]}
@@ -83,12 +84,6 @@ class ESC50(Corpus):
         """Fetches and unpacks the archive; ``root/meta`` and ``root/audio`` exist afterwards."""
         wanted = ("meta/esc50.csv", "audio/*.wav")
         fetch(Archive(self.url, "esc50.zip", self.checksum, wanted, strip=1), root, progress)
-
-
-def _inside(root: Path) -> Path:
-    """Returns ``root``, or the folder in it that the archive unpacks to."""
-    inside = root / _ARCHIVE_FOLDER
-    return root if first_file(root, [TABLE], ["meta"]) or not inside.is_dir() else inside
 
 
 CORPORA.register("esc50")(ESC50())

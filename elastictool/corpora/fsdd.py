@@ -11,13 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elastictool.corpora.archives import Archive, fetch
-from elastictool.corpora.base import (
-    CORPORA,
-    Corpus,
-    CorpusOptions,
-    Listing,
-    SourceClip,
-)
+from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
 from elastictool.corpora.listing import FileIndex
 from elastictool.corpora.warnings import some_of
 from elastictool.utils.errors import UsageError
@@ -64,13 +58,18 @@ class Fsdd(Corpus):
         folder = root / inside
         index = FileIndex.of((f for f in walk_files(folder) if "/" not in f.path), folder)
         named = [(_NAME.fullmatch(stem), inside + path) for stem, path in index.paths.items()]
-        clips = [_clip(match, path, options.task) for match, path in named if match]
+        numbered = []
+        for match, path in named:
+            if match:
+                split = "test" if int(match["index"]) in _TEST_INDICES else "train"
+                clip = SourceClip(match[0], path, None, None, (match[options.task],), split)
+                numbered.append(((match["digit"], match["speaker"], int(match["index"])), clip))
+        clips = [clip for _, clip in sorted(numbered)]
         if not clips:
             raise UsageError(
                 f"no FSDD recordings ({{digit}}_{{speaker}}_{{index}}.wav) in {folder}",
                 self.describe(),
             )
-        clips.sort(key=lambda clip: _order(clip.id))
         listing = Listing(
             name=f"fsdd-{options.task}",
             root=root,
@@ -90,22 +89,6 @@ class Fsdd(Corpus):
         name = f"fsdd-{VERSION}.tar.gz"
         wanted = ("recordings/*.wav",)
         fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
-
-
-def _clip(match: re.Match[str], path: str, task: str) -> SourceClip:
-    return SourceClip(
-        id=match.group(),
-        path=path,
-        start_s=None,
-        stop_s=None,
-        labels=(match[task],),
-        split="test" if int(match["index"]) in _TEST_INDICES else "train",
-    )
-
-
-def _order(clip_id: str) -> tuple[str, str, int]:
-    digit, speaker, index = clip_id.split("_")
-    return digit, speaker, int(index)
 
 
 CORPORA.register("fsdd")(Fsdd())

@@ -7,7 +7,7 @@ and its id, labels and group get a text in which each such byte is written as ``
 
 from __future__ import annotations
 
-from elastictool.corpora.base import Listing, SourceClip
+from elastictool.corpora.base import Listing
 from elastictool.utils.io import readable
 
 
@@ -17,14 +17,19 @@ def make_readable(listing: Listing) -> None:
         strange = [i for i, clip in enumerate(listing.clips) if not _is_text(clip.id, clip.group)]
     else:
         strange = list(range(len(listing.clips)))
-    if strange:
-        taken = {clip.id for clip in listing.clips}
-        for index in strange:
-            listing.clips[index] = _readable(listing.clips[index], taken)
+    taken = {clip.id for clip in listing.clips} if strange else set()
+    for index in strange:
+        clip = listing.clips[index]
+        clip_id = readable(clip.id)
+        while clip_id != clip.id and clip_id in taken:  # another file is really called ``\\xe9``
+            clip_id += "'"
+        taken.add(clip_id)
+        labels = tuple(map(readable, clip.labels))
+        listing.clips[index] = clip._replace(id=clip_id, labels=labels, group=readable(clip.group))
     listing.name = readable(listing.name)
-    listing.label_names = [readable(name) for name in listing.label_names]
-    listing.notes = [readable(note) for note in listing.notes]
-    listing.warnings = [readable(warning) for warning in listing.warnings]
+    listing.label_names = list(map(readable, listing.label_names))
+    listing.notes = list(map(readable, listing.notes))
+    listing.warnings = list(map(readable, listing.warnings))
     listing.missing = [
         gone._replace(id=readable(gone.id), path=readable(gone.path)) for gone in listing.missing
     ]
@@ -35,13 +40,3 @@ def _is_text(*texts: str) -> bool:
         return all(text.isascii() or text.encode() for text in texts)
     except UnicodeEncodeError:
         return False
-
-
-def _readable(clip: SourceClip, taken: set[str]) -> SourceClip:
-    """Returns the clip with a unique id, also if another file is really called ``\\xe9``."""
-    clip_id = readable(clip.id)
-    while clip_id != clip.id and clip_id in taken:
-        clip_id += "'"
-    taken.add(clip_id)
-    labels = tuple(readable(label) for label in clip.labels)
-    return clip._replace(id=clip_id, labels=labels, group=readable(clip.group))

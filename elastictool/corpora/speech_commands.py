@@ -60,13 +60,25 @@ class SpeechCommands(Corpus):
         Raises:
             UsageError: A list is absent, or there is no word.
         """
-        listed = self._listed(root)
+        listed: dict[str, str] = {}
+        for split, name in LISTS.items():
+            if not (root / name).is_file():
+                raise UsageError(f"no {name} in {root}", self.describe())
+            with open_text(root / name) as opened:
+                listed.update(dict.fromkeys(opened.read().split(), split))
         splits = {os.path.splitext(path)[0]: split for path, split in listed.items()}
-        files = [file for file in walk_files(root) if file.path.count("/") == 1]
-        words = [file for file in files if not _is_noise(file)]
-        noise = len(FileIndex.of(filter(_is_noise, files), root).paths)
+        words: list[FoundFile] = []
+        noises: list[FoundFile] = []
+        for file in walk_files(root):
+            if file.path.count("/") == 1:
+                (noises if file.path.startswith(f"{NOISE_FOLDER}/") else words).append(file)
+        noise = len(FileIndex.of(noises, root).paths)
         index = FileIndex.of(words, root, depth=2)
-        clips = [_clip(key, path, splits.get(key, "train")) for key, path in index.paths.items()]
+        clips = []
+        for key, path in index.paths.items():
+            word, _, name = key.partition("/")
+            split, speaker = splits.get(key, "train"), name.partition("_nohash_")[0]
+            clips.append(SourceClip(key, path, None, None, (word,), split, group=speaker))
         listing = Listing(
             name="speech-commands",
             root=root,
@@ -89,28 +101,9 @@ class SpeechCommands(Corpus):
         listing.warnings += index.warnings(listing)
         return listing
 
-    def _listed(self, root: Path) -> dict[str, str]:
-        """Returns the split of each path that a list names."""
-        listed: dict[str, str] = {}
-        for split, name in LISTS.items():
-            if not (root / name).is_file():
-                raise UsageError(f"no {name} in {root}", self.describe())
-            with open_text(root / name) as file:
-                listed.update(dict.fromkeys(file.read().split(), split))
-        return listed
-
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetches and unpacks the archive into ``root``."""
         fetch(Archive(self.url, "speech_commands_v0.02.tar.gz", self.checksum), root, progress)
-
-
-def _is_noise(file: FoundFile) -> bool:
-    return file.path.startswith(f"{NOISE_FOLDER}/")
-
-
-def _clip(key: str, path: str, split: str) -> SourceClip:
-    word, _, name = key.partition("/")
-    return SourceClip(key, path, None, None, (word,), split, 0, name.partition("_nohash_")[0])
 
 
 CORPORA.register("speech-commands")(SpeechCommands())

@@ -177,14 +177,31 @@ def compose(seed: int, index: int) -> Score:
 
 
 def render(seed: int, index: int) -> NDArray[np.float32]:
-    """Returns the (n,) waveform of clip ``index``, in -1..1 at 16 kHz."""
+    """Returns the (n,) waveform of clip ``index``, in -1..1 at 16 kHz.
+
+    All events of a clip share a factor on frequencies, the amplitudes of a tone's harmonics and the
+    spectral slope of noises (power over frequency, exponent).
+    """
     score = compose(seed, index)
     rng = np.random.default_rng([seed, index, _NOISE_TAG])
-    timbre = _Timbre.draw(rng)
+    partials = rng.uniform(0.1, 0.4) ** np.arange(2)
+    partials /= np.sqrt(np.square(partials).sum() / 2)
+    transposition = float(2.0 ** rng.uniform(-0.1, 0.1))
+    tilt = float(rng.uniform(-1.0, 0.0))
+    rng.uniform(4.0, 8.0)  # not used: without it all clips would change
     waveform = np.zeros(round(score.duration_s * SAMPLE_RATE_HZ))
     for event in score.events:
-        start = round(event.start_s * SAMPLE_RATE_HZ)
-        sound = timbre.play(event, rng)[: len(waveform) - start]
+        start, size = (round(s * SAMPLE_RATE_HZ) for s in (event.start_s, event.duration_s))
+        pitch_hz, time_s = event.pitch_hz * transposition, np.arange(size) / SAMPLE_RATE_HZ
+        if event.noise:
+            sound = _coloured_noise(rng, size, pitch_hz, tilt)
+        else:
+            octaves = event.glide * time_s / event.duration_s
+            phase = np.cumsum(2 * np.pi * pitch_hz * np.exp2(octaves) / SAMPLE_RATE_HZ)
+            sound = np.zeros_like(phase)
+            for harmonic, amplitude in enumerate(partials, start=1):
+                sound += amplitude * np.sin(harmonic * phase)
+        sound = (sound * _envelope(event, time_s))[: len(waveform) - start]
         waveform[start : start + len(sound)] += sound
     level = 10.0 ** (-rng.choice(_SNRS_DB) / 20)
     background = _coloured_noise(rng, len(waveform), 0.0, rng.uniform(-1.0, 0.0))
@@ -194,58 +211,14 @@ def render(seed: int, index: int) -> NDArray[np.float32]:
     return scaled
 
 
-@dataclass(frozen=True)
-class _Timbre:
-    """Properties that all events of a clip share.
-
-    Attributes:
-        transposition: Factor on all frequencies.
-        partials: Amplitudes of a tone's harmonics.
-        tilt: Spectral slope of noises: power over frequency, exponent.
-    """
-
-    transposition: float
-    partials: NDArray[np.float64]
-    tilt: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> _Timbre:
-        partials = rng.uniform(0.1, 0.4) ** np.arange(2)
-        timbre = cls(
-            transposition=float(2.0 ** rng.uniform(-0.1, 0.1)),
-            partials=partials / np.sqrt(np.square(partials).sum() / 2),
-            tilt=float(rng.uniform(-1.0, 0.0)),
-        )
-        rng.uniform(4.0, 8.0)  # not used: without it all clips would change
-        return timbre
-
-    def play(self, event: Event, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Returns the event's samples, about 1 effective at full level."""
-        size = round(event.duration_s * SAMPLE_RATE_HZ)
-        time_s = np.arange(size) / SAMPLE_RATE_HZ
-        sound = (
-            _coloured_noise(rng, size, event.pitch_hz * self.transposition, self.tilt)
-            if event.noise
-            else self._tone(event, time_s)
-        )
-        return sound * self._envelope(event, time_s)
-
-    def _tone(self, event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        octaves = event.glide * time_s / event.duration_s
-        pitch_hz = event.pitch_hz * self.transposition
-        phase = np.cumsum(2 * np.pi * pitch_hz * np.exp2(octaves) / SAMPLE_RATE_HZ)
-        sound = np.zeros_like(phase)
-        for index, amplitude in enumerate(self.partials):
-            sound += amplitude * np.sin((index + 1) * phase)
-        return sound
-
-    def _envelope(self, event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        left_s = event.duration_s - time_s
-        envelope = np.clip(np.minimum(time_s, left_s) / _RAMP_S, 0.0, 1.0)
-        if event.swell:
-            rest_s = left_s if event.swell > 0 else time_s
-            envelope *= np.exp(-abs(event.swell) * rest_s / event.duration_s)
-        return envelope
+def _envelope(event: Event, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the gain over time: short ramps at both ends, and the event's swell."""
+    left_s = event.duration_s - time_s
+    envelope = np.clip(np.minimum(time_s, left_s) / _RAMP_S, 0.0, 1.0)
+    if event.swell:
+        rest_s = left_s if event.swell > 0 else time_s
+        envelope *= np.exp(-abs(event.swell) * rest_s / event.duration_s)
+    return envelope
 
 
 def _coloured_noise(
