@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,6 @@ class SweepFiles:
 
     def write(self, points: Sequence[SweepPoint], about: Mapping[str, Any]) -> list[Path]:
         """Writes a CSV file, a JSON file and a figure; returns their paths."""
-        from elastictool.evaluation.logit_cache import clear_cache
         from elastictool.evaluation.points import write_points
         from elastictool.reporting.earlier_sweep import document_of
         from elastictool.reporting.sweep_figure import plot_sweep
@@ -81,7 +81,7 @@ class SweepFiles:
         table = self.results / f"{self.stem}.csv"
         write_points(table, points)
         write_json(self.document, document_of(points) | dict(about))
-        clear_cache(self.unfinished)
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         clips = counted(points[0].clips, f"{about['split']} clip")
         figure = plot_sweep(points, self.figures / self.stem, f"{about['dataset']}, {clips}")
         return [table, self.document, *figure]

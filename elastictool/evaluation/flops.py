@@ -26,22 +26,11 @@ def forward_flops(
     """
     tokens, width = num_patches + config.prefix_tokens, config.width
     embedding = 2 * num_patches * math.prod(patch_size or config.patch_size) * width
-    encoder = config.depth * _block_flops(config, tokens)
+    projections = 2 * tokens * width * 4 * width  # q, k, v and output
+    attention = 2 * 2 * tokens * tokens * width  # two products
+    mlp = 2 * 2 * tokens * width * round(width * config.mlp_ratio)
+    pooling = 0
+    if config.pooling == "attention":  # k and v, two products with one query, output
+        pooling = 2 * tokens * width * 2 * width + 2 * 2 * tokens * width + 2 * width * width
     head = 2 * width * config.num_classes
-    return embedding + encoder + _pooling_flops(config, tokens) + head
-
-
-def _block_flops(config: ModelConfig, tokens: int) -> int:
-    """Projections (q, k, v, output), the two attention products, and the MLP."""
-    width, hidden = config.width, round(config.width * config.mlp_ratio)
-    projections = 2 * tokens * width * (3 * width + width)
-    attention = 2 * 2 * tokens * tokens * width
-    return projections + attention + 2 * 2 * tokens * width * hidden
-
-
-def _pooling_flops(config: ModelConfig, tokens: int) -> int:
-    """Attention pooling: k and v, two products with one query, output; the query is per batch."""
-    if config.pooling != "attention":
-        return 0
-    width = config.width
-    return 2 * tokens * width * 2 * width + 2 * 2 * tokens * width + 2 * width * width
+    return embedding + config.depth * (projections + attention + mlp) + pooling + head

@@ -8,7 +8,6 @@ depend on (weights, clips, feature extractor, precision).
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from elastictool.utils.errors import WriteError
 from elastictool.utils.io import atomic_path
 from elastictool.utils.progress import SILENT, Progress
 
+Indices = npt.NDArray[np.int64]
 _ARRAYS = ("logits", "clips", "counts")
 
 
@@ -59,21 +59,26 @@ class LogitCache:
         model = self._models[id(run)][1]
         return _digest(f"{model} {feature_extractor} {crops} {self.precision}".encode())
 
-    def read(self, chunk: npt.NDArray[np.int64]) -> dict[str, Scores]:
+    def read(self, chunk: Indices) -> dict[str, Scores]:
         """Returns the scores of a chunk of clips by key; a damaged file counts as none."""
+        scores = {}
         try:
             with np.load(self._file(chunk)) as arrays:
-                keys = {name.partition(".")[0] for name in arrays.files}
-                return {
-                    key: self._scores(*(arrays[f"{key}.{name}"] for name in _ARRAYS))
-                    for key in keys
-                }
+                for key in {name.partition(".")[0] for name in arrays.files}:
+                    logits, clips, counts = (arrays[f"{key}.{name}"] for name in _ARRAYS)
+                    tokens, cut_frames, seconds = counts.tolist()
+                    targets = np.stack([self.store.targets(int(clip)) for clip in clips])
+                    ids = tuple(self.store.ids[clips].tolist())
+                    scores[key] = Scores(
+                        logits, targets, ids, int(tokens), int(cut_frames), seconds
+                    )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return {}
+        return scores
 
     def write(
         self,
-        chunk: npt.NDArray[np.int64],
+        chunk: Indices,
         scores: Mapping[str, tuple[Scores, tuple[Crop, ...]]],
     ) -> None:
         """Writes the scores of a chunk with the crops that they belong to, in their order."""
@@ -91,18 +96,7 @@ class LogitCache:
             self._progress.log(f"warning: a stopped sweep will start again: {error.message}")
             self._folder = None
 
-    def _scores(
-        self,
-        logits: npt.NDArray[np.float32],
-        clips: npt.NDArray[np.int64],
-        counts: npt.NDArray[np.float64],
-    ) -> Scores:
-        tokens, cut_frames, seconds = counts.tolist()
-        targets = np.stack([self.store.targets(int(clip)) for clip in clips])
-        ids = tuple(self.store.ids[clips].tolist())
-        return Scores(logits, targets, ids, int(tokens), int(cut_frames), seconds)
-
-    def _file(self, chunk: npt.NDArray[np.int64]) -> Path:
+    def _file(self, chunk: Indices) -> Path:
         if self._folder is None:
             raise FileNotFoundError
         content = self.store.info.fingerprint.encode() + np.ascontiguousarray(chunk).tobytes()
@@ -111,8 +105,3 @@ class LogitCache:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
-
-
-def clear_cache(folder: Path) -> None:
-    """Removes the cache of a sweep whose results are written."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -150,12 +150,7 @@ class SweepPoint:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(SweepPoint))
-_READERS: dict[str, Any] = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "bool": lambda text: {"true": True, "false": False}[text],
-}
+_BOOLS = {"true": True, "false": False}
 
 
 def model_label(config: RunConfig) -> str:
@@ -197,21 +192,17 @@ def read_points(path: Path) -> list[SweepPoint]:
         UsageError: There is no such file.
         ElasticToolError: It is no sweep CSV.
     """
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}
+    readers = {field.name: kinds[str(field.type)] for field in dataclasses.fields(SweepPoint)}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_point(row) for row in csv.DictReader(file)]
+            return [
+                SweepPoint(**{name: read(row[name]) for name, read in readers.items()})
+                for row in csv.DictReader(file)
+            ]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ElasticToolError(
             f"{path} is not a sweep CSV ({error})", "make one: elastictool sweep"
         ) from error
-
-
-def _point(row: dict[str, str]) -> SweepPoint:
-    return SweepPoint(
-        **{
-            field.name: _READERS[str(field.type)](row[field.name])
-            for field in dataclasses.fields(SweepPoint)
-        }
-    )

@@ -31,11 +31,10 @@ from elastictool.evaluation.sweep_cells import (
     SweepCell,
     Targets,
     extractor_at,
-    own_value,
     score_chunk,
 )
 from elastictool.metrics.classification import metric_value
-from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.metrics.intervals import bootstrap_intervals
 from elastictool.metrics.table import METRICS
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
@@ -121,7 +120,17 @@ def sweep(
     _check_members(members)
     if not cells and not members:
         return []
-    _score([*cells, *members], store, options)
+    scored = [*cells, *members]
+    cache = LogitCache(options.cache, store, options.precision, options.progress)
+    clips = np.unique(np.concatenate([cell.clips for cell in scored]))
+    order = clips[np.argsort(store.num_samples[clips], kind="stable")]
+    number = "1 point" if len(scored) == 1 else f"{len(scored)} points"
+    total = sum(len(cell.clips) for cell in scored)
+    with options.progress.task(f"sweep: {number}, clips", total) as bar:
+        for first in range(0, len(order), CHUNK_CLIPS):
+            options.between()
+            chunk = order[first : first + CHUNK_CLIPS]
+            score_chunk(scored, chunk, cache, bar, options.between)
     points = [_point(cell, options) for cell in cells]
     return points + ([_ensemble_point(members, options)] if members else [])
 
@@ -178,72 +187,49 @@ def _check_values(axis: str, runs: Sequence[LoadedRun], values: Sequence[float])
 
 
 def _cells(
-    axis: str,
-    run: LoadedRun,
-    store: PreparedStore,
-    values: Sequence[float],
-    options: SweepOptions,
+    axis: str, run: LoadedRun, store: PreparedStore, values: Sequence[float], options: SweepOptions
 ) -> list[SweepCell]:
     """The cell of the run's own value, then one cell for each value."""
     clips = split_clips(run, store, options.split)
-    own = SweepCell(axis, run, run.feature_extractor, None, clips)
-    others = [
-        SweepCell(
-            axis,
-            run,
-            extractor_at(run, axis, value, options.patch_axes, options.base_shift_ms),
-            value,
-            clips,
-        )
-        for value in sorted(set(values))
-    ]
-    return [own, *others]
-
-
-def _score(cells: Sequence[SweepCell], store: PreparedStore, options: SweepOptions) -> None:
-    """Scores all cells, chunk by chunk of clips in order of their length."""
-    cache = LogitCache(options.cache, store, options.precision, options.progress)
-    clips = np.unique(np.concatenate([cell.clips for cell in cells]))
-    order = clips[np.argsort(store.num_samples[clips], kind="stable")]
-    points = "1 point" if len(cells) == 1 else f"{len(cells)} points"
-    total = sum(len(cell.clips) for cell in cells)
-    with options.progress.task(f"sweep: {points}, clips", total) as bar:
-        for first in range(0, len(order), CHUNK_CLIPS):
-            options.between()
-            chunk = order[first : first + CHUNK_CLIPS]
-            score_chunk(cells, chunk, cache, bar, options.between)
+    cells = [SweepCell(axis, run, run.feature_extractor, None, clips)]
+    for value in sorted(set(values)):
+        extractor = extractor_at(run, axis, value, options.patch_axes, options.base_shift_ms)
+        cells.append(SweepCell(axis, run, extractor, value, clips))
+    return cells
 
 
 def _check_members(members: Sequence[SweepCell]) -> None:
+    """Requires that the members' probabilities are comparable and of the same clips."""
     if len(members) == 1:
         raise UsageError("an ensemble of one run is that run", "name two runs or more")
     for member in members[1:]:
-        _check_pair(members[0], member)
-
-
-def _check_pair(first: SweepCell, second: SweepCell) -> None:
-    """Two members must have comparable probabilities of the same clips."""
-    names = second.run.name, first.run.name
-    losses = second.run.config.train.loss, first.run.config.train.loss
-    if losses[0] != losses[1]:
-        raise UsageError(
-            f"{names[0]} was trained with train.loss={losses[0]}, {names[1]} with {losses[1]}: "
-            "probabilities over all classes (ce) and of each class alone (bce) have no mean",
-            "an ensemble needs runs with the same train.loss",
-        )
-    if not np.array_equal(second.clips, first.clips):
-        raise UsageError(
-            f"{names[0]} and {names[1]} set other clips aside, so their mean is not defined",
-            "an ensemble needs runs with the same data settings and the same seed, or data "
-            "with a split of its own",
-        )
+        name, first = member.run.name, members[0].run.name
+        loss, other = member.run.config.train.loss, members[0].run.config.train.loss
+        if loss != other:
+            raise UsageError(
+                f"{name} was trained with train.loss={loss}, {first} with {other}: "
+                "probabilities over all classes (ce) and of each class alone (bce) have no mean",
+                "an ensemble needs runs with the same train.loss",
+            )
+        if not np.array_equal(member.clips, members[0].clips):
+            raise UsageError(
+                f"{name} and {first} set other clips aside, so their mean is not defined",
+                "an ensemble needs runs with the same data settings and the same seed, or data "
+                "with a split of its own",
+            )
 
 
 def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
-    value, interval = _metric(*cell.probabilities(), options.metric)
+    value, low, high = _metric(*cell.probabilities(), options.metric)
     longest = max(crop.total_frames for crop in cell.crops)
     frames = int(cell.value) if cell.axis == "length" and cell.value else longest
-    own = own_value(cell.run, cell.axis, frames, options.base_shift_ms)
+    own = {
+        "length": frames,
+        "patch_size": cell.run.feature_extractor.patch_size[
+            cell.run.config.flexi.axes != "frequency"
+        ],
+        "resolution": cell.run.feature_extractor.fbank.shift_ms / options.base_shift_ms,
+    }
     positions, resize = cell.fits
     return SweepPoint(
         model=model_label(cell.run.config),
@@ -252,8 +238,8 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
         length_s=frames * cell.feature_extractor.shift_ms * 0.001,
         metric=options.metric,
         value=value,
-        low=interval.low,
-        high=interval.high,
+        low=low,
+        high=high,
         clips=len(cell.crops),
         tokens=sum(scores.tokens for scores in cell.scores),
         seconds=sum(scores.seconds for scores in cell.scores),
@@ -261,7 +247,7 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
         positions=positions,
         native=cell.value is None,
         axis=cell.axis,
-        x=float(own if cell.value is None else cell.value),
+        x=float(own.get(cell.axis, 1) if cell.value is None else cell.value),
         resize=resize,
     )
 
@@ -271,14 +257,14 @@ def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> Swee
     parts = [_point(member, options) for member in members]
     outputs = [member.probabilities() for member in members]
     mean = np.mean([probabilities for probabilities, _ in outputs], axis=0)
-    value, interval = _metric(mean, outputs[0][1], options.metric)
+    value, low, high = _metric(mean, outputs[0][1], options.metric)
     return dataclasses.replace(
         parts[0],
         model=f"Ensemble of {len(parts)}",
         run=" + ".join(part.run for part in parts),
         value=value,
-        low=interval.low,
-        high=interval.high,
+        low=low,
+        high=high,
         tokens=sum(part.tokens for part in parts),
         seconds=sum(part.seconds for part in parts),
         gflops=sum(part.gflops for part in parts),
@@ -288,8 +274,7 @@ def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> Swee
     )
 
 
-def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, Interval]:
-    """The metric and its bootstrap interval over the clips."""
-    value = metric_value(metric, values, targets)
+def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, float, float]:
+    """The metric and the ends of its bootstrap interval over the clips."""
     intervals = bootstrap_intervals(values, targets, [metric])
-    return value, intervals.get(metric, Interval(math.nan, math.nan))
+    return metric_value(metric, values, targets), *intervals.get(metric, (math.nan, math.nan))

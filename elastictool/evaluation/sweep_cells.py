@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from elastictool.audio.augment import Waveform
 from elastictool.checkpoint.weights import LoadedRun
 from elastictool.config import FbankConfig, PatchAxes, PoolKind
 from elastictool.data.dataset import ClipDataset
@@ -32,6 +31,8 @@ from elastictool.training.predict_logits import Scores, score_clips
 from elastictool.utils.progress import Task
 
 Crops = tuple[Crop, ...]
+Framing = tuple[FbankConfig, int, PoolKind]
+"""What log-mel frames follow from: cells of one framing share them."""
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.float32]
@@ -66,16 +67,6 @@ def extractor_at(
     return own.at_compression(int(value), cast(PoolKind, axis.removesuffix("_pooling")))
 
 
-def own_value(run: LoadedRun, axis: str, frames: int, base_shift_ms: float) -> float:
-    """Returns where the run's own setting lies on an axis; ``frames`` are its longest clip's."""
-    if axis == "length":
-        return frames
-    if axis == "patch_size":
-        frequency, time = run.feature_extractor.patch_size
-        return frequency if run.config.flexi.axes == "frequency" else time
-    return run.feature_extractor.fbank.shift_ms / base_shift_ms if axis == "resolution" else 1.0
-
-
 @dataclass
 class SweepCell:
     """One run at one value of an axis (None: its own) on its clips, with its scores so far."""
@@ -87,11 +78,6 @@ class SweepCell:
     clips: Indices
     crops: list[Crop] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """For the progress bar."""
-        return f"{self.run.name} at {f'{self.value:g}' if self.value else 'its own setting'}"
 
     @property
     def fits(self) -> tuple[str, str]:
@@ -115,18 +101,6 @@ class SweepCell:
             for clip in np.intersect1d(chunk, self.clips).tolist()
         )
 
-    def cache_key(self, crops: Crops, cache: LogitCache) -> str:
-        """The same for cells that see the same: what a length does to a clip is in its crop."""
-        own_length = dataclasses.replace(
-            self.feature_extractor, length=self.run.feature_extractor.length
-        )
-        return cache.key(self.run, own_length, crops)
-
-    def add(self, crops: Crops, scores: Scores) -> None:
-        """Adds the scores of a chunk."""
-        self.crops.extend(crops)
-        self.scores.append(scores)
-
     def probabilities(self) -> tuple[Probabilities, Targets]:
         """(S, C) probabilities and targets in the order of the store, as in ``eval``."""
         order = np.argsort([crop.clip for crop in self.crops])
@@ -139,21 +113,6 @@ class SweepCell:
         model, size = self.run.config.model, self.feature_extractor.patch_size
         counts = Counter(self.feature_extractor.num_patches(crop) for crop in self.crops)
         return sum(n * forward_flops(model, count, size) for count, n in counts.items()) / 1e9
-
-
-@dataclass(frozen=True)
-class _CellChunk:
-    """A cell's crops of a chunk of clips, with their key in the cache."""
-
-    cell: SweepCell
-    crops: Crops
-    key: str
-
-    @property
-    def framing(self) -> tuple[FbankConfig, int, PoolKind]:
-        """What the crops' log-mel frames follow from: the same for parts that share them."""
-        extractor = self.cell.feature_extractor
-        return extractor.fbank, extractor.pool, extractor.pool_kind
 
 
 class _AnalysedClips(ClipDataset):
@@ -180,40 +139,42 @@ def score_chunk(
     between: Callable[[], None],
 ) -> None:
     """Adds the scores of a chunk of clips to all cells; equal crops of one run are scored once."""
-    store = cache.store
-    parts = []
-    for cell in cells:
-        if crops := cell.crops_of(chunk, store):
-            parts.append(_CellChunk(cell, crops, cell.cache_key(crops, cache)))
-    scored = cache.read(chunk)
-    new = {part.key: part for part in parts if part.key not in scored}
-    waveforms = _waveforms(list(new.values()), store)
-    for framing in dict.fromkeys(part.framing for part in new.values()):
-        members = [part for part in new.values() if part.framing == framing]
-        clips = {crop.clip for part in members for crop in part.crops}
-        compute = members[0].cell.feature_extractor.frames
-        frames = {clip: compute(waveforms[clip]) for clip in clips}
-        for part in members:
-            run = part.cell.run
-            dataset = _AnalysedClips(store, part.cell.feature_extractor, frames)
-            indices = [crop.clip for crop in part.crops]
-            scored[part.key] = score_clips(
-                run.model, dataset, indices, cache.precision, between=between
-            )
-            bar.advance(len(part.crops), part.cell.label)
-    for part in parts:
-        part.cell.add(part.crops, scored[part.key])
-        if new.get(part.key) is not part:
-            bar.advance(len(part.crops))
-    if new:
-        cache.write(chunk, {part.key: (scored[part.key], part.crops) for part in parts})
-
-
-def _waveforms(parts: Sequence[_CellChunk], store: PreparedStore) -> dict[int, Waveform]:
-    """The samples of each clip that its crops need, decoded once."""
+    store, scored = cache.store, cache.read(chunk)
+    parts: list[tuple[SweepCell, Crops, str]] = []
+    new: dict[Framing, dict[str, tuple[SweepCell, Crops]]] = {}
     stops: dict[int, int] = {}
-    for part in parts:
-        for crop in part.crops:
-            stop = part.cell.feature_extractor.samples_for(crop.num_frames)
+    for cell in cells:
+        if not (crops := cell.crops_of(chunk, store)):
+            continue
+        extractor = cell.feature_extractor
+        # What a length does to a clip is in its crop, so cells of several lengths have one key.
+        own_length = dataclasses.replace(extractor, length=cell.run.feature_extractor.length)
+        key = cache.key(cell.run, own_length, crops)
+        framing = extractor.fbank, extractor.pool, extractor.pool_kind
+        parts.append((cell, crops, key))
+        if key in scored or key in new.setdefault(framing, {}):
+            bar.advance(len(crops))
+            continue
+        new[framing][key] = cell, crops
+        for crop in crops:
+            stop = extractor.samples_for(crop.num_frames)
             stops[crop.clip] = max(stops.get(crop.clip, 0), stop)
-    return {clip: store.waveform(clip, 0, stop) for clip, stop in stops.items()}
+    waveforms = {clip: store.waveform(clip, 0, stop) for clip, stop in stops.items()}
+    for members in new.values():
+        frames: dict[int, Tensor] = {}
+        for key, (cell, crops) in members.items():
+            extractor, indices = cell.feature_extractor, [crop.clip for crop in crops]
+            for clip in indices:
+                if clip not in frames:
+                    frames[clip] = extractor.frames(waveforms[clip])
+            dataset = _AnalysedClips(store, extractor, frames)
+            scored[key] = score_clips(
+                cell.run.model, dataset, indices, cache.precision, between=between
+            )
+            where = f"{cell.value:g}" if cell.value else "its own setting"
+            bar.advance(len(crops), f"{cell.run.name} at {where}")
+    for cell, crops, key in parts:
+        cell.crops.extend(crops)
+        cell.scores.append(scored[key])
+    if stops:
+        cache.write(chunk, {key: (scored[key], crops) for _, crops, key in parts})

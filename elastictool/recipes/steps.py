@@ -9,6 +9,7 @@ finished shards.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -142,7 +143,6 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
-    from elastictool.evaluation.logit_cache import clear_cache
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep import SweepOptions, sweep
     from elastictool.training.setup import pick_device
@@ -168,7 +168,7 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     )
     points = sweep(settings["axis"], loaded, store, settings["values"], options)
     write_points(step.path / POINTS, points)
-    clear_cache(step.path / UNFINISHED)
+    shutil.rmtree(step.path / UNFINISHED, ignore_errors=True)
     return {"clips": points[0].clips, "environment": environment()}
 
 
