@@ -24,8 +24,7 @@ from elastictool.audio.fbank import fbank
 from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
 from elastictool.metrics.classification import classification_metrics
-from elastictool.metrics.intervals import bootstrap_intervals
-from elastictool.utils.io import finite
+from elastictool.metrics.intervals import bootstrap_intervals, score_document
 from elastictool.utils.progress import SILENT, Progress
 
 SPECTRUM = "Logistic regression (mean, deviation)"
@@ -129,6 +128,5 @@ def _point(model: str, limit: int | None, scores: Features, targets: Targets) ->
         "model": model,
         "length_frames": limit,
         "clips": metrics.clips,
-        "metrics": {name: finite(value) for name, value in metrics.values.items()},
-        "intervals": {name: [finite(end) for end in ends] for name, ends in intervals.items()},
+        **score_document(metrics.values, intervals),
     }

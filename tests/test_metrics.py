@@ -29,7 +29,7 @@ from elastictool.metrics.intervals import (
     wilson_interval,
 )
 from elastictool.metrics.table import METRICS, Metric
-from elastictool.metrics.weighted import dprime, top_k_hits, weighted_ranking
+from elastictool.metrics.weighted import ScoredClips, WeightedClips, dprime
 from elastictool.utils.errors import ElasticToolError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -142,7 +142,7 @@ def test_weighted_ranking_equals_scikit_learn_with_sample_weights(seed: int, tie
     scores = np.round(scores) if ties else scores
     labels = rng.random((50, 3)) < 0.4
     weights = rng.integers(0, 4, (5, 50)).astype(float)
-    precision, auc = weighted_ranking(weights, scores, labels)
+    precision, auc = WeightedClips(ScoredClips(scores, labels), weights).ranking
     for row, weight in enumerate(weights):
         for index in range(3):
             kept = weight > 0
@@ -203,7 +203,7 @@ def test_top_k_equals_brute_force(seed: int, k: int) -> None:
     for score, target in zip(scores, targets, strict=True):
         ranking = sorted(range(6), key=lambda c: (-score[c], c))[:k]
         expected.append(any(target[c] for c in ranking))
-    assert top_k_hits(scores, targets, k).tolist() == expected
+    assert ScoredClips(scores, targets).hits(k).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(40))

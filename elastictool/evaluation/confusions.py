@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from elastictool.utils.io import write_rows
 
-COLUMNS = ("true", "predicted", "clips")
-
 
 @dataclass(frozen=True)
 class Confusion:
@@ -28,15 +26,11 @@ class Confusion:
 
 def write_confusions(path: Path, matrix: npt.NDArray[np.int64], label_names: Sequence[str]) -> None:
     """Writes the (C, C) counts (row = true class), one line for each cell that is not zero."""
-    rows, columns = np.nonzero(matrix)
-    write_rows(
-        path,
-        COLUMNS,
-        [
-            dict(zip(COLUMNS, (label_names[i], label_names[j], int(matrix[i, j])), strict=True))
-            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
-        ],
-    )
+    cells = [
+        {"true": label_names[i], "predicted": label_names[j], "clips": int(matrix[i, j])}
+        for i, j in np.argwhere(matrix)
+    ]
+    write_rows(path, ("true", "predicted", "clips"), cells)
 
 
 def most_confused(

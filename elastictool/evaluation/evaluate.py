@@ -30,7 +30,7 @@ from elastictool.metrics.classification import (
     classification_metrics,
     confusion_matrix,
 )
-from elastictool.metrics.intervals import Interval, bootstrap_intervals
+from elastictool.metrics.intervals import Interval, bootstrap_intervals, score_document
 from elastictool.models.attention.base import choose_attention
 from elastictool.training.predict_logits import Scores, ScoringOptions, score_clips
 from elastictool.utils.io import finite, write_json, write_rows
@@ -111,10 +111,7 @@ class Evaluation:
             "cut_clips": self.cut_clips,
             "limit_frames": self.limit_frames,
             "seconds": round(self.scores.seconds, 3),
-            "metrics": {name: finite(value) for name, value in self.metrics.values.items()},
-            "intervals": {
-                name: [finite(end) for end in ends] for name, ends in self.intervals.items()
-            },
+            **score_document(self.metrics.values, self.intervals),
             "left_out": self.metrics.left_out,
             **({"decisions": self.decisions.document()} if self.decisions else {}),
             "trained_on_these_data": self.trained_on_these_data,

@@ -18,7 +18,7 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.metrics.intervals import Interval, f1_intervals
+from elastictool.metrics.intervals import Interval, f1_intervals, score_document
 from elastictool.metrics.thresholds import (
     DEFAULT_THRESHOLD,
     F1Scores,
@@ -29,7 +29,6 @@ from elastictool.metrics.thresholds import (
 from elastictool.metrics.weighted import Array
 from elastictool.training.predict_logits import ScoringOptions, score_clips
 from elastictool.training.validation import ChosenThresholds
-from elastictool.utils.io import finite
 
 Source = Literal["weights", "validation", "none"]
 
@@ -52,12 +51,7 @@ class DecisionScores:
 
     def document(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
-        return {
-            "metrics": {name: finite(value) for name, value in self.scores.values.items()},
-            "intervals": {
-                name: [finite(end) for end in ends] for name, ends in self.intervals.items()
-            },
-        }
+        return score_document(self.scores.values, self.intervals)
 
 
 @dataclass(frozen=True)
@@ -117,26 +111,21 @@ def score_decisions(
         ElasticToolError: The scores of the validation clips are NaN.
         Stopped: By ``how["between"]``.
     """
-    source, thresholds = _thresholds(run, store, precision, how)
-    default = np.full(len(run.label_names), DEFAULT_THRESHOLD)
+    source: Source = "weights"
+    thresholds = np.array(run.thresholds)
+    if not run.thresholds:
+        clips = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
+        source = "validation" if len(clips) else "none"
+        if len(clips):
+            dataset = ClipDataset(store, run.feature_extractor)
+            scores = score_clips(run.model, dataset, clips, precision, **how)
+            thresholds = ChosenThresholds.choose(scores, run.config.train.loss).values
     chosen = source != "none"
+    default = np.full(len(run.label_names), DEFAULT_THRESHOLD)
     return MultiLabelDecisions(
         source=source,
-        not_chosen=int(np.isnan(thresholds).sum()) if chosen else 0,
+        not_chosen=int(np.isnan(thresholds).sum()),
         same_clips=chosen and split in ("validation", "val"),
         chosen=DecisionScores.at(thresholds, probabilities, targets) if chosen else None,
         default=DecisionScores.at(default, probabilities, targets),
     )
-
-
-def _thresholds(
-    run: LoadedRun, store: PreparedStore, precision: str, how: ScoringOptions
-) -> tuple[Source, Array]:
-    if run.thresholds:
-        return "weights", np.array(run.thresholds)
-    clips = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
-    if not len(clips):
-        return "none", np.full(len(run.label_names), np.nan)
-    dataset = ClipDataset(store, run.feature_extractor)
-    scores = score_clips(run.model, dataset, clips, precision, **how)
-    return "validation", ChosenThresholds.choose(scores, run.config.train.loss).values

@@ -21,16 +21,24 @@ classes are of one size), at most of all clips.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from elastictool.metrics.table import METRICS
-from elastictool.metrics.weighted import Array, Labels, ScoredClips, class_mean, ratio
+from elastictool.metrics.weighted import (
+    Array,
+    Labels,
+    ScoredClips,
+    WeightedClips,
+    class_mean,
+    ratio,
+)
+from elastictool.utils.io import finite
 
 RANKED_RESAMPLES = 200
 RANKED_BUDGET = 2_000_000_000
@@ -78,7 +86,7 @@ def bootstrap_intervals(
     drawn: dict[str, list[Array]] = {name: [] for name in rounds}
     done = 0
     for weights in _weights(len(clips), max(rounds.values(), default=0), seed):
-        weighted = clips.under(weights)
+        weighted = WeightedClips(clips, weights)
         for name, count in rounds.items():
             if done < count:
                 drawn[name].append(METRICS[name].values(weighted)[: count - done])
@@ -158,35 +166,36 @@ def _clips_behind(per_class: bool, labels: Labels) -> float:
 def _interval(
     shares: Array, ranked: bool, clips_behind: float, clips: int, level: float
 ) -> Interval:
-    """The interval of the first share, from the resampled shares after it."""
+    """The interval of the first share, from the resampled shares after it; it holds that share.
+
+    Ranked metrics get a normal interval with the spread of the resamples, on the scale of the
+    logit. There, shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is
+    infinite. Others get the share ``level`` of the resamples in the middle. In a mean over classes
+    the value can lie outside, where resamples leave out a class that lost its only clip.
+    """
     value, drawn = float(shares[0]), shares[1:]
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn) or math.isnan(value):
         return Interval(math.nan, math.nan)
     if value in (0.0, 1.0) and (drawn == value).all():
         return wilson_interval(value, clips_behind, level)
-    return _around(value, drawn, clips, level) if ranked else _percentile(value, drawn, level)
-
-
-def _around(value: float, drawn: Array, clips: int, level: float) -> Interval:
-    """A normal interval around ``value`` with the spread of ``drawn``, on the logit's scale.
-
-    Shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is infinite.
-    """
-    nearest = 1 / (2 * clips + 2)
-    centre, *others = np.clip(np.append(value, drawn), nearest, 1 - nearest)
-    logits = np.log(others) - np.log1p(-np.array(others))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * float(logits.std())
-    odds = float(np.log(centre) - np.log1p(-centre))
-    low, high = (1 / (1 + math.exp(-end)) for end in (odds - reach, odds + reach))
-    return Interval(min(low, value), max(high, value))
-
-
-def _percentile(value: float, drawn: Array, level: float) -> Interval:
-    """The share ``level`` of ``drawn`` in the middle, extended to ``value`` where it lies outside.
-
-    It can in a mean over classes, where resamples leave out a class that lost its only clip.
-    """
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
+    if ranked:
+        nearest = 1 / (2 * clips + 2)
+        held = np.clip(np.append(value, drawn), nearest, 1 - nearest)
+        odds, *others = np.log(held) - np.log1p(-held)
+        reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.std(others))
+        low, high = (1 / (1 + math.exp(-end)) for end in (odds - reach, odds + reach))
+    else:
+        tail = (1 - level) / 2
+        low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
     return Interval(min(float(low), value), max(float(high), value))
+
+
+def score_document(
+    values: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """Returns metrics and intervals as plain values for JSON; None for what is not finite."""
+    return {
+        "metrics": {name: finite(value) for name, value in values.items()},
+        "intervals": {name: [finite(end) for end in ends] for name, ends in intervals.items()},
+    }

@@ -50,27 +50,19 @@ def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Arr
         ElasticToolError: No clips, or NaN scores.
     """
     scores, labels = check_scores(probabilities, targets)
-    return np.array([_best_threshold(s, t) for s, t in zip(scores.T, labels.T, strict=True)])
-
-
-def _best_threshold(scores: Array, labels: Labels) -> float:
-    positives = int(labels.sum())
-    if not positives:
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    hits = np.cumsum(labels[order])[ends]
-    f1 = 2 * hits / (ends + 1 + positives)
-    cuts = _halfway(ranked[ends], np.append(ranked[ends][1:], 0.0))
-    best = cuts[f1 == f1.max()]  # integers divided once: equal F1 are equal floats
-    return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
-
-
-def _halfway(above: Array, below: Array) -> Array:
-    """Between neighbouring scores, and never on the lower one, where ``>=`` would include it."""
-    middle = (above + below) / 2
-    return np.where(middle > below, middle, above)
+    thresholds = np.full(scores.shape[1], math.nan)
+    for index in np.flatnonzero(labels.any(axis=0)):
+        order = np.argsort(-scores[:, index], kind="stable")
+        ranked, positives = scores[order, index], int(labels[:, index].sum())
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        hits = np.cumsum(labels[order, index])[ends]
+        f1 = 2 * hits / (ends + 1 + positives)
+        above, below = ranked[ends], np.append(ranked[ends][1:], 0.0)
+        middle = (above + below) / 2  # never on the lower score, which ``>=`` would include
+        cuts = np.where(middle > below, middle, above)
+        best = cuts[f1 == f1.max()]  # integers divided once: equal F1 are equal floats
+        thresholds[index] = best[np.abs(best - DEFAULT_THRESHOLD).argmin()]
+    return thresholds
 
 
 def filled(thresholds: npt.ArrayLike) -> Array:

@@ -77,23 +77,25 @@ class ScoredClips:
         return correct
 
     def hits(self, k: int) -> Array:
-        """(S,) 1 where one of the ``k`` best-scored classes is among a clip's labels, else 0."""
-        if k not in self._hits:
-            self._hits[k] = top_k_hits(self.scores, self.labels, k).astype(np.float64)
-        return self._hits[k]
+        """(S,) 1 where one of the ``k`` best-scored classes is among a clip's labels, else 0.
 
-    def under(self, weights: Array) -> WeightedClips:
-        """Returns the clips under each of the (R, S) weights."""
-        return WeightedClips(self, weights)
+        For multi-label clips any label counts. ``k`` is capped at C; ties go to the lower class
+        index, so a model with equal scores for all classes earns chance, not 100 %.
+        """
+        if k not in self._hits:
+            best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
+            hits = np.take_along_axis(self.labels, best, axis=1).any(axis=1)
+            self._hits[k] = np.asarray(hits, dtype=np.float64)
+        return self._hits[k]
 
     @property
     def unweighted(self) -> WeightedClips:
         """The clips under one weighting in which all count the same."""
-        return self.under(np.ones((1, len(self))))
+        return WeightedClips(self, np.ones((1, len(self))))
 
 
 class WeightedClips:
-    """Clips under R weightings; what cannot be scored is NaN."""
+    """Clips under (R, S) weights, which are R weightings; what cannot be scored is NaN."""
 
     def __init__(self, clips: ScoredClips, weights: Array) -> None:
         self.clips, self.weights = clips, weights
@@ -109,48 +111,30 @@ class WeightedClips:
 
     @cached_property
     def ranking(self) -> tuple[Array, Array]:
-        """(R, C) average precision and (R, C) area under the ROC curve."""
-        return weighted_ranking(self.weights, self.clips.scores, self.clips.labels)
+        """(R, C) average precision and (R, C) area under the ROC curve.
 
-
-def top_k_hits(scores: Array, targets: Labels, k: int) -> Labels:
-    """Returns (S,): is one of the ``k`` best-scored classes among the clip's labels?
-
-    For multi-label clips any label counts. ``k`` is capped at C; ties go to the lower class
-    index, so a model with equal scores for all classes earns chance, not 100 %.
-    """
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    hits: Labels = np.take_along_axis(targets, best, axis=1).max(axis=1)
-    return hits
-
-
-def weighted_ranking(weights: Array, scores: Array, labels: Labels) -> tuple[Array, Array]:
-    """Returns average precision and AUC of each class under each weighting: two (R, C) arrays.
-
-    NaN where a class has no positive or no negative weight.
-    """
-    precision, auc = np.empty((2, len(weights), scores.shape[1]))
-    for index in range(scores.shape[1]):
-        order = np.argsort(-scores[:, index], kind="stable")
-        ranked = scores[order, index]
-        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-        sorted_weights = weights[:, order]
-        hit = np.cumsum(sorted_weights * labels[order, index], axis=1)[:, ends]
-        seen = np.cumsum(sorted_weights, axis=1)[:, ends]
-        precision[:, index], auc[:, index] = _curve_areas(hit, seen - hit)
-    return precision, auc
-
-
-def _curve_areas(hit: Array, missed: Array) -> tuple[Array, Array]:
-    """AP and AUC, (R,) each, from cumulative positive and negative weight at each threshold."""
-    hits = np.diff(hit, axis=1, prepend=0.0)
-    misses = np.diff(missed, axis=1, prepend=0.0)
-    positive, negative = hit[:, -1], missed[:, -1]
-    scorable = (positive > 0) & (negative > 0)
-    share = hit / np.maximum(hit + missed, 1)
-    precision = ratio((hits * share).sum(axis=1), positive)
-    auc = ratio((misses * (hit - hits / 2)).sum(axis=1), positive * negative)
-    return np.where(scorable, precision, np.nan), np.where(scorable, auc, np.nan)
+        NaN where a class has no positive or no negative weight.
+        """
+        scores, weights = self.clips.scores, self.weights
+        precision, auc = np.empty((2, len(weights), scores.shape[1]))
+        for index in range(scores.shape[1]):
+            order = np.argsort(-scores[:, index], kind="stable")
+            ranked = scores[order, index]
+            ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+            sorted_weights = weights[:, order]
+            labels = self.clips.labels[order, index]
+            hit = np.cumsum(sorted_weights * labels, axis=1)[:, ends]
+            missed = np.cumsum(sorted_weights, axis=1)[:, ends] - hit
+            hits, misses = (np.diff(part, axis=1, prepend=0.0) for part in (hit, missed))
+            positive, negative = hit[:, -1], missed[:, -1]
+            scorable = (positive > 0) & (negative > 0)
+            share = hit / np.maximum(hit + missed, 1)
+            areas = (
+                ratio((hits * share).sum(axis=1), positive),
+                ratio((misses * (hit - hits / 2)).sum(axis=1), positive * negative),
+            )
+            precision[:, index], auc[:, index] = (np.where(scorable, a, np.nan) for a in areas)
+        return precision, auc
 
 
 def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Array:
