@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,15 +220,15 @@ def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
     drawn: list[int] = []
 
     @contextmanager
-    def hours(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray[Any, Any]]]]:
+    def hours(path: Path) -> Iterator[SimpleNamespace]:
         def blocks() -> Iterator[np.ndarray[Any, Any]]:
             for second in range(60):
                 drawn.append(second)
                 yield noise(1.0, second)
 
-        yield RATE_HZ, blocks()
+        yield SimpleNamespace(sample_rate_hz=RATE_HZ, blocks=blocks)
 
-    monkeypatch.setattr("elastictool.inference.recordings.stream", hours)
+    monkeypatch.setattr("elastictool.inference.recordings.open_recording", hours)
     monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 200)
     seen: list[tuple[int, int]] = []
     features = model.run.model.forward_features

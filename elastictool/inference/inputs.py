@@ -42,16 +42,15 @@ def listed(
     Raises:
         UsageError: Something is no recording, or a waveform is without a rate.
     """
-    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable) or _is_file(given):
-        many: list[Any] = [given]
+    whole = (str, bytes, bytearray, os.PathLike, Array, StoredClip, np.ndarray, Tensor, Mapping)
+    many: list[Any]
+    if isinstance(given, Iterable) and not (
+        isinstance(given, whole) or _is_pair(given) or hasattr(given, "read")
+    ):
+        many = list(given)
     else:
-        many = [given] if _is_one(given) else list(given)
+        many = [given]
     return [_recording(item, index, sample_rate_hz, own_rate_hz) for index, item in enumerate(many)]
-
-
-def _is_one(given: Any) -> bool:
-    one = (str, os.PathLike, Array, StoredClip, np.ndarray, Tensor, Mapping)
-    return isinstance(given, one) or _is_pair(given)
 
 
 def _is_pair(given: Any) -> bool:
@@ -61,54 +60,31 @@ def _is_pair(given: Any) -> bool:
     )  # fmt: skip
 
 
-def _is_file(given: Any) -> bool:
-    return hasattr(given, "read")
-
-
-def _recording(item: Any, index: int, sample_rate_hz: float, own_rate_hz: int) -> Recording:
+def _recording(item: Any, index: int, rate_hz: float, own_rate_hz: int) -> Recording:
     name = f"array {index}"
     if isinstance(item, (str, Array, StoredClip)):
         return item
     if isinstance(item, os.PathLike):
         return Path(item)
     if _is_pair(item):
-        return Array(_numpy(item[0]), item[1], name)
-    if isinstance(item, Mapping):
-        return _of_mapping(item, name)
-    if not isinstance(item, (np.ndarray, Tensor)):
-        raise UsageError(f"{_called(item)} is no recording", _FORMS)
-    if not sample_rate_hz:
+        item, rate_hz = item
+    elif isinstance(item, Mapping):  # a decoded cell of Hugging Face's datasets
+        if not {"array", "sampling_rate"} <= item.keys():
+            keys = ", ".join(map(str, item)) or "nothing"
+            raise UsageError(f"a mapping that holds {keys} is no recording", _FORMS)
+        name, rate_hz = str(item.get("path") or name), item["sampling_rate"]
+        item = item["array"] if isinstance(item["array"], Tensor) else np.asarray(item["array"])
+    elif not isinstance(item, (np.ndarray, Tensor)):
+        kind = "an open file" if hasattr(item, "read") else f"a value of type {type(item).__name__}"
+        raise UsageError(f"{kind} is no recording", _FORMS)
+    elif not rate_hz:
         raise UsageError(
             "a waveform does not say its rate",
             f"give sample_rate_hz=...; {own_rate_hz} is the model's own",
         )
-    return Array(_numpy(item), sample_rate_hz, name)
-
-
-def _called(item: Any) -> str:
-    if _is_file(item):
-        return "an open file"
-    kind = type(item).__name__
-    return f"a value of type {kind}"
-
-
-def _of_mapping(item: Mapping[str, Any], name: str) -> Array:
-    """Returns the recording in a decoded cell of Hugging Face's datasets."""
-    if not {"array", "sampling_rate"} <= item.keys():
-        keys = ", ".join(map(str, item)) or "nothing"
-        raise UsageError(f"a mapping that holds {keys} is no recording", _FORMS)
-    samples = item["array"]
-    if not isinstance(samples, Tensor):
-        samples = np.asarray(samples)
-    return Array(_numpy(samples), item["sampling_rate"], str(item.get("path") or name))
-
-
-def _numpy(waveform: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
-    if not isinstance(waveform, Tensor):
-        return waveform
-    if waveform.is_meta or waveform.layout != torch.strided:
-        raise UsageError("a sparse tensor, or one without values, is no waveform", _FORMS)
-    values = waveform.detach().cpu()
-    return (
-        values.float() if values.is_floating_point() else values
-    ).numpy()  # NumPy knows no bfloat16
+    if isinstance(item, Tensor):
+        if item.is_meta or item.layout != torch.strided:
+            raise UsageError("a sparse tensor, or one without values, is no waveform", _FORMS)
+        item = item.detach().cpu()
+        item = (item.float() if item.is_floating_point() else item).numpy()  # it has no bfloat16
+    return Array(item, rate_hz, name)

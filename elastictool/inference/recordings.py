@@ -10,11 +10,9 @@ import glob
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,9 +116,12 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
         AudioError: The recording cannot be read.
     """
     try:
-        with _opened(recording) as (source_rate_hz, blocks):
-            resampled = resample_blocks(blocks, source_rate_hz, rate_hz)
-            yield from _cut((waveform_of(block) for block, _ in resampled), size, hop)
+        if isinstance(recording, (Array, StoredClip)):
+            blocks = [_checked(recording)]
+            yield from _cut(blocks, recording.sample_rate_hz, rate_hz, size, hop)
+        else:
+            with open_recording(Path(recording)) as opened:
+                yield from _cut(opened.blocks(), opened.sample_rate_hz, rate_hz, size, hop)
     except OSError as error:
         raise AudioError(f"{recording}: {error.strerror or error}") from error
     except AudioError as error:
@@ -130,14 +131,49 @@ def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator
         raise AudioError(f"{name}: {error.message}") from error  # the resampler knows no names
 
 
-@contextmanager
-def _opened(recording: Recording) -> Iterator[tuple[float, Iterable[Waveform]]]:
-    """(rate, blocks) of a recording."""
-    if isinstance(recording, (Array, StoredClip)):
-        yield recording.sample_rate_hz, [_checked(recording)]
-        return
-    with open_recording(Path(recording)) as opened:
-        yield opened.sample_rate_hz, opened.blocks()
+def _cut(
+    blocks: Iterable[Waveform], source_rate_hz: float, rate_hz: int, size: int, hop: int
+) -> Iterator[Window]:
+    waiting = np.empty(0, dtype=np.float32)
+    start = covered = 0
+    for samples, _ in resample_blocks(blocks, source_rate_hz, rate_hz):
+        block = waveform_of(samples)
+        waiting = np.concatenate((waiting, block)) if len(waiting) else block
+        while len(waiting) >= size:
+            yield Window(start, waiting[:size])
+            covered = start + size
+            waiting, start = waiting[hop:], start + hop
+    if start + len(waiting) > covered:
+        yield Window(start, waiting)
+
+
+def _checked(recording: Array | StoredClip) -> Waveform:
+    """(n,) floats in -1..1 of a mono or (n, channels) waveform.
+
+    Integers are scaled: int16 / 32768, and uint8 (128 is silence) as 8-bit wav has it. (channels,
+    n) is refused and not turned: it might be a batch of clips.
+    """
+    samples, name = np.asarray(recording.samples), recording.name
+    if samples.ndim == 2 and samples.shape[0] == 1:
+        samples = samples[0]
+    frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
+    if not samples.size:
+        raise AudioError(f"{name}: holds no samples")
+    if samples.ndim not in (1, 2) or channels > frames:
+        raise AudioError(
+            f"{name}: a waveform is (n,) or (n, channels), not {samples.shape}; "
+            "turn it (.T), or give several clips as a list"
+        )
+    if samples.dtype.kind not in "fiu":
+        raise AudioError(f"{name}: holds {samples.dtype}, neither floats nor integers")
+    if samples.dtype.kind in "iu":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        middle = half if samples.dtype.kind == "u" else 0.0
+        samples = (samples.astype(np.float64) - middle) / half
+    samples = samples.mean(axis=1) if samples.ndim == 2 else samples
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds values that are not finite")
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def num_windows(recording: Recording, rate_hz: int, size: int, hop: int) -> int:
@@ -175,7 +211,10 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
             names = (line.rstrip("\r\n") for line in listed)  # spaces may be part of a name
             paths += [Path(name) for name in names if name.strip()]
         else:
-            paths += _expand(item)
+            found = list(_files_of(item))
+            if not found:
+                raise UsageError(f"{item} holds no audio files", "check the path")
+            paths += found
     if not paths:
         raise UsageError(
             "no recordings are named", "give files, folders, patterns, or - for a list on stdin"
@@ -183,72 +222,11 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _expand(item: str) -> list[Path]:
-    path = Path(item)
-    if not path.exists() and glob.has_magic(item):
-        matches = [Path(match) for match in sorted(glob.glob(item, recursive=True))]
-    else:
-        matches = [path]
-    found = [file for match in matches for file in (_below(match) if match.is_dir() else [match])]
-    if not found:
-        raise UsageError(f"{item} holds no audio files", "check the path")
-    return found
-
-
-def _below(folder: Path) -> list[Path]:
-    """Audio in ``folder`` and the folders below it."""
-    return [folder / file.path for file in walk_files(folder) if _is_audio(file.path)]
-
-
-def _is_audio(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
-
-
-def _checked(recording: Array | StoredClip) -> Waveform:
-    samples = _mono(np.asarray(recording.samples), recording.name)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{recording.name}: holds values that are not finite")
-    return np.ascontiguousarray(samples, dtype=np.float32)
-
-
-def _mono(samples: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """(n,) floats of a mono or (n, channels) waveform.
-
-    (channels, n) is refused and not turned: it might be a batch of clips.
-    """
-    if samples.ndim == 2 and samples.shape[0] == 1:
-        samples = samples[0]
-    frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
-    if not samples.size:
-        raise AudioError(f"{name}: holds no samples")
-    if samples.ndim not in (1, 2) or channels > frames:
-        raise AudioError(
-            f"{name}: a waveform is (n,) or (n, channels), not {samples.shape}; "
-            "turn it (.T), or give several clips as a list"
-        )
-    samples = _as_float(samples, name)
-    return samples.mean(axis=1) if samples.ndim == 2 else samples
-
-
-def _as_float(samples: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """Integers as floats in -1..1: int16 / 32768, uint8 (128 is silence) as 8-bit wav has it."""
-    if samples.dtype.kind == "f":
-        return samples
-    if samples.dtype.kind not in "iu":
-        raise AudioError(f"{name}: holds {samples.dtype}, neither floats nor integers")
-    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    middle = half if samples.dtype.kind == "u" else 0.0
-    return (samples.astype(np.float64) - middle) / half
-
-
-def _cut(blocks: Iterable[Waveform], size: int, hop: int) -> Iterator[Window]:
-    waiting = np.empty(0, dtype=np.float32)
-    start = covered = 0
-    for block in blocks:
-        waiting = np.concatenate((waiting, block)) if len(waiting) else block
-        while len(waiting) >= size:
-            yield Window(start, waiting[:size])
-            covered = start + size
-            waiting, start = waiting[hop:], start + hop
-    if start + len(waiting) > covered:
-        yield Window(start, waiting)
+def _files_of(item: str) -> Iterator[Path]:
+    pattern = not os.path.exists(item) and glob.has_magic(item)
+    for match in sorted(glob.glob(item, recursive=True)) if pattern else [item]:
+        if os.path.isdir(match):
+            below = (Path(match, file.path) for file in walk_files(Path(match)))
+            yield from (file for file in below if file.suffix.lower() in AUDIO_SUFFIXES)
+        else:
+            yield Path(match)

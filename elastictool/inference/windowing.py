@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,64 +26,56 @@ from elastictool.utils.progress import Progress
 MAX_TOKENS = 8_192
 """Most tokens of a batch, unless one window alone has more."""
 Compute = Callable[[PackedBatch], Tensor]
-Batch = list[tuple["_Collected", Window, Example]]
-"""Windows with the recordings that they belong to and their spectrograms."""
 
 
+@dataclass
 class _Collected:
     """The values of one recording's windows so far.
 
     Attributes:
         name: The recording.
-        expected: Windows that were cut so far.
         total: Windows that its header promises; 0 if unknown.
+        expected: Windows that were cut so far.
+        samples: Samples that were read so far, also those too few for a window.
         read: No more windows will come.
         error: Why the recording cannot be used.
+        bounds: First sample of each computed window, and the sample after its last.
+        values: The values of each.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.expected = self.total = 0
-        self.read = False
-        self.error = ""
-        self._samples = 0
-        self._bounds: list[tuple[int, int]] = []
-        self._values: list[Values] = []
+    name: str
+    total: int = 0
+    expected: int = 0
+    samples: int = 0
+    read: bool = False
+    error: str = ""
+    bounds: list[tuple[int, int]] = field(default_factory=list)
+    values: list[Values] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether all of it was read and computed."""
-        return self.read and len(self._values) == self.expected
+        return self.read and len(self.values) == self.expected
 
     @property
     def share(self) -> float:
         """Computed share of its windows, below 1; 0 if their number is unknown."""
-        return min(0.99, len(self._values) / self.total) if self.total else 0.0
-
-    def note_length(self, window: Window) -> None:
-        """Counts a window's samples, also where it is too short for the model."""
-        self._samples = max(self._samples, window.stop)
-
-    def finish(self, too_short: str) -> None:
-        """Marks the end of the recording; without a window, it is ``too_short``."""
-        self.read = True
-        if not self.expected and not self.error:
-            self.error = f"{self.name}: {too_short}"
-
-    def add(self, window: Window, row: Values) -> None:
-        """Adds the values of one window."""
-        self._bounds.append((window.start, window.stop))
-        self._values.append(row)
+        return min(0.99, len(self.values) / self.total) if self.total else 0.0
 
     def result(self, rate_hz: int) -> Windows:
         """Returns all windows; none where the recording has an error."""
-        if not self.error and not np.isfinite(self._values).all():
+        if not self.error and not np.isfinite(self.values).all():
             self.error = f"{self.name}: the model's output is not finite"
-        keep = not self.error
-        bounds = np.array(self._bounds if keep else [], dtype=np.float64).reshape(-1, 2) / rate_hz
-        values = np.array(self._values if keep else [], dtype=np.float32)
-        seconds = self._samples / rate_hz if keep else 0.0
+        if self.error:
+            self.bounds, self.values, self.samples = [], [], 0
+        bounds = np.array(self.bounds, dtype=np.float64).reshape(-1, 2) / rate_hz
+        values = np.array(self.values, dtype=np.float32)
+        seconds = self.samples / rate_hz
         return Windows(self.name, bounds[:, 0], bounds[:, 1], values, seconds, self.error)
+
+
+Batch = list[tuple[_Collected, Window, Example]]
+"""Windows with the recordings that they belong to and their spectrograms."""
 
 
 @dataclass(frozen=True)
@@ -141,55 +133,50 @@ class WindowRunner:
                 bar.advance(max(0.0, now - shown), f"{done:,} windows")
                 shown = max(shown, now)
 
+    def _run(self, batch: Batch) -> None:
+        if not batch:  # the last, where no recording has a window
+            return
+        packed = collate([[example for *_, example in batch]], self.run.pack_spec)
+        with torch.inference_mode():
+            values = run_batch(self.compute, packed, self.run.model, self.precision)
+        for (item, window, _), row in zip(batch, values, strict=True):
+            item.bounds.append((window.start, window.stop))
+            item.values.append(row)
+
     def _batches(
         self, recordings: Sequence[Recording], waiting: Sequence[_Collected]
     ) -> Iterator[Batch]:
         """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
-        fbank, spec = self.run.feature_extractor.fbank, self.run.pack_spec
-        rate_hz, (size, hop) = fbank.sample_rate_hz, window_samples(self.run, self.rule)
+        extractor, spec = self.run.feature_extractor, self.run.pack_spec
+        rate_hz, (size, hop) = extractor.fbank.sample_rate_hz, window_samples(self.run, self.rule)
+        targets = torch.zeros(len(self.run.label_names))
         batch: Batch = []
         tokens = 0
         for recording, item in zip(recordings, list(waiting), strict=True):
             item.total = item.total or num_windows(recording, rate_hz, size, hop)
             try:
                 for window in windows(recording, rate_hz, size, hop):
-                    item.note_length(window)
-                    example = self._example(window, item.name)
-                    if example is None:
+                    item.samples = max(item.samples, window.stop)
+                    if not (frames := extractor.num_frames(len(window.waveform))):
                         continue
-                    needed = math.prod(spec.grid(*example.fbank.shape))
+                    crop = extractor.crop(0, frames)
+                    found = extractor.frames(window.waveform)[: crop.num_frames]
+                    fbank = extractor.spectrogram(found, crop).computed()
+                    needed = math.prod(spec.grid(*fbank.shape))
                     if batch and tokens + needed > MAX_TOKENS:
                         yield batch
                         batch, tokens = [], 0
+                    example = Example(fbank, targets, item.name, extractor.shift_ms)
                     batch.append((item, window, example))
                     item.expected += 1
                     tokens += needed
             except AudioError as error:
                 item.error = error.message
-            item.finish(f"is shorter than one frame ({fbank.window_ms:g} ms)")
+            item.read = True
+            if not item.expected and not item.error:
+                window_ms = extractor.fbank.window_ms
+                item.error = f"{item.name}: is shorter than one frame ({window_ms:g} ms)"
         yield batch
-
-    def _example(self, window: Window, name: str) -> Example | None:
-        """The window as a spectrogram; None where it is shorter than one frame."""
-        extractor = self.run.feature_extractor
-        frames = extractor.num_frames(len(window.waveform))
-        if not frames:
-            return None
-        targets = torch.zeros(len(self.run.label_names))
-        crop = extractor.crop(0, frames)
-        found = extractor.frames(window.waveform)[: crop.num_frames]
-        fbank = extractor.spectrogram(found, crop).computed()
-        return Example(fbank, targets, name, extractor.shift_ms)
-
-    def _run(self, batch: Batch) -> None:
-        if not batch:
-            return
-        model = self.run.model
-        packed = collate([[example for _, _, example in batch]], self.run.pack_spec)
-        with torch.inference_mode():
-            values = run_batch(self.compute, packed, model, self.precision)
-        for (item, window, _), row in zip(batch, values, strict=True):
-            item.add(window, row)
 
 
 def longest_samples(run: LoadedRun) -> int:
