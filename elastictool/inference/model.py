@@ -32,7 +32,6 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.signals import StopRequest
 
-PRECISIONS = ("fp32", "bf16")
 Recordings = Given | Iterable[Given]
 
 
@@ -52,13 +51,9 @@ class ElasticModel:
     """
 
     def __init__(self, run: LoadedRun, precision: str = "fp32") -> None:
-        if precision not in PRECISIONS:
-            raise UsageError(
-                f"there is no precision {precision!r}", f"use {' or '.join(PRECISIONS)}"
-            )
-        self.run = run
-        self.precision = precision
-        self.label_names = run.label_names
+        if precision not in ("fp32", "bf16"):
+            raise UsageError(f"there is no precision {precision!r}", "use fp32 or bf16")
+        self.run, self.precision, self.label_names = run, precision, run.label_names
 
     @property
     def sample_rate_hz(self) -> int:
@@ -120,7 +115,16 @@ class ElasticModel:
         if not isinstance(top, (int, np.integer)) or top < 1:
             raise UsageError(f"top = {top!r} names no class", "give 1 or more")
         found = self.windows(recordings, rule, sample_rate_hz, progress, stop)
-        return (self._prediction(item, int(top)) for item in found)
+
+        def prediction(windows: Windows) -> Prediction:
+            name, seconds, error = windows.name, windows.duration_s, windows.error
+            if error:
+                return Prediction(name, (), seconds, windows, error)
+            mean = windows.mean
+            named, decided = self.named(mean, int(top)), self.decided(mean)
+            return Prediction(name, named, seconds, windows, decided=decided)
+
+        return map(prediction, found)
 
     def embed(
         self,
@@ -150,7 +154,11 @@ class ElasticModel:
         stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
         """Yields (W, C) probabilities over time of each recording; see ``predictions``."""
-        return self._values(self._probabilities, recordings, rule, sample_rate_hz, progress, stop)
+
+        def compute(batch: PackedBatch) -> Tensor:
+            return self.probabilities(self.run.model(batch).float())
+
+        return self._values(compute, recordings, rule, sample_rate_hz, progress, stop)
 
     def embeddings(
         self,
@@ -161,7 +169,12 @@ class ElasticModel:
         stop: StopRequest | None = None,
     ) -> Iterator[Windows]:
         """Yields (W, D) embeddings over time of each recording; see ``predictions``."""
-        return self._values(self._pooled, recordings, rule, sample_rate_hz, progress, stop)
+        model = self.run.model
+
+        def compute(batch: PackedBatch) -> Tensor:
+            return model.forward_head(model.forward_features(batch), batch, pre_logits=True)
+
+        return self._values(compute, recordings, rule, sample_rate_hz, progress, stop)
 
     def _values(
         self,
@@ -176,23 +189,9 @@ class ElasticModel:
         runner = WindowRunner(self.run, self.precision, rule, compute)
         return runner.values(given, progress, stop.check if stop else lambda: None)
 
-    def _pooled(self, batch: PackedBatch) -> Tensor:
-        model = self.run.model
-        return model.forward_head(model.forward_features(batch), batch, pre_logits=True)
-
-    def _probabilities(self, batch: PackedBatch) -> Tensor:
-        return self.probabilities(self.run.model(batch).float())
-
     def probabilities(self, logits: Tensor) -> Tensor:
         """Returns (S, C) probabilities: independent, or of sum 1 where a clip has one label."""
         return logits.sigmoid() if self.run.multi_label else logits.softmax(dim=1)
-
-    def _prediction(self, found: Windows, top: int) -> Prediction:
-        if found.error:
-            return Prediction(found.name, (), found.duration_s, found, found.error)
-        mean = found.mean
-        labels, decided = self.named(mean, top), self.decided(mean)
-        return Prediction(found.name, labels, found.duration_s, found, decided=decided)
 
     def named(self, probabilities: Values, top: int) -> tuple[tuple[str, float], ...]:
         """Returns (name, probability) of the ``top`` likeliest of (C,) ``probabilities``."""

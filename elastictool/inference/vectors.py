@@ -172,7 +172,12 @@ def read_vectors(path: Path) -> EmbeddingTable:
         raise UsageError(f"{path} cannot be searched", "an index is .npz or .parquet (with names)")
     try:
         names, vectors, record = readers[path.suffix.lower()](path)
-        _require_table(names, vectors)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its names are no text")
+        if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(names):
+            raise ValueError(f"{len(names)} names and vectors of {vectors.shape}, {vectors.dtype}")
+        if not len(vectors) or not np.isfinite(vectors).all():
+            raise ValueError("it holds no vectors, or some that are not finite")
         meta = from_dict(EmbeddingMeta, json.loads(record)) if record else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
             zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
@@ -183,11 +188,7 @@ def read_vectors(path: Path) -> EmbeddingTable:
     return EmbeddingTable(tuple(names), vectors.astype(np.float32, copy=False), meta)
 
 
-Read = tuple[list[Any], npt.NDArray[Any], str]
-"""Names, vectors, and the JSON text of what made them; empty without a record."""
-
-
-def _read_npz(path: Path) -> Read:
+def _read_npz(path: Path) -> tuple[list[Any], npt.NDArray[Any], str]:
     arrays = np.load(path, allow_pickle=False)
     if not isinstance(arrays, NpzFile):
         raise ValueError("it holds one array and no names")
@@ -196,7 +197,7 @@ def _read_npz(path: Path) -> Read:
         return arrays["names"].tolist(), arrays["vectors"], record
 
 
-def _read_parquet(path: Path) -> Read:
+def _read_parquet(path: Path) -> tuple[list[Any], npt.NDArray[Any], str]:
     table = pq.read_table(path)
     kind = table.schema.field("vector").type
     if not pa.types.is_fixed_size_list(kind):
@@ -204,12 +205,3 @@ def _read_parquet(path: Path) -> Read:
     flat = table["vector"].combine_chunks().flatten().to_numpy()
     record = (table.schema.metadata or {}).get(_MADE_BY.encode(), b"")
     return table["name"].to_pylist(), flat.reshape(-1, kind.list_size), record.decode()
-
-
-def _require_table(names: Any, vectors: npt.NDArray[Any]) -> None:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its names are no text")
-    if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(names):
-        raise ValueError(f"{len(names)} names and vectors of {vectors.shape}, {vectors.dtype}")
-    if not len(vectors) or not np.isfinite(vectors).all():
-        raise ValueError("it holds no vectors, or some that are not finite")
