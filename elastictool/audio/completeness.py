@@ -1,7 +1,7 @@
 """Detects files that were cut off: compares the length in a header with the file's size.
 
 libsndfile reads a file that was cut off (a broken download, a full disk) as if it had always been
-shorter, and FFmpeg so reads mp3 and Ogg. A label may then describe what is no longer there, so
+shorter, and FFmpeg reads mp3 and Ogg so, too. A label may then describe what is no longer there, so
 such a file is refused. The container alone decides, before anything is decoded. Formats without a
 length (mp3 without Xing's header, raw aac) cannot be checked here.
 """
@@ -40,12 +40,17 @@ def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
     Raises:
         AudioError: The file is cut off.
     """
-    check = _CHECKS.get(kind)
-    if check is None:
-        return
     size = raw.seek(0, os.SEEK_END)
     raw.seek(0)
-    missing = check(raw, size)
+    missing = ""
+    if kind in _CHUNKED:
+        wanted, start, layout, align, counted = _CHUNKED[kind]
+        chunks = _chunks(raw, start, layout, align, counted)
+        lengths = (length for found, length in chunks if found == wanted)
+        length = next(lengths, None)
+        missing = _BEFORE_AUDIO if length is None else _shortage(length, size - raw.tell())
+    elif kind in _CHECKS:
+        missing = _CHECKS[kind](raw, size)
     if missing:
         raise AudioError(f"{name}: truncated ({missing})")
 
@@ -66,32 +71,10 @@ def _riff(raw: BinaryIO, size: int) -> str:
     return ""
 
 
-def _aiff(raw: BinaryIO, size: int) -> str:
-    return _chunk_shortage(raw, size, b"SSND", _chunks(raw, 12, ">4sI", 2))
-
-
-def _caf(raw: BinaryIO, size: int) -> str:
-    return _chunk_shortage(raw, size, b"data", _chunks(raw, 8, ">4sq"))
-
-
-def _wave64(raw: BinaryIO, size: int) -> str:
-    """Sony Wave64: 16-byte names, and lengths that count their own header of 24 bytes."""
-    return _chunk_shortage(raw, size, b"data", _chunks(raw, 40, "<4s12xQ", 8, 24))
-
-
-def _chunk_shortage(
-    raw: BinaryIO, size: int, wanted: bytes, chunks: Iterator[tuple[bytes, int]]
-) -> str:
-    for kind, length in chunks:
-        if kind == wanted:
-            return _shortage(length, size - raw.tell())
-    return _BEFORE_AUDIO
-
-
 def _chunks(
-    raw: BinaryIO, start: int, layout: str, align: int = 1, counted: int = 0
+    raw: BinaryIO, start: int, layout: str, align: int, counted: int = 0
 ) -> Iterator[tuple[bytes, int]]:
-    """(kind, length) of the chunks of a container, with ``raw`` at the content of each.
+    """Yields (kind, length) of the chunks of a container, with ``raw`` at the content of each.
 
     Args:
         raw: The file.
@@ -157,12 +140,16 @@ def _shortage(stated: int, present: int) -> str:
     return f"{max(0, present)} of {stated} bytes of audio" if present < stated else ""
 
 
+_CHUNKED = {
+    "aiff": (b"SSND", 12, ">4sI", 2, 0),
+    "caf": (b"data", 8, ">4sq", 1, 0),
+    # Sony Wave64: 16-byte names, and lengths that count their own header.
+    "w64": (b"data", 40, "<4s12xQ", 8, 24),
+}
+"""The chunk of audio, and how ``_chunks`` finds it."""
 _CHECKS: dict[str, Callable[[BinaryIO, int], str]] = {
     "wav": _riff,
     "rf64": _riff,
-    "w64": _wave64,
-    "aiff": _aiff,
-    "caf": _caf,
     "au": _au,
     "nist": _nist,
     "ogg": _ogg,

@@ -21,8 +21,6 @@ from elastictool.utils.optional import missing_extra
 RATE_HZ = 48_000
 """Sample rate of what is written: the one rate that Opus has."""
 
-_DURATION_S = 0.25
-_HERTZ = 440.0
 _TOLERANCE_S = 0.08
 """Lossy formats pad frames, or keep what an encoder adds in front."""
 
@@ -77,10 +75,10 @@ def try_format(kind: Format) -> tuple[bool | None, str]:
     return True, ""
 
 
-def tone(duration_s: float = _DURATION_S) -> Waveform:
-    """Returns (n,) samples of a tone at half of full scale, at ``RATE_HZ``."""
+def tone(duration_s: float = 0.25) -> Waveform:
+    """Returns (n,) samples of a tone of 440 Hz at half of full scale, at ``RATE_HZ``."""
     time_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
-    return (0.5 * np.sin(2 * np.pi * _HERTZ * time_s)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
 
 
 def sample(kind: str, waveform: Waveform) -> bytes:
@@ -89,15 +87,16 @@ def sample(kind: str, waveform: Waveform) -> bytes:
     Raises:
         AudioError: This installation cannot write that format.
     """
-    if kind in _SNDFILE:
-        return _by_libsndfile(waveform, *_SNDFILE[kind])
-    if kind == "hdf5":
-        return _as_hdf5(waveform)
-    return encode_with_av(waveform, *_AV[kind])
-
-
-def _by_libsndfile(waveform: Waveform, container: str, encoding: str) -> bytes:
+    if kind in _AV:
+        return encode_with_av(waveform, *_AV[kind])
     buffer = io.BytesIO()
+    if kind == "hdf5":
+        import h5py
+
+        with h5py.File(buffer, "w") as file:
+            file.create_dataset("tone", data=waveform).attrs[RATE_ATTRIBUTE] = RATE_HZ
+        return buffer.getvalue()
+    container, encoding = _SNDFILE[kind]
     try:
         with soundfile.SoundFile(
             buffer, "w", RATE_HZ, 1, format=container, subtype=encoding
@@ -106,16 +105,6 @@ def _by_libsndfile(waveform: Waveform, container: str, encoding: str) -> bytes:
                 file.write(waveform[first : first + RATE_HZ])
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(f"this libsndfile cannot write {container} {encoding}") from error
-    return buffer.getvalue()
-
-
-def _as_hdf5(waveform: Waveform) -> bytes:
-    """An HDF5 file that holds this one recording."""
-    import h5py
-
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file.create_dataset("tone", data=waveform).attrs[RATE_ATTRIBUTE] = RATE_HZ
     return buffer.getvalue()
 
 

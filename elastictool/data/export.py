@@ -1,4 +1,4 @@
-"""Write prepared data as plain files: audio and a table that ``prep --dataset csv`` reads.
+"""Writes prepared data as plain files: audio and a table that ``prep --dataset csv`` reads.
 
 For listening, for other programs, and to hand on a selection. Stored bytes are copied where the
 format is the stored one; the other format holds the same 16-bit samples. JSON lists for the AST
@@ -19,6 +19,7 @@ from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.class_table import CLASS_TABLE
 from elastictool.corpora.csv_list import LABELS_NAME, TABLE_NAME
 from elastictool.data.plan import file_name
+from elastictool.data.splits import Indices
 from elastictool.data.store import Clip, PreparedStore
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import atomic_path, write_json, write_rows, write_text
@@ -55,18 +56,25 @@ def export(
             into a table.
         ElasticToolError: ``out`` cannot be written.
     """
-    _check_target(out)
-    _check_labels(store)
-    chosen = _chosen(store, split)
-    _check_labelled(store, chosen)
-    names = file_names([str(store.ids[index]) for index in chosen], encoding)
+    if out.is_file():
+        raise UsageError(f"{out} is a file", "--out names a new folder")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty", "--out names a new or an empty folder")
+    chosen = np.flatnonzero(store.splits == split) if split else np.arange(len(store))
+    if not len(chosen):
+        known = ", ".join(sorted(set(store.splits.tolist())))
+        raise UsageError(f"{store.path} has no clip in split {split!r}", f"its splits are: {known}")
+    _check_labels(store, chosen)
+    names = file_names(store.ids[chosen].tolist(), encoding)
     rows = []
     with progress.task("export", len(chosen)) as bar:
-        for index, name in zip(chosen, names, strict=True):
-            path = PurePosixPath(AUDIO_FOLDER) / name
-            with atomic_path(out / path) as temporary:
-                temporary.write_bytes(_content(store, index, encoding))
-            rows.append(_row(store.clip(index), str(path)))
+        for index, name in zip(chosen.tolist(), names, strict=True):
+            content = bytes(store.audio_bytes(index))
+            if store.info.encoding != encoding:
+                content = encode(*decode(content), encoding)
+            with atomic_path(out / AUDIO_FOLDER / name) as temporary:
+                temporary.write_bytes(content)
+            rows.append(_row(store.clip(index), f"{AUDIO_FOLDER}/{name}"))
             bar.advance()
     write_text(out / LABELS_NAME, "".join(f"{label}\n" for label in store.info.label_names))
     write_rows(out / TABLE_NAME, list(rows[0]), rows)
@@ -99,11 +107,13 @@ def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequ
 
 
 def file_names(ids: Sequence[str], ending: str) -> list[str]:
-    """Returns a distinct file name for each id, also where case is ignored."""
+    """Returns a distinct file name of plain characters for each id, also where case is ignored."""
     taken: set[str] = set()
     names = []
     for clip_id in ids:
-        stem = _stem(clip_id)
+        suffix = PurePosixPath(clip_id).suffix
+        text = clip_id[: -len(suffix)] if suffix.lower() in AUDIO_SUFFIXES else clip_id
+        stem = re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:150] or "clip"
         name, number = f"{stem}.{ending}", 1
         while name.casefold() in taken:
             number += 1
@@ -113,56 +123,22 @@ def file_names(ids: Sequence[str], ending: str) -> list[str]:
     return names
 
 
-def _stem(clip_id: str) -> str:
-    """Returns an id as a file name: without an audio ending, and with plain characters only."""
-    path = PurePosixPath(clip_id)
-    text = clip_id[: -len(path.suffix)] if path.suffix.lower() in AUDIO_SUFFIXES else clip_id
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("._-")[:150] or "clip"
-
-
-def _check_target(out: Path) -> None:
-    if out.is_file():
-        raise UsageError(f"{out} is a file", "--out names a new folder")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty", "--out names a new or an empty folder")
-
-
-def _check_labels(store: PreparedStore) -> None:
-    """Refuses label names that a table, which joins labels by | and trims them, would change."""
+def _check_labels(store: PreparedStore, chosen: Indices) -> None:
+    """Refuses labels that a table would change, and clips without one: every row needs one."""
     for label in store.info.label_names:
         if "|" in label or "\n" in label or label != label.strip() or not label:
             raise UsageError(
                 f"the label {label!r} cannot be written into a table (labels are joined by |)",
                 "rename it in the source and prepare the data again",
             )
-
-
-def _check_labelled(store: PreparedStore, chosen: Sequence[int]) -> None:
-    """Refuses clips without a label: every row of the table needs one."""
-    bare = sorted(set(chosen) - set(store.label_pairs()[0].tolist()))
-    if bare:
+    bare = np.setdiff1d(chosen, store.label_pairs()[0])
+    if len(bare):
         splits = ", ".join(sorted(set(store.splits[bare].tolist())))
         raise UsageError(
             f"{len(bare)} clips have no label (split {splits}), and the table wants one for each: "
             f"the first is {str(store.ids[bare[0]])!r}",
             "export another --split",
         )
-
-
-def _chosen(store: PreparedStore, split: str) -> list[int]:
-    chosen = np.flatnonzero(store.splits == split) if split else np.arange(len(store))
-    if not len(chosen):
-        known = ", ".join(sorted(set(store.splits.tolist())))
-        raise UsageError(f"{store.path} has no clip in split {split!r}", f"its splits are: {known}")
-    return [int(index) for index in chosen]
-
-
-def _content(store: PreparedStore, index: int, encoding: Literal["flac", "wav"]) -> bytes:
-    stored = bytes(store.audio_bytes(index))
-    if store.info.encoding == encoding:
-        return stored
-    waveform, rate_hz = decode(stored)
-    return encode(waveform, rate_hz, encoding)
 
 
 def _row(clip: Clip, path: str) -> dict[str, Any]:

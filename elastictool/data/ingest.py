@@ -1,4 +1,4 @@
-"""Bring one clip into a shard: decode, resample, encode, measure, in blocks.
+"""Brings one clip into a shard: decode, resample, encode, measure, in blocks.
 
 Never more than some blocks of a clip are in memory, so a recording of three hours costs no more
 than one of three minutes; its encoded bytes wait in a temporary file until the shard takes them.

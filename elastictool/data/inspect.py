@@ -1,4 +1,4 @@
-"""Describe prepared data from its metadata: which datasets there are, and the facts of one."""
+"""Describes prepared data from its metadata: which datasets there are, and the facts of one."""
 
 from __future__ import annotations
 

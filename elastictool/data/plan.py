@@ -1,4 +1,4 @@
-"""Plan a preparation before anything is read: which clips, in which shards, under which name.
+"""Plans a preparation before anything is read: which clips, in which shards, under which name.
 
 Everything here follows from the listing and the options alone, so that any machine and any
 number of workers plan the same. Equal fingerprints mean equal plans.
@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
@@ -103,7 +104,12 @@ def plan(options: PrepOptions) -> Plan:
     _check_listing(corpus, listing)
     listing.warnings += listing_warnings(listing)
     listing.clips = limited(listing.clips, options.limit)
-    folder = options.out / _checked_name(options.name or file_name(listing.name))
+    name = options.name or file_name(listing.name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise UsageError(
+            f"{name!r} cannot name a dataset", "use letters, digits, '.', '_' and '-' only"
+        )
+    folder = options.out / name
     measured = measured_clips(listing.clips, options.storage, options.corpus.seed)
     fingerprint = _fingerprint(corpus, listing, options.storage, measured)
     tasks = [
@@ -132,7 +138,8 @@ def cut_into_shards(clips: Sequence[SourceClip]) -> list[Sequence[SourceClip]]:
 def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
     """Returns ``limit`` clips for a quick look.
 
-    They are shared among (split, fold) in proportion and taken by turns of class: every class
+    They are shared among (split, fold) in proportion (largest remainder) and taken by turns of
+    class: every class
     gives its first clip, then its second, and so on, and the next (split, fold) continues with the
     class at which the last one stopped. The listing's order is kept. 0, or more than there are,
     takes all.
@@ -142,33 +149,22 @@ def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
     parts: dict[tuple[str, int], list[int]] = {}
     for index, clip in enumerate(clips):
         parts.setdefault((clip.split, clip.fold), []).append(index)
-    quotas = _quotas([len(part) for part in parts.values()], limit)
+    exact = [len(part) * limit / len(clips) for part in parts.values()]
+    quotas = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda i: quotas[i] - exact[i])
+    for index in by_remainder[: limit - sum(quotas)]:
+        quotas[index] += 1
     classes = {labels: rank for rank, labels in enumerate(sorted({c.labels for c in clips}))}
     chosen: list[int] = []
     for part, quota in zip(parts.values(), quotas, strict=True):
-        ranks = [(classes[clips[index].labels] - len(chosen)) % len(classes) for index in part]
-        chosen += _by_turns(part, ranks)[:quota]
+        turn: Counter[int] = Counter()
+        keyed = []
+        for index in part:
+            rank = (classes[clips[index].labels] - len(chosen)) % len(classes)
+            turn[rank] += 1
+            keyed.append((turn[rank], rank, index))
+        chosen += [index for *_, index in sorted(keyed)[:quota]]
     return [clips[index] for index in sorted(chosen)]
-
-
-def _quotas(sizes: Sequence[int], limit: int) -> list[int]:
-    """Returns shares of ``limit`` in proportion to ``sizes`` (largest remainder)."""
-    exact = [size * limit / sum(sizes) for size in sizes]
-    quotas = [math.floor(share) for share in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: quotas[i] - exact[i])
-    for index in by_remainder[: limit - sum(quotas)]:
-        quotas[index] += 1
-    return quotas
-
-
-def _by_turns(part: Sequence[int], ranks: Sequence[int]) -> list[int]:
-    """Returns ``part`` in the order: first of each rank, second of each rank, ..."""
-    turn: Counter[int] = Counter()
-    keyed = []
-    for index, rank in zip(part, ranks, strict=True):
-        turn[rank] += 1
-        keyed.append((turn[rank], rank, index))
-    return [index for *_, index in sorted(keyed)]
 
 
 def measured_clips(
@@ -210,14 +206,6 @@ def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "dataset"
 
 
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise UsageError(
-            f"{name!r} cannot name a dataset", "use letters, digits, '.', '_' and '-' only"
-        )
-    return name
-
-
 def _fingerprint(
     corpus: Corpus,
     listing: Listing,
@@ -229,16 +217,14 @@ def _fingerprint(
     if not chosen["stats_clips"]:
         del chosen["stats_clips"]
     digest = hashlib.sha256()
-    head = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
+    parts = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
     notes = [*([listing.drawn] if listing.drawn else []), *listing.notes]
-    rest = [listing.missing, listing.expected, notes, chosen]
-    rest += [] if measured is None else [sorted(measured)]
-    blocks = (
-        listing.clips[start : start + _CLIPS_PER_DIGEST]
-        for start in range(0, len(listing.clips), _CLIPS_PER_DIGEST)
-    )
-    for part in [*head, *rest]:
+    parts += [listing.missing, listing.expected, notes, chosen]
+    if measured is not None:
+        parts.append(sorted(measured))
+    # Many clips at once: with millions of them calls are what costs.
+    starts = range(0, len(listing.clips), _CLIPS_PER_DIGEST)
+    blocks = (listing.clips[start : start + _CLIPS_PER_DIGEST] for start in starts)
+    for part in chain(parts, blocks):
         digest.update(json.dumps(part).encode() + b"\n")
-    for block in blocks:  # one call for many clips: with millions of them calls are what costs
-        digest.update(json.dumps(block).encode() + b"\n")
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Write one shard: the unit of work of ``prep``.
+"""Writes one shard: the unit of work of ``prep``.
 
 A shard depends on its clips and the options alone, so any number of workers writes the same
 bytes. It is written to a temporary name and renamed; then a sidecar with everything that

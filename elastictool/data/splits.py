@@ -1,4 +1,4 @@
-"""Select the clips that train, validate and test, from metadata and a seed."""
+"""Selects the clips that train, validate and test, from metadata and a seed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.rng import clip_rng
 
 Indices = npt.NDArray[np.int64]
+NO_SPLIT = ("", "none")
+"""Names of a part that is to have no clips."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,19 @@ def select_clips(
             ``validation_fraction`` that leaves one part without clips.
     """
     if config.test_fold and (to_train or store.folds.any()):
-        train, validation, test = _by_fold(store, config)
+        test = np.flatnonzero(store.folds == config.test_fold)
+        if len(test) == 0:
+            folds = ", ".join(str(fold) for fold in sorted(set(store.folds.tolist())) if fold)
+            raise UsageError(
+                f"{store.path} has no fold {config.test_fold}", f"its folds are: {folds or 'none'}"
+            )
+        train = np.flatnonzero(store.folds != config.test_fold)
+        validation = np.empty(0, dtype=np.int64)
     else:
         if to_train:
             _check_names(store, config)
-        train, validation, test = _by_split(store, config)
+        names = (config.train_split, config.validation_split, config.test_split)
+        train, validation, test = (np.flatnonzero(store.splits == name) for name in names)
     if len(train) == 0 and to_train:
         raise UsageError(
             f"{store.path} has no clip to train on (split {config.train_split!r})",
@@ -75,11 +85,6 @@ def select_clips(
     return Splits(train, validation, test)
 
 
-NO_SPLIT = ("", "none")
-"""Names of a part that is to have no clips."""
-_SETTINGS = ("train_split", "validation_split", "test_split")
-
-
 def _check_names(store: PreparedStore, config: DataConfig) -> None:
     """Refuses names of splits that the data do not have, and one name for two parts.
 
@@ -87,7 +92,7 @@ def _check_names(store: PreparedStore, config: DataConfig) -> None:
     """
     known = set(store.splits.tolist())
     named: dict[str, str] = {}
-    for setting in _SETTINGS:
+    for setting in ("train_split", "validation_split", "test_split"):
         name = getattr(config, setting)
         if name not in (*known, *NO_SPLIT) and name != getattr(DataConfig, setting):
             raise UsageError(
@@ -105,23 +110,6 @@ def _check_names(store: PreparedStore, config: DataConfig) -> None:
 
 def _known_splits(store: PreparedStore) -> str:
     return f"its splits are: {', '.join(sorted(set(store.splits.tolist())))}"
-
-
-def _by_split(store: PreparedStore, config: DataConfig) -> tuple[Indices, Indices, Indices]:
-    names = (config.train_split, config.validation_split, config.test_split)
-    train, validation, test = (np.flatnonzero(store.splits == name) for name in names)
-    return train, validation, test
-
-
-def _by_fold(store: PreparedStore, config: DataConfig) -> tuple[Indices, Indices, Indices]:
-    test = np.flatnonzero(store.folds == config.test_fold)
-    if len(test) == 0:
-        folds = ", ".join(str(fold) for fold in sorted(set(store.folds.tolist())) if fold)
-        raise UsageError(
-            f"{store.path} has no fold {config.test_fold}", f"its folds are: {folds or 'none'}"
-        )
-    train = np.flatnonzero(store.folds != config.test_fold)
-    return train, np.empty(0, dtype=np.int64), test
 
 
 def _draw_validation(

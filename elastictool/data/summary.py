@@ -1,4 +1,4 @@
-"""Finish ``prep``: write what all shards together say into ``dataset.json``.
+"""Finishes ``prep``: writes what all shards together say into ``dataset.json``.
 
 Sums are added in shard order, so that their rounding does not depend on which was finished first.
 """
@@ -73,9 +73,12 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
         fbank_config=asdict(storage.fbank),
         fbank_sums=[FbankSums(*row) for row in sorted(sums)],
         notes=[
-            *(*listing.notes, *listing.warnings, *_storage_notes(plan)),
-            *(*_spread_notes(listing), *_file_notes(reports), *_stored_notes(listing, reports)),
-            *_lost(listing, rejected),
+            *listing.notes,
+            *listing.warnings,
+            *_storage_notes(plan),
+            *_spread_notes(listing),
+            *_file_notes(reports),
+            *_clip_notes(listing, reports, rejected),
         ],
         stats_clips=storage.stats_clips,
     )
@@ -161,10 +164,12 @@ def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
         yield f"{count} {go} clipped to it; the loudest reaches {peak:.2f} times full scale: {name}"
 
 
-def _stored_notes(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Yields notes on equal recordings, and on splits and labels of which nothing is left."""
-    rejected = {row[0] for report in reports for row in report.rejected}
-    stored = [clip for clip in listing.clips if clip.id not in rejected]
+def _clip_notes(
+    listing: Listing, reports: Sequence[ShardReport], rejected: Sequence[Sequence[str]]
+) -> Iterator[str]:
+    """Yields notes on equal recordings, on splits and labels without clips, and on lost clips."""
+    refused = {row[0] for row in rejected}
+    stored = [clip for clip in listing.clips if clip.id not in refused]
     yield from _alike(stored, [digest for report in reports for digest in report.digests])
     splits = {clip.split for clip in listing.clips} - {clip.split for clip in stored}
     if splits:
@@ -173,6 +178,12 @@ def _stored_notes(listing: Listing, reports: Sequence[ShardReport]) -> Iterator[
     labels = sorted({label for clip in listing.clips for label in clip.labels} - left)
     if labels:
         yield f"no clip of these labels could be used: {some_of(labels)}"
+    if listing.missing:
+        yield missing_files(listing)
+    if rejected:
+        were = "clip was" if len(rejected) == 1 else "clips were"
+        some = some_of(f"{row[1]} ({row[2]})" for row in rejected)
+        yield f"{len(rejected)} {were} rejected: {some}"
 
 
 def _alike(clips: Sequence[SourceClip], hashes: Sequence[int]) -> Iterator[str]:
@@ -197,16 +208,6 @@ def _alike(clips: Sequence[SourceClip], hashes: Sequence[int]) -> Iterator[str]:
 
 def _pairs(pairs: Sequence[tuple[SourceClip, SourceClip]]) -> str:
     return readable(some_of(f"{one.id} = {other.id}" for one, other in pairs))
-
-
-def _lost(listing: Listing, rejected: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yields notes that name the first clips that are not there or cannot be used."""
-    if listing.missing:
-        yield missing_files(listing)
-    if rejected:
-        were = "clip was" if len(rejected) == 1 else "clips were"
-        some = some_of(f"{row[1]} ({row[2]})" for row in rejected)
-        yield f"{len(rejected)} {were} rejected: {some}"
 
 
 def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True) -> None:
