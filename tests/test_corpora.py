@@ -13,9 +13,9 @@ from elastictool.corpora.base import (
     Listing,
     RenderingCorpus,
     SourceClip,
-    stratified_split,
 )
 from elastictool.corpora.epic_sounds import seconds
+from elastictool.corpora.own_data import stratified_split
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import plan, prepare
 from elastictool.utils.errors import UsageError

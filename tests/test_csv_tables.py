@@ -60,7 +60,7 @@ def test_a_name_that_is_nearly_that_of_an_absent_column_is_refused(
 
 def test_other_names_and_those_whose_column_is_there_are_passed_over(tmp_path: Path) -> None:
     header = "path,label,split,labels,split_name,folder,age_group"
-    table = Table.open(table_of(tmp_path, f"{header}\na.wav,x,train,y,z,f,9\n"), COLUMNS)
+    table = Table(table_of(tmp_path, f"{header}\na.wav,x,train,y,z,f,9\n"), COLUMNS)
     assert table.ignored == ("labels", "split_name", "folder", "age_group")
 
 
@@ -103,8 +103,8 @@ def test_a_table_like_those_of_dcase_is_read_with_and_without_a_header(tmp_path:
     names = ("filename", "event_label", "onset")
     (tmp_path / "bare.txt").write_text(rows)
     (tmp_path / "meta.tsv").write_text("\t".join(names) + "\n" + rows)
-    bare = Table.open(tmp_path / "bare.txt", Columns(names, header=False, divider="\t"))
-    named = Table.open(tmp_path / "meta.tsv", Columns(("event_label", "filename")))
+    bare = Table(tmp_path / "bare.txt", Columns(names, header=False, divider="\t"))
+    named = Table(tmp_path / "meta.tsv", Columns(("event_label", "filename")))
     assert [dict(row.cells) for row in bare] == [dict(row.cells) for row in named]
     assert [row.cells["event_label"] for row in named] == ["dog, small", "cat"]
     assert [row.number for row in bare] == [1, 3]

@@ -8,13 +8,13 @@ lists say nothing that the evaluation lists of the other folds do not say.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from elastictool.corpora.base import (
     CORPORA,
@@ -24,21 +24,17 @@ from elastictool.corpora.base import (
     Listing,
     MissingClip,
     SourceClip,
-    source_files,
 )
-from elastictool.corpora.class_table import CLASS_TABLE, CLASS_TABLES, ClassTable
-from elastictool.corpora.listing import counted_from_one, is_there
-from elastictool.corpora.tables import Columns, json_rows, read_json
-from elastictool.corpora.warnings import repeated_slices, some_of
+from elastictool.corpora.checks import some_of
+from elastictool.corpora.own_data import counted_from_one, is_there, shared_file_warnings
+from elastictool.corpora.tables import CLASS_TABLE, CLASS_TABLES, ClassTable
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import is_hidden
+from elastictool.utils.io import is_hidden, open_text
 
 Entry = tuple[str, tuple[str, ...]]
 """Path of the recording, and its labels."""
 _FORM = '{"data": [{"wav": …, "labels": …}]}'
-_COLUMNS = Columns(
-    ("wav", "labels"), hint=f"a list is {_FORM}: see elastictool prep --dataset json"
-)
+_HINT = f"a list is {_FORM}: see elastictool prep --dataset json"
 
 
 class AudioLists(Corpus):
@@ -71,7 +67,7 @@ class AudioLists(Corpus):
             raise UsageError(f"no .json list in {root}", self.describe())
         folder = root if root.is_dir() else root.parent
         lists, warnings = _read_lists(paths)
-        entries, fold_warnings = _placed(lists)
+        entries, fold_warnings = _with_folds(lists)
         several = [labels for _, (_, labels), _ in entries]
         classes, class_warning = _classes(folder, {label for labels in several for label in labels})
         listing = Listing(
@@ -81,25 +77,28 @@ class AudioLists(Corpus):
             multi_label=any(len(labels) > 1 for labels in several),
             warnings=[class_warning, *warnings, *fold_warnings],
         )
-        paths_found = _Paths(folder)
+        finder = _Finder(folder)
         seen: set[str] = set()
         for one, (named, labels), fold in entries:
-            short = paths_found.short(named)
+            short, path = finder.find(named)
             clip_id = short if short not in seen else f"{short}@{one.path.stem}{len(seen)}"
             seen.add(clip_id)
             names = tuple(classes.name(label, one.path) for label in labels)
             split = "train" if fold else one.split or "train"
-            if path := paths_found.find(named):
+            if path:
                 listing.clips.append(SourceClip(clip_id, path, None, None, names, split, fold))
             else:
                 listing.missing.append(MissingClip(clip_id, short, split))
-        files = source_files(listing.clips, folder)
-        listing.warnings += [*paths_found.warnings(), *repeated_slices(listing.clips, files)]
+        listing.warnings += [
+            f"{count:,} paths begin at {base}, not at the folder of the lists"
+            for base, count in finder.found_at.items()
+        ]
+        listing.warnings += shared_file_warnings(listing)
         return listing
 
 
 @dataclass(frozen=True)
-class ListFile:
+class _ListFile:
     """One list.
 
     Attributes:
@@ -115,41 +114,52 @@ class ListFile:
     pair: tuple[str, int] | None
 
     @classmethod
-    def read(cls, path: Path, data: Sequence[Any]) -> ListFile:
-        """Reads (wav, labels) of each entry; labels that stand there twice count once."""
+    def read(cls, path: Path) -> _ListFile | None:
+        """Reads a list, in which labels that stand there twice count once.
+
+        Returns:
+            None if the document is no list.
+
+        Raises:
+            UsageError: It is no JSON document, or an entry lacks a path or labels.
+        """
+        with open_text(path) as file:
+            text = file.read()
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{path} is not JSON: {error}", "fetch or write it again") from error
+        if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+            return None
         entries = []
-        for row in json_rows(path, data, _COLUMNS):
-            labels = map(str.strip, row.cells["labels"].split(","))
-            mids = tuple(dict.fromkeys(filter(None, labels)))
-            if not row.cells["wav"] or not mids:
-                raise row.error("an empty path or no label", "mend or remove it")
-            entries.append((row.cells["wav"], mids))
-        stem = path.stem.lower()
-        words, number = re.findall(r"[a-z]+", stem), re.search(r"\d+$", stem)
+        for number, entry in enumerate(document["data"]):
+            try:
+                wav, mids = entry["wav"].strip(), map(str.strip, entry["labels"].split(","))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(
+                    f"{path}, entry {number}: has no text wav and labels ({error!r})", _HINT
+                ) from error
+            labels = tuple(dict.fromkeys(filter(None, mids)))
+            if not wav or not labels:
+                raise UsageError(
+                    f"{path}, entry {number}: an empty path or no label", "mend or remove it"
+                )
+            entries.append((wav, labels))
+        words = re.findall(r"[a-z]+", path.stem.lower())
         split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
+        ending = re.search(r"\d+$", path.stem)
         name = " ".join(word for word in words if word not in SPLIT_NAMES)
-        return cls(path, entries, split, (name, int(number[0])) if number and split else None)
+        return cls(path, entries, split, (name, int(ending[0])) if ending and split else None)
 
 
-def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
-    """Reads the lists among ``paths``; returns warnings on other files and on unknown splits.
-
-    Raises:
-        UsageError: None of them is a list, or one is damaged.
-    """
-    lists, others = [], []
-    for path in paths:
-        document = read_json(path)
-        if isinstance(document, dict) and isinstance(document.get("data"), list):
-            lists.append(ListFile.read(path, document["data"]))
-        else:
-            others.append(path.name)
+def _read_lists(paths: Sequence[Path]) -> tuple[list[_ListFile], list[str]]:
+    """Reads the lists among ``paths``; returns warnings on other files and on unknown splits."""
+    read = {path: _ListFile.read(path) for path in paths}
+    lists = [one for one in read.values() if one is not None]
     if not lists:
-        raise UsageError(
-            f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}", _COLUMNS.hint
-        )
+        raise UsageError(f"{', '.join(map(str, paths[:3]))}: not of the form {_FORM}", _HINT)
     warnings = []
-    if others:
+    if others := [path.name for path, one in read.items() if one is None]:
         warnings.append(f"no lists of recordings, left out: {some_of(others)}")
     if silent := [one.path.name for one in lists if not one.split]:
         warnings.append(
@@ -158,7 +168,7 @@ def _read_lists(paths: Sequence[Path]) -> tuple[list[ListFile], list[str]]:
     return lists, warnings
 
 
-def _fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:
+def _fold_lists(lists: Sequence[_ListFile]) -> dict[Path, int]:
     """Returns the number of each evaluation list that is a fold; empty if the lists are no folds.
 
     They are if each number has one list to train on and one to evaluate on, and no recording is
@@ -175,22 +185,44 @@ def _fold_lists(lists: Sequence[ListFile]) -> dict[Path, int]:
     return folds if len(set(evaluated)) == len(evaluated) else {}
 
 
+def _with_folds(
+    lists: Sequence[_ListFile],
+) -> tuple[list[tuple[_ListFile, Entry, int]], list[str]]:
+    """Returns each entry with its list and fold (0: none), and a warning if lists are folds.
+
+    With folds every clip is training data, and repeats in training lists are passed over.
+    """
+    numbers = _fold_lists(lists)
+    folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
+    known = {entry for one in lists if one.path in numbers for entry in one.entries}
+    entries = []
+    for one, fold in zip(lists, folds, strict=True):
+        repeats = bool(numbers) and not fold and one.pair is not None
+        for entry in one.entries:
+            if not (repeats and entry in known):
+                entries.append((one, entry, fold))
+            if repeats:
+                known.add(entry)
+    if numbers:
+        warnings.append(
+            f"{len(numbers)} evaluation lists are folds; their training lists only repeat them"
+        )
+    return entries, warnings
+
+
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
     """Returns the class table for lists in ``folder``, and a warning that says which it is.
 
     One in the folder of the lists is always used; one in the folder above, which may belong to
     other data, only if it has all labels.
-
-    Raises:
-        UsageError: There are several in the folder, or it is no such table.
     """
-    beside = _tables(folder)
+    beside = _class_tables(folder)
     if len(beside) > 1:
         raise UsageError(
             f"several class tables in {folder}: {some_of(path.name for path in beside)}",
             f"keep one, or call the right one {CLASS_TABLE}",
         )
-    for path in beside or _tables(Path(os.path.abspath(folder)).parent):
+    for path in beside or _class_tables(Path(os.path.abspath(folder)).parent):
         table = ClassTable.read(path)
         if beside or all(map(table.knows, labels)):
             return table, f"classes and their order are those of {path}"
@@ -201,7 +233,7 @@ def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
     )
 
 
-def _tables(folder: Path) -> list[Path]:
+def _class_tables(folder: Path) -> list[Path]:
     usual = folder / CLASS_TABLE
     return [usual] if usual.is_file() else _visible(folder, CLASS_TABLES)
 
@@ -210,65 +242,35 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path.name))
 
 
-def _placed(lists: Sequence[ListFile]) -> tuple[list[tuple[ListFile, Entry, int]], list[str]]:
-    """Returns each entry with its list and fold (0: none), and a warning if lists are folds.
-
-    With folds every clip is training data, and repeats in training lists are passed over.
-    """
-    numbers = _fold_lists(lists)
-    folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
-    known = {entry for one in lists if one.path in numbers for entry in one.entries}
-    placed = []
-    for one, fold in zip(lists, folds, strict=True):
-        repeats = bool(numbers) and not fold and one.pair is not None
-        for entry in one.entries:
-            if not (repeats and entry in known):
-                placed.append((one, entry, fold))
-            if repeats:
-                known.add(entry)
-    if numbers:
-        warnings.append(
-            f"{len(numbers)} evaluation lists are folds; their training lists only repeat them"
-        )
-    return placed, warnings
-
-
-class _Paths:
+class _Finder:
     """Finds the paths of lists below the lists, above them and in the working directory.
 
     The AST repositories run at the top of a recipe (``egs/esc50``), above its lists.
+
+    Attributes:
+        found_at: Number of paths that begin elsewhere than at the lists, by where they begin.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._absolute = Path(os.path.abspath(folder))
+        self._folder, self._absolute = folder, Path(os.path.abspath(folder))
         self._bases = (Path.cwd(), *self._absolute.parents)
-        self._used: Counter[Path] = Counter()
+        self.found_at: Counter[Path] = Counter()
 
-    def short(self, named: str) -> str:
-        """Returns a path below the lists' folder relative to it, any other as it is."""
+    def find(self, named: str) -> tuple[str, str]:
+        """Returns the path relative to the lists if it is below them, and that of the file.
+
+        The latter starts at the lists, or is absolute; it is empty where there is no file.
+        """
         path = Path(named)
         if path.is_absolute() and path.is_relative_to(self._absolute):
-            return path.relative_to(self._absolute).as_posix()
-        return named
-
-    def find(self, named: str) -> str:
-        """Returns the path from the lists' folder or an absolute one; empty without a file."""
-        short = self.short(named)
-        if is_there(self._folder / short):
-            return short
-        for base in () if os.path.isabs(named) else self._bases:
+            named = path.relative_to(self._absolute).as_posix()
+        if is_there(self._folder / named):
+            return named, named
+        for base in () if path.is_absolute() else self._bases:
             if is_there(base / named):
-                self._used[base] += 1
-                return str(base / named)
-        return ""
-
-    def warnings(self) -> list[str]:
-        """Returns how many paths begin elsewhere than at the lists' folder."""
-        return [
-            f"{count:,} paths begin at {base}, not at the folder of the lists"
-            for base, count in self._used.items()
-        ]
+                self.found_at[base] += 1
+                return named, str(base / named)
+        return named, ""
 
 
 CORPORA.register("json")(AudioLists())

@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
-from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import Columns, Table
+from elastictool.corpora.tables import CLASS_TABLE, ClassTable, Columns, Table
 from elastictool.utils.errors import UsageError
 
 TABLES = {
@@ -79,7 +78,7 @@ class AudioSet(Corpus):
         for part, table in tables.items():
             split = TABLES[part][1]
             listing.expected[split] = listing.expected.get(split, 0) + _EXPECTED[part]
-            for row in Table.open(table, _COLUMNS):
+            for row in Table(table, _COLUMNS):
                 video = row.cells["YTID"]
                 try:
                     start, stop = float(row.cells["start"]), float(row.cells["end"])

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +23,9 @@ from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import Registry, nearest_hint
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 """Our name of each split by its names in other people's data."""
 
@@ -157,9 +149,14 @@ class Corpus(ABC):
             UsageError: There is no such task or subset, or the data is not there or not laid out
                 as expected.
         """
-        subset = self._chosen("subset", options.subset, self.subsets)
-        task = self._chosen("task", options.task, self.tasks)
-        return self.find_clips(self.resolve_root(root), replace(options, task=task, subset=subset))
+        chosen: dict[str, Any] = {}
+        for what, known in (("subset", self.subsets), ("task", self.tasks)):
+            wanted = getattr(options, what)
+            if wanted and wanted not in known:
+                hint = nearest_hint(wanted, list(known)) if known else f"leave --{what} out"
+                raise UsageError(f"--dataset {self.name} has no {what} {wanted!r}", hint)
+            chosen[what] = wanted or next(iter(known), "")
+        return self.find_clips(self.resolve_root(root), replace(options, **chosen))
 
     def resolve_root(self, root: Path | None) -> Path:
         """Returns ``root`` or ``default_root``, as a path that exists.
@@ -178,12 +175,6 @@ class Corpus(ABC):
                 f"{place} is a file, and --dataset {self.name} wants a folder", self.describe()
             )
         return place
-
-    def _chosen(self, what: str, wanted: str, known: tuple[str, ...]) -> str:
-        if wanted and wanted not in known:
-            hint = nearest_hint(wanted, list(known)) if known else f"leave --{what} out"
-            raise UsageError(f"--dataset {self.name} has no {what} {wanted!r}", hint)
-        return wanted or (known[0] if known else "")
 
 
 @runtime_checkable
@@ -210,50 +201,3 @@ CORPORA: Registry[Corpus] = Registry(
     ),
 )
 """All corpora: each file of this folder may register some."""
-
-
-def source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
-    """Returns the file behind each path of ``clips``: the same for all links that lead to it."""
-    folders: dict[str, str] = {}
-
-    def resolved(path: str) -> str:
-        folder, name = os.path.split(os.path.join(root, path))
-        if folder not in folders:  # asking the disk for each file would take longer than listing
-            folders[folder] = os.path.realpath(folder)
-        file = os.path.join(folders[folder], name)
-        return os.path.realpath(file) if os.path.islink(file) else file
-
-    return {path: resolved(path) for path in dict.fromkeys(clip.path for clip in clips) if path}
-
-
-def stratified_split(
-    clips: Sequence[SourceClip], seed: int, files: Mapping[str, str] | None = None
-) -> list[SourceClip]:
-    """Draws 80 % train, 10 % val, 10 % test of each label; what belongs together is in one split.
-
-    Clips of one group belong together, and so do those without a group that are read from one
-    file. A label with three units or more (groups or files) has at least one in val and in test;
-    one with fewer is all in train. A unit counts under the first label of its first clip.
-
-    Args:
-        clips: Clips to divide.
-        seed: Seed of the drawing.
-        files: The file behind each path (``source_files``); None takes the paths themselves.
-    """
-    files = files or {}
-    units: dict[str, dict[str, list[int]]] = {}
-    home: dict[str, str] = {}
-    for index, clip in enumerate(clips):
-        label = clip.labels[0] if clip.labels else ""
-        file = f"file {files.get(clip.path, clip.path)}" if clip.path else f"clip {index}"
-        unit = f"group {clip.group}" if clip.group else file
-        units.setdefault(home.setdefault(unit, label), {}).setdefault(unit, []).append(index)
-    splits = ["train"] * len(clips)
-    for position, label in enumerate(sorted(units)):
-        members = list(units[label].values())
-        order = np.random.default_rng([seed, position]).permutation(len(members))
-        share = max(1, round(len(members) / 10)) if len(members) >= 3 else 0
-        for rank, unit_index in enumerate(order[: 2 * share]):
-            for index in members[unit_index]:
-                splits[index] = "val" if rank < share else "test"
-    return [clip._replace(split=split) for clip, split in zip(clips, splits, strict=True)]

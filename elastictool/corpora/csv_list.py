@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from elastictool.corpora.base import (
@@ -21,11 +20,14 @@ from elastictool.corpora.base import (
     CorpusOptions,
     Listing,
     SourceClip,
-    source_files,
 )
-from elastictool.corpora.listing import counted_from_one, is_there, own_data
+from elastictool.corpora.own_data import (
+    counted_from_one,
+    is_there,
+    own_data,
+    shared_file_warnings,
+)
 from elastictool.corpora.tables import Columns, Row, Table
-from elastictool.corpora.warnings import files_of_several_groups, repeated_slices
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import open_text
 from elastictool.utils.registry import nearest_hint
@@ -69,7 +71,7 @@ class CsvList(Corpus):
         path = root / TABLE_NAME if root.is_dir() else root
         if not path.is_file():
             raise UsageError(f"no {TABLE_NAME} in {root}", self.describe())
-        table = Table.open(path, COLUMNS)
+        table = Table(path, COLUMNS)
         clips, warnings = _read_clips(table)
         folder = path.parent
         is_drawn = "split" not in table.names and not any(clip.fold for clip in clips)
@@ -81,32 +83,23 @@ class CsvList(Corpus):
             "no split column: by label" if is_drawn else "",
             options.seed,
         )
-        if (folder / LABELS_NAME).is_file():
-            listing.label_names = _label_names(folder / LABELS_NAME, listing.label_names)
-        files = source_files(listing.clips, folder)
-        listing.warnings += [
-            *warnings,
-            *repeated_slices(listing.clips, files),
-            *files_of_several_groups(listing.clips, files),
-        ]
+        if (labels_file := folder / LABELS_NAME).is_file():
+            with open_text(labels_file) as file:
+                lines = map(str.strip, file.read().splitlines())
+            names = list(dict.fromkeys(filter(None, lines)))
+            for label in listing.label_names:
+                if label not in names:
+                    raise UsageError(
+                        f"{labels_file} does not list the label {label!r}",
+                        nearest_hint(label, names),
+                    )
+            listing.label_names = names
+        listing.warnings += [*warnings, *shared_file_warnings(listing)]
         return listing
 
 
-def _label_names(path: Path, used: Sequence[str]) -> list[str]:
-    """Returns the labels that ``path`` lists, one a line; some may be unused."""
-    with open_text(path) as file:
-        lines = file.read().splitlines()
-    names = list(dict.fromkeys(stripped for line in lines if (stripped := line.strip())))
-    for label in used:
-        if label not in names:
-            raise UsageError(
-                f"{path} does not list the label {label!r}", nearest_hint(label, names)
-            )
-    return names
-
-
 def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
-    """Returns one clip a row, and warnings on what was not read as it stands there."""
+    """Returns one clip a row, and warnings on folds and columns that are read differently."""
     clips: list[SourceClip] = []
     folds: list[int | None] = []
     seen: set[str] = set()
@@ -116,10 +109,11 @@ def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
             clip = clip._replace(id=f"{clip.id}@row{row.number}")
         seen.add(clip.id)
         clips.append(clip)
-        fold = _WHOLE_NUMBER.fullmatch(text := row.cells.get("fold", ""))
-        if text and not fold:
+        text = row.cells.get("fold", "")
+        number = _WHOLE_NUMBER.fullmatch(text)
+        if text and not number:
             raise _wrong(row, "fold", "is not a whole number")
-        folds.append(int(fold[1]) if fold else None)
+        folds.append(int(number[1]) if number else None)
     if not clips:
         raise UsageError(f"{table.path} has a header but no rows", "add one row per clip")
     counted, warnings = counted_from_one(folds)
@@ -131,15 +125,17 @@ def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
 
 def _clip(row: Row) -> SourceClip:
     """Returns the row's clip without its fold; its id is the path, with the slice if any."""
-    path = _required(row, "path")
+    for column in ("path", "split", "label"):
+        if not row.cells.get(column, "train"):
+            raise _wrong(row, column, "is empty")
+    path, split = row.cells["path"], row.cells.get("split", "train")
     start, stop = _seconds(row, "start"), _seconds(row, "stop")
     if stop is not None and stop <= (start or 0.0):
         raise _wrong(row, "stop", "does not lie after start")
-    labels = [label.strip() for label in _required(row, "label").split("|")]
+    labels = tuple(label.strip() for label in row.cells["label"].split("|"))
     if not all(labels):
         raise _wrong(row, "label", "holds an empty label")
     sliced = start is not None or stop is not None
-    split = _required(row, "split") if "split" in row.cells else "train"
     return SourceClip(
         id=f"{path}#{start or 0:g}-{'' if stop is None else f'{stop:g}'}" if sliced else path,
         path=path,
@@ -152,14 +148,10 @@ def _clip(row: Row) -> SourceClip:
 
 
 def _wrong(row: Row, column: str, what: str) -> UsageError:
-    cell = f"{row}, column {column!r}: {row.cells.get(column, '')!r}"
-    return UsageError(f"{cell} {what}", "correct the row or take it out")
-
-
-def _required(row: Row, column: str) -> str:
-    if not row.cells[column]:
-        raise _wrong(row, column, "is empty")
-    return row.cells[column]
+    value = row.cells.get(column, "")
+    return UsageError(
+        f"{row}, column {column!r}: {value!r} {what}", "correct the row or take it out"
+    )
 
 
 def _seconds(row: Row, column: str) -> float | None:

@@ -1,19 +1,32 @@
-"""Download a file, resuming where a connection broke.
+"""Fetch corpora that come as one archive: download, verify and unpack it, once.
 
 The bytes gather in ``FILE.part``. A dropped connection is resumed (HTTP Range, guarded by the ETag
-so that two versions are never joined), at once and after a restart. ``pooch`` does not resume.
+so that two versions are never joined), at once and after a restart; ``pooch`` does not resume. An
+archive is unpacked member by member; one with a member outside its folder is refused whole. A note
+of what was unpacked keeps the same command from fetching it again.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import http.client
+import json
+import lzma
 import os
+import shutil
+import tarfile
 import urllib.error
 import urllib.request
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.io import atomic_path, walk_files, write_json
+from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
 _BLOCK_BYTES = 1 << 18
@@ -134,3 +147,113 @@ def _checksum(file: Path, algorithm: str) -> str:
         while block := opened.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+class BadArchive(ElasticToolError):
+    """An archive that cannot be unpacked, or would write outside its folder."""
+
+
+def fetch_archive(
+    url: str,
+    root: Path,
+    name: str,
+    checksum: str = "",
+    wanted: Sequence[str] = ("*",),
+    strip: int = 0,
+    progress: Progress = SILENT,
+) -> None:
+    """Downloads, verifies and unpacks an archive into ``root``, unless that was done before.
+
+    Args:
+        url: http(s) address of a tar or zip archive.
+        root: Folder of the corpus.
+        name: File name of the archive on disk; ``.zip`` says which of the two it is.
+        checksum: As in ``download``; empty where none is published, so that only the checksums
+            inside the archive are verified.
+        wanted: Patterns of the members that are unpacked, after ``strip``.
+        strip: Leading folders to take off.
+        progress: Shows megabytes and ETA.
+
+    Raises:
+        UsageError: Another process is fetching it.
+        ElasticToolError: As ``download``; or it cannot be unpacked, and is deleted.
+    """
+    noted, file = root / f".{name}.unpacked", root / name
+    hint = "wait for it, then run the same command without --download"
+    with hold(root / f".{name}.lock", f"{root} is being downloaded", hint):
+        try:
+            note = json.loads(noted.read_bytes())
+            present = sum(_matches(found.path, wanted) for found in walk_files(root))
+        except (OSError, ValueError):
+            note, present = None, 0
+        if note == {"url": url, "files": present}:
+            progress.log(f"{url} was unpacked into {root} before")
+            return
+        download(url, file, progress, checksum)
+        progress.log(f"unpacking {file}")
+        try:
+            count = extract(file, root, wanted, strip)
+        except BadArchive:
+            file.unlink()
+            raise
+        write_json(noted, {"url": url, "files": count})
+        file.unlink()
+
+
+def extract(archive: Path, target: Path, wanted: Sequence[str] = ("*",), strip: int = 0) -> int:
+    """Unpacks regular files of an archive below ``target``; links and devices are never made.
+
+    The checksum of a zip member (CRC-32) is verified while it is unpacked.
+
+    Args:
+        archive: A zip, if it is called so, else any tar that Python reads (gz, bz2, xz).
+        target: Folder to unpack into.
+        wanted: Patterns of which a member's path (after ``strip``) has to match one.
+        strip: Leading folders to take off.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        BadArchive: Not a readable archive, or a member would land outside ``target``.
+    """
+    kind = "zip" if archive.suffix == ".zip" else "tar"
+    opener: Any = zipfile.ZipFile if kind == "zip" else tarfile.open
+    count = 0
+    try:
+        with opener(archive) as packed:
+            if kind == "zip":
+                members = [(one.filename, one, not one.is_dir()) for one in packed.infolist()]
+            else:
+                members = [(one.name, one, one.isfile()) for one in packed.getmembers()]
+            for name, *_ in members:
+                _refuse_escape(archive, name)
+            open_member = packed.open if kind == "zip" else packed.extractfile
+            for name, member, is_file in members:
+                inside = PurePosixPath(*PurePosixPath(name).parts[strip:])
+                if is_file and _matches(str(inside), wanted):
+                    with (
+                        open_member(member) as source,
+                        atomic_path(target / inside) as temporary,
+                        temporary.open("wb") as file,
+                    ):
+                        shutil.copyfileobj(source, file)
+                    count += 1
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise BadArchive(
+            f"{archive} is not a readable {kind} archive: {error}", "run the same command again"
+        ) from error
+    return count
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _refuse_escape(archive: Path, name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise BadArchive(
+            f"{archive} holds {name!r}, which would land outside the target folder",
+            "do not trust this archive; nothing was unpacked",
+        )

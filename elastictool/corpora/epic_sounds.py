@@ -83,7 +83,7 @@ class EpicSounds(Corpus):
         builder = ListingBuilder(listing, _recordings(root))
         classes, agreement = NumberedClasses(), Agreement()
         for split, table in tables.items():
-            for row in Table.open(table, _LABELLED if split in TABLES else _UNLABELLED):
+            for row in Table(table, _LABELLED if split in TABLES else _UNLABELLED):
                 clip = _clip(row, split)
                 if clip.labels:
                     classes.add(row.number_in("class_id", _HINT), row.cells["class"], row)

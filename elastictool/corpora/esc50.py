@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.download import fetch_archive
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
 from elastictool.corpora.tables import Columns, NumberedClasses, Table
 from elastictool.utils.errors import UsageError
@@ -68,7 +68,7 @@ class ESC50(Corpus):
         listing = Listing(subset, root, expected=expected, expected_classes=_CLASSES[subset])
         builder = ListingBuilder(listing, FileIndex.scan(root, ("audio", "audio_16k")))
         classes = NumberedClasses()
-        for row in Table.open(table, _COLUMNS):
+        for row in Table(table, _COLUMNS):
             name, label, group = (row.cells[key] for key in ("filename", "category", "src_file"))
             fold, target = (row.number_in(key, _COLUMNS.hint) for key in ("fold", "target"))
             if subset == "esc10" and row.cells["esc10"].lower() != "true":
@@ -83,7 +83,7 @@ class ESC50(Corpus):
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetches and unpacks the archive; ``root/meta`` and ``root/audio`` exist afterwards."""
         wanted = ("meta/esc50.csv", "audio/*.wav")
-        fetch(Archive(self.url, "esc50.zip", self.checksum, wanted, strip=1), root, progress)
+        fetch_archive(self.url, root, "esc50.zip", self.checksum, wanted, 1, progress)
 
 
 CORPORA.register("esc50")(ESC50())

@@ -22,8 +22,8 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
 )
-from elastictool.corpora.listing import own_data
-from elastictool.corpora.warnings import some_of
+from elastictool.corpora.checks import some_of
+from elastictool.corpora.own_data import own_data
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import (
     ARCHIVE_LEAVINGS,

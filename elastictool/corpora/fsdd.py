@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.checks import some_of
+from elastictool.corpora.download import fetch_archive
 from elastictool.corpora.listing import FileIndex
-from elastictool.corpora.warnings import some_of
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import walk_files
 from elastictool.utils.progress import SILENT, Progress
@@ -87,8 +87,7 @@ class Fsdd(Corpus):
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetches and unpacks the archive; ``root/recordings`` exists afterwards."""
         name = f"fsdd-{VERSION}.tar.gz"
-        wanted = ("recordings/*.wav",)
-        fetch(Archive(self.url, name, self.checksum, wanted, strip=1), root, progress)
+        fetch_archive(self.url, root, name, self.checksum, ("recordings/*.wav",), 1, progress)
 
 
 CORPORA.register("fsdd")(Fsdd())

@@ -13,17 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS, MEMBER_SUFFIXES
-from elastictool.audio.reader import place_of
-from elastictool.corpora.base import (
-    Listing,
-    MissingClip,
-    SourceClip,
-    source_files,
-    stratified_split,
-)
+from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS
+from elastictool.corpora.base import Listing, MissingClip, SourceClip
+from elastictool.corpora.checks import some_of
 from elastictool.corpora.tables import Row
-from elastictool.corpora.warnings import some_of
 from elastictool.utils.io import FoundFile, walk_files
 
 _FIELDS = {
@@ -215,78 +208,6 @@ class ListingBuilder:
             )
         self.listing.warnings += self.index.warnings(self.listing)
         return self.listing
-
-
-def own_data(
-    name: str,
-    root: Path,
-    clips: Sequence[SourceClip],
-    exists: Callable[[str], bool],
-    drawn: str = "",
-    seed: int = 0,
-) -> Listing:
-    """Returns a listing of a user's own data, with labels in their natural order.
-
-    Args:
-        name: Name of the dataset.
-        root: What paths are relative to.
-        clips: All clips, on disk or not.
-        exists: Whether a clip's path is on disk.
-        drawn: Why and by what a split is drawn ("no split column: by label"); empty keeps the
-            clips' own.
-        seed: Seed of the drawing.
-    """
-    reason, _, by = drawn.partition(": ")
-    if drawn:
-        clips = stratified_split(clips, seed, source_files(clips, root))
-    on_disk = {path for path in {clip.path for clip in clips} if exists(path)}
-    found = [clip for clip in clips if clip.path in on_disk]
-    warnings = []
-    if drawn and found:
-        counts = Counter(clip.split for clip in found)
-        shares = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test"))
-        warnings.append(f"{reason}: drew {shares} {by} with seed {seed}")
-        if not (counts["val"] and counts["test"]):
-            warnings[0] += "; no label has three recordings or groups"
-    missing = [
-        MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.path not in on_disk
-    ]
-    label_names = sorted({label for clip in clips for label in clip.labels})
-    if all(label.isascii() and label.isdigit() for label in label_names):
-        label_names.sort(key=int)
-    return Listing(
-        name,
-        root,
-        found,
-        label_names,
-        any(len(clip.labels) > 1 for clip in clips),
-        missing,
-        warnings=warnings,
-        drawn=f"{reason}: drew 80/10/10 {by} with seed {seed}" if drawn else "",
-    )
-
-
-def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]:
-    """Returns folds counted from 1 (0: none), and a warning if they were counted from 0.
-
-    Args:
-        folds: As they were given; None where none was.
-    """
-    given = {fold for fold in folds if fold is not None}
-    if given == {0}:
-        return [0] * len(folds), ["the only fold is 0: taken as no folds"]
-    shift = int(0 in given)
-    warning = "folds are counted from 0 there and from 1 here: fold 0 is fold 1, and so on"
-    counted = [0 if fold is None else fold + shift for fold in folds]
-    return counted, [warning] if shift else []
-
-
-def is_there(path: Path) -> bool:
-    """Says whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
-    if path.is_file():
-        return True
-    file, name = place_of(path)
-    return bool(name) and isinstance(file, Path) and file.suffix.lower() in MEMBER_SUFFIXES
 
 
 def first_file(root: Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:

@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastictool.corpora.archives import Archive, fetch
 from elastictool.corpora.base import (
     CORPORA,
     Corpus,
@@ -19,8 +18,9 @@ from elastictool.corpora.base import (
     MissingClip,
     SourceClip,
 )
+from elastictool.corpora.checks import some_of
+from elastictool.corpora.download import fetch_archive
 from elastictool.corpora.listing import FileIndex
-from elastictool.corpora.warnings import some_of
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import FoundFile, open_text, walk_files
 from elastictool.utils.progress import SILENT, Progress
@@ -103,7 +103,8 @@ class SpeechCommands(Corpus):
 
     def download(self, root: Path, progress: Progress = SILENT) -> None:
         """Fetches and unpacks the archive into ``root``."""
-        fetch(Archive(self.url, "speech_commands_v0.02.tar.gz", self.checksum), root, progress)
+        name = "speech_commands_v0.02.tar.gz"
+        fetch_archive(self.url, root, name, self.checksum, progress=progress)
 
 
 CORPORA.register("speech-commands")(SpeechCommands())

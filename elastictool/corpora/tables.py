@@ -1,4 +1,4 @@
-"""The one reader of tables: opens, finds the divider, checks rows and names them in errors.
+"""Read tables: find the divider, check rows, name them in errors, number their classes.
 
 Published tables and those of users come as csv, tsv or lists with spaces, with a header or
 without. Spreadsheets add a byte order mark, semicolons, a line ``sep=;`` and empty rows, pandas
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import open_text
@@ -28,6 +27,10 @@ _BLANK = " \r\n" + "".join(_DIVIDERS)
 _DIVIDER_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
 _NEAR = 0.81
 """``folds`` is near ``fold``, and ``folder`` is not."""
+CLASS_TABLE = "class_labels_indices.csv"
+"""The classes of AudioSet and of AST-family lists in their order."""
+CLASS_TABLES = "*class_labels_indices*.csv"
+"""Names of the AST repositories' tables: ``esc_class_labels_indices.csv`` and the like."""
 
 
 class Row(NamedTuple):
@@ -35,18 +38,16 @@ class Row(NamedTuple):
 
     Attributes:
         table: The file.
-        number: Line in the file, from 1; of a JSON list the entry, from 0.
+        number: Line in the file, from 1.
         cells: Text by column, without spaces around it.
-        unit: What ``number`` counts, for messages.
     """
 
     table: Path
     number: int
     cells: Mapping[str, str]
-    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.table}, {self.unit} {self.number}"
+        return f"{self.table}, line {self.number}"
 
     def error(self, what: str, hint: str) -> UsageError:
         """Returns an error that says where the row stands."""
@@ -101,58 +102,31 @@ class Columns:
         return plain if plain in self.known else cell.strip()
 
 
-@dataclass(frozen=True)
+_CLASS_COLUMNS = Columns(
+    ("index", "mid", "display_name"), hint=f"take {CLASS_TABLE} as it is published"
+)
+
+
 class Table:
-    """A table whose header has been read.
+    """A table whose header has been read; iterating over it yields its rows.
 
     Attributes:
         path: The file.
         columns: What was asked for.
         names: Name of each cell's column, in order; empty for cells without one.
-        divider: What divides cells.
-        num_lines: Lines up to the header, including it.
     """
 
-    path: Path
-    columns: Columns
-    names: tuple[str, ...]
-    divider: str
-    num_lines: int = 0
-
-    @classmethod
-    def open(cls, path: Path, columns: Columns) -> Table:
+    def __init__(self, path: Path, columns: Columns) -> None:
         """Reads the header, if there is one.
 
         Raises:
             UsageError: It is no table, or a column is absent, doubled, or nearly called like one
                 that is absent.
         """
-        if not columns.header:
-            return cls(path, columns, columns.required, columns.divider)
-        divider, number, line = "", 0, ""
-        with open_text(path) as file:
-            for line in iter(file.readline, ""):
-                number += 1
-                named = _DIVIDER_LINE.fullmatch(line.rstrip("\r\n"))
-                if named and named[1] not in _DIVIDERS:
-                    known = ", ".join(_DIVIDERS.values())
-                    raise UsageError(f"{path} is divided by {named[1]!r}", f"known are {known}")
-                if named:
-                    divider = named[1]
-                elif line.strip(_BLANK):
-                    break
-            else:
-                raise UsageError(
-                    f"{path} has no column {columns.required[0]!r}", "the table is empty"
-                )
-        try:
-            divider = divider or _find_divider(line, columns)
-            cells = [cell.strip() for cell in _split(line, divider)]
-        except csv.Error as error:
-            raise _no_table(path, number, error) from None
-        table = cls(path, columns, tuple(map(columns.name, cells)), divider, number)
-        table._check_header(cells)
-        return table
+        self.path, self.columns = path, columns
+        self.names, self._divider, self._num_lines = columns.required, columns.divider, 0
+        if columns.header:
+            self._read_header()
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -165,34 +139,80 @@ class Table:
         Raises:
             UsageError: A row has more cells or fewer than there are columns, or it is no table.
         """
-        comment, columns = self.columns.comment, len(self.names)
+        asked, num_columns = self.columns, len(self.names)
         with open_text(self.path) as file:
-            for _ in range(self.num_lines):
+            for _ in range(self._num_lines):
                 file.readline()
             for line, cells in self._lines(file):
-                if not any(cells) or (comment and cells[0].startswith(comment)):
+                if not any(cells) or (asked.comment and cells[0].startswith(asked.comment)):
                     continue
-                row = Row(
-                    self.path, line, dict(zip_longest(self.names, cells[:columns], fillvalue=""))
-                )
-                if any(cells[columns:]) or (self.columns.whole and len(cells) < columns):
-                    name = _DIVIDERS.get(self.divider, "divider")
-                    quote = f'quote cells that contain a {name}: "a{self.divider} b"'
-                    raise row.error(
-                        f"{len(cells)} cells for {columns} columns", self.columns.hint or quote
+                if any(cells[num_columns:]) or (asked.whole and len(cells) < num_columns):
+                    name = _DIVIDERS.get(self._divider, "divider")
+                    quote = f'quote cells that contain a {name}: "a{self._divider} b"'
+                    raise UsageError(
+                        f"{self.path}, line {line}: {len(cells)} cells for {num_columns} columns",
+                        asked.hint or quote,
                     )
-                yield row
+                by_name = dict(zip_longest(self.names, cells[:num_columns], fillvalue=""))
+                yield Row(self.path, line, by_name)
 
     def _lines(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
-        if self.divider == " ":
+        if self._divider == " ":
             yield from ((number, line.split()) for number, line in enumerate(file, start=1))
             return
-        reader = csv.reader(file, delimiter=self.divider, skipinitialspace=True)
+        reader = csv.reader(file, delimiter=self._divider, skipinitialspace=True)
         try:
             for cells in reader:
-                yield self.num_lines + reader.line_num, [cell.strip() for cell in cells]
+                yield self._num_lines + reader.line_num, [cell.strip() for cell in cells]
         except csv.Error as error:
-            raise _no_table(self.path, self.num_lines + reader.line_num, error) from None
+            raise self._malformed(self._num_lines + reader.line_num, error) from None
+
+    def _malformed(self, line: int, error: csv.Error) -> UsageError:
+        return UsageError(
+            f"{self.path}, line {line}: not a csv table ({error})", "write or fetch it again"
+        )
+
+    def _read_header(self) -> None:
+        """Finds the header below empty rows and ``sep=``, its divider, and the columns' names."""
+        dividers = list(_DIVIDERS)
+        with open_text(self.path) as file:
+            for line in iter(file.readline, ""):
+                self._num_lines += 1
+                if named := _DIVIDER_LINE.fullmatch(line.rstrip("\r\n")):
+                    dividers = [named[1]]
+                    if named[1] not in _DIVIDERS:
+                        known = ", ".join(_DIVIDERS.values())
+                        raise UsageError(
+                            f"{self.path} is divided by {named[1]!r}", f"known are {known}"
+                        )
+                elif line.strip(_BLANK):
+                    break
+            else:
+                raise UsageError(
+                    f"{self.path} has no column {self.columns.required[0]!r}", "the table is empty"
+                )
+        headers: dict[str, list[str]] = {}
+        try:
+            for divider in dividers:
+                reader = csv.reader([line], delimiter=divider, skipinitialspace=True)
+                headers[divider] = [cell.strip() for cell in next(reader, [])]
+        except csv.Error as error:
+            raise self._malformed(self._num_lines, error) from None
+
+        def fit(divider: str) -> tuple[bool, int]:
+            """Ranks the first divider that finds all required columns before any other.
+
+            So a comma in a label is never taken for one. If none finds them, it is the one that
+            divides most columns, and messages name these.
+            """
+            names = set(map(self.columns.name, headers[divider]))
+            complete = names.issuperset(self.columns.required)
+            return complete, 0 if complete else len(headers[divider])
+
+        self._divider = max(headers, key=fit)
+        cells = headers[self._divider]
+        self.names = tuple(map(self.columns.name, cells))
+        self._check_header(cells)
 
     def _check_header(self, cells: Sequence[str]) -> None:
         """Raises UsageError for absent and doubled columns and for names that are nearly right."""
@@ -209,71 +229,17 @@ class Table:
                 f"{self.path} has no column {', '.join(map(repr, absent))}",
                 self.columns.hint or nearest_hint(absent[0], list(filter(None, cells))),
             )
-        optional = [column for column in self.columns.optional if column not in self.names]
-        meant = {column: column for column in optional}
-        meant |= {other: to for other, to in self.columns.aliases.items() if to in optional}
+        unused = {name: name for name in self.columns.optional if name not in self.names}
+        unused |= {name: to for name, to in self.columns.aliases.items() if to in unused}
         for name in self.ignored:
             plain = name.lower()
             word = re.split(r"[^a-z]", plain)[0]  # start_s, fold_id
-            near = difflib.get_close_matches(plain, list(meant), n=1, cutoff=_NEAR)
-            if word in meant or near:
-                right = meant[word if word in meant else near[0]]
+            near = difflib.get_close_matches(plain, list(unused), n=1, cutoff=_NEAR)
+            if meant := unused.get(word) or (unused[near[0]] if near else ""):
                 raise UsageError(
                     f"{self.path} has a column {name!r}, which is no column that is known",
-                    f"if it is {right!r}, call it so; if not, call it otherwise or take it out",
+                    f"if it is {meant!r}, call it so; if not, call it otherwise or take it out",
                 )
-
-
-def _no_table(path: Path, line: int, error: csv.Error) -> UsageError:
-    return UsageError(f"{path}, line {line}: not a csv table ({error})", "write or fetch it again")
-
-
-def _find_divider(header: str, columns: Columns) -> str:
-    """Returns the divider with which the required columns are found.
-
-    Nothing else counts, so that a comma in a label is never taken for one. If none finds them,
-    it is the one that divides most columns, and messages name these.
-    """
-    names = {divider: list(map(columns.name, _split(header, divider))) for divider in _DIVIDERS}
-    return next(
-        (divider for divider, found in names.items() if set(columns.required) <= set(found)),
-        max(names, key=lambda divider: len(names[divider])),
-    )
-
-
-def _split(line: str, divider: str) -> list[str]:
-    return next(csv.reader([line], delimiter=divider, skipinitialspace=True), [])
-
-
-def read_json(path: Path) -> Any:
-    """Returns the JSON document in ``path``.
-
-    Raises:
-        UsageError: It is none.
-    """
-    with open_text(path) as file:
-        text = file.read()
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}", "fetch or write it again") from error
-
-
-def json_rows(path: Path, entries: Sequence[Any], columns: Columns) -> Iterator[Row]:
-    """Yields the objects of a JSON list as rows.
-
-    Raises:
-        UsageError: An entry is no object with a text in each required column.
-    """
-    for number, entry in enumerate(entries):
-        row = Row(path, number, entry, "entry")
-        try:
-            cells = {name: entry[name].strip() for name in columns.required}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise row.error(
-                f"has no text {' and '.join(columns.required)} ({error!r})", columns.hint
-            ) from error
-        yield row._replace(cells=cells)
 
 
 @dataclass
@@ -307,3 +273,58 @@ class NumberedClasses:
     def names(self) -> list[str]:
         """All names in the order of their numbers."""
         return [self.by_number[number] for number in sorted(self.by_number)]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Class names in their published order, by machine identifier.
+
+    Attributes:
+        names: All names in order.
+        by_mid: Name of each identifier.
+        path: The table; None where the names are the labels themselves.
+    """
+
+    names: list[str]
+    by_mid: dict[str, str]
+    path: Path | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> ClassTable:
+        """Reads the table at ``path``; a name of several classes gets its identifier appended.
+
+        Raises:
+            UsageError: It is no such table.
+        """
+        rows = list(Table(path, _CLASS_COLUMNS))
+        rows.sort(key=lambda row: row.number_in("index", _CLASS_COLUMNS.hint))
+        classes = [(row.cells["mid"], row.cells["display_name"]) for row in rows]
+        if len({name for _, name in classes}) < len(classes):
+            classes = [(mid, f"{name} ({mid})") for mid, name in classes]
+        return cls([name for _, name in classes], dict(classes), path)
+
+    @classmethod
+    def of_labels(cls, labels: Iterable[str]) -> ClassTable:
+        """Returns a table of the labels themselves, in alphabetical order."""
+        names = sorted(set(labels))
+        return cls(names, {name: name for name in names})
+
+    def knows(self, label: str) -> bool:
+        """Whether ``label`` is one of the identifiers or names."""
+        return label in self.by_mid or label in self.names
+
+    def name(self, label: str, source: Path) -> str:
+        """Returns the class of ``label``, which is an identifier or a class's name.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if label in self.by_mid:
+            return self.by_mid[label]
+        if label in self.names:
+            return label
+        known = list(self.by_mid) if label.startswith("/") else self.names
+        nearest = difflib.get_close_matches(label, known, n=10, cutoff=0.0)
+        raise UsageError(
+            f"{source}: the label {label!r} is not in {self.path}", nearest_hint(label, nearest)
+        )

@@ -13,9 +13,8 @@ from elastictool.corpora.base import (
     Listing,
     SourceClip,
 )
-from elastictool.corpora.class_table import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import Columns, Table
+from elastictool.corpora.tables import CLASS_TABLE, ClassTable, Columns, Table
 from elastictool.utils.errors import UsageError
 
 TABLE = "vggsound.csv"
@@ -56,7 +55,7 @@ class VGGSound(Corpus):
         table = first_file(root, [TABLE], _FOLDERS)
         if table is None:
             raise UsageError(f"no {TABLE} in {root}", self.describe())
-        rows = list(Table.open(table, _COLUMNS))
+        rows = list(Table(table, _COLUMNS))
         beside = table.parent / CLASS_TABLE
         labels = (row.cells["label"] for row in rows)
         classes = ClassTable.read(beside) if beside.is_file() else ClassTable.of_labels(labels)

@@ -69,7 +69,7 @@ class VoxCeleb(Corpus):
         listing = Listing(self.name, root, expected=dict(_EXPECTED), expected_classes=_SPEAKERS)
         builder = ListingBuilder(listing, FileIndex.scan(root, ("wav",), depth=3))
         speakers: set[str] = set()
-        for row in Table.open(file, _COLUMNS):
+        for row in Table(file, _COLUMNS):
             split, path = row.cells["split"], row.cells["path"]
             match = _PATH.fullmatch(path)
             if match is None or split not in _SPLITS:

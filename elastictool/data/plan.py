@@ -18,8 +18,12 @@ from pathlib import Path
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import CORPORA, Corpus, Listing, SourceClip
-from elastictool.corpora.names import make_readable
-from elastictool.corpora.warnings import listing_warnings, missing_files, strange_paths
+from elastictool.corpora.checks import (
+    listing_warnings,
+    make_readable,
+    missing_files,
+    strange_paths,
+)
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.store import FORMAT, shard_name
 from elastictool.utils.errors import UsageError

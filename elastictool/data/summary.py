@@ -15,7 +15,7 @@ import numpy as np
 
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Listing, SourceClip
-from elastictool.corpora.warnings import missing_files, some_of
+from elastictool.corpora.checks import missing_files, some_of
 from elastictool.data.plan import Plan, measured_clips
 from elastictool.data.shards import ShardReport, add_sums
 from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts

@@ -13,7 +13,7 @@ from elastictool.checkpoint.metadata import WeightsMetadata, read_metadata
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights, save_weights
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
 from elastictool.config.loader import with_settings
-from elastictool.corpora.class_table import ClassTable
+from elastictool.corpora.tables import ClassTable
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported
