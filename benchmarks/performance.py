@@ -354,7 +354,7 @@ def sharing(document: Document) -> str:
         [row["waiting"], f"{row['alone_ms']:,.1f}", f"{row['beside_ms']:,.1f}"]
         for row in document["rows"]
     ]
-    return markdown_table(["threads wait as", "alone, ms", "beside other work, ms"], rows)
+    return markdown_table(["threads wait as", "alone, ms", "next to other work, ms"], rows)
 
 
 def gpu_section(document: Document | None) -> str:
@@ -365,8 +365,8 @@ def gpu_section(document: Document | None) -> str:
         return (
             "The CUDA paths (`varlen`, `flex`, features on the device, pinned memory, loading "
             "ahead, compiled\nblocks) have been tested on a CPU only, and `elastictool doctor` "
-            f"says so.\n\n{table}\nOne command checks and measures them, and begins nothing after "
-            "seven minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
+            f"says so.\n\n{table}\nOne command checks and measures them, and starts no measurement "
+            "after seven minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
             "`python -m benchmarks.performance`\nfills this part in.\n"
         )
     parts = (_agreement(document), _gpu_loader(document), _gpu_tables(document))
