@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 import elastictool
 from elastictool.checkpoint.weights import load_run, save_weights
 from elastictool.cli.app import app
-from elastictool.cli.console import _LineTask
+from elastictool.cli.console import progress
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.audio_figures import save_timeline
 from tests.helpers.corpus_trees import write_audio
@@ -156,13 +156,16 @@ def test_edges_lie_in_the_middle_of_what_two_windows_share(
         seen.clear()
 
 
-def test_lines_of_progress_never_count_what_is_not_done() -> None:
-    task = _LineTask("recordings", 3)
-    task.advance(0.99)
-    assert "recordings: 0/3" in task._line(0.0)
-    for _ in range(3):
-        task.advance(0.67)
-    assert "recordings: 3/3" in task._line(0.0)
+def test_lines_of_progress_never_count_what_is_not_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress().task("recordings", 3) as task:
+        task.advance(0.99)
+    assert "recordings: 0/3" in capsys.readouterr().err
+    with progress().task("recordings", 3) as task:
+        for amount in (0.99, 0.67, 0.67, 0.67):
+            task.advance(amount)
+    assert "recordings: 3/3" in capsys.readouterr().err
 
 
 STOPPED = """

@@ -70,6 +70,17 @@ class WorkloadOptions:
         return build_workload(source, size, depth, PackingConfig(batch_clips=self.batch_clips))
 
 
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How to measure the loader, and on what."""
+
+    batch_tokens: int = option(
+        0, "Number of tokens in a batch of the loader, instead of clips (0: 65536 on CUDA).", min=0
+    )
+    dataset: LatestDatasetOption = ""
+    workers: str = option("0", "Numbers of loader workers to try, e.g. 0,2,8.")
+
+
 @grouped
 def bench(
     parts: Annotated[
@@ -77,17 +88,7 @@ def bench(
         typer.Argument(metavar="PART", help=f"Parts to measure: {', '.join(PARTS)}."),
     ] = None,
     options: WorkloadOptions = WorkloadOptions(),
-    batch_tokens: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number of tokens in a batch of the loader, instead of clips (0: 65536 on CUDA).",
-        ),
-    ] = 0,
-    dataset: LatestDatasetOption = "",
-    workers: Annotated[
-        str, typer.Option(help="Numbers of loader workers to try, e.g. 0,2,8.")
-    ] = "0",
+    loader: LoaderOptions = LoaderOptions(),
     compare: Annotated[
         str, typer.Option(help="Model to compare with: hf (the padded AST of Hugging Face).")
     ] = "",
@@ -124,9 +125,9 @@ def bench(
         for part in chosen:
             if part == "loader":
                 model = options.workload("base").model
-                packing = _loader_packing(how, options.batch_clips, batch_tokens)
-                tried = parse_numbers_or_zero(workers, "--workers")
-                rows += _loader(dataset, how, model, packing, tried)
+                packing = _loader_packing(how, options.batch_clips, loader.batch_tokens)
+                tried = parse_numbers_or_zero(loader.workers, "--workers")
+                rows += _loader(loader.dataset, how, model, packing, tried)
             elif part == "planners":
                 rows += parts_of.measure_planners(options.many_clips())
             else:

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.cells import cell_len
@@ -133,44 +133,35 @@ class _BarTask:
         self._done = 0.0
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        if note:
-            self._bars.update(self._id, note=note)
         self._done += amount
         self._bars.update(self._id, completed=_whole(self._done))
+        if note:
+            self._bars.update(self._id, note=note)
 
 
 def _whole(done: float) -> float:
-    """Parts of something, added up, are whole where the last digits alone are missing.
-
-    What is shown is rounded down: nothing may count as done before it is.
-    """
+    """Rounds off what adding up fractions leaves; lines round down what is left."""
     return round(done, 6)
 
 
-class _BarProgress:
-    """Bars with an ETA, for people."""
-
-    @contextmanager
-    def task(self, what: str, total: float | None) -> Iterator[Task]:
-        bars = RichBars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=stderr,
-        )
-        with bars:
-            yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
-
-    def log(self, message: str) -> None:
-        log(message)
+@contextmanager
+def _bar(what: str, total: float | None) -> Iterator[Task]:
+    bars = RichBars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=stderr,
+    )
+    with bars:
+        yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
 
 
 class _LineTask:
-    """A line at the start, at most one every ten seconds, and one at the end."""
+    """Prints at most one line every ten seconds."""
 
     interval_s = 10.0
 
@@ -183,37 +174,39 @@ class _LineTask:
     def advance(self, amount: float = 1, note: str = "") -> None:
         self._done += amount
         self._note = note or self._note
-        now = time.monotonic()
-        if now - self._last >= self.interval_s:
-            self._last = now
-            log(self._line(now))
+        if time.monotonic() - self._last >= self.interval_s:
+            self._last = time.monotonic()
+            self.print()
 
-    def finish(self) -> None:
-        log(self._line(time.monotonic()))
-
-    def _line(self, now: float) -> str:
-        elapsed = now - self._started
-        of = f"/{self._total:.0f}" if self._total is not None else ""
-        eta = ""
-        if self._total is not None and 0 < self._done < self._total:
-            eta = f", {elapsed / self._done * (self._total - self._done):.0f} s left"
+    def print(self) -> None:
+        """Prints the state; nothing counts as done before it is."""
+        elapsed, of, left = time.monotonic() - self._started, "", ""
+        if self._total is not None:
+            of = f"/{self._total:.0f}"
+            if 0 < self._done < self._total:
+                left = f", {elapsed / self._done * (self._total - self._done):.0f} s left"
         note = f"  {self._note}" if self._note else ""
-        return f"{self._what}: {math.floor(_whole(self._done))}{of}, {elapsed:.0f} s{eta}{note}"
+        done = math.floor(_whole(self._done))
+        log(f"{self._what}: {done}{of}, {elapsed:.0f} s{left}{note}")
 
 
-class _LineProgress:
-    """Plain lines, for logs."""
+@contextmanager
+def _lines(what: str, total: float | None) -> Iterator[Task]:
+    task = _LineTask(what, total)
+    yield task
+    task.print()
 
-    @contextmanager
-    def task(self, what: str, total: float | None) -> Iterator[Task]:
-        task = _LineTask(what, total)
-        yield task
-        task.finish()
+
+class _Progress:
+    """Bars with an ETA where stderr is a terminal, plain lines elsewhere."""
+
+    def task(self, what: str, total: float | None) -> AbstractContextManager[Task]:
+        return (_bar if stderr.is_terminal else _lines)(what, total)
 
     def log(self, message: str) -> None:
         log(message)
 
 
 def progress() -> Progress:
-    """Bars where stderr is a terminal, plain lines elsewhere."""
-    return _BarProgress() if stderr.is_terminal else _LineProgress()
+    """Returns what reports the progress of a long job on stderr."""
+    return _Progress()

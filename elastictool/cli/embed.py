@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from elastictool.cli.console import log, print_json, print_table, progress
 from elastictool.cli.loading import note_other_data, open_data, open_model
@@ -19,6 +18,7 @@ from elastictool.cli.options import (
     SplitOption,
     WindowOptions,
     grouped,
+    option,
 )
 from elastictool.cli.recordings import collect, expand_files, finish, window_rule
 from elastictool.reporting.tables import counted
@@ -31,31 +31,57 @@ if TYPE_CHECKING:
     from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable
 
 
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What to write, to search, or to measure."""
+
+    out: Path | None = option(None, "File for the vectors: .npz, .parquet (with names) or .npy.")
+    index: Path | None = option(None, "File of vectors to search: .npz or .parquet.")
+    query: list[str] | None = option(None, "Recording to look for in the index; repeatable.")
+    top: int = option(5, "Number of nearest recordings to name.", min=1)
+    dataset: OptionalDatasetOption = ""
+    split: SplitOption = "test"
+
+    def check(self, files: list[str] | None) -> None:
+        """Checks that the options go together, and that the file can be written.
+
+        Raises:
+            UsageError: They do not, or the file's ending is unknown.
+            WriteError: The file cannot be written.
+        """
+        from elastictool.inference.vectors import check_suffix
+
+        if self.dataset:
+            if files or self.index is not None or self.query:
+                raise UsageError(
+                    "--dataset takes the place of recordings", "leave files and --index out"
+                )
+        elif (self.out is None) == (self.index is None):
+            raise UsageError(
+                "give --out to write vectors, or --index and --query to search", "see embed --help"
+            )
+        elif self.index is not None and (files or not self.query):
+            raise UsageError("with --index recordings are given by --query", "--query new.wav")
+        elif self.out is not None and self.query:
+            raise UsageError("--query needs --index", "name the recordings without an option")
+        if self.out is not None:
+            check_suffix(self.out)
+            check_output(self.out, is_folder=False)
+
+
 @grouped
 def embed(
     files: FilesArgument = None,
     run: RunOption = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File for the vectors: .npz, .parquet (with names) or .npy."),
-    ] = None,
-    index: Annotated[
-        Path | None, typer.Option(help="File of vectors to search: .npz or .parquet.")
-    ] = None,
-    query: Annotated[
-        list[str] | None, typer.Option(help="Recording to look for in the index; repeatable.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of nearest recordings to name.")] = 5,
-    dataset: OptionalDatasetOption = "",
-    split: SplitOption = "test",
+    options: EmbedOptions = EmbedOptions(),
     windows: WindowOptions = WindowOptions(),
     model: BudgetOptions = BudgetOptions(),
     json_output: JsonOption = False,
 ) -> None:
     """Turn recordings into vectors, or search for similar ones.
 
-    A search finds the nearest recordings by the cosine of their vectors. An index records what
-    made it, and queries of another model, patch size, resolution or window are refused. With
+    A search finds the nearest recordings by the cosine of their vectors. An index records its
+    model, patch size, resolution and window, and queries with others are refused. With
     --dataset the quality of the vectors is measured: mean average precision of retrieval, and the
     equal error rate of telling pairs of one class from others (speaker verification); the classes
     need not be those of the training. Recordings that cannot be read are listed at the end (exit
@@ -67,29 +93,30 @@ def embed(
 
     Example: elastictool embed --dataset fsdd-speaker
     """
-    if dataset:
-        if files or index is not None or query:
-            raise UsageError(
-                "--dataset takes the place of recordings", "leave files and --index out"
-            )
-        _check_out(out)
-        rule = window_rule(windows)
-        _measure(open_model(run, model), dataset, split, rule, out, json_output)
+    from elastictool.inference.vectors import EmbeddingMeta, read_vectors
+
+    options.check(files)
+    rule = window_rule(windows)
+    if options.dataset:
+        _measure(open_model(run, model), options, rule, json_output)
         return
-    _check(files, out, index, query)
-    rule, paths = window_rule(windows), expand_files(query or files)
-    table = _read(index)
+    paths = expand_files(options.query or files)
+    table = None if options.index is None else read_vectors(options.index)
     loaded = open_model(run, model)
-    meta = _meta(loaded, rule)
-    if table is not None and index is not None:
-        check_compatible(table, meta, index)
+    meta = EmbeddingMeta.of(loaded.run, rule)
+    if table is not None and options.index is not None:
+        if table.meta is not None:
+            table.meta.check_compatible(meta, options.index)
+        else:
+            log(f"note: {options.index} does not record what made it: use the same run and options")
     log(counted(len(paths), "recording"))
     found, stopped = collect(
         lambda stop: loaded.embeddings(paths, rule, progress=progress(), stop=stop)
     )
-    document = (
-        _search(table, found, top) if table is not None else _write(out, found, meta, stopped)
-    )
+    if table is not None:
+        document = _search(table, found, options.top)
+    else:
+        document = _write(options.out, found, meta, stopped)
     if json_output:
         print_json(document)
     elif table is not None:
@@ -98,26 +125,22 @@ def embed(
 
 
 def _measure(
-    model: ElasticModel,
-    dataset: str,
-    split: str,
-    rule: WindowRule,
-    out: Path | None,
-    json_output: bool,
+    model: ElasticModel, options: EmbedOptions, rule: WindowRule, json_output: bool
 ) -> None:
     from elastictool.evaluation.retrieval import measure_retrieval
     from elastictool.evaluation.run_data import split_clips
-    from elastictool.inference.vectors import EmbeddingTable, write_vectors
+    from elastictool.inference.vectors import EmbeddingMeta, EmbeddingTable, write_vectors
 
     loaded = model.run
-    store = open_data(dataset, loaded)
-    log(f"dataset {store.path}, {split} split")
+    store = open_data(options.dataset, loaded)
+    log(f"dataset {store.path}, {options.split} split")
     note_other_data([loaded], store)
-    clips = split_clips(loaded, store, split, same_classes=False)
+    clips = split_clips(loaded, store, options.split, same_classes=False)
     result = measure_retrieval(model, store, clips, rule, progress())
-    if out is not None:
-        write_vectors(out, EmbeddingTable(result.names, result.vectors, _meta(model, rule)))
-        log(f"wrote {out}")
+    if options.out is not None:
+        meta = EmbeddingMeta.of(loaded, rule)
+        write_vectors(options.out, EmbeddingTable(result.names, result.vectors, meta))
+        log(f"wrote {options.out}")
     if json_output:
         print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
         return
@@ -128,49 +151,6 @@ def _measure(
         ("pairs (of one class)", f"{result.pairs:,} ({result.same_pairs:,})"),
     ]
     print_table("embeddings", ("measure", "value"), rows)
-
-
-def _check(
-    files: list[str] | None, out: Path | None, index: Path | None, query: list[str] | None
-) -> None:
-    if (out is None) == (index is None):
-        raise UsageError(
-            "give --out to write vectors, or --index and --query to search", "see embed --help"
-        )
-    if index is not None and (files or not query):
-        raise UsageError("with --index recordings are given by --query", "--query new.wav")
-    if out is not None and query:
-        raise UsageError("--query needs --index", "name the recordings without an option")
-    _check_out(out)
-
-
-def _check_out(out: Path | None) -> None:
-    from elastictool.inference.vectors import check_suffix
-
-    if out is not None:
-        check_suffix(out)
-        check_output(out, is_folder=False)
-
-
-def _meta(model: ElasticModel, rule: WindowRule) -> EmbeddingMeta:
-    from elastictool.inference.vectors import EmbeddingMeta
-
-    return EmbeddingMeta.of(model.run, rule)
-
-
-def _read(index: Path | None) -> EmbeddingTable | None:
-    """Reads the index, before a model is loaded for it."""
-    from elastictool.inference.vectors import read_vectors
-
-    return None if index is None else read_vectors(index)
-
-
-def check_compatible(table: EmbeddingTable, meta: EmbeddingMeta, index: Path) -> None:
-    """Rejects queries of another kind than the index, before they are computed."""
-    if table.meta is not None:
-        table.meta.check_compatible(meta, index)
-    else:
-        log(f"note: {index} does not record what made it: use the same run and options")
 
 
 def _write(

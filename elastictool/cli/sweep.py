@@ -75,7 +75,7 @@ class AxisOptions:
     )
 
     @property
-    def option(self) -> str:
+    def flag(self) -> str:
         """The option of the axis to sweep; lengths where none is given.
 
         Raises:
@@ -87,7 +87,7 @@ class AxisOptions:
             "--resolutions": self.resolutions,
             "--pooling": self.pooling,
         }
-        given = [option for option, text in asked.items() if text] or ["--lengths"]
+        given = [name for name, text in asked.items() if text] or ["--lengths"]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are {len(given)} sweeps", "give one of them")
         return given[0]
@@ -95,25 +95,25 @@ class AxisOptions:
     @property
     def axis(self) -> str:
         """Its name out of ``AXES``."""
-        if self.option == "--pooling":
+        if self.flag == "--pooling":
             return f"{self.pooling_kind or 'average'}_pooling"
         axes = {"--lengths": "length", "--patch-sizes": "patch_size", "--resolutions": "resolution"}
-        return axes[self.option]
+        return axes[self.flag]
 
     def values(self) -> Sequence[float]:
         """The values to sweep; none leaves the lengths to the data."""
-        option = self.option
-        if option == "--resolutions":
-            return parse_fractions([self.resolutions], option, RESOLUTION_STEP)
-        if option == "--lengths":
+        flag = self.flag
+        if flag == "--resolutions":
+            return parse_fractions([self.resolutions], flag, RESOLUTION_STEP)
+        if flag == "--lengths":
             return parse_lengths(self.lengths) if self.lengths else ()
-        if option == "--patch-sizes":
-            return parse_numbers([self.patch_sizes], option, PATCH_STEP)
-        return parse_numbers([self.pooling], option)
+        if flag == "--patch-sizes":
+            return parse_numbers([self.patch_sizes], flag, PATCH_STEP)
+        return parse_numbers([self.pooling], flag)
 
     def overrides(self) -> list[dict[str, Any]]:
         """Overrides of a run's model, one for each way of fitting to try."""
-        if self.option == "--patch-sizes":
+        if self.flag == "--patch-sizes":
             if self.resize == "both":
                 return [{"resize": "pi"}, {"resize": "bl"}]
             return [{}] if self.resize == "own" else [{"resize": self.resize}]
@@ -135,7 +135,7 @@ class AxisOptions:
         Raises:
             UsageError: There is one.
         """
-        option, shift = self.option, self.base_shift
+        flag, shift = self.flag, self.base_shift
         resizes = "--patch-sizes 8,10,12,16,20,24,30,32,40,48"
         needs = (
             ("--base-shift", shift is not None, "--resolutions 1:4:0.2"),
@@ -145,15 +145,36 @@ class AxisOptions:
         )
         for name, given, example in needs:
             needed = example.partition(" ")[0]
-            if given and option != needed:
+            if given and flag != needed:
                 raise UsageError(f"{name} goes with {needed}", f"e.g. {example}")
         if shift is not None and not 0.1 <= shift <= 1000:
             raise UsageError(f"--base-shift {shift:g} is not within 0.1..1000 ms", "e.g. 10")
-        if option == "--patch-sizes" and self.positions != "interpolate":
+        if flag == "--patch-sizes" and self.positions != "interpolate":
             raise UsageError(
                 "--positions does not go with --patch-sizes",
                 "positions are resized bilinearly there, as in FlexiAST",
             )
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The runs to score in addition, and the metric."""
+
+    more_runs: list[str] | None = option(None, "Run to sweep, too; repeatable.", "--run")
+    ensemble: list[str] | None = option(
+        None, "Run of an ensemble, which adds a row for the mean; repeatable."
+    )
+    metric: str = option("auto", "Metric: auto (top1, or map for multi-label data), {metrics}.")
+
+
+@dataclass(frozen=True)
+class SweepTarget:
+    """Where the points go."""
+
+    out: Path | None = option(
+        None, "Folder for files (default: results/ and figures/ of the first run)."
+    )
+    overwrite: bool = option(False, "Replace the points of earlier sweeps.")
 
 
 @grouped
@@ -163,27 +184,11 @@ def sweep(
         typer.Argument(help="Run directories or names under runs/ (default: the latest run)."),
     ] = None,
     swept: AxisOptions = AxisOptions(),
-    more_runs: Annotated[
-        list[str] | None, typer.Option("--run", help="Run to sweep, too; repeatable.")
-    ] = None,
-    ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="Run of an ensemble, which adds a row for the mean; repeatable."),
-    ] = None,
-    metric: Annotated[
-        str,
-        typer.Option(help="Metric: auto (top1, or map for multi-label data), {metrics}."),
-    ] = "auto",
+    scored: ScoreOptions = ScoreOptions(),
     split: SplitOption = "test",
     dataset: DatasetOption = "",
     model: ModelOptions = ModelOptions(),
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for files (default: results/ and figures/ of the first run)."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the points of earlier sweeps.")
-    ] = False,
+    target: SweepTarget = SweepTarget(),
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate runs at many lengths, patch sizes or resolutions.
@@ -202,11 +207,13 @@ def sweep(
     """
     axis, values = swept.axis, swept.values()
     swept.check()
-    paths = list(dict.fromkeys(locate_run(text) for text in [*(runs or []), *(more_runs or [])]))
+    paths = list(
+        dict.fromkeys(locate_run(text) for text in [*(runs or []), *(scored.more_runs or [])])
+    )
     paths = paths or [locate_run("")]
-    members = [locate_run(text) for text in ensemble or []]
+    members = [locate_run(text) for text in scored.ensemble or []]
     place = results_folder(paths[0])
-    for folder in [out] if out else [place, place / "results", place / "figures"]:
+    for folder in [target.out] if target.out else [place, place / "results", place / "figures"]:
         check_output(folder)
 
     from elastictool.checkpoint.run_directory import environment
@@ -221,14 +228,14 @@ def sweep(
     log(f"runs {', '.join(str(path) for path in paths)}; dataset {store.path}, {split} split")
     note_other_data([*loaded, *averaged], store)
     values = values or sweeping.default_lengths(loaded, store, split)
-    _check_number(swept.option, values, len(paths))
+    _check_number(swept.flag, values, len(paths))
     precision, shift = model.precision, swept.base_shift
     base_shift_ms = shift or sweeping.shortest_shift_ms(loaded)
     suffix = variant(loaded[0], store, model.which, precision)
-    files = SweepFiles.of(axis, split, out, place, suffix)
+    files = SweepFiles.of(axis, split, target.out, place, suffix)
     about = {
         "split": split,
-        "metric": sweeping.resolve_metric(metric, store.info.multi_label),
+        "metric": sweeping.resolve_metric(scored.metric, store.info.multi_label),
         "checkpoint": model.which,
         "precision": precision,
         "dataset": store.info.name,
@@ -238,11 +245,11 @@ def sweep(
         "environment": environment(store.info.fingerprint),
         **swept.conditions(base_shift_ms),
     }
-    former = [] if overwrite else earlier_points(files.document, about)
+    former = [] if target.overwrite else earlier_points(files.document, about)
     with files.stoppable() as stop:
         options = sweeping.SweepOptions(
             split=split,
-            metric=metric,
+            metric=scored.metric,
             precision=precision,
             patch_axes=swept.axes,
             base_shift_ms=base_shift_ms,
@@ -260,7 +267,7 @@ def sweep(
     written: list[Path] = []
     try:
         written += files.write(points, about)
-        written += write_report(place) if out is None else []
+        written += write_report(place) if target.out is None else []
     finally:  # a full disk must not take the scores along
         if json_output:
             names = [str(file) for file in written]
