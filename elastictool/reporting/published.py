@@ -90,11 +90,19 @@ def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
 def published_tokens(dataset: str = "VoxCeleb") -> dict[str, tuple[float | None, float | None]]:
     """Return padding and cut in percent by model; None if published as a picture only."""
     return {
-        row["model"]: (_number(row["padding_percent"]), _number(row["cut_percent"]))
+        row["model"]: (
+            float(row["padding_percent"]) if row["padding_percent"] else None,
+            float(row["cut_percent"]) if row["cut_percent"] else None,
+        )
         for row in _rows("elasticast_table1_token_usage")
         if row["dataset"] == dataset
     }
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def token_words(shares: Mapping[str, Sequence[float | None]], unit: str = "") -> str:
+    """Return padding and cut of each model as ``AST: padding 12.5, cut figure only``."""
+    texts = {
+        model: [FIGURE_ONLY if share is None else f"{share:.1f}{unit}" for share in pair]
+        for model, pair in shares.items()
+    }
+    return "; ".join(f"{model}: padding {pad}, cut {cut}" for model, (pad, cut) in texts.items())

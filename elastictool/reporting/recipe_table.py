@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elastictool.metrics.table import METRIC_LABELS
-from elastictool.reporting.published import FIGURE_ONLY, own_score
+from elastictool.reporting.published import FIGURE_ONLY, own_score, token_words
 from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
 
 Document = Mapping[str, Any]
@@ -39,27 +39,18 @@ def page(result: Document) -> str:
 def published_words(published: Document) -> str:
     """Return the published numbers and their source in a line."""
     if published["tokens"]:
-        shares = published["tokens"].items()
-        parts = [f"{model}: padding {_share(a)}, cut {_share(b)}" for model, (a, b) in shares]
-        what = "Tokens, %"
+        what, numbers = "Tokens, %", token_words(published["tokens"])
     elif published["curves"]:
-        parts = [_range_words(model, points) for model, points in published["curves"].items()]
         metric = METRIC_LABELS[published["metric"]]
-        what = f"{metric}, %, at the own setting (in brackets over all columns)"
+        what, parts = f"{metric}, %, at the own setting (in brackets over all columns)", []
+        for model, points in published["curves"].items():
+            scores, own = [y for _, y in points], own_score(model, points)
+            at_own = "" if own is None else f" {percent(own)}"
+            parts.append(f"{model}{at_own} ({percent(min(scores))} to {percent(max(scores))})")
+        numbers = "; ".join(parts)
     else:
         return "A picture without numbers (figure only)."
-    return f"{what}, {published['note']}, {published['source']}: {'; '.join(parts)}."
-
-
-def _range_words(model: str, points: Sequence[Sequence[float]]) -> str:
-    """Return ``AST-400 51.0 (38.2 to 51.0)``; the range alone without an own setting."""
-    scores, own = [y for _, y in points], own_score(model, points)
-    at_own = "" if own is None else f"{percent(own)} "
-    return f"{model} {at_own}({percent(min(scores))} to {percent(max(scores))})"
-
-
-def _share(value: float | None) -> str:
-    return FIGURE_ONLY if value is None else f"{value:.1f}"
+    return f"{what}, {published['note']}, {published['source']}: {numbers}."
 
 
 def held_words(verdicts: Sequence[Document]) -> str:
@@ -70,32 +61,26 @@ def held_words(verdicts: Sequence[Document]) -> str:
 
 
 def tables(result: Document) -> list[str]:
-    """Return all tables of the result."""
+    """Return all tables of the result: lengths, or a row for each column of each panel."""
     if "histograms" in result:
-        return [histogram_table(result)]
-    found = [panel_table(panel, result) for panel in result["panels"]]
-    if result["evaluations"]:
-        found.append(evaluation_table(result))
+        return [markdown_table(*histogram_cells(result))]
+    published, note = result["published"], ""
+    if result["scale"] != SAME_DATA and published["tokens"]:
+        note = f" Published: {published['note']}."
+    elif result["scale"] != SAME_DATA and published["curves"]:
+        note = " Published numbers are of other data and larger models: compare shapes, not values."
+    found = []
+    for panel in result["panels"]:
+        conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
+        clips = f"{counted(panel['clips'], 'clip')}{conditions}"
+        head = f"{panel['y']}, %, {panel['title']}, {clips}.{note}\n\n"
+        found.append(head + markdown_table(*panel_cells(panel, result)))
+    if rows := result["evaluations"]:
+        names = [name for name in METRIC_LABELS if any(name in row for row in rows.values())]
+        cells = [[label, *(percent(row.get(n)) for n in names)] for label, row in rows.items()]
+        table = markdown_table(["model", *(METRIC_LABELS[name] for name in names)], cells)
+        found.append(f"At the own setting, %, means over repetitions:\n\n{table}")
     return found
-
-
-def panel_table(panel: Document, result: Document) -> str:
-    """Return a table with a row for each column of the figure."""
-    columns, rows = panel_cells(panel, result)
-    note = "" if result["scale"] == SAME_DATA else _other_data(result)
-    conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
-    clips = f"{counted(panel['clips'], 'clip')}{conditions}"
-    head = f"{panel['y']}, %, {panel['title']}, {clips}.{note}\n\n"
-    return head + markdown_table(columns, rows)
-
-
-def _other_data(result: Document) -> str:
-    published = result["published"]
-    if published["tokens"]:
-        return f" Published: {published['note']}."
-    if published["curves"]:
-        return " Published numbers are of other data and larger models: compare shapes, not values."
-    return ""
 
 
 def has_differences(panel: Document, result: Document) -> bool:
@@ -113,35 +98,24 @@ def panel_cells(
     if panel["axis"] == TOKEN_AXIS:
         return token_cells(panel, result)
     published, gap = result["published"], has_differences(panel, result)
+    numbers = published["curves"]
     same_columns = panel["axis"] != "length" or result["scale"] == SAME_DATA
-    columns = [panel["column"]]
-    for curve in panel["curves"]:
-        columns += [curve["label"], _published_column(panel, published)]
-        columns += ["difference"] * gap
+    other_metric = published["metric"] not in ("", panel["metric"])
+    theirs = f"published {METRIC_LABELS[published['metric']]}" if other_metric else "published"
+    columns, own, by_x = [panel["column"]], [panel["own"]], dict[float, list[str]]()
     places = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
-    rows = []
-    if any(curve["own"] for curve in panel["curves"]):
-        own = [panel["own"]]
-        for curve in panel["curves"]:
-            name = curve["published_label"]
-            theirs = own_score(name, published["curves"].get(name, []))
-            own += _cells(curve["own"], theirs, bool(published["curves"]), gap, intervals)
-        rows.append(own)
-    for x in places:
-        row = [f"{x:g}"]
-        for curve in panel["curves"]:
-            mine = next((p for p in curve["points"] if p["x"] == x), None)
-            theirs, numbers = _published_at(curve, x, published, same_columns)
-            row += _cells(mine, theirs, numbers, gap, intervals)
-        rows.append(row)
-    return columns, rows
-
-
-def _published_column(panel: Document, published: Document) -> str:
-    """Return ``published``, with its metric if that differs from ours."""
-    if published["metric"] in ("", panel["metric"]):
-        return "published"
-    return f"published {METRIC_LABELS[published['metric']]}"
+    for curve in panel["curves"]:
+        columns += [curve["label"], theirs, *["difference"] * gap]
+        points = numbers.get(curve["published_label"], [])
+        score = own_score(curve["published_label"], points)
+        own += _cells(curve["own"], score, bool(numbers), gap, intervals)
+        mine = {point["x"]: point for point in curve["points"]}
+        for x in places:
+            near = (y for place, y in points if same_columns and abs(place - x) < 1e-9)
+            cells = _cells(mine.get(x), next(near, None), bool(numbers), gap, intervals)
+            by_x.setdefault(x, [f"{x:g}"]).extend(cells)
+    has_own = any(curve["own"] for curve in panel["curves"])
+    return columns, [*[own] * has_own, *by_x.values()]
 
 
 def _cells(
@@ -154,15 +128,6 @@ def _cells(
     if theirs is None:
         return [ours, EMPTY if numbers else FIGURE_ONLY, *[EMPTY] * gap]
     return [ours, percent(theirs), *[f"{100 * (mine['value'] - theirs):+.1f}"] * gap]
-
-
-def _published_at(
-    curve: Document, x: float, published: Document, same_columns: bool
-) -> tuple[float | None, bool]:
-    """Return the published value of a curve at ``x``, and whether any numbers are published."""
-    points = published["curves"].get(curve["published_label"], []) if same_columns else []
-    found = next((y for place, y in points if abs(place - x) < 1e-9), None)
-    return found, bool(published["curves"])
 
 
 def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list[str]]]:
@@ -201,22 +166,6 @@ def _share_cells(
     return [f"{theirs:.1f}", *[difference] * gap]
 
 
-def evaluation_table(result: Document) -> str:
-    """Return a table of all metrics at the own setting."""
-    names = [n for n in METRIC_LABELS if any(n in row for row in result["evaluations"].values())]
-    rows = [
-        [label, *(percent(row.get(name)) for name in names)]
-        for label, row in result["evaluations"].items()
-    ]
-    head = "At the own setting, %, means over repetitions:\n\n"
-    return head + markdown_table(["model", *(METRIC_LABELS[n] for n in names)], rows)
-
-
-def histogram_table(result: Document) -> str:
-    """Return a table of clip lengths."""
-    return markdown_table(*histogram_cells(result))
-
-
 def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
     """Return column names and cells, one row a data set."""
     columns = ["data", "clips", "hours", "shortest", "median", "90 %", "99 %", "longest"]
@@ -240,13 +189,13 @@ def verdict_lines(verdicts: Sequence[Document]) -> str:
     """Return how many claims hold, and a bullet for each claim."""
     if not verdicts:
         return "None is judged: the picture shows lengths alone.\n"
-    return f"{held_words(verdicts)}.\n\n" + "".join(f"- {_verdict_words(v)}\n" for v in verdicts)
-
-
-def _verdict_words(verdict: Document) -> str:
-    source = f" [{verdict['source']}]" if verdict["source"] else ""
-    theirs = verdict["published_words"].partition(": ")[2]
-    return f"{verdict['words']}{source}" + (f"; published: {theirs}" if theirs else "")
+    lines = [f"{held_words(verdicts)}.\n\n"]
+    for verdict in verdicts:
+        source = f" [{verdict['source']}]" if verdict["source"] else ""
+        theirs = verdict["published_words"].partition(": ")[2]
+        published = f"; published: {theirs}" if theirs else ""
+        lines.append(f"- {verdict['words']}{source}{published}\n")
+    return "".join(lines)
 
 
 def provenance(result: Document) -> str:

@@ -6,7 +6,6 @@ two panels; the second one is left out if nothing is cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elastictool.evaluation.tokens import TokenReport, TokenUse, table_planners
+from elastictool.evaluation.tokens import TokenReport, table_planners
 from elastictool.packing.windows import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
-from elastictool.reporting.published import FIGURE_ONLY, published_tokens
+from elastictool.reporting.published import published_tokens, token_words
 from elastictool.reporting.tables import counted
 from elastictool.utils.io import write_rows
 
@@ -25,58 +24,22 @@ PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""
 
 COLUMNS = ("model", "batch", "pad %", "cut %", "rows", "excess", "tokens")
-
 _FIELDS = (
-    "model",
-    "planner",
-    "batch_clips",
-    "padding_percent",
-    "cut_percent",
-    "rows",
-    "excess_rows",
-    "processed_tokens",
-    "padding_tokens",
-    "cut_tokens",
-    "native_tokens",
-)
-
-_EMPTY = "-"
-
-
-def table_cells(use: TokenUse) -> list[str]:
-    """Return the cells of one row, in the order of ``COLUMNS``."""
-    return [
-        use.planner or use.model,
-        str(use.batch_clips or "any"),
-        f"{use.padding_percent:.1f}",
-        f"{use.cut_percent:.1f}",
-        _EMPTY if use.rows is None else f"{use.rows:,}",
-        _EMPTY if use.excess_rows is None else f"{use.excess_rows:,}",
-        _brief(use.processed_tokens),
-    ]
-
-
-def _brief(count: int) -> str:
-    """Return a count, in millions from one million on."""
-    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
+    "model", "planner", "batch_clips", "padding_percent", "cut_percent", "rows", "excess_rows",
+    "processed_tokens", "padding_tokens", "cut_tokens", "native_tokens",
+)  # fmt: skip
 
 
 def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
-    """Returns column names and cells, all as text."""
-    return list(COLUMNS), [table_cells(use) for use in report.uses]
-
-
-def _published_note() -> str:
-    """Returns the published shares, which were counted on VoxCeleb itself."""
-
-    def share(value: float | None) -> str:
-        return FIGURE_ONLY if value is None else f"{value:.1f} %"
-
-    models = "; ".join(
-        f"{model}: padding {share(padding)}, cut {share(cut)}"
-        for model, (padding, cut) in PUBLISHED.items()
-    )
-    return f"published in Table 1, counted on VoxCeleb itself: {models}"
+    """Return column names and cells, all as text; a million tokens and more are in millions."""
+    rows = []
+    for use in report.uses:
+        count, batch = use.processed_tokens, use.batch_clips or "any"
+        shares = [f"{use.padding_percent:.1f}", f"{use.cut_percent:.1f}"]
+        filled = ["-" if rows is None else f"{rows:,}" for rows in (use.rows, use.excess_rows)]
+        tokens = f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.1f} M"
+        rows.append([use.planner or use.model, str(batch), *shares, *filled, tokens])
+    return list(COLUMNS), rows
 
 
 def is_stand_in(report: TokenReport) -> bool:
@@ -116,7 +79,8 @@ def notes(report: TokenReport) -> list[str]:
             "of its own, to which the other rows of its batch are padded"
         )
     if is_stand_in(report):
-        lines.append(_published_note())
+        known = token_words(PUBLISHED, " %")
+        lines.append(f"published in Table 1, counted on VoxCeleb itself: {known}")
     return lines
 
 
@@ -160,7 +124,11 @@ def draw(report: TokenReport) -> Figure:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
         for column, axes in enumerate(panels):
             _bars(axes, report, column, titles[column])
-        panels[0].set_yticks(range(len(report.uses)), [_tick(use) for use in report.uses])
+        ticks = []
+        for use in report.uses:
+            clips = counted(use.batch_clips, "clip") if use.batch_clips else ""
+            ticks.append(", ".join(filter(None, (use.model, use.planner, clips))))
+        panels[0].set_yticks(range(len(ticks)), ticks)
         panels[0].invert_yaxis()
         note = conditions(report) + ("" if cut else "; nothing is cut")
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
@@ -176,19 +144,8 @@ def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
     axes.set_title(title, fontsize=9, weight="normal")
     axes.tick_params(labelsize=8, left=False)
     axes.grid(visible=False, axis="y")
-    if is_stand_in(report):
-        _mark_published(axes, report.uses, column)
-
-
-def _mark_published(axes: Axes, uses: Sequence[TokenUse], column: int) -> None:
-    places = {use.model: place for place, use in enumerate(uses) if not use.planner}
+    places = {use.model: place for place, use in enumerate(report.uses) if not use.planner}
     marks = [(PUBLISHED[model][column], places[model]) for model in places if model in PUBLISHED]
-    if marks:
+    if marks and is_stand_in(report):
         axes.plot(*zip(*marks, strict=True), "D", color="black", ms=4, label="published")
         axes.legend(loc="lower right", fontsize=8)
-
-
-def _tick(use: TokenUse) -> str:
-    clips = counted(use.batch_clips, "clip") if use.batch_clips else ""
-    words = [use.model, use.planner, clips]
-    return ", ".join(word for word in words if word)
