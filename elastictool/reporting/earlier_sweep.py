@@ -53,12 +53,15 @@ def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
     """
     if not file.is_file():
         return []
+    points = []
     try:
         document = read_json(file)
-        points = [_point(values) for values in document["points"]]
+        for row in document["points"]:
+            values: dict[str, Any] = {k: math.nan if v is None else v for k, v in row.items()}
+            points.append(SweepPoint(**values))
         different = _differences(document, about)
     except (ElasticToolError, KeyError, TypeError, ValueError, AttributeError):
-        points, different = [], ["a sweep that cannot be read, or lacks its conditions"]
+        different = ["a sweep that cannot be read, or lacks its conditions"]
     if different:
         raise UsageError(
             f"{file} holds {'; '.join(different)}",
@@ -77,11 +80,6 @@ def merged(earlier: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[Swe
         return lines.index(point.identity[:3]), not point.native, value
 
     return sorted(points.values(), key=place)
-
-
-def _point(values: Mapping[str, Any]) -> SweepPoint:
-    plain: dict[str, Any] = {name: math.nan if v is None else v for name, v in values.items()}
-    return SweepPoint(**plain)
 
 
 def _differences(document: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:

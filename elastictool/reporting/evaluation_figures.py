@@ -61,7 +61,7 @@ def plot_confusions(evaluation: EvaluationFile) -> list[Path]:
     matrix = evaluation.confusions()
     if matrix is None:
         return []
-    return _save(draw_confusions(matrix, evaluation.class_names), evaluation, "confusions", "")
+    return _save(draw_confusions(matrix, evaluation.class_names), evaluation, "confusions")
 
 
 def plot_classes(evaluation: EvaluationFile) -> list[Path]:
@@ -77,7 +77,7 @@ def plot_classes(evaluation: EvaluationFile) -> list[Path]:
     return _save(draw_classes(values), evaluation, "per_class", metric)
 
 
-def _save(figure: Figure, evaluation: EvaluationFile, kind: str, metric: str) -> list[Path]:
+def _save(figure: Figure, evaluation: EvaluationFile, kind: str, metric: str = "") -> list[Path]:
     title = plain_text(f"{evaluation.title}\n{evaluation.score_text(metric)}")
     with styled():
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
@@ -127,8 +127,8 @@ def _draw_matrix(axes: Axes, matrix: Counts, names: list[str]) -> None:
     if len(names) <= COUNTED_CLASSES:
         for row, column in np.argwhere(matrix > 0).tolist():
             colour = "white" if shares[row, column] > 0.35 else "black"
-            where: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
-            axes.text(column, row, f"{matrix[row, column]:,}", color=colour, **where)
+            text = axes.text(column, row, f"{matrix[row, column]:,}", color=colour, fontsize=8)
+            text.set(ha="center", va="center")
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02)
     bar.set_ticks([0, 0.02, 0.1, 0.25, 0.5, 1], labels=["0", "2", "10", "25", "50", "100"])
     bar.set_label("% of the true class's clips", fontsize=8.5)
@@ -139,16 +139,14 @@ def _draw_pairs(axes: Axes, pairs: list[Confusion], matrix: Counts, names: list[
     wrong, shown = int(matrix.sum() - np.trace(matrix)), sum(pair.clips for pair in pairs)
     axes.set_title(f"largest confusions:\n{shown:,} of {wrong:,} wrong clips", fontsize=9.5)
     bars = axes.barh(range(len(pairs)), [pair.clips for pair in pairs], color=VERMILLION)
-    texts = [
-        f"{pair.clips:,} of {clips[pair.true]:,} ({100 * pair.clips / clips[pair.true]:.0f} %)"
-        for pair in pairs
-    ]
+    texts, labels = [], []
+    for pair in pairs:
+        whole = clips[pair.true]
+        texts.append(f"{pair.clips:,} of {whole:,} ({100 * pair.clips / whole:.0f} %)")
+        ends = (plain_text(name, NAME_LENGTH) for name in (pair.true, pair.predicted))
+        labels.append(" → ".join(ends))
     axes.bar_label(bars, texts, padding=3, fontsize=7.5)
     axes.margins(x=0.6)  # room for these labels
-    labels = [
-        f"{plain_text(pair.true, NAME_LENGTH)} → {plain_text(pair.predicted, NAME_LENGTH)}"
-        for pair in pairs
-    ]
     _list_rows(axes, labels)
     axes.set_xlabel("clips: true class → top class", fontsize=8.5)
 

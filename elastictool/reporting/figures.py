@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,42 +95,26 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     patch sizes.
     """
     labels = list(dict.fromkeys(labels))
-    others = sorted({size for label in labels if (size := _fixed_size(label)) and not _role(label)})
-    taken = {_role(label) for label in labels}
-    free = [colour for colour in FIXED_LENGTH_COLOURS if colour not in taken]
+    roles = {label: ROLE_COLOURS.get(re.split(r", | \(", label)[0], "") for label in labels}
+    sizes = {label: size for label in labels if (size := _fixed_size(label))}
+    others = sorted({size for label, size in sizes.items() if not roles[label]})
+    free = [colour for colour in FIXED_LENGTH_COLOURS if colour not in roles.values()]
+    free = free or list(FIXED_LENGTH_COLOURS)
     seen: dict[str, int] = {}
     styles = {}
     for label in labels:
-        colour = _role(label) or _colour(label, others, free or list(FIXED_LENGTH_COLOURS))
+        place = others.index(sizes[label]) if label in sizes and not roles[label] else 0
+        families = (c for family, c in FAMILY_COLOURS.items() if label.startswith(family))
+        colour = roles[label] or next(families, free[place % len(free)])
         variant = seen.get(colour, 0)
         seen[colour] = variant + 1
-        marker = MARKERS[variant % len(MARKERS)]
-        shade = _shaded(colour, SHADES[variant % len(SHADES)])
-        styles[label] = SeriesStyle(shade, LINES[variant % len(LINES)], marker)
+        shade = SHADES[variant % len(SHADES)]
+        end = float(shade > 0)
+        red, green, blue = (part + abs(shade) * (end - part) for part in to_rgb(colour))
+        shaded = to_hex((red, green, blue)) if shade else colour
+        line, marker = LINES[variant % len(LINES)], MARKERS[variant % len(MARKERS)]
+        styles[label] = SeriesStyle(shaded, line, marker)
     return styles
-
-
-def _shaded(colour: str, shade: float) -> str:
-    """Return the colour, ``shade`` of the way to white, or below 0 to black."""
-    if not shade:
-        return colour
-    end = float(shade > 0)
-    red, green, blue = (part + abs(shade) * (end - part) for part in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
-def _role(label: str) -> str:
-    """Return the fixed colour of a model of the papers; empty for others."""
-    return ROLE_COLOURS.get(re.split(r", | \(", label)[0], "")
-
-
-def _colour(label: str, lengths: list[tuple[int, int]], free: Sequence[str]) -> str:
-    for family, colour in FAMILY_COLOURS.items():
-        if label.startswith(family):
-            return colour
-    size = _fixed_size(label)
-    place = lengths.index(size) if size else 0
-    return free[place % len(free)]
 
 
 def _fixed_size(label: str) -> tuple[int, int] | None:

@@ -35,7 +35,6 @@ from elastictool.reporting.run_log import Record, number, read_log
 BINS = 400
 MOST_MARKERS = 60
 """Up to this many epochs each has a marker."""
-METRIC_STYLES = ((GREEN, "o"), (PURPLE, "^"), (ORANGE, "D"))
 Array = npt.NDArray[np.float64]
 
 
@@ -118,14 +117,16 @@ def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) 
     raw = binned(curve(steps, "loss"))
     places = epoch_positions(raw.steps, epochs)
     axes.plot(places, raw.values, color=BLUE, alpha=0.25, linewidth=1, label="training, by step")
-    mean = curve(epochs, "train_loss")
-    if len(mean.steps):  # a mean stands in the middle of its epoch
-        middle = epoch_positions(mean.steps, epochs) - 0.5
-        _draw_by_epoch(axes, middle, mean.values, "training, mean of the epoch", BLUE, "o")
-    loss = curve(epochs, "val_loss")
-    if len(loss.steps):
-        ends = epoch_positions(loss.steps, epochs)
-        _draw_by_epoch(axes, ends, loss.values, "validation, after the epoch", VERMILLION, "s")
+    for name, label, colour, marker, back in (
+        # A mean stands in the middle of its epoch.
+        ("train_loss", "training, mean of the epoch", BLUE, "o", 0.5),
+        ("val_loss", "validation, after the epoch", VERMILLION, "s", 0.0),
+    ):
+        loss = curve(epochs, name)
+        if len(loss.steps):
+            places = epoch_positions(loss.steps, epochs) - back
+            marker = marker if len(places) <= MOST_MARKERS else ""
+            axes.plot(places, loss.values, color=colour, marker=marker, label=label)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
 
@@ -134,18 +135,12 @@ def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> 
     """Draw the validation metrics, with a ring at the epoch of the best weights."""
     axes.set_ylabel("validation, %")
     chosen = str(epochs[-1].get("selection_metric", ""))
-    for name, (colour, marker) in zip(names, METRIC_STYLES, strict=False):
+    for name, colour, marker in zip(names, (GREEN, PURPLE, ORANGE), ("o", "^", "D"), strict=False):
         scores = curve(epochs, f"val_{name}")
         places, values = epoch_positions(scores.steps, epochs), 100 * scores.values
-        _draw_by_epoch(axes, places, values, METRIC_LABELS[name], colour, marker)
+        marker = marker if len(places) <= MOST_MARKERS else ""
+        axes.plot(places, values, color=colour, marker=marker, label=METRIC_LABELS[name])
         if name == chosen:
             best = int(values.argmax())
             label = f"best weights: {METRIC_LABELS[name]} {values[best]:.1f} %"
             axes.plot(places[best], values[best], label=label, **(RING | {"markersize": 12}))
-
-
-def _draw_by_epoch(
-    axes: Axes, places: Array, values: Array, label: str, colour: str, marker: str
-) -> None:
-    shown = marker if len(places) <= MOST_MARKERS else ""
-    axes.plot(places, values, color=colour, marker=shown, label=label)

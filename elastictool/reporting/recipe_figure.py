@@ -8,7 +8,7 @@ model sizes differ. The verdicts on the claims are in the table.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -32,8 +32,6 @@ from elastictool.reporting.tables import counted
 
 Document = Mapping[str, Any]
 Styles = Mapping[str, SeriesStyle]
-WIDTH_ONE, WIDTH_TWO = 7.2, 9.2
-"""Inches of a figure of one panel and of two."""
 CAPTION_LETTERS, TITLE_LETTERS = 15, 54
 """Letters of the caption in an inch, and of a panel's title in a line."""
 SHARE_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -48,10 +46,13 @@ def draw(result: Document) -> Figure:
         panels = result.get("histograms") or result["panels"]
         beside = published_beside(result)
         columns = len(panels) + beside
-        width = max(WIDTH_ONE if columns == 1 else WIDTH_TWO, 3.0 * columns)
-        caption = _caption(result, width)
+        width = max(7.2 if columns == 1 else 9.2, 3.0 * columns)
+        caption = "\n".join(textwrap.wrap(result["description"], int(CAPTION_LETTERS * width)))
+        if held := held_words(result["verdicts"]):
+            caption += f"\n{held}."
         figure = Figure(figsize=(width, 5.4 + 0.18 * caption.count("\n")), layout="constrained")
         figure.suptitle(plain_text(result["title"]), x=0.01, ha="left", weight="bold", fontsize=12)
+        caption = plain_text(caption, 4_000)
         figure.supxlabel(caption, x=0.01, ha="left", fontsize=9, color=GREY)
         all_axes = list(figure.subplots(1, columns, squeeze=False)[0])
         if "histograms" in result:
@@ -69,13 +70,6 @@ def draw(result: Document) -> Figure:
             _draw_thin(all_axes[0], result["published"], theirs)
         _add_legend(all_axes[0], panels[0], result, beside)
     return figure
-
-
-def _caption(result: Document, width: float) -> str:
-    """Return the description of the data, and how many of the claims hold."""
-    text = "\n".join(textwrap.wrap(result["description"], int(CAPTION_LETTERS * width)))
-    held = held_words(result["verdicts"])
-    return plain_text(f"{text}\n{held}." if held else text, 4_000)
 
 
 def published_beside(result: Document) -> bool:
@@ -165,19 +159,13 @@ def _add_legend(axes: Axes, panel: Document, result: Document, beside: bool) -> 
     shares = [f"{name} {pad:.1f} %" for name, (pad, _) in published["tokens"].items() if pad]
     if shares:
         extra[f"published: {', '.join(shares)} ({published['note']})"] = thin
-    add_legend(axes, own, _interval_words(panel), extra, "ours" if beside else "")
-
-
-def _interval_words(panel: Document) -> str:
-    """Return the meaning of the bars; empty without any."""
-    points: Sequence[Document] = [p for curve in panel["curves"] for p in curve["points"]]
-    if all(point["low"] is None for point in points):
-        return ""
-    runs = max(point["runs"] for point in points)
-    if runs == 1:
-        return "95 % interval over clips"
-    kind = "range of" if runs == 2 else "95 % t interval over"
-    return f"{kind} {counted(runs, 'training')}"
+    points = [point for curve in panel["curves"] for point in curve["points"]]
+    runs, interval = max((point["runs"] for point in points), default=1), ""
+    if any(point["low"] is not None for point in points):
+        kind = "range of" if runs == 2 else "95 % t interval over"
+        several = f"{kind} {counted(runs, 'training')}"
+        interval = "95 % interval over clips" if runs == 1 else several
+    add_legend(axes, own, interval, extra, "ours" if beside else "")
 
 
 def _draw_histogram(axes: Axes, data: Document) -> None:

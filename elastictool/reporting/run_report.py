@@ -23,7 +23,7 @@ from elastictool.reporting.evaluations import (
     score_rows,
 )
 from elastictool.reporting.learning_curves import plot_learning_curves
-from elastictool.reporting.runs import RunSummary, Score, changed_settings, read_config, summarise
+from elastictool.reporting.runs import RunSummary, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
 from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.io import write_text
@@ -43,8 +43,11 @@ def write_report(run_dir: Path) -> list[Path]:
         return []
     summary = summarise(run_dir)
     curves = run_dir / "figures" / "learning_curves.png"
-    stale = _modified(curves) < _modified(run_dir / "metrics.jsonl")
-    files = plot_learning_curves(run_dir, curves_title(summary)) if stale else []
+    drawn_at, logged_at = (
+        file.stat().st_mtime_ns if file.is_file() else -1
+        for file in (curves, run_dir / "metrics.jsonl")
+    )
+    files = plot_learning_curves(run_dir, curves_title(summary)) if drawn_at < logged_at else []
     path = run_dir / REPORT_NAME
     write_text(path, _page(run_dir, summary))
     return [*files, path]
@@ -58,10 +61,6 @@ def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
     """
     evaluation = read_evaluation(run_dir, stem)
     return [*plot_confusions(evaluation), *plot_classes(evaluation), *write_report(run_dir)]
-
-
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.is_file() else -1
 
 
 def curves_title(summary: RunSummary) -> str:
@@ -85,16 +84,10 @@ def overview_rows(summary: RunSummary) -> list[list[str]]:
         ["training time", duration(summary.training_s)],
         ["last written", summary.updated],
     ]
-    rows += [[f"{stem}, %", score_text(score)] for stem, score in summary.evaluations.items()]
+    for stem, score in summary.evaluations.items():
+        text = metric_text(score.metric, score.value, (score.low, score.high))
+        rows.append([f"{stem}, %", f"{METRIC_LABELS.get(score.metric, score.metric)} {text}"])
     return rows
-
-
-def score_text(score: Score | None) -> str:
-    """Return a score as ``mAP 55.3 (50.1–60.2)``."""
-    if score is None:
-        return EMPTY
-    label = METRIC_LABELS.get(score.metric, score.metric)
-    return f"{label} {metric_text(score.metric, score.value, (score.low, score.high))}"
 
 
 def _page(run_dir: Path, summary: RunSummary) -> str:
@@ -164,28 +157,18 @@ def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
     columns = ("run", axis.column, "metric", "value (95 % interval)", "tokens a clip")
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
     points = html.folded("every point", html.table(columns, rows))
-    what = _swept_clips(path.stem.removeprefix(axis.stem).strip("_"))
-    outdated = _outdated_sweep(run_dir, path.with_suffix(".json"))
-    remarks = [html.element("p", outdated, "problem")] if outdated else []
-    return _section(f"Sweep of {axis.values}, {what}", [*remarks, *pictures, points])
-
-
-def _outdated_sweep(run_dir: Path, path: Path) -> str:
-    """Return a note if the run has other weights by now than those that were swept."""
-    try:
-        document = read_json(path)
+    conditions = path.stem.removeprefix(axis.stem).strip("_").split("_")
+    split = conditions.pop(0) if conditions[0] in ("train", "validation") else "test"
+    title = f"Sweep of {axis.values}, {split} split"
+    title += f", {' '.join(conditions)}" if any(conditions) else ""
+    try:  # the run may have other weights by now than those that were swept
+        document = read_json(path.with_suffix(".json"))
         weights = document["weights"].get(run_dir.name)
-        return describe_outdated(run_dir, document["checkpoint"], weights)
+        outdated = describe_outdated(run_dir, document["checkpoint"], weights)
     except (ElasticToolError, KeyError, TypeError, AttributeError):
-        return ""  # it has no JSON file, or a damaged one
-
-
-def _swept_clips(suffix: str) -> str:
-    """Return the conditions in a sweep's file name (``validation_averaged``) as words."""
-    split, _, others = suffix.partition("_")
-    if split not in ("train", "validation"):
-        split, others = "test", suffix
-    return f"{split} split" + (f", {others.replace('_', ' ')}" if others else "")
+        outdated = ""  # it has no JSON file, or a damaged one
+    remarks = [html.element("p", outdated, "problem")] if outdated else []
+    return _section(title, [*remarks, *pictures, points])
 
 
 def _settings(run_dir: Path) -> list[str]:

@@ -6,6 +6,7 @@ runs are listed at once. A directory that cannot be read is listed with the reas
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -112,9 +113,13 @@ def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
     runs = [summarise(path) for path in paths]
     if sort == "name":
         return runs
-    if sort == "score":
-        return sorted(runs, key=_by_score)
-    return sorted(runs, key=lambda run: run.age_s)
+
+    def rank(run: RunSummary) -> tuple[Any, ...]:
+        test = run.test.value if run.test else None
+        score = (test is None, -(test or 0.0), run.best is None, -(run.best or 0.0), run.name)
+        return score if sort == "score" else (run.age_s,)
+
+    return sorted(runs, key=rank)
 
 
 def _is_run(path: Path) -> bool:
@@ -125,14 +130,13 @@ def _is_run(path: Path) -> bool:
         return True
 
 
-def _by_score(run: RunSummary) -> tuple[bool, float, bool, float, str]:
-    test = run.test.value if run.test else None
-    return (test is None, -(test or 0.0), run.best is None, -(run.best or 0.0), run.name)
-
-
 def summarise(path: Path) -> RunSummary:
     """Summarise a run; never fails: what is wrong is in ``problem``."""
-    updated = _last_write(path)
+    updated = 0.0
+    for name in ("metrics.jsonl", "config.yaml", ""):
+        with contextlib.suppress(OSError):
+            updated = (path / name).stat().st_mtime
+            break
     about: dict[str, Any] = {
         "path": str(path),
         "name": path.name,
@@ -147,10 +151,11 @@ def summarise(path: Path) -> RunSummary:
         return RunSummary(**about, state="broken", problem=str(error))
     evaluations, problem = _evaluations(path)
     epoch = int(number(epochs[-1], "epoch") or 0) if epochs else 0
-    state = _state(path, epoch, config.train.epochs, about["age_s"])
-    if (state == "stopped" and _has_diverged(path, config)) or (
-        state == "finished" and _took_no_step(path)
-    ):
+    locked, ended = is_locked(path), epoch >= config.train.epochs
+    state: State = "finished" if ended else "stopped"
+    if locked or (locked is None and not ended and about["age_s"] < FRESH_S):
+        state = "running"
+    elif _has_diverged(path, config, ended):
         state = "diverged"
         why = "its last steps could not be taken, --resume would end there again: see "
         problem = "; ".join(filter(None, (why + SKIPPED_NAME, problem)))
@@ -178,38 +183,23 @@ def read_config(path: Path) -> RunConfig:
     return from_dict(RunConfig, read_yaml(path / "config.yaml"))
 
 
-def _last_write(path: Path) -> float:
-    for name in ("metrics.jsonl", "config.yaml", ""):
-        try:
-            return (path / name).stat().st_mtime
-        except OSError:
-            continue
-    return 0.0
+def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
+    """Return whether the last steps were skipped: several, or one that broke the weights.
 
-
-def _state(path: Path, epoch: int, epochs: int, age_s: float) -> State:
-    locked = is_locked(path)
-    if locked or (locked is None and epoch < epochs and age_s < FRESH_S):
-        return "running"
-    return "finished" if epoch >= epochs else "stopped"
-
-
-def _has_diverged(path: Path, config: RunConfig) -> bool:
-    """Return whether the last steps were skipped: several, or one that broke the weights."""
+    A run that has reached its last epoch has diverged only if it took no step at all.
+    """
     try:
-        steps = read_log(path, "step")
         lines = (path / SKIPPED_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        steps = read_log(path, "step")
     except (ElasticToolError, OSError):
         return False
+    if ended:
+        return not steps
     taken = (number(steps[-1], "step") or 0) if steps else 0
     skipped = [record for record in map(parse_line, lines) if record]
     last = [record for record in skipped if (number(record, "step") or 0) > taken]
     several = min(SEVERAL_STEPS, config.train.max_skipped_steps + 1)
     return len(last) >= several or any(record.get("where") == "weights" for record in last)
-
-
-def _took_no_step(path: Path) -> bool:
-    return (path / SKIPPED_NAME).exists() and not read_log(path, "step")
 
 
 def _best(epochs: Sequence[Record]) -> dict[str, Any]:

@@ -104,17 +104,12 @@ def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
         draw_lines(axes, lines)
         unit = " (%)" if factor == 100 else ""
         axes.set(xlabel=axis.label, ylabel=METRIC_LABELS.get(metric, metric) + unit)
-        scale_columns(axes, sorted(columns), axis.log, *_shifts(placed))
+        is_length, is_resolution = (points[0].axis == n for n in ("length", "resolution"))
+        shifts = {round(point.shift_ms, 6) for point in placed if is_length}
+        bases = {round(point.shift_ms / point.x, 3) for point in placed if is_resolution}
+        # A second axis only where all points share the frame shift or the base shift.
+        shift, base = (found.pop() if len(found) == 1 else None for found in (shifts, bases))
+        scale_columns(axes, sorted(columns), axis.log, shift, base)
         axes.set_title(title)
         add_legend(axes, axis.dot, "95 % interval over clips")
     return figure
-
-
-def _shifts(points: Sequence[SweepPoint]) -> tuple[float | None, float | None]:
-    """Return the frame shift of swept lengths and the base shift of swept resolutions, if all
-    points share it."""
-    axis = points[0].axis
-    shifts = {round(point.shift_ms, 6) for point in points if axis == "length"}
-    bases = {round(point.shift_ms / point.x, 3) for point in points if axis == "resolution"}
-    shift, base = (found.pop() if len(found) == 1 else None for found in (shifts, bases))
-    return shift, base
