@@ -92,7 +92,7 @@ def test_preparing_a_folder_where_one_stands_twice_gives_the_same(
     (tmp_path / "data" / "second" / "unfinished").mkdir(parents=True)
     listing = listing_of(Path())
     assert [clip.id for clip in listing.clips] == sorted(first.ids.tolist())
-    assert listing.warnings == ["audio beside prepared data is in no class: data (left out)"]
+    assert listing.warnings == ["audio next to prepared data is in no class: data (left out)"]
     second = prepare(PrepOptions("folder", Path(), name="second"))
     assert second.info.fingerprint == first.info.fingerprint
     (tmp_path / "data" / "first" / "dataset.json").unlink()

@@ -9,8 +9,7 @@ stratified 80/10/10 split is drawn.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 from elastictool.audio.formats import AUDIO_SUFFIXES
@@ -57,21 +56,29 @@ class Folder(Corpus):
         Raises:
             UsageError: There is no class folder with audio, or folders of splits and others.
         """
-        tree = _Tree.read(root)
-        splits = _split_folders(root, tree.files)
-        clips, loose = _clips(tree.files, splits)
-        left_out = tree.warnings()
+        files, left_out = _audio_files(root)
+        splits = _split_folders(root, files)
+        clips: list[SourceClip] = []
+        loose: list[str] = []
+        for path, _ in files:
+            *folders, _ = path.split("/")
+            above = 1 if splits else 0
+            if len(folders) <= above:
+                loose.append(path)
+            else:
+                split = splits.get(folders[0], "train")
+                clips.append(SourceClip(path, path, None, None, (folders[above],), split))
         if loose:
-            files = "audio file is" if len(loose) == 1 else "audio files are"
+            what = "audio file is" if len(loose) == 1 else "audio files are"
             some = f"{some_of(loose)} (left out)"
-            left_out.insert(0, f"{len(loose)} {files} in no class folder: {some}")
+            left_out.insert(0, f"{len(loose)} {what} in no class folder: {some}")
         if not clips:
             lying = "; ".join(left_out)
             raise UsageError(
                 f"no audio files in class folders under {root}{lying and f' ({lying})'}",
                 self.describe(),
             )
-        broken = {file.path for file in tree.files if not file.is_there}
+        broken = {file.path for file in files if not file.is_there}
         listing = own_data(
             root.resolve().name,
             root,
@@ -84,54 +91,31 @@ class Folder(Corpus):
         return listing
 
 
-@dataclass
-class _Tree:
-    """Audio files of a tree, sorted by path, and how many others have names of audio.
-
-    Attributes:
-        files: Those that may be clips.
-        num_hidden: How many are hidden, or lie in hidden folders.
-        prepared: Folders of prepared data that hold audio, too.
-    """
-
-    files: list[FoundFile] = field(default_factory=list)
-    num_hidden: int = 0
-    prepared: set[str] = field(default_factory=set)
-
-    @classmethod
-    def read(cls, root: Path) -> _Tree:
-        """Reads the names of all files below ``root``."""
-        tree = cls()
-        ours: set[str] = set()
-        for file in walk_files(root, hidden=True):
-            top, _, below = file.path.partition("/")
-            if below in _PREPARED or below.partition("/")[2] in _PREPARED:
-                ours.add(top)
-            if os.path.splitext(file.path)[1].lower() not in AUDIO_SUFFIXES:
-                continue
-            if any(map(is_hidden, file.path.split("/"))):
-                tree.num_hidden += 1
-            else:
-                tree.files.append(file)
-        tree.prepared = ours & {_top(file) for file in tree.files}
-        tree.files = [file for file in tree.files if _top(file) not in ours]
-        return tree
-
-    def warnings(self) -> list[str]:
-        """Returns warnings on audio files that are never clips."""
-        warnings = []
-        if self.num_hidden:
-            files = "file" if self.num_hidden == 1 else "files"
-            kinds = f".name, {ARCHIVE_LEAVINGS}"
-            warnings.append(f"{self.num_hidden} hidden audio {files} left out ({kinds})")
-        if self.prepared:
-            names = some_of(sorted(self.prepared))
-            warnings.append(f"audio beside prepared data is in no class: {names} (left out)")
-        return warnings
-
-
-def _top(file: FoundFile) -> str:
-    return file.path.partition("/")[0]
+def _audio_files(root: Path) -> tuple[list[FoundFile], list[str]]:
+    """Returns the audio files that may be clips, sorted by path, and warnings on the others."""
+    audio: list[FoundFile] = []
+    num_hidden = 0
+    prepared: set[str] = set()
+    for file in walk_files(root, hidden=True):
+        top, _, below = file.path.partition("/")
+        if below in _PREPARED or below.partition("/")[2] in _PREPARED:
+            prepared.add(top)
+        if os.path.splitext(file.path)[1].lower() not in AUDIO_SUFFIXES:
+            continue
+        if any(map(is_hidden, file.path.split("/"))):
+            num_hidden += 1
+        else:
+            audio.append(file)
+    files = [file for file in audio if file.path.partition("/")[0] not in prepared]
+    beside = {file.path.partition("/")[0] for file in audio} & prepared
+    warnings = []
+    if num_hidden:
+        what = "file" if num_hidden == 1 else "files"
+        warnings.append(f"{num_hidden} hidden audio {what} left out (.name, {ARCHIVE_LEAVINGS})")
+    if beside:
+        names = some_of(sorted(beside))
+        warnings.append(f"audio next to prepared data is in no class: {names} (left out)")
+    return files, warnings
 
 
 def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
@@ -159,23 +143,6 @@ def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
             "the --root of one kind",
         )
     return {} if others else named
-
-
-def _clips(
-    files: Iterable[FoundFile], splits: Mapping[str, str]
-) -> tuple[list[SourceClip], list[str]]:
-    """Returns the files in class folders, and the paths of those above them."""
-    above = 2 if splits else 1
-    clips: list[SourceClip] = []
-    loose: list[str] = []
-    for path, _ in files:
-        parts = path.split("/")
-        if len(parts) <= above:
-            loose.append(path)
-        else:
-            split = splits.get(parts[0], "train")
-            clips.append(SourceClip(path, path, None, None, (parts[above - 1],), split))
-    return clips, loose
 
 
 CORPORA.register("folder")(Folder())

@@ -12,7 +12,7 @@ Source: the published code of the three papers.
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Literal
 
 from elastictool.audio.features import AUDIOSET_MEAN, AUDIOSET_STD
 from elastictool.config import (
@@ -56,74 +56,79 @@ _AMBIGUOUS = (
 
 
 def _describe_ast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    patch = conv_patch(tensors, "v.patch_embed.proj.weight")
-    positions, prefix = _positions(tensors, "v.pos_embed")
+    patch, positions = _patches(tensors, "v.patch_embed.proj.weight", "v.pos_embed")
     grid = audio_grid(positions, patch, init.source_stride)
-    model = _model(tensors, patch, grid, prefix, init)
-    return spectrogram(model, init, grid.frames, _AMBIGUOUS.format(format="ssast", pooled="prefix"))
+    note = _AMBIGUOUS.format(format="ssast", pooled="prefix")
+    return _described(tensors, patch, grid, init, "prefix", note)
 
 
 def _describe_ssast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    patch = conv_patch(tensors, "v.patch_embed.proj.weight")
+    patch, positions = _patches(tensors, "v.patch_embed.proj.weight", "v.pos_embed")
     if patch[0] == MEL_BINS:
         raise CheckpointError(
             f"{source.file} is a frame model (patches of {patch[0]}x{patch[1]}), "
             "which has no grid in frequency and cannot be used here",
             "take a patch model (16x16), such as SSAST-Base-Patch-400",
         )
-    positions, prefix = _positions(tensors, "v.pos_embed")
     grid = None
-    if all(
-        key in tensors and tensors[key].numel() == 1 for key in ("p_input_fdim", "p_input_tdim")
-    ):
+    sizes = [tensors[key] for key in ("p_input_fdim", "p_input_tdim") if key in tensors]
+    if len(sizes) == 2 and all(size.numel() == 1 for size in sizes):
         # The size of pretraining, whose patches do not overlap.
-        bins, frames = int(tensors["p_input_fdim"]), int(tensors["p_input_tdim"])
+        bins, frames = map(int, sizes)
         shape = (bins // patch[0], frames // patch[1])
         if bins == MEL_BINS and shape[0] * shape[1] == positions:
             grid = Grid(shape, patch, frames)
     grid = grid or audio_grid(positions, patch, init.source_stride)
-    model = _model(tensors, patch, grid, prefix, init)
     notes = [_AMBIGUOUS.format(format="ast", pooled="patch")]
     if any(key.startswith(("cpredlayer.", "gpredlayer.", "p_input_")) for key in tensors):
         notes = []  # no AST has such keys
-    return spectrogram(dataclasses.replace(model, pooling="mean"), init, grid.frames, *notes)
+    return _described(tensors, patch, grid, init, "mean", *notes)
 
 
 def _describe_flexiast(source: Source, tensors: Tensors, init: InitConfig) -> Described:
-    patch = conv_patch(tensors, "patch_embed.proj.weight")
-    positions, prefix = _positions(tensors, "pos_embed.pos_embed")
+    patch, positions = _patches(tensors, "patch_embed.proj.weight", "pos_embed.pos_embed")
     if positions == 8 * 64:  # the published tables, whatever the patch size
         grid = Grid((8, 64), patch, 1_024)
     else:
         grid = audio_grid(positions, patch, patch)
-    return spectrogram(_model(tensors, patch, grid, prefix, init), init, grid.frames)
+    return _described(tensors, patch, grid, init, "prefix")
 
 
-def _positions(tensors: Tensors, table: str) -> tuple[int, int]:
-    """Returns the number of positions of patches in ``table``, and of prefix tokens."""
-    prefix = 2 if "v.dist_token" in tensors else 1
-    return need(tensors, table, "1, positions, D").shape[1] - prefix, prefix
+def _prefix_tokens(tensors: Tensors) -> int:
+    return 2 if "v.dist_token" in tensors else 1
 
 
-def _model(
-    tensors: Tensors, patch: tuple[int, int], grid: Grid, prefix_tokens: int, init: InitConfig
-) -> ModelConfig:
+def _patches(tensors: Tensors, conv: str, table: str) -> tuple[tuple[int, int], int]:
+    """Returns the size of patches, and the number of their positions in ``table``."""
+    patch = conv_patch(tensors, conv)
+    return patch, need(tensors, table, "1, positions, D").shape[1] - _prefix_tokens(tensors)
+
+
+def _described(
+    tensors: Tensors,
+    patch: tuple[int, int],
+    grid: Grid,
+    init: InitConfig,
+    pooling: Literal["mean", "prefix"],
+    *notes: str,
+) -> Described:
     width = need(tensors, "v.cls_token", "1, 1, D").shape[-1]
     num_classes = classes(tensors, "mlp_head.1.weight")
-    return ModelConfig(
+    model = ModelConfig(
         **encoder(tensors, "v.blocks", width, init),
         preset="ast",
         patch_size=patch,
         patch_stride=grid.stride,
         pos_embed="grid",
         grid=grid.shape,
-        prefix_tokens=prefix_tokens,
-        pooling="prefix",
+        prefix_tokens=_prefix_tokens(tensors),
+        pooling=pooling,
         norm_eps=1e-6,
         fc_norm=num_classes > 0,
         fc_norm_eps=1e-5,
         num_classes=num_classes,
     )
+    return spectrogram(model, init, grid.frames, *notes)
 
 
 def spectrogram(

@@ -56,9 +56,9 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
                 "set init.model=config: the grid is then fitted to the spectrogram",
             )
         config = replace(config, length=replace(config.length, edge=own.length.edge))
-    official = official_settings(weights, str(taken.get("pooling", given.pooling)))
+    pooling = str(taken.get("pooling", given.pooling))
+    official = official_settings(weights, pooling, given, ModelConfig())
     _require_agreement({name: taken[name] for name in BODY if name not in official}, given)
-    require_official(official, given, ModelConfig())
     model = replace(given, **taken | official)
     if not weights.image and not config.length.fixed_frames:
         bands, columns = same_area_grid(source, model)
@@ -70,27 +70,25 @@ def model_for(weights: Imported, config: RunConfig) -> RunConfig:
     return replace(config, model=model)
 
 
-def official_settings(weights: Imported, pooling: str) -> dict[str, Any]:
+def official_settings(
+    weights: Imported, pooling: str, given: ModelConfig, before: ModelConfig
+) -> dict[str, Any]:
     """Returns what ``init.compat = official`` sets in a model with this ``pooling``.
 
     Source: published ElasticAST code: how new parts start, and attention without scale; its AST
     keeps that of the weights.
+
+    Raises:
+        UsageError: The user has set one of them to another value: it differs in ``given`` from it
+            and from ``before``.
     """
     if not weights.official:
         return {}
     settings: dict[str, Any] = {"initialization": "official"}
     if pooling == "attention":
         settings["attention_scale"] = weights.config.model.attention_scale or 1.0
+    _require_agreement(settings, given, before, "init.compat = official makes it")
     return settings
-
-
-def require_official(official: Mapping[str, Any], given: ModelConfig, before: ModelConfig) -> None:
-    """Checks that the user has not set (changed from ``before``) what ``official`` sets.
-
-    Raises:
-        UsageError: Such a setting has another value.
-    """
-    _require_agreement(official, given, before, "init.compat = official makes it")
 
 
 def _require_agreement(

@@ -19,7 +19,7 @@ from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported
 from elastictool.pretrained.report import ImportReport
 from elastictool.pretrained.source import OWN_NAME
-from elastictool.pretrained.transfer import official_settings, require_official, transfer
+from elastictool.pretrained.transfer import official_settings, transfer
 from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import write_json
 
@@ -136,8 +136,7 @@ def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
             f"model.{changed[0]} cannot be changed: it is what the weights are",
             "change patches, positions, pooling or prefix tokens",
         )
-    official = official_settings(weights, config.model.pooling)
-    require_official(official, config.model, base.model)
+    official = official_settings(weights, config.model.pooling, config.model, base.model)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **official))
     if config.model.grid != source.model.grid:
         return config
