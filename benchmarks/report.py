@@ -55,10 +55,10 @@ class Summary:
         """Return the label of the study's curve for each row of the summary."""
         return {
             "ElasticAST": "ElasticAST",
-            "ElasticAST, trained with shorter views too": "ElasticAST, diverse lengths",
+            "ElasticAST, trained with shorter crops too": "ElasticAST, diverse lengths",
             "AST trained on long clips": self.long_ast,
             "the same, positions sliced": f"{self.long_ast} (positions sliced)",
-            "AST trained on long clips and shorter views": f"{self.long_ast}, diverse lengths",
+            "AST trained on long clips and shorter crops": f"{self.long_ast}, diverse lengths",
             "AST trained on short clips": self.short_ast,
             "logistic regression on mean and deviation": "Logistic regression (mean, deviation)",
         }

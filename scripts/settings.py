@@ -23,15 +23,16 @@ HEAD = """# Settings
 
 Made by `python scripts/settings.py`.
 
-A run's settings are the defaults below, over them a recipe file (`--recipe FILE`, YAML
-with these sections), and over both `--set section.key=value` (lists in quotes:
-`--set 'flexi.sizes=[8,16]'`). A recipe that begins with `extends: OTHER` is laid over
-another recipe: a file in the same folder or one of `recipes/`, by name. It takes over
-all settings but `name`. `elastictool train --print-config` prints the result with these
-descriptions; the run directory keeps it as `config.yaml`. Single keys take precedence
-over `model.preset` and `model.size`. A setting that another one leaves without effect
-is refused; one of a recipe that a `--set`, or a recipe over it, leaves without effect
-falls back to its default.
+A run's settings are the defaults below, overridden by a recipe (`--recipe FILE`, YAML with
+these sections), overridden by `--set section.key=value` (lists in quotes:
+`--set 'flexi.sizes=[8,16]'`). A recipe that begins with `extends: OTHER` overrides another
+one, a file in the same folder or one of `recipes/` by name, and takes over all its settings
+except `name`. Single keys take precedence over `model.preset` and `model.size`.
+
+`elastictool train --print-config` prints the result with these descriptions; the run
+directory keeps it as `config.yaml`. A setting that another one leaves without effect is an
+error. If it comes from a recipe and the other one overrides that recipe, it falls back to
+its default instead.
 """
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of training clips: masks, mixing, noise, shorter views, other resolutions."""
+"""Augmentation of training clips: masks, mixing, noise, shorter crops, other resolutions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ FINEST_COMPRESSION = 0.1
 
 @dataclass(frozen=True)
 class LengthDiversityConfig:
-    """Random shorter views of training clips, so that one model serves shorter inputs too.
+    """Random shorter crops of training clips, so that one model also serves shorter inputs.
 
     Source: ours (the published code's ``random_len_cut`` is ``replace`` with prefixes only).
     """
 
     share: float = 0.0
-    """Share of the clips that get a shorter view, 0 (off) to 1."""
+    """Share of the clips that get a shorter crop, 0 (off) to 1."""
     mode: Literal["replace", "add"] = "add"
-    """Whether the shorter view takes the clip's place (``replace``) or joins the batch as well
-    (``add``: the same clips a step, more tokens)."""
+    """Whether the shorter crop replaces the clip (``replace``) or is added to the batch (``add``:
+    the same clips a step, more tokens)."""
     prefix_share: float = 0.5
-    """Share of the shorter views that begin where the clip does, 0 to 1; the others are excerpts
-    from anywhere in it."""
+    """Share of the shorter crops that start at the beginning of the clip, 0 to 1; the others start
+    anywhere."""
     min_frames: int = 32
-    """Frames of the shortest view. Lengths are drawn between it and the clip's own, evenly on a
+    """Frames of the shortest crop. Lengths are drawn between it and the clip's own, evenly on a
     logarithmic scale."""
 
     def __post_init__(self) -> None:
@@ -48,11 +48,11 @@ class ResolutionConfig:
     """
 
     compressions: tuple[float, ...] = ()
-    """How many times as far apart as usual frames may be, each 0.1 or above and equally likely.
-    None: all clips at the run's own ``fbank.shift_ms``."""
+    """Factors on the frame shift to draw from, each 0.1 or above and equally likely; empty: only
+    the run's own ``fbank.shift_ms``."""
     reduction: Reduction = "shift"
-    """How frames come to be further apart: by a longer ``shift``, or by pooling that many frames
-    into one after the filterbank, their ``average`` or ``max`` (whole compressions only)."""
+    """How the number of frames is reduced: by a longer ``shift``, or by pooling frames after the
+    filterbank into their ``average`` or ``max`` (whole compressions only)."""
 
     def __post_init__(self) -> None:
         name = "augment.resolution.compressions"
@@ -88,8 +88,8 @@ class AugmentConfig:
     a loud constant."""
     length_diversity: LengthDiversityConfig = field(default_factory=LengthDiversityConfig)
     token_dropout: float = 0.0
-    """Share of a view's patch tokens that the model does not see, 0 (off) up to but not 1.
-    Published: 0.1 (ElasticAST). It saves time as well."""
+    """Share of a crop's patch tokens that are dropped, from 0 (off) to below 1. Published: 0.1
+    (ElasticAST). Also saves time."""
     mixup: float = 0.0
     """Share of the clips that are mixed with another one, labels too, 0 (off) to 1. Published:
     0.5 on AudioSet (AST)."""
@@ -100,7 +100,7 @@ class AugmentConfig:
     """Highest amplitude of uniform noise on the normalised frames; 0 is off. Published: 0.1 (AST,
     together with ``roll``)."""
     roll: int = 0
-    """Most frames by which a clip is rotated in time, back or forth; 0 is off. Published: 10
+    """Largest number of frames to rotate a clip by, back or forth; 0 is off. Published: 10
     (AST)."""
     resolution: ResolutionConfig = field(default_factory=ResolutionConfig)
 

@@ -79,7 +79,7 @@ _WITHOUT = (
                   for key in ("mode", "prefix_share", "min_frames")),
             ("augment.length_diversity.share",),
             lambda run: run.augment.length_diversity.share > 0,
-            "augment.length_diversity.share = 0 makes no shorter views",
+            "augment.length_diversity.share = 0 makes no shorter crops",
             "set augment.length_diversity.share above 0"),
     Without(("augment.resolution.reduction",), ("augment.resolution.compressions",),
             lambda run: bool(run.augment.resolution.compressions),

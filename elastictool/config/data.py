@@ -17,25 +17,25 @@ class DataConfig:
     """Which prepared clips train, validate and test."""
 
     dataset: str = ""
-    """Folder of the prepared data, or its name under ``data/``; ``--dataset`` goes before it."""
+    """Folder of the prepared data, or its name under ``data/``; ``--dataset`` overrides it."""
     train_split: str = "train"
-    """Name of the split that trains, as ``prep`` wrote it."""
+    """Name of the split to train on, as ``prep`` wrote it."""
     validation_split: str = "val"
-    """Name of the split that chooses the best epoch; data without it have no validation, unless
-    ``validation_fraction`` takes one."""
+    """Name of the split that the best epoch is chosen on; without it nothing is validated, unless
+    ``validation_fraction`` is set."""
     test_split: str = "test"
     """Name of the split that ``eval`` and ``sweep`` score."""
     test_fold: int = 0
-    """Above 0: this fold tests and all others train, whatever their split (cross-validation). 0
-    goes by the splits."""
+    """Above 0: test on this fold and train on all others, whatever their split (cross-validation).
+    0 uses the splits."""
     validation_fraction: float = 0.0
-    """Share of the training clips that validates instead, where the data have no validation split:
-    drawn from the seed, class by class, whole groups together. 0 (off) up to but not 1."""
+    """Share of the training clips to validate on, for data without a validation split: drawn by the
+    seed, class by class, in whole groups. From 0 (off) to below 1."""
     mean: float | None = None
-    """Mean of the log-mel values, by which clips are normalised; null takes that of the training
-    clips. Set it, with ``std``, for weights that were trained with others."""
+    """Mean of the log-mel values, for normalising; null takes that of the training clips. Set it,
+    with ``std``, for weights that were trained with other values."""
     std: float | None = None
-    """Their standard deviation, above 0; set together with ``mean``."""
+    """Standard deviation of the log-mel values, above 0; set together with ``mean``."""
     balanced_sampling: bool = False
     """Whether an epoch draws its clips with replacement, rare classes more often (AST on AudioSet).
     """
@@ -55,8 +55,8 @@ class LengthConfig:
     """Which frames of a clip reach the model."""
 
     max_frames: int = 3_072
-    """Frames that a clip of native length has at most; the rest is cut off. 3,072 are 30 s at 10 ms
-    (ElasticAST). Lower it where memory runs out. Not used with ``fixed_frames``."""
+    """Most frames of a clip of native length; the rest is cut off. 3,072 are 30 s at 10 ms
+    (ElasticAST). Lower it if memory runs out. Not used with ``fixed_frames``."""
     fixed_frames: int = 0
     """Above 0: every clip is cut or padded to this number of frames, as a standard AST needs it. 0
     keeps native lengths (ElasticAST)."""
@@ -64,11 +64,11 @@ class LengthConfig:
     """Which part of a longer clip training takes: its ``start``, or a ``random`` part, another one
     in each epoch. Validation and tests take the start."""
     edge: Edge = "pad"
-    """What happens to the incomplete last patch of a clip: ``pad`` fills it up, ``drop`` leaves it
-    out, as the published code does (up to 15 frames)."""
+    """What happens to the incomplete last patch of a clip: ``pad`` pads it, ``drop`` leaves it out,
+    as the published code does (up to 15 frames)."""
     padding: Literal["floor", "zero"] = "floor"
-    """What clips are padded with: ``floor`` is the filterbank's value for silence, ``zero`` what
-    the published code takes: zero before normalising, a loud constant."""
+    """What clips are padded with: ``floor``, the filterbank's value for silence, or ``zero``, as
+    published: zero before normalising, a loud constant."""
 
     def __post_init__(self) -> None:
         require(self.max_frames > 0, "length.max_frames must be above 0")
@@ -92,17 +92,17 @@ class PackingConfig:
     """Tokens that a row holds; a longer clip gets a row of its own. ElasticAST Section 2.2: 2,048.
     """
     batch_clips: int = 12
-    """Batch size in clips, all processes together. ElasticAST Section 3.2: 12. More need more
-    memory and usually a higher ``train.lr``."""
+    """Batch size in clips, all processes together. ElasticAST Section 3.2: 12. Larger batches need
+    more memory and usually a higher ``train.lr``."""
     batch_tokens: int = 0
-    """Above 0: most tokens of a batch, which then holds as many clips as fit, whatever
-    ``batch_clips`` says. It keeps memory even where lengths differ much. 0 is off."""
+    """Above 0: token budget of a batch, which then holds as many clips as fit, instead of
+    ``batch_clips``. It keeps memory even when lengths differ much. 0 is off."""
     window: int = 4_096
-    """Shuffled clips that a planner with a window chooses from, rounded down to whole batches;
-    other planners do not use it."""
+    """Number of shuffled clips that a planner with a window chooses from, rounded down to whole
+    batches; other planners do not use it."""
     pad_to_multiple_of: int = 0
-    """In training, tokens of a batch are padded to a multiple of this number, so that batches come
-    in few sizes; 1 pads nothing, 0 is 128 with ``train.compile``, else 1."""
+    """Pad the tokens of a training batch to a multiple of this number, so that batches have few
+    sizes; 1 pads nothing, 0 is 128 with ``train.compile``, else 1."""
 
     def __post_init__(self) -> None:
         require(

@@ -66,23 +66,23 @@ class FbankConfig:
     num_mel_bins: int = 128
     """Mel bands of a frame, at least 4; ``model.num_mel_bins`` must be the same."""
     window_ms: float = 25.0
-    """Length of the analysis window in milliseconds. Longer windows tell frequencies apart better
-    and moments worse."""
+    """Length of the analysis window in milliseconds. Longer windows resolve frequencies better and
+    times worse."""
     shift_ms: float = 10.0
     """Time from frame to frame in milliseconds. Shorter shifts give more frames and so more tokens,
-    which short clips need; limits in frames then stand for less time."""
+    which help short clips; limits in frames then mean less time."""
     low_frequency_hz: float = 20.0
     """Lower end of the lowest mel band in hertz."""
     high_frequency_hz: float = 0.0
     """Upper end of the highest mel band in hertz; at or below 0 it counts down from half the sample
     rate, as in Kaldi."""
     preemphasis: float = 0.97
-    """Share of the previous sample that is subtracted from each sample, 0 (off) up to but not 1.
-    Only ``kaldi`` has it."""
+    """Share of the previous sample that is subtracted from each sample, from 0 (off) to below 1.
+    Only for ``kaldi``."""
     frontend: Literal["kaldi", "epic-librosa"] = "kaldi"
-    """Which frames: ``kaldi`` as AST and ElasticAST compute them, or ``epic-librosa`` as the public
-    EPIC-SOUNDS code does, which brings its own rate, window and shift. Data must be prepared with
-    the same one (``prep --frontend``)."""
+    """How frames are computed: ``kaldi`` as in AST and ElasticAST, or ``epic-librosa`` as in the
+    public EPIC-SOUNDS code, with its own rate, window and shift. Data must be prepared with the
+    same one (``prep --frontend``)."""
 
     def __post_init__(self) -> None:
         require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")

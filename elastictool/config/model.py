@@ -50,7 +50,7 @@ class ModelConfig:
     width: int = 768
     """Features of a token (``embed_dim``), a multiple of ``heads``. ``model.size`` sets both."""
     depth: int = 12
-    """Transformer blocks. A few serve small data better and run faster."""
+    """Transformer blocks. Fewer are faster and better for small data."""
     heads: int = 12
     """Attention heads of a block (``num_heads``)."""
     mlp_ratio: float = 4.0
@@ -61,21 +61,21 @@ class ModelConfig:
     """Mel bins and frames of a patch, at most as many bins as there are. Smaller patches mean more
     tokens, more detail and more time. ElasticAST and AST: 16 by 16."""
     patch_stride: tuple[int, int] = (16, 16)
-    """Mel bins and frames from patch to patch; ``patch_size`` sets it, too. Below it patches
-    overlap (AST: 10 of 16)."""
+    """Mel bins and frames from patch to patch; ``patch_size`` also sets it. A smaller stride makes
+    patches overlap (AST: 10 of 16)."""
     pos_embed: Literal["factorised", "grid"] = "factorised"
     """Learned positions: a frequency and a time table, added (``factorised``, ElasticAST), or one
     table over both (``grid``, AST)."""
     grid: tuple[int, int] = (0, 0)
-    """Patches that the position tables are trained for; 0 takes what the data need."""
+    """Number of patches that the position tables hold; 0 takes what the data need."""
     pos_embed_fit: PositionFit = "interpolate"
-    """How one ``grid`` table serves clips of another length: stretched (``interpolate``), or its
-    first columns (``slice``)."""
+    """How one ``grid`` table is fitted to clips of another length: interpolated (``interpolate``),
+    or cut to its first columns (``slice``)."""
     pos_embed_overflow: Literal["interpolate", "error"] = "interpolate"
     """What happens to a clip that is longer than a ``factorised`` time table: the table is
-    stretched (``interpolate``), or the clip is an ``error``."""
+    interpolated (``interpolate``), or the clip is an ``error``."""
     resize: Resize = "pi"
-    """How the patch kernel serves patches of another size: ``pi`` (FlexiAST's PI-resize), ``bl``
+    """How the patch kernel is resized to another patch size: ``pi`` (FlexiAST's PI-resize), ``bl``
     (bilinear, antialiased as published) or ``bl-plain`` (without antialiasing)."""
     prefix_tokens: int = 0
     """Learned tokens before each clip's patches: 0, 1 (cls) or 2 (cls and distillation)."""
@@ -83,11 +83,10 @@ class ModelConfig:
     """How a clip's tokens become one vector: by ``attention`` of a learned query (ElasticAST
     Section 2.2), the ``mean`` of the patches, or the mean of the ``prefix`` tokens (AST)."""
     norm_eps: float = 1e-6
-    """Added to the variance in the blocks' LayerNorms, above 0. Imported weights bring their own.
-    """
+    """Epsilon of the blocks' LayerNorms, above 0. Imported weights have their own."""
     fc_norm: bool = True
-    """Whether a LayerNorm stands before the classifier, as in both published models; attention
-    pooling hardly learns without."""
+    """Whether a LayerNorm precedes the classifier, as in both published models; attention pooling
+    hardly learns without it."""
     fc_norm_eps: float = 1e-6
     """As ``norm_eps``, for the LayerNorm before the classifier."""
     attention_scale: float = 0.0
@@ -98,8 +97,8 @@ class ModelConfig:
     training), ``official`` (as the published ElasticAST code), or ``scaled`` (by each weight's
     size, for narrow models and short training)."""
     dropout: float = 0.0
-    """Share of features dropped behind attention and hidden layer in training, 0 (off) up to but
-    not 1."""
+    """Share of features dropped after attention and hidden layer in training, from 0 (off) to below
+    1."""
     num_classes: int = 0
     """Number of classes; 0 takes those of the data."""
 
@@ -135,12 +134,12 @@ class FlexiConfig:
     """
 
     sizes: tuple[int, ...] = ()
-    """Sizes in mel bins and frames to draw from; none trains at ``model.patch_size`` only. FlexiAST
+    """Patch sizes to draw from, in mel bins and frames; empty: only ``model.patch_size``. FlexiAST
     Section 2.3: 8, 10, 12, 16, 20, 24, 30, 32, 40, 48."""
     weights: tuple[float, ...] = ()
-    """Relative chance of each size, in their order; none makes all alike."""
+    """Relative probability of each size, in the same order; empty: equal."""
     axes: PatchAxes = "both"
-    """Along which axes a size counts; the other axis keeps its size out of ``model.patch_size``."""
+    """Axes that a drawn size applies to; the other axis keeps its size in ``model.patch_size``."""
 
     def __post_init__(self) -> None:
         require(all(size > 0 for size in self.sizes), "flexi.sizes must be above 0")
@@ -160,9 +159,9 @@ class InitConfig:
     """Weights that a run starts from, and how they are fitted to its model."""
 
     source: str = field(default="", metadata={"key": "from"})
-    """Format of the weights; empty starts from new ones. Set together with ``path``."""
+    """Format of the weights; empty: new weights. Set together with ``path``."""
     path: str = ""
-    """Where they are: a file, a folder, a run or the id of a model on Hugging Face."""
+    """Place of the weights: a file, a folder, a run or the id of a model on Hugging Face."""
     model: Literal["config", "weights"] = "config"
     """Where patches, positions and pooling come from: the section ``model`` (``config``), or the
     file (``weights``: exactly its model). Width, depth, heads and eps are always the file's."""
@@ -174,7 +173,7 @@ class InitConfig:
     (PaSST)."""
     pos_embed: GridFit = "crop"
     """How a longer position table is fitted: cut (``crop``: those of pictures and AST at their
-    middle) or stretched (``interpolate``). Shorter ones are always stretched."""
+    centre) or interpolated (``interpolate``). Shorter ones are always interpolated."""
     grid_mean: Literal["once", "twice"] = "once"
     """Whether two factorised tables made of one grid hold its mean ``once``, as their sum should,
     or ``twice``, as published."""

@@ -17,10 +17,10 @@ class RunConfig:
     """One training run, complete: what ``config.yaml`` in the run directory holds."""
 
     name: str = ""
-    """Name of the run, under which it goes to ``runs/``; empty: made from data and preset."""
+    """Name of the run and of its folder under ``runs/``; empty: made from data and preset."""
     seed: int = 0
-    """Seed of everything random, 0 or above. Runs that differ in it alone show how much chance
-    there is in a result."""
+    """Seed of all random numbers, 0 or above. Runs that differ only in it show the spread of a
+    result."""
     data: DataConfig = field(default_factory=DataConfig)
     fbank: FbankConfig = field(default_factory=FbankConfig)
     length: LengthConfig = field(default_factory=LengthConfig)

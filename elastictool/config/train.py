@@ -16,15 +16,15 @@ class ScheduleConfig:
     """Shape of the decay after the warm-up: ``constant`` has none, ``cosine`` follows half a cosine
     to the last step, ``multistep`` goes down epoch by epoch (as the published scripts)."""
     warmup_steps: float = 0.1
-    """Optimiser steps of the warm-up, not more than the run has; below 1 a share of all steps. 0
-    has none. Longer ones help where training diverges at its start."""
+    """Optimiser steps of the warm-up, at most those of the run; below 1 a share of all steps; 0 is
+    off. A longer warm-up helps if training diverges at its start."""
     decay_from: int = 5
     """Epochs before ``multistep`` begins to decay."""
     decay_factor: float = 0.75
     """What ``multistep`` multiplies the rate by after ``decay_from`` epochs and after each further
     one, above 0 and at most 1."""
     final_factor: float = 0.0
-    """Where ``cosine`` ends, as a share of ``train.lr``, 0 to 1."""
+    """End of ``cosine``, as a share of ``train.lr``, 0 to 1."""
 
     def __post_init__(self) -> None:
         require(self.warmup_steps >= 0, "train.schedule.warmup_steps must not be negative")
@@ -42,13 +42,13 @@ class DistillConfig:
     """
 
     teacher: str = ""
-    """Run that teaches, at its own patch size and on the same clips: its directory or its name
+    """Teacher run, used at its own patch size and on the same clips: its directory or its name
     under ``runs/``. Empty: none."""
     temperature: float = 1.0
-    """What both models' logits are divided by, above 0 (T). Higher ones weigh the teacher's
+    """Temperature T, above 0, that divides both models' logits. Higher values weigh the teacher's
     unlikely classes more."""
     weight: float = 1.0
-    """Share of the teacher in the loss, above 0 and at most 1; at 1 labels play no part."""
+    """Share of the teacher in the loss, above 0 and at most 1; at 1 labels are not used."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "train.distill.temperature must be above 0")
@@ -68,11 +68,9 @@ class TrainConfig:
     """``adam`` with weight decay in the gradient, as published, or ``adamw``, which keeps it out.
     """
     betas: tuple[float, float] = (0.95, 0.999)
-    """How much of their past the optimiser's two averages keep, each 0 up to but not 1. Default:
-    the published scripts'."""
+    """Adam's betas, each from 0 to below 1. Default: the published scripts'."""
     weight_decay: float = 5e-7
-    """How strongly weights decay to 0; 0 is off. Default: the published scripts'; ``adamw``
-    usually takes 0.01 to 0.1."""
+    """Weight decay; 0 is off. Default: the published scripts'; usual for ``adamw``: 0.01 to 0.1."""
     weight_decay_on: Literal["auto", "all", "matrices", "kernels"] = "auto"
     """What decays: ``all`` parameters, ``matrices`` (two dimensions or more), or ``kernels``
     (matrices but positions and prefix tokens); ``auto`` is ``all`` for adam, ``matrices`` for
@@ -91,8 +89,8 @@ class TrainConfig:
     """Module groups that do not learn: ``patch_embed``, ``pos_embed``, ``prefix_tokens``,
     ``blocks`` or ``blocks.0-5``, ``norm``, ``attn_pool``, ``head``, ``all_but_head``."""
     ema_decay: float = 0.0
-    """Share of itself that a moving average of the weights keeps in each step, which is then
-    validated and saved in their place; 0 (off) up to but not 1, usually 0.999."""
+    """Decay of a moving average of the weights (EMA), which is validated and saved instead of them;
+    from 0 (off) to below 1, usually 0.999."""
     average_epochs: tuple[int, int] = (0, 0)
     """First and last epoch, from 1, whose mean weights become the checkpoint ``averaged`` (``wa``
     of the AST code); 0, 0 is off."""
@@ -101,12 +99,12 @@ class TrainConfig:
     """Loss against the labels: ``ce`` where each clip has one class, ``bce`` where it may have
     several."""
     label_smoothing: float = 0.0
-    """Share of a clip's target that is spread over all classes, 0 (off) up to but not 1. Often 0.1.
-    """
+    """Share of a clip's target that is spread over all classes, from 0 (off) to below 1. Often
+    0.1."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     accumulate: int = 1
-    """Gradient accumulation: batches whose gradients make one step. More make larger steps in the
-    same memory."""
+    """Gradient accumulation: number of batches for one optimiser step. More give larger batches in
+    the same memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the model's arithmetic; ``auto`` is bf16 on a GPU that computes with it,
     fp32 elsewhere. A resumed run keeps its own."""
@@ -114,16 +112,16 @@ class TrainConfig:
     """Backend of the attention within clips; all compute the same. ``auto`` takes the fastest that
     works here; ``reference`` is the paper's rows and mask."""
     compile: bool = False
-    """Whether the blocks are compiled before the first step: it needs a compiler and takes a while,
-    and steps may be faster afterwards."""
+    """Whether the blocks are compiled at the first step, which needs a compiler and takes a while;
+    steps may be faster afterwards."""
     selection_metric: Literal["auto", "top1", "map"] = "auto"
     """Validation metric by which the best epoch is chosen; ``auto`` is top1, or map where clips
     have several labels."""
     validate_every: int = 1
     """Epochs from one validation to the next; the last epoch always has one."""
     checkpoint_steps: int = 0
-    """Steps from one save to the next within an epoch; 0 saves at the end of epochs only. Set it
-    where epochs take long."""
+    """Steps from one save to the next within an epoch; 0 saves at the end of epochs only. Set it if
+    epochs take long."""
     max_skipped_steps: int = 10
     """Steps in a row that may be left out because loss or gradient are not finite; one more stops
     the run."""
