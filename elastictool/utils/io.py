@@ -1,4 +1,4 @@
-"""Write files atomically, and read the files and folders of users.
+"""Writes files atomically, and reads the files and folders of users.
 
 Users' trees hold links, hidden files and results besides the data, and their texts come from other
 systems: this module defines which files count and how a text is read.
@@ -189,25 +189,18 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         WriteError: The place cannot be written.
     """
+    content = line.encode("utf-8") + b"\n"
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            _append(file, line.encode("utf-8") + b"\n")
-        finally:
-            os.close(file)
+        with open(path, "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:
+                file.truncate(size)  # the disk has no room for the rest
+                raise
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def _append(file: int, content: bytes) -> None:
-    """Writes all of ``content``; takes back a part if the disk has no room for the rest."""
-    size = os.fstat(file).st_size
-    try:
-        while content:
-            content = content[os.write(file, content) :]
-    except OSError:
-        os.ftruncate(file, size)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

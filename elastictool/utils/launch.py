@@ -1,4 +1,4 @@
-"""Whether torchrun started this process, and which of the processes it is.
+"""Tells whether torchrun started this process, and which of the processes it is.
 
 The environment says so, so the command line knows it before torch is loaded. Only ``train`` works
 in several processes; the main one writes and logs for all.
@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_TIMEOUT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -43,16 +40,13 @@ class Launch:
 
 def launched() -> Launch:
     """Returns what torchrun has put into the environment; a single process without it."""
-    values = [os.environ.get(name, "") for name in _VARIABLES]
-    if not all(values) or int(values[1]) < 2:
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    rank, world, *address = (os.environ.get(name, "") for name in names)
+    if not (rank and world and all(address)) or int(world) < 2:
         return Launch()
-    rank, world = int(values[0]), int(values[1])
-    return Launch(
-        rank=rank,
-        world=world,
-        local_rank=int(os.environ.get("LOCAL_RANK", rank)),
-        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
-    )
+    local_rank = os.environ.get("LOCAL_RANK", rank)
+    local_world = os.environ.get("LOCAL_WORLD_SIZE", world)
+    return Launch(int(rank), int(world), int(local_rank), int(local_world))
 
 
 def command() -> str:
@@ -74,7 +68,8 @@ def first_to_fail() -> bool:
 
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, None, False, _TIMEOUT, wait_for_workers=False)
+        patience = timedelta(seconds=5)
+        store = TCPStore(address, port, None, False, patience, wait_for_workers=False)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return bool(store.add(f"elastictool/failed/{attempt}", 1) == 1)
     except (RuntimeError, ValueError):

@@ -43,7 +43,19 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
         UsageError: Another process holds it.
         WriteError: The place cannot be written.
     """
-    lock = _acquire(path, doing, hint)
+    for _ in range(_TRIES):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(path)
+            break
+        except Timeout:
+            raise UsageError(f"{doing}{_by_whom(path)}", hint) from None
+        except FileNotFoundError:
+            continue  # a holder that finished has deleted the folder between the two steps
+        except OSError as error:
+            raise write_error(path.parent, error) from error
+    else:
+        raise UsageError(f"{path.parent} is made and removed again and again", "is it cleaned up?")
     note = {"machine": platform.node(), "process": os.getpid(), "since": round(time.time())}
     try:
         with suppress(OSError):  # a full disk; Windows, where a locked file cannot be written
@@ -66,21 +78,8 @@ def is_held(path: Path) -> bool | None:
         return None
 
 
-def _acquire(path: Path, doing: str, hint: str) -> BaseFileLock:
-    for _ in range(_TRIES):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return _lock(path)
-        except Timeout:
-            raise UsageError(f"{doing}{_by_whom(path)}", hint) from None
-        except FileNotFoundError:
-            continue  # a holder that finished has deleted the folder between the two steps
-        except OSError as error:
-            raise write_error(path.parent, error) from error
-    raise UsageError(f"{path.parent} is made and removed again and again", "is it cleaned up?")
-
-
-def _lock(path: Path) -> BaseFileLock:
+def _acquire(path: Path) -> BaseFileLock:
+    """Acquires a lock of the system; a lease on a disk without locks."""
     lock: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, fallback_to_soft=False)
     try:
         lock.acquire()

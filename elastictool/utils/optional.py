@@ -1,4 +1,4 @@
-"""Check packages that only some commands need: how to install them, or why one fails."""
+"""Checks packages that only some commands need: how to install them, or why one fails."""
 
 from __future__ import annotations
 

@@ -28,15 +28,13 @@ class Progress(Protocol):
         """Shows one line."""
 
 
-class _SilentTask:
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        pass
-
-
 class _SilentProgress:
     @contextmanager
     def task(self, what: str, total: float | None) -> Iterator[Task]:
-        yield _SilentTask()
+        yield self
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
 
     def log(self, message: str) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals as a request that long jobs check between two pieces of work.
+"""Turns Ctrl-C and other signals into a request that long jobs check between two pieces of work.
 
 The first signal is only noted, because an exception raised anywhere would leave half a step behind.
 A second Ctrl-C or SIGTERM ends the job at once; files stay whole, since they are renamed into
@@ -20,7 +20,6 @@ from typing import Any
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.launch import launched
 
-_PARENT_CHECK_S = 0.2
 _URGENT = (signal.SIGINT, signal.SIGTERM)
 _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has neither this nor SIGUSR1
 _PATIENT = tuple(number for number in (_HANGUP, getattr(signal, "SIGUSR1", None)) if number)
@@ -110,8 +109,12 @@ def _handled(
     """Lets ``handler`` handle those of ``numbers`` that are not ignored."""
 
     def handle(number: int, frame: Any) -> None:
-        if number == _HANGUP:
-            _leave_dead_terminal()
+        # Output to a closed terminal goes nowhere: an error would end the job.
+        for stream in (1, 2) if number == _HANGUP else ():
+            try:
+                os.write(stream, b"")
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         handler(number, frame)
 
     former = {}
@@ -123,15 +126,6 @@ def _handled(
     finally:
         for number, before in former.items():
             signal.signal(number, before)
-
-
-def _leave_dead_terminal() -> None:
-    """Redirects output to a closed terminal to nowhere: an error would end the job."""
-    for stream in (1, 2):
-        try:
-            os.write(stream, b"")
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def leave_to_parent() -> None:
@@ -150,7 +144,7 @@ def end_with_parent(parent_pid: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(_PARENT_CHECK_S)
+            time.sleep(0.2)
         os._exit(1)
 
     if os.getppid() == parent_pid:
