@@ -171,35 +171,26 @@ def _patch_groups(
     cut: Sequence[tuple[Tensor, Tensor]],
     layout: SegmentLayout,
 ) -> tuple[PatchGroup, ...]:
+    """Joins the patches of all clips of one patch size."""
     members: dict[tuple[int, int], list[int]] = {}
     for index, spec in enumerate(specs):
         members.setdefault(spec.patch_size, []).append(index)
-    return tuple(
-        _patch_group(size, indices, examples, specs, cut, layout)
-        for size, indices in members.items()
-    )
-
-
-def _patch_group(
-    size: tuple[int, int],
-    indices: Sequence[int],
-    examples: Sequence[Example],
-    specs: Sequence[PackSpec],
-    cut: Sequence[tuple[Tensor, Tensor]],
-    layout: SegmentLayout,
-) -> PatchGroup:
-    token_indices, positions = [], []
-    for index in indices:
-        _, coords = cut[index]
-        start = layout.starts[index] + layout.prefix_tokens
-        token_indices.append(torch.arange(start, start + len(coords)))
-        stride, shift_ms = specs[index].patch_stride, examples[index].shift_ms
-        positions.append(coords * torch.tensor([stride[0], stride[1] * shift_ms * 0.001]))
-    return PatchGroup(
-        patches=torch.cat([cut[index][0] for index in indices]),
-        token_indices=torch.cat(token_indices),
-        coords=torch.cat([cut[index][1] for index in indices]),
-        positions=torch.cat(positions).float(),
-        patch_size=size,
-        clips=tuple(indices),
-    )
+    groups = []
+    for size, indices in members.items():
+        token_indices, positions = [], []
+        for index in indices:
+            _, coords = cut[index]
+            start = layout.starts[index] + layout.prefix_tokens
+            token_indices.append(torch.arange(start, start + len(coords)))
+            stride, shift_ms = specs[index].patch_stride, examples[index].shift_ms
+            positions.append(coords * torch.tensor([stride[0], stride[1] * shift_ms * 0.001]))
+        group = PatchGroup(
+            patches=torch.cat([cut[index][0] for index in indices]),
+            token_indices=torch.cat(token_indices),
+            coords=torch.cat([cut[index][1] for index in indices]),
+            positions=torch.cat(positions).float(),
+            patch_size=size,
+            clips=tuple(indices),
+        )
+        groups.append(group)
+    return tuple(groups)

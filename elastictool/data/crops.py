@@ -63,18 +63,15 @@ class CropSampler:
             draws: ``CUT_DRAWS`` numbers in 0..1.
         """
         wanted, kind, length, place, start = draws
-        whole = self._moved(whole, start)
+        if self.feature_extractor.length.crop != "start":
+            room = whole.native_frames - whole.num_frames
+            whole = replace(whole, first_frame=_place(room, start))
         if wanted >= self.diversity.share:
             return [whole]
         shorter = self._shorter_crop(whole, kind, length, place)
         if self.diversity.mode == "replace":
             return [replace(shorter, draw=whole.draw)]
         return [whole] if shorter.num_frames == whole.num_frames else [whole, shorter]
-
-    def _moved(self, crop: Crop, place: float) -> Crop:
-        if self.feature_extractor.length.crop == "start":
-            return crop
-        return replace(crop, first_frame=_place(crop.native_frames - crop.num_frames, place))
 
     def _shorter_crop(self, whole: Crop, kind: float, length: float, place: float) -> Crop:
         least = min(self.diversity.min_frames, whole.num_frames)

@@ -1,4 +1,4 @@
-"""The dataset: loads a crop of a prepared clip as an example that can be packed.
+"""Loads crops of prepared clips as examples that can be packed: the dataset.
 
 Which frames of which clip are wanted is decided outside (``data/samplers.py`` in training,
 ``FeatureExtractor.crop`` in evaluation). Features are computed on the fly, because frame shifts and
@@ -78,7 +78,12 @@ class ClipDataset:
             on_device: Leave the features to the device (``data/raw.py``).
         """
         feature_extractor = self._feature_extractor(crop)
-        frames = self._raw_frames(crop) if on_device else self._frames(crop)
+        frames: Tensor | RawFrames
+        if on_device:
+            waveform, before = self._waveform(crop, self._kept_audio)
+            frames = feature_extractor.raw_frames(waveform, before, crop.num_frames)
+        else:
+            frames = self.crop_frames(crop)
         spectrogram = feature_extractor.spectrogram(frames, crop)
         if self.augment is not None:
             spectrogram = spectrogram.augmented(self.augment, partial(self._rng, crop, epoch))
@@ -134,25 +139,18 @@ class ClipDataset:
         fits[order] = np.cumsum(sizes[order]) <= self._cache_room
         return fits
 
-    def _raw_frames(self, crop: Crop) -> RawFrames:
-        waveform, before = self._waveform(crop, self._kept_audio)
-        return self._feature_extractor(crop).raw_frames(waveform, before, crop.num_frames)
-
-    def _frames(self, crop: Crop) -> Tensor:
+    def crop_frames(self, crop: Crop) -> Tensor:
         """(T', F) log-mel frames of the crop."""
-        frames, first = self._frames_around(crop)
-        return frames[first : first + crop.num_frames]
-
-    def _frames_around(self, crop: Crop) -> tuple[Tensor, int]:
-        """Frames that hold the crop, and where it begins in them."""
         # With another partner each time, or at one of many resolutions, kept frames would seldom
         # be used.
         if crop.mix is not None or crop.compression != 1 or not self._cacheable[crop.clip]:
-            return self._read(crop)
-        if crop.clip not in self._cache:
-            whole = dataclasses.replace(crop, first_frame=0, num_frames=crop.native_frames)
-            self._cache[crop.clip], _ = self._read(whole)
-        return self._cache[crop.clip], crop.first_frame
+            frames, first = self._read(crop)
+        else:
+            if crop.clip not in self._cache:
+                whole = dataclasses.replace(crop, first_frame=0, num_frames=crop.native_frames)
+                self._cache[crop.clip], _ = self._read(whole)
+            frames, first = self._cache[crop.clip], crop.first_frame
+        return frames[first : first + crop.num_frames]
 
     def _read(self, crop: Crop) -> tuple[Tensor, int]:
         """Frames that hold the crop, reading no more audio than they need."""

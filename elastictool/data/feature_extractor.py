@@ -1,4 +1,4 @@
-"""From waveforms to the spectrograms that a model sees: frames, length limits, normalisation.
+"""Turns waveforms into the spectrograms that a model sees: frames, length limits, normalisation.
 
 A ``FeatureExtractor`` holds everything that shapes a model's input. Sweeps and sampling derive
 others from it: at another length, patch size or resolution. Which frames of a clip are wanted
@@ -156,7 +156,17 @@ class FeatureExtractor:
         shift_ms = round(self.fbank.shift_ms * compression, 9)
         if shift_ms == round(self.fbank.shift_ms, 9):
             return self
-        length = _compressed(self.length, compression)
+
+        def frames(limit: int) -> int:
+            # The small number keeps quotients that are whole but for the last bit (as 96 / 1.2).
+            return max(1, math.floor(limit / compression + 1e-9))
+
+        fixed = self.length.fixed_frames
+        length = dataclasses.replace(
+            self.length,
+            max_frames=frames(self.length.max_frames),
+            fixed_frames=frames(fixed) if fixed else 0,
+        )
         if reduction == "shift":
             fbank = dataclasses.replace(self.fbank, shift_ms=shift_ms)
             return dataclasses.replace(self, fbank=fbank, length=length)
@@ -237,14 +247,3 @@ class FeatureExtractor:
         rows = np.full(max(len(frames), crop.pad_to), PADDING, dtype=np.int64)
         rows[: len(frames)] = np.arange(len(frames))
         return Spectrogram(frames, rows, self.fbank.num_mel_bins, self.normalization)
-
-
-def _compressed(length: LengthConfig, compression: float) -> LengthConfig:
-    """The limits of as many seconds in frames that are ``compression`` times as far apart."""
-
-    def frames(limit: int) -> int:
-        # The small number keeps quotients that are whole but for the last bit (as 96 / 1.2).
-        return max(1, math.floor(limit / compression + 1e-9))
-
-    fixed = frames(length.fixed_frames) if length.fixed_frames else 0
-    return dataclasses.replace(length, max_frames=frames(length.max_frames), fixed_frames=fixed)

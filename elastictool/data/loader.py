@@ -1,4 +1,4 @@
-"""Loading planned batches, in this process or in workers, always in the planned order."""
+"""Loads planned batches, in this process or in workers, always in the planned order."""
 
 from __future__ import annotations
 
@@ -48,21 +48,20 @@ class _PlannedBatches(Dataset[Loaded | _Failure]):
         self._on_device = on_device
 
     def __getitem__(self, plan: BatchPlan) -> Loaded | _Failure:
+        load, on_device = self._dataset.load, self._on_device
+        # Both models see the same spectrograms, and so the same padding.
+        teacher = self._teacher and replace(self._teacher, pad_value=plan.spec.pad_value)
         try:
-            return self._batch(plan)
+            rows = [
+                [load(crop, plan.epoch, plan.spec, on_device) for crop in row] for row in plan.rows
+            ]
+            return (collate_raw if on_device else collate)(rows, plan.spec, teacher)
         except ElasticToolError as error:
             return _Failure(error)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return _Failure(self._out_of_memory(plan, error))
-
-    def _batch(self, plan: BatchPlan) -> Loaded:
-        load, on_device = self._dataset.load, self._on_device
-        rows = [[load(crop, plan.epoch, plan.spec, on_device) for crop in row] for row in plan.rows]
-        # Both models see the same spectrograms, and so the same padding.
-        teacher = self._teacher and replace(self._teacher, pad_value=plan.spec.pad_value)
-        return (collate_raw if on_device else collate)(rows, plan.spec, teacher)
 
     def _out_of_memory(self, plan: BatchPlan, error: Exception) -> OutOfMemory:
         extractor = self._dataset.feature_extractor.at_patch_size(plan.spec.patch_size)

@@ -91,21 +91,16 @@ class RawBatch:
         """Returns the packed batch with its patches, computed in float32 where the tensors are."""
         # What is made in inference mode could not be trained on.
         with torch.inference_mode(False), torch.no_grad():
-            rows = spectrogram_rows(
-                self._frames(), self.rows, self.bins, self.noise, self.normalization
-            )
+            frames = self.samples.new_empty((len(self.places), self.fbank.num_mel_bins))
+            fill_frames(self.samples, self.places, self.fbank, frames, self.frame_starts)
+            if self.pools is not None:
+                frames = pool_groups(frames, self.pools, self.pool_kind)
+            rows = spectrogram_rows(frames, self.rows, self.bins, self.noise, self.normalization)
             batch = self.patch_indices[0].filled(self.batch, rows)
             if batch.teacher_batch is None:
                 return batch
-            return replace(
-                batch, teacher_batch=self.patch_indices[1].filled(batch.teacher_batch, rows)
-            )
-
-    def _frames(self) -> Tensor:
-        """(T', F) log-mel frames of all clips."""
-        frames = self.samples.new_empty((len(self.places), self.fbank.num_mel_bins))
-        fill_frames(self.samples, self.places, self.fbank, frames, self.frame_starts)
-        return frames if self.pools is None else pool_groups(frames, self.pools, self.pool_kind)
+            teacher_batch = self.patch_indices[1].filled(batch.teacher_batch, rows)
+            return replace(batch, teacher_batch=teacher_batch)
 
 
 def collate_raw(

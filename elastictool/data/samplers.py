@@ -22,7 +22,7 @@ from elastictool.data.balance import Weights, clip_weights, draw_clips, occurren
 from elastictool.data.collate import PackSpec
 from elastictool.data.crops import CropSampler, draw_cuts, draw_mixes, draw_resolutions
 from elastictool.data.dataset import ClipDataset
-from elastictool.data.feature_extractor import Crop, FeatureExtractor, Mix
+from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.packing.batching import batch_stop, windows
 from elastictool.packing.grid import kept_patches, patch_size_along
 from elastictool.packing.planners import PLANNERS, Counts, Rows, assign_lpt, plan_rows
@@ -138,7 +138,7 @@ class TrainingSampler:
         crops = self._epoch_crops(epoch)
         for number, batch in enumerate(self._batches(crops, epoch)):
             rows = [[crop for place in clips for crop in crops[place]] for clips in batch]
-            yield self._plan(epoch, rows, self._sized(epoch, number))
+            yield self._plan(epoch, rows, self._spec_of(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
         """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
@@ -187,8 +187,7 @@ class TrainingSampler:
         size = flexi.sizes[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return patch_size_along(flexi.axes, size, own)
 
-    def _sized(self, epoch: int, batch: int) -> PackSpec:
-        """How one batch is packed."""
+    def _spec_of(self, epoch: int, batch: int) -> PackSpec:
         return self.spec.at_patch_size(self.patch_size(epoch, batch))
 
     def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
@@ -215,23 +214,19 @@ class TrainingSampler:
         A token budget counts tokens of the batch's own patch size.
         """
         totals: dict[tuple[int, int], Counts] = {}
+        none = np.zeros(len(crops), dtype=np.int64)  # where batches go by clips
         start = 0
         for batch in count():
             if start == len(crops):
                 return
-            spec = self._sized(epoch, batch)
+            spec = self._spec_of(epoch, batch)
             size = spec.patch_size
             if size not in totals:
-                totals[size] = self._totals(crops, spec)
+                tokens = self._clip_tokens(crops, spec) if self.packing.batch_tokens else none
+                totals[size] = np.cumsum(tokens)
             stop = batch_stop(totals[size], start, self.packing)
             yield start, stop
             start = stop
-
-    def _totals(self, crops: Sequence[Sequence[Crop]], spec: PackSpec) -> Counts:
-        """Running sum of the clips' tokens; not counted where batches go by clips."""
-        if not self.packing.batch_tokens:
-            return np.zeros(len(crops), dtype=np.int64)
-        return np.cumsum(self._clip_tokens(crops, spec))
 
     def _clip_tokens(self, crops: Sequence[Sequence[Crop]], spec: PackSpec) -> Counts:
         """Tokens of each clip, all its crops together."""
@@ -269,11 +264,13 @@ class TrainingSampler:
         mixes = draw_mixes(len(clips), self.clips, self.augment, self.seed, epoch)
         which = draw_resolutions(len(clips), self.augment.resolution, self.seed, epoch)
         frames = self._frames(clips, which)
+        dropout = self.augment.token_dropout
         crops: list[list[Crop]] = []
         for i in order.tolist():
             sampler = self._crop_samplers[which[i]]
             whole = sampler.whole(int(clips[i]), int(frames[i]))
-            whole = self._changed(whole, int(draws[i]), mixes[i])
+            if draws[i] or dropout or mixes[i]:
+                whole = replace(whole, draw=int(draws[i]), token_dropout=dropout, mix=mixes[i])
             crops.append(sampler.crops(whole, cuts[i].tolist()))
         return crops
 
@@ -305,9 +302,3 @@ class TrainingSampler:
             samples = self.num_samples[clips[members]]
             frames[members] = sampler.feature_extractor.num_frames(samples)
         return frames
-
-    def _changed(self, crop: Crop, draw: int, mix: Mix | None) -> Crop:
-        dropout = self.augment.token_dropout
-        if not (draw or dropout or mix):
-            return crop
-        return replace(crop, draw=draw, token_dropout=dropout, mix=mix)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.config import DataConfig
+from elastictool.config import DataConfig, FbankConfig
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import UsageError
 from elastictool.utils.rng import clip_rng
@@ -142,3 +143,23 @@ def _draw_validation(
                 wanted -= len(members)
     validation = np.array(sorted(taken), dtype=np.int64)
     return np.setdiff1d(train, validation), validation
+
+
+def require_frames(store: PreparedStore, clips: Indices, fbank: FbankConfig) -> None:
+    """Checks that each of ``clips`` makes a frame.
+
+    ``prep`` has refused clips that are shorter than its own window; a run may have a longer one.
+
+    Raises:
+        UsageError: Some do not.
+    """
+    samples, counts = np.unique(store.num_samples[clips], return_counts=True)
+    short = fbank.num_frames(samples) == 0
+    if short.any():
+        shortest_ms = 1_000 * int(samples[0]) / fbank.sample_rate_hz
+        raise UsageError(
+            f"{int(counts[short].sum())} of {len(clips)} clips of {store.path} are shorter than "
+            f"fbank.window_ms = {fbank.window_ms:g} and make no frame (the shortest has "
+            f"{shortest_ms:.1f} ms)",
+            f"train with --set fbank.window_ms={math.floor(10 * shortest_ms) / 10:g} or less",
+        )

@@ -127,8 +127,8 @@ class _AnalysedClips(ClipDataset):
         super().__init__(store, feature_extractor)
         self._analysed = frames
 
-    def _frames_around(self, crop: Crop) -> tuple[Tensor, int]:
-        return self._analysed[crop.clip], crop.first_frame
+    def crop_frames(self, crop: Crop) -> Tensor:
+        return self._analysed[crop.clip][crop.first_frame : crop.first_frame + crop.num_frames]
 
 
 def score_chunk(

@@ -16,9 +16,9 @@ from torch import Tensor
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.device_transfer import HOST, DeviceTransfer
 from elastictool.data.feature_extractor import Crop
-from elastictool.data.frames import require_frames
 from elastictool.data.loader import load_batches
 from elastictool.data.samplers import BatchPlan
+from elastictool.data.splits import require_frames
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch

@@ -11,8 +11,7 @@ import torch
 from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
-from elastictool.data.frames import require_frames
-from elastictool.data.splits import Splits, select_clips
+from elastictool.data.splits import Splits, require_frames, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import AttentionInputs, require_support
 from elastictool.packing.stream import check_planner, plans_windows
