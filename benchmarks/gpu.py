@@ -179,7 +179,7 @@ def supervise(path: Path, limit_s: float) -> Document:
     """
     since, begun = time.time(), -1
     while True:
-        code = _child(path, since, limit_s)
+        code = run_child(path, since, limit_s)
         document = _own_document(path, since)
         if document is None:
             raise SystemExit(f"no document was begun ({code})")
@@ -198,7 +198,7 @@ def supervise(path: Path, limit_s: float) -> Document:
         return document
 
 
-def _child(path: Path, since: float, limit_s: float) -> str:
+def run_child(path: Path, since: float, limit_s: float) -> str:
     """Run this command in a process that runs jobs; return its exit code."""
     command = [sys.executable, *sys.orig_argv[1:], "--json", str(path), "--since", repr(since)]
     left_s = limit_s + GRACE_S - (time.time() - since)

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from elastictool.cli.app import app, main
-from elastictool.cli.bench import _loader_packing
+from elastictool.cli.bench import loader_packing
 from elastictool.config import AugmentConfig, FbankConfig, LengthConfig, PackingConfig
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import FeatureExtractor
@@ -185,7 +185,7 @@ def test_the_loaders_batches_are_full_and_enough_for_all_workers(
 def test_a_gpus_loader_is_held_against_large_batches() -> None:
     def tokens(device: str, *asked: int) -> int:
         bench = parts.Bench(torch.device(device), "bf16")
-        return _loader_packing(bench, 12, *asked or (0,)).batch_tokens
+        return loader_packing(bench, 12, *asked or (0,)).batch_tokens
 
     assert (tokens("cpu"), tokens("cuda"), tokens("cuda", 500)) == (0, 65_536, 500)
 

@@ -167,17 +167,17 @@ def test_what_is_no_number_fails_the_self_test(
 
 def test_no_device_judges_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only float64 tensors of the host are compared."""
-    compared = selftest._compared
+    compare = selftest.compare
     seen: list[Tensor] = []
 
     def watched(name: str, found: Tensor, expected: Tensor, *rest: Any) -> selftest.Check:
         seen.extend((found, expected))
-        return compared(name, found, expected, *rest)
+        return compare(name, found, expected, *rest)
 
-    monkeypatch.setattr(selftest, "_compared", watched)
+    monkeypatch.setattr(selftest, "compare", watched)
     assert all(check.passed for check in selftest.self_test())
     assert {(values.device.type, values.dtype) for values in seen} == {("cpu", torch.float64)}
-    assert not compared("", torch.tensor([-1.0]), torch.tensor([-1.5]), 0.1).passed
+    assert not compare("", torch.tensor([-1.0]), torch.tensor([-1.5]), 0.1).passed
 
 
 def test_the_stored_filterbank_values_are_torchaudios() -> None:
@@ -218,7 +218,7 @@ def test_the_cuda_path_is_verified_by_a_committed_result_only(
     differs: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = tmp_path / "gpu.json"
-    monkeypatch.setattr(installation, "_GPU_RESULTS", result)
+    monkeypatch.setattr(installation, "GPU_RESULTS", result)
     assert installation.cuda_evidence().startswith("unverified: no GPU result")
     document = GPU | {"device": "cuda", "agreement": [GOOD], "features": [GOOD]}
     document |= {"git_revision": "0123456789abcdef"}

@@ -229,7 +229,7 @@ def test_statistics_are_those_of_the_chosen_front_end(epic_store: PreparedStore)
 def test_statistics_of_pieces_are_those_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, name: str, num_samples: int
 ) -> None:
-    monkeypatch.setattr(ingest, "_FRAMES_AT_ONCE", 60)
+    monkeypatch.setattr(ingest, "FRAMES_AT_ONCE", 60)
     config = frontend_config(name)
     integers = (3_000 * torch.randn(num_samples)).to(torch.int16)
     waveform = integers / 32_768

@@ -33,7 +33,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, revives: bool = True) -> None:
         self.processes, self.begun, self.alive, self.revives = 0, list[str](), True, revives
         self.jobs: list[Job] = []
-        monkeypatch.setattr(gpu, "_child", self.child)
+        monkeypatch.setattr(gpu, "run_child", self.child)
         monkeypatch.setattr(gpu, "all_jobs", lambda setup, steps: iter(self.jobs))
         monkeypatch.setattr(gpu, "device_answers", lambda device: self.alive)
 
@@ -204,7 +204,7 @@ def test_the_whole_command_runs_on_a_cpu_and_verifies_nothing(
     assert all(document[part] for part in gpu.PARTS)
     assert set(document["jobs"].values()) == {"done"}
     assert document["environment"]["gpu"] is None and document["gpu"] is None
-    monkeypatch.setattr(installation, "_GPU_RESULTS", path)
+    monkeypatch.setattr(installation, "GPU_RESULTS", path)
     assert installation.cuda_evidence().startswith("unverified: no GPU was used")
 
 

@@ -111,7 +111,7 @@ def test_a_long_clip_is_prepared_as_a_short_one_is(
     whole = _prepared(tmp_path, "whole")
     monkeypatch.setattr("elastictool.audio.sndfile.BLOCK_VALUES", 2 * 30_000)
     monkeypatch.setattr(ingest, "IN_MEMORY_BYTES", 100_000)
-    monkeypatch.setattr(ingest, "_FRAMES_AT_ONCE", 100)
+    monkeypatch.setattr(ingest, "FRAMES_AT_ONCE", 100)
     blocks = _prepared(tmp_path, "blocks")
     assert blocks.ids.tolist() == whole.ids.tolist()
     assert blocks.num_samples.tolist() == whole.num_samples.tolist()
@@ -132,7 +132,7 @@ def test_a_long_clip_is_prepared_as_a_short_one_is(
 def test_a_clip_that_no_shard_can_hold_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "_LARGEST_BYTES", 400_000)
+    monkeypatch.setattr(ingest, "LARGEST_BYTES", 400_000)
     store = _prepared(tmp_path, "data", StorageOptions("wav"))
     assert len(store) == 2
     assert "cut it into slices" in (store.path / "rejected.csv").read_text()

@@ -316,7 +316,7 @@ def test_a_scheduler_that_is_not_there_is_named(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(executor, "_CONNECT_S", 1)
+    monkeypatch.setattr(executor, "CONNECT_S", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at") as raised:
         prepare(PrepOptions("synth", out=tmp_path, limit=20, scheduler=address))
     assert address in raised.value.message
@@ -326,7 +326,7 @@ def test_a_cluster_without_workers_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(executor, "_WORKERS_S", 0.2)
+    monkeypatch.setattr(executor, "WORKERS_S", 0.2)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
         pytest.raises(ElasticToolError, match="no worker") as raised,

@@ -12,7 +12,7 @@ import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.tables import ClassTable
-from elastictool.data.ingest import _first, _trimmed
+from elastictool.data.ingest import first_samples, trimmed
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
@@ -278,6 +278,6 @@ def test_trimming_in_blocks_equals_trimming_the_whole() -> None:
         blocks = [block for block in np.split(whole, cuts) if len(block)]
         loud = np.flatnonzero(whole)
         expected = whole[loud[0] : loud[-1] + 1] if len(loud) else whole
-        np.testing.assert_array_equal(np.concatenate(list(_trimmed(blocks))), expected)
-        kept = np.concatenate(list(_first(blocks, 12)))
+        np.testing.assert_array_equal(np.concatenate(list(trimmed(blocks))), expected)
+        kept = np.concatenate(list(first_samples(blocks, 12)))
         np.testing.assert_array_equal(kept, whole[:12])

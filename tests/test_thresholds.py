@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from elastictool.metrics.intervals import _weights, f1_intervals, wilson_interval
+from elastictool.metrics.intervals import f1_intervals, resampled_counts, wilson_interval
 from elastictool.metrics.thresholds import best_thresholds, decide, f1_scores
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -89,7 +89,7 @@ def test_nothing_decided_and_nothing_there_is_nan_not_zero() -> None:
 def test_f1_intervals_are_those_of_resampled_clips() -> None:
     scores, targets = drawn(3, ties=False, clips=60)
     decisions = decide(scores, 0.4)
-    drawn_counts = np.concatenate(list(_weights(60, 80, seed=4))).astype(int)
+    drawn_counts = np.concatenate(list(resampled_counts(60, 80, seed=4))).astype(int)
     picks = [np.repeat(np.arange(60), counts) for counts in drawn_counts]
     resampled = [f1_scores(decisions[pick], targets[pick]).values for pick in picks]
     for name, interval in f1_intervals(decisions, targets, resamples=80, seed=4).items():

@@ -125,7 +125,7 @@ def bench(
         for part in chosen:
             if part == "loader":
                 model = options.workload("base").model
-                packing = _loader_packing(how, options.batch_clips, loader.batch_tokens)
+                packing = loader_packing(how, options.batch_clips, loader.batch_tokens)
                 tried = parse_numbers_or_zero(loader.workers, "--workers")
                 rows += _loader(loader.dataset, how, model, packing, tried)
             elif part == "planners":
@@ -184,7 +184,8 @@ def _measure(part: str, how: Bench, workload: Workload, compare: str) -> list[Ro
     return parts.measure_model(how, workload, training, others)
 
 
-def _loader_packing(how: Bench, batch_clips: int, batch_tokens: int) -> PackingConfig:
+def loader_packing(how: Bench, batch_clips: int, batch_tokens: int) -> PackingConfig:
+    """Returns the packing that ``bench loader`` measures: on CUDA in batches that fill a GPU."""
     from elastictool.config import PackingConfig
     from elastictool.evaluation.bench.loading import CUDA_TOKENS
 

@@ -32,7 +32,8 @@ from elastictool.utils.signals import Stopped, StopRequest
 
 WORTH_WORKERS_S = 20.0
 """Work from which worker processes pay; they take seconds to start, each with its own torch."""
-_CONNECT_S, _WORKERS_S = 20, 60
+CONNECT_S, WORKERS_S = 20, 60
+"""Time that a Dask scheduler has to answer, and to have a first worker."""
 
 
 def write_shards(
@@ -156,18 +157,18 @@ def _write_on_cluster(
 def _connect(distributed: Any, address: str) -> Any:
     """Connects to a cluster that has workers."""
     try:
-        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r}: {error}",
             "start one (dask scheduler) and name its address, such as tcp://host:8786",
         ) from error
     try:
-        client.wait_for_workers(1, timeout=_WORKERS_S)
+        client.wait_for_workers(1, timeout=WORKERS_S)
     except (TimeoutError, asyncio.TimeoutError) as error:
         client.close()
         raise ElasticToolError(
-            f"the scheduler at {address} has had no worker for {_WORKERS_S} s",
+            f"the scheduler at {address} has had no worker for {WORKERS_S} s",
             f"start some: dask worker {address} --nthreads 1 --nworkers 4",
         ) from error
     return client

@@ -38,12 +38,12 @@ IN_MEMORY_BYTES = 8 << 20
 """Encoded clips up to this size stay in memory."""
 
 _END_TOLERANCE_S = 0.1
-_FRAMES_AT_ONCE = 10_000
+FRAMES_AT_ONCE = 10_000
 """Frames measured together: 100 s at 10 ms. The next ones start at a whole sample for any shift
 that is a multiple of 0.1 ms."""
 _FRAMES_SUMMED = 2_500
 """Frames that are made float64 at once."""
-_LARGEST_BYTES = (1 << 31) - 1
+LARGEST_BYTES = (1 << 31) - 1
 """What a binary column of an Arrow shard can hold."""
 
 
@@ -83,9 +83,9 @@ class Measurement:
         block = waveform_of(integers)
         config, waiting = self._config, self._waiting
         waiting = np.concatenate((waiting, block)) if len(waiting) else block
-        while len(waiting) > (piece := config.samples_for(self._known + _FRAMES_AT_ONCE)):
-            self._measure(waiting[:piece], self._known + _FRAMES_AT_ONCE)
-            cut = self._known + _FRAMES_AT_ONCE - config.context_frames
+        while len(waiting) > (piece := config.samples_for(self._known + FRAMES_AT_ONCE)):
+            self._measure(waiting[:piece], self._known + FRAMES_AT_ONCE)
+            cut = self._known + FRAMES_AT_ONCE - config.context_frames
             waiting, self._known = waiting[config.frame_place(cut) :], config.context_frames
         self._waiting = waiting
 
@@ -151,9 +151,9 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
             open_encoder(file, rate_hz, storage.encoding) as encoder,
         ):
             if storage.trim_silence:
-                blocks = _trimmed(blocks)
+                blocks = trimmed(blocks)
             if storage.max_seconds:
-                blocks = _first(blocks, round(storage.max_seconds * source_rate_hz))
+                blocks = first_samples(blocks, round(storage.max_seconds * source_rate_hz))
             for block, block_peak in resample_blocks(blocks, source_rate_hz, rate_hz):
                 encoder.write(block)
                 measured.add(block)
@@ -169,7 +169,7 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
         return StoredAudio(_content(file), num_samples, source_rate_hz, measured, clipped, damaged)
 
 
-def _trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+def trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
     """Yields blocks without exact zeros at both ends; zeros wait until other samples follow."""
     started = False
     zeros = 0
@@ -186,7 +186,8 @@ def _trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
         yield np.zeros(zeros, dtype=np.float32)
 
 
-def _first(blocks: Iterable[Waveform], samples: int) -> Iterator[Waveform]:
+def first_samples(blocks: Iterable[Waveform], samples: int) -> Iterator[Waveform]:
+    """Yields blocks of the first samples, and reads no block after them."""
     for block in blocks:
         yield block[:samples]
         samples -= len(block)
@@ -243,7 +244,7 @@ def _slice(info: AudioInfo, clip: SourceClip) -> tuple[int, int]:
 def _content(file: BinaryIO) -> bytes | mmap.mmap:
     """Returns what was written; a large file is mapped and lives as long as the map does."""
     size = file.seek(0, 2)
-    if size > _LARGEST_BYTES:
+    if size > LARGEST_BYTES:
         raise AudioError(f"is too long: {size} bytes, a clip may have 2 GiB; cut it into slices")
     file.seek(0)
     if size <= IN_MEMORY_BYTES:

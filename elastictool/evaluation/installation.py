@@ -50,7 +50,8 @@ EXTRAS = {
 }
 """The extras, and the packages that each brings."""
 
-_GPU_RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.json"
+GPU_RESULTS = Path(__file__).parents[2] / "docs" / "results" / "gpu.json"
+"""The committed document of ``benchmarks.gpu`` that shows that the CUDA path works."""
 
 
 @dataclass(frozen=True)
@@ -201,18 +202,18 @@ def attention() -> list[dict[str, Any]]:
 
 def cuda_evidence() -> str:
     """Returns whether a committed result of ``benchmarks/gpu.py`` verifies the CUDA path."""
-    if not _GPU_RESULTS.exists():
+    if not GPU_RESULTS.exists():
         return "unverified: no GPU result is committed with this version"
 
     def look() -> str:
-        document = json.loads(_GPU_RESULTS.read_text(encoding="utf-8"))
+        document = json.loads(GPU_RESULTS.read_text(encoding="utf-8"))
         made, revision = document["environment"], document["git_revision"]
         if doubt := _doubt(document):
-            return f"unverified: {doubt} in {_GPU_RESULTS}"
+            return f"unverified: {doubt} in {GPU_RESULTS}"
         source = f"source revision {revision[:12]}" if revision else "an unknown source revision"
-        return f"verified on {made['gpu']} with torch {made['torch']}, {source} ({_GPU_RESULTS})"
+        return f"verified on {made['gpu']} with torch {made['torch']}, {source} ({GPU_RESULTS})"
 
-    return attempt(look, lambda why: f"unverified: {_GPU_RESULTS} cannot be understood ({why})")
+    return attempt(look, lambda why: f"unverified: {GPU_RESULTS} cannot be understood ({why})")
 
 
 def _doubt(document: dict[str, Any]) -> str:

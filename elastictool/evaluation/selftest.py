@@ -103,7 +103,7 @@ def _packed(name: str, device: str, dtype: str) -> Check:
             )
     expected = torch.cat(alone)
     differ = bool((expected.std(dim=0) > 1e-3).all())  # equal because constant would prove nothing
-    return _compared(name, packed, expected, _TOLERANCE[dtype], differ)
+    return compare(name, packed, expected, _TOLERANCE[dtype], differ)
 
 
 def _resized(name: str, device: str) -> Check:
@@ -120,7 +120,7 @@ def _resized(name: str, device: str) -> Check:
     larger = F.interpolate(patches[None], size=(24, 40), mode="bilinear", antialias=False)[0]
     expected = (kernels * patches).sum(dim=(1, 2))
     found = (resized * larger).sum(dim=(1, 2))
-    return _compared(name, found, expected, _TOLERANCE["float32"])
+    return compare(name, found, expected, _TOLERANCE["float32"])
 
 
 def _fetched(values: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _fetched(values: Tensor) -> Tensor:
     return values.detach().cpu().double()
 
 
-def _compared(
+def compare(
     name: str, found: Tensor, expected: Tensor, tolerance: float, sound: bool = True
 ) -> Check:
     """Checks that two tensors on the host agree and are finite."""

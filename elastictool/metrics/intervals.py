@@ -85,7 +85,7 @@ def bootstrap_intervals(
     rounds |= {name: fewer for name in metrics if METRICS[name].ranked and affordable}
     drawn: dict[str, list[Array]] = {name: [] for name in rounds}
     done = 0
-    for weights in _weights(len(clips), max(rounds.values(), default=0), seed):
+    for weights in resampled_counts(len(clips), max(rounds.values(), default=0), seed):
         weighted = WeightedClips(clips, weights)
         for name, count in rounds.items():
             if done < count:
@@ -114,7 +114,9 @@ def f1_intervals(
     decided = np.asarray(decisions, dtype=np.float64)
     labels = np.asarray(targets, dtype=np.float64)
     micro, macro = [], []
-    for weights in chain([np.ones((1, len(labels)))], _weights(len(labels), resamples, seed)):
+    for weights in chain(
+        [np.ones((1, len(labels)))], resampled_counts(len(labels), resamples, seed)
+    ):
         hits = 2 * weights @ (decided * labels)
         positives = weights @ labels
         whole = weights @ decided + positives
@@ -141,7 +143,7 @@ def wilson_interval(share: float, count: float, level: float = 0.95) -> Interval
     return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))  # but for last digits
 
 
-def _weights(num_clips: int, resamples: int, seed: int) -> Iterator[Array]:
+def resampled_counts(num_clips: int, resamples: int, seed: int) -> Iterator[Array]:
     """Blocks of (R, S) weights; each row is one resample of S clips with replacement."""
     rng = np.random.default_rng(seed)
     block = max(1, BLOCK_WEIGHTS // num_clips)
