@@ -100,3 +100,15 @@ def test_tables_fit_the_terminal_and_cut_no_word(
     assert "".join(lines) == "".join(names)
     assert all(line.endswith(("-", "_", "fold1", "commands")) for line in lines)
     assert text.count("│ 12,345 │") == text.count("(90.1–95.9)") == len(rows)
+
+
+def test_columns_that_do_not_fit_follow_in_another_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console.stdout, "_width", 40)
+    models = [f"FlexiAST-model{number}" for number in range(4)]
+    console.print_table("scores", ["patch size", *models], [["16", *"1234"]])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 40
+    assert text.count("patch") == text.count("16") == 2
+    assert re.findall(r"model\d", text) == ["model0", "model1", "model2", "model3"]

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -73,43 +73,58 @@ def print_json(document: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table of formatted cells on stdout; columns of numbers are aligned to the right.
 
-    Where the terminal is too narrow, cells are wrapped at spaces and at the marks of names.
+    Where the terminal is too narrow, cells are wrapped at spaces and at the marks of names, and
+    columns that still do not fit follow in further tables, each with the first column.
     """
-    cells = [[readable(str(cell)) for cell in column] for column in zip(*rows, strict=True)]
-    cells = cells or [[] for _ in columns]
-    widths = _widths(
-        [[head, *column] for head, column in zip(columns, cells, strict=True)],
-        stdout.width - 3 * len(columns) - 1,
-    )
-    table = Table()
-    for head, column, width in zip(columns, cells, widths, strict=True):
-        numeric = column and all(map(_NUMBER.fullmatch, column))
-        table.add_column(
-            escape(_wrapped(head, width)),
-            justify="right" if numeric else "left",
-            overflow="fold",
-            width=width,
-        )
-    for row in zip(*cells, strict=True):
-        wrapped = map(_wrapped, row, widths)
-        table.add_row(*map(escape, wrapped))
+    texts = [[column, *(readable(str(row[i])) for row in rows)] for i, column in enumerate(columns)]
     stdout.print(f"[bold]{escape(readable(title))}[/]", soft_wrap=False)
-    stdout.print(table)
+    for part in _parts(texts):
+        widths = _widths(part, stdout.width - 3 * len(part) - 1)
+        table = Table()
+        for (head, *cells), width in zip(part, widths, strict=True):
+            numeric = cells and all(map(_NUMBER.fullmatch, cells))
+            table.add_column(
+                escape(_wrapped(head, width)),
+                justify="right" if numeric else "left",
+                overflow="fold",
+                width=width,
+            )
+        for row in zip(*(cells for _, *cells in part), strict=True):
+            table.add_row(*map(escape, map(_wrapped, row, widths)))
+        stdout.print(table)
 
 
 _NUMBER = re.compile(r"[-–]?[\d.,]*( %| \(.*\))?|nan|inf")
 _BREAK = re.compile(r"(?<= )(?!%)|(?<=[/_-])(?=[A-Za-z])|(?<=\.)(?=[a-z_])")
 """Where a cell may be wrapped: not within numbers, not before their unit."""
+_LONG = 30
+"""Longer words may be cut."""
 
 
-def _widths(columns: Sequence[Sequence[str]], available: int) -> list[int]:
+def _least(column: Sequence[str]) -> int:
+    """Returns the width at which no word of the column is cut."""
+    lines = [line for cell in column for line in cell.split("\n")]
+    return min(_LONG, max(cell_len(p.rstrip()) for line in lines for p in _BREAK.split(line)))
+
+
+def _parts(columns: Sequence[list[str]]) -> Iterator[Sequence[list[str]]]:
+    """Yields the columns of tables that fit the terminal, the first column in each."""
+    part = [columns[0]]
+    for column in columns[1:]:
+        width = sum(_least(each) + 3 for each in (*part, column)) + 1
+        if len(part) > 1 and width > stdout.width:
+            yield part
+            part = [columns[0]]
+        part.append(column)
+    yield part
+
+
+def _widths(columns: Sequence[list[str]], available: int) -> list[int]:
     """Returns the widths of ``columns``, the widest ones narrowed until all fit."""
-
-    def widest(column: Sequence[str], pieces: Callable[[str], Sequence[Any]]) -> int:
-        return max((cell_len(p.rstrip()) for cell in column for p in pieces(cell)), default=1)
-
-    widths = [widest(column, str.splitlines) for column in columns]
-    least = [widest(column, _BREAK.split) for column in columns]
+    widths = [
+        max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns
+    ]
+    least = list(map(_least, columns))
     while sum(widths) > available and max(widths) > 1:
         spare = [i for i, width in enumerate(widths) if width > least[i]]
         widths[max(spare or range(len(widths)), key=widths.__getitem__)] -= 1
@@ -140,7 +155,7 @@ class _BarTask:
 
 
 def _whole(done: float) -> float:
-    """Rounds off what adding up fractions leaves; lines round down what is left."""
+    """Rounds off the error of adding up fractions: a sum of 2.9999999 is 3."""
     return round(done, 6)
 
 
@@ -208,5 +223,5 @@ class _Progress:
 
 
 def progress() -> Progress:
-    """Returns what reports the progress of a long job on stderr."""
+    """Returns the reporter of progress on stderr."""
     return _Progress()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table, progress
+from elastictool.cli.console import log, log_lines, print_json, print_table, progress
 from elastictool.cli.loading import (
     locate_run,
     note_other_data,
@@ -130,7 +130,5 @@ def _show(result: Evaluation, files: list[Path]) -> None:
         ["metric", "value (95 % interval)"],
         score_rows(document),
     )
-    for note in notes(document):
-        log(note)
-    for file in files:
-        log(f"wrote {file}")
+    log_lines("", notes(document))
+    log_lines("wrote ", files)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.cli.console import log, print_table
+from elastictool.cli.console import log_lines, print_table
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import StopRequest, stoppable
 
@@ -87,10 +87,6 @@ class SweepFiles:
         return [table, self.document, *figure]
 
 
-SERIES_A_TABLE = 5
-"""Most models side by side in one table: more do not fit into 80 columns."""
-
-
 def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     """Prints one column a model and one row a value; intervals and FLOPs are in the CSV file."""
     from elastictool.evaluation.points import AXES
@@ -108,13 +104,10 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
 
     unit = ", %" if is_share(points[0].metric) else ""
     title = f"{METRIC_LABELS[points[0].metric]}{unit}, {counted(points[0].clips, 'clip')}"
-    for first in range(0, len(series), SERIES_A_TABLE):
-        part = series[first : first + SERIES_A_TABLE]
-        rows = [
-            [text, *(cell(members, value) for _, members in part)]
-            for text, value in [(axis.own, None), *((f"{value:g}", value) for value in values)]
-        ]
-        names = [label.replace(", ", "\n") for label, _ in part]
-        print_table(title, [axis.column, *names], rows)
-    for file in files:
-        log(f"wrote {file}")
+    rows = [
+        [text, *(cell(members, value) for _, members in series)]
+        for text, value in [(axis.own, None), *((f"{value:g}", value) for value in values)]
+    ]
+    names = [label.replace(", ", "\n") for label, _ in series]
+    print_table(title, [axis.column, *names], rows)
+    log_lines("wrote ", files)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elastictool.cli.console import log, print_json, print_table
+from elastictool.cli.console import log, log_lines, print_json, print_table
 from elastictool.cli.options import (
     DurationsOption,
     JsonOption,
@@ -142,10 +142,8 @@ def tokens(
         print_json(token_table.document(report) | {"files": [str(path) for path in files]})
         return
     print_table(f"token use: {report.source}", *token_table.table(report))
-    for note in token_table.notes(report):
-        log(note)
-    for path in files:
-        log(f"wrote {path}")
+    log_lines("", token_table.notes(report))
+    log_lines("wrote ", files)
 
 
 def _edge(text: str) -> Edge:
