@@ -29,7 +29,7 @@ from elastictool.data.collate import Example, PackSpec, collate
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.bench.workload import epic_like, sample
 from elastictool.evaluation.durations import read_durations
-from elastictool.models.attention.base import ATTENTION, AttentionInputs
+from elastictool.models.attention.base import ATTENTION, AttentionBackend
 from elastictool.models.attention.reference import same_segment_mask
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -41,17 +41,13 @@ CONTENDERS = ("split", "reference", "rows-sdpa")
 Durations = npt.NDArray[np.float64]
 
 
-class RowsWithFusedKernel:
+class RowsWithFusedKernel(AttentionBackend):
     """The paper's padded rows and boolean mask through ``scaled_dot_product_attention``."""
 
     padded_rows = True
 
     def __init__(self) -> None:
         self._masks: dict[int, tuple[SegmentLayout, Tensor]] = {}
-
-    def unsupported(self, inputs: AttentionInputs) -> str:
-        """Works everywhere; see ``AttentionBackend``."""
-        return ""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float

@@ -17,17 +17,21 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from elastictool.models.attention.auto import AutoAttention
 from elastictool.models.attention.base import (
     ATTENTION,
     AttentionInputs,
+    AutoAttention,
     _reason,
     choose_attention,
+    missing_for_triton,
     require_support,
 )
 from elastictool.models.attention.flex import FlexAttention, segment_block_mask
-from elastictool.models.attention.reference import ReferenceAttention, attention_weights
-from elastictool.models.attention.triton_needs import missing_for_triton
+from elastictool.models.attention.reference import (
+    ReferenceAttention,
+    attention_weights,
+    same_segment_mask,
+)
 from elastictool.models.attention.varlen import VarlenAttention
 from elastictool.packing.layout import PAD, SegmentLayout, build_layout, map_tensors
 from elastictool.utils.errors import UsageError
@@ -114,7 +118,7 @@ def test_lower_precision_stays_close(name: str, dtype: torch.dtype, tolerance: f
 def test_cross_clip_attention_weights_are_exactly_zero(padded_rows: bool) -> None:
     layout = build_layout(ROWS, padded_rows=padded_rows)
     q, k, _ = draw_qkv(layout)
-    weights = attention_weights(q, k, layout, SCALE)
+    weights = attention_weights(q, k, same_segment_mask(layout), layout, SCALE)
     batch, length = layout.rows_shape or (1, layout.stream_length)
     ids = layout.segment_ids.view(batch, 1, length)
     same = (ids.transpose(1, 2) == ids)[:, None].expand_as(weights)

@@ -15,36 +15,24 @@ from torch import nn
 
 from elastictool.config import ModelConfig
 
-WEIGHT_STD = 0.02
-"""Standard deviation of weights and embeddings. Source: ViT as in timm; DeiT; AST."""
-UNIT_STD = 1.0
-"""Standard deviation of positions (and, as published, of the pooling query)."""
-
 
 def initialize(model: nn.Module, config: ModelConfig) -> None:
-    """Draw new values for all parameters of ``model``, from torch's global generator."""
+    """Draw new values for all parameters of ``model``, from torch's global generator.
+
+    Source of the standard deviation 0.02: ViT as in timm; DeiT; AST.
+    """
+    kind = config.initialization
     for name, parameter in model.named_parameters():
+        unit = name.startswith("pos_embed.") and kind in ("official", "scaled")
         if "norm" in name:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif _unit_scaled(name, config.initialization):
-            nn.init.normal_(parameter, std=UNIT_STD)
-        elif config.initialization == "scaled" and name.endswith("weight"):
-            for matrix in _matrices(name, parameter, config.width):
+        elif unit or (kind == "official" and name == "attn_pool.latent"):
+            nn.init.normal_(parameter, std=1.0)
+        elif kind == "scaled" and name.endswith("weight"):
+            joint = name.endswith(("qkv.weight", "attn_pool.kv.weight"))
+            for matrix in torch.split(parameter, config.width) if joint else (parameter,):
                 nn.init.xavier_uniform_(matrix)
         else:
-            nn.init.trunc_normal_(parameter, std=WEIGHT_STD)
-
-
-def _unit_scaled(name: str, kind: str) -> bool:
-    """Return whether a parameter starts with standard deviation 1."""
-    if name.startswith("pos_embed."):
-        return kind in ("official", "scaled")
-    return kind == "official" and name == "attn_pool.latent"
-
-
-def _matrices(name: str, weight: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
-    """Split a weight into its projections: joint q, k, v are drawn as one matrix each."""
-    joint = name.endswith(("qkv.weight", "attn_pool.kv.weight"))
-    return torch.split(weight, width) if joint else (weight,)
+            nn.init.trunc_normal_(parameter, std=0.02)

@@ -84,7 +84,20 @@ class FactorisedPosEmbed(_PosEmbed):
             UsageError: A clip is longer than the table and the configuration wants an error.
         """
         trained, antialias = self._columns(len(self.time), patch_size), self._antialias(patch_size)
-        self._check(max(columns for _, columns in shapes), trained)
+        longest = max(columns for _, columns in shapes)
+        if longest > trained and self.beyond == "error":
+            raise UsageError(
+                f"a clip of {longest} patches is longer than the {trained} trained time positions",
+                "set model.pos_embed_overflow=interpolate, or lower length.max_frames",
+            )
+        if longest > trained and not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "clips of up to %d patches are longer than the %d trained time positions, "
+                "which are interpolated for them",
+                longest,
+                trained,
+            )
         heights = [bands for bands, _ in shapes]
         widths = [max(columns, trained) for _, columns in shapes]
         frequency, first_band = _stack(
@@ -96,23 +109,6 @@ class FactorisedPosEmbed(_PosEmbed):
         bands = coords[:, 0] + _of_patches(first_band, clips)
         columns = coords[:, 1] + _of_patches(first_column, clips)
         return F.embedding(bands, frequency) + F.embedding(columns, time)
-
-    def _check(self, columns: int, trained: int) -> None:
-        if columns <= trained:
-            return
-        if self.beyond == "error":
-            raise UsageError(
-                f"a clip of {columns} patches is longer than the {trained} trained time positions",
-                "set model.pos_embed_overflow=interpolate, or lower length.max_frames",
-            )
-        if not self._warned:
-            self._warned = True
-            _LOG.warning(
-                "clips of up to %d patches are longer than the %d trained time positions, "
-                "which are interpolated for them",
-                columns,
-                trained,
-            )
 
 
 class GridPosEmbed(_PosEmbed):

@@ -99,14 +99,11 @@ def _config(
     preset: str, size: str, num_classes: int, frames: int, settings: dict[str, Any]
 ) -> ModelConfig:
     values = {"preset": preset, "size": size, "num_classes": num_classes, **settings}
-    config = _model(values)
+    named = {f"model.{key}": value for key, value in values.items()}
+    named["fbank.num_mel_bins"] = settings.get("num_mel_bins", FbankConfig.num_mel_bins)
+    config = run_config(named, complete=False).model
     if "grid" in settings:
         return config
     sizes = config.patch_size, config.patch_stride
-    return _model({**values, "grid": grid_shape(frames, config.num_mel_bins, *sizes, "pad")})
-
-
-def _model(values: dict[str, Any]) -> ModelConfig:
-    model = {f"model.{key}": value for key, value in values.items()}
-    bins = values.get("num_mel_bins", FbankConfig.num_mel_bins)
-    return run_config({**model, "fbank.num_mel_bins": bins}, complete=False).model
+    named["model.grid"] = grid_shape(frames, config.num_mel_bins, *sizes, "pad")
+    return run_config(named, complete=False).model

@@ -102,8 +102,7 @@ def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Te
 def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
     """(new, old) float64: linear interpolation along one axis as a matrix."""
     if old == 1:
-        # One value is spread over all.
-        return torch.ones(new, 1, dtype=torch.float64)
+        return torch.ones(new, 1, dtype=torch.float64)  # one value is spread over all
     impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
     answers = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
     return answers[0, :, 0].T

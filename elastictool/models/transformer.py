@@ -50,8 +50,11 @@ class SpectrogramTransformer(nn.Module):
         self.attention = attention
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = build_pos_embed(config)
-        self.prefix_tokens = _prefix_table(config)
-        self.prefix_pos_embed = _prefix_table(config)
+        self.prefix_tokens = self.prefix_pos_embed = None
+        if config.prefix_tokens:
+            self.prefix_tokens, self.prefix_pos_embed = (
+                nn.Parameter(torch.zeros(config.prefix_tokens, config.width)) for _ in range(2)
+            )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attn_pool = AttentionPool(config) if config.pooling == "attention" else None
@@ -138,13 +141,10 @@ class SpectrogramTransformer(nn.Module):
             positions = self.pos_embed(group.coords, clips, shapes, group.patch_size)
             tokens.append(self.patch_embed(patches, group.patch_size) + positions)
         token_indices = _joined([group.token_indices for group in batch.patch_groups])
-        return scatter_tokens(layout, token_indices, _joined(tokens), self._prefix())
-
-    def _prefix(self) -> Tensor | None:
-        """(prefix tokens, D), with their positions."""
-        if self.prefix_tokens is None or self.prefix_pos_embed is None:
-            return None
-        return self.prefix_tokens + self.prefix_pos_embed
+        prefix = None
+        if self.prefix_tokens is not None and self.prefix_pos_embed is not None:
+            prefix = self.prefix_tokens + self.prefix_pos_embed
+        return scatter_tokens(layout, token_indices, _joined(tokens), prefix)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -169,9 +169,3 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def _of_tokens(clips: Tensor, batch: PackedBatch) -> Tensor:
     """(N, 1) values of the (S,) ``clips`` for each token without padding."""
     return clips[drop_padding(batch.layout.segment_ids, batch.layout)][:, None]
-
-
-def _prefix_table(config: ModelConfig) -> nn.Parameter | None:
-    if not config.prefix_tokens:
-        return None
-    return nn.Parameter(torch.zeros(config.prefix_tokens, config.width))

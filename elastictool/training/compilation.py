@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from elastictool.models.attention.triton_needs import missing_for_triton
+from elastictool.models.attention.base import missing_for_triton
 from elastictool.models.encoder import Block
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch

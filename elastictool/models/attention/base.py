@@ -7,10 +7,16 @@ its name in the registry; the property tests run over the registry.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
+import shutil
+import sys
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +25,7 @@ from elastictool.packing.layout import SegmentLayout
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import Registry
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 HEAD_WIDTH = 64
 """d of all sizes of ViT."""
@@ -45,7 +52,7 @@ class AttentionInputs(NamedTuple):
         return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
 
 
-class AttentionBackend(Protocol):
+class AttentionBackend(ABC):
     """Attention within segments.
 
     Attributes:
@@ -53,12 +60,13 @@ class AttentionBackend(Protocol):
             padded_rows=True)``); every backend takes both kinds of layout.
     """
 
-    padded_rows: bool
+    padded_rows = False
 
     def unsupported(self, inputs: AttentionInputs) -> str:
         """Return why the backend cannot take such ``inputs``; empty if it can."""
-        ...
+        return ""
 
+    @abstractmethod
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
@@ -74,7 +82,6 @@ class AttentionBackend(Protocol):
         Returns:
             (stream_length, H, d); finite and without meaning in padding.
         """
-        ...
 
 
 class OncePerLayout(Generic[T]):
@@ -95,8 +102,7 @@ class OncePerLayout(Generic[T]):
 ATTENTION: Registry[AttentionBackend] = Registry(
     "attention backend",
     tuple(
-        f"elastictool.models.attention.{name}"
-        for name in ("auto", "reference", "split", "varlen", "flex")
+        f"elastictool.models.attention.{name}" for name in ("reference", "split", "varlen", "flex")
     ),
 )
 
@@ -156,3 +162,49 @@ def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
 def _reason(name: str, inputs: AttentionInputs) -> str:
     """Cache ``unsupported``, which may look at the disk, for all layers."""
     return ATTENTION[name].unsupported(inputs)
+
+
+class AutoAttention(AttentionBackend):
+    """Passes every call to the backend that ``fastest`` names.
+
+    The choice is made when tokens arrive, not when the model is built: a model may be moved to
+    another device or run under autocast afterwards. On a GPU a warning gives the reasons why faster
+    backends cannot be used, because often they can be removed.
+    """
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
+    ) -> Tensor:
+        """See ``AttentionBackend``."""
+        name, declined = fastest(AttentionInputs.of(q))
+        if declined and q.device.type == "cuda":
+            _warn_once(q.device, q.dtype, name, declined)
+        return ATTENTION[name](q, k, v, layout, scale)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(
+    device: torch.device, dtype: torch.dtype, name: str, declined: tuple[str, ...]
+) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    _LOG.warning("attention on %s in %s: %s is used, %s", device, kind, name, "; ".join(declined))
+
+
+ATTENTION.register("auto")(AutoAttention())
+
+
+def missing_for_triton() -> str:
+    """Return what triton lacks to compile code for CUDA at run time; empty if nothing is.
+
+    Source: triton's ``runtime/build.py``, for the compilers it looks for where CC is not set.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "it needs triton"
+    # Triton compiles the code that starts its kernels; on Windows it brings a compiler along.
+    named = os.environ.get("CC")
+    compilers = ("gcc", "clang") if named is None else (named,)
+    if sys.platform == "win32" or any(map(shutil.which, compilers)):
+        return ""
+    if named is not None:
+        return f"it needs a C compiler, and {named!r} (the variable CC) is not there"
+    return "it needs a C compiler (gcc, clang, or one named in the variable CC)"

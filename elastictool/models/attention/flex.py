@@ -20,11 +20,12 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from elastictool.models.attention.base import (
     ATTENTION,
+    AttentionBackend,
     AttentionInputs,
     OncePerLayout,
+    missing_for_triton,
     require_support,
 )
-from elastictool.models.attention.triton_needs import missing_for_triton
 from elastictool.packing.layout import SegmentLayout
 
 Kernel = Callable[..., Tensor]
@@ -32,12 +33,8 @@ Kernel = Callable[..., Tensor]
 BLOCK = 128
 """Tokens of a block, FlexAttention's default."""
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LEAST_WIDTH = 16
-"""Head width of the narrowest matrix product that triton compiles."""
 
-
-class FlexAttention:
+class FlexAttention(AttentionBackend):
     """Block-sparse attention; compiled on CUDA, plain (inference only) on a CPU.
 
     Where it is compiled, a stream of one block goes to ``split``: it would need kernels of its
@@ -47,8 +44,6 @@ class FlexAttention:
         kernel: A stand-in for the compiled kernel, for tests on machines without CUDA.
     """
 
-    padded_rows = False
-
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
         self.mask = OncePerLayout(segment_block_mask)
@@ -57,10 +52,10 @@ class FlexAttention:
         """See ``AttentionBackend``."""
         if inputs.device.type != "cuda":
             return "it cannot train on a CPU" if inputs.training else ""
-        if inputs.dtype not in _DTYPES:
+        if inputs.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"it takes float32, bfloat16 and float16, not {inputs.dtype}"
-        if inputs.head_width < LEAST_WIDTH:
-            return f"it takes head widths from {LEAST_WIDTH}, not {inputs.head_width}"
+        if inputs.head_width < 16:  # of the narrowest matrix product that triton compiles
+            return f"it takes head widths from 16, not {inputs.head_width}"
         return missing_for_triton()
 
     def __call__(
@@ -82,7 +77,17 @@ class FlexAttention:
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
     """Build the mask: pairs of blocks that attend, and the token mask of blocks with a boundary."""
     ids = layout.segment_ids
-    counts, indices = _tables(_block_lists(layout.span_lengths, block), ids.device)
+    lists = torch.from_numpy(_block_lists(layout.span_lengths, block))
+    if ids.device.type == "cuda":
+        lists = lists.pin_memory()
+    # Only the lists travel, and the host does not wait for them. On the device they are widened to
+    # what a mask may hold, R x R: their width, which differs from batch to batch, would be one more
+    # size that compiled code depends on.
+    narrow = lists.to(ids.device, non_blocking=True)[:, None, None]
+    counts = narrow[..., 0].contiguous()
+    rows, width = lists.shape[1], lists.shape[2] - 1
+    indices = narrow.new_zeros((2, 1, 1, rows, rows))
+    indices[..., :width] = narrow[..., 1:]
 
     def same_segment(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return ids[query] == ids[key]
@@ -126,23 +131,6 @@ def _block_lists(span_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.in
     partners = np.stack((begin[:, None] + number + skipped, full_begin[:, None] + number))
     listed = np.where(number < counts, partners, 0)
     return np.concatenate((counts, listed), axis=2).astype(np.int32)
-
-
-def _tables(lists: npt.NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(2, 1, 1, R) counts and (2, 1, 1, R, R) indices from ``_block_lists``.
-
-    Only the lists travel, and the host does not wait for them. On the device they are widened to
-    what a mask may hold: their width, which differs from batch to batch, would be one more size
-    that compiled code depends on.
-    """
-    host = torch.from_numpy(lists)
-    if device.type == "cuda":
-        host = host.pin_memory()
-    narrow = host.to(device, non_blocking=True)[:, None, None]
-    rows, width = lists.shape[1], lists.shape[2] - 1
-    indices = narrow.new_zeros((2, 1, 1, rows, rows))
-    indices[..., :width] = narrow[..., 1:]
-    return narrow[..., 0].contiguous(), indices
 
 
 _plain = cast(Kernel, flex_attention)

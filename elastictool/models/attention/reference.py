@@ -14,21 +14,17 @@ import math
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, AttentionInputs, OncePerLayout
+from elastictool.models.attention.base import ATTENTION, AttentionBackend, OncePerLayout
 from elastictool.packing.layout import SegmentLayout
 
 
-class ReferenceAttention:
+class ReferenceAttention(AttentionBackend):
     """Dense attention over whole rows with a boolean mask (B, L, L)."""
 
     padded_rows = True
 
     def __init__(self) -> None:
         self.mask = OncePerLayout(same_segment_mask)
-
-    def unsupported(self, inputs: AttentionInputs) -> str:
-        """Works everywhere; see ``AttentionBackend``."""
-        return ""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
@@ -37,7 +33,7 @@ class ReferenceAttention:
         broken = torch.stack([_not_finite(part) for part in (q, k, v)]).any(dim=0)
         broken = _anywhere_in_segment(broken, layout)
         q, k, v = (part.masked_fill(broken[:, None, None], 0.0) for part in (q, k, v))
-        weights = _weights(q, k, self.mask(layout), layout, scale)
+        weights = attention_weights(q, k, self.mask(layout), layout, scale)
         out = (weights @ _rows(v, layout)).transpose(1, 2).reshape(q.shape)
         broken = broken | _anywhere_in_segment(_not_finite(out), layout)
         return out.masked_fill(broken[:, None, None], math.nan)
@@ -52,12 +48,10 @@ def same_segment_mask(layout: SegmentLayout) -> Tensor:
     return ids[:, :, None] == ids[:, None, :]
 
 
-def attention_weights(q: Tensor, k: Tensor, layout: SegmentLayout, scale: float) -> Tensor:
-    """The (B, H, L, L) attention weights; exactly zero between segments."""
-    return _weights(q, k, same_segment_mask(layout), layout, scale)
-
-
-def _weights(q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: float) -> Tensor:
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: float
+) -> Tensor:
+    """The (B, H, L, L) attention weights; exactly zero where ``mask`` is False."""
     scores = scale * (_rows(q, layout) @ _rows(k, layout).transpose(-2, -1))
     elsewhere = ~mask[:, None]
     weights = scores.masked_fill(elsewhere, -math.inf).softmax(dim=-1)

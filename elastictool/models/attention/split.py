@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, AttentionInputs
+from elastictool.models.attention.base import ATTENTION, AttentionBackend
 from elastictool.packing.layout import PAD, SegmentLayout
 
 MATRIX_PRODUCT_TOKENS = 1_024
@@ -40,14 +40,8 @@ def equal_runs(span_lengths: tuple[int, ...], span_segments: tuple[int, ...]) ->
     return tuple(Run(len(list(group)), *span) for span, group in groupby(spans))
 
 
-class SplitAttention:
+class SplitAttention(AttentionBackend):
     """One scaled dot-product attention per run of equally long segments."""
-
-    padded_rows = False
-
-    def unsupported(self, inputs: AttentionInputs) -> str:
-        """Works everywhere; see ``AttentionBackend``."""
-        return ""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float

@@ -16,25 +16,23 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from elastictool.models.attention.base import ATTENTION, AttentionInputs, require_support
+from elastictool.models.attention.base import (
+    ATTENTION,
+    AttentionBackend,
+    AttentionInputs,
+    require_support,
+)
 from elastictool.packing.layout import SegmentLayout
 
 Kernel = Callable[..., Tensor]
 
-_HALF = (torch.bfloat16, torch.float16)
-_LEAST_CAPABILITY = (8, 0)
-_WIDTH_STEP, _MOST_WIDTH = 8, 256
-"""Which head widths the kernel takes."""
 
-
-class VarlenAttention:
+class VarlenAttention(AttentionBackend):
     """Variable-length flash attention.
 
     Args:
         kernel: A stand-in for torch's ``varlen_attn``, for tests on machines without CUDA.
     """
-
-    padded_rows = False
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel
@@ -43,16 +41,13 @@ class VarlenAttention:
         """See ``AttentionBackend``."""
         if inputs.device.type != "cuda":
             return "it needs a CUDA device"
-        if inputs.dtype not in _HALF:
+        if inputs.dtype not in (torch.bfloat16, torch.float16):
             return f"it takes bfloat16 and float16, not {inputs.dtype} (use precision bf16)"
-        if torch.cuda.get_device_capability(inputs.device) < _LEAST_CAPABILITY:
+        if torch.cuda.get_device_capability(inputs.device) < (8, 0):
             return "it needs a GPU of compute capability 8.0 or above"
         width = inputs.head_width
-        if width % _WIDTH_STEP or width > _MOST_WIDTH:
-            return (
-                f"it takes head widths that are multiples of {_WIDTH_STEP} up to {_MOST_WIDTH}, "
-                f"not {width}"
-            )
+        if width % 8 or width > 256:
+            return f"it takes head widths that are multiples of 8 up to 256, not {width}"
         return "" if _torch_kernel() else f"torch {torch.__version__} has no varlen_attn (2.10 has)"
 
     def __call__(
