@@ -25,7 +25,6 @@ from elastictool.config import (
     TrainConfig,
 )
 from elastictool.pretrained.formats import (
-    DATA_PARALLEL,
     FORMATS,
     Described,
     Format,
@@ -168,7 +167,6 @@ FORMATS.register("ast")(
         title="AST (.pth of its authors)",
         signature=(r"v\.cls_token$", r"v\.blocks\.\d+\.attn\.qkv\.", r"v\.pos_embed$"),
         foreign=(r"pos_embed\.pos_embed$", r"[cg]predlayer\.", r"p_input_[ft]dim$"),
-        aliases=(DATA_PARALLEL,),
         keys=_keys("v.patch_embed.proj", "v.pos_embed"),
         ignored=_STALE_HEAD,
         describe=_describe_ast,
@@ -179,7 +177,6 @@ FORMATS.register("ssast")(
         title="SSAST, patch models",
         signature=(r"v\.cls_token$", r"v\.blocks\.\d+\.attn\.qkv\.", r"v\.pos_embed$"),
         foreign=(r"pos_embed\.pos_embed$",),
-        aliases=(DATA_PARALLEL,),
         keys=_keys("v.patch_embed.proj", "v.pos_embed"),
         ignored=_STALE_HEAD
         | {
@@ -195,7 +192,6 @@ FORMATS.register("flexiast")(
     Format(
         title="FlexiAST of its authors",
         signature=(r"v\.cls_token$", r"pos_embed\.pos_embed$", r"patch_embed\.proj\."),
-        aliases=(DATA_PARALLEL,),
         keys=_keys("patch_embed.proj", "pos_embed.pos_embed"),
         ignored=_STALE_HEAD
         | {

@@ -15,15 +15,7 @@ import math
 from elastictool.config import DataConfig, InitConfig, ModelConfig
 from elastictool.config.loader import frontend_config
 from elastictool.pretrained.ast_family import spectrogram
-from elastictool.pretrained.formats import (
-    DATA_PARALLEL,
-    FORMATS,
-    Described,
-    Format,
-    Key,
-    Tensors,
-    layers,
-)
+from elastictool.pretrained.formats import FORMATS, Described, Format, Key, Tensors, layers
 from elastictool.pretrained.shapes import classes, encoder, need
 from elastictool.pretrained.source import Source
 from elastictool.utils.errors import CheckpointError
@@ -69,7 +61,6 @@ FORMATS.register("elasticast")(
     Format(
         title="ElasticAST of its authors",
         signature=(r"attn_pool_queries$", r"pos_embed_freq$", r"pos_embed_time$"),
-        aliases=(DATA_PARALLEL,),
         keys=(
             Key("pos_embed.frequency", ("pos_embed_freq",)),
             Key("pos_embed.time", ("pos_embed_time",)),

@@ -113,7 +113,11 @@ class Format:
     own: bool = False
 
     def spell(self, key: str) -> str:
-        """Returns ``key`` in the one spelling of the format."""
+        """Returns ``key`` in the one spelling of the format.
+
+        The prefixes of torch.compile and DataParallel are taken off in every format.
+        """
+        key = re.sub(r"^(_orig_mod\.|module\.)+", "", key)
         for pattern, replacement in self.aliases:
             key = re.sub(pattern, replacement, key)
         return key
@@ -150,8 +154,6 @@ FORMATS: Registry[Format] = Registry(
 
 # Parts of tables that several formats share. Our own names are timm's.
 
-DATA_PARALLEL = (r"^(_orig_mod\.|module\.)+", "")
-"""The prefixes of torch.compile and DataParallel."""
 _TIMM_LAYERS = (
     "blocks.{n}.norm1", "blocks.{n}.attn.qkv", "blocks.{n}.attn.proj",
     "blocks.{n}.norm2", "blocks.{n}.mlp.fc1", "blocks.{n}.mlp.fc2", "norm",

@@ -21,7 +21,6 @@ from elastictool.config import (
 )
 from elastictool.packing.grid import grid_shape
 from elastictool.pretrained.formats import (
-    DATA_PARALLEL,
     FORMATS,
     Described,
     Format,
@@ -199,7 +198,7 @@ FORMATS.register("hf-ast")(
             r"encoder\.layer\.\d+\.attention\.attention\.query\.",
         ),
         foreign=(r"((cls|distillation)_)classifier\.", r"classifier\.weight"),
-        aliases=(DATA_PARALLEL, (r"^audio_spectrogram_transformer\.", ""), *HF_NEWER),
+        aliases=((r"^audio_spectrogram_transformer\.", ""), *HF_NEWER),
         keys=(*HF_KEYS, *layers({"fc_norm": "classifier.layernorm", "head": "classifier.dense"})),
         describe=_describe,
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, ModelConfig, RunConfig
 from elastictool.pretrained.formats import (
-    DATA_PARALLEL,
     FORMATS,
     Described,
     Format,
@@ -78,7 +77,6 @@ FORMATS.register("timm")(
         title="timm ViT or DeiT (ImageNet)",
         signature=(r"cls_token$", r"blocks\.\d+\.attn\.qkv\.", r"patch_embed\.proj\."),
         foreign=(r"mlp_head\.",),
-        aliases=(DATA_PARALLEL,),
         keys=(
             *timm_encoder(),
             *patches_and_positions("patch_embed.proj", "pos_embed"),
@@ -97,7 +95,7 @@ FORMATS.register("hf-vit")(
             r"encoder\.layer\.\d+\.attention\.attention\.query\.",
         ),
         foreign=(r"classifier\.dense\.",),
-        aliases=(DATA_PARALLEL, (r"^(vit|deit)\.", ""), *HF_NEWER),
+        aliases=((r"^(vit|deit)\.", ""), *HF_NEWER),
         keys=(*HF_KEYS, *layers({"head": "classifier"})),
         ignored={
             r"((cls|distillation)_)?classifier\.": _TWO_HEADS,
