@@ -57,12 +57,16 @@ def _cost(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
         return Cost(clips=lengths.total(step))
     if step.kind == "train":
         return _training(step, plan, lengths)
-    if step.kind == "eval":
-        run = _named(plan, step.inputs["run"])
-        return _forward(_config(run), lengths.frames(run, "test"))
-    if step.kind == "sweep":
-        return _sweep(step, plan, lengths)
-    return Cost()
+    total = Cost()
+    variants = max(1, len(step.settings["resize"])) if step.kind == "sweep" else 1
+    for role, name in step.inputs.items():
+        if step.kind in ("eval", "sweep") and role.partition(":")[0] == "run":
+            run = _named(plan, name)
+            config, frames = _config(run), lengths.frames(run, "test")
+            total += _scaled(_forward(config, frames), variants)
+            for value in step.settings.get("values", ()):
+                total += _scaled(_at(step.settings, config, frames, value), variants)
+    return total
 
 
 def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
@@ -76,33 +80,16 @@ def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
     diversity = config.augment.length_diversity
     mean = _scaled(sum(parts, Cost()), 1 / len(parts))
     if diversity.share and diversity.mode == "add":
-        crops = np.maximum(_mean_crop(frames, diversity.min_frames), 1)
-        mean += _scaled(_forward(config, crops), diversity.share)
+        # The mean length of crops that are log-uniform between the least and the clip's.
+        least = diversity.min_frames
+        long = np.maximum(frames, least + 1).astype(np.float64)
+        crops = np.rint((long - least) / np.log(long / least)).astype(np.int64)
+        mean += _scaled(_forward(config, np.maximum(crops, 1)), diversity.share)
     gflops = TRAINING_PASSES * mean.gflops
     if "teacher" in step.inputs:
         teacher = _config(_named(plan, step.inputs["teacher"]))
         gflops += _forward(teacher, frames).gflops
     return _scaled(Cost(mean.clips, mean.tokens, gflops), config.train.epochs)
-
-
-def _mean_crop(frames: Frames, least: int) -> Frames:
-    """Return the mean length of crops that are log-uniform between ``least`` and the clip's."""
-    long = np.maximum(frames, least + 1).astype(np.float64)
-    return np.rint((long - least) / np.log(long / least)).astype(np.int64)
-
-
-def _sweep(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
-    total = Cost()
-    variants = max(1, len(step.settings["resize"]))
-    for role, name in step.inputs.items():
-        if not role.startswith("run:"):
-            continue
-        run = _named(plan, name)
-        config, frames = _config(run), lengths.frames(run, "test")
-        parts = [_forward(config, frames)]
-        parts += [_at(step.settings, config, frames, value) for value in step.settings["values"]]
-        total += _scaled(sum(parts, Cost()), variants)
-    return total
 
 
 def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: float) -> Cost:
@@ -257,7 +244,16 @@ def measured_throughput(plan: Plan) -> float | None:
     config = max(configs, key=lambda c: c.model.width * c.model.depth)
     bench = Bench(torch.device(device_of(config.train)), pick_precision(config.train))
     frames = (MEASURED_FRAMES,) * MEASURED_CLIPS[bench.device.type == "cuda"]
-    work = Workload(frames, _elastic(config.model), config.packing, "random")
+    large = config.model
+    measured = ModelConfig(  # of the same width and depth, for the measurement's clips
+        width=large.width,
+        depth=large.depth,
+        heads=large.heads,
+        mlp_ratio=large.mlp_ratio,
+        grid=(8, MEASURED_FRAMES // 16),
+        num_classes=100,
+    )
+    work = Workload(frames, measured, config.packing, "random")
     model = work.build_model().to(bench.device)
     backend = model.attention
     batches = [b.to(bench.device) for b in work.batches(ATTENTION[backend].padded_rows)]
@@ -265,15 +261,3 @@ def measured_throughput(plan: Plan) -> float | None:
     call = {"step": lambda: run_model(bench, model, backend, batches, optimizer)}
     seconds = interleaved(call, rounds=3, warmup_rounds=1)["step"]
     return TRAINING_PASSES * work.flops / 1e9 / seconds
-
-
-def _elastic(model: ModelConfig) -> ModelConfig:
-    """Return a model of the same width and depth that takes the measurement's clips."""
-    return ModelConfig(
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        mlp_ratio=model.mlp_ratio,
-        grid=(8, MEASURED_FRAMES // 16),
-        num_classes=100,
-    )

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from elastictool.config.coerce import dotted, from_dict, merged
 from elastictool.config.loader import read_settings
 from elastictool.config.recipe_file import read_yaml, recipes_root
-from elastictool.recipes.spec import RENAMED_KEYS, Recipe, RunSpec, Scale
+from elastictool.recipes.spec import RENAMED_KEYS, Recipe, Scale
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 PAPERS = ("elasticast", "flexiast")
-E = TypeVar("E")
 
 
 def recipe_names() -> list[str]:
@@ -63,8 +62,7 @@ def load_recipe(name: str) -> Recipe:
             refers to nothing.
     """
     recipe = _read(name)
-    scales = {key: _scale(name, key) for key in recipe.scales}
-    return dataclasses.replace(recipe, scales=scales)
+    return dataclasses.replace(recipe, scales={key: _scale(name, key) for key in recipe.scales})
 
 
 @cache
@@ -95,14 +93,23 @@ def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
         raise UsageError(f"recipes include one another: {' > '.join((*includers, name))}")
     scale = _read(name).scale(key)
     with _in_file(recipe_file(name)):
-        runs = {run: _with_settings(spec, scale.settings) for run, spec in scale.runs.items()}
-        data, weights = dict(scale.data), dict(scale.weights)
+        parts: dict[str, Any] = {
+            part: dict(getattr(scale, part)) for part in ("data", "weights", "runs")
+        }
+        for run, spec in scale.runs.items():
+            path = recipes_root() / f"{spec.recipe}.yaml"
+            below = training_settings(path) if spec.recipe else {}
+            settings = merged(below, scale.settings, spec.settings)
+            parts["runs"][run] = dataclasses.replace(spec, settings=settings)
         for other in map(full_name, scale.include):
             theirs = _scale(other, key, (*includers, name))
-            _add(data, theirs.data, other)
-            _add(weights, theirs.weights, other)
-            _add(runs, theirs.runs, other)
-        whole = dataclasses.replace(scale, data=data, weights=weights, runs=runs)
+            for part, entries in parts.items():
+                for entry, value in getattr(theirs, part).items():
+                    if entries.setdefault(entry, value) != value:
+                        raise UsageError(
+                            f"{entry!r} is something else here than in {other}, which is included"
+                        )
+        whole = dataclasses.replace(scale, **parts)
         whole.check_names()
     return whole
 
@@ -114,18 +121,6 @@ def _in_file(path: Path) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
-
-
-def _add(mine: dict[str, E], theirs: Mapping[str, E], other: str) -> None:
-    for name, entry in theirs.items():
-        if mine.setdefault(name, entry) != entry:
-            raise UsageError(f"{name!r} is something else here than in {other}, which is included")
-
-
-def _with_settings(run: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
-    """Return the run with its training recipe and ``settings`` below its own settings."""
-    below = training_settings(recipes_root() / f"{run.recipe}.yaml") if run.recipe else {}
-    return dataclasses.replace(run, settings=merged(below, settings, run.settings))
 
 
 def training_settings(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:

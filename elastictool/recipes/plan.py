@@ -26,7 +26,6 @@ from elastictool.config.coerce import merged
 from elastictool.config.conflicts import check_together
 from elastictool.config.loader import run_config
 from elastictool.recipes.spec import (
-    DataSpec,
     Recipe,
     Repeats,
     RunSpec,
@@ -232,9 +231,14 @@ class _Graph:
         """Prepare a dataset."""
         spec = self.scale.data[name]
         keys = ("corpus", "task", "subset", "frontend", "limit")
-        root = self._root(spec)
-        settings = {key: getattr(spec, key) for key in keys} | {"root": str(root or "")}
-        return self._add(f"prep {name}", "prep", settings, {}, {"root": root} if root else {})
+        settings = {key: getattr(spec, key) for key in keys} | {"root": ""}
+        files = {}
+        if spec.root:  # rendered corpora have none
+            files["root"] = self.paths.data / spec.root
+            settings["root"] = str(files["root"])
+            how = f"{spec.corpus}: elastictool prep --dataset {spec.corpus}"
+            self.wanted[files["root"]] = (spec.title, how)
+        return self._add(f"prep {name}", "prep", settings, {}, files)
 
     def train(self, name: str, seed_fold: SeedFold) -> Step:
         """Train a run."""
@@ -248,7 +252,12 @@ class _Graph:
         for role in ("start", "teacher"):
             if getattr(spec, role):
                 inputs[role] = self.train(getattr(spec, role), seed_fold)
-        files = {"weights": self._weights(spec.weights)} if spec.weights else {}
+        files = {}
+        if spec.weights:
+            weights = self.scale.weights[spec.weights]
+            files["weights"] = self.paths.data / weights.path
+            how = f"a checkpoint of format {weights.source}: docs/weights.md"
+            self.wanted[files["weights"]] = (weights.title, how)
         config = self._config(name, spec, seed_fold)
         settings = {"config": changed_settings(config)}
         return self._add(label, "train", settings, inputs, files, config)
@@ -332,7 +341,11 @@ class _Graph:
     ) -> Step:
         if name in self.steps:
             return self.steps[name]
-        read = {role: _identity(step) for role, step in inputs.items()}
+        # An input counts by the hash of its output if that is known, else by its own fingerprint.
+        read = {
+            role: str((step.marker() or {}).get("output") or step.fingerprint)
+            for role, step in inputs.items()
+        }
         read |= {role: _contents(file) for role, file in files.items() if not file.is_dir()}
         version = VERSIONS.get(kind, 1)
         key = fingerprint({"kind": kind, "version": version, **settings, "reads": read})
@@ -363,7 +376,7 @@ class _Graph:
         }
         try:
             config = run_config(merged(settings, spec.settings, own), complete=False)
-            check_together(_with_sources(config, spec))
+            check_together(with_sources(config, start=spec.start, teacher=spec.teacher))
         except UsageError as error:
             raise UsageError(f"run {name!r}: {error.message}", error.hint) from error
         return config
@@ -372,20 +385,6 @@ class _Graph:
     def _evaluation(self) -> dict[str, Any]:
         scale = self.scale
         return {"checkpoint": scale.checkpoint, "precision": scale.precision, "split": scale.split}
-
-    def _root(self, spec: DataSpec) -> Path | None:
-        """Return the folder of a corpus; None for a rendered one."""
-        if not spec.root:
-            return None
-        path = self.paths.data / spec.root
-        self.wanted[path] = (spec.title, f"{spec.corpus}: elastictool prep --dataset {spec.corpus}")
-        return path
-
-    def _weights(self, name: str) -> Path:
-        spec = self.scale.weights[name]
-        path = self.paths.data / spec.path
-        self.wanted[path] = (spec.title, f"a checkpoint of format {spec.source}: docs/weights.md")
-        return path
 
     def _durations(self, name: str) -> tuple[dict[str, Step], dict[str, Path], dict[str, Any]]:
         """Return the steps, files and settings that durations come from."""
@@ -399,13 +398,17 @@ class _Graph:
         return {}, {"durations": path}, {"title": spec.title}
 
 
-def _with_sources(config: RunConfig, spec: RunSpec) -> RunConfig:
-    """Return ``config`` with the names of start and teacher, to check that they fit together."""
-    init, train = config.init, config.train
-    if spec.start:
-        init = dataclasses.replace(init, source="run", path=spec.start)
-    distill = dataclasses.replace(train.distill, teacher=spec.teacher)
-    train = dataclasses.replace(train, distill=distill)
+def with_sources(
+    config: RunConfig, start: str = "", weights: str = "", teacher: str = ""
+) -> RunConfig:
+    """Return ``config`` with the runs or files that its start, weights and teacher come from."""
+    init, distill = config.init, config.train.distill
+    if start:
+        init = dataclasses.replace(init, source="run", path=start)
+    if weights:
+        init = dataclasses.replace(init, path=weights)
+    distill = dataclasses.replace(distill, teacher=teacher or distill.teacher)
+    train = dataclasses.replace(config.train, distill=distill)
     return dataclasses.replace(config, init=init, train=train)
 
 
@@ -413,12 +416,6 @@ def fingerprint(document: Any) -> str:
     """Return a hash of plain values."""
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _identity(step: Step) -> str:
-    """Return the hash of a step's output if it is known, else the step's fingerprint."""
-    marker = step.marker() or {}
-    return str(marker.get("output") or step.fingerprint)
 
 
 def _contents(path: Path) -> str:

@@ -20,7 +20,7 @@ from elastictool.config.coerce import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.metrics.table import METRIC_LABELS
 from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Step
-from elastictool.reporting.claims import OWN, Claim, Curves, judge
+from elastictool.reporting.claims import OWN, Claim, judge
 from elastictool.reporting.published import (
     FIGURE_ONLY,
     SOURCES,
@@ -53,29 +53,35 @@ def make_result(plot: Step) -> Document:
 
 def judged(result: Document) -> Document:
     """Return the document with its claims judged."""
-    curves, published = _curves(result.get("panels", [])), result["published"]["curves"]
+    curves: dict[str, dict[float, float]] = {}
+    panels, published = result.get("panels", []), result["published"]["curves"]
+    for panel in panels:  # claims name a curve after its panel if there are several
+        for curve in panel["curves"]:
+            label = f"{panel['name']}: {curve['label']}" if len(panels) > 1 else curve["label"]
+            curves[label] = {p["x"]: p["value"] for p in curve["points"]}
+            if curve["own"]:
+                curves[label + OWN] = {0.0: curve["own"]["value"]}
     theirs: dict[str, dict[float, float]] = {}
     if result["scale"] == "paper":
         for name, points in published.items():
             theirs[name] = dict(points)
             if (own := own_score(name, points)) is not None:
                 theirs[name + OWN] = {0.0: own}
-    claims = [verdict["claim"] for verdict in result["verdicts"]]
-    return result | {"verdicts": [_verdict(claim, curves, theirs) for claim in claims]}
-
-
-def _verdict(document: Document, curves: Curves, published: Curves) -> Document:
-    """Judge a claim on our curves and, if the same curves are published, on the paper's."""
-    claim = from_dict(Claim, document)
-    ours, theirs = judge(claim, curves), judge(claim, published)
-    return {
-        "claim": document,
-        "holds": ours.holds,
-        "words": ours.words,
-        "source": claim.source,
-        "published_holds": theirs.holds,
-        "published_words": theirs.words if theirs.holds is not None else "",
-    }
+    verdicts = []
+    for document in (verdict["claim"] for verdict in result["verdicts"]):
+        claim = from_dict(Claim, document)
+        mine, papers = judge(claim, curves), judge(claim, theirs)
+        verdicts.append(
+            {
+                "claim": document,
+                "holds": mine.holds,
+                "words": mine.words,
+                "source": claim.source,
+                "published_holds": papers.holds,
+                "published_words": papers.words if papers.holds is not None else "",
+            }
+        )
+    return result | {"verdicts": verdicts}
 
 
 def _panels(plot: Step) -> Document:
@@ -105,6 +111,20 @@ def _sweep_panel(plot: Step) -> Document:
             suffix = f", {RESIZE_LABELS[point.resize]}" if several else ""
             points.setdefault(label["label"] + suffix, []).append(point)
             published[label["label"] + suffix] = label["published"] + suffix
+    curves = []
+    for label, some in points.items():
+        own = [point for point in some if point.native]
+        by_x: dict[float, list[SweepPoint]] = {}
+        for point in sorted((p for p in some if not p.native), key=lambda p: p.x):
+            by_x.setdefault(point.x, []).append(point)
+        curves.append(
+            {
+                "label": label,
+                "published_label": published[label],
+                "points": [mean_point(x, same) for x, same in by_x.items()],
+                "own": mean_point(own[0].x, own),
+            }
+        )
     every = [point for some in points.values() for point in some]
     first = every[0]
     axis = AXES[first.axis]
@@ -121,7 +141,7 @@ def _sweep_panel(plot: Step) -> Document:
         "clips": sum(p.clips for p in next(iter(points.values())) if p.native),
         "shift_ms": _common(p.shift_ms for p in every),
         "base_shift_ms": _common(bases),
-        "curves": [_curve(name, published[name], some) for name, some in points.items()],
+        "curves": curves,
     }
 
 
@@ -136,20 +156,6 @@ def _run_name(text: str) -> str:
     return re.sub(r"(-seed\d+)?(-fold\d+)?$", "", text)
 
 
-def _curve(label: str, published: str, points: Sequence[SweepPoint]) -> Document:
-    own = [point for point in points if point.native]
-    by_x: dict[float, list[SweepPoint]] = {}
-    for point in points:
-        if not point.native:
-            by_x.setdefault(point.x, []).append(point)
-    return {
-        "label": label,
-        "published_label": published,
-        "points": [mean_point(x, by_x[x]) for x in sorted(by_x)],
-        "own": mean_point(own[0].x, own),
-    }
-
-
 def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
     """Return one point of a curve: the mean over its trainings, with its interval."""
     values = [point.value for point in points]
@@ -158,7 +164,7 @@ def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
     if len(values) == 2:  # the t interval of two is nine times their deviation
         low, high = min(values), max(values)
     elif len(values) > 2:
-        half = _t_half_width(values)
+        half = t_half_width(values)
         low, high = mean - half, mean + half
     return {
         "x": x,
@@ -170,8 +176,8 @@ def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
     }
 
 
-def _t_half_width(values: Sequence[float]) -> float:
-    """Return half of the 95 % t interval of a mean."""
+def t_half_width(values: Sequence[float]) -> float:
+    """Return half of the 95 % t interval of a mean over runs; two or more values."""
     import numpy as np
     from scipy.stats import t as student_t
 
@@ -217,19 +223,6 @@ def _token_panel(name: str, title: str, report: Document) -> Document:
         f"{settings['capacity']:,} tokens a row",
         "curves": list(curves.values()),
     }
-
-
-def _curves(panels: Sequence[Document]) -> Curves:
-    """Return curves as claims name them: by label, after the panel's name if there are several."""
-    curves: dict[str, dict[float, float]] = {}
-    for panel in panels:
-        prefix = f"{panel['name']}: " if len(panels) > 1 else ""
-        for curve in panel["curves"]:
-            label = prefix + curve["label"]
-            curves[label] = {p["x"]: p["value"] for p in curve["points"]}
-            if curve["own"]:
-                curves[label + OWN] = {0.0: curve["own"]["value"]}
-    return curves
 
 
 def _published(spec: Mapping[str, str] | None) -> Document:

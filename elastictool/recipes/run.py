@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from elastictool.recipes.cost import Cost, plan_costs
+from elastictool.recipes.cost import plan_costs
 from elastictool.recipes.plan import Plan
 from elastictool.recipes.steps import execute
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.progress import SILENT, Progress
 
-_LEAST_GFLOPS = 1.0
+LEAST_GFLOPS = 1.0
 """Counted for a step without operations in the estimate of the time left."""
 
 
@@ -36,8 +36,12 @@ def run_plan(make: Callable[[], Plan], progress: Progress = SILENT) -> Plan:
     began, spent = time.monotonic(), 0.0
     while waiting := plan.waiting():
         step, costs = waiting[0], plan_costs(plan)
-        left = sum(_weight(costs[other.name]) for other in waiting)
-        eta = _eta(time.monotonic() - began, spent, left)
+        weights = {name: max(cost.gflops, LEAST_GFLOPS) for name, cost in costs.items()}
+        eta = ""
+        if spent >= 10 * LEAST_GFLOPS:  # the time left at the speed so far
+            left = sum(weights[other.name] for other in waiting)
+            minutes = (time.monotonic() - began) / spent * left / 60
+            eta = f" (about {minutes:.0f} min left)" if minutes >= 1 else " (under a minute left)"
         number = len(plan.steps) - len(waiting) + 1
         progress.log(f"step {number} of {len(plan.steps)}: {step.name}{eta}")
         try:
@@ -47,18 +51,6 @@ def run_plan(make: Callable[[], Plan], progress: Progress = SILENT) -> Plan:
                 f"{plan.recipe.name} was interrupted; what is done is saved",
                 "run the same command again: it continues there",
             ) from error
-        spent += _weight(costs[step.name])
+        spent += weights[step.name]
         plan = make()
     return plan
-
-
-def _eta(elapsed_s: float, spent: float, left: float) -> str:
-    """Return the time left at the speed so far, in words."""
-    if spent < 10 * _LEAST_GFLOPS:
-        return ""
-    minutes = elapsed_s / spent * left / 60
-    return f" (about {minutes:.0f} min left)" if minutes >= 1 else " (under a minute left)"
-
-
-def _weight(cost: Cost) -> float:
-    return max(cost.gflops, _LEAST_GFLOPS)

@@ -202,11 +202,8 @@ class Scale:
         """
         for name, run in self.runs.items():
             _require(run.data, self.data, f"runs.{name}.data")
-            for key, known in (
-                ("weights", self.weights),
-                ("start", self.runs),
-                ("teacher", self.runs),
-            ):
+            parts = {"weights": self.weights, "start": self.runs, "teacher": self.runs}
+            for key, known in parts.items():
                 if getattr(run, key):
                     _require(getattr(run, key), known, f"runs.{name}.{key}")
         for name in (run for sweep in self.sweeps for run in sweep.runs):

@@ -16,7 +16,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Kind, Step
+from elastictool.recipes.plan import (
+    DURATIONS,
+    EVALUATION,
+    MARKER,
+    POINTS,
+    TOKENS,
+    Kind,
+    Step,
+    with_sources,
+)
 from elastictool.recipes.result import make_result
 from elastictool.reporting.tables import read_json
 from elastictool.utils.errors import UsageError
@@ -24,8 +33,7 @@ from elastictool.utils.io import write_json, write_text
 from elastictool.utils.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from elastictool.checkpoint.weights import LoadedRun
-    from elastictool.config import RunConfig
+    pass
 
 UNFINISHED = "sweep.unfinished"
 
@@ -91,30 +99,19 @@ def _train(step: Step, progress: Progress) -> dict[str, Any]:
     store = PreparedStore.open(step.reads["dataset"])
     if (step.path / "config.yaml").is_file():
         result = resume_run(step.path, store, progress)
+    elif step.config is None:
+        raise ValueError(f"{step.name} has no configuration")
     else:
-        result = train_run(_with_paths(step), store, step.path, progress=progress)
+        roles = ("start", "weights", "teacher")
+        sources = {role: str(path) for role, path in step.reads.items() if role in roles}
+        config = with_sources(step.config, **sources)
+        result = train_run(config, store, step.path, progress=progress)
     write_report(step.path)
     return {
         "seconds": round(result.seconds, 1),
         "epochs": result.epochs,
         "environment": environment(),
     }
-
-
-def _with_paths(step: Step) -> RunConfig:
-    """Return the configuration of a training with the paths of its start, weights and teacher."""
-    config = step.config
-    if config is None:
-        raise ValueError(f"{step.name} has no configuration")
-    reads, init, train = step.reads, config.init, config.train
-    if "start" in reads:
-        init = dataclasses.replace(init, source="run", path=str(reads["start"]))
-    if "weights" in reads:
-        init = dataclasses.replace(init, path=str(reads["weights"]))
-    if "teacher" in reads:
-        distill = dataclasses.replace(train.distill, teacher=str(reads["teacher"]))
-        train = dataclasses.replace(train, distill=distill)
-    return dataclasses.replace(config, init=init, train=train)
 
 
 def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
@@ -143,6 +140,7 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     from elastictool.checkpoint.weights import load_run
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation.bench.timing import environment
+    from elastictool.evaluation.evaluate import NATIVE, feature_extractor_at
     from elastictool.evaluation.points import write_points
     from elastictool.evaluation.sweep import SweepOptions, sweep
     from elastictool.training.setup import pick_device
@@ -157,7 +155,12 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
         for resize in settings["resize"] or (None,)
     ]
     if settings["native"]:
-        loaded = [_at_native_lengths(run) for run in loaded]
+        loaded = [
+            dataclasses.replace(
+                run, feature_extractor=feature_extractor_at(run.feature_extractor, NATIVE)
+            )
+            for run in loaded
+        ]
     options = SweepOptions(
         patch_axes=settings["axes"],
         base_shift_ms=settings["base_shift_ms"],
@@ -170,14 +173,6 @@ def _sweep(step: Step, progress: Progress) -> dict[str, Any]:
     write_points(step.path / POINTS, points)
     shutil.rmtree(step.path / UNFINISHED, ignore_errors=True)
     return {"clips": points[0].clips, "environment": environment()}
-
-
-def _at_native_lengths(run: LoadedRun) -> LoadedRun:
-    """Return a run of a fixed input length as one that takes clips at their own lengths."""
-    from elastictool.evaluation.evaluate import NATIVE, feature_extractor_at
-
-    extractor = feature_extractor_at(run.feature_extractor, NATIVE)
-    return dataclasses.replace(run, feature_extractor=extractor)
 
 
 def _tokens(step: Step, progress: Progress) -> dict[str, Any]:
