@@ -201,13 +201,13 @@ def test_blocks_bound_the_room_and_do_not_show(monkeypatch: pytest.MonkeyPatch) 
     waveforms = clips(30_000, 20_000)
     whole = analysed(waveforms, FbankConfig())
     sizes: list[int] = []
-    log_mel = kaldi._log_mel
+    rfft = torch.fft.rfft
 
-    def noted(padded: Tensor, *rest: Any) -> None:
+    def noted(padded: Tensor) -> Tensor:
         sizes.append(len(padded))
-        log_mel(padded, *rest)
+        return rfft(padded)
 
-    monkeypatch.setattr(kaldi, "_log_mel", noted)
+    monkeypatch.setattr(torch.fft, "rfft", noted)
     monkeypatch.setattr(kaldi, "BLOCK_FRAMES", 100)
     monkeypatch.setattr(kaldi, "_kept", type("", (), {})())
     for left, right in zip(whole, analysed(waveforms, FbankConfig()), strict=True):

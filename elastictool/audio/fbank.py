@@ -141,7 +141,9 @@ def fill_frames(
     def take(stream: Tensor, first: int, stop: int) -> Tensor:
         part = places[first:stop]
         low, high = int(part.min()), int(part.max())
-        if step := _even_step(part):
+        steps = np.diff(part)  # where all are the same, no frame has to be gathered
+        step = int(steps[0]) if len(steps) else 1
+        if step > 0 and (steps == step).all():
             return stream[low : high + window].unfold(0, window, step)
         if (high - low + 1) * window > MOST_VALUES and stop - first > 1:
             middle = (first + stop) // 2
@@ -152,14 +154,6 @@ def fill_frames(
 
     with torch.inference_mode(False), torch.no_grad():
         frontend(config.frontend).analyse(samples, take, config, out)
-
-
-def _even_step(places: Integers) -> int:
-    """Samples from each place to the next where that is the same for all; else 0."""
-    if len(places) == 1:
-        return 1
-    step = int(places[1] - places[0])
-    return step if step > 0 and (np.diff(places) == step).all() else 0
 
 
 def pooled_count(frames: Count, size: int) -> Count:

@@ -48,8 +48,8 @@ def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor)
     Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
         with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
     """
-    constants = _constants(config, samples.dtype, samples.device)
-    padded = _padded_block(constants, len(out))
+    window, bands = _constants(config, samples.dtype, samples.device)
+    padded = _padded_block(window, config.fft_size, len(out))
     emphasised = samples.clone()
     emphasised[1:].sub_(samples[:-1], alpha=config.preemphasis)
     for first in range(0, len(out), len(padded)):
@@ -58,24 +58,19 @@ def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor)
         offsets.mul_(1 - config.preemphasis)
         windowed = padded[: stop - first, : config.window_samples]
         torch.sub(take(emphasised, first, stop), offsets, out=windowed)
-        windowed.mul_(constants.window)
+        windowed.mul_(window)
         block = padded[: fft_rows(stop - first, padded.device)]
-        _log_mel(block, constants.bands, out[first:stop])
+        spectrum = torch.fft.rfft(block)[: stop - first]
+        squares = torch.view_as_real(spectrum).flatten(1).square_()
+        for band in bands:
+            torch.mm(squares[:, band.columns], band.weights, out=out[first:stop, band.bins])
+        out[first:stop].clamp_min_(EPSILON).log_()
 
 
 def fft_rows(num_frames: int, device: torch.device) -> int:
     """Returns the rows of the transform of ``num_frames`` frames, at least as many."""
     step = 1 if device.type == "cpu" else DEVICE_FFT_ROWS
     return -(-num_frames // step) * step
-
-
-def _log_mel(padded: Tensor, bands: tuple[Band, ...], out: Tensor) -> None:
-    """(T or more, fft) windowed, padded frames to (T, F) log energies, surplus frames dropped."""
-    spectrum = torch.fft.rfft(padded)[: len(out)]
-    squares = torch.view_as_real(spectrum).flatten(1).square_()
-    for band in bands:
-        torch.mm(squares[:, band.columns], band.weights, out=out[:, band.bins])
-    out.clamp_min_(EPSILON).log_()
 
 
 @dataclass(frozen=True)
@@ -87,39 +82,28 @@ class Band:
     weights: Tensor
 
 
-@dataclass(frozen=True)
-class _Constants:
-    window: Tensor
-    bands: tuple[Band, ...]
-    fft_size: int
-
-
 @lru_cache(maxsize=64)
-def _constants(config: FbankConfig, dtype: torch.dtype, device: torch.device) -> _Constants:
-    fft_size = config.fft_size
+def _constants(
+    config: FbankConfig, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, tuple[Band, ...]]:
     window = torch.hann_window(config.window_samples, periodic=False, dtype=dtype, device=device)
-    mel = mel_matrix(config, fft_size)
-    return _Constants(window, mel_bands(mel, window, repeat=2), fft_size)
+    return window, mel_bands(mel_matrix(config, config.fft_size), window, repeat=2)
 
 
 def mel_bands(mel: Tensor, like: Tensor, repeat: int = 1) -> tuple[Band, ...]:
-    """Cut (columns, F) mel weights into bands without the columns that weigh nothing there.
+    """Cuts (columns, F) mel weights into bands without the columns that weigh nothing there.
 
     ``repeat`` writes each column that often in a row: 2 for real and imaginary squares.
     """
-    bins = (
-        slice(first, min(first + _BAND_BINS, mel.shape[1]))
-        for first in range(0, mel.shape[1], _BAND_BINS)
-    )
-    return tuple(_band(mel, part, like, repeat) for part in bins)
-
-
-def _band(mel: Tensor, bins: slice, like: Tensor, repeat: int) -> Band:
-    weighted = mel[:, bins].any(dim=1).nonzero().flatten().tolist()
-    first, stop = (weighted[0], weighted[-1] + 1) if weighted else (0, 0)
-    weights = mel[first:stop, bins].to(device=like.device, dtype=like.dtype)
-    columns = slice(repeat * first, repeat * stop)
-    return Band(bins, columns, weights.repeat_interleave(repeat, dim=0))
+    bands = []
+    for begin in range(0, mel.shape[1], _BAND_BINS):
+        bins = slice(begin, min(begin + _BAND_BINS, mel.shape[1]))
+        weighted = mel[:, bins].any(dim=1).nonzero().flatten().tolist()
+        first, stop = (weighted[0], weighted[-1] + 1) if weighted else (0, 0)
+        weights = mel[first:stop, bins].to(device=like.device, dtype=like.dtype)
+        columns = slice(repeat * first, repeat * stop)
+        bands.append(Band(bins, columns, weights.repeat_interleave(repeat, dim=0)))
+    return tuple(bands)
 
 
 def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
@@ -130,7 +114,7 @@ def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
     """
     nyquist_hz = 0.5 * config.sample_rate_hz
     top_hz = config.high_frequency_hz + (nyquist_hz if config.high_frequency_hz <= 0 else 0)
-    low, high = _mel_scale(config.low_frequency_hz), _mel_scale(top_hz)
+    low, high = (1127 * math.log(1 + hz / 700) for hz in (config.low_frequency_hz, top_hz))
     step = (high - low) / (config.num_mel_bins + 1)
     bins = torch.arange(config.num_mel_bins, dtype=torch.float32, device="cpu")
     left, centre, right = (low + (bins + corner) * step for corner in (0.0, 1.0, 2.0))
@@ -141,20 +125,15 @@ def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
     return slopes.clamp_min(0.0)
 
 
-def _mel_scale(hertz: float) -> float:
-    return 1127.0 * math.log(1.0 + hertz / 700.0)
-
-
 _kept = threading.local()
 
 
-def _padded_block(constants: _Constants, num_frames: int) -> Tensor:
-    """(frames of a block, fft) buffer with zeros right of the window.
+def _padded_block(window: Tensor, width: int, num_frames: int) -> Tensor:
+    """Returns a (frames of a block, ``width``) buffer with zeros right of the window.
 
     On a CPU each thread keeps its last one, because writing to fresh memory is slow; CUDA's
     allocator keeps memory itself and knows which stream uses it.
     """
-    window, width = constants.window, constants.fft_size
     if window.device.type != "cpu":
         rows = fft_rows(min(num_frames, DEVICE_BLOCK_FRAMES), window.device)
         return window.new_zeros((rows, width))

@@ -2,60 +2,35 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator
-from contextlib import suppress
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _End:
-    """The source has no more items, or failed."""
-
-    error: BaseException | None = None
-
-
 def prefetched(source: Generator[T, None, None], ahead: int) -> Generator[T, None, None]:
     """Yields the items of ``source`` in order, with up to ``ahead`` ready and one in the making.
 
-    The source runs in one thread of its own, from its first item to its closing; an error of its
-    comes out here, after the items before it. Closing waits until the thread has ended.
+    The source runs in one thread of its own; its error is raised here, after the items before it.
+    Closing waits until that thread has ended, and closes the source.
 
     Args:
         source: Makes the items; nobody else may use it.
         ahead: At least 1.
     """
-    ready: queue.Queue[T | _End] = queue.Queue(ahead)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(source, ready, stop), daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        stop.set()
-        while thread.is_alive():
-            with suppress(queue.Empty):  # makes room where the thread waits for it
-                ready.get(timeout=0.05)
+    with closing(source), ThreadPoolExecutor(1) as thread:
 
+        def make() -> Future[T | None]:
+            return thread.submit(next, source, None)
 
-def _fill(
-    source: Generator[T, None, None], ready: queue.Queue[T | _End], stop: threading.Event
-) -> None:
-    error: BaseException | None = None
-    try:
-        for item in source:
-            ready.put(item)
-            if stop.is_set():
-                break
-    except BaseException as caught:  # raised again where the items are used
-        error = caught
-    finally:
-        source.close()
-        ready.put(_End(error))
+        items = deque(make() for _ in range(ahead + 1))
+        try:
+            while (item := items.popleft().result()) is not None:
+                items.append(make())
+                yield item
+        finally:
+            for waiting in items:
+                waiting.cancel()
