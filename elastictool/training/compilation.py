@@ -40,7 +40,8 @@ def check_compiler(device: str) -> None:
             message = f"train.compile = true cannot work on CUDA: {missing}"
             raise UsageError(message, f"install what is missing, or {_OFF}")
         return
-    compiler = os.environ.get("CXX") or _default_compiler()
+    default = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")  # torch's own
+    compiler = os.environ.get("CXX") or default
     if shutil.which(compiler) is None:
         raise UsageError(
             f"train.compile = true needs a C++ compiler on a CPU, and {compiler!r} is not there",
@@ -61,9 +62,7 @@ def compile_blocks(
     """
     # What another run in this process compiled would count towards torch's limit of variants.
     torch.compiler.reset()
-    options: dict[str, Any] | None = None
-    if backend == "inductor":
-        options = {"fallback_random": True}
+    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
     blocks = list(model.blocks)
     # Only where ``encode`` calls them: what calls one another is compiled as one.
     for name, users in (
@@ -100,8 +99,3 @@ def warm_up(
         reason = " ".join(str(error).split("\n")[:2])
         raise ElasticToolError(f"the model could not be compiled: {reason}", _OFF) from error
     model.zero_grad(set_to_none=True)
-
-
-def _default_compiler() -> str:
-    """Returns torch's C++ compiler where the variable CXX is not set."""
-    return {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")

@@ -65,7 +65,9 @@ def convert(
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} does not end in .safetensors")
     how = [text for text in sets if text.startswith("init.")]
-    _refuse_training_settings(how)
+    for key in (text.partition("=")[0].strip() for text in how):
+        if key in _OF_TRAINING:
+            raise UsageError(f"convert takes no {key}", _OF_TRAINING[key])
     init = with_settings(RunConfig(init=InitConfig(source=form, path=source)), how).init
     weights = import_weights(init)
     config = target_config(weights, [text for text in sets if text not in how])
@@ -92,13 +94,6 @@ _OF_TRAINING = {
     "init.model": "the model is the file's own, changed by --set model.…",
     "init.head": "a new classifier is drawn where it is trained: train --set init.head=replace",
 }
-
-
-def _refuse_training_settings(sets: Sequence[str]) -> None:
-    for text in sets:
-        key = text.partition("=")[0].strip()
-        if key in _OF_TRAINING:
-            raise UsageError(f"convert takes no {key}", _OF_TRAINING[key])
 
 
 def _metadata(weights: Imported, config: RunConfig, names: tuple[str, ...]) -> WeightsMetadata:
@@ -137,11 +132,11 @@ def target_config(weights: Imported, sets: Sequence[str] = ()) -> RunConfig:
             "change patches, positions, pooling or prefix tokens",
         )
     official = official_settings(weights, config.model.pooling, config.model, base.model)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **official))
-    if config.model.grid != source.model.grid:
-        return config
-    grid = _grid(weights, config)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, grid=grid))
+    model = dataclasses.replace(config.model, **official)
+    if model.grid == source.model.grid:
+        grid = _grid(weights, dataclasses.replace(config, model=model))
+        model = dataclasses.replace(model, grid=grid)
+    return dataclasses.replace(config, model=model)
 
 
 def _grid(weights: Imported, config: RunConfig) -> tuple[int, int]:
@@ -149,42 +144,34 @@ def _grid(weights: Imported, config: RunConfig) -> tuple[int, int]:
     source = weights.config
     frames = config.length.fixed_frames
     if not weights.image:
+        same_patches = source.length.fixed_frames == frames and all(
+            getattr(source.model, name) == getattr(config.model, name)
+            for name in ("patch_size", "patch_stride", "num_mel_bins")
+        )
         frames = frames or source.length.fixed_frames
-        if not frames or _same_patches(source, config):
+        if not frames or same_patches:
             return same_area_grid(source.model, config.model)
     length = dataclasses.replace(config.length, fixed_frames=frames)
     data = dataclasses.replace(config.data, mean=0.0, std=1.0)  # the grid does not ask for them
-    return feature_extractor_of(
-        dataclasses.replace(config, length=length, data=data)
-    ).longest_grid()
-
-
-def _same_patches(source: RunConfig, config: RunConfig) -> bool:
-    """Whether clips become the same patches under both configurations."""
-    patches = ("patch_size", "patch_stride", "num_mel_bins")
-    return source.length.fixed_frames == config.length.fixed_frames and all(
-        getattr(source.model, name) == getattr(config.model, name) for name in patches
-    )
+    config = dataclasses.replace(config, length=length, data=data)
+    return feature_extractor_of(config).longest_grid()
 
 
 def _label_names(weights: Imported, labels: Path | None, count: int) -> tuple[str, ...]:
+    """The names in ``labels``, one a line or AudioSet's table; else the weights' or numbers."""
     if labels is None:
         return weights.label_names or tuple(str(index) for index in range(count))
-    names = _read_labels(labels)
+    try:
+        if labels.suffix.lower() == ".csv":
+            names = tuple(ClassTable.read(labels).names)
+        else:
+            lines = labels.read_text(encoding="utf-8-sig").splitlines()
+            names = tuple(line.strip() for line in lines if line.strip())
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"cannot read {labels}: {error}", "check --labels") from error
     if len(names) != count:
         raise CheckpointError(
             f"{labels} has {len(names)} names, the classifier of the weights {count} classes",
             "give one name a line, in the order of the classes",
         )
     return names
-
-
-def _read_labels(file: Path) -> tuple[str, ...]:
-    """Reads one name a line, or AudioSet's table of classes."""
-    try:
-        if file.suffix.lower() == ".csv":
-            return tuple(ClassTable.read(file).names)
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"cannot read {file}: {error}", "check --labels") from error
-    return tuple(line.strip() for line in lines if line.strip())

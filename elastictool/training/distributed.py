@@ -28,7 +28,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elastictool.utils.errors import ElasticToolError, ProcessLostError, is_out_of_memory
+from elastictool.utils.errors import (
+    ElasticToolError,
+    ProcessLostError,
+    first_line,
+    is_out_of_memory,
+)
 from elastictool.utils.launch import Launch, launched
 from elastictool.utils.rng import clip_rng
 
@@ -137,21 +142,18 @@ def init_distributed(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     joins = not dist.is_initialized()
     if joins:
-        _join("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise ElasticToolError(
+                f"the processes of the run do not find one another: {first_line(error)}",
+                "see that all were started by one torchrun; GLOO_SOCKET_IFNAME (and "
+                "NCCL_SOCKET_IFNAME on CUDA) name the network interface, lo for one machine",
+            ) from error
     yield Ranks(here.rank, here.world)
     if joins:  # not after an error, where it would wait for processes that have ended
         dist.destroy_process_group()
-
-
-def _join(backend: str) -> None:
-    try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as error:
-        raise ElasticToolError(
-            f"the processes of the run do not find one another: {str(error).splitlines()[0]}",
-            "see that all were started by one torchrun; GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME "
-            "on CUDA) name the network interface, lo for one machine",
-        ) from error
 
 
 @contextmanager

@@ -51,13 +51,8 @@ class NonFiniteStep:
             {"id": clip, "loss": loss if math.isfinite(loss) else str(loss)}
             for clip, loss in self.losses
         ]
-        return {
-            "epoch": epoch,
-            "step": step,
-            "where": self.where,
-            "what": self.what,
-            "clips": clips,
-        }
+        found = {"where": self.where, "what": self.what, "clips": clips}
+        return {"epoch": epoch, "step": step, **found}
 
 
 def explain_nonfinite(
@@ -79,8 +74,27 @@ def explain_nonfinite(
         for batch, loss in zip(batches, losses, strict=True)
         for clip, value in zip(batch.clip_ids, loss.tolist(), strict=True)
     )
-    where, what, remedy = _explain(model, batches, by_clip, config)
-    return NonFiniteStep(where, what, remedy, by_clip)
+    lr, data = config.train.lr, config.data
+    if broken := _broken_weights(model):
+        return NonFiniteStep("weights", *_about_weights(broken, lr), by_clip)
+    inputs = []
+    for batch in batches:
+        bad = batch.broken_clips() | ~torch.isfinite(batch.targets).all(1)
+        inputs += [batch.clip_ids[clip] for clip in bad.nonzero().flatten().tolist()]
+    if inputs:
+        what = f"the features or targets of {_clips(inputs)} are not finite"
+        remedy = f"look at these clips, and at data.mean = {data.mean:g} and "
+        return NonFiniteStep("inputs", what, f"{remedy}data.std = {data.std:g}", by_clip)
+    clips = [clip for clip, loss in by_clip if not math.isfinite(loss)]
+    where: Where = "loss" if clips else "gradient"
+    what = f"the loss of {_clips(clips)} is not finite" if clips else "the gradient overflows"
+    if config.train.precision == "bf16" and _finite_in_float32(model, batches):
+        what += " in bf16, though the model's outputs are finite in fp32"
+        remedy = "train with train.precision=fp32, or lower train.lr"
+        return NonFiniteStep(where, what, remedy, by_clip)
+    largest = max(float(value.detach().abs().max()) for value in model.parameters())
+    what += f" (the largest weight is {largest:.3g})"
+    return NonFiniteStep(where, what, _lower(lr), by_clip)
 
 
 def worst_step(found: Sequence[NonFiniteStep]) -> NonFiniteStep:
@@ -122,43 +136,10 @@ def no_finite_step(steps: int) -> ElasticToolError:
     )
 
 
-def _explain(
-    model: SpectrogramTransformer,
-    batches: Sequence[PackedBatch],
-    losses: Sequence[tuple[str, float]],
-    config: RunConfig,
-) -> tuple[Where, str, str]:
-    if broken := _broken_weights(model):
-        return "weights", *_about_weights(broken, config.train.lr)
-    if clips := [clip for batch in batches for clip in _broken_inputs(batch)]:
-        return (
-            "inputs",
-            f"the features or targets of {_clips(clips)} are not finite",
-            f"look at these clips, and at data.mean = {config.data.mean:g} and "
-            f"data.std = {config.data.std:g}",
-        )
-    clips = [clip for clip, loss in losses if not math.isfinite(loss)]
-    where: Where = "loss" if clips else "gradient"
-    what = f"the loss of {_clips(clips)} is not finite" if clips else "the gradient overflows"
-    if config.train.precision == "bf16" and _finite_in_float32(model, batches):
-        return (
-            where,
-            f"{what} in bf16, though the model's outputs are finite in fp32",
-            "train with train.precision=fp32, or lower train.lr",
-        )
-    largest = max(float(value.detach().abs().max()) for value in model.parameters())
-    return where, f"{what} (the largest weight is {largest:.3g})", _lower(config.train.lr)
-
-
-def _broken_inputs(batch: PackedBatch) -> list[str]:
-    """Ids of the clips that the model gives NaN for, and of those with such targets."""
-    broken = batch.broken_clips() | ~torch.isfinite(batch.targets).all(1)
-    return [batch.clip_ids[clip] for clip in broken.nonzero().flatten().tolist()]
-
-
 def _broken_weights(model: SpectrogramTransformer) -> list[str]:
     """Names of parameters that hold NaN or infinities."""
-    return [name for name, value in model.named_parameters() if not _is_finite(value)]
+    values = model.named_parameters()
+    return [name for name, value in values if not torch.isfinite(value.detach()).all()]
 
 
 @torch.no_grad()
@@ -167,13 +148,9 @@ def _finite_in_float32(model: SpectrogramTransformer, batches: Sequence[PackedBa
     device = next(model.parameters()).device
     model.eval()
     try:
-        return all(_is_finite(model(batch.to(device))) for batch in batches)
+        return all(bool(torch.isfinite(model(batch.to(device))).all()) for batch in batches)
     finally:
         model.train()
-
-
-def _is_finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values.detach()).all())
 
 
 def _about_weights(broken: Sequence[str], lr: float) -> tuple[str, str]:

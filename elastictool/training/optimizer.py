@@ -20,7 +20,6 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint
 
 _GROUPS = {"prefix_pos_embed": "pos_embed", "fc_norm": "head"}
-_LOWEST = ("patch_embed", "pos_embed", "prefix_tokens")
 _RANGE = re.compile(r"blocks\.(\d+)(?:-(\d+))?")
 
 
@@ -29,9 +28,8 @@ def build_optimizer(
 ) -> torch.optim.Adam | torch.optim.AdamW:
     """Returns Adam (L2 in the gradient, as published) or AdamW (decoupled) without frozen parts."""
     train = config.train
-    shared: dict[str, Any] = {"lr": train.lr, "betas": train.betas, "fused": True}
     kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameter_groups(model, train), **shared)
+    return kind(parameter_groups(model, train), lr=train.lr, betas=train.betas, fused=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -100,16 +98,17 @@ def parameter_groups(model: SpectrogramTransformer, config: TrainConfig) -> list
     ``lr_factor`` of a group multiplies the run's learning rate; see ``set_rates``.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    reach = config.weight_decay_on
+    if reach == "auto":
+        reach = "all" if config.optimizer == "adam" else "matrices"
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         factor = lr_factor_of(name, model.config.depth, config)
-        decays = _decays(name, parameter, config)
-        fresh = {
-            "params": [],
-            "lr_factor": factor,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
+        tables = reach == "kernels" and module_group(name) in ("pos_embed", "prefix_tokens")
+        decays = reach == "all" or (parameter.ndim >= 2 and not tables)
+        decay = config.weight_decay if decays else 0.0
+        fresh = {"params": [], "lr_factor": factor, "weight_decay": decay}
         groups.setdefault((factor, decays), fresh)["params"].append(parameter)
     return list(groups.values())
 
@@ -121,7 +120,7 @@ def lr_factor_of(name: str, depth: int, config: TrainConfig) -> float:
         the head's own factor is ``head_lr`` of the SSAST and CAV-MAE fine-tuning scripts.
     """
     group = module_group(name)
-    if group in _LOWEST:
+    if group in ("patch_embed", "pos_embed", "prefix_tokens"):
         layer = 0
     elif group.startswith("blocks."):
         layer = 1 + int(group.removeprefix("blocks."))
@@ -129,16 +128,6 @@ def lr_factor_of(name: str, depth: int, config: TrainConfig) -> float:
         layer = depth + 1
     factor = config.layer_decay ** (depth + 1 - layer)
     return factor * config.head_lr_factor if group == "head" else factor
-
-
-def _decays(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
-    reach = config.weight_decay_on
-    if reach == "auto":
-        reach = "all" if config.optimizer == "adam" else "matrices"
-    if reach == "all":
-        return True
-    tables = reach == "kernels" and module_group(name) in ("pos_embed", "prefix_tokens")
-    return parameter.ndim >= 2 and not tables
 
 
 def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:

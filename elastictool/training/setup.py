@@ -19,7 +19,7 @@ from elastictool.training.compilation import check_compiler
 from elastictool.training.optimizer import check_freeze
 from elastictool.training.tensorboard import check_tensorboard
 from elastictool.utils.errors import UsageError, first_line
-from elastictool.utils.launch import Launch, launched
+from elastictool.utils.launch import launched
 
 
 def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]:
@@ -29,13 +29,22 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         UsageError: The data do not fit the configuration, or a planner is unknown.
     """
     check_planner(config.packing.planner)
-    _check_budget(config)
+    packing = config.packing
+    if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
+        raise UsageError(
+            f"packing.planner = {packing.planner} plans windows of clips before their patch sizes "
+            "are drawn, so it cannot keep to packing.batch_tokens",
+            "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
+        )
     splits = select_clips(store, config.data, config.seed)
+    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
+    same_front_end = measured == config.fbank.frontend
     if store.info.sample_rate_hz != config.fbank.sample_rate_hz:
+        rate = f"fbank.sample_rate_hz={store.info.sample_rate_hz}"  # a front end implies it
         raise UsageError(
             f"{store.path} is at {store.info.sample_rate_hz} Hz, "
             f"fbank.sample_rate_hz is {config.fbank.sample_rate_hz}",
-            f"--set {_front_end_setting(config, store)}",
+            f"--set {rate if same_front_end else f'fbank.frontend={measured}'}",
         )
     if store.info.multi_label and config.train.loss == "ce":
         raise UsageError(
@@ -48,8 +57,16 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
     if data.mean is None:
-        _check_front_end(config, store)
-        mean, std = training_statistics(store, splits)
+        if not same_front_end:  # their values are not comparable
+            raise UsageError(
+                f"the mean and deviation of {store.path} were measured with fbank.frontend = "
+                f"{measured}, not {config.fbank.frontend}",
+                f"elastictool prep --frontend {config.fbank.frontend}, or set data.mean and "
+                "data.std",
+            )
+        clips = splits.train  # the statistics of the splits and folds that they are from
+        used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
+        mean, std = store.info.fbank_stats(lambda split, fold: (split, fold) in used)
         data = dataclasses.replace(data, mean=mean, std=std)
     train = dataclasses.replace(config.train, precision=pick_precision(config.train))
     config = dataclasses.replace(config, data=data, train=train)
@@ -70,43 +87,6 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
     return dataclasses.replace(config, model=model), splits
 
 
-def _check_budget(config: RunConfig) -> None:
-    """Refuses a token budget that cannot be kept: windows are planned before sizes are drawn."""
-    packing = config.packing
-    if config.flexi.sizes and packing.batch_tokens and plans_windows(packing.planner):
-        raise UsageError(
-            f"packing.planner = {packing.planner} plans windows of clips before their patch sizes "
-            "are drawn, so it cannot keep to packing.batch_tokens",
-            "use packing.batch_clips, or a planner of single batches: packing.planner=balanced",
-        )
-
-
-def _front_end_setting(config: RunConfig, store: PreparedStore) -> str:
-    """Returns the setting for data of another sample rate: a front end implies the rate, too."""
-    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
-    if measured != config.fbank.frontend:
-        return f"fbank.frontend={measured}"
-    return f"fbank.sample_rate_hz={store.info.sample_rate_hz}"
-
-
-def _check_front_end(config: RunConfig, store: PreparedStore) -> None:
-    """Refuses statistics of another front end: their values are not comparable."""
-    measured = store.info.fbank_config.get("frontend", FbankConfig.frontend)
-    if measured != config.fbank.frontend:
-        raise UsageError(
-            f"the mean and deviation of {store.path} were measured with fbank.frontend = "
-            f"{measured}, not {config.fbank.frontend}",
-            f"elastictool prep --frontend {config.fbank.frontend}, or set data.mean and data.std",
-        )
-
-
-def training_statistics(store: PreparedStore, splits: Splits) -> tuple[float, float]:
-    """Returns mean and deviation of the log-mel values over the splits and folds of training."""
-    clips = splits.train
-    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
-    return store.info.fbank_stats(lambda split, fold: (split, fold) in used)
-
-
 def check_machine(config: RunConfig) -> None:
     """Checks that compiler, packages and attention work here, before anything is written.
 
@@ -122,21 +102,6 @@ def check_machine(config: RunConfig) -> None:
         check_compiler(device)
     if train.tensorboard:
         check_tensorboard()
-
-
-def _own_gpu(wanted: str, here: Launch) -> str:
-    """Returns the GPU of this process, one of several."""
-    if wanted != "cuda":
-        raise UsageError(
-            f"train.device = {wanted!r} is one device for {here.world} processes",
-            "use auto: each process takes a GPU of its own",
-        )
-    if here.local_world > torch.cuda.device_count():
-        raise UsageError(
-            f"{here.local_world} processes share {torch.cuda.device_count()} GPUs",
-            f"--nproc-per-node {torch.cuda.device_count()}, or --set train.device=cpu",
-        )
-    return f"cuda:{here.local_rank}"
 
 
 def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
@@ -173,7 +138,18 @@ def pick_device(wanted: str, option: str = "--device ") -> str:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not launched().is_single:
-        wanted = _own_gpu(wanted, launched())
+        here, gpus = launched(), torch.cuda.device_count()
+        if wanted != "cuda":
+            raise UsageError(
+                f"train.device = {wanted!r} is one device for {here.world} processes",
+                "use auto: each process takes a GPU of its own",
+            )
+        if here.local_world > gpus:
+            raise UsageError(
+                f"{here.local_world} processes share {gpus} GPUs",
+                f"--nproc-per-node {gpus}, or --set train.device=cpu",
+            )
+        wanted = f"cuda:{here.local_rank}"
     try:
         if torch.device(wanted).type == "meta":
             raise RuntimeError("its tensors have no values")
