@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
@@ -118,7 +118,7 @@ def score_clips(
     ]
     loaded = load_batches(plans, dataset, workers, transfer=transfer)
     with progress.task("scoring clips", sum(plan.num_crops for plan in plans)) as bar:
-        own = _until_stopped(_scored(model, loaded, precision, bar, between), ranks)
+        own = _score(model, loaded, precision, bar, between)
     found = ranks.gather(own)
     scored: dict[int, _Scored] = {}
     for share, part in zip(shares, found, strict=True):
@@ -148,22 +148,29 @@ class _Scored(NamedTuple):
     cut_frames: int
 
 
-def _scored(
+def _score(
     model: SpectrogramTransformer,
     batches: Iterable[PackedBatch],
     precision: str,
     bar: Task,
     between: Callable[[], None],
-) -> Iterator[_Scored]:
-    with _evaluating(model):
-        for batch in batches:
-            between()
-            logits = run_batch(model, batch, model, precision)
-            tokens = batch.layout.num_tokens
-            yield _Scored(
-                logits, batch.targets.cpu().numpy(), batch.clip_ids, tokens, batch.cut_frames
-            )
-            bar.advance(batch.num_clips)
+) -> list[_Scored] | None:
+    """Scores all batches in evaluation mode; None where ``between`` stopped this process."""
+    scored, was_training = [], model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                between()
+                logits, targets = run_batch(model, batch, model, precision), batch.targets.cpu()
+                counts = batch.layout.num_tokens, batch.cut_frames
+                scored.append(_Scored(logits, targets.numpy(), batch.clip_ids, *counts))
+                bar.advance(batch.num_clips)
+    except Stopped:  # the other processes stop when they gather the scores
+        return None
+    finally:
+        model.train(was_training)
+    return scored
 
 
 def run_batch(
@@ -183,29 +190,9 @@ def run_batch(
     return values
 
 
-def _until_stopped(scored: Iterator[_Scored], ranks: Ranks) -> list[_Scored] | None:
-    """All of it; None where this process was asked to stop, which the others are then told."""
-    try:
-        return list(scored)
-    except Stopped:
-        return None
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Computes matrix products in bf16 where ``precision`` is ``bf16``; else in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@contextmanager
-def _evaluating(model: SpectrogramTransformer) -> Iterator[None]:
-    """Puts ``model`` into evaluation mode without gradients inside the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _by_budget(

@@ -19,9 +19,7 @@ from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.splits import Indices, Splits
 from elastictool.data.store import PreparedStore
-from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.importer import Imported
 from elastictool.training.distillation import load_teacher
 from elastictool.training.distributed import Ranks, init_distributed
@@ -98,7 +96,12 @@ def resume_run(
     config = own_config(path, settings or {})
     with init_distributed(device_of(config.train)) as ranks:
         run, progress = _for_rank(path, progress, ranks)
-        _require_same_data(run, store)
+        known = run.read_fingerprint()
+        if known and known != store.info.fingerprint:
+            raise CheckpointError(
+                f"{run.path} was trained on other data than {store.path} (the fingerprints differ)",
+                "give the run's own data with --dataset, or start anew with --overwrite",
+            )
         with _locked(run):
             saved = load_training_state(run.training_state) if run.was_saved() else {}
             before = saved["config"] if saved else to_dict(run.read_config())
@@ -131,33 +134,27 @@ def _fit(trainer: Trainer) -> TrainResult:
         return trainer.fit()
 
 
-def _start_lines(config: RunConfig, splits: Splits, model: SpectrogramTransformer) -> list[str]:
-    """Says what a run trains on, which model and where; warns where nothing is validated."""
-    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
+def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
+    """Logs clips, model and device; warns where nothing is validated."""
+    config, splits, state = trainer.config, trainer.splits, trainer.state
+    sizes = [(value.numel(), value.requires_grad) for value in trainer.model.parameters()]
     total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     learns = "" if learning == total else f" ({learning:,} learn)"
-    device = next(model.parameters()).device
-    lines = [
+    trainer.progress.log(
         f"training on {len(splits.train):,} clips of {config.model.num_classes} classes, "
         f"validating on {len(splits.validation):,}, {len(splits.test):,} to test; "
-        f"{total:,} parameters{learns}; {device}, {config.train.precision}"
-    ]
+        f"{total:,} parameters{learns}; {trainer.device}, {config.train.precision}"
+    )
     if not len(splits.validation):
-        lines.append(
+        trainer.progress.log(
             "warning: without validation clips the last epoch counts as the best; "
             "--set data.validation_fraction=0.1 takes a part of the training clips"
         )
-    return lines
-
-
-def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
-    lines = _start_lines(trainer.config, trainer.splits, trainer.model)
-    state = trainer.state
     if state.step:
         at = f"epoch {state.epoch + 1}, step {state.step}"
-        lines.append(f"continuing at {at} of {trainer.batches.total_steps}")
-    for line in (*lines, *(f"note: {note}" for note in notes)):
-        trainer.progress.log(line)
+        trainer.progress.log(f"continuing at {at} of {trainer.batches.total_steps}")
+    for note in notes:
+        trainer.progress.log(f"note: {note}")
 
 
 def _for_rank(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
@@ -195,15 +192,6 @@ def _require_sources_elsewhere(path: Path, config: RunConfig, weights: Imported 
             )
 
 
-def _require_same_data(run: RunDirectory, store: PreparedStore) -> None:
-    known = run.read_fingerprint()
-    if known and known != store.info.fingerprint:
-        raise CheckpointError(
-            f"{run.path} was trained on other data than {store.path} (the fingerprints differ)",
-            "give the run's own data with --dataset, or start anew with --overwrite",
-        )
-
-
 def _with_names(config: RunConfig, store: PreparedStore, path: Path) -> RunConfig:
     data = dataclasses.replace(config.data, dataset=str(store.path))
     return dataclasses.replace(config, name=config.name or path.name, data=data)
@@ -225,6 +213,16 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     load_teacher(resolved, store, "cpu")
     _check_warmup(resolved, sampler)
     plans = list(sampler.epoch(0))
+    limit, native = dataset.feature_extractor.length, dataset.native_frames[splits.train]
+    beyond = np.maximum(native - limit.most_frames, 0)
+    cut: dict[str, Any] = {}
+    if beyond.any():
+        key = "fixed_frames" if limit.fixed_frames else "max_frames"
+        cut = {
+            "cut_clips": int((beyond > 0).sum()),
+            "cut_frames_share": round(float(beyond.sum() / native.sum()), 4),
+            "cut_by": f"length.{key}={getattr(limit, key)}",
+        }
     return {
         "dataset": str(store.path),
         "train_clips": len(splits.train),
@@ -234,7 +232,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "batches_per_epoch": len(plans),
         "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
         "epochs": resolved.train.epochs,
-        **_cut_frames(dataset, splits.train),
+        **cut,
         "optimizer_steps": sampler.num_steps(sampler.epoch_batches(resolved.train.epochs)),
         **_rank_balance(launched().world, sampler, plans),
         "notes": [*notes(resolved), *leak_notes(weights, store, splits)],
@@ -260,22 +258,6 @@ def _check_warmup(config: RunConfig, sampler: TrainingSampler) -> None:
         "steps",
         "take fewer, or a share of all steps (train.schedule.warmup_steps=0.1)",
     )
-
-
-def _cut_frames(dataset: ClipDataset, clips: Indices) -> dict[str, Any]:
-    """Counts what length limits cut off from the training clips, if anything."""
-    limit = dataset.feature_extractor.length
-    native = dataset.native_frames[clips]
-    left_out = native - np.minimum(native, limit.most_frames)
-    if not left_out.any():
-        return {}
-    return {
-        "cut_clips": int((left_out > 0).sum()),
-        "cut_frames_share": round(float(left_out.sum() / native.sum()), 4),
-        "cut_by": f"length.fixed_frames={limit.fixed_frames}"
-        if limit.fixed_frames
-        else f"length.max_frames={limit.max_frames}",
-    }
 
 
 def _rank_balance(

@@ -198,21 +198,17 @@ def load_training_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not state.keys() >= _KEYS:
+            raise ValueError("it holds something else")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist: there is nothing to resume", _start_from_weights(path)
         ) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if not isinstance(state, dict) or not state.keys() >= _KEYS:
-        raise _damaged(path)
+        raise CheckpointError(
+            f"{path} is damaged or not a training state of elastictool", _start_from_weights(path)
+        ) from error
     return cast(dict[str, Any], state)
-
-
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged or not a training state of elastictool", _start_from_weights(path)
-    )
 
 
 def _start_from_weights(state: Path) -> str:
