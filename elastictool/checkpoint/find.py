@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from elastictool.config import RunConfig
@@ -23,8 +24,6 @@ HOW_TO_MAKE_ONE = (
     "elastictool train --recipe small_data"
 )
 """The hint where there is no run."""
-_SECTIONS = ("data", "fbank", "model", "train")
-"""Sections that every run's configuration has and no recipe has in full."""
 
 
 def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
@@ -100,16 +99,13 @@ def _why_no_run(path: Path) -> str:
         from_dict(RunConfig, values)
     except ElasticToolError as error:
         return f"its {CONFIG_NAME} is not that of a run: {error.message}"
-    missing = [section for section in _SECTIONS if section not in values]
-    if missing:  # a recipe may have this name, too
+    # Sections that every run's configuration has, and no recipe, which may have this name, in full.
+    missing = [name for name in ("data", "fbank", "model", "train") if name not in values]
+    if missing:
         return f"its {CONFIG_NAME} has no section {' nor '.join(missing)}"
-    if not (path / LOCK_NAME).is_file() and not _is_environment(path / ENVIRONMENT_NAME):
-        return f"it has neither {ENVIRONMENT_NAME} nor {LOCK_NAME} of a training"
-    return ""
-
-
-def _is_environment(file: Path) -> bool:
-    try:
-        return "elastictool" in json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+    if (path / LOCK_NAME).is_file():
+        return ""
+    with suppress(OSError, ValueError, TypeError):
+        if "elastictool" in json.loads((path / ENVIRONMENT_NAME).read_text("utf-8")):
+            return ""
+    return f"it has neither {ENVIRONMENT_NAME} nor {LOCK_NAME} of a training"

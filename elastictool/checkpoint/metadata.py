@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,12 @@ def parse_metadata(file: Path, header: Mapping[str, str]) -> WeightsMetadata:
     """
     names = _value(file, header, "label_names", list)
     thresholds = _value(file, header, "thresholds", list, "[]")
-    config = _config(file, header)
+    try:
+        config = from_dict(RunConfig, _value(file, header, "config", dict))
+    except UsageError as error:
+        raise CheckpointError(
+            f"{file} holds a configuration that this version cannot read: {error}"
+        ) from error
     classes = config.model.num_classes
     if not all(isinstance(name, str) for name in names) or len(names) != classes:
         raise _invalid(file, f"label_names are {len(names)} and should be {classes} names")
@@ -103,27 +109,14 @@ def describe_outdated(run_dir: Path, checkpoint: str, weights: Any) -> str:
         weights: What the result records of its weights.
     """
     then = saved_at(weights)
-    now = _read_saved_at(run_dir / "checkpoints" / f"{checkpoint}.safetensors")
+    now: dict[str, int] = {}
+    file = run_dir / "checkpoints" / f"{checkpoint}.safetensors"
+    failures = (SafetensorError, OSError, KeyError, ValueError)
+    with suppress(*failures), safe_open(str(file), framework="np") as opened:
+        now = saved_at(json.loads((opened.metadata() or {})["metrics"]))
     if not then or not now or then == now:
         return ""
     return f"former weights (step {then['step']}, now {now['step']})"
-
-
-def _read_saved_at(file: Path) -> dict[str, int]:
-    try:
-        with safe_open(str(file), framework="np") as opened:
-            return saved_at(json.loads((opened.metadata() or {})["metrics"]))
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return {}
-
-
-def _config(file: Path, header: Mapping[str, str]) -> RunConfig:
-    try:
-        return from_dict(RunConfig, _value(file, header, "config", dict))
-    except UsageError as error:
-        raise CheckpointError(
-            f"{file} holds a configuration that this version cannot read: {error}"
-        ) from error
 
 
 def _value(
@@ -137,11 +130,9 @@ def _value(
     except (ValueError, RecursionError) as error:
         raise _invalid(file, f"{key} is no JSON ({error})") from error
     if not isinstance(value, kind):
-        raise _invalid(file, f"{key} = {text[:40]!r} is no {_WORDS[kind]}")
+        word = {list: "list", bool: "truth value", dict: "object"}[kind]
+        raise _invalid(file, f"{key} = {text[:40]!r} is no {word}")
     return value
-
-
-_WORDS = {list: "list", bool: "truth value", dict: "object"}
 
 
 def _invalid(file: Path, problem: str) -> CheckpointError:

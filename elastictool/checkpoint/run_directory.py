@@ -233,13 +233,21 @@ class RunDirectory:
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)
         for log in (self.metrics, self.skipped_steps):
-            kept = [record for record in _records(log) if _is_before(record, step, epochs)]
+            kept = [
+                json.dumps(record) + "\n"
+                for record in _records(log)
+                if record.get("step", 0) <= step
+                and (record.get("kind") not in ("epoch", "averaged") or record["epoch"] <= epochs)
+            ]
             if log.exists():
-                write_text(log, "".join(json.dumps(record) + "\n" for record in kept))
+                write_text(log, "".join(kept))
 
     def _check_still_there(self) -> None:
         """A run directory that was removed during training is not made again."""
-        now = _identity(self.path)
+        now = None
+        with suppress(OSError):  # these stay when it is renamed and change when it is replaced
+            found = self.path.stat()
+            now = found.st_dev, found.st_ino
         self._known = self._known or now
         if now is None or now != self._known:
             raise RunRemovedError(
@@ -285,15 +293,6 @@ def is_locked(run_dir: Path) -> bool | None:
     return is_held(run_dir / LOCK_NAME)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode: they stay when a directory is renamed and change when it is replaced."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
@@ -302,11 +301,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             continue
-
-
-def _is_before(record: Mapping[str, Any], step: int, epochs: int) -> bool:
-    of_an_epoch = record.get("kind") in ("epoch", "averaged")
-    return record.get("step", 0) <= step and not (of_an_epoch and record["epoch"] > epochs)
 
 
 def environment(fingerprint: str) -> dict[str, Any]:

@@ -121,21 +121,13 @@ def report_oom(batches: Sequence[PackedBatch], hint: str) -> Iterator[None]:
 def memory_hint(config: RunConfig) -> str:
     """Returns a hint with the settings that memory depends on, and their values."""
     packing, train = config.packing, config.train
-    size = (
-        f"packing.batch_tokens ({packing.batch_tokens})"
-        if packing.batch_tokens
-        else f"packing.batch_clips ({packing.batch_clips})"
-    )
-    length = (
-        f"length.fixed_frames ({config.length.fixed_frames})"
-        if config.length.fixed_frames
-        else f"length.max_frames ({config.length.max_frames})"
-    )
-    loading = f"train.cache_mb ({train.cache_mb}" + (
-        f" in each of {train.loader_workers} workers)" if train.loader_workers > 0 else ")"
-    )
+    size = "batch_tokens" if packing.batch_tokens else "batch_clips"
+    length = "fixed_frames" if config.length.fixed_frames else "max_frames"
     accumulated = f", train.accumulate ({train.accumulate})" if train.accumulate > 1 else ""
+    each = f" in each of {train.loader_workers} workers" if train.loader_workers > 0 else ""
     return (
-        f"lower {size}{accumulated}, {length} or {loading} and start anew (a smaller batch with "
-        f"a larger train.accumulate takes the same steps)"
+        f"lower packing.{size} ({getattr(packing, size)}){accumulated}, "
+        f"length.{length} ({getattr(config.length, length)}) or train.cache_mb "
+        f"({train.cache_mb}{each}) and start anew (a smaller batch with a larger "
+        "train.accumulate takes the same steps)"
     )

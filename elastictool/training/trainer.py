@@ -119,7 +119,12 @@ class Trainer:
         if self.state.step == 0:
             self.averages.start()
         if self.config.train.compile and not was_finished:
-            self._compile()
+            # On the first batch of the run, also when the run is resumed.
+            self.progress.log("compiling the encoder")
+            compile_blocks(self.model)
+            validating = len(self.splits.validation) > 0
+            for batch in self.batches.first():
+                warm_up(self.model, batch, self.config.train.precision, validating)
         saving = save_on_exit(self.run.path, self._save, self._where, self.ranks)
         with self.stop, saving:
             while not self.is_finished:
@@ -146,13 +151,6 @@ class Trainer:
         """
         self.train_state.restore(saved, self.run)
         self.run.clean_up(self.state.step, self.state.epoch)
-
-    def _compile(self) -> None:
-        """Compiles on the first batch of the run, also when the run is resumed."""
-        self.progress.log("compiling the encoder")
-        compile_blocks(self.model)
-        for batch in self.batches.first():
-            warm_up(self.model, batch, self.config.train.precision, len(self.splits.validation) > 0)
 
     def _train_epoch(self) -> None:
         self.model.train()

@@ -43,10 +43,9 @@ def validation_metrics(scores: Scores, config: RunConfig) -> dict[str, float]:
 
 def selection_metric(config: RunConfig, multi_label: bool) -> str:
     """Returns the name of the metric that chooses the best weights."""
+    automatic = "map" if multi_label else "top1"
     chosen = config.train.selection_metric
-    if chosen != "auto":
-        return chosen
-    return "map" if multi_label else "top1"
+    return automatic if chosen == "auto" else chosen
 
 
 @dataclass(frozen=True)
