@@ -40,11 +40,10 @@ class StepBatches:
 
     def counts(self) -> tuple[int, int, int]:
         """Returns tokens, places for tokens (with padding), and frames that were cut off."""
-        return (
-            sum(batch.layout.num_tokens for batch in self.batches),
-            sum(batch.layout.stream_length for batch in self.batches),
-            sum(batch.cut_frames for batch in self.batches),
-        )
+        layouts = [batch.layout for batch in self.batches]
+        tokens = sum(layout.num_tokens for layout in layouts)
+        places = sum(layout.stream_length for layout in layouts)
+        return tokens, places, sum(batch.cut_frames for batch in self.batches)
 
 
 class RunBatches:

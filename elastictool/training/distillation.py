@@ -19,6 +19,7 @@ from elastictool.checkpoint.find import find_run
 from elastictool.checkpoint.weights import LoadedRun, load_run
 from elastictool.config import DistillConfig, RunConfig
 from elastictool.config.coerce import to_dict
+from elastictool.config.loader import differences
 from elastictool.data.store import PreparedStore
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
@@ -73,6 +74,15 @@ def label_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     return (present + absent).mean(1)
 
 
+_SHARED = (
+    "data.mean",
+    "data.std",
+    "fbank.",
+    "length.fixed_frames",
+    "length.padding",
+    "train.loss",
+)
+"""Settings, or sections of them, that teacher and student must have in common."""
 _DIVERGENCES = {"ce": class_divergence, "bce": label_divergence}
 
 
@@ -87,10 +97,9 @@ def load_teacher(config: RunConfig, store: PreparedStore, device: str) -> Teache
     if not wanted.teacher:
         return None
     run = load_run(find_run(wanted.teacher), device=device)
-    differences = _differences(run, config, store)
-    if differences:
+    if found := _differences(run, config, store):
         raise CheckpointError(
-            f"the teacher {run.path} cannot teach this run: {'; '.join(differences)}",
+            f"the teacher {run.path} cannot teach this run: {'; '.join(found)}",
             "train both on the same data with the same fbank, length and train.loss settings",
         )
     return Teacher(run, wanted, config.train.loss)
@@ -101,25 +110,11 @@ def _differences(run: LoadedRun, config: RunConfig, store: PreparedStore) -> lis
     found = []
     if list(run.label_names) != list(store.info.label_names):
         found.append("its classes are not those of the data")
-    ours = _shared_settings(config)
-    for name, theirs in _shared_settings(run.config).items():
-        mine = ours[name]
-        if isinstance(theirs, float) and isinstance(mine, float):
-            same = math.isclose(theirs, mine, rel_tol=1e-6)
-        else:
-            same = theirs == mine
-        if not same:
-            found.append(f"its {name} is {theirs}, this run's {mine}")
+    for key, value in differences(to_dict(run.config), to_dict(config)).items():
+        mine, theirs = value.asked, value.found
+        both_float = isinstance(mine, float) and isinstance(theirs, float)
+        if key.startswith(_SHARED) and not (
+            both_float and math.isclose(mine, theirs, rel_tol=1e-6)
+        ):
+            found.append(f"its {key} is {theirs}, this run's {mine}")
     return found
-
-
-def _shared_settings(config: RunConfig) -> dict[str, object]:
-    """Returns the settings that teacher and student must have in common."""
-    fbank = {f"fbank.{name}": value for name, value in to_dict(config.fbank).items()}
-    return fbank | {
-        "data.mean": config.data.mean,
-        "data.std": config.data.std,
-        "length.fixed_frames": config.length.fixed_frames,
-        "length.padding": config.length.padding,
-        "train.loss": config.train.loss,
-    }

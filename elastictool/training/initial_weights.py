@@ -10,7 +10,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import import_weights
@@ -50,9 +49,17 @@ def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -
         return []
     before, file = weights.config, Path(weights.report.file)
     try:
-        known = _trained_on(before, file, store)
+        place = find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
+        if place is None:
+            return []
+        earlier = PreparedStore.open(place)
+        names = [(data.info.corpus, data.info.name) for data in (earlier, store)]
+        if earlier.info.fingerprint != store.info.fingerprint and names[0] != names[1]:
+            return []  # ids of other data mean other clips
+        clips = select_clips(earlier, before.data, before.seed, to_train=False).train
     except ElasticToolError:  # data of an earlier run may be gone or changed
         return []
+    known = earlier.ids[clips]
     parts = {"test": splits.test, "validation": splits.validation}
     seen = {name: int(np.isin(store.ids[clips], known).sum()) for name, clips in parts.items()}
     found = [f"{seen[name]} of {len(parts[name])} {name} clips" for name in parts if seen[name]]
@@ -62,19 +69,6 @@ def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -
         f"{file} was trained on {' and '.join(found)} of this run: their scores will be too good; "
         "keep data.test_fold, the splits and the seed of that run"
     ]
-
-
-def _trained_on(before: RunConfig, file: Path, store: PreparedStore) -> npt.NDArray[np.str_]:
-    """Returns ids of the clips of ``store`` that a run with the weights ``file`` was trained on."""
-    place = find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
-    if place is None:
-        return np.empty(0, dtype=np.str_)
-    earlier = PreparedStore.open(place)
-    same_clips = earlier.info.fingerprint == store.info.fingerprint
-    names = [(data.info.corpus, data.info.name) for data in (earlier, store)]
-    if not same_clips and names[0] != names[1]:  # ids of other data mean other clips
-        return np.empty(0, dtype=np.str_)
-    return earlier.ids[select_clips(earlier, before.data, before.seed, to_train=False).train]
 
 
 def start_from(

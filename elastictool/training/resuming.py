@@ -34,12 +34,6 @@ MACHINE = (
 )
 """Settings that may change when a run is resumed."""
 EPOCHS = "train.epochs"
-_LOCATIONS = ("name", "data.dataset")
-"""Names of a run and its data, which may move; the fingerprint tells whether the data are equal."""
-_RATE = {
-    "constant": "the learning rate stays as it is",
-    "multistep": "the learning rate continues to fall from epoch to epoch",
-}
 
 
 def own_config(path: Path, settings: Mapping[str, Any]) -> RunConfig:
@@ -67,7 +61,9 @@ def require_unedited(run: RunDirectory, before: Mapping[str, Any], config: RunCo
         CheckpointError: ``config.yaml`` was edited.
     """
     changed = differences(before, to_dict(config))
-    others = {key: changed[key] for key in changed if key not in (*MACHINE, *_LOCATIONS, EPOCHS)}
+    # A run and its data may move; the fingerprint says whether the data are equal.
+    may_change = (*MACHINE, "name", "data.dataset", EPOCHS)
+    others = {key: changed[key] for key in changed if key not in may_change}
     if others:
         raise CheckpointError(
             f"{run.config_file} was changed after the run began: {_listed(others)}",
@@ -98,7 +94,9 @@ def check_epochs(
     shorter = "it cannot become shorter" if now < then else ""
     if problem := shorter or why_not_more_epochs(schedule, step, total_steps):
         raise _refused(run.path, {EPOCHS: Difference(now, then)}, problem)
-    return f"{now} epochs instead of {then}: {_RATE[schedule.kind]}"
+    falls = "continues to fall from epoch to epoch"
+    rate = "stays as it is" if schedule.kind == "constant" else falls
+    return f"{now} epochs instead of {then}: the learning rate {rate}"
 
 
 def _refused(path: Path, others: Mapping[str, Difference], why: str = "") -> UsageError:

@@ -157,22 +157,17 @@ class TrainState:
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """Says the losses, scores and skipped steps of an epoch of ``epochs``."""
+    """Returns the losses, scores and skipped steps of an epoch of ``epochs`` as a line."""
     parts = [f"epoch {record['epoch']}/{epochs}"]
     if record["train_loss"] is not None:
         parts.append(f"train loss {record['train_loss']:.4f}")
     if record["skipped_steps"]:
         parts.append(f"{record['skipped_steps']} steps skipped")
-    return ", ".join(parts + _validation_parts(record))
+    return ", ".join(parts + validation_parts(record))
 
 
-def averaged_line(record: Mapping[str, Any], epochs: tuple[int, int]) -> str:
-    """Says the scores of the mean of the epochs (first, last)."""
-    head = f"mean of the weights of epochs {epochs[0]} to {epochs[1]}"
-    return ", ".join([head, *_validation_parts(record)])
-
-
-def _validation_parts(record: Mapping[str, Any]) -> list[str]:
+def validation_parts(record: Mapping[str, Any]) -> list[str]:
+    """Returns the validation scores of a record, each in words."""
     forms = (("loss", "loss {:.4f}"), ("top1", "top-1 {:.1%}"), ("map", "mAP {:.3f}"))
     return [
         "val " + form.format(record[f"val_{name}"])

@@ -45,9 +45,9 @@ from elastictool.training.state import (
     Counters,
     TrainResult,
     TrainState,
-    averaged_line,
     epoch_line,
     save_training_state,
+    validation_parts,
 )
 from elastictool.training.validation import ChosenThresholds, selection_metric, validation_metrics
 from elastictool.utils.progress import SILENT, Progress
@@ -304,7 +304,9 @@ class Trainer:
         scores = {f"val_{name}": value for name, value in self.averaged.items()}
         record = {"kind": "averaged", "epoch": epoch, "step": self.state.step, **scores}
         self.run.log(record)
-        self.progress.log(averaged_line(record, self.config.train.average_epochs))
+        first, last = self.config.train.average_epochs
+        mean = f"mean of the weights of epochs {first} to {last}"
+        self.progress.log(", ".join([mean, *validation_parts(record)]))
 
     def _validate(
         self, model: SpectrogramTransformer, between: Callable[[], None] = lambda: None
