@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
 
 from elastictool.checkpoint.weights import LoadedRun
@@ -21,7 +22,7 @@ from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import FeatureExtractor
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import write_confusions
-from elastictool.evaluation.multi_label import MultiLabelDecisions, score_decisions
+from elastictool.evaluation.multi_label import score_decisions
 from elastictool.evaluation.points import model_label
 from elastictool.evaluation.run_data import same_data, split_clips
 from elastictool.metrics.classification import (
@@ -59,7 +60,8 @@ class Evaluation:
         intervals: 95 % bootstrap intervals over clips, by metric.
         label_names: Classes (C).
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
-        decisions: F1 at thresholds; multi-label runs only.
+        decisions: F1 at thresholds, see ``score_decisions``; empty for single-label runs.
+        decision_columns: The same by class, (C,) each.
         budget: The run's, see ``LoadedRun.with_tokens``.
         dataset: Name of the data.
         variant: Other differences from the run's own setting, see ``variant``.
@@ -79,7 +81,8 @@ class Evaluation:
     intervals: dict[str, Interval]
     label_names: tuple[str, ...]
     trained_on_these_data: bool | None
-    decisions: MultiLabelDecisions | None = None
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+    decision_columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     budget: str = ""
     dataset: str = ""
     variant: str = ""
@@ -113,7 +116,7 @@ class Evaluation:
             "seconds": round(self.scores.seconds, 3),
             **score_document(self.metrics.values, self.intervals),
             "left_out": self.metrics.left_out,
-            **({"decisions": self.decisions.document()} if self.decisions else {}),
+            **({"decisions": dict(self.decisions)} if self.decisions else {}),
             "trained_on_these_data": self.trained_on_these_data,
             "weights": dict(self.weights),
             "attention": self.attention,
@@ -122,9 +125,7 @@ class Evaluation:
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Returns the per-class table, one mapping a class."""
-        table = self.metrics.per_class
-        columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
-        columns |= self.decisions.class_columns() if self.decisions else {}
+        columns = {**vars(self.metrics.per_class), **self.decision_columns}
         return [
             {"class": name} | {key: finite(values[index]) for key, values in columns.items()}
             for index, name in enumerate(self.label_names)
@@ -193,6 +194,12 @@ def evaluate_run(
     options: ScoringOptions = {"transfer": run.transfer, **how}
     scores = score_clips(run.model, dataset, clips, precision, **options)
     values = class_probabilities(scores.logits, run.config.train.loss)
+    decisions: dict[str, Any] = {}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    if run.multi_label:
+        decisions, columns = score_decisions(
+            run, store, split, values, scores.targets, precision, options
+        )
     limit = dataset.feature_extractor.length.most_frames
     return Evaluation(
         run=run.name,
@@ -205,11 +212,8 @@ def evaluate_run(
         intervals=bootstrap_intervals(values, scores.targets),
         label_names=tuple(run.label_names),
         trained_on_these_data=same_data(run, store),
-        decisions=(
-            score_decisions(run, store, split, values, scores.targets, precision, options)
-            if run.multi_label
-            else None
-        ),
+        decisions=decisions,
+        decision_columns=columns,
         budget=run.budget,
         dataset=store.info.name,
         variant=variant(run, store, checkpoint, precision),

@@ -8,8 +8,7 @@ alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
-from elastictool.metrics.intervals import Interval, f1_intervals, score_document
+from elastictool.metrics.intervals import f1_intervals, score_document
 from elastictool.metrics.thresholds import (
     DEFAULT_THRESHOLD,
     F1Scores,
@@ -30,69 +29,6 @@ from elastictool.metrics.weighted import Array
 from elastictool.training.predict_logits import ScoringOptions, score_clips
 from elastictool.training.validation import ChosenThresholds
 
-Source = Literal["weights", "validation", "none"]
-
-
-@dataclass(frozen=True)
-class DecisionScores:
-    """F1 of the decisions at one set of thresholds, with 95 % bootstrap intervals over clips."""
-
-    thresholds: Array
-    scores: F1Scores
-    intervals: dict[str, Interval]
-
-    @classmethod
-    def at(cls, thresholds: Array, probabilities: Array, targets: npt.ArrayLike) -> DecisionScores:
-        """Scores the decisions on (S, C) probabilities at (C,) thresholds."""
-        decisions = decide(probabilities, thresholds)
-        return cls(
-            filled(thresholds), f1_scores(decisions, targets), f1_intervals(decisions, targets)
-        )
-
-    def document(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
-        return score_document(self.scores.values, self.intervals)
-
-
-@dataclass(frozen=True)
-class MultiLabelDecisions:
-    """Scores of the multi-label decisions of an evaluation.
-
-    Attributes:
-        source: Origin of the thresholds: the ``weights`` file, the ``validation`` clips (chosen
-            by this evaluation), or ``none`` (a run without validation clips).
-        not_chosen: Classes without a positive validation clip, which are decided at 0.5.
-        same_clips: The thresholds were chosen on the evaluated clips.
-        chosen: At the chosen thresholds; None without any.
-        default: At 0.5 for each class.
-    """
-
-    source: Source
-    not_chosen: int
-    same_clips: bool
-    chosen: DecisionScores | None
-    default: DecisionScores
-
-    def document(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
-        return {
-            "thresholds_from": self.source,
-            "classes_without_threshold": self.not_chosen,
-            "chosen_on_these_clips": self.same_clips,
-            "at_thresholds": self.chosen and self.chosen.document(),
-            "at_default": self.default.document(),
-        }
-
-    def class_columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns columns of the per-class table, each (C,)."""
-        chosen = self.chosen or self.default
-        return {
-            "threshold": chosen.thresholds,
-            "decided": chosen.scores.decided,
-            "f1": chosen.scores.per_class,
-            "f1_at_default": self.default.scores.per_class,
-        }
-
 
 def score_decisions(
     run: LoadedRun,
@@ -102,17 +38,23 @@ def score_decisions(
     targets: npt.ArrayLike,
     precision: str,
     how: ScoringOptions,
-) -> MultiLabelDecisions:
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Scores the decisions on the (S, C) probabilities of the clips of ``split``.
 
     ``precision`` and ``how`` are for scoring validation clips, where those choose thresholds.
+
+    Returns:
+        Plain values for JSON, and columns of the per-class table, each (C,). The values are
+        ``thresholds_from`` (the ``weights`` file, the ``validation`` clips, or ``none``),
+        ``classes_without_threshold`` (without a positive validation clip, decided at 0.5),
+        ``chosen_on_these_clips``, and F1 with 95 % bootstrap intervals over clips:
+        ``at_thresholds`` (None without any) and ``at_default``, 0.5 for each class.
 
     Raises:
         ElasticToolError: The scores of the validation clips are NaN.
         Stopped: By ``how["between"]``.
     """
-    source: Source = "weights"
-    thresholds = np.array(run.thresholds)
+    source, thresholds = "weights", np.array(run.thresholds)
     if not run.thresholds:
         clips = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
         source = "validation" if len(clips) else "none"
@@ -120,12 +62,26 @@ def score_decisions(
             dataset = ClipDataset(store, run.feature_extractor)
             scores = score_clips(run.model, dataset, clips, precision, **how)
             thresholds = ChosenThresholds.choose(scores, run.config.train.loss).values
-    chosen = source != "none"
-    default = np.full(len(run.label_names), DEFAULT_THRESHOLD)
-    return MultiLabelDecisions(
-        source=source,
-        not_chosen=int(np.isnan(thresholds).sum()),
-        same_clips=chosen and split in ("validation", "val"),
-        chosen=DecisionScores.at(thresholds, probabilities, targets) if chosen else None,
-        default=DecisionScores.at(default, probabilities, targets),
-    )
+
+    def score(at: Array) -> tuple[F1Scores, dict[str, Any]]:
+        decisions = decide(probabilities, at)
+        f1 = f1_scores(decisions, targets)
+        return f1, score_document(f1.values, f1_intervals(decisions, targets))
+
+    even = np.full(len(run.label_names), DEFAULT_THRESHOLD)
+    default, default_document = score(even)
+    chosen, document = (default, None) if source == "none" else score(thresholds)
+    values = {
+        "thresholds_from": source,
+        "classes_without_threshold": int(np.isnan(thresholds).sum()),
+        "chosen_on_these_clips": source != "none" and split in ("validation", "val"),
+        "at_thresholds": document,
+        "at_default": default_document,
+    }
+    columns = {
+        "threshold": even if source == "none" else filled(thresholds),
+        "decided": chosen.decided,
+        "f1": chosen.per_class,
+        "f1_at_default": default.per_class,
+    }
+    return values, columns

@@ -176,13 +176,14 @@ def model_label(config: RunConfig) -> str:
 
 def write_points(path: Path, points: Iterable[SweepPoint]) -> None:
     """Writes points as CSV, one a line, in the order of the fields."""
-    write_rows(path, COLUMNS, [{name: _cell(getattr(p, name)) for name in COLUMNS} for p in points])
 
+    def text(value: object) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
 
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    rows = [{name: text(getattr(point, name)) for name in COLUMNS} for point in points]
+    write_rows(path, COLUMNS, rows)
 
 
 def read_points(path: Path) -> list[SweepPoint]:

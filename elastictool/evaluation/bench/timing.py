@@ -65,21 +65,22 @@ def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | 
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+    def resident_mb(field: str) -> float:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith(field))
+
     try:
-        _give_memory_back()
+        # What the allocator keeps of earlier calls is freed: its reuse would not be counted.
+        gc.collect()
+        with suppress(OSError, AttributeError):  # glibc has it; others keep less
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-        before_mb = _resident_mb("VmRSS")
+        before_mb = resident_mb("VmRSS:")
         call()
-        return max(0.0, _resident_mb("VmHWM") - before_mb)
+        return max(0.0, resident_mb("VmHWM:") - before_mb)
     except OSError:
         return None
-
-
-def _give_memory_back() -> None:
-    """Frees what the allocator keeps from earlier calls, whose reuse would not be counted."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc has it; others keep less
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:
@@ -114,11 +115,6 @@ def wait_for_device() -> None:
     """Waits until CUDA has finished all its work; does nothing on a CPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _resident_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:"))
 
 
 def cpu_name() -> str:
