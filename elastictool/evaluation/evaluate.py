@@ -63,12 +63,8 @@ class Evaluation:
         decisions: F1 at thresholds, see ``score_decisions``; empty for single-label runs.
         decision_columns: The same by class, (C,) each.
         budget: The run's, see ``LoadedRun.with_tokens``.
-        dataset: Name of the data.
         variant: Other differences from the run's own setting, see ``variant``.
-        cut_clips: Clips longer than ``limit_frames``, of which the rest was not scored.
-        limit_frames: Most frames that the model takes of a clip.
-        weights: Identity of the weights, see ``LoadedRun.weights_record``.
-        attention: The attention backend.
+        facts: More facts for the document: data, weights, attention backend, clips that were cut.
     """
 
     run: str
@@ -84,12 +80,8 @@ class Evaluation:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     decision_columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     budget: str = ""
-    dataset: str = ""
     variant: str = ""
-    cut_clips: int = 0
-    limit_frames: int = 0
-    weights: Mapping[str, Any] = field(default_factory=dict)
-    attention: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -107,19 +99,15 @@ class Evaluation:
             "multi_label": self.multi_label,
             "length": self.length,
             "budget": self.budget,
-            "dataset": self.dataset,
             "clips": self.metrics.clips,
             "tokens": self.scores.tokens,
             "cut_frames": self.scores.cut_frames,
-            "cut_clips": self.cut_clips,
-            "limit_frames": self.limit_frames,
             "seconds": round(self.scores.seconds, 3),
             **score_document(self.metrics.values, self.intervals),
             "left_out": self.metrics.left_out,
             **({"decisions": dict(self.decisions)} if self.decisions else {}),
             "trained_on_these_data": self.trained_on_these_data,
-            "weights": dict(self.weights),
-            "attention": self.attention,
+            **self.facts,
             "per_class": self.class_rows(),
         }
 
@@ -215,12 +203,14 @@ def evaluate_run(
         decisions=decisions,
         decision_columns=columns,
         budget=run.budget,
-        dataset=store.info.name,
         variant=variant(run, store, checkpoint, precision),
-        cut_clips=int((dataset.native_frames[clips] > limit).sum()),
-        limit_frames=limit,
-        weights=run.weights_record,
-        attention=attention_of(run, precision),
+        facts={
+            "dataset": store.info.name,
+            "weights": run.weights_record,
+            "attention": attention_of(run, precision),
+            "limit_frames": limit,  # the rest of longer clips is not scored
+            "cut_clips": int((dataset.native_frames[clips] > limit).sum()),
+        },
     )
 
 
