@@ -1,4 +1,4 @@
-"""Metadata in the header of our weights files, read without the weights and checked.
+"""Read and check the metadata in the header of weights files, without the weights.
 
 A file may come from anywhere, so nothing in its header is trusted: every value is checked before
 a model is built from it.
@@ -22,7 +22,7 @@ from elastictool.utils.errors import CheckpointError, UsageError
 from elastictool.utils.io import finite
 
 _SAVED_AT = ("epoch", "step")
-"""Numbers that tell the weights of a run from its earlier and later ones."""
+"""Numbers that distinguish the weights of a run from its earlier and later ones."""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ class LoadedRun:
         model: In evaluation mode.
         label_names: Class names in the order of the logits.
         multi_label: Whether a clip may have several classes.
-        feature_extractor: The run's front end, with its mean and std.
+        feature_extractor: The run's, with its mean and std.
         metrics: Numbers recorded with the weights (epoch, validation score).
         thresholds: Multi-label: the decision threshold of each class, chosen on validation with
-            these weights; NaN where it could not be chosen, empty if nobody chose any.
+            these weights; NaN where it could not be chosen, empty if none was.
         budget: What ``with_tokens`` changed, for file names and titles; empty for the run's own.
     """
 
@@ -104,7 +104,7 @@ class LoadedRun:
 
     @property
     def weights_record(self) -> dict[str, Any]:
-        """What tells these weights from others, for the results that they give."""
+        """What distinguishes these weights from others, for the results that they give."""
         return saved_at(dict(self.metrics)) | {"sha256": self.weights_sha256}
 
     def with_tokens(
@@ -148,11 +148,7 @@ class LoadedRun:
         )
 
 
-def save_weights(
-    path: Path,
-    model: SpectrogramTransformer,
-    metadata: WeightsMetadata,
-) -> None:
+def save_weights(path: Path, model: SpectrogramTransformer, metadata: WeightsMetadata) -> None:
     """Writes a file that is a complete model; ``metadata.config`` must be resolved."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary, disk_errors():
@@ -161,7 +157,7 @@ def save_weights(
 
 
 def _sort_metadata(file: Path) -> None:
-    """Put the metadata in order: safetensors writes it in another one in every process.
+    """Sorts the metadata: safetensors writes it in another one in every process.
 
     The same weights are so the same bytes. The header keeps its length.
     """
@@ -199,7 +195,7 @@ def load_run(
     pos_embed_fit: PositionFit | None = None,
     resize: Resize | None = None,
 ) -> LoadedRun:
-    """Load a run directory, or one of our ``.safetensors`` files.
+    """Loads a run directory, or a ``.safetensors`` file of elastictool.
 
     Args:
         path: Run directory or checkpoint file.
@@ -211,7 +207,7 @@ def load_run(
 
     Raises:
         UsageError: There is no such run.
-        CheckpointError: The file is damaged, not ours, or does not fit its own configuration.
+        CheckpointError: The file is damaged, of another program, or contradicts itself.
     """
     file = path / "checkpoints" / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -274,7 +270,7 @@ def _convert_first(path: Path) -> str:
 
 
 def feature_extractor_of(config: RunConfig) -> FeatureExtractor:
-    """The front end that a resolved configuration describes."""
+    """Returns the feature extractor that a resolved configuration describes."""
     if config.data.mean is None or config.data.std is None:
         raise CheckpointError(
             "the configuration holds no data.mean and data.std",
@@ -318,16 +314,17 @@ def _require_fit(file: Path, config: ModelConfig, tensors: Mapping[str, Tensor])
         CheckpointError: They do not fit.
     """
     depth = number_of_blocks(tensors, r"blocks\.(\d+)\.", file)
-    problems = [] if depth == config.depth else [f"{depth} blocks, and model.depth {config.depth}"]
-    if not problems:
+    if depth == config.depth:
         expected = tensor_shapes(config)
-        problems += [f"missing {name}" for name in expected if name not in tensors]
+        problems = [f"missing {name}" for name in expected if name not in tensors]
         problems += [f"unexpected {name}" for name in tensors if name not in expected]
         problems += [
             f"{name} is {tuple(tensors[name].shape)} and should be {shape}"
             for name, shape in expected.items()
             if name in tensors and tuple(tensors[name].shape) != shape
         ]
+    else:
+        problems = [f"{depth} blocks, and model.depth {config.depth}"]
     if problems:
         raise CheckpointError(
             f"{file} does not fit the model that it describes: {'; '.join(problems[:4])}"
@@ -340,14 +337,8 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
     return Described(read.config, read.label_names)
 
 
-RUN_FORMAT = Format(
-    title="elastictool run or .safetensors",
-    signature=(),
-    keys=(),
-    describe=_describe,
-    own=True,
-)
-"""Our own runs and converted files: names and configuration need no translation."""
+RUN_FORMAT = Format("elastictool run or .safetensors", (), (), _describe, own=True)
+"""Own runs and converted files: names and configuration need no translation."""
 
 
 def weight_formats() -> list[str]:

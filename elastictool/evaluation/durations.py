@@ -60,7 +60,7 @@ def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
     Quantiles instead of draws, so that any number of clips has the distribution's own shares.
     The two parameters are fitted to the two shares of Table 1 (31.1 % of the standard AST's time
     is padding, 15.2 % of the audio is cut). Two numbers do not fix the shape of a distribution:
-    all other counts on it are no results of VoxCeleb.
+    all other counts on it say nothing about VoxCeleb.
     """
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.minimum(4.0 + np.exp(0.9063 + 1.1134 * ndtri(quantiles)), 30.0)

@@ -1,4 +1,4 @@
-"""Convert foreign weights to one of our files, for ``init``, ``eval`` and ``predict``."""
+"""Convert foreign weights to files of elastictool, for ``init``, ``eval`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Converted:
 
     Attributes:
         out: The weights.
-        report_file: The import report beside them.
+        report_file: The import report next to them.
         config: As kept in the file's metadata.
         label_names: Class names; numbers where they are unknown.
         report: How each key was used.
@@ -54,7 +54,7 @@ def convert(
     Args:
         form: Name of the format.
         source: File, folder, run or hub id.
-        out: A .safetensors file; its report goes beside it.
+        out: A .safetensors file; its report goes next to it.
         sets: Settings (``section.key=value``): how to import, and changes to the model.
         labels: A text file of class names, one a line, or ``class_labels_indices.csv``.
 

@@ -158,7 +158,7 @@ def init_distributed(device: str) -> Iterator[Ranks]:
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """Turns torch's errors about closed connections into ours; a lack of memory stays as it is."""
+    """Turns torch's errors about closed connections into ProcessLostError; others stay."""
     try:
         yield
     except RuntimeError as error:

@@ -84,7 +84,7 @@ def score_clips(
 
     Args:
         model: On its device.
-        dataset: The clips, seen through the run's front end.
+        dataset: The clips, with the run's feature extractor.
         clips: Indices in the store.
         precision: ``fp32`` or ``bf16``.
         max_tokens: Of a batch.

@@ -207,7 +207,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
 
 
 def _start_from_weights(state: Path) -> str:
-    """What can be done without the state: the weights beside it may be intact."""
+    """What to do without the state: the weights next to it may be intact."""
     for name in ("last", "best"):
         weights = state.with_name(f"{name}.safetensors")
         if weights.is_file():

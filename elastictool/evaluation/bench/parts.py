@@ -84,7 +84,7 @@ def measure_model(
         slots = sum(batch.layout.stream_length for batch in batches)
         padding[name] = 1 - sum(batch.layout.num_tokens for batch in batches) / slots
     calls |= others or {}
-    if bench.device.type == "cuda":  # what only a first call needs is no one's peak
+    if bench.device.type == "cuda":  # what only a first call needs is not counted
         for call in calls.values():
             call()
     memory = {name: peak_memory_mb(call, bench.device) for name, call in calls.items()}

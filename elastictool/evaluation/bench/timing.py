@@ -36,7 +36,7 @@ def interleaved(
         contenders: Calls to time, by name.
         rounds: Timed rounds; each calls every contender once, starting with another each time.
         warmup_rounds: Rounds before them that are not counted.
-        clock: Seconds; ``time.process_time`` counts the processor time of all our threads.
+        clock: Seconds; ``time.process_time`` counts the processor time of all threads.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
