@@ -26,21 +26,21 @@ HOW_TO_MAKE_ONE = (
 """The hint where there is no run."""
 
 
-def find_run(text: str, root: Path = RUNS_ROOT) -> Path:
-    """Returns a run directory or checkpoint file: ``text`` as a path, or a run's name in ``root``.
+def find_run(text: str) -> Path:
+    """Returns a run directory or checkpoint file: ``text`` as a path, or a run's name in ``runs/``.
 
     Raises:
         UsageError: There is no such run; the hint names those that exist.
     """
-    found = [path for path in (Path(os.path.expanduser(text)), root / text) if path.exists()]
+    found = [path for path in (Path(os.path.expanduser(text)), RUNS_ROOT / text) if path.exists()]
     for path in found:  # a folder that only shares its name with a run comes second
         if path.is_file() or (path / CONFIG_NAME).exists():
             return path
     if found:
         return found[0]
-    known = sorted(config.parent.name for config in root.glob(f"*/{CONFIG_NAME}"))
+    known = sorted(config.parent.name for config in RUNS_ROOT.glob(f"*/{CONFIG_NAME}"))
     raise UsageError(
-        f"{text!r} is neither a run directory nor a name under {root}",
+        f"{text!r} is neither a run directory nor a name under {RUNS_ROOT}",
         f"runs there: {', '.join(known)}" if known else HOW_TO_MAKE_ONE,
     )
 
@@ -56,15 +56,15 @@ def latest_run(root: Path = RUNS_ROOT) -> Path:
     raise UsageError(f"there is no trained run under {root}", HOW_TO_MAKE_ONE)
 
 
-def latest_started(root: Path = RUNS_ROOT) -> Path:
-    """Returns the run under ``root`` that was started or saved last.
+def latest_started() -> Path:
+    """Returns the run under ``runs/`` that was started or saved last.
 
     Raises:
         UsageError: There is none.
     """
-    if run := _newest(root, f"*/{CONFIG_NAME}", "*/checkpoints/last.training.pt"):
+    if run := _newest(RUNS_ROOT, f"*/{CONFIG_NAME}", "*/checkpoints/last.training.pt"):
         return run
-    raise UsageError(f"there is no run under {root} to resume", "name one with --run-dir")
+    raise UsageError(f"there is no run under {RUNS_ROOT} to resume", "name one with --run-dir")
 
 
 def _newest(root: Path, *patterns: str) -> Path | None:

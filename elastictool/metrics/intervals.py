@@ -40,6 +40,8 @@ from elastictool.metrics.weighted import (
 )
 from elastictool.utils.io import finite
 
+LEVEL = 0.95
+"""Share of the resamples inside an interval."""
 RANKED_RESAMPLES = 200
 RANKED_BUDGET = 2_000_000_000
 """Resamples x clips x classes up to which mAP and mAUC are resampled (about half a minute)."""
@@ -59,7 +61,6 @@ def bootstrap_intervals(
     targets: npt.ArrayLike,
     metrics: Sequence[str] = tuple(METRICS),
     resamples: int = 1_000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Returns intervals of the named metrics under resampling of clips; each holds its value.
@@ -72,7 +73,6 @@ def bootstrap_intervals(
         metrics: Names out of ``METRICS``.
         resamples: Bootstrap resamples; ranked metrics take at most ``RANKED_RESAMPLES``, and
             none (they are missing from the result) beyond ``RANKED_BUDGET``.
-        level: Share of the resamples inside an interval.
         seed: Seed of the resampling.
 
     Raises:
@@ -98,7 +98,7 @@ def bootstrap_intervals(
         values = (metric.values(whole)[0], *np.concatenate(parts))
         shares = [metric.to_share(value) for value in values]
         clips_behind = _clips_behind(metric.per_class, clips.labels)
-        interval = _interval(np.array(shares), metric.ranked, clips_behind, len(clips), level)
+        interval = _interval(np.array(shares), metric.ranked, clips_behind, len(clips))
         intervals[name] = Interval(*map(metric.from_share, interval))
     return intervals
 
@@ -107,7 +107,6 @@ def f1_intervals(
     decisions: npt.ArrayLike,
     targets: npt.ArrayLike,
     resamples: int = 1_000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Returns intervals of micro and macro F1 of (S, C) decisions under resampling of clips."""
@@ -124,18 +123,18 @@ def f1_intervals(
         macro.append(class_mean(np.where(positives > 0, ratio(hits, whole), np.nan)))
     return {
         name: _interval(
-            np.concatenate(parts), False, _clips_behind(per_class, labels > 0), len(labels), level
+            np.concatenate(parts), False, _clips_behind(per_class, labels > 0), len(labels)
         )
         for name, parts, per_class in (("micro_f1", micro, False), ("macro_f1", macro, True))
     }
 
 
-def wilson_interval(share: float, count: float, level: float = 0.95) -> Interval:
+def wilson_interval(share: float, count: float) -> Interval:
     """Returns the interval of a proportion of ``count`` clips, good for few clips and near 0 and 1.
 
     Source: Wilson (1927); the bootstrap has no spread where all of five clips are right.
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = share + z * z / (2 * count)
     reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     factor = 1 / (1 + z * z / count)
@@ -165,14 +164,12 @@ def _clips_behind(per_class: bool, labels: Labels) -> float:
     return min(labelled, float(len(sizes) ** 2 / (1 / sizes).sum()))
 
 
-def _interval(
-    shares: Array, ranked: bool, clips_behind: float, clips: int, level: float
-) -> Interval:
+def _interval(shares: Array, ranked: bool, clips_behind: float, clips: int) -> Interval:
     """The interval of the first share, from the resampled shares after it; it holds that share.
 
     Ranked metrics get a normal interval with the spread of the resamples, on the scale of the
     logit. There, shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is
-    infinite. Others get the share ``level`` of the resamples in the middle. In a mean over classes
+    infinite. Others get the share ``LEVEL`` of the resamples in the middle. In a mean over classes
     the value can lie outside, where resamples leave out a class that lost its only clip.
     """
     value, drawn = float(shares[0]), shares[1:]
@@ -180,15 +177,15 @@ def _interval(
     if not len(drawn) or math.isnan(value):
         return Interval(math.nan, math.nan)
     if value in (0.0, 1.0) and (drawn == value).all():
-        return wilson_interval(value, clips_behind, level)
+        return wilson_interval(value, clips_behind)
     if ranked:
         nearest = 1 / (2 * clips + 2)
         held = np.clip(np.append(value, drawn), nearest, 1 - nearest)
         odds, *others = np.log(held) - np.log1p(-held)
-        reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.std(others))
+        reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(np.std(others))
         low, high = (1 / (1 + math.exp(-end)) for end in (odds - reach, odds + reach))
     else:
-        tail = (1 - level) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), method="nearest")
     return Interval(min(float(low), value), max(float(high), value))
 

@@ -83,9 +83,9 @@ def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | 
         return None
 
 
-def matrix_product_peak(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:
+def matrix_product_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Returns the operations per second of a large square matrix product, the best of several."""
-    size = size or (8_192 if device.type == "cuda" else 1_536)
+    size = 8_192 if device.type == "cuda" else 1_536
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = math.inf
     for _ in range(6):
