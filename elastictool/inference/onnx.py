@@ -65,20 +65,24 @@ class SingleClip(nn.Module):
         model, config, size = self.model, self.model.config, self.spec.patch_size
         columns = self.grid[1] if self.frames else spectrogram.shape[0] // size[1]
         patches, _ = patchify(spectrogram, self.spec, (self.grid[0], columns))
-        positions = self.fixed_positions if self.frames else self._positions(columns)
+        if self.frames:
+            positions = self.fixed_positions
+        else:  # of clips that the trained tables cover
+            pos_embed = cast(FactorisedPosEmbed, model.pos_embed)
+            table = pos_embed.frequency[:, None] + pos_embed.time[None, :columns]
+            positions = table.reshape(self.grid[0] * columns, -1)
         tokens = model.patch_embed(patches, size) + positions
         if model.prefix_tokens is not None and model.prefix_pos_embed is not None:
             tokens = torch.cat((model.prefix_tokens + model.prefix_pos_embed, tokens))
-        scale = attention_scale(config)
-        tokens = encode(model.blocks, tokens, lambda q, k, v: _attend(q, k, v, scale))
+
+        def attend(*qkv: Tensor) -> Tensor:
+            q, k, v = (part.transpose(0, 1)[None] for part in qkv)
+            scale = attention_scale(config)
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1)
+
+        tokens = encode(model.blocks, tokens, attend)
         logits: Tensor = model.head(model.fc_norm(self._pool(model.norm(tokens))))
         return logits
-
-    def _positions(self, columns: int) -> Tensor:
-        """(N, D) positions of a clip that the trained tables cover."""
-        pos_embed = cast(FactorisedPosEmbed, self.model.pos_embed)
-        table = pos_embed.frequency[:, None] + pos_embed.time[None, :columns]
-        return table.reshape(self.grid[0] * columns, -1)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         pooling, config = self.model.attn_pool, self.model.config
@@ -91,11 +95,6 @@ class SingleClip(nn.Module):
         if config.pooling == "prefix":
             return tokens[: config.prefix_tokens].mean(dim=0)
         return tokens[config.prefix_tokens :].mean(dim=0)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1)
 
 
 def export_onnx(run: LoadedRun, path: Path, frames: int = 0) -> float:

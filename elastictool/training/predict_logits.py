@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ def score_clips(
     with progress.task("scoring clips", sum(plan.num_crops for plan in plans)) as bar:
         own = _score(model, loaded, precision, bar, between)
     found = ranks.gather(own)
-    scored: dict[int, _Scored] = {}
+    scored: dict[int, Scores] = {}
     for share, part in zip(shares, found, strict=True):
         if part is None:
             raise Stopped
@@ -138,24 +138,14 @@ def score_clips(
     )
 
 
-class _Scored(NamedTuple):
-    """The scores of one batch; fields as in ``Scores``."""
-
-    logits: npt.NDArray[np.float32]
-    targets: npt.NDArray[np.float32]
-    clip_ids: tuple[str, ...]
-    tokens: int
-    cut_frames: int
-
-
 def _score(
     model: SpectrogramTransformer,
     batches: Iterable[PackedBatch],
     precision: str,
     bar: Task,
     between: Callable[[], None],
-) -> list[_Scored] | None:
-    """Scores all batches in evaluation mode; None where ``between`` stopped this process."""
+) -> list[Scores] | None:
+    """The scores of each batch, not timed; None where ``between`` stopped this process."""
     scored, was_training = [], model.training
     model.eval()
     try:
@@ -164,7 +154,7 @@ def _score(
                 between()
                 logits, targets = run_batch(model, batch, model, precision), batch.targets.cpu()
                 counts = batch.layout.num_tokens, batch.cut_frames
-                scored.append(_Scored(logits, targets.numpy(), batch.clip_ids, *counts))
+                scored.append(Scores(logits, targets.numpy(), batch.clip_ids, *counts, seconds=0.0))
                 bar.advance(batch.num_clips)
     except Stopped:  # the other processes stop when they gather the scores
         return None
