@@ -25,20 +25,11 @@ from elastictool.utils.optional import install_command, missing_extra
 
 T = TypeVar("T")
 
-PACKAGES = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "soundfile": "soundfile",
-    "av": "av",
-    "soxr": "soxr",
-    "pyarrow": "pyarrow",
-    "safetensors": "safetensors",
-    "scipy": "scipy",
-    "matplotlib": "matplotlib",
-    "joblib": "joblib",
-    "PyYAML": "yaml",
-}
-"""Required distributions (without torchaudio), and the module that each is imported by."""
+PACKAGES = (
+    "torch", "numpy", "soundfile", "av", "soxr", "pyarrow", "safetensors", "scipy", "matplotlib",
+    "joblib", "PyYAML",
+)  # fmt: skip
+"""Required distributions, without torchaudio."""
 
 EXTRAS = {
     "dask": ("dask", "distributed"),
@@ -87,7 +78,7 @@ def versions() -> list[Status]:
     return [
         Status("python", True, f"{platform.python_version()} on {platform.platform()}"),
         Status("elastictool", True, __version__),
-        *(_status(name, partial(_version, name, module)) for name, module in PACKAGES.items()),
+        *(_status(name, partial(_version, name)) for name in PACKAGES),
         _status(
             "libsndfile", lambda: str(importlib.import_module("soundfile").__libsndfile_version__)
         ),
@@ -95,10 +86,10 @@ def versions() -> list[Status]:
     ]
 
 
-def _version(name: str, module: str) -> str:
+def _version(name: str) -> str:
     """The module's own version, where torch adds the build (2.11.0+cu130), else the package's."""
-    found = getattr(importlib.import_module(module), "__version__", "")
-    return str(found) or importlib.metadata.version(name)
+    module = importlib.import_module({"PyYAML": "yaml"}.get(name, name))
+    return str(getattr(module, "__version__", "")) or importlib.metadata.version(name)
 
 
 def _torchaudio() -> Status:
