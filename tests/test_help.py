@@ -57,6 +57,7 @@ def test_help_of_each_option_begins_with_a_word_and_ends_with_a_stop(
     for name in names:
         command = command.commands[name]
     for parameter in command.params:
+        assert len({*parameter.opts}) == len(parameter.opts)
         if parameter.name != "help":
             assert re.match(r"[A-Z]\S* ", parameter.help or ""), parameter.name
             assert not re.match(r"(Of|Only|With|The|A|An|Also) ", parameter.help), parameter.name

@@ -45,7 +45,7 @@ def _downloads() -> str:
 
 
 def _corpus_choices(choices: str) -> str:
-    """``fsdd: digit, speaker`` for the tasks of all corpora that have several."""
+    """Returns ``fsdd: digit, speaker`` and the like: the corpora that have ``choices``."""
     from elastictool.corpora.base import CORPORA
 
     found = {name: getattr(CORPORA[name], choices) for name in CORPORA}
@@ -86,7 +86,7 @@ class Command(TyperCommand):
     """A command whose help reads like that of other programs."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of arguments and options."""
+        """Writes the help of arguments and options."""
         _write_options(self, ctx, formatter)
 
 
@@ -94,7 +94,7 @@ class Group(TyperGroup):
     """A group of commands whose help reads like that of other programs."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of options and commands."""
+        """Writes the help of options and commands."""
         _write_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
@@ -118,7 +118,7 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
 
 
 def _placeholder(name: str, kind: str) -> str:
-    """``--limit <int range>`` is ``--limit N``, ``--to <onnx|hf>`` is ``--to [onnx|hf]``."""
+    """Turns ``--limit <int range>`` into ``--limit N``, ``<onnx|hf>`` into ``[onnx|hf]``."""
     if kind == "argument":
         return _TYPE.sub("", name)
     name = _TYPE.sub(lambda found: f" {_TYPES.get(found[1], 'TEXT')}", name)
@@ -133,7 +133,7 @@ class SettingsCommand(Command):
     """A command with ``--set``, which points from options that are settings to it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Point from ``--epochs 3`` to ``--set train.epochs=3``, then parse as usual."""
+        """Points from ``--epochs 3`` to ``--set train.epochs=3``, then parses as usual."""
         options = {name for parameter in self.params for name in parameter.opts}
         for arg, following in zip(args, [*args, ""][1:], strict=True):
             name, given, value = arg.partition("=")
@@ -143,7 +143,7 @@ class SettingsCommand(Command):
 
 
 def _refuse_setting(option: str, value: str) -> None:
-    """Refuse ``option`` if it is a setting; ``value`` may be another option where it has none."""
+    """Rejects ``option`` if it is a setting; ``value`` may be another option where it has none."""
     from elastictool.config.words import settings, settings_called
 
     meant = settings_called(option.removeprefix("--").replace("-", "_"))
@@ -160,7 +160,7 @@ class ListCommand(Command):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write ``--option a b`` as ``--option a --option b``, then parse as usual."""
+        """Writes ``--option a b`` as ``--option a --option b``, then parses as usual."""
         repeatable = {
             name
             for parameter in self.params

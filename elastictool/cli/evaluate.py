@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from elastictool.cli.console import log, log_lines, print_json, print_table, progress
 from elastictool.cli.loading import (
@@ -22,6 +21,7 @@ from elastictool.cli.options import (
     RunArgument,
     SplitOption,
     grouped,
+    option,
 )
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from elastictool.evaluation.evaluate import Evaluation
 
 
+@dataclass(frozen=True)
+class EvalOptions:
+    """At which length to score, and where the results go."""
+
+    length: str = option("", "Input length in frames, or native (default: as trained).")
+    out: Path | None = option(
+        None, "Folder for results (default: the run, or FILE_eval/ for a file)."
+    )
+    predictions: Path | None = option(None, "File for the scores of every clip: .csv or .jsonl.")
+
+
 @grouped
 def evaluate(
     run: RunArgument = "",
     split: SplitOption = "test",
-    length: Annotated[
-        str,
-        typer.Option(help="Input length in frames, or native (default: as trained)."),
-    ] = "",
     dataset: DatasetOption = "",
     model: BudgetOptions = BudgetOptions(),
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for results (default: the run, or FILE_eval/ for a file)."),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="File for the scores of every clip: .csv or .jsonl."),
-    ] = None,
+    options: EvalOptions = EvalOptions(),
     json_output: JsonOption = False,
 ) -> None:
     """Evaluate a trained run on one split of its data.
@@ -60,9 +60,9 @@ def evaluate(
 
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """
-    frames = _length(length)
+    frames = _length(options.length)
     path = locate_run(run)
-    place = out or results_folder(path)
+    place = options.out or results_folder(path)
     for folder in (place, place / "results", place / "figures"):
         check_output(folder)
 
@@ -71,8 +71,8 @@ def evaluate(
     from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
     from elastictool.reporting.run_report import report_evaluation
 
-    if predictions is not None:
-        check_predictions(predictions)
+    if options.predictions is not None:
+        check_predictions(options.predictions)
     loaded = open_run(path, model)
     store = open_data(dataset, loaded)
     log(f"run {path} ({model.which} checkpoint), dataset {store.path}, {split} split")
@@ -97,8 +97,8 @@ def evaluate(
     try:
         files += save_evaluation(place, result, about)
         files += report_evaluation(place, result.stem)
-        if predictions is not None:
-            files.append(write_predictions(predictions, result, loaded, store))
+        if options.predictions is not None:
+            files.append(write_predictions(options.predictions, result, loaded, store))
     finally:  # a full disk must not take the scores along
         if json_output:
             print_json(result.document() | about | {"files": [str(file) for file in files]})

@@ -111,7 +111,7 @@ def option(default: Any, text: str, *names: str, **settings: Any) -> Any:
         names: Names on the command line; by default that of the field.
         settings: Further arguments of ``typer.Option``.
     """
-    declared = {"option": typer.Option(*names, help=text, **settings)}
+    declared = {"option": typer.Option(*names, help=text, **settings), "names": names}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=declared)
     return field(default=default, metadata=declared)
@@ -160,7 +160,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         for each in dataclasses.fields(groups[name]):
             made, kind = each.default_factory, kinds[each.name]
             if declared := each.metadata.get("option"):
-                if kind is bool:  # without --no-NAME
+                if kind is bool and not each.metadata["names"]:  # without --no-NAME
                     declared.param_decls = (f"--{each.name.replace('_', '-')}",)
                 kind = Annotated[kind, declared]
             default = each.default if made is dataclasses.MISSING else made()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from elastictool.cli.console import log, progress
 from elastictool.cli.loading import open_model
@@ -16,6 +15,7 @@ from elastictool.cli.options import (
     RunOption,
     WindowOptions,
     grouped,
+    option,
 )
 from elastictool.cli.prediction_output import Format, PredictionOutput
 from elastictool.cli.recordings import collect, expand_files, finish, window_rule
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
     from elastictool.inference.results import Prediction
 
 
+@dataclass(frozen=True)
+class OutputOptions:
+    """What to print and draw."""
+
+    top: int = option(5, "Number of classes to name.", min=1)
+    form: Format = option("table", "Format of the output.", "--format")
+    json_output: bool = option(False, "Print JSON, like --format json.", "--json")
+    by_window: bool = option(
+        False,
+        "Print each window instead of each recording; JSON holds both (implied there by --window).",
+        "--by-window/--no-by-window",
+    )
+    timeline: Path | None = option(None, "Folder for a figure of each recording over time.")
+
+
 @grouped
 def predict(
     files: FilesArgument = None,
     run: RunOption = "",
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to name.")] = 5,
     windows: WindowOptions = WindowOptions(),
-    form: Annotated[Format, typer.Option("--format", help="Format of the output.")] = "table",
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print JSON, like --format json.")
-    ] = False,
-    by_window: Annotated[
-        bool,
-        typer.Option(
-            help="Print each window instead of each recording; JSON holds both (implied there by "
-            "--window)."
-        ),
-    ] = False,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Folder for a figure of each recording over time.")
-    ] = None,
+    output: OutputOptions = OutputOptions(),
     model: BudgetOptions = BudgetOptions(),
 ) -> None:
     """Predict the likeliest classes of recordings.
@@ -59,18 +60,18 @@ def predict(
     Example: elastictool predict recordings/ --window 10 --hop 5
     """
     rule, paths = window_rule(windows), expand_files(files)
-    if timeline is not None:
-        check_output(timeline)
+    if output.timeline is not None:
+        check_output(output.timeline)
     loaded = open_model(run, model)
     log(counted(len(paths), "recording"))
     found, stopped = collect(
-        lambda stop: loaded.predictions(paths, top, rule, progress=progress(), stop=stop)
+        lambda stop: loaded.predictions(paths, output.top, rule, progress=progress(), stop=stop)
     )
-    form = "json" if json_output else form
-    by_window = by_window or (form == "json" and windows.window > 0)
-    PredictionOutput(loaded, top, by_window).print(found, form, stopped)
-    if timeline is not None and not stopped:
-        _draw(found, loaded, timeline)
+    form = "json" if output.json_output else output.form
+    by_window = output.by_window or (form == "json" and windows.window > 0)
+    PredictionOutput(loaded, output.top, by_window).print(found, form, stopped)
+    if output.timeline is not None and not stopped:
+        _draw(found, loaded, output.timeline)
     finish(found, len(paths), stopped)
 
 

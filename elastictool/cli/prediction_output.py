@@ -115,7 +115,7 @@ class PredictionOutput:
                     writer.writerow([*row, *self._known(item.name, label)])
 
     def _known(self, name: str, label: str) -> list[str]:
-        """A cell that says whether the recording has the label, where that is known."""
+        """Returns a cell, yes or no: the recording has the label; none where that is unknown."""
         if self.truth is None:
             return []
         return ["yes" if label in self.truth[name] else "no"]

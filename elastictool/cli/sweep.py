@@ -76,7 +76,7 @@ class AxisOptions:
 
     @property
     def flag(self) -> str:
-        """The option of the axis to sweep; lengths where none is given.
+        """Option of the axis to sweep: --lengths by default.
 
         Raises:
             UsageError: Several are given.
@@ -101,7 +101,7 @@ class AxisOptions:
         return axes[self.flag]
 
     def values(self) -> Sequence[float]:
-        """The values to sweep; none leaves the lengths to the data."""
+        """Returns the values to sweep; none where the lengths follow from the data."""
         flag = self.flag
         if flag == "--resolutions":
             return parse_fractions([self.resolutions], flag, RESOLUTION_STEP)
@@ -112,7 +112,7 @@ class AxisOptions:
         return parse_numbers([self.pooling], flag)
 
     def overrides(self) -> list[dict[str, Any]]:
-        """Overrides of a run's model, one for each way of fitting to try."""
+        """Returns overrides of a run's model, one for each way of fitting to try."""
         if self.flag == "--patch-sizes":
             if self.resize == "both":
                 return [{"resize": "pi"}, {"resize": "bl"}]
@@ -122,7 +122,7 @@ class AxisOptions:
         return [{"pos_embed_fit": self.positions}]
 
     def conditions(self, base_shift_ms: float) -> dict[str, Any]:
-        """What the points of this axis depend on, for the document of the sweep."""
+        """Returns the options that the points of this axis depend on, for the JSON document."""
         if self.axis == "patch_size":
             return {"axes": self.axes}
         if self.axis == "resolution":
@@ -293,7 +293,7 @@ def _asked(
 
 
 def _check_number(option: str, values: Sequence[float], runs: int) -> None:
-    """Refuse what is most likely a step forgotten: each point scores all clips anew."""
+    """Rejects more points than anybody wants: probably a step was forgotten."""
     points = (len(values) + 1) * runs
     if points > MOST_POINTS:
         raise UsageError(

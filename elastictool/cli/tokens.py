@@ -125,7 +125,7 @@ def tokens(
     """Count padding and cut tokens of each model and planner.
 
     Counts one epoch in a seeded random order. Takes the latest prepared dataset, or the bundled
-    stand-in for VoxCeleb where nothing is prepared, and says which. Planners that choose which
+    stand-in for VoxCeleb where nothing is prepared. Planners that choose which
     clips share a batch do so within windows of the shuffled clips.
 
     Example: elastictool tokens --batch-size 12 24 48 --durations clips.csv

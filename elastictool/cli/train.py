@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -58,19 +58,20 @@ class RunOptions:
         return read_settings(recipe, [*(self.sets or []), *flags])
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What to print instead of training."""
+
+    dry_run: bool = option(False, "Check everything, count steps and tokens, and stop.")
+    print_config: bool = option(
+        False, "Print all settings with their meaning as YAML (with --json as JSON), and stop."
+    )
+
+
 @grouped
 def train(
     options: RunOptions = RunOptions(),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, count steps and tokens, and stop.")
-    ] = False,
-    print_config: Annotated[
-        bool,
-        typer.Option(
-            "--print-config",
-            help="Print all settings with their meaning as YAML (with --json as JSON), and stop.",
-        ),
-    ] = False,
+    checks: CheckOptions = CheckOptions(),
     json_output: JsonOption = False,
 ) -> None:
     """Train a model on a prepared dataset.
@@ -87,9 +88,9 @@ def train(
 
     settings = options.settings()
     config = run_config(settings, complete=not options.resume)
-    if (print_config or dry_run) and not launched().is_main:
+    if (checks.print_config or checks.dry_run) and not launched().is_main:
         return
-    if print_config:
+    if checks.print_config:
         _print_config(config, json_output)
         return
 
@@ -101,7 +102,7 @@ def train(
 
     store, path = _open(options, config)
     log(f"dataset {store.path}, run {path}")
-    if dry_run:
+    if checks.dry_run:
         report = describe(own_config(path, settings) if options.resume else config, store)
         _print(report, path, json_output)
         return
