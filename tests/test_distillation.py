@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from elastictool.training.distillation import Teacher, class_divergence, label_d
 from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.trainer import Trainer
-from elastictool.utils.errors import CheckpointError, UsageError
+from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
 from tests.helpers.saved_runs import save_run
+from tests.helpers.training import Hooks
 
 SMALL = (
     "model.preset=flexiast", "model.width=32", "model.heads=2", "model.depth=1",
@@ -156,10 +158,9 @@ def test_a_distilled_run_resumes_to_the_same_bits_with_any_number_of_workers(
 ) -> None:
     train_run(settings(teacher, "train.epochs=2"), toy_store, tmp_path / "whole")
     config = settings(teacher, "train.epochs=2", "train.loader_workers=1")
-    parts = make_trainer(config, toy_store, tmp_path / "parts")
-    parts.run.write_config(parts.config, toy_store.info.fingerprint)
-    parts._train_epoch()
-    parts._finish_epoch()
+    stop = Hooks(after_epoch=lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train_run(config, toy_store, tmp_path / "parts", progress=stop)
     resume_run(tmp_path / "parts", toy_store)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

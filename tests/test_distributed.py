@@ -32,19 +32,19 @@ from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.packing.planners import assign_lpt
-from elastictool.training import distributed
+from elastictool.training import distributed, trainer
 from elastictool.training.distributed import SINGLE, Ranks, init_distributed
 from elastictool.training.nonfinite import NonFiniteStep, worst_step
 from elastictool.training.run import describe, resume_run, train_run
+from elastictool.training.schedule import lr_factor
 from elastictool.training.setup import pick_device
 from elastictool.training.state import load_training_state
-from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, ProcessLostError, UsageError, is_out_of_memory
 from elastictool.utils.launch import command, launched
 from elastictool.utils.signals import Stopped, StopRequest
 from tests.helpers.feature_extractors import feature_extractor
 from tests.helpers.several import Several
-from tests.helpers.training import SMALL, records, same, small, weights
+from tests.helpers.training import SMALL, records, same, small, train_and_stop, weights
 
 STATE = Path("checkpoints") / "last.training.pt"
 ONE = torch.tensor(1.0)
@@ -469,16 +469,20 @@ def skipped(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "skipped_steps.jsonl").read_text().splitlines()]
 
 
+def in_step(step: int, act: Callable[[], object]) -> None:
+    """Let ``act`` happen to this process while it computes a step."""
+
+    def acting(schedule: Any, now: int, *rest: Any) -> float:
+        if now == step:
+            act()
+        return lr_factor(schedule, now, *rest)
+
+    trainer.lr_factor = acting  # type: ignore[assignment]
+
+
 def stop_at(step: int) -> None:
-    """Let this process be told to stop while it computes a step."""
-    losses = Trainer._clip_losses
-
-    def stopped(self: Trainer, batch: Any) -> Any:
-        if self.state.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses(self, batch)
-
-    Trainer._clip_losses = stopped  # type: ignore[method-assign]
+    """Let this process be asked to stop while it computes a step."""
+    in_step(step, partial(os.kill, os.getpid(), signal.SIGTERM))
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_and_one_goes_on_alone(
@@ -540,11 +544,8 @@ def test_any_number_of_processes_learns_the_same(
 @pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(toy_store: PreparedStore, tmp_path: Path) -> None:
     train_run(small(*RUN), toy_store, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "_clip_losses", Trainer._clip_losses)
-        stop_at(3)
-        with pytest.raises(Interrupted):
-            train_run(small(*RUN), toy_store, tmp_path / "run")
+    with pytest.raises(Interrupted):
+        train_and_stop(small(*RUN), toy_store, tmp_path / "run", steps=4)
     processes = Several(tmp_path, 2, "train", "--resume", "--run-dir", "run")
     assert processes.end() == [0, 0], processes.shown()
     assert close(tmp_path / "whole", tmp_path / "run")
@@ -562,18 +563,6 @@ def test_two_processes_with_dropout_resume_to_the_same_bits(
     resumed = Several(tmp_path, 2, "train", "--resume", "--run-dir", "run")
     assert resumed.end() == [0, 0], resumed.shown()
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-
-
-def die_at(step: int, how: Callable[[], None]) -> None:
-    """Let ``how`` happen to this process while it computes a step."""
-    losses = Trainer._clip_losses
-
-    def dying(self: Trainer, batch: Any) -> Any:
-        if self.state.step == step:
-            how()
-        return losses(self, batch)
-
-    Trainer._clip_losses = dying  # type: ignore[method-assign]
 
 
 def kill_hard() -> None:
@@ -613,7 +602,7 @@ def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
     words: str,
 ) -> None:
     line = ("train", "--run-dir", "run", *options(toy_store, "train.checkpoint_steps=2"))
-    processes = Several(tmp_path, 2, *line, before={rank: partial(die_at, 5, how)})
+    processes = Several(tmp_path, 2, *line, before={rank: partial(in_step, 5, how)})
     assert processes.end() == codes, processes.shown()
     shown = processes.shown()
     assert shown.count("error:") == 1 and words in shown and "Traceback" not in shown

@@ -19,9 +19,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from elastictool.checkpoint.weights import save_weights
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.feature_extractor import Crop
+from elastictool.data.loader import dead_worker
 from elastictool.data.store import PreparedStore
+from elastictool.training.predict_logits import score_clips
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
@@ -35,7 +38,7 @@ from elastictool.utils.errors import (
     UsageError,
     WriteError,
 )
-from tests.helpers.training import records, same, small, trainer, weights
+from tests.helpers.training import Hooks, records, same, small, trainer, weights
 
 Step = Callable[..., float | None]
 
@@ -56,18 +59,6 @@ def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[Crop, int], bool]) -
         return example
 
     monkeypatch.setattr(ClipDataset, "load", poisoned)
-
-
-def around_step(monkeypatch: pytest.MonkeyPatch, after: Callable[[Trainer], None]) -> None:
-    """Call ``after`` when a step is done, before it is logged."""
-    step: Step = Trainer._step
-
-    def stepped(self: Trainer, *arguments: Any) -> float | None:
-        loss = step(self, *arguments)
-        after(self)
-        return loss
-
-    monkeypatch.setattr(Trainer, "_step", stepped)
 
 
 class Says:
@@ -155,13 +146,9 @@ def test_a_run_with_skipped_steps_resumes_to_the_same_bits(
     poison(monkeypatch, lambda view, epoch: view.clip == bad)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_run(small("model.dropout=0.2"), toy_store, whole)
-    with monkeypatch.context() as patched:
-        around_step(
-            patched,
-            lambda run: run.state.step == stop_after and signal.raise_signal(signal.SIGTERM),
-        )
-        with pytest.raises(Interrupted):
-            train_run(small("model.dropout=0.2"), toy_store, parts)
+    stop = Hooks(lambda step: step == stop_after and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train_run(small("model.dropout=0.2"), toy_store, parts, progress=stop)
     resume_run(parts, toy_store)
     assert same(weights(whole), weights(parts))
     assert skipped(whole) == skipped(parts) and len(skipped(whole)) == 2
@@ -337,6 +324,17 @@ def test_a_stop_that_reaches_the_workers_too_is_saved(
         train_run(small("train.loader_workers=1"), toy_store, tmp_path / "run")
 
 
+def test_a_worker_that_dies_during_a_write_is_named_though_the_write_fails_of_it() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        finally:
+            raise RuntimeError("unexpected pos 154432 vs 154320")  # as torch's zip writer does
+    death = dead_worker(caught.value)
+    assert death is not None and "is killed by signal: Killed" in death.message
+    assert dead_worker(RuntimeError("unexpected pos 154432 vs 154320")) is None
+
+
 def test_a_sigterm_at_the_start_of_a_worker_does_not_end_it(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,15 +451,14 @@ def test_sigterm_while_validating_saves_and_resumes_to_the_same_bits(
     train_run(config, toy_store, tmp_path / "whole")
     validations = []
 
-    def validate(self: Trainer, *arguments: Any) -> Any:
-        validations.append(self.state.epoch)
+    def score(*arguments: Any, **named: Any) -> Any:
+        validations.append(arguments)
         if len(validations) == 2:
             signal.raise_signal(signal.SIGTERM)
-        return original(self, *arguments)
+        return score_clips(*arguments, **named)
 
-    original = Trainer._validate
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_validate", validate)
+        patched.setattr("elastictool.training.trainer.score_clips", score)
         with pytest.raises(Interrupted, match="epoch 2") as caught:
             train_run(config, toy_store, tmp_path / "run")
     assert caught.value.exit_code == 130
@@ -480,18 +477,17 @@ def test_a_second_signal_ends_at_once_without_harm(
     number: signal.Signals,
 ) -> None:
     train_run(small(), toy_store, tmp_path / "whole")
-    save = Trainer._save
+    hooks = Hooks(lambda step: step == 4 and signal.raise_signal(number))
 
-    def slow_save(self: Trainer) -> None:
-        if self.state.step == 4:
+    def slow_save(*arguments: Any) -> None:
+        if hooks.steps == 4:
             signal.raise_signal(number)  # the second: saving takes too long for the user
-        save(self)
+        save_weights(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", slow_save)
-        around_step(patched, lambda run: run.state.step == 4 and signal.raise_signal(number))
+        patched.setattr("elastictool.training.trainer.save_weights", slow_save)
         with pytest.raises((Interrupted, KeyboardInterrupt)):
-            train_run(small(), toy_store, tmp_path / "run")
+            train_run(small(), toy_store, tmp_path / "run", progress=hooks)
     run = tmp_path / "run"
     assert load_training_state(run / "checkpoints" / "last.training.pt")["state"]["step"] == 3
     assert not list(run.rglob("*.tmp"))
@@ -503,65 +499,61 @@ def test_a_second_signal_ends_at_once_without_harm(
 
 
 def test_a_second_trainer_in_the_same_run_directory_is_refused(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     place, refused = tmp_path / "run", []
 
-    def start_again(run: Trainer) -> None:
-        if run.state.step == 2 and not refused:
+    def start_again(step: int) -> None:
+        if step == 2:
             with pytest.raises(UsageError, match="is being trained by"):
                 resume_run(place, toy_store)
             with pytest.raises(UsageError, match="is being trained by"):
                 train_run(small(), toy_store, place, overwrite=True)
-            refused.append(run)
+            refused.append(step)
 
     train_run(small(), toy_store, tmp_path / "alone")
-    with monkeypatch.context() as patched:
-        around_step(patched, start_again)
-        train_run(small(), toy_store, place)
+    train_run(small(), toy_store, place, progress=Hooks(start_again))
     assert refused
     assert same(weights(tmp_path / "alone"), weights(place))
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_run_directory_that_is_taken_away_is_not_put_back(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+    toy_store: PreparedStore, tmp_path: Path, replaced: bool
 ) -> None:
     place = tmp_path / "run"
 
-    def remove(run: Trainer) -> None:
-        if run.state.step == 4:
+    def remove(step: int) -> None:
+        if step == 4:
             place.rename(tmp_path / "elsewhere")
             if replaced:
                 place.mkdir()
 
-    around_step(monkeypatch, remove)
     with pytest.raises(RunRemovedError, match="replaced" if replaced else "removed") as caught:
-        train_run(small(), toy_store, place)
+        train_run(small(), toy_store, place, progress=Hooks(remove))
     assert caught.value.exit_code == 1
     assert list(place.iterdir()) == [] if replaced else not place.exists()
 
 
 def test_a_state_of_an_epochs_last_step_does_not_double_the_epochs_line(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     """As a kill leaves it between the line and the state that goes with it."""
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_keep_best", lambda self, validation: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train_run(small("train.checkpoint_steps=1"), toy_store, tmp_path / "run")
+    config, killed = small("train.checkpoint_steps=1"), Hooks(after_epoch=lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_run(config, toy_store, tmp_path / "run", progress=killed)
     assert len(records(tmp_path / "run", "epoch")) == 1
     resume_run(tmp_path / "run", toy_store)
     assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [1, 2]
 
 
 def test_a_run_killed_before_its_first_save_resumes_without_old_lines(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_finish_epoch", lambda self: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train_run(small(), toy_store, tmp_path / "run")
+    killed = Hooks(lambda step: step == 3 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_run(small(), toy_store, tmp_path / "run", progress=killed)
+    assert records(tmp_path / "run", "step") and not records(tmp_path / "run", "epoch")
     (tmp_path / "run" / "environment.json").unlink()
     half = tmp_path / "run" / ".config.yaml.77.tmp"
     half.write_text("half a file of a killed process")

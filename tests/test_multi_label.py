@@ -26,8 +26,8 @@ from elastictool.metrics.classification import class_probabilities
 from elastictool.metrics.thresholds import best_thresholds
 from elastictool.training.predict_logits import score_clips
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import Interrupted, UsageError
+from tests.helpers.training import Hooks, records
 
 RATE_HZ = 16_000
 PARTS = (("low",), ("high",), ("noise",), ("low", "high"), ("low", "noise"), ("high", "noise"))
@@ -131,19 +131,15 @@ def test_the_thresholds_stand_in_the_results_for_people(trained: Path) -> None:
 
 
 def test_weights_saved_within_an_epoch_do_not_carry_thresholds_of_other_weights(
-    store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PreparedStore, tmp_path: Path
 ) -> None:
-    original = Trainer._step
-
-    def step(self: Trainer, *arguments: Any) -> float:
-        if self.state.epoch == 1:
+    def stop_in_the_second_epoch(step: int) -> None:
+        if records(tmp_path / "run", "epoch"):
             signal.raise_signal(signal.SIGINT)
-        return original(self, *arguments)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", step)
-        with pytest.raises(Interrupted):
-            train_run(settings("train.epochs=2"), store, tmp_path / "run")
+    stop = Hooks(stop_in_the_second_epoch)
+    with pytest.raises(Interrupted):
+        train_run(settings("train.epochs=2"), store, tmp_path / "run", progress=stop)
     assert load_run(tmp_path / "run", "last").thresholds == ()
     assert len(load_run(tmp_path / "run", "best").thresholds) == 4
     resume_run(tmp_path / "run", store)

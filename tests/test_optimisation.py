@@ -23,9 +23,11 @@ from elastictool.training.optimizer import (
     lr_factor_of,
     module_group,
 )
+from elastictool.training.predict_logits import score_clips
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.state import load_training_state
+from elastictool.training.state import load_training_state, save_training_state
 from elastictool.training.trainer import Trainer
+from elastictool.training.validation import validation_metrics
 from elastictool.utils.errors import Interrupted, UsageError
 from elastictool.utils.signals import Stopped
 from tests.helpers.training import records, same, small, trainer, weights
@@ -311,10 +313,17 @@ def test_the_moving_average_is_what_is_validated_and_saved(
     assert same(raw_weights(tmp_path / "plain"), raw_weights(tmp_path / "moving"))
     assert not same(weights(tmp_path / "moving"), raw_weights(tmp_path / "moving"))
     run = Trainer(small(*sets), toy_store, RunDirectory(tmp_path / "none"))
-    saved = run._validate(load_run(tmp_path / "moving", "last").model)
+    saved = validate(run, load_run(tmp_path / "moving", "last").model)
     logged = records(tmp_path / "moving", "epoch")[-1]
     plain = records(tmp_path / "plain", "epoch")[-1]
     assert logged["val_loss"] == saved["loss"] != plain["val_loss"]
+
+
+def validate(run: Trainer, model: SpectrogramTransformer) -> dict[str, float]:
+    """The metrics of ``model`` on the validation clips of ``run``."""
+    clips, precision = run.splits.validation, run.config.train.precision
+    scores = score_clips(model, run.batches.eval_set, clips, precision)
+    return validation_metrics(scores, run.config)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
@@ -322,13 +331,12 @@ def test_averaged_is_the_mean_of_what_the_epochs_saved(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
 ) -> None:
     saved: list[dict[str, Tensor]] = []
-    save = Trainer._save
 
-    def keep(self: Trainer) -> None:
-        save(self)
-        saved.append(weights(self.run.path))
+    def keep(path: Path, state: Any) -> None:
+        save_training_state(path, state)
+        saved.append(weights(path.parents[1]))
 
-    monkeypatch.setattr(Trainer, "_save", keep)
+    monkeypatch.setattr("elastictool.training.trainer.save_training_state", keep)
     sets = ("train.lr=3e-3", "train.epochs=4", f"train.ema_decay={ema}")
     path = tmp_path / "run"
     result = train_run(small(*sets, "train.average_epochs=[2, 3]"), toy_store, path)
@@ -340,7 +348,7 @@ def test_averaged_is_the_mean_of_what_the_epochs_saved(
         assert not torch.equal(saved[1][name], saved[2][name])
     (record,) = records(path, "averaged")
     run = Trainer(small(*sets), toy_store, RunDirectory(tmp_path / "none"))
-    again = run._validate(averaged.model)
+    again = validate(run, averaged.model)
     assert record == {
         "kind": "averaged",
         "epoch": 3,
@@ -356,15 +364,16 @@ def test_a_run_that_stops_while_the_mean_is_scored_resumes_to_the_same_mean(
 ) -> None:
     config = small("train.epochs=3", "train.average_epochs=[1, 2]")
     train_run(config, toy_store, tmp_path / "whole")
-    validate = Trainer._validate
+    models: list[SpectrogramTransformer] = []
 
-    def dies(self: Trainer, model: SpectrogramTransformer, *between: Any) -> dict[str, float]:
-        if model is not self.model:
+    def stopped(model: SpectrogramTransformer, *arguments: Any, **named: Any) -> Any:
+        models.append(model)
+        if model is not models[0]:  # the mean
             raise Stopped
-        return validate(self, model, *between)
+        return score_clips(model, *arguments, **named)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(Trainer, "_validate", dies)
+        patched.setattr("elastictool.training.trainer.score_clips", stopped)
         train_run(config, toy_store, tmp_path / "parts")
     resume_run(tmp_path / "parts", toy_store)
     for which in ("averaged", "last"):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ from benchmarks.kill_test import kill, prep_job, train_job
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
+from elastictool.training import trainer
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.state import load_training_state, save_training_state
-from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import (
     ElasticToolError,
     LoaderError,
@@ -51,14 +52,11 @@ def limit_files(size: int) -> None:
 
 
 def no_room_after_the_first_epoch() -> None:
-    finish = Trainer._finish_epoch
-
-    def finish_and_fill(self: Trainer) -> dict[str, float]:
-        validation = finish(self)
+    def save_and_fill(*arguments: Any) -> None:
+        save_training_state(*arguments)
         limit_files(10_000)
-        return validation
 
-    Trainer._finish_epoch = finish_and_fill  # type: ignore[method-assign]
+    trainer.save_training_state = save_and_fill
 
 
 def test_a_full_disk_in_training_leaves_the_last_state_and_resumes_when_there_is_room(

@@ -20,9 +20,8 @@ from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.setup import pick_device
 from elastictool.training.state import load_training_state, save_training_state
-from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
-from tests.helpers.training import SMALL, records, same, small, weights
+from tests.helpers.training import SMALL, Hooks, records, same, small, weights
 
 STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "model.dropout=0.2")
 
@@ -110,7 +109,7 @@ def test_a_run_directory_that_is_a_file_is_refused(
             train_run(small(), toy_store, tmp_path / "file", overwrite)
 
 
-def _no_memory(*arguments: Any) -> None:
+def _no_memory(*arguments: Any, **named: Any) -> None:
     raise OutOfMemory("out of memory", "lower packing.batch_clips")
 
 
@@ -125,7 +124,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_its_place_free(
     if overwrite:
         train_run(small("train.epochs=1"), toy_store, path)
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", _no_memory)
+        patched.setattr("elastictool.training.trainer.clip_losses", _no_memory)
         with pytest.raises(OutOfMemory) as caught:
             train_run(small("train.epochs=1"), toy_store, path, overwrite)
     assert "--resume" not in caught.value.hint
@@ -137,7 +136,7 @@ def test_a_run_that_has_begun_stays(
 ) -> None:
     path = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_finish_epoch", _no_memory)
+        patched.setattr("elastictool.training.trainer.score_clips", _no_memory)
         with pytest.raises(OutOfMemory):
             train_run(small("train.epochs=1"), toy_store, path)
     assert records(path, "step")
@@ -230,14 +229,12 @@ def test_epochs_that_the_schedule_does_not_allow_are_refused_and_change_nothing(
 
 
 def test_a_run_goes_on_with_another_machines_settings_to_the_same_bits(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     train_run(small(), toy_store, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_keep_best", _no_memory)
-        patched.setattr(Trainer, "_after_step", lambda self: self._save())
-        with pytest.raises(OutOfMemory):
-            train_run(small(), toy_store, tmp_path / "parts")
+    config, failing = small("train.checkpoint_steps=1"), Hooks(after_epoch=_no_memory)
+    with pytest.raises(OutOfMemory):
+        train_run(config, toy_store, tmp_path / "parts", progress=failing)
     sets = ("loader_workers=1", "cache_mb=0", "checkpoint_steps=2", "prefetch=1", "device=cpu")
     settings = read_settings(None, [f"train.{setting}" for setting in sets])
     resume_run(tmp_path / "parts", toy_store, settings=settings)

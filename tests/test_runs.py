@@ -31,7 +31,6 @@ from elastictool.reporting.runs import (
     summarise,
 )
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import UsageError, WriteError
 from tests.helpers.command_line import run_command
 from tests.helpers.saved_runs import write_run
@@ -115,10 +114,10 @@ def test_the_best_score_is_the_one_that_chose_the_weights(
 def test_an_epoch_that_was_not_validated_does_not_replace_the_best_weights(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse_and_worse(self: Trainer, *judged: object) -> dict[str, float]:
-        return {"top1": 1 / (1 + self.state.epoch)}
-
-    monkeypatch.setattr(Trainer, "_validate", worse_and_worse)
+    worse_and_worse = iter(({"top1": 1 / 2}, {"top1": 1 / 4}, {"top1": 1 / 5}))
+    monkeypatch.setattr(
+        "elastictool.training.trainer.validation_metrics", lambda *judged: next(worse_and_worse)
+    )
     config = load_run_config(None, [*TINY, "train.epochs=5", "train.validate_every=2"])
     train_run(config, toy_store, tmp_path / "run")
     scores = [record.get("val_top1") for record in read_log(tmp_path / "run", "epoch")]

@@ -10,14 +10,13 @@ import pytest
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
-from elastictool.training.trainer import Trainer
+from elastictool.training.state import save_training_state
 from elastictool.utils.errors import Interrupted, UsageError
 from tests.helpers.toy_data import hide_module
 from tests.helpers.training import small, train_and_stop
 
 pytest.importorskip("tensorboard")
 ON = ("train.tensorboard=true", "train.average_epochs=[1, 2]")
-_save = Trainer._save
 
 
 def shown(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -60,7 +59,7 @@ def test_a_resumed_run_shows_no_step_twice_and_none_too_few(
     config, path = small(*ON, f"train.checkpoint_steps={every}"), tmp_path / "run"
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         if every:  # as after kill -9: the steps since the last save happen again
-            patched.setattr("elastictool.training.trainer.Trainer._save", _save_early)
+            patched.setattr("elastictool.training.trainer.save_training_state", _save_early)
         train_and_stop(config, toy_store, path, 5)
     assert [step for step, _ in shown(path)["step/loss"]] == [1, 2, 3, 4, 5]
     resume_run(path, toy_store)
@@ -68,9 +67,9 @@ def test_a_resumed_run_shows_no_step_twice_and_none_too_few(
     assert [step for step, _ in shown(path)["step/loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def _save_early(self: Any) -> None:
-    if self.state.step <= 3:
-        _save(self)
+def _save_early(path: Path, state: Any) -> None:
+    if state["state"]["step"] <= 3:
+        save_training_state(path, state)
 
 
 def test_without_the_package_the_run_is_refused_before_anything_is_written(

@@ -32,7 +32,16 @@ from elastictool.training.setup import pick_device, pick_precision
 from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
-from tests.helpers.training import SMALL, records, same, small, train_and_stop, trainer, weights
+from tests.helpers.training import (
+    SMALL,
+    Hooks,
+    records,
+    same,
+    small,
+    train_and_stop,
+    trainer,
+    weights,
+)
 
 BATCH_OPTIONS = (
     "augment.length_diversity.share=0.5",
@@ -114,19 +123,12 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
 
 
 def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_once(
-    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_store: PreparedStore, tmp_path: Path
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def killed(self: Trainer, *arguments: Any) -> None:
-        raise Killed
-
-    path = tmp_path / "run"
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        # The epoch's last step was saved, its line was written, its end was not saved.
-        patched.setattr(Trainer, "_keep_best", killed)
-        train_run(small("train.checkpoint_steps=1"), toy_store, path)
+    # The epoch's last step was saved, its line was written, its end was not saved.
+    path, killed = tmp_path / "run", Hooks(after_epoch=lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_run(small("train.checkpoint_steps=1"), toy_store, path, progress=killed)
     assert len(records(path, "epoch")) == 1
     resume_run(path, toy_store)
     assert [record["epoch"] for record in records(path, "epoch")] == [1, 2]
@@ -313,7 +315,10 @@ def test_checkpoint_steps_save_within_an_epoch(
     counts = {}
     for every in (0, 1):
         saved: list[int] = []
-        monkeypatch.setattr(Trainer, "_save", lambda self, saved=saved: saved.append(1))
+        monkeypatch.setattr(
+            "elastictool.training.trainer.save_training_state",
+            lambda path, state, saved=saved: saved.append(1),
+        )
         path = tmp_path / str(every)
         trainer(toy_store, path, f"train.checkpoint_steps={every}").fit()
         counts[every] = len(saved)

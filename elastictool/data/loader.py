@@ -142,21 +142,29 @@ def load_undelivered(
 def dead_worker(error: Exception) -> LoaderError | None:
     """What to say where ``error`` is torch's word on a dead loader worker, else None.
 
-    Torch raises it where the training process happens to be. A connection that breaks while a
-    batch is waited for (an OSError or EOFError) is a dead worker's as well.
+    Torch raises it where the training process happens to be, also while it writes a file, which
+    then fails of it. A connection that breaks while a batch is waited for (an OSError or EOFError)
+    is a dead worker's as well.
     """
-    # Torch may look for the reason twice: the signal is in what it found first.
-    text = first_line(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error)
-    raised_in_worker = "in DataLoader worker process" in text
-    others = isinstance(error, RuntimeError) and not text.startswith("DataLoader worker")
-    if raised_in_worker or others:
+    deaths = [first_line(found) for found in _chain(error) if isinstance(found, RuntimeError)]
+    deaths = [text for text in deaths if text.startswith("DataLoader worker")]
+    raised_in_worker = "in DataLoader worker process" in first_line(error)
+    if raised_in_worker or (isinstance(error, RuntimeError) and not deaths):
         return None
+    text = deaths[-1] if deaths else first_line(error)  # only the first one may name the signal
     return LoaderError(
         f"a loader worker died ({text.rstrip('. ')})",
         "where the system killed it because memory ran out, lower train.loader_workers, or "
         "train.cache_mb, which each worker may fill; a bus error means a full /dev/shm or a "
         "prepared file that was cut off; train.loader_workers=0 may show more",
     )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and the errors during whose handling it was raised, the first one last."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 @contextmanager

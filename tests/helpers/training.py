@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,30 +43,42 @@ def trainer(store: PreparedStore, path: Path, *sets: str) -> Trainer:
     return Trainer(small(*sets), store, run)
 
 
-class StopAfter:
-    """A progress during which the user presses Ctrl-C after some steps."""
+class Hooks:
+    """A progress that calls functions while a run is trained.
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
+    Args:
+        after_step: Called with the number of steps taken, when a step is logged.
+        after_epoch: Called when an epoch is validated and logged, before anything of it is saved.
+    """
+
+    def __init__(
+        self,
+        after_step: Callable[[int], object] = lambda step: None,
+        after_epoch: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.after_step, self.after_epoch = after_step, after_epoch
+        self.steps = 0
 
     @contextmanager
-    def task(self, what: str, total: float | None) -> Iterator[StopAfter]:
-        """An epoch begins."""
+    def task(self, what: str, total: float | None) -> Iterator[Hooks]:
+        """Begins an epoch."""
         yield self
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """A step has ended."""
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
+        """Counts a step."""
+        self.steps += 1
+        self.after_step(self.steps)
 
     def log(self, message: str) -> None:
-        """Nothing."""
+        """Recognises the line of an epoch."""
+        if re.match(r"epoch \d+/\d+, train loss", message):
+            self.after_epoch()
 
 
 def train_and_stop(config: RunConfig, store: PreparedStore, path: Path, steps: int) -> None:
     """Train until the user stops it after ``steps`` steps."""
-    train_run(config, store, path, progress=StopAfter(steps))
+    stop = Hooks(lambda step: step == steps and signal.raise_signal(signal.SIGINT))
+    train_run(config, store, path, progress=stop)
 
 
 def weights(path: Path, which: Any = "last") -> dict[str, torch.Tensor]:
