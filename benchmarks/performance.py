@@ -10,16 +10,15 @@ The page's text is written by hand; the tables stand between markers. Only JSON 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import RESULTS, ROOT, fill, made_by
 from benchmarks.study_tables import claim_lines
-from elastictool.reporting.tables import markdown_table
+from elastictool.reporting.tables import markdown_table, read_json
 from elastictool.utils.io import write_text
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -27,6 +26,7 @@ FOLDER = RESULTS / "performance"
 NO_GPU = "not measured: no GPU was available"
 
 Document = dict[str, Any]
+Section = Callable[[Document], str]
 
 CPU_TARGETS = {
     ("training step", "fp32"): 2.4,
@@ -35,6 +35,8 @@ CPU_TARGETS = {
     ("inference", "bf16"): 6.5,
 }
 """Speed of ``split`` against ``reference`` in float32."""
+Columns = Sequence[tuple[str, str]]
+"""Head of each column, and the format of its cells, which names keys of a row."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,17 @@ class GpuTarget:
     shown: str
 
 
+def _as_trained(gpu: Document, part: str) -> list[Document]:
+    """Return the rows of the backend that ``auto`` takes there, compiled."""
+    name = f"{gpu['model']['attention']}, compiled"
+    return [row for row in gpu[part] if row["attention"] == name]
+
+
 def utilisation(gpu: Document) -> float | None:
     """Return the model-FLOPs utilisation in the shortest step of 64 k tokens or more."""
     rows = [row for row in _as_trained(gpu, "training") if row["tokens"] >= 64_000]
-    if not rows:
-        return None
-    found: float = min(rows, key=lambda row: row["tokens"])["model_flops_utilisation"]
+    shortest = min(rows, key=lambda row: row["tokens"], default={"model_flops_utilisation": None})
+    found: float | None = shortest["model_flops_utilisation"]
     return found
 
 
@@ -69,17 +76,6 @@ def against_dense_mask(gpu: Document) -> float | None:
     """Return the speed against ``reference`` with rows of 2,048 tokens and float32 masks."""
     rows = _as_trained(gpu, "dense_mask")
     return rows[0]["speed_against_reference"] if rows else None
-
-
-def _as_trained(gpu: Document, part: str) -> list[Document]:
-    """Return the rows of the backend that ``auto`` takes there, compiled."""
-    name = f"{gpu['model']['attention']}, compiled"
-    return [row for row in gpu[part] if row["attention"] == name]
-
-
-def input_share(gpu: Document) -> float | None:
-    """Return seconds of a step's features over seconds of the step."""
-    return gpu["input"][0]["share_of_step"] if gpu["input"] else None
 
 
 def memory_bend(gpu: Document) -> float | None:
@@ -91,20 +87,15 @@ def memory_bend(gpu: Document) -> float | None:
 GPU_TARGETS = (
     GpuTarget(
         "model-FLOPs utilisation: base model, bf16, compiled, 64 k tokens a step or more",
-        "45 % or more",
-        utilisation,
-        lambda value: value >= 0.45,
-        "{:.0%}",
+        "45 % or more", utilisation, lambda value: value >= 0.45, "{:.0%}",
     ),
     GpuTarget(
         "tokens/s against the dense mask at L′ = 2,048",
-        "5× or more",
-        against_dense_mask,
-        lambda value: value >= 5,
-        "{:.1f}×",
+        "5× or more", against_dense_mask, lambda value: value >= 5, "{:.1f}×",
     ),
     GpuTarget(
-        "features on the device, share of a step", "below 3 %", input_share,
+        "features on the device, share of a step", "below 3 %",
+        lambda gpu: gpu["input"][0]["share_of_step"] if gpu["input"] else None,
         lambda value: value < 0.03, "{:.1%}",
     ),
     GpuTarget(
@@ -114,30 +105,28 @@ GPU_TARGETS = (
 )  # fmt: skip
 
 
+def table(rows: Iterable[Document], columns: Columns) -> str:
+    """Return a Markdown table with a formatted line for each row."""
+    cells = [[shown.format_map(row) for _, shown in columns] for row in rows]
+    return markdown_table([head for head, _ in columns], cells)
+
+
+def table_of(*columns: tuple[str, str]) -> Section:
+    """Return a section that is one table of the rows of its document."""
+    return lambda document: table(document["rows"], columns)
+
+
 def backends(document: Document) -> str:
-    """Return the table of attention backends, and that of the targets."""
-    rows = [
-        [
-            row["mode"],
-            row["precision"],
-            f"`{row['attention']}`",
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['speed_against_reference']:.2f}×",
-            f"{row['speed_against_fp32']['reference']:.2f}×",
-            f"{row['speed_against_fp32']['rows-sdpa']:.2f}×",
-        ]
-        for row in document["results"]
-    ]
-    columns = [
-        "", "precision", "backend", "tokens/s", "against `reference`",
-        "against `reference` in fp32", "against `rows-sdpa` in fp32",
-    ]  # fmt: skip
-    head = "\nTargets of `split` against `reference` in fp32:\n\n"
-    return markdown_table(columns, rows) + head + cpu_targets(document)
-
-
-def cpu_targets(document: Document) -> str:
-    """Return each target, the speed found, and whether it is reached."""
+    """Return the table of attention backends, and that of the targets of ``split``."""
+    columns = (
+        ("", "{mode}"),
+        ("precision", "{precision}"),
+        ("backend", "`{attention}`"),
+        ("tokens/s", "{tokens_per_second:,.0f}"),
+        ("against `reference`", "{speed_against_reference:.2f}×"),
+        ("against `reference` in fp32", "{speed_against_fp32[reference]:.2f}×"),
+        ("against `rows-sdpa` in fp32", "{speed_against_fp32[rows-sdpa]:.2f}×"),
+    )
     found = {
         (row["mode"], row["precision"]): row["speed_against_fp32"]
         for row in document["results"]
@@ -150,24 +139,19 @@ def cpu_targets(document: Document) -> str:
             speed = found[key][backend]
             row += [f"{speed:.2f}×", _verdict(speed >= wanted)]
         rows.append(row)
-    columns = [
-        "", "target", "against `reference`", "", "against the harder `rows-sdpa`", "",
-    ]  # fmt: skip
-    return markdown_table(columns, rows)
-
-
-def precision(study: Document) -> str:
-    """Return the verdicts on the accuracy of bf16."""
-    return claim_lines(study) + f"\n`{study['command']}`\n"
+    heads = ["", "target", "against `reference`", "", "against the harder `rows-sdpa`", ""]
+    return (
+        f"{table(document['results'], columns)}\nTargets of `split` against `reference` in fp32:"
+        f"\n\n{markdown_table(heads, rows)}"
+    )
 
 
 def spread(document: Document) -> str:
     """Return the throughput of the paths by the spread of lengths."""
     paths = list(dict.fromkeys(row["path"] for row in document["rows"]))
-    spreads = list(dict.fromkeys(row["spread"] for row in document["rows"]))
     found = {(row["spread"], row["path"]): row for row in document["rows"]}
     rows = []
-    for value in spreads:
+    for value in dict.fromkeys(row["spread"] for row in document["rows"]):
         segments = found[value, "segments"]
         cells = [
             f"{row['tokens_per_second']:,.0f} ({row['padding_share']:.0%})"
@@ -175,136 +159,127 @@ def spread(document: Document) -> str:
         ]
         gain = f"{segments['speed_against_padded']:.1f}×"
         rows.append([f"{value:g}", str(segments["longest"]), *cells, gain])
-    return markdown_table(
-        ["spread", "longest clip, tokens", *paths, "segments against padded"], rows
-    )
+    heads = ["spread", "longest clip, tokens", *paths, "segments against padded"]
+    return markdown_table(heads, rows)
 
 
-def memory(document: Document) -> str:
-    """Return the memory kept for the backward pass, by tokens."""
-    rows = [
-        [
-            row["clips"],
-            f"`{row['attention']}`",
-            f"{row['tokens']:,}",
-            f"{row['kept_mb']:,.1f}",
-            f"{row['kept_kb_per_token']:.1f}",
-        ]
-        for row in document["rows"]
-    ]
-    return markdown_table(["clips", "attention", "tokens", "MB", "kB a token"], rows)
+memory = table_of(
+    ("clips", "{clips}"),
+    ("attention", "`{attention}`"),
+    ("tokens", "{tokens:,}"),
+    ("MB", "{kept_mb:,.1f}"),
+    ("kB a token", "{kept_kb_per_token:.1f}"),
+)
 
 
 def epochs(document: Document) -> str:
     """Return the time of planning an epoch by its number of clips."""
-    rows = [
-        [
-            f"{row['clips']:,}",
-            f"{row['first_batch_s']:.3f}",
-            f"{row['all_batches_s']:.2f}",
-            f"{1e6 * row['all_batches_s'] / row['clips']:.1f}",
-            "–" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
-        ]
-        for row in document["rows"]
-    ]
-    columns = ["clips", "first batch after, s", "all batches, s", "µs a clip", "MB"]
-    return markdown_table(columns, rows)
+    columns = (
+        ("clips", "{clips:,}"),
+        ("first batch after, s", "{first_batch_s:.3f}"),
+        ("all batches, s", "{all_batches_s:.2f}"),
+        ("µs a clip", "{us:.1f}"),
+        ("MB", "{mb}"),
+    )
+    rows = []
+    for row in document["rows"]:
+        peak = row["peak_memory_mb"]
+        us = 1e6 * row["all_batches_s"] / row["clips"]
+        rows.append(row | {"us": us, "mb": "–" if peak is None else f"{peak:,.0f}"})
+    return table(rows, columns)
 
 
 def planning(document: Document) -> str:
     """Return the time of packing alone, from the planners' own benchmark."""
     wanted = ("first-come", "balanced", "best-fit-decreasing")
     rows = [
-        [
-            f"{row['clips']:,}",
-            f"`{row['planner']}`",
-            f"{row['plan_s']:.3f}",
-            f"{row['lists_s']:.3f}",
-        ]
+        row
         for row in document["rows"]
         if row["planner"] in wanted and row["batch_clips"] == 48 and row["source"] == "epic-sounds"
     ]
-    return markdown_table(["clips", "planner", "plan, s", "as lists of rows, s"], rows)
+    columns = (
+        ("clips", "{clips:,}"),
+        ("planner", "`{planner}`"),
+        ("plan, s", "{plan_s:.3f}"),
+        ("as lists of rows, s", "{lists_s:.3f}"),
+    )
+    return table(rows, columns)
 
 
 def processes(document: Document) -> str:
     """Return the speed of training by one and by several processes of one machine."""
-    rows = [
-        [
-            str(row["processes"]),
-            f"{row['seconds_per_step']:.2f}",
-            f"{row['clips_per_second']:.1f}",
-            f"{row['speed_up']:.2f}×",
-            *(
-                "–" if row["processes"] == 1 else f"{100 * row[what]:.1f}"
-                for what in ("summing_share", "waiting_share")
-            ),
-        ]
-        for row in document["rows"]
-    ]
-    columns = [
-        "processes", "s a step", "clips/s", "speed-up",
-        "summing gradients, % of a step", "waiting for the others, %",
-    ]  # fmt: skip
-    return markdown_table(columns, rows)
+    columns = (
+        ("processes", "{processes}"),
+        ("s a step", "{seconds_per_step:.2f}"),
+        ("clips/s", "{clips_per_second:.1f}"),
+        ("speed-up", "{speed_up:.2f}×"),
+        ("summing gradients, % of a step", "{summing}"),
+        ("waiting for the others, %", "{waiting}"),
+    )
+    rows = []
+    for row in document["rows"]:
+        alone = row["processes"] == 1
+        shares = {
+            what: "–" if alone else f"{100 * row[f'{what}_share']:.1f}"
+            for what in ("summing", "waiting")
+        }
+        rows.append(row | shares)
+    return table(rows, columns)
 
 
 def ranks(document: Document) -> str:
     """Return the simulated imbalance between ranks."""
     found = {(row["clips_per_rank"], row["ranks"], row["shared"]): row for row in document["rows"]}
     sizes = dict.fromkeys(row["clips_per_rank"] for row in document["rows"])
-    counts = dict.fromkeys(row["ranks"] for row in document["rows"])
     ways = [(size, way) for size in sizes for way in ("in turn", "balanced")]
-    rows = [
-        [
-            str(count),
-            *(f"{100 * found[size, count, way]['mean_imbalance']:.2f}" for size, way in ways),
-        ]
-        for count in counts
-    ]
+    rows = []
+    for count in dict.fromkeys(row["ranks"] for row in document["rows"]):
+        over = (found[size, count, way]["mean_imbalance"] for size, way in ways)
+        rows.append([str(count), *(f"{100 * share:.2f}" for share in over)])
     return markdown_table(["ranks", *(f"{size} clips a rank, {way}" for size, way in ways)], rows)
 
 
 def loading(document: Document) -> str:
     """Return times of the loader's stages and of loading ahead, and the losses of both sides."""
-    stages = [[row["stage"], f"{row['ms_per_10_s']:.2f}"] for row in document["rows"]]
-    ahead = [[row["batches"], f"{row['seconds']:.2f}"] for row in document["ahead"]]
-    sides = [[f"`{row['fbank_on']}`", f"{row['validation_loss']:.6f}"] for row in document["sides"]]
+    ahead = (("batches (`train.prefetch=2`)", "{batches}"), ("wall time, s", "{seconds:.2f}"))
+    losses = ("validation loss after an epoch", "{validation_loss:.6f}")
     return "\n".join(
         (
-            markdown_table(["stage", "ms"], stages),
-            markdown_table(["batches (`train.prefetch=2`)", "wall time, s"], ahead),
-            markdown_table(["features on", "validation loss after an epoch"], sides),
+            table(document["rows"], (("stage", "{stage}"), ("ms", "{ms_per_10_s:.2f}"))),
+            table(document["ahead"], ahead),
+            table(document["sides"], (("features on", "`{fbank_on}`"), losses)),
         )
     )
 
 
 def loader(document: Document) -> str:
     """Return the speed of the loader alone against what the base model consumes."""
-    rows = [
-        [
-            row["contender"],
-            f"{row['clips_per_second']:,.1f}",
-            f"{row['tokens_per_second']:,.0f}",
-            "" if row["times_consumed"] is None else f"{row['times_consumed']:.0f}×",
-        ]
-        for row in document["rows"]
-    ]
-    return markdown_table(["", "clips/s", "tokens/s", "of what the model consumes"], rows)
+    columns = (
+        ("", "{contender}"),
+        ("clips/s", "{clips_per_second:,.1f}"),
+        ("tokens/s", "{tokens_per_second:,.0f}"),
+        ("of what the model consumes", "{share}"),
+    )
+    times = [row["times_consumed"] for row in document["rows"]]
+    shares = ["" if value is None else f"{value:.0f}×" for value in times]
+    rows = zip(document["rows"], shares, strict=True)
+    return table((row | {"share": share} for row, share in rows), columns)
 
 
 def others(document: Document) -> str:
     """Return the clips a second of ours and of Hugging Face's AST."""
-    rows = [
-        [
-            "training step" if row["part"] == "train" else row["part"],
-            row["contender"],
-            f"{row['clips_per_second']:,.2f}",
-            f"{row['clips_per_second'] / padded_rate(document, row['part']):.2f}×",
-        ]
-        for row in document["rows"]
-    ]
-    return markdown_table(["", "", "clips/s", "against HF"], rows)
+    columns = (
+        ("", "{what}"),
+        ("", "{contender}"),
+        ("clips/s", "{clips_per_second:,.2f}"),
+        ("against HF", "{gain:.2f}×"),
+    )
+    rows = []
+    for row in document["rows"]:
+        gain = row["clips_per_second"] / padded_rate(document, row["part"])
+        what = "training step" if row["part"] == "train" else row["part"]
+        rows.append(row | {"what": what, "gain": gain})
+    return table(rows, columns)
 
 
 def padded_rate(document: Document, part: str) -> float:
@@ -319,73 +294,71 @@ def padded_rate(document: Document, part: str) -> float:
 
 def resize(document: Document) -> str:
     """Return the time of PI-resize and of the dense pseudo-inverse."""
-    rows = [
-        [
-            f"16 to {row['size']}",
-            *(f"{row[key]:.2f}" for key in ("rebuilt_ms", "dense_ms", "elastictool_ms")),
-            f"{row['rebuilt_ms'] / row['elastictool_ms']:.0f}×",
-            f"{row['largest_difference']:.0e}",
-        ]
-        for row in document["rows"]
-    ]
-    columns = ["patch size", "rebuilt, ms", "dense, kept, ms", "elastictool, ms"]
-    return markdown_table([*columns, "rebuilt / elastictool", "largest difference"], rows)
+    columns = (
+        ("patch size", "16 to {size}"),
+        ("rebuilt, ms", "{rebuilt_ms:.2f}"),
+        ("dense, kept, ms", "{dense_ms:.2f}"),
+        ("elastictool, ms", "{elastictool_ms:.2f}"),
+        ("rebuilt / elastictool", "{gain:.0f}×"),
+        ("largest difference", "{largest_difference:.0e}"),
+    )
+    rows = (r | {"gain": r["rebuilt_ms"] / r["elastictool_ms"]} for r in document["rows"])
+    return table(rows, columns)
 
 
-def filterbank(document: Document) -> str:
-    """Return the time of log-mel frames and of torchaudio's."""
-    rows = [
-        [
-            f"{row['shift_ms']:g} ms",
-            f"{row['torchaudio_ms']:.2f}",
-            f"{row['elastictool_ms']:.2f}",
-            f"{row['ratio']:.2f}×",
-            f"{row['largest_difference']:.0e}",
-        ]
-        for row in document["rows"]
-    ]
-    columns = ["frame shift", "torchaudio, ms", "elastictool, ms", "faster", "largest difference"]
-    return markdown_table(columns, rows)
-
-
-def sharing(document: Document) -> str:
-    """Return the time of a training step alone and beside other processes."""
-    rows = [
-        [row["waiting"], f"{row['alone_ms']:,.1f}", f"{row['beside_ms']:,.1f}"]
-        for row in document["rows"]
-    ]
-    return markdown_table(["threads wait as", "alone, ms", "next to other work, ms"], rows)
+filterbank = table_of(
+    ("frame shift", "{shift_ms:g} ms"),
+    ("torchaudio, ms", "{torchaudio_ms:.2f}"),
+    ("elastictool, ms", "{elastictool_ms:.2f}"),
+    ("faster", "{ratio:.2f}×"),
+    ("largest difference", "{largest_difference:.0e}"),
+)
+sharing = table_of(
+    ("threads wait as", "{waiting}"),
+    ("alone, ms", "{alone_ms:,.1f}"),
+    ("next to other work, ms", "{beside_ms:,.1f}"),
+)
 
 
 def gpu_section(document: Document | None) -> str:
     """Return the targets and, if there are any, the measurements."""
-    rows = [[target.what, target.wanted, *_found(target, document)] for target in GPU_TARGETS]
-    table = markdown_table(["target (H200 class)", "wanted", "found", ""], rows)
+    rows = []
+    for target in GPU_TARGETS:
+        value = None if document is None else target.found(document)
+        found = (NO_GPU if document is None else "not measured", "")
+        if value is not None:
+            found = (target.shown.format(value), _verdict(target.reached(value)))
+        rows.append([target.what, target.wanted, *found])
+    targets = markdown_table(["target (H200 class)", "wanted", "found", ""], rows)
     if document is None:
         return (
             "The CUDA paths (`varlen`, `flex`, features on the device, pinned memory, loading "
             "ahead, compiled\nblocks) have been tested on a CPU only, and `elastictool doctor` "
-            f"says so.\n\n{table}\nOne command checks and measures them, and starts no measurement "
-            "after seven minutes:\n`python -m benchmarks.gpu --json docs/results/gpu.json`; then "
+            f"says so.\n\n{targets}\nOne command checks and measures them, and starts no "
+            "measurement after seven minutes:\n`python -m benchmarks.gpu --json "
+            "docs/results/gpu.json`; then "
             "`python -m benchmarks.performance`\nfills this part in.\n"
         )
-    parts = (_agreement(document), _gpu_loader(document), _gpu_tables(document))
+    steps = (
+        ("tokens a step", "{tokens:,}"),
+        ("attention", "`{attention}`"),
+        ("tokens/s", "{tokens_per_second:,.0f}"),
+        ("of matmul peak", "{model_flops_utilisation:.0%}"),
+    )
+    peaks = (("tokens a step", "{tokens:,}"), ("peak MB", "{peak_memory_mb:,.0f}"))
+    parts = (
+        _agreement(document),
+        _gpu_loader(document),
+        table(document["training"] + document["dense_mask"], steps),
+        table(document["memory"], peaks),
+    )
     return (
-        f"{table}\nThe first two are of the attention that `auto` takes there, "
+        f"{targets}\nThe first two are of the attention that `auto` takes there, "
         f"`{document['model']['attention']}`, with compiled blocks. Source revision: "
         f"{document.get('git_revision') or 'unknown'}.\n\n"
         + "\n".join(filter(None, parts))
         + made_by(document)
     )
-
-
-def _found(target: GpuTarget, document: Document | None) -> tuple[str, str]:
-    if document is None:
-        return NO_GPU, ""
-    value = target.found(document)
-    if value is None:
-        return "not measured", ""
-    return target.shown.format(value), _verdict(target.reached(value))
 
 
 def _agreement(document: Document) -> str:
@@ -412,29 +385,10 @@ def _gpu_loader(document: Document) -> str:
     )
 
 
-def _gpu_tables(document: Document) -> str:
-    steps = [
-        [
-            f"{row['tokens']:,}",
-            f"`{row['attention']}`",
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['model_flops_utilisation']:.0%}",
-        ]
-        for row in document["training"] + document["dense_mask"]
-    ]
-    kept = [[f"{row['tokens']:,}", f"{row['peak_memory_mb']:,.0f}"] for row in document["memory"]]
-    return (
-        markdown_table(["tokens a step", "attention", "tokens/s", "of matmul peak"], steps)
-        + "\n"
-        + markdown_table(["tokens a step", "peak MB"], kept)
-    )
-
-
 def _verdict(reached: bool) -> str:
     return "reached" if reached else "**missed**"
 
 
-Section = Callable[[Document], str]
 SECTIONS: dict[str, tuple[Path, Section]] = {
     "attention": (FOLDER / "attention.json", backends),
     "others": (FOLDER / "others.json", others),
@@ -463,16 +417,14 @@ def page() -> str:
             content = section(document) + made_by(document)
         text = fill(text, name, content)
     if study := read(RESULTS / "precision-digit.json"):
-        text = fill(text, "precision", precision(study))
+        content = claim_lines(study) + f"\n`{study['command']}`\n"  # the accuracy of bf16
+        text = fill(text, "precision", content)
     return fill(text, "gpu", gpu_section(read(RESULTS / "gpu.json")))
 
 
 def read(path: Path) -> Document | None:
     """Read a measurement; None without a file."""
-    if not path.exists():
-        return None
-    document: Document = json.loads(path.read_text("utf-8"))
-    return document
+    return read_json(path) if path.exists() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,6 @@ Only ``docs/results/*.json`` is read: neither data nor models are needed.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import RESULTS, ROOT, fill, save_png
-from benchmarks.performance import padded_rate
+from benchmarks.performance import FOLDER, padded_rate
 from benchmarks.studies import STUDIES
 from benchmarks.study_tables import (
     FEW_RUNS,
@@ -29,7 +28,7 @@ from benchmarks.study_tables import (
     mark_lines,
     runs_table,
 )
-from elastictool.reporting.tables import markdown_table
+from elastictool.reporting.tables import markdown_table, read_json
 from elastictool.utils.io import write_text
 
 HUGGING_FACE = "Hugging Face's AST, clips padded or cut to 1,024 frames"
@@ -108,7 +107,8 @@ def summary_table(studies: dict[str, dict[str, Any]]) -> str:
 
 def speed_table() -> str:
     """Return the speed against other implementations, from one measurement each."""
-    attention, others, fbank = map(measurement, ("attention", "others", "fbank"))
+    names = ("attention", "others", "fbank")
+    attention, others, fbank = (read_json(FOLDER / f"{name}.json") for name in names)
     speed = {
         (r["mode"], r["attention"]): r["tokens_per_second"]
         for r in attention["results"]
@@ -122,18 +122,14 @@ def speed_table() -> str:
         ):
             rows.append([mode, what, f"{speed[mode, 'split'] / speed[mode, slow]:.1f}×"])
         part = "train" if mode == "training step" else mode
-        rows.append([mode, HUGGING_FACE, f"{others_ratio(others, part):.1f}×"])
+        wanted = {"part": part, "contender": "split"}
+        (ours,) = [row for row in others["rows"] if wanted.items() <= row.items()]
+        ratio = ours["clips_per_second"] / padded_rate(others, part)
+        rows.append([mode, HUGGING_FACE, f"{ratio:.1f}×"])
     first = fbank["rows"][0]
     what = f"filterbank, {first['shift_ms']:g} ms a frame"
     rows.append([what, "torchaudio", f"{first['ratio']:.1f}×"])
     return markdown_table(["what", "compared with", "times as fast"], rows)
-
-
-def others_ratio(document: dict[str, Any], part: str) -> float:
-    """Return the clips a second of ``split`` against Hugging Face's AST."""
-    wanted = {"part": part, "contender": "split"}
-    (ours,) = [row for row in document["rows"] if wanted.items() <= row.items()]
-    return float(ours["clips_per_second"]) / padded_rate(document, part)
 
 
 def prep_section(document: dict[str, Any]) -> str:
@@ -197,9 +193,7 @@ def study_sections(studies: dict[str, dict[str, Any]]) -> str:
 def committed_studies() -> dict[str, dict[str, Any]]:
     """Read the summaries of the studies that have been run."""
     files = {name: RESULTS / f"{name}.json" for name in STUDIES}
-    return {
-        name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.exists()
-    }
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
 def pages() -> dict[Path, str]:
@@ -209,7 +203,7 @@ def pages() -> dict[Path, str]:
     readme = fill(fill(readme, "results", summary_table(studies)), "speed", speed_table())
     results = ROOT / "docs" / "results.md"
     data, packing = ROOT / "docs" / "data.md", ROOT / "docs" / "packing.md"
-    prep = json.loads((RESULTS / "prep.json").read_text("utf-8"))
+    prep = read_json(RESULTS / "prep.json")
     return {
         ROOT / "README.md": readme,
         results: fill(results.read_text("utf-8"), "studies", study_sections(studies)),
@@ -218,33 +212,24 @@ def pages() -> dict[Path, str]:
     }
 
 
-def measurement(name: str) -> dict[str, Any]:
-    """Read a measurement of ``docs/results/performance``."""
-    file = RESULTS / "performance" / f"{name}.json"
-    document: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return document
-
-
-def main() -> None:
-    """Write the pages, or check them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    written = pages()
-    if check:
-        stale = [path for path, text in written.items() if path.read_text("utf-8") != text]
-        for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what its results say", file=sys.stderr)
-        sys.exit(bool(stale))
-    write_pages()
-
-
 def write_pages() -> None:
     """Write every page and figure."""
     for path, text in pages().items():
         write_text(path, text)
     for name, study in committed_studies().items():
         save_png(draw(study), RESULTS / f"{name}.png")
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        stale = [path for path, text in pages().items() if path.read_text("utf-8") != text]
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what its results say", file=sys.stderr)
+        sys.exit(bool(stale))
+    write_pages()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from elastictool.config import PatchAxes, Resize
 from elastictool.reporting.claims import Claim
@@ -86,6 +87,12 @@ class Study:
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
 
+FSDD: dict[str, Any] = {"corpus": "fsdd", "root": "fsdd"}
+DIGITS = FSDD | {"task": "digit", "dataset": "fsdd-digit"}
+SPEAKERS = FSDD | {"task": "speaker", "dataset": "fsdd-speaker"}
+INSTRUMENTS: dict[str, Any] = {
+    "corpus": "csv", "root": "instruments/clips.csv", "dataset": "instruments",
+}  # fmt: skip
 SHORTER_VIEWS = ("augment.length_diversity.share=1",)
 """Setting of "diverse lengths", also for a standard AST, to separate the crops' effect.
 
@@ -97,10 +104,7 @@ def _fsdd(task: str, marks: dict[str, float]) -> Study:
     return Study(
         title={"digit": "Spoken digits", "speaker": "Six speakers"}[task]
         + " (FSDD), official split",
-        corpus="fsdd",
-        task=task,
-        root="fsdd",
-        dataset=f"fsdd-{task}",
+        **{"digit": DIGITS, "speaker": SPEAKERS}[task],
         entries=(
             Entry("ElasticAST", f"fsdd_{task}_elasticast.yaml"),
             Entry("ElasticAST, diverse lengths", f"fsdd_{task}_elasticast_diverse.yaml"),
@@ -114,15 +118,18 @@ def _fsdd(task: str, marks: dict[str, float]) -> Study:
                 ("length.fixed_frames=160", *SHORTER_VIEWS),
             ),
         ),
-        columns=(32, 48, 64, 80, 96, 128, 160, 192, 256),
+        columns=FSDD_FRAMES,
         marks=marks,
     )
 
 
+FSDD_FRAMES = (32, 48, 64, 80, 96, 128, 160, 192, 256)
 PATCH_SIZES = (8, 10, 12, 16, 20, 24, 30, 32, 40, 48)
 COMPRESSIONS = tuple(round(1 + 0.2 * k, 1) for k in range(16))
 BOTH_RESIZINGS: tuple[Resize, ...] = ("pi", "bl")
-START = "AST, patch 16"
+ALONG: tuple[PatchAxes, ...] = ("both", "time", "frequency")
+START, ALONG_TIME = "AST, patch 16", "FlexiAST, time only"
+FIGURE = "FlexiAST Section 3.3, Figure 4 (a)"
 
 
 def _flexi_entries(stem: str) -> tuple[Entry, ...]:
@@ -136,40 +143,17 @@ def _flexi_entries(stem: str) -> tuple[Entry, ...]:
     )
 
 
+FINDING, TABLE = "FlexiAST Section 3.4, finding", "FlexiAST Section 3.3, Table 1"
+SCRATCH = "FlexiAST, from new weights"
 FLEXI_CLAIMS = (
-    Claim("collapse", f"{START} (BL)", 20, at=16, source="FlexiAST Section 3.3, Table 1"),
-    Claim("collapse", f"{START} (PI)", 10, at=16, source="FlexiAST Section 3.4, finding 3"),
-    Claim(
-        "above",
-        f"{START} (PI)",
-        0,
-        other=f"{START} (BL)",
-        at=16,
-        source="FlexiAST Section 3.4, finding 3",
-    ),
-    Claim("flat", "FlexiAST", 10, source="FlexiAST Section 3.3, Table 1"),
+    Claim("collapse", f"{START} (BL)", 20, at=16, source=TABLE),
+    Claim("collapse", f"{START} (PI)", 10, at=16, source=f"{FINDING} 3"),
+    Claim("above", f"{START} (PI)", 0, other=f"{START} (BL)", at=16, source=f"{FINDING} 3"),
+    Claim("flat", "FlexiAST", 10, source=TABLE),
     Claim("above", "FlexiAST", 5, other=f"{START} (PI)", at=16, source="FlexiAST Section 3.3"),
-    Claim(
-        "above",
-        "FlexiAST, distilled",
-        -3,
-        other="FlexiAST",
-        source="FlexiAST Section 3.4, finding 1",
-    ),
-    Claim(
-        "above",
-        "FlexiAST",
-        0,
-        other="FlexiAST, BL throughout",
-        source="FlexiAST Section 3.4, finding 2",
-    ),
-    Claim(
-        "above",
-        "FlexiAST",
-        0,
-        other="FlexiAST, from new weights",
-        source="FlexiAST Section 3.4, finding 4 (there against ViT weights)",
-    ),
+    Claim("above", "FlexiAST, distilled", -3, other="FlexiAST", source=f"{FINDING} 1"),
+    Claim("above", "FlexiAST", 0, other="FlexiAST, BL throughout", source=f"{FINDING} 2"),
+    Claim("above", "FlexiAST", 0, other=SCRATCH, source=f"{FINDING} 4 (there against ViT weights)"),
 )
 
 
@@ -218,15 +202,12 @@ STUDIES: dict[str, Study] = {
     "fsdd-speaker": _fsdd("speaker", {"native": 0.99}),
     "precision-digit": Study(
         title="bf16 against fp32, spoken digits (FSDD)",
-        corpus="fsdd",
-        task="digit",
-        root="fsdd",
-        dataset="fsdd-digit",
+        **DIGITS,
         entries=tuple(
             Entry(f"ElasticAST, {name}", "fsdd_digit_elasticast.yaml", (f"train.precision={name}",))
             for name in ("bf16", "fp32")
         ),
-        columns=(32, 48, 64, 80, 96, 128, 160, 192, 256),
+        columns=FSDD_FRAMES,
         seeds=(0, 1),
         claims=(
             Claim(
@@ -241,9 +222,7 @@ STUDIES: dict[str, Study] = {
     ),
     "instruments": Study(
         title="Ten instruments (FSDKaggle2018), five folds",
-        corpus="csv",
-        root="instruments/clips.csv",
-        dataset="instruments",
+        **INSTRUMENTS,
         entries=(
             Entry("ElasticAST", "instruments_elasticast.yaml"),
             Entry("ElasticAST, diverse lengths", "instruments_elasticast_diverse.yaml"),
@@ -265,10 +244,7 @@ STUDIES: dict[str, Study] = {
     ),
     "flexi-digit": Study(
         title="Patch sizes, spoken digits (FSDD)",
-        corpus="fsdd",
-        task="digit",
-        root="fsdd",
-        dataset="fsdd-digit",
+        **DIGITS,
         entries=_flexi_entries("flexi_digit"),
         columns=PATCH_SIZES,
         axis="patch_size",
@@ -277,48 +253,25 @@ STUDIES: dict[str, Study] = {
     ),
     "flexi-speaker": Study(
         title="Patch sizes, six speakers (FSDD)",
-        corpus="fsdd",
-        task="speaker",
-        root="fsdd",
-        dataset="fsdd-speaker",
+        **SPEAKERS,
         entries=(
-            Entry(
-                START,
-                "flexi_digit_ast.yaml",
-                resizings=("pi",),
-                along=("both", "time", "frequency"),
-            ),
+            Entry(START, "flexi_digit_ast.yaml", resizings=("pi",), along=ALONG),
             Entry("FlexiAST, both axes", "flexi_digit.yaml", start=START),
-            Entry("FlexiAST, time only", "flexi_digit_time.yaml", start=START),
+            Entry(ALONG_TIME, "flexi_digit_time.yaml", start=START),
             Entry("FlexiAST, frequency only", "flexi_digit_frequency.yaml", start=START),
         ),
         columns=PATCH_SIZES,
         axis="patch_size",
         seeds=(0, 1),
         claims=(
-            Claim("flat", "FlexiAST, time only", 10, source="FlexiAST Section 3.3, Figure 4 (a)"),
-            Claim(
-                "above",
-                "FlexiAST, time only",
-                5,
-                other="FlexiAST, both axes",
-                at=16,
-                source="FlexiAST Section 3.3, Figure 4 (a)",
-            ),
-            Claim(
-                "collapse",
-                "FlexiAST, frequency only",
-                20,
-                at=16,
-                source="FlexiAST Section 3.3, Figure 4 (a)",
-            ),
+            Claim("flat", ALONG_TIME, 10, source=FIGURE),
+            Claim("above", ALONG_TIME, 5, other="FlexiAST, both axes", at=16, source=FIGURE),
+            Claim("collapse", "FlexiAST, frequency only", 20, at=16, source=FIGURE),
         ),
     ),
     "flexi-instruments": Study(
         title="Patch sizes, ten instruments (FSDKaggle2018)",
-        corpus="csv",
-        root="instruments/clips.csv",
-        dataset="instruments",
+        **INSTRUMENTS,
         entries=_flexi_entries("flexi_instruments"),
         columns=PATCH_SIZES,
         axis="patch_size",
@@ -329,10 +282,7 @@ STUDIES: dict[str, Study] = {
     ),
     "resolution-digit": Study(
         title="Temporal resolution, spoken digits (FSDD)",
-        corpus="fsdd",
-        task="digit",
-        root="fsdd",
-        dataset="fsdd-digit",
+        **DIGITS,
         entries=_resolution_entries("resolution_digit", (5, 10, 15, 20), (96, 48, 32, 24)),
         columns=COMPRESSIONS,
         axis="resolution",
@@ -342,9 +292,7 @@ STUDIES: dict[str, Study] = {
     ),
     "resolution-instruments": Study(
         title="Temporal resolution, ten instruments (FSDKaggle2018)",
-        corpus="csv",
-        root="instruments/clips.csv",
-        dataset="instruments",
+        **INSTRUMENTS,
         entries=_resolution_entries(
             "resolution_instruments", (10, 20, 30, 40), (384, 192, 128, 96)
         ),

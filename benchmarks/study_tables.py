@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import t as student_t
 
 from elastictool.evaluation.points import AXES
-from elastictool.reporting.claims import Claim, Verdict, judge
+from elastictool.recipes.result import t_half_width
+from elastictool.reporting.claims import Claim, judge
 from elastictool.reporting.figures import SeriesStyle, series_styles, styled
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
 from elastictool.reporting.tables import markdown_table
@@ -63,16 +63,12 @@ def curves(study: dict[str, Any]) -> list[Curve]:
     return [*found.values(), *_baseline_curves(study)]
 
 
-def verdicts(study: dict[str, Any]) -> list[Verdict]:
-    """Return the verdicts on the study's claims, judged on the means over its runs."""
-    means = {c.label: {x: float(np.mean(v)) for x, v in c.at.items()} for c in curves(study)}
-    return [judge(Claim(**claim), means) for claim in study["claims"]]
-
-
 def claim_lines(study: dict[str, Any]) -> str:
-    """Return the verdicts as a list, each with its source."""
+    """Return the verdicts on the study's claims as a list, judged on the means over its runs."""
+    means = {c.label: {x: float(np.mean(v)) for x, v in c.at.items()} for c in curves(study)}
     lines = []
-    for verdict in verdicts(study):
+    for claim in study["claims"]:
+        verdict = judge(Claim(**claim), means)
         words = verdict.words.replace("does not hold", "**does not hold**")
         lines.append(f"- {words}. {verdict.claim.source}.\n")
     return "".join(lines)
@@ -94,10 +90,7 @@ def _baseline_curves(study: dict[str, Any]) -> list[Curve]:
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean over runs and half of its 95 % t interval (0 for one run)."""
     mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, 0.0
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, float(student_t.ppf(0.975, len(values) - 1)) * error
+    return mean, t_half_width(values) if len(values) > 1 else 0.0
 
 
 def cell(values: Sequence[float] | None) -> str:
