@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -223,10 +222,10 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 
 
 def _files_of(item: str) -> Iterator[Path]:
-    pattern = not os.path.exists(item) and glob.has_magic(item)
-    for match in sorted(glob.glob(item, recursive=True)) if pattern else [item]:
-        if os.path.isdir(match):
-            below = (Path(match, file.path) for file in walk_files(Path(match)))
+    pattern = not Path(item).exists() and glob.has_magic(item)
+    for match in map(Path, sorted(glob.glob(item, recursive=True)) if pattern else [item]):
+        if match.is_dir():
+            below = (match / file.path for file in walk_files(match))
             yield from (file for file in below if file.suffix.lower() in AUDIO_SUFFIXES)
         else:
-            yield Path(match)
+            yield match

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.config import RunConfig
 from elastictool.data.loader import dead_worker
 from elastictool.packing.batch import PackedBatch
-from elastictool.training.distributed import SINGLE, Ranks
+from elastictool.training.distributed import Ranks
 from elastictool.utils.errors import (
     DamagedDataError,
     ElasticToolError,
@@ -34,15 +33,12 @@ from elastictool.utils.signals import Stopped
 
 @contextmanager
 def save_on_exit(
-    run_dir: Path,
-    save: Callable[[], None],
-    where: Callable[[], str],
-    ranks: Ranks = SINGLE,
+    run: RunDirectory, save: Callable[[], None], where: Callable[[], str], ranks: Ranks
 ) -> Iterator[None]:
     """Turns what ends a run early into one error that says what is saved and how to continue.
 
     Args:
-        run_dir: The run.
+        run: The run directory.
         save: Saves the state as it is.
         where: Returns the current epoch and step.
         ranks: The processes of the run; they stop together.
@@ -51,8 +47,7 @@ def save_on_exit(
         Interrupted: The user stopped it.
         ElasticToolError: Any other cause, with the resume command in its hint.
     """
-    resume = f"{command()} train --resume --run-dir {as_argument(run_dir)}"
-    run = RunDirectory(run_dir)
+    resume = f"{command()} train --resume --run-dir {as_argument(run.path)}"
     state = run.training_state
     try:
         yield
@@ -60,7 +55,7 @@ def save_on_exit(
         save()
         ranks.wait()  # the main process has finished writing
         raise Interrupted(
-            f"stopped at {where()}; everything is saved in {run_dir}", f"continue with: {resume}"
+            f"stopped at {where()}; everything is saved in {run.path}", f"continue with: {resume}"
         ) from None
     except KeyboardInterrupt:
         raise Interrupted(

@@ -125,7 +125,7 @@ class Trainer:
             validating = len(self.splits.validation) > 0
             for batch in self.batches.first():
                 warm_up(self.model, batch, self.config.train.precision, validating)
-        saving = save_on_exit(self.run.path, self._save, self._where, self.ranks)
+        saving = save_on_exit(self.run, self._save, self._where, self.ranks)
         with self.stop, saving:
             while not self.is_finished:
                 self._check_stop()
