@@ -107,12 +107,9 @@ def sweep(
     Source: ElasticAST Sections 3.3 to 3.5, FlexiAST Section 3.3.
     """
     _check_values(axis, runs, values)
-    base = options.base_shift_ms or shortest_shift_ms(runs)
-    options = dataclasses.replace(
-        options,
-        metric=resolve_metric(options.metric, store.info.multi_label),
-        base_shift_ms=base,
-    )
+    metric = resolve_metric(options.metric, store.info.multi_label)
+    base_shift_ms = options.base_shift_ms or shortest_shift_ms(runs)
+    options = dataclasses.replace(options, metric=metric, base_shift_ms=base_shift_ms)
     known = {point.identity for point in options.known}
     cells = [cell for run in runs for cell in _cells(axis, run, store, values, options)]
     cells = [cell for cell in cells if cell.identity not in known]
@@ -223,12 +220,11 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
     value, low, high = _metric(*cell.probabilities(), options.metric)
     longest = max(crop.total_frames for crop in cell.crops)
     frames = int(cell.value) if cell.axis == "length" and cell.value else longest
+    extractor, axes = cell.run.feature_extractor, cell.run.config.flexi.axes
     own = {
         "length": frames,
-        "patch_size": cell.run.feature_extractor.patch_size[
-            cell.run.config.flexi.axes != "frequency"
-        ],
-        "resolution": cell.run.feature_extractor.fbank.shift_ms / options.base_shift_ms,
+        "patch_size": extractor.patch_size[0 if axes == "frequency" else 1],
+        "resolution": extractor.fbank.shift_ms / options.base_shift_ms,
     }
     positions, resize = cell.fits
     return SweepPoint(
