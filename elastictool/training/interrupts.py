@@ -82,7 +82,7 @@ def save_on_exit(
         more = f"then continue from the last saved state: {resume}"
         raise _with_resume(error, more if state.exists() else "") from error
     except OutOfMemory as error:
-        more = f"or, if it was others who took it, continue from the last saved state: {resume}"
+        more = f"or, if other programs took it, continue from the last saved state: {resume}"
         raise _with_resume(error, more if state.exists() else "") from error
 
 
