@@ -31,8 +31,7 @@ from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.evaluation.durations import Durations, frames_of, read_durations, stand_in
 from elastictool.evaluation.tokens import TokenRule, packed_use
 from elastictool.packing.planners import Counts
-from elastictool.packing.stream import known_planners, plan_stream
-from elastictool.packing.windows import WINDOW_PLANNERS
+from elastictool.packing.stream import WINDOW_PLANNERS, known_planners, plan_stream
 from elastictool.reporting.figures import (
     BROWN,
     GREEN,

@@ -16,7 +16,7 @@ from elastictool.corpora.base import CORPORA
 from elastictool.metrics.table import METRICS
 from elastictool.models.attention.base import ATTENTION
 from elastictool.packing.planners import PLANNERS
-from elastictool.packing.windows import WINDOW_PLANNERS
+from elastictool.packing.stream import WINDOW_PLANNERS
 from elastictool.pretrained.formats import FORMATS
 
 

@@ -40,8 +40,7 @@ from elastictool.evaluation.tokens import (
     table_planners,
 )
 from elastictool.packing.grid import grid_shape
-from elastictool.packing.stream import batch_rows, known_planners
-from elastictool.packing.windows import WINDOW_PLANNERS
+from elastictool.packing.stream import WINDOW_PLANNERS, known_planners, plan_stream
 from elastictool.reporting import token_table
 from elastictool.utils.errors import UsageError
 from tests.helpers.plain_planners import lower_bound, processed_tokens
@@ -72,7 +71,7 @@ def test_accounting_on_arrays_equals_counting_the_rows_one_by_one(
     planner: str, stream: list[int], clips: int, capacity: int, window: int
 ) -> None:
     native = np.array(stream, dtype=np.int64)
-    plans = batch_rows(native, PackingConfig(planner, capacity, clips, window=window))
+    plans = plan_stream(native, PackingConfig(planner, capacity, clips, window=window)).batches()
     use = packed_use(native, planner, clips, capacity, window)
     assert use.rows == sum(len(plan) for plan in plans)
     assert use.processed_tokens == sum(processed_tokens(native, plan) for plan in plans)

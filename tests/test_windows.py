@@ -28,8 +28,13 @@ from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.data.samplers import BatchPlan, TrainingSampler
 from elastictool.packing.batching import windows
 from elastictool.packing.planners import Rows
-from elastictool.packing.stream import batch_rows, check_planner, plans_windows
-from elastictool.packing.windows import WINDOW_PLANNERS, fit_decreasing
+from elastictool.packing.stream import (
+    WINDOW_PLANNERS,
+    check_planner,
+    fit_decreasing,
+    plan_stream,
+    plans_windows,
+)
 from elastictool.utils.errors import UsageError
 from tests.helpers.plain_planners import next_fit, processed_tokens, row_loads
 
@@ -46,7 +51,7 @@ limits = st.fixed_dictionaries(
 
 
 def planned(planner: str, stream: list[int], limit: dict[str, int]) -> list[Rows]:
-    return batch_rows(np.array(stream, dtype=np.int64), config(planner, limit))
+    return plan_stream(np.array(stream, dtype=np.int64), config(planner, limit)).batches()
 
 
 def config(planner: str, limit: dict[str, int]) -> PackingConfig:
@@ -303,7 +308,7 @@ def test_training_meets_the_planned_rows(planner: str) -> None:
     tokens = [
         tokens_of(plans)(plans.feature_extractor.crop(clip, frames[clip])) for clip in shuffled
     ]
-    rows = batch_rows(np.array(tokens), plans.packing)
+    rows = plan_stream(np.array(tokens), plans.packing).batches()
     expected = {frozenset(frozenset(shuffled[p] for p in row) for row in batch) for batch in rows}
     found = {
         frozenset(frozenset(view.clip for view in row) for row in plan.rows)

@@ -26,8 +26,7 @@ from elastictool.data.feature_extractor import Crop, FeatureExtractor
 from elastictool.packing.batching import batch_stop, windows
 from elastictool.packing.grid import kept_patches, patch_size_along
 from elastictool.packing.planners import PLANNERS, Counts, Rows, assign_lpt, plan_rows
-from elastictool.packing.stream import plans_windows
-from elastictool.packing.windows import WINDOW_PLANNERS
+from elastictool.packing.stream import WINDOW_PLANNERS, plans_windows
 from elastictool.utils.rng import clip_rng
 
 CROPS_PER_DRAW = 2

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from elastictool.evaluation.tokens import TokenReport, table_planners
-from elastictool.packing.windows import WINDOW_PLANNERS
+from elastictool.packing.stream import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
 from elastictool.reporting.published import published_tokens, token_words
 from elastictool.reporting.tables import counted

@@ -25,7 +25,7 @@ from elastictool.models.attention.base import ATTENTION, FASTEST_FIRST, Attentio
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.packing.layout import SegmentLayout
-from elastictool.packing.stream import batch_rows, known_planners, plan_stream
+from elastictool.packing.stream import known_planners, plan_stream
 from elastictool.training.predict_logits import autocast
 
 Row = dict[str, Any]
@@ -190,7 +190,7 @@ def measure_planners(workload: Workload) -> list[Row]:
     for name in known_planners():
         packing = replace(workload.packing, planner=name)
         begin = time.perf_counter()
-        batch_rows(tokens, packing)
+        plan_stream(tokens, packing).batches()
         spent = time.perf_counter() - begin
         processed = plan_stream(tokens, packing).processed_tokens(tokens)
         rows.append(

@@ -19,7 +19,7 @@ from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.tokens import TokenRule
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
-from elastictool.packing.stream import batch_rows
+from elastictool.packing.stream import plan_stream
 
 LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
 """Mean and deviation of ln(seconds) over the EPIC-SOUNDS validation annotations: the stand-in
@@ -80,7 +80,7 @@ class Workload:
         ]
         return [
             collate([[examples[index] for index in row] for row in rows], spec)
-            for rows in batch_rows(np.array(self.tokens, dtype=np.int64), self.packing)
+            for rows in plan_stream(np.array(self.tokens, dtype=np.int64), self.packing).batches()
         ]
 
 
