@@ -277,7 +277,9 @@ def features(setup: Setup) -> Rows:
     rows = []
     frames = tuple(setup.workload(512).frames[:12])
     for config in (FbankConfig(), FbankConfig(shift_ms=7.3), EPIC):
-        raw, host = random_raw_batch(frames, config), random_patches(frames, config)
+        raw, spec = random_raw_batch(frames, config), _feature_extractor(config).pack_spec()
+        packed = collate([list(_examples(frames, config, on_device=False))], spec)
+        host = packed.patch_groups[0].patches
         batch = raw.to(setup.device, non_blocking=True).compute_features()
         patches = batch.patch_groups[0].patches.cpu()
         difference = float((patches - host).abs().max())
@@ -309,16 +311,13 @@ def random_raw_batch(frames: tuple[int, ...], config: FbankConfig) -> RawBatch:
     return collate_raw([list(_examples(frames, config, on_device=True))], spec)
 
 
-def random_patches(frames: tuple[int, ...], config: FbankConfig) -> Tensor:
-    """Return (N, P) patches of the same batch, computed on the host."""
-    spec = _feature_extractor(config).pack_spec()
-    batch = collate([list(_examples(frames, config, on_device=False))], spec)
-    return batch.patch_groups[0].patches
-
-
 def _examples(frames: tuple[int, ...], config: FbankConfig, on_device: bool) -> Iterator[Example]:
-    end = _feature_extractor(config)
-    for number, (waveform, count) in enumerate(_noises(frames, config)):
+    """Return examples of noise of these lengths."""
+    end, rng = _feature_extractor(config), np.random.default_rng(0)
+    for number, wanted in enumerate(frames):
+        size = max(config.samples_for(wanted), 1)
+        waveform = 0.1 * rng.standard_normal(size, dtype=np.float32)
+        count = config.num_frames(size)
         found = end.raw_frames(waveform, 0, count) if on_device else end.frames(waveform)
         spectrogram = end.spectrogram(found, Crop(number, count, 0, count)).augmented(
             AugmentConfig(), partial(clip_rng, 0, 0, number)
@@ -329,13 +328,6 @@ def _examples(frames: tuple[int, ...], config: FbankConfig, on_device: bool) -> 
 
 def _feature_extractor(config: FbankConfig) -> FeatureExtractor:
     return FeatureExtractor(config, LengthConfig(), (16, 16), (16, 16), -6.0, 4.0)
-
-
-def _noises(frames: tuple[int, ...], config: FbankConfig) -> Iterator[tuple[Any, int]]:
-    rng = np.random.default_rng(0)
-    for count in frames:
-        size = max(config.samples_for(count), 1)
-        yield 0.1 * rng.standard_normal(size, dtype=np.float32), config.num_frames(size)
 
 
 # Speed

@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +262,8 @@ def ranks(epic: Path | None) -> dict[str, Any]:
     rows: Rows = []
     for per_rank in CLIPS_PER_RANK:
         for count in RANKS:
-            batches = list(islice(_global_batches(tokens, per_rank * count), STEPS))
+            rng, size = np.random.default_rng(0), per_rank * count
+            batches = [tokens[rng.integers(len(tokens), size=size)] for _ in range(STEPS)]
             for way, share in (("in turn", in_turn), ("balanced", balanced)):
                 loads = np.array([share(batch, count) for batch in batches], dtype=np.float64)
                 over = loads.max(axis=1) / loads.mean(axis=1) - 1
@@ -277,12 +277,6 @@ def ranks(epic: Path | None) -> dict[str, Any]:
                     }
                 )
     return {"simulated": True, "clips": durations.label, "steps": STEPS, "rows": rows}
-
-
-def _global_batches(tokens: Counts, size: int) -> Iterator[Counts]:
-    rng = np.random.default_rng(0)
-    while True:
-        yield tokens[rng.integers(len(tokens), size=size)]
 
 
 def in_turn(batch: Counts, count: int) -> list[int]:

@@ -19,7 +19,7 @@ import json
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from elastictool.recipes.library import training_settings
 from elastictool.recipes.plan import POINTS, Paths, Plan, SeedFold, Step, make_plan, plain
 from elastictool.recipes.run import run_plan
 from elastictool.recipes.spec import SCALES, DataSpec, Recipe, RunSpec, Scale, SweepSpec
+from elastictool.reporting.run_log import read_log
 from elastictool.training.resuming import MACHINE
 from elastictool.utils.io import write_text
 
@@ -142,6 +143,7 @@ def runs_of(plan: Plan, seed: int, fold: int) -> Iterator[Document]:
         run = next(step for step in plan.steps if step.name == sweep.inputs[_role(sweep)])
         label = plan.scale.runs[_role(sweep).removeprefix("run:")].label
         marker = run.marker() or {}
+        epochs = read_log(run.path, "epoch")
         numbers = models.setdefault(
             label,
             {
@@ -150,7 +152,7 @@ def runs_of(plan: Plan, seed: int, fold: int) -> Iterator[Document]:
                 "fold": fold,
                 "environment": marker["environment"],
                 "train_seconds": marker["seconds"],
-                "train_tokens": _tokens(run.path),
+                "train_tokens": sum(epoch["tokens"] for epoch in epochs),
                 "curves": [],
             },
         )
@@ -162,44 +164,37 @@ def _role(sweep: Step) -> str:
     return next(role for role in sweep.inputs if role.startswith("run:"))
 
 
-def _tokens(run: Path) -> int:
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    return sum(r["tokens"] for r in map(json.loads, lines) if r["kind"] == "epoch")
-
-
 def _curve(sweep: Step, points: list[SweepPoint]) -> Document:
     """Return [x, score, low, high] at the own setting and at each value."""
-    numbers = [
-        (
-            point.native,
-            [point.x, round(point.value, 6), round(point.low, 4), round(point.high, 4)],
-        )
-        for point in points
-    ]
+
+    def numbers(native: bool) -> list[list[float]]:
+        return [
+            [p.x, round(p.value, 6), round(p.low, 4), round(p.high, 4)]
+            for p in points
+            if p.native == native
+        ]
+
     along = sweep.settings["axes"]
     return {
         "positions": points[0].positions,
         "resize": points[0].resize,
         "along": "" if along == "auto" else along,
-        "own": next(number for native, number in numbers if native),
-        "points": [number for native, number in numbers if not native],
+        "own": numbers(True)[0],
+        "points": numbers(False),
     }
 
 
 def model_settings(plan: Plan, seed_fold: SeedFold) -> dict[str, Document]:
     """Return the settings of each model that are not the defaults, by label and dotted name."""
-    return {
-        plan.scale.runs[step.config.name.removesuffix(seed_fold.suffix())].label: _recorded(
-            step.settings["config"]
-        )
-        for step in plan.steps
-        if step.config is not None
-    }
-
-
-def _recorded(settings: Mapping[str, Any]) -> Document:
-    plain: Document = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in files
-    return {key: value for key, value in plain.items() if key not in NOT_OF_THE_MODEL}
+    found: dict[str, Document] = {}
+    for step in plan.steps:
+        if step.config is not None:
+            name = step.config.name.removesuffix(seed_fold.suffix())
+            # Tuples become lists, as in files.
+            settings: Document = json.loads(json.dumps(dict(step.settings["config"])))
+            kept = {key: settings[key] for key in settings if key not in NOT_OF_THE_MODEL}
+            found[plan.scale.runs[name].label] = kept
+    return found
 
 
 def axes_of(study: Study) -> list[str]:
