@@ -11,9 +11,10 @@ source revision, and ``docs/performance.md`` is made from it. ``--device cpu --q
 jobs without a GPU, to see that the script works.
 
 A job that fails or comes too late is noted under ``errors`` and the next one runs; the document is
-written before and after each. Jobs run in a child process, because one illegal access makes CUDA
-refuse all else to a process: when the device answers no more, or the process dies or hangs, another
-one continues with the same document. A started job is never started again, so this ends.
+written before and after each. Jobs run in a child process, because after one illegal access CUDA
+refuses everything else to the process: when the device no longer responds, or the process dies or
+hangs, another one continues with the same document. A started job is never started again, so this
+ends.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Session:
         path: Where to.
         limit_s: Seconds after which no job starts.
         since: Unix time of the beginning, in the first process.
-        answers: Whether the device still works.
+        works: Whether the device still works.
         patience_s: Seconds after which a job is given up and its process ends; 0 for no limit.
         stopped: Why no more jobs are to begin.
     """
@@ -73,7 +74,7 @@ class Session:
     path: Path
     limit_s: float
     since: float = field(default_factory=time.time)
-    answers: Callable[[], bool] = lambda: True
+    works: Callable[[], bool] = lambda: True
     patience_s: float = 0.0
     stopped: str = ""
 
@@ -91,13 +92,13 @@ class Session:
             fail(self.document, job.name, f"left out: {why}")
             self.write()
             return True
-        self.document["jobs"][job.name] = "begun"
+        self.document["jobs"][job.name] = "started"
         self.write()
         if self.patience_s:
             faulthandler.dump_traceback_later(self.patience_s, exit=True)
         self._try(job)
         gc.collect()
-        alive = self.answers()
+        alive = self.works()
         faulthandler.cancel_dump_traceback_later()
         if not alive and self.document["jobs"][job.name] == "done":
             fail(self.document, job.name, "the device does not answer after it")
@@ -135,7 +136,7 @@ def fail(document: Document, name: str, why: str) -> None:
     print(f"{name}: {why}", flush=True)
 
 
-def device_answers(device: torch.device) -> bool:
+def device_works(device: torch.device) -> bool:
     """Return whether the device still works in this process."""
     if device.type != "cuda":
         return True
@@ -177,18 +178,18 @@ def supervise(path: Path, limit_s: float) -> Document:
 
     Each but the last starts a job that no other has started, so their number is limited.
     """
-    since, begun = time.time(), -1
+    since, started = time.time(), -1
     while True:
         code = run_child(path, since, limit_s)
         document = _own_document(path, since)
         if document is None:
-            raise SystemExit(f"no document was begun ({code})")
-        open_jobs = [name for name, state in document["jobs"].items() if state == "begun"]
+            raise SystemExit(f"no document was started ({code})")
+        open_jobs = [name for name, state in document["jobs"].items() if state == "started"]
         for name in open_jobs:
             fail(document, name, f"its process ended ({code})")
         over = document["ended"] or time.time() - since > limit_s
-        if not over and len(document["jobs"]) > begun:
-            begun = len(document["jobs"])
+        if not over and len(document["jobs"]) > started:
+            started = len(document["jobs"])
             write_json(path, document)
             continue
         if not document["ended"]:
@@ -223,8 +224,8 @@ def work(args: argparse.Namespace) -> None:
     durations = read_durations(args.durations) if args.durations else epic_like(4_096)
     setup = Setup(torch.device(args.device), durations, args.quick)
 
-    def answers() -> bool:
-        return device_answers(setup.device)
+    def works() -> bool:
+        return device_works(setup.device)
 
     continued = _own_document(args.json, args.since)
     session = Session(
@@ -232,15 +233,15 @@ def work(args: argparse.Namespace) -> None:
         args.json,
         60 * args.minutes,
         args.since,
-        answers,
+        works,
         HANGS_S if setup.device.type == "cuda" else 0.0,
     )
-    if continued and not answers():
+    if continued and not works():
         session.stopped = "the device does not answer a fresh process either"
     session.write()
     for job in all_jobs(setup, session.document["training"]):
         if not session.run(job):
-            raise SystemExit("the device answers no more, the rest runs in a fresh process")
+            raise SystemExit("the device no longer responds, the rest runs in a fresh process")
     session.document["ended"] = True
     session.write()
 

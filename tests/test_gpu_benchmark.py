@@ -35,7 +35,7 @@ class Machine:
         self.jobs: list[Job] = []
         monkeypatch.setattr(gpu, "run_child", self.child)
         monkeypatch.setattr(gpu, "all_jobs", lambda setup, steps: iter(self.jobs))
-        monkeypatch.setattr(gpu, "device_answers", lambda device: self.alive)
+        monkeypatch.setattr(gpu, "device_works", lambda device: self.alive)
 
     def add(self, part: str, label: str, does: Callable[[], Rows] | None = None) -> None:
         def measure() -> Rows:
@@ -153,7 +153,7 @@ def test_a_job_that_hangs_ends_its_process(tmp_path: Path) -> None:
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 1 and time.monotonic() - begin < 60
-    assert json.loads(path.read_text("utf-8"))["jobs"] == {"training: hangs": "begun"}
+    assert json.loads(path.read_text("utf-8"))["jobs"] == {"training: hangs": "started"}
 
 
 @pytest.mark.parametrize("tokens", [2_048, 65_536])
@@ -221,7 +221,7 @@ def jobs(setup, steps):
     yield Job("training", "poison", poison)
     yield Job("features", "abort", os.abort)
     yield Job("memory", "last", lambda: [{"process": os.getpid()}])
-gpu.all_jobs, gpu.device_answers = jobs, lambda device: not dead
+gpu.all_jobs, gpu.device_works = jobs, lambda device: not dead
 gpu.main()
 """
 

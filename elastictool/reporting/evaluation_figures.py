@@ -1,7 +1,7 @@
 """Draw the figures of an evaluation: confusions of classes, and the score of each class.
 
 Confusions: up to 60 classes fit into a matrix, with counts in its cells up to 16; above 16 the
-largest confusions are drawn beside it as bars, above 60 alone (AudioSet has 527 classes). Shades
+largest confusions are drawn next to it as bars, above 60 alone (AudioSet has 527 classes). Shades
 are shares of the true class's clips on a square-root scale, to make rare confusions visible.
 
 Classes: accuracy (recall) with its Wilson interval, because it rests on few clips; for multi-label

@@ -1,6 +1,6 @@
 """Draw curves of scores: a line through a model's points and its own setting, thin interval bars.
 
-Bars are used instead of bands, which cannot be told apart where they overlap; the curves of a
+Bars are used instead of bands, which cannot be distinguished where they overlap; the curves of a
 figure are shifted against each other by a few points, so that bars and markers stay visible.
 """
 

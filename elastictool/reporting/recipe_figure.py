@@ -44,8 +44,8 @@ def draw(result: Document) -> Figure:
     """Return the figure of a result document."""
     with styled():
         panels = result.get("histograms") or result["panels"]
-        beside = published_beside(result)
-        columns = len(panels) + beside
+        apart = published_apart(result)
+        columns = len(panels) + apart
         width = max(7.2 if columns == 1 else 9.2, 3.0 * columns)
         caption = "\n".join(textwrap.wrap(result["description"], int(CAPTION_LETTERS * width)))
         if held := held_words(result["verdicts"]):
@@ -63,16 +63,16 @@ def draw(result: Document) -> Figure:
         ours, theirs = _styles(result)
         for axes, panel in zip(all_axes, panels, strict=False):
             _draw_panel(axes, panel, ours)
-            _title(axes, f"{'ours: ' * beside}{panel['title']}")
-        if beside:
+            _title(axes, f"{'ours: ' * apart}{panel['title']}")
+        if apart:
             _draw_published(all_axes[-1], panels[0], result["published"], theirs)
         else:
             _draw_thin(all_axes[0], result["published"], theirs)
-        _add_legend(all_axes[0], panels[0], result, beside)
+        _add_legend(all_axes[0], panels[0], result, apart)
     return figure
 
 
-def published_beside(result: Document) -> bool:
+def published_apart(result: Document) -> bool:
     """Return whether the published curves have their own axes."""
     return bool(result["published"]["curves"]) and result["scale"] != SAME_DATA
 
@@ -134,7 +134,7 @@ def _draw_thin(axes: Axes, published: Document, styles: Styles) -> None:
 
 
 def _draw_published(axes: Axes, panel: Document, published: Document, styles: Styles) -> None:
-    """Draw the published curves in axes of their own."""
+    """Draw the published curves in separate axes."""
     _draw_thin(axes, published, styles)
     for line, name in zip(axes.lines, published["curves"], strict=True):
         line.set_label(plain_text(name))
@@ -149,12 +149,12 @@ def _title(axes: Axes, text: str) -> None:
     axes.set_title("\n".join(textwrap.wrap(plain_text(text), TITLE_LETTERS)), fontsize=9.5)
 
 
-def _add_legend(axes: Axes, panel: Document, result: Document, beside: bool) -> None:
+def _add_legend(axes: Axes, panel: Document, result: Document, apart: bool) -> None:
     """Add the legend of our curves, of rings and bars, and of what is published in our axes."""
     own = AXES[panel["axis"]].dot if any(curve["own"] for curve in panel["curves"]) else ""
     published, extra = result["published"], dict[str, Artist]()
     thin = Line2D([], [], color=GREY, linewidth=0.8)
-    if published["curves"] and not beside:
+    if published["curves"] and not apart:
         extra["thin: published"] = thin
     shares = [f"{name} {pad:.1f} %" for name, (pad, _) in published["tokens"].items() if pad]
     if shares:
@@ -165,7 +165,7 @@ def _add_legend(axes: Axes, panel: Document, result: Document, beside: bool) -> 
         kind = "range of" if runs == 2 else "95 % t interval over"
         several = f"{kind} {counted(runs, 'training')}"
         interval = "95 % interval over clips" if runs == 1 else several
-    add_legend(axes, own, interval, extra, "ours" if beside else "")
+    add_legend(axes, own, interval, extra, "ours" if apart else "")
 
 
 def _draw_histogram(axes: Axes, data: Document) -> None:

@@ -180,17 +180,13 @@ def _settings(run_dir: Path) -> list[str]:
         parts.append(html.folded("all settings", html.element("pre", text)))
     except (ElasticToolError, OSError) as error:
         parts.append(html.element("p", str(error), "problem"))
-    return _section("Settings", parts) + _section("Environment", _environment(run_dir))
-
-
-def _environment(run_dir: Path) -> list[str]:
-    path = run_dir / "environment.json"
-    if not path.is_file():
-        return []
-    try:
-        document: Any = read_json(path)
-    except ElasticToolError as error:
-        return [html.element("p", str(error), "problem")]
-    rows = document.items() if isinstance(document, dict) else [("content", document)]
-    known = [[name, EMPTY if value is None else value] for name, value in rows]
-    return [html.table(("what", "value"), known)]
+    environment: list[str] = []
+    if (path := run_dir / "environment.json").is_file():
+        try:
+            document: Any = read_json(path)
+            rows = document.items() if isinstance(document, dict) else [("content", document)]
+            known = [[name, EMPTY if value is None else value] for name, value in rows]
+            environment.append(html.table(("what", "value"), known))
+        except ElasticToolError as error:
+            environment.append(html.element("p", str(error), "problem"))
+    return _section("Settings", parts) + _section("Environment", environment)
