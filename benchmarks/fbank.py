@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.pages import made_by
+from benchmarks.performance import filterbank
 from elastictool.audio.fbank import fbank
 from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.config import FbankConfig
@@ -33,7 +35,7 @@ ROUNDS = 150
 
 def main() -> None:
     """Measure, print a table and, if asked, write what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed rounds per shift")
     arguments = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> None:
         "clock": "processor time, one thread",
         "rows": rows,
     }
-    print(table(document))
+    print(filterbank(document) + made_by(document))
     if arguments.json:
         write_json(arguments.json, document)
 
@@ -76,23 +78,6 @@ def fading_noise(duration_s: float, sample_rate_hz: int) -> Tensor:
     num_samples = round(duration_s * sample_rate_hz)
     noise = torch.randn(num_samples, generator=torch.Generator().manual_seed(0))
     return 0.1 * noise * torch.logspace(0, -4, num_samples)
-
-
-def table(document: dict[str, Any]) -> str:
-    """Return the results as text."""
-    about = document["environment"]
-    lines = [
-        f"fbank of {document['duration_s']:g} s, 16 kHz, 128 bins, {about['threads']} thread; "
-        f"{about['cpu']}, torch {about['torch']}, torchaudio {about['torchaudio']}",
-        f"{document['clock']}; load {about['load_average']} on {about['cores']} cores",
-        f"{'shift':>6} {'torchaudio':>11} {'elastictool':>12} {'ratio':>6} {'difference':>11}",
-    ]
-    lines += [
-        f"{row['shift_ms']:>3g} ms {row['torchaudio_ms']:>8.2f} ms {row['elastictool_ms']:>9.2f} ms"
-        f" {row['ratio']:>6.2f} {row['largest_difference']:>11.0e}"
-        for row in document["rows"]
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ tables anew from the committed results.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -41,7 +40,7 @@ from elastictool.reporting.figures import (
     VERMILLION,
     styled,
 )
-from elastictool.reporting.tables import markdown_table
+from elastictool.reporting.tables import markdown_table, read_json
 from elastictool.utils.io import write_text
 
 BATCH_CLIPS = (12, 24, 48, 96)
@@ -75,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     path = RESULTS / "packing.json"
     if arguments.page:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_json(path)
     elif arguments.epic:
         torch.set_num_threads(1)
         document = measure(arguments.epic, arguments.rounds)

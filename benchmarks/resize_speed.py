@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.pages import made_by
+from benchmarks.performance import resize
 from elastictool.evaluation.bench.timing import environment, interleaved
 from elastictool.models.resize import pi_resize
 from elastictool.utils.io import write_json
@@ -38,19 +40,15 @@ def main() -> None:
     torch.set_num_threads(1)
     kernel = torch.randn(WIDTH, 1, BASE, BASE, generator=torch.Generator().manual_seed(0))
     rows = [measure(kernel, size, arguments.rounds) for size in SIZES]
-    for row in rows:
-        print(
-            f"16 to {row['size']}: rebuilt {row['rebuilt_ms']:.2f} ms, dense "
-            f"{row['dense_ms']:.2f} ms, ours {row['elastictool_ms']:.2f} ms"
-        )
+    document = {
+        "benchmark": "resize",
+        "command": f"python -m benchmarks.resize_speed --rounds {arguments.rounds}",
+        "environment": environment(),
+        "width": WIDTH,
+        "rows": rows,
+    }
+    print(resize(document) + made_by(document))
     if arguments.json:
-        document = {
-            "benchmark": "resize",
-            "command": f"python -m benchmarks.resize_speed --rounds {arguments.rounds}",
-            "environment": environment(),
-            "width": WIDTH,
-            "rows": rows,
-        }
         write_json(arguments.json, document)
 
 

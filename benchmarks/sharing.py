@@ -24,6 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import made_by
+from benchmarks.performance import sharing
 from elastictool.cli.app import SPINS, SPINS_VARIABLE
 from elastictool.utils.io import write_json
 
@@ -61,8 +63,7 @@ def main() -> None:
             )
         ],
     }
-    for row in document["rows"]:
-        print(f"{row['waiting']:>18}: {row['alone_ms']:7.1f} ms, beside {row['beside_ms']:7.1f} ms")
+    print(sharing(document) + made_by(document))
     if arguments.json:
         write_json(arguments.json, document)
 
