@@ -5,7 +5,7 @@ Run: ``python -m benchmarks.prep [--json FILE]``
 Both contenders read the same files through the same code, turn by turn, shard by shard: ``bare``
 decodes and resamples and throws the result away, ``prep`` also encodes, measures and stores. The
 share is bare / prep in processor time of one process, which a busy machine does not distort. Both
-keep freed memory (``data/allocator``). On a machine that does nothing else, the clock of as many
+keep freed memory (``data/shards``). On a machine that does nothing else, the clock of as many
 worker processes as there are cores is compared, too: whole preparations, from the plan to the
 finished dataset, against workers that only decode and resample the same shards.
 
@@ -40,11 +40,10 @@ import torch
 from elastictool.audio.decode import recording, resample_blocks
 from elastictool.audio.trials import RATE_HZ as AV_RATE_HZ
 from elastictool.audio.trials import encode_with_av
-from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.plan import ShardTask, plan
 from elastictool.data.prepare import carry_out
-from elastictool.data.shards import write_shard
+from elastictool.data.shards import keep_freed_memory, write_shard
 from elastictool.evaluation.bench.timing import environment
 from elastictool.utils.errors import AudioError
 from elastictool.utils.io import FoundFile, write_json, write_rows

@@ -23,14 +23,14 @@ Span = tuple[int, int]
 
 
 def mask_fill(config: AugmentConfig, mean: float, spread: float) -> float:
-    """Value of masked cells, normalised: the mean, or zero before normalising."""
+    """Returns the value of masked cells, normalised: the mean, or zero before normalising."""
     return -mean / spread if config.mask_value == "zero" else 0.0
 
 
 def draw_masks(
     num_frames: int, num_bins: int, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Span, Span]:
-    """Draw the band of bins and the span of frames that SpecAugment masks in a clip.
+    """Draws the band of bins and the span of frames that SpecAugment masks in a clip.
 
     Widths are uniform between 0 and their limit, starts uniform over the places where the mask
     fits, rounded as in torchaudio's ``mask_along_axis``. All four numbers are always drawn, so that
@@ -54,7 +54,7 @@ def draw_masks(
 
 
 def draw_noise(shape: tuple[int, ...], highest: float, rng: np.random.Generator) -> Tensor:
-    """Uniform noise between 0 and an amplitude that is itself drawn from 0..``highest``.
+    """Returns uniform noise between 0 and an amplitude that is itself drawn from 0..``highest``.
 
     Args:
         shape: (T, F).
@@ -68,7 +68,7 @@ def draw_noise(shape: tuple[int, ...], highest: float, rng: np.random.Generator)
 
 
 def draw_roll(most: int, rng: np.random.Generator) -> int:
-    """Draw by how many frames a clip is rotated in time: -``most`` to ``most``, both included.
+    """Draws by how many frames a clip is rotated in time: -``most`` to ``most``, both included.
 
     Source: part of AST's ``noise`` (most 10; its upper end is never drawn).
     """
@@ -76,7 +76,7 @@ def draw_roll(most: int, rng: np.random.Generator) -> int:
 
 
 def mix_waveforms(first: Waveform, second: Waveform, ratio: float) -> Waveform:
-    """``ratio`` of ``first`` and the rest of ``second``, which is cut or padded to its length.
+    """Mixes ``ratio`` of ``first`` and the rest of ``second``, cut or padded to its length.
 
     Means are subtracted before and after, so that padding with zeros makes no step.
 
@@ -98,7 +98,7 @@ def mix_waveforms(first: Waveform, second: Waveform, ratio: float) -> Waveform:
 
 
 def _span(size: int, widest: float, draws: list[float]) -> Span:
-    """First and past-the-last index of a mask of up to ``widest`` out of ``size``."""
+    """Returns the first and past-the-last index of a mask of up to ``widest`` out of ``size``."""
     width = draws[0] * widest
     first = int(draws[1] * (size - width))
     return first, first + int(width)

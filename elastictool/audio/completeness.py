@@ -117,7 +117,7 @@ def _nist(raw: BinaryIO, size: int) -> str:
 
 
 def _ogg(raw: BinaryIO, size: int) -> str:
-    """The last page has to be whole and marked as the last: FFmpeg does not say."""
+    """Checks that the last page is whole and marked as the last: FFmpeg does not."""
     raw.seek(max(0, size - 2 * _OGG_LONGEST_PAGE))
     tail = raw.read()
     at = tail.rfind(b"OggS\0")
@@ -131,7 +131,7 @@ def _ogg(raw: BinaryIO, size: int) -> str:
 
 
 def _mp3(raw: BinaryIO, size: int) -> str:
-    """Xing's header states the bytes of audio, in the first frame."""
+    """Checks the bytes of audio that Xing's header states, in the first frame."""
     stated = _XING.search(raw.read(64))
     return _shortage(int.from_bytes(stated[2], "big"), size) if stated else ""
 

@@ -106,13 +106,13 @@ def _open_by_content(stack: ExitStack, source: Source, name: str) -> Recording:
     own containers (AC-3 in a wav, a flac without a length).
     """
     place, member = place_of(source)
-    with opened(place, name) as raw:
-        head = raw.read(HEAD_BYTES)
-        if not head:
-            raise AudioError(f"{name}: the file is empty (0 bytes)")
-        kind = sniff(head)
-        if kind is not None:
-            check_complete(raw, kind.name, name)
+    raw = stack.enter_context(opened(place, name))
+    head = raw.read(HEAD_BYTES)
+    if not head:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    kind = sniff(head)
+    if kind is not None:
+        check_complete(raw, kind.name, name)
     if kind and kind.members:
         return stack.enter_context(open_array(source, name))
     if member:
@@ -120,11 +120,11 @@ def _open_by_content(stack: ExitStack, source: Source, name: str) -> Recording:
     reason = ""
     if kind is None or kind.decoder == "libsndfile":
         try:
-            return stack.enter_context(open_sndfile(source, name))
+            return stack.enter_context(open_sndfile(raw, name))
         except UnknownContent as error:
             reason = str(error).strip().rstrip(".")
     try:
-        return stack.enter_context(open_av(source, name))
+        return stack.enter_context(open_av(raw, name))
     except UnknownContent as error:
         wrong = f"not readable as audio ({reason})" if reason else f"damaged or truncated ({error})"
         raise AudioError(f"{name}: {wrong}") from error

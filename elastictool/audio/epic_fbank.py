@@ -32,12 +32,12 @@ FLOOR = math.log(EPSILON)
 
 
 def prepare(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Add zeros where frames reach beyond the clip."""
+    """Adds zeros where frames reach beyond the clip."""
     return F.pad(waveform, (config.lead, config.window_samples))
 
 
 def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
-    """Fill the (T, F) ``out``: ln(mel magnitude + EPSILON), centred frames.
+    """Fills the (T, F) ``out``: ln(mel magnitude + EPSILON), centred frames.
 
     Source: the loaders of the public auditory SlowFast and ElasticAST code: ``librosa.stft`` with
         zeros beyond the ends, ``librosa.filters.mel(htk=True, norm=None)``. They also round the
@@ -64,7 +64,7 @@ def _constants(config: FbankConfig, device: torch.device) -> tuple[Tensor, tuple
 
 
 def mel_matrix(config: FbankConfig) -> Tensor:
-    """(fft_size / 2 + 1, F) float32 triangles in hertz between points evenly spaced in HTK mel."""
+    """Returns (fft_size / 2 + 1, F) triangles in hertz between points evenly spaced in HTK mel."""
     nyquist_hz = 0.5 * config.sample_rate_hz
     top_hz = config.high_frequency_hz + (nyquist_hz if config.high_frequency_hz <= 0 else 0)
     low, high = (2595 * math.log10(1 + hz / 700) for hz in (config.low_frequency_hz, top_hz))

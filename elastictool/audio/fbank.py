@@ -43,11 +43,11 @@ class Frontend(Protocol):
         ...
 
     def prepare(self, waveform: Tensor, config: FbankConfig) -> Tensor:
-        """(n,) waveform to samples in which frame k begins at ``config.frame_place(k)``."""
+        """Returns samples in which frame k begins at ``config.frame_place(k)``, of (n,) samples."""
         ...
 
     def analyse(self, samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
-        """Fill the (T, F) ``out``, T at least 1.
+        """Fills the (T, F) ``out``, T at least 1.
 
         The samples are of one clip, or of several with a zero before each.
         """
@@ -56,12 +56,12 @@ class Frontend(Protocol):
 
 @cache
 def frontend(name: str) -> Frontend:
-    """The arithmetic of the front end ``name``."""
+    """Returns the arithmetic of the front end ``name``."""
     return cast(Frontend, import_module(FRONTENDS[name].module))
 
 
 def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Log-mel frames of one clip, not normalised.
+    """Returns log-mel frames of one clip, not normalised.
 
     Frame k covers ``config.window_samples`` from ``config.frame_start(k)``.
 
@@ -95,13 +95,13 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
 
 
 def prepare_clip(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """What the front end does to a clip (n,) as a whole: samples ready to be put into a stream."""
+    """Returns the samples of a clip (n,), ready to be put into a stream."""
     with torch.inference_mode(False), torch.no_grad():
         return frontend(config.frontend).prepare(waveform, config)
 
 
 def join_clips(clips: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
-    """Prepared clips as one stream, a zero before each, and the place of each one's first sample.
+    """Joins prepared clips, a zero before each; returns them and the place of each first sample.
 
     The zero is what pre-emphasis finds before a clip, so no clip hears the one before it.
     """
@@ -122,7 +122,7 @@ def fill_frames(
     out: Tensor,
     places_there: Tensor | None = None,
 ) -> None:
-    """Fill ``out`` with the log-mel frames that begin at these places of a stream.
+    """Fills ``out`` with the log-mel frames that begin at these places of a stream.
 
     Frames are computed in blocks of bounded size, so a long clip needs no more room for the
     transform than a short one.
@@ -157,12 +157,12 @@ def fill_frames(
 
 
 def pooled_count(frames: Count, size: int) -> Count:
-    """Frames left of ``frames``: whole groups of ``size``; where there is none, what there is."""
+    """Counts whole groups of ``size`` in ``frames``; fewer frames make one group."""
     return frames // size + ((frames > 0) & (frames < size))
 
 
 def pool_frames(frames: Tensor, size: int, kind: PoolKind) -> Tensor:
-    """A layer of ``average`` or ``max`` pooling over time: kernel and stride are 1 x ``size``.
+    """Pools frames over time as a layer with kernel and stride 1 x ``size`` does.
 
     Args:
         frames: (T, F) log-mel frames. Normalised or not makes no difference: both kinds of
@@ -186,7 +186,7 @@ def pool_frames(frames: Tensor, size: int, kind: PoolKind) -> Tensor:
 
 
 def pool_groups(frames: Tensor, sizes: Tensor, kind: PoolKind) -> Tensor:
-    """(T', F): like ``pool_frames``, with groups of ``sizes`` (T',) frames each."""
+    """Returns (T', F) frames, pooled in groups of ``sizes`` (T',); see ``pool_frames``."""
     how = "mean" if kind == "average" else "max"
     # "unsafe" leaves out a check of the sizes that would wait for the device.
     pooled: Tensor = torch.segment_reduce(frames, how, lengths=sizes, axis=0, unsafe=True)

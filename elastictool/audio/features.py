@@ -27,7 +27,7 @@ def fbank(
     mean: float = AUDIOSET_MEAN,
     std: float = AUDIOSET_STD,
 ) -> Tensor:
-    """Compute normalised log-mel frames of one waveform, as AST and ElasticAST take them.
+    """Computes normalised log-mel frames of one waveform, as AST and ElasticAST take them.
 
     Values are (x - mean) / (2 std) of Kaldi's filterbank; ``mean=0, std=0.5`` gives the
     filterbank itself, equal to ``torchaudio.compliance.kaldi.fbank`` with a Hann window and
@@ -71,7 +71,7 @@ def fbank(
 
 
 def _samples(waveform: Tensor | npt.NDArray[Any]) -> Tensor:
-    """(n,) float32, finite."""
+    """Returns the checked waveform as (n,) float32."""
     samples = torch.as_tensor(waveform)
     if samples.dim() != 1:
         raise UsageError(

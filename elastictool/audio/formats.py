@@ -38,7 +38,7 @@ class Format:
 
 
 def _begins(*patterns: bytes) -> Callable[[bytes], bool]:
-    """Whether the head matches one of the regular expressions from its first byte on."""
+    """Returns whether the head matches one of the regular expressions from its first byte on."""
     compiled = [re.compile(pattern, re.DOTALL) for pattern in patterns]
     return lambda head: any(pattern.match(head) for pattern in compiled)
 

@@ -38,12 +38,12 @@ _BAND_BINS = 16
 
 
 def prepare(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Subtract the mean of the whole waveform first, each frame's own follows in ``analyse``."""
+    """Subtracts the mean of the whole waveform first, each frame's own follows in ``analyse``."""
     return waveform - waveform.mean()
 
 
 def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
-    """Fill the (T, F) ``out`` block by block.
+    """Fills the (T, F) ``out`` block by block.
 
     Source: ElasticAST Section 3.2; values are those of ``torchaudio.compliance.kaldi.fbank``
         with ``htk_compat=True, use_energy=False, window_type="hanning", dither=0``.
@@ -107,7 +107,7 @@ def mel_bands(mel: Tensor, like: Tensor, repeat: int = 1) -> tuple[Band, ...]:
 
 
 def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
-    """(fft_size / 2, F) triangular mel weights, float32 on the CPU.
+    """Returns (fft_size / 2, F) triangular mel weights, float32 on the CPU.
 
     Computed in float32 whatever the dtype of the audio, as in Kaldi and torchaudio: next to the
     corners of the triangles its rounding shows, and the values are to be theirs.

@@ -32,10 +32,8 @@ from elastictool.audio.reader import (
     BLOCK_VALUES,
     Recording,
     Samples,
-    Source,
     UnknownContent,
     in_range,
-    opened,
 )
 from elastictool.utils.errors import AudioError
 
@@ -170,7 +168,7 @@ class _Stream(Recording):
         return last
 
     def _position(self, pts: int) -> int:
-        """The sample at a time stamp."""
+        """Returns the sample at a time stamp."""
         return round((pts - self._origin) * self._samples_per_tick)
 
     def _is(self, *containers: str) -> bool:
@@ -196,7 +194,7 @@ class _Stream(Recording):
         self._unread = self._frames()
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of the stream from where the container stands."""
+        """Yields packets of the stream from where the container stands."""
         import av
 
         end = 0
@@ -212,7 +210,7 @@ class _Stream(Recording):
                 raise self._damaged(error.strerror or str(error)) from error
 
     def _frames(self) -> Iterator[_Frame]:
-        """Decoded frames from where the container stands."""
+        """Yields decoded frames from where the container stands."""
         import av
 
         reason, damaged, good = "", 0, 0
@@ -256,7 +254,7 @@ class _Stream(Recording):
         return 0, self._converted(self._unread, 0)
 
     def _first_sample(self, frames: list[_Frame]) -> int | None:
-        """The position of the first frame, by most of their time stamps; None without any.
+        """Returns the position of the first frame, by most of their time stamps; None without any.
 
         FFmpeg misjudges the duration of a Vorbis packet that begins a page, and so its time.
         """
@@ -284,7 +282,7 @@ class _Stream(Recording):
         return self._is(*_WITH_LENGTH) or (self._is(*_SEEKABLE) and self._last_time is not None)
 
     def _converted(self, frames: Iterator[_Frame], at: int) -> Iterator[tuple[Samples, int]]:
-        """Frames as (n, channels) values, with silence for what was damaged or is missing."""
+        """Yields (n, channels) values, with silence for what was damaged or is missing."""
         expected = (self.sample_rate_hz, self.channels)
         tolerance = self._tolerance
         restarted = 0  # times start again where parts were joined
@@ -309,7 +307,7 @@ class _Stream(Recording):
             at += len(values)
 
     def _part(self, start: int, end: int) -> Iterator[Samples]:
-        """(n, channels) pieces from ``start`` to ``end``."""
+        """Yields (n, channels) pieces from ``start`` to ``end``."""
         at, pieces = self._pieces(start)
         for values, damaged in pieces:
             piece = values[max(0, start - at) : max(0, end - at)]
@@ -323,7 +321,7 @@ class _Stream(Recording):
 
 
 def _without_padding(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
-    """Gives ``length`` samples, or all where more than the padding of a last frame follows.
+    """Yields ``length`` samples, or all where more than the padding of a last frame follows.
 
     A fragmented mp4 states the length of its first part only.
     """
@@ -356,16 +354,15 @@ def _joined(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
 
 
 @contextmanager
-def open_av(source: Source, name: str) -> Iterator[Recording]:
+def open_av(raw: BinaryIO, name: str) -> Iterator[Recording]:
     """Opens a recording with PyAV; ``name`` is for messages.
 
     Raises:
         UnknownContent: FFmpeg does not know it.
         AudioError: It holds no audio, or cannot be read.
     """
-    with opened(source, name) as raw:
-        reader = _Stream(raw, name)
-        try:
-            yield reader
-        finally:
-            reader.close()
+    reader = _Stream(raw, name)
+    try:
+        yield reader
+    finally:
+        reader.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import soundfile
 
@@ -15,9 +16,7 @@ from elastictool.audio.reader import (
     BLOCK_VALUES,
     Recording,
     Samples,
-    Source,
     UnknownContent,
-    opened,
 )
 from elastictool.utils.errors import AudioError
 
@@ -66,22 +65,22 @@ class _File(Recording):
 
 
 @contextmanager
-def open_sndfile(source: Source, name: str) -> Iterator[Recording]:
+def open_sndfile(raw: BinaryIO, name: str) -> Iterator[Recording]:
     """Opens a recording with libsndfile; ``name`` is for messages.
 
     Raises:
         UnknownContent: libsndfile does not know it, finds no length in it, or it holds mp3.
         AudioError: It cannot be read.
     """
-    with opened(source, name) as raw:
-        try:
-            file = soundfile.SoundFile(raw)
-        except soundfile.LibsndfileError as error:
-            if error.code in _UNKNOWN:
-                raise UnknownContent(error.error_string) from error
-            reason = error.error_string
-            raise AudioError(f"{name}: not readable as audio ({reason})") from error
-        with file:
-            if file.subtype.startswith("MPEG") or not 0 < file.frames < _NO_LENGTH:
-                raise UnknownContent("its header does not say how long it is")
-            yield _File(file, name)
+    raw.seek(0)
+    try:
+        file = soundfile.SoundFile(raw)
+    except soundfile.LibsndfileError as error:
+        if error.code in _UNKNOWN:
+            raise UnknownContent(error.error_string) from error
+        reason = error.error_string
+        raise AudioError(f"{name}: not readable as audio ({reason})") from error
+    with file:
+        if file.subtype.startswith("MPEG") or not 0 < file.frames < _NO_LENGTH:
+            raise UnknownContent("its header does not say how long it is")
+        yield _File(file, name)

@@ -21,7 +21,7 @@ _EXTENSION = "torchaudio._extension"
 
 
 def load_torchaudio() -> ModuleType:
-    """The torchaudio package, with its extension disabled where that cannot load.
+    """Returns the torchaudio package, with its extension disabled where that cannot load.
 
     Raises:
         ElasticToolError: torchaudio is not installed.
@@ -42,7 +42,7 @@ def load_torchaudio() -> ModuleType:
 
 
 def torchaudio_state() -> str:
-    """``native``, ``extension disabled`` or ``missing``."""
+    """Returns ``native``, ``extension disabled`` or ``missing``."""
     try:
         load_torchaudio()
     except ElasticToolError:

@@ -20,7 +20,7 @@ _SCALE, _OFFSET = 1_000.0, 0.01
 
 
 def clip_weights(store: PreparedStore, clips: Indices) -> Weights:
-    """(len(clips),) chance of each of ``clips`` to be drawn, up to a common factor.
+    """Returns (len(clips),) chance of each of ``clips`` to be drawn, up to a common factor.
 
     A clip's weight is the sum over its labels of 1000 / (clips of that class + 0.01); a clip
     without a label has none. Source: AST's ``gen_weight_file``.
@@ -44,7 +44,7 @@ def clip_weights(store: PreparedStore, clips: Indices) -> Weights:
 
 
 def draw_clips(weights: Weights, count: int, seed: int, epoch: int) -> Indices:
-    """(count,) positions in ``weights``, drawn with replacement."""
+    """Returns (count,) positions in ``weights``, drawn with replacement."""
     shares = np.cumsum(weights)
     draws = clip_rng(seed, epoch, 0, "balance").random(count) * shares[-1]
     last = np.flatnonzero(weights)[-1]  # a draw can be rounded up to the very end
@@ -53,7 +53,7 @@ def draw_clips(weights: Weights, count: int, seed: int, epoch: int) -> Indices:
 
 
 def occurrences(drawn: Indices) -> Indices:
-    """How often each entry of ``drawn`` has stood there before: 0 at the first time."""
+    """Counts how often each entry of ``drawn`` has stood there before: 0 at the first time."""
     order = np.argsort(drawn, kind="stable")
     ordered = drawn[order]
     firsts = np.searchsorted(ordered, ordered, side="left")

@@ -41,11 +41,11 @@ class PackSpec:
     pad_to_multiple_of: int = 1
 
     def grid(self, num_frames: int, num_bins: int) -> tuple[int, int]:
-        """(frequency, time) patches of a (T, F) spectrogram, dropped ones included."""
+        """Returns (frequency, time) patches of a (T, F) spectrogram, dropped ones included."""
         return grid_shape(num_frames, num_bins, self.patch_size, self.patch_stride, self.edge)
 
     def at_patch_size(self, patch_size: tuple[int, int]) -> PackSpec:
-        """The same with patches of another size, overlapping by the same share."""
+        """Returns the same with patches of another size, overlapping by the same share."""
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return replace(self, patch_size=patch_size, patch_stride=stride)
 
@@ -73,7 +73,7 @@ class Example(NamedTuple):
 def patchify(
     fbank: Tensor, spec: PackSpec, grid: tuple[int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cut a (T, F) spectrogram into (N, P) patches with (N, 2) coordinates.
+    """Cuts a (T, F) spectrogram into (N, P) patches with (N, 2) coordinates.
 
     Patches run frequency-major (all times of the lowest band first) and are flattened
     frequency-major, as in AST and the published ElasticAST; coordinates are (frequency, time).
@@ -97,7 +97,7 @@ def patchify(
 
 
 def patch_windows(rows: Tensor, spec: PackSpec) -> Tensor:
-    """(R - frames + 1, bands, bins, frames) view: the patch that begins at each row and band.
+    """Returns a (R - frames + 1, bands, bins, frames) view: the patch at each row and band.
 
     Args:
         rows: (R, F) of one or more spectrograms, end to end.
@@ -112,7 +112,7 @@ def patch_windows(rows: Tensor, spec: PackSpec) -> Tensor:
 
 
 def patch_coords(bands: int, columns: int) -> Tensor:
-    """(N, 2) int64 (frequency, time) of the patches of a grid, frequency-major."""
+    """Returns (N, 2) int64 (frequency, time) of the patches of a grid, frequency-major."""
     return torch.cartesian_prod(torch.arange(bands), torch.arange(columns))
 
 
@@ -121,7 +121,7 @@ def collate(
     spec: PackSpec | Sequence[PackSpec],
     teacher: PackSpec | None = None,
 ) -> PackedBatch:
-    """Pack planned rows of examples into one batch.
+    """Packs planned rows of examples into one batch.
 
     Patches of examples whose spectrograms the device computes are left empty.
 
@@ -156,7 +156,7 @@ def collate(
 
 
 def _patches(example: Example, spec: PackSpec, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(N, P) patches and (N, 2) coordinates, without the dropped ones; P is 0 until computed."""
+    """Returns (N, P) kept patches and (N, 2) coordinates; P is 0 until computed."""
     if isinstance(example.fbank, Tensor):
         patches, coords = patchify(example.fbank, spec)
     else:

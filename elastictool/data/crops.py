@@ -39,7 +39,7 @@ class CropSampler:
     reduction: Reduction = "shift"
 
     def at_compression(self, compression: float, reduction: Reduction) -> CropSampler:
-        """For the same crops at another resolution: all numbers of frames keep their seconds."""
+        """Returns the sampler at another resolution: all numbers of frames keep their seconds."""
         least = max(1, round(self.diversity.min_frames / compression))
         return CropSampler(
             self.feature_extractor.at_compression(compression, reduction),
@@ -49,14 +49,14 @@ class CropSampler:
         )
 
     def whole(self, clip: int, native_frames: int) -> Crop:
-        """The evaluation crop of a clip at this resolution."""
+        """Returns the evaluation crop of a clip at this resolution."""
         crop = self.feature_extractor.crop(clip, native_frames)
         if self.compression == 1:
             return crop
         return replace(crop, compression=self.compression, reduction=self.reduction)
 
     def crops(self, whole: Crop, draws: Sequence[float]) -> list[Crop]:
-        """The crops of one clip: itself, a shorter one, or both.
+        """Returns the crops of one clip: itself, a shorter one, or both.
 
         Args:
             whole: The clip's evaluation crop; its draw, mix and token dropout are all crops'.
@@ -88,14 +88,14 @@ class CropSampler:
 
 
 def draw_cuts(count: int, seed: int, epoch: int) -> npt.NDArray[np.float64]:
-    """(count, CUT_DRAWS) numbers in 0..1, a row for each clip of the epoch."""
+    """Returns (count, CUT_DRAWS) numbers in 0..1, a row for each clip of the epoch."""
     return clip_rng(seed, epoch, 0, "views").random((count, CUT_DRAWS))
 
 
 def draw_resolutions(
     count: int, config: ResolutionConfig, seed: int, epoch: int
 ) -> npt.NDArray[np.int64]:
-    """(count,) place in ``config.compressions`` for each clip of the epoch, uniform.
+    """Returns (count,) place in ``config.compressions`` for each clip of the epoch, uniform.
 
     Source: published ElasticAST: one for each clip, not for each batch. An added shorter crop has
         its clip's (ours).
@@ -108,7 +108,7 @@ def draw_resolutions(
 def draw_mixes(
     count: int, partners: npt.NDArray[np.int64], augment: AugmentConfig, seed: int, epoch: int
 ) -> list[Mix | None]:
-    """For each of ``count`` clips, another clip to mix it with, or None.
+    """Returns, for each of ``count`` clips, another clip to mix it with, or None.
 
     Args:
         count: Clips of the epoch.
@@ -131,5 +131,5 @@ def draw_mixes(
 
 
 def _place(room: int, draw: float) -> int:
-    """A uniform start within ``room`` spare frames."""
+    """Returns a uniform start within ``room`` spare frames."""
     return int(draw * (room + 1)) if room > 0 else 0

@@ -69,7 +69,7 @@ class ClipDataset:
     def load(
         self, crop: Crop, epoch: int = 0, spec: PackSpec | None = None, on_device: bool = False
     ) -> Example:
-        """Read a crop of a clip, compute its spectrogram and (in training) augment it.
+        """Reads a crop of a clip, computes its spectrogram and (in training) augments it.
 
         Args:
             crop: What to load.
@@ -98,25 +98,25 @@ class ClipDataset:
         )
 
     def targets(self, clip: int) -> Tensor:
-        """(C,) float, 1 for each class of the clip."""
+        """Returns (C,) float, 1 for each class of the clip."""
         return torch.from_numpy(self.store.targets(clip))
 
     def crop_targets(self, crop: Crop) -> Tensor:
-        """(C,) float, the clip's targets, mixed as the crop is."""
+        """Returns (C,) float, the clip's targets, mixed as the crop is."""
         targets = self.targets(crop.clip)
         if crop.mix is None:
             return targets
         return crop.mix.ratio * targets + (1 - crop.mix.ratio) * self.targets(crop.mix.clip)
 
     def _kept(self, count: int, crop: Crop, epoch: int) -> Tensor | None:
-        """(K,) int64, the patches that token dropout leaves: as many as were planned."""
+        """Returns (K,) int64, the patches that token dropout leaves: as many as were planned."""
         if not crop.token_dropout:
             return None
         order = self._rng(crop, epoch, "token-dropout").permutation(count)
         return torch.from_numpy(np.sort(order[: kept_patches(count, crop.token_dropout)]))
 
     def _feature_extractor(self, crop: Crop) -> FeatureExtractor:
-        """At the crop's resolution."""
+        """Returns the feature extractor at the crop's resolution."""
         if crop.compression == 1:
             return self.feature_extractor
         return self.feature_extractor.at_compression(crop.compression, crop.reduction)
@@ -140,7 +140,7 @@ class ClipDataset:
         return fits
 
     def crop_frames(self, crop: Crop) -> Tensor:
-        """(T', F) log-mel frames of the crop."""
+        """Returns (T', F) log-mel frames of the crop."""
         # With another partner each time, or at one of many resolutions, kept frames would seldom
         # be used.
         if crop.mix is not None or crop.compression != 1 or not self._cacheable[crop.clip]:
@@ -153,12 +153,12 @@ class ClipDataset:
         return frames[first : first + crop.num_frames]
 
     def _read(self, crop: Crop) -> tuple[Tensor, int]:
-        """Frames that hold the crop, reading no more audio than they need."""
+        """Returns frames that hold the crop, reading no more audio than they need."""
         waveform, before = self._waveform(crop, self.store.waveform)
         return self._feature_extractor(crop).frames(waveform), before
 
     def _waveform(self, crop: Crop, read: ReadAudio) -> tuple[Waveform, int]:
-        """Samples that hold the crop, and how many of their frames precede it.
+        """Returns samples that hold the crop, and how many of their frames precede it.
 
         From the crop's start on, the beginning of another clip may be mixed in.
         """
@@ -175,7 +175,7 @@ class ClipDataset:
         return np.concatenate((waveform[:begin], mixed)), before
 
     def _kept_audio(self, clip: int, start: int, stop: int) -> Waveform:
-        """Samples of a clip, out of the cache where it is there or fits.
+        """Returns samples of a clip, out of the cache where it is there or fits.
 
         A part of a whole decoded clip is what decoding the part gives, so what is kept may depend
         on what was asked for.

@@ -105,7 +105,7 @@ class FeatureExtractor:
     def pack_spec(
         self, prefix_tokens: int = 0, padded_rows: bool = False, pad_to_multiple_of: int = 1
     ) -> PackSpec:
-        """How its spectrograms become the tokens of a batch; arguments as in ``PackSpec``."""
+        """Returns how spectrograms become the tokens of a batch; arguments as in ``PackSpec``."""
         return PackSpec(
             self.patch_size,
             self.patch_stride,
@@ -122,7 +122,7 @@ class FeatureExtractor:
         return self.length.fixed_frames > 0
 
     def at_length(self, num_frames: int) -> FeatureExtractor:
-        """The same front end evaluated at ``num_frames``.
+        """Returns the same front end evaluated at ``num_frames``.
 
         Source: ElasticAST Section 3.3. Fixed-length models trim and pad to it; native-length
         models trim longer clips only and never pad.
@@ -135,14 +135,14 @@ class FeatureExtractor:
         return dataclasses.replace(self, length=length)
 
     def at_patch_size(self, patch_size: tuple[int, int]) -> FeatureExtractor:
-        """The same front end with patches of another size, overlapping by the same share."""
+        """Returns the front end with patches of another size, overlapping by the same share."""
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return dataclasses.replace(self, patch_size=patch_size, patch_stride=stride)
 
     def at_compression(
         self, compression: float, reduction: Reduction = "shift"
     ) -> FeatureExtractor:
-        """The same front end with frames ``compression`` times as far apart, over the same seconds.
+        """Returns the front end with frames ``compression`` times as far apart, over the same time.
 
         Length limits are rounded down to whole frames.
 
@@ -174,38 +174,38 @@ class FeatureExtractor:
         return dataclasses.replace(self, pool=pool, pool_kind=reduction, length=length)
 
     def crop(self, clip: int, native_frames: int) -> Crop:
-        """The evaluation crop of a clip: its first frames, up to the length limits."""
+        """Returns the evaluation crop of a clip: its first frames, up to the length limits."""
         limit = self.length.most_frames
         return Crop(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
 
     def num_patches(self, crop: Crop) -> int:
-        """Patch tokens of a crop that the model is to see."""
+        """Returns the number of patch tokens of a crop that the model is to see."""
         return kept_patches(math.prod(self.grid(crop)), crop.token_dropout)
 
     def grid(self, crop: Crop) -> tuple[int, int]:
-        """(frequency, time) patches of a crop."""
+        """Returns (frequency, time) patches of a crop."""
         bins, edge = self.fbank.num_mel_bins, self.length.edge
         return grid_shape(crop.total_frames, bins, self.patch_size, self.patch_stride, edge)
 
     def longest_grid(self) -> tuple[int, int]:
-        """(frequency, time) patches of the longest crop that the length limits allow."""
+        """Returns (frequency, time) patches of the longest crop that the length limits allow."""
         limit = self.length.most_frames
         return self.grid(Crop(0, limit, 0, limit))
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Frames of a clip of ``num_samples``."""
+        """Returns the number of frames of a clip of ``num_samples``."""
         return pooled_count(self.fbank.num_frames(num_samples), self.pool)
 
     def frame_start(self, frame: int) -> int:
-        """First sample of ``frame``; see ``FbankConfig.frame_start``."""
+        """Returns the first sample of ``frame``; see ``FbankConfig.frame_start``."""
         return self.fbank.frame_start(frame * self.pool)
 
     def samples_for(self, num_frames: int) -> int:
-        """Samples of a clip's beginning that its first ``num_frames`` frames need."""
+        """Returns the samples of a clip's beginning that its first ``num_frames`` frames need."""
         return self.fbank.samples_for(num_frames * self.pool)
 
     def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
-        """What to read of a clip for some of its frames; see ``FbankConfig.excerpt``.
+        """Returns what to read of a clip for some of its frames; see ``FbankConfig.excerpt``.
 
         Reading begins where a group of pooled frames does.
         """
@@ -215,11 +215,11 @@ class FeatureExtractor:
         return self.fbank.frame_place(begin * pool), stop, first - begin
 
     def frames(self, waveform: Waveform) -> Tensor:
-        """(T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``, not normalised."""
+        """Returns (T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``."""
         return pool_frames(fbank(torch.from_numpy(waveform), self.fbank), self.pool, self.pool_kind)
 
     def raw_frames(self, waveform: Waveform, first: int, count: int) -> RawFrames:
-        """What ``frames`` would compute, still to be computed: ``count`` frames from ``first``."""
+        """Returns ``count`` frames from ``first`` on, still to be computed."""
         config, num_samples = self.fbank, len(waveform)
         known = config.num_frames(num_samples)
         available = pooled_count(known, self.pool)
@@ -238,7 +238,7 @@ class FeatureExtractor:
         )
 
     def spectrogram(self, frames: Tensor | RawFrames, crop: Crop) -> Spectrogram:
-        """The crop as the model is to see it: padded to its length, normalised.
+        """Returns the crop as the model is to see it: padded to its length, normalised.
 
         Args:
             frames: (T', F) log-mel frames of the crop alone, or what computes them.

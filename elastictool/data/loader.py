@@ -81,7 +81,7 @@ def load_batches(
     teacher: PackSpec | None = None,
     transfer: DeviceTransfer = HOST,
 ) -> Generator[PackedBatch, None, None]:
-    """The batches of ``plans``, in order, where ``transfer`` takes them.
+    """Yields the batches of ``plans``, in order, where ``transfer`` takes them.
 
     Args:
         plans: What to load.
@@ -111,7 +111,7 @@ def load_undelivered(
     teacher: PackSpec | None = None,
     transfer: DeviceTransfer = HOST,
 ) -> Generator[Loaded, None, None]:
-    """Like ``load_batches``, as they leave the loader: in main memory, perhaps without features."""
+    """Yields batches as they leave the loader: in main memory, perhaps without features."""
     loader: DataLoader[Loaded | _Failure] = DataLoader(
         _PlannedBatches(dataset, teacher, transfer.fbank_on_device),
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
@@ -140,7 +140,7 @@ def load_undelivered(
 
 
 def dead_worker(error: Exception) -> LoaderError | None:
-    """What to say where ``error`` is torch's word on a dead loader worker, else None.
+    """Returns what to say where ``error`` is torch's word on a dead loader worker, else None.
 
     Torch raises it where the training process happens to be, also while it writes a file, which
     then fails of it. A connection that breaks while a batch is waited for (an OSError or EOFError)
@@ -169,7 +169,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _blocked_sigterm() -> Iterator[None]:
-    """Let workers start with SIGTERM blocked: torch's handler would end them at once."""
+    """Lets workers start with SIGTERM blocked: torch's handler would end them at once."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -178,7 +178,7 @@ def _blocked_sigterm() -> Iterator[None]:
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """Leave signals to the parent; end some time after a SIGTERM, not at once.
+    """Leaves signals to the parent; ends some time after a SIGTERM, not at once.
 
     SIGTERM reaches whole groups of processes, and the training process still wants the batches of
     the step that it saves after. Where it comes from the end of that process, there is no batch.

@@ -33,7 +33,7 @@ def pack(
     shift_ms: float = 10.0,
     clip_ids: Sequence[str] | None = None,
 ) -> PackedBatch:
-    """Pack spectrograms into one stream of patches, for any model of elastictool.
+    """Packs spectrograms into one stream of patches, for any model of elastictool.
 
     Args:
         features: S spectrograms (T, F), floating point and normalised, as ``fbank`` gives them;
@@ -94,7 +94,7 @@ def _spectrogram(values: Features, index: int) -> Tensor:
 
 
 def _targets(targets: Tensor | npt.NDArray[Any] | Sequence[Any] | None, clips: int) -> Tensor:
-    """(S,) int64 class indices or (S, C) float; (S, 0) where there are none."""
+    """Returns (S,) int64 class indices or (S, C) float; (S, 0) where there are none."""
     if targets is None:
         return torch.zeros(clips, 0)
     if isinstance(targets, (list, tuple)) and targets and isinstance(targets[0], Tensor):

@@ -183,7 +183,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _is_finished(plan: Plan) -> bool:
-    """Whether the folder holds this very dataset.
+    """Returns whether the folder holds this very dataset.
 
     Raises:
         UsageError: It holds another one, finished or not.

@@ -40,7 +40,7 @@ class PatchIndex:
     spec: PackSpec
 
     def filled(self, batch: PackedBatch, rows: Tensor) -> PackedBatch:
-        """``batch`` with the values of its patches, cut from (R, F) rows."""
+        """Returns ``batch`` with the values of its patches, cut from (R, F) rows."""
         (group,) = batch.patch_groups
         windows = patch_windows(rows, self.spec)
         patches = windows[self.rows, group.coords[:, 0]].flatten(1)
@@ -106,7 +106,7 @@ class RawBatch:
 def collate_raw(
     rows: Sequence[Sequence[Example]], spec: PackSpec, teacher: PackSpec | None = None
 ) -> RawBatch:
-    """Pack examples whose spectrograms the device computes; arguments as for ``collate``."""
+    """Packs examples whose spectrograms the device computes; arguments as for ``collate``."""
     batch = collate(rows, spec, teacher)
     specs = [spec] if teacher is None else [spec, teacher]
     batches = [batch] if batch.teacher_batch is None else [batch, batch.teacher_batch]
@@ -144,7 +144,7 @@ def _raw(example: Example) -> tuple[Spectrogram, RawFrames]:
 
 
 def _reach(clip: Spectrogram, spec: PackSpec) -> int:
-    """Rows that a clip's patches reach over, its own rows at least."""
+    """Counts the rows that a clip's patches reach over, its own rows at least."""
     columns = spec.grid(*clip.shape)[1]
     return max(len(clip.rows), covered(columns, spec.patch_size[1], spec.patch_stride[1]))
 
@@ -158,7 +158,7 @@ def _patch_index(batch: PackedBatch, spec: PackSpec, first_rows: Tensor) -> Patc
 def _joined_rows(
     clips: Sequence[Spectrogram], first_rows: Integers, total: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Rows, masked bins and noise of all clips, as in ``RawBatch``; frames are numbered through.
+    """Joins rows, masked bins and noise of all clips; frames are numbered through.
 
     Rows that only complete a patch are padding, without mask or noise.
     """

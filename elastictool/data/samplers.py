@@ -98,7 +98,7 @@ class TrainingSampler:
         clips: npt.NDArray[np.int64],
         padded_rows: bool = False,
     ) -> TrainingSampler:
-        """The sampler that ``config`` asks for over the ``clips`` of ``dataset``.
+        """Returns the sampler that ``config`` asks for over the ``clips`` of ``dataset``.
 
         Args:
             config: A resolved configuration.
@@ -133,14 +133,14 @@ class TrainingSampler:
         return self.epoch_clips or len(self.clips)
 
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
-        """The batches of ``epoch``, in order."""
+        """Yields the batches of ``epoch``, in order."""
         crops = self._epoch_crops(epoch)
         for number, batch in enumerate(self._batches(crops, epoch)):
             rows = [[crop for place in clips for crop in crops[place]] for clips in batch]
             yield self._plan(epoch, rows, self._spec_of(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
-        """Batches of ``epoch``; with a token budget they differ from epoch to epoch."""
+        """Counts the batches of ``epoch``; with a token budget they differ from epoch to epoch."""
         if not self.packing.batch_tokens:
             return -(-self.clips_per_epoch // self.packing.batch_clips)
         return sum(1 for _ in self._batches(self._epoch_crops(epoch), epoch))
@@ -177,7 +177,7 @@ class TrainingSampler:
         return [self._tokens(crop, plan.spec) for crop in plan.crops]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
-        """(frequency, time) of the patches of one batch: a function of its place and the seed."""
+        """Draws (frequency, time) of the patches of one batch from its place and the seed."""
         own, flexi = self.spec.patch_size, self.flexi
         if not flexi.sizes:
             return own
@@ -190,7 +190,7 @@ class TrainingSampler:
         return self.spec.at_patch_size(self.patch_size(epoch, batch))
 
     def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
-        """Places of each batch's clips; lists of clips whose rows are planned together.
+        """Yields the places of each batch's clips; lists of clips whose rows are planned together.
 
         A planner of one batch gets it whole. A window planner has chosen the rows already, at the
         run's own patch size; its batches come in its own order, longest clips first, and so
@@ -208,7 +208,7 @@ class TrainingSampler:
                 yield [[window.start + place for place in row] for row in batches[batch]]
 
     def _cuts(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[tuple[int, int]]:
-        """First clip of each batch and the one after its last, in arrival order.
+        """Yields the first clip of each batch and the one after its last, in arrival order.
 
         A token budget counts tokens of the batch's own patch size.
         """
@@ -228,12 +228,12 @@ class TrainingSampler:
             start = stop
 
     def _clip_tokens(self, crops: Sequence[Sequence[Crop]], spec: PackSpec) -> Counts:
-        """Tokens of each clip, all its crops together."""
+        """Counts the tokens of each clip, all its crops together."""
         sums = [sum(self._tokens(crop, spec) for crop in group) for group in crops]
         return np.array(sums, dtype=np.int64)
 
     def _plan(self, epoch: int, together: Sequence[Sequence[Crop]], spec: PackSpec) -> BatchPlan:
-        """Rows of each list of crops; a row of a window planner stays one unless it is too long.
+        """Plans rows of each list of crops; a window planner's row stays one unless it is too long.
 
         It is too long where a clip has two crops that do not fit into one row, or where the
         batch's patches are smaller than those that the row was planned with.
@@ -252,7 +252,7 @@ class TrainingSampler:
         return kept_patches(patches, crop.token_dropout) + spec.prefix_tokens
 
     def _epoch_crops(self, epoch: int) -> list[list[Crop]]:
-        """The crops of each clip, in the epoch's order.
+        """Returns the crops of each clip, in the epoch's order.
 
         Draws are made for all clips at once and indexed by clip, so that a clip's crops depend on
         (seed, epoch, clip) alone and not on its place in the order.
@@ -274,7 +274,7 @@ class TrainingSampler:
         return crops
 
     def _epoch_clips(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The clips that the epoch draws, and the draw of each one's first crop."""
+        """Returns the clips that the epoch draws, and the draw of each one's first crop."""
         if self.weights is None:
             return self.clips, np.zeros_like(self.clips)
         drawn = draw_clips(self.weights, self.clips_per_epoch, self.seed, epoch)
@@ -290,7 +290,7 @@ class TrainingSampler:
     def _frames(
         self, clips: npt.NDArray[np.int64], which: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Frames of each of ``clips`` at its own one of the resolutions."""
+        """Returns the frames of each of ``clips`` at its own one of the resolutions."""
         if not self.augment.resolution.compressions:
             return self.native_frames[clips]
         if self.num_samples is None:

@@ -8,13 +8,16 @@ run leaves finished shards with sidecars, which the next run takes over.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,6 @@ import torch
 
 from elastictool.audio.formats import misnamed
 from elastictool.corpora.base import CORPORA, SourceClip
-from elastictool.data.allocator import keep_freed_memory
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.plan import ShardTask
 from elastictool.data.store import shard_schema
@@ -32,6 +34,8 @@ from elastictool.utils.io import atomic_path, readable, write_json
 from elastictool.utils.signals import end_with_parent, leave_to_parent
 
 _BATCH_BYTES = 32 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``."""
 
 
 @dataclass
@@ -130,6 +134,21 @@ def write_shard(task: ShardTask) -> ShardReport:
         report.num_bytes = temporary.stat().st_size
     write_json(task.sidecar, asdict(report))
     return report
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Lets glibc keep the memory of one clip for the next, once in each process.
+
+    Clips come as arrays of megabytes, which it would give back to the system and ask for again,
+    page by page. Keeping them saved about a tenth of prep's processor time on 10 s clips (mp3, m4a,
+    wav; between 2 and 21 % from run to run on a busy machine), for up to 128 MB that an idle worker
+    holds. Other systems' allocators are left as they are; musl has no ``mallopt``.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 128 << 20)
 
 
 @contextmanager

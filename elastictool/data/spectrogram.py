@@ -88,7 +88,7 @@ class Spectrogram:
     def augmented(
         self, config: AugmentConfig, rng: Callable[[str], np.random.Generator]
     ) -> Spectrogram:
-        """With masks, noise and roll, in the order of the published code; each draws its own."""
+        """Returns it with masks, noise and roll, in the order of the published code."""
         rows = self.rows.copy()
         bins, masked = draw_masks(len(rows), self.num_bins, config, rng("spec-augment"))
         rows[slice(*masked)] = MASKED
@@ -102,7 +102,7 @@ class Spectrogram:
         return replace(self, rows=rows, bins=bins, noise=noise, normalization=normalization)
 
     def computed(self) -> Tensor:
-        """(T, F) values.
+        """Computes the (T, F) values.
 
         Raises:
             TypeError: The frames are still to be computed.
@@ -121,7 +121,7 @@ def spectrogram_rows(
     noise: Tensor | None,
     normalization: Normalization,
 ) -> Tensor:
-    """(R, F) rows of one or more spectrograms.
+    """Computes (R, F) rows of one or more spectrograms.
 
     Args:
         frames: (T', F) log-mel frames, not normalised.

@@ -95,7 +95,7 @@ _DISK_HINTS = {
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy, Arrow, torch's allocators or CUDA say that memory ran out.
+    """Returns whether Python, numpy, Arrow, torch's allocators or CUDA say that memory ran out.
 
     Torch has a type for CUDA only; its CPU allocator raises a RuntimeError, recognised by its text.
     """

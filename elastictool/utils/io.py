@@ -33,7 +33,7 @@ _DISK_LEAVINGS = "lost+found"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not the user's data: ``.name``, ``__MACOSX``."""
+    """Returns whether a name is not that of a user's data: ``.name``, ``__MACOSX``."""
     return name.startswith(".") or name in (ARCHIVE_LEAVINGS, _DISK_LEAVINGS)
 
 

@@ -58,7 +58,7 @@ def command() -> str:
 
 
 def first_to_fail() -> bool:
-    """Whether this process shows its error: of several that fail, only the first one does.
+    """Returns whether this process shows its error: of several that fail, only the first one does.
 
     They ask torchrun's store, which outlives each of them. Where it does not answer, all show it.
     """

@@ -68,7 +68,7 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether a process holds the lock file ``path``; None where the system cannot say."""
+    """Returns whether a process holds the lock file ``path``; None where the system cannot say."""
     try:
         with path.open("rb") as file:
             return not lock_descriptor(file.fileno(), blocking=False)
