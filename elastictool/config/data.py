@@ -61,8 +61,8 @@ class LengthConfig:
     """Above 0: every clip is cut or padded to this number of frames, as a standard AST needs it. 0
     keeps native lengths (ElasticAST)."""
     crop: Literal["start", "random"] = "start"
-    """Which part of a longer clip training takes: its ``start``, or a ``random`` part, another one
-    in each epoch. Validation and tests take the start."""
+    """Part of a longer clip that is used in training: its ``start``, or a ``random`` part, drawn
+    anew in each epoch. Validation and tests use the start."""
     edge: Edge = "pad"
     """What happens to the incomplete last patch of a clip: ``pad`` pads it, ``drop`` leaves it out,
     as the published code does (up to 15 frames)."""
