@@ -26,23 +26,17 @@ _FIELDS = {
 """Fields in which two rows of one id must not differ, and what messages call them."""
 
 
-def _ranks() -> dict[str, int]:
-    """Order of preference: wav, flac, arrays in HDF5, other audio files, then the rest."""
-    audio = ("mp3", "ogg", "opus")
-    ranks: dict[str, int] = {}
-    for kind in FORMATS:
-        rank = 2 if kind.members else 3 if kind.decoder == "libsndfile" or kind.name in audio else 4
-        for suffix in kind.suffixes:
-            ranks.setdefault(suffix, rank)
-    return {**ranks, ".wav": 0, ".flac": 1}
-
-
-_RANKS = _ranks()
-
-
 def rank_of(path: str) -> int:
-    """Returns the rank of a file's kind: of several files of one recording, the lowest is taken."""
-    return _RANKS[os.path.splitext(path)[1].lower()]
+    """Returns the rank of a file's kind: of several files of one recording, the lowest is taken.
+
+    Wav comes first, then flac, arrays in HDF5, other audio files, and the rest.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".wav", ".flac"):
+        return int(suffix == ".flac")
+    kind = next(kind for kind in FORMATS if suffix in kind.suffixes)
+    is_audio = kind.decoder == "libsndfile" or kind.name in ("mp3", "ogg", "opus")
+    return 2 if kind.members else 3 if is_audio else 4
 
 
 @dataclass
@@ -51,7 +45,6 @@ class FileIndex:
 
     Attributes:
         root: What paths are relative to.
-        first: Beginning of the paths that go before all others (``audio/``).
         depth: How many parts of a path name a recording: 1 is its name alone, 2 its folder, too.
         paths: Path by those parts without ending; of several files the best kind (``rank_of``),
             of these the one that sorts first; an empty one only where there is no other.
@@ -61,7 +54,6 @@ class FileIndex:
     """
 
     root: Path
-    first: str = ""
     depth: int = 1
     paths: dict[str, str] = field(default_factory=dict)
     matched: Counter[str] = field(default_factory=Counter)
@@ -79,7 +71,7 @@ class FileIndex:
     ) -> FileIndex:
         """Indexes those of ``files`` that are audio or video."""
         first = next((f"{name}/" for name in folders if (root / name).is_dir()), "")
-        index = cls(root, first, depth)
+        index = cls(root, depth)
         for path, is_there in files:
             stem, dot, suffix = path.rpartition(".")
             if (dot + suffix).lower() not in AUDIO_SUFFIXES:
@@ -117,13 +109,6 @@ class FileIndex:
         if found and os.path.splitext(found)[1] != ending:
             self.endings[os.path.splitext(found)[1]] += 1
         return found
-
-    def note(self, wanted: int) -> str:
-        """Returns how many of ``wanted`` clips were found, and under which names."""
-        found = sum(self.matched.values())
-        share = found / wanted if wanted else 0.0
-        by_name = ", ".join(f"{name}: {count:,}" for name, count in self.matched.most_common())
-        return f"{found:,} of {wanted:,} annotated clips are on disk ({share:.1%}); {by_name}"
 
     def warnings(self, listing: Listing) -> list[str]:
         """Returns where the disk differs from the rows of ``listing``."""
@@ -198,9 +183,11 @@ class ListingBuilder:
 
     def finish(self) -> Listing:
         """Returns the listing, with what the user should know of rows and files."""
-        if self.index.matched:
-            wanted = len(self.listing.clips) + len(self.listing.missing)
-            self.listing.notes.append(self.index.note(wanted))
+        if matched := self.index.matched:
+            found, wanted = sum(matched.values()), len(self.known)
+            by_name = ", ".join(f"{name}: {count:,}" for name, count in matched.most_common())
+            share = f"{found:,} of {wanted:,} annotated clips are on disk ({found / wanted:.1%})"
+            self.listing.notes.append(f"{share}; {by_name}")
         if self.repeats:
             count, some = len(self.repeats), some_of(self.repeats)
             self.listing.warnings.append(

@@ -18,6 +18,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,7 @@ SAMPLE_RATE_HZ = 16_000
 SIZES = {"train": 900, "val": 150, "test": 200}
 """Clips per split; clips are numbered through, and their classes take turns."""
 
-_NOISE_TAG = 1
-_SCORE_TAG = 0
 _RAMP_S = 0.005
-_SNRS_DB = (42.0, 36.0, 30.0)
-_DURATION_MEDIAN_S, _DURATION_SIGMA, _DURATION_RANGE_S = 1.5, 0.6, (1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -80,66 +77,50 @@ def _window(rng: np.random.Generator, duration_s: float) -> tuple[float, float]:
     return rng.uniform(0.02, 0.15) * duration_s, rng.uniform(0.85, 0.98) * duration_s
 
 
-def _train(shape: Event) -> Composer:
+def _train(shape: Event, rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
     """Composes events like ``shape``, one after the other, from somewhere to the clip's end."""
-
-    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        length_s = rng.uniform(0.3, 0.4)
-        begin_s = rng.uniform(0, 0.6) * duration_s
-        count = int((duration_s - begin_s) / length_s)
-        return [shape.at(begin_s + number * length_s, length_s) for number in range(count)]
-
-    return compose
+    length_s = rng.uniform(0.3, 0.4)
+    begin_s = rng.uniform(0, 0.6) * duration_s
+    count = int((duration_s - begin_s) / length_s)
+    return [shape.at(begin_s + number * length_s, length_s) for number in range(count)]
 
 
-def _order(first: Event, second: Event) -> Composer:
+def _order(
+    first: Event, second: Event, rng: np.random.Generator, duration_s: float
+) -> Sequence[Event]:
     """Composes two adjacent events; the second lies in the last 60 % of the clip."""
-
-    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        change_s = rng.uniform(0.42, 0.6) * duration_s
-        before_s, after_s = rng.uniform(0.25, 0.38, size=2) * duration_s
-        return [first.at(change_s - before_s, before_s), second.at(change_s, after_s)]
-
-    return compose
+    change_s = rng.uniform(0.42, 0.6) * duration_s
+    before_s, after_s = rng.uniform(0.25, 0.38, size=2) * duration_s
+    return [first.at(change_s - before_s, before_s), second.at(change_s, after_s)]
 
 
-def _pulses(count: int) -> Composer:
+def _pulses(count: int, rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
     """Composes ``count`` noise bursts, unevenly spread over the clip."""
-
-    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        begin_s, end_s = _window(rng, duration_s)
-        places = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
-        length_s = rng.uniform(0.04, 0.08)
-        return [_CLICK.at(begin_s + p * (end_s - begin_s), length_s) for p in places]
-
-    return compose
+    begin_s, end_s = _window(rng, duration_s)
+    places = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
+    length_s = rng.uniform(0.04, 0.08)
+    return [_CLICK.at(begin_s + p * (end_s - begin_s), length_s) for p in places]
 
 
-def _rhythm(last_gap_over_first: float) -> Composer:
+def _rhythm(
+    last_gap_over_first: float, rng: np.random.Generator, duration_s: float
+) -> Sequence[Event]:
     """Composes six short tones whose gaps grow or shrink by a constant factor."""
-
-    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        begin_s, end_s = _window(rng, duration_s)
-        gaps = last_gap_over_first ** np.linspace(0, 1, 5)
-        places = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
-        length_s = rng.uniform(0.03, 0.05)
-        return [_BLIP.at(begin_s + p * (end_s - begin_s - 0.05), length_s) for p in places]
-
-    return compose
+    begin_s, end_s = _window(rng, duration_s)
+    gaps = last_gap_over_first ** np.linspace(0, 1, 5)
+    places = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
+    length_s = rng.uniform(0.03, 0.05)
+    return [_BLIP.at(begin_s + p * (end_s - begin_s - 0.05), length_s) for p in places]
 
 
-def _melody(*ranks: int) -> Composer:
+def _melody(ranks: Sequence[int], rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
     """Composes four tones of fixed pitches; ``ranks`` is their order from low to high."""
-
-    def compose(rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
-        begin_s, end_s = _window(rng, duration_s)
-        step_s = (end_s - begin_s) / len(ranks)
-        return [
-            Event(500.0 * 2.0 ** (0.5 * rank)).at(begin_s + place * step_s, step_s)
-            for place, rank in enumerate(ranks)
-        ]
-
-    return compose
+    begin_s, end_s = _window(rng, duration_s)
+    step_s = (end_s - begin_s) / len(ranks)
+    return [
+        Event(500.0 * 2.0 ** (0.5 * rank)).at(begin_s + place * step_s, step_s)
+        for place, rank in enumerate(ranks)
+    ]
 
 
 _CLICK = Event(1000.0, noise=True)
@@ -148,31 +129,29 @@ _TONE = Event(2200.0)
 _HISS = Event(1500.0, noise=True)
 
 COMPOSERS: dict[str, Composer] = {
-    "sweep-up": _train(Event(400.0, glide=2.0)),
-    "sweep-down": _train(Event(400.0 * 2**2.0, glide=-2.0)),
-    "swell": _train(Event(2000.0, noise=True, swell=5.0)),
-    "fade": _train(Event(2000.0, noise=True, swell=-5.0)),
-    "tone-hiss": _order(_TONE, _HISS),
-    "hiss-tone": _order(_HISS, _TONE),
-    "pulses-2": _pulses(2),
-    "pulses-6": _pulses(6),
-    "rhythm-regular": _rhythm(1.0),
-    "rhythm-accelerating": _rhythm(0.2),
-    "melody-rising": _melody(0, 1, 2, 3),
-    "melody-falling": _melody(3, 2, 1, 0),
-    "melody-arch": _melody(0, 2, 3, 1),
-    "melody-valley": _melody(3, 1, 0, 2),
+    "sweep-up": partial(_train, Event(400.0, glide=2.0)),
+    "sweep-down": partial(_train, Event(400.0 * 2**2.0, glide=-2.0)),
+    "swell": partial(_train, Event(2000.0, noise=True, swell=5.0)),
+    "fade": partial(_train, Event(2000.0, noise=True, swell=-5.0)),
+    "tone-hiss": partial(_order, _TONE, _HISS),
+    "hiss-tone": partial(_order, _HISS, _TONE),
+    "pulses-2": partial(_pulses, 2),
+    "pulses-6": partial(_pulses, 6),
+    "rhythm-regular": partial(_rhythm, 1.0),
+    "rhythm-accelerating": partial(_rhythm, 0.2),
+    "melody-rising": partial(_melody, (0, 1, 2, 3)),
+    "melody-falling": partial(_melody, (3, 2, 1, 0)),
+    "melody-arch": partial(_melody, (0, 2, 3, 1)),
+    "melody-valley": partial(_melody, (3, 1, 0, 2)),
 }
 """The classes, in order, and how a score of each is written."""
 
 
 def compose(seed: int, index: int) -> Score:
     """Returns the score of clip ``index``; classes take turns."""
-    rng = np.random.default_rng([seed, index, _SCORE_TAG])
+    rng = np.random.default_rng([seed, index, 0])
     label = list(COMPOSERS)[index % len(COMPOSERS)]
-    duration_s = float(
-        np.clip(rng.lognormal(math.log(_DURATION_MEDIAN_S), _DURATION_SIGMA), *_DURATION_RANGE_S)
-    )
+    duration_s = float(np.clip(rng.lognormal(math.log(1.5), 0.6), 1.0, 10.0))
     return Score(label, duration_s, tuple(COMPOSERS[label](rng, duration_s)))
 
 
@@ -183,7 +162,7 @@ def render(seed: int, index: int) -> NDArray[np.float32]:
     spectral slope of noises (power over frequency, exponent).
     """
     score = compose(seed, index)
-    rng = np.random.default_rng([seed, index, _NOISE_TAG])
+    rng = np.random.default_rng([seed, index, 1])
     partials = rng.uniform(0.1, 0.4) ** np.arange(2)
     partials /= np.sqrt(np.square(partials).sum() / 2)
     transposition = float(2.0 ** rng.uniform(-0.1, 0.1))
@@ -203,7 +182,7 @@ def render(seed: int, index: int) -> NDArray[np.float32]:
                 sound += amplitude * np.sin(harmonic * phase)
         sound = (sound * _envelope(event, time_s))[: len(waveform) - start]
         waveform[start : start + len(sound)] += sound
-    level = 10.0 ** (-rng.choice(_SNRS_DB) / 20)
+    level = 10.0 ** (-rng.choice((42.0, 36.0, 30.0)) / 20)
     background = _coloured_noise(rng, len(waveform), 0.0, rng.uniform(-1.0, 0.0))
     waveform += level * background
     peak = rng.uniform(0.3, 0.8)
