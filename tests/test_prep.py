@@ -29,6 +29,7 @@ from elastictool.data.summary import check_rejected
 from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.utils.io import PROGRESS_FOLDER
 from elastictool.utils.progress import Task
+from tests.helpers.children import Child
 from tests.helpers.corpus_trees import csv_tree, write_audio, write_table
 from tests.helpers.files import content
 
@@ -55,10 +56,10 @@ def test_any_number_of_workers_writes_the_same_bytes(
 
 
 def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
-    process = _start(tmp_path, "--workers", "1")
+    child = _start(tmp_path, "--workers", "1")
     _wait_for_shards(tmp_path, 3)
-    process.kill()
-    process.communicate()
+    child.process.kill()
+    assert child.wait() == -signal.SIGKILL
     folder = tmp_path / "synth"
     assert not (folder / "dataset.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.arrow")}
@@ -69,41 +70,22 @@ def test_a_killed_run_continues_to_the_same_bytes(whole: dict[str, bytes], tmp_p
     assert untouched >= sidecars - 1  # the last one may lack its sidecar
 
 
-@pytest.mark.parametrize(
-    ("stop", "workers"), [(signal.SIGINT, "2"), (signal.SIGTERM, "2")], ids=["ctrl-c", "sigterm"]
-)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_stopped_run_says_how_to_continue_and_keeps_its_shards(
-    stop: signal.Signals, workers: str, whole: dict[str, bytes], tmp_path: Path
+    stop: signal.Signals, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    process = _start(tmp_path, "--workers", workers)
+    child = _start(tmp_path, "--workers", "2")
     _wait_for_shards(tmp_path, 2)
-    os.killpg(process.pid, stop)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted" in errors and "run the same command again" in errors
-    assert "Traceback" not in errors
+    assert child.process.pid is not None
+    os.killpg(child.process.pid, stop)
+    assert child.wait(30) == 130
+    assert "interrupted" in child.shown() and "run the same command again" in child.shown()
+    assert "Traceback" not in child.shown()
     assert content(prepare(PrepOptions("synth", out=tmp_path, limit=CLIPS)).path) == whole
 
 
-def _start(out: Path, *options: str) -> subprocess.Popen[str]:
-    """``prep`` in a process group of its own, as a terminal does it."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "elastictool",
-            "prep",
-            "--out",
-            str(out),
-            "--limit",
-            str(CLIPS),
-            *options,
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+def _start(out: Path, *options: str) -> Child:
+    return Child(out, "prep", "--out", out, "--limit", CLIPS, *options)
 
 
 def _wait_for_shards(out: Path, count: int) -> None:
