@@ -74,7 +74,7 @@ def test_token_budgets_hold_and_are_used_up(stream: list[int], budget: int) -> N
     )
 
 
-def test_first_come_plans_inside_fixed_batches_as_published() -> None:
+def test_next_fit_plans_inside_fixed_batches_as_published() -> None:
     """A row is never shared across batches, even where the next batch's clip would fit."""
     batches = plan_stream(
         np.array([5, 5, 5, 5]), PackingConfig(capacity=20, batch_clips=3)

@@ -144,7 +144,7 @@ def test_the_document_names_the_command_that_repeats_it(
     assert json.loads(capsys.readouterr().out)["command"] == wanted
 
 
-def test_the_loader_is_held_against_what_a_model_consumes_in_the_same_run(tmp_path: Path) -> None:
+def test_the_loader_is_compared_with_what_a_model_consumes_in_the_same_run(tmp_path: Path) -> None:
     store = toy_store(tmp_path)
     rows = run("loader", "-d", str(store.path), "--workers", "0,1", *SMALL)
     assert [row["contender"] for row in rows] == [
@@ -182,7 +182,7 @@ def test_the_loaders_batches_are_full_and_enough_for_all_workers(
             assert plan.num_crops == 12
 
 
-def test_a_gpus_loader_is_held_against_large_batches() -> None:
+def test_a_gpus_loader_is_compared_with_large_batches() -> None:
     def tokens(device: str, *asked: int) -> int:
         bench = parts.Bench(torch.device(device), "bf16")
         return loader_packing(bench, 12, *asked or (0,)).batch_tokens

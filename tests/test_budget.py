@@ -37,7 +37,7 @@ def test_eval_at_a_budget_is_the_point_of_the_sweep(run: Path, toy_store: Prepar
         assert result.scores.tokens == point.tokens
 
 
-def test_predictions_at_a_budget_are_those_of_the_changed_front_end(
+def test_predictions_at_a_budget_are_those_of_the_changed_feature_extractor(
     run: Path, toy_store: PreparedStore
 ) -> None:
     arrays = [toy_store.waveform(clip) for clip in range(4)]

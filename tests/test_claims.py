@@ -45,7 +45,7 @@ def test_above_must_hold_at_every_column_but_its_own(points: float, holds: bool)
     assert f"{2 if holds else 1} of 2 columns" in verdict.words
 
 
-def test_one_column_is_said_with_both_scores() -> None:
+def test_the_statement_of_one_column_has_both_scores() -> None:
     own = {"PI, own": {0.0: 0.701}, "BL, own": {0.0: 0.6}}
     verdict = judge(Claim("above", "PI, own", 5, other="BL, own"), own)
     assert verdict.holds
@@ -55,7 +55,7 @@ def test_one_column_is_said_with_both_scores() -> None:
     assert at == "PI is above BL or at most 1 point below at 48: holds (45.0 against 46.0)"
 
 
-def test_no_margin_is_said_as_what_is_judged() -> None:
+def test_a_claim_without_margin_states_what_is_judged() -> None:
     level = judge(Claim("above", "PI", 0, other="PI"), CURVES)
     assert level.holds
     assert level.words.startswith("PI is above or level with PI at all columns: holds")
@@ -98,6 +98,6 @@ def test_a_missing_curve_is_not_judged() -> None:
         {"kind": "collapse", "curve": "a", "points": 1},
     ],
 )
-def test_a_claim_that_says_nothing_is_refused(arguments: dict[str, object]) -> None:
+def test_an_empty_claim_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Claim(**arguments)  # type: ignore[arg-type]

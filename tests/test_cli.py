@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_leaves_with_code_4(
     assert "damaged" in capsys.readouterr().err
 
 
-def test_a_bug_of_ours_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elastictool.data.paths.find_dataset", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_command(monkeypatch, "train")

@@ -91,7 +91,7 @@ def test_what_one_setting_takes_back_of_a_recipe_goes_with_it(
     assert load_run_config(file, [taken_back]) == load_run_config(None, [taken_back])
 
 
-def test_what_is_set_beside_a_recipe_is_never_taken_back(tmp_path: Path) -> None:
+def test_settings_given_with_a_recipe_are_never_taken_back(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train: {schedule: {kind: constant, final_factor: 0.1}}")
     with pytest.raises(UsageError, match="final_factor"):
@@ -148,7 +148,7 @@ def test_what_just_fits_is_taken(sets: list[str]) -> None:
     load_run_config(None, sets)
 
 
-def test_an_ast_of_native_lengths_is_remarked_upon() -> None:
+def test_an_ast_of_native_lengths_causes_a_warning() -> None:
     (note,) = notes(load_run_config(None, ["model.preset=ast"]))
     assert "model.preset=ast" in note and "length.fixed_frames" in note
     assert not notes(load_run_config(None, ["model.preset=ast", "length.fixed_frames=96"]))

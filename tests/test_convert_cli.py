@@ -60,7 +60,7 @@ def test_convert_shows_the_report_to_people(
         ("", ["--from", "ast", "--labels", "none.txt"], 2, ["none.txt"]),
     ],
 )
-def test_what_is_wrong_is_said_with_its_exit_code(
+def test_every_error_has_its_message_and_exit_code(
     change: str, arguments: list[str], code: int, words: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -61,7 +61,7 @@ def test_every_clip_is_seen_once_an_epoch(frames: list[int], epoch: int) -> None
 
 @given(frames=FRAMES, share=st.floats(0, 1), mode=st.sampled_from(["replace", "add"]))
 @settings(deadline=None)
-def test_shorter_views_lie_within_their_clip(frames: list[int], share: float, mode: str) -> None:
+def test_shorter_crops_lie_within_their_clip(frames: list[int], share: float, mode: str) -> None:
     drawn = views(sampler(feature_extractor(max_frames=512), frames, share, mode=mode))
     for view in drawn:
         assert view.num_frames >= 1
@@ -82,7 +82,7 @@ def test_prefixes_start_at_the_beginning_and_excerpts_anywhere() -> None:
     assert 32 <= shortest < 48
 
 
-def test_a_clips_views_do_not_depend_on_its_place_in_the_data() -> None:
+def test_crops_of_a_clip_do_not_depend_on_its_position_in_the_data() -> None:
     few = {v.clip: v for v in views(sampler(feature_extractor(), [300] * 10, 1.0, mode="replace"))}
     again = {
         v.clip: v for v in views(sampler(feature_extractor(), [300] * 10, 1.0, mode="replace"))
@@ -94,7 +94,7 @@ def test_a_clips_views_do_not_depend_on_its_place_in_the_data() -> None:
     assert few != other
 
 
-def test_added_views_stay_in_their_clips_batch() -> None:
+def test_added_crops_stay_in_their_clips_batch() -> None:
     for plan in sampler(feature_extractor(), [300] * 10, 1.0).epoch(0):
         clips = [view.clip for row in plan.rows for view in row]
         assert all(count == 2 for count in Counter(clips).values())
@@ -158,7 +158,7 @@ def test_overlapping_patches_follow_their_stride() -> None:
     assert coords.max(0).values.tolist() == [11, 100]
 
 
-def test_patch_groups_hold_each_size_and_its_slots() -> None:
+def test_patch_groups_hold_each_size_and_its_token_indices() -> None:
     sizes = [(16, 16), (8, 8), (16, 16)]
     examples = [
         Example(torch.randn(40, 32), torch.zeros(2), str(i), 10.0) for i in range(len(sizes))
@@ -181,7 +181,7 @@ def test_padded_rows_are_the_papers_rows() -> None:
     assert batch.layout.cu_seqlens.tolist() == [0, 3, 5, 9]
 
 
-def test_a_view_reads_the_frames_that_the_whole_clip_has_there(toy_store: PreparedStore) -> None:
+def test_a_crop_reads_the_frames_that_the_whole_clip_has_there(toy_store: PreparedStore) -> None:
     for shift_ms in (10.0, 12.3):
         front = dataclasses.replace(feature_extractor(), fbank=FbankConfig(shift_ms=shift_ms))
         plain, cached = ClipDataset(toy_store, front), ClipDataset(toy_store, front, cache_mb=8)

@@ -367,7 +367,7 @@ def test_audio_is_kept_while_there_is_room_and_changes_nothing(toy_store: Prepar
             assert torch.equal(left.patch_groups[0].patches, right.patch_groups[0].patches)
 
 
-def test_a_device_without_room_is_told_with_the_batch(
+def test_out_of_memory_on_a_device_names_the_batch(
     toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> PackedBatch:

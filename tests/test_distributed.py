@@ -134,7 +134,7 @@ def test_small_batches_of_one_step_even_each_other_out() -> None:
 
 @pytest.mark.parametrize("planner", ["first-come", "balanced", "best-fit-decreasing"])
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_each_view_of_a_step_is_in_one_share(planner: str, processes: int) -> None:
+def test_each_crop_of_a_step_is_on_one_rank(planner: str, processes: int) -> None:
     frames = clip_frames(stand_in(50))
     planned = sampler(
         frames,
@@ -167,7 +167,7 @@ def test_clips_go_longest_first_to_the_emptiest_and_ties_to_the_first() -> None:
     assert assign_lpt([2], [0, 0, 0]) == [[0], [], []]
 
 
-def test_a_dry_run_under_torchrun_tells_how_evenly_the_tokens_are_shared(
+def test_a_dry_run_under_torchrun_reports_the_tokens_of_each_rank(
     toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small("packing.batch_clips=1")  # one of two processes has nothing to do
@@ -455,7 +455,7 @@ def test_a_step_with_a_broken_clip_is_left_out_by_all(pair: Pair, toy_store: Pre
         )
 
 
-def test_the_first_process_alone_writes_and_speaks(pair: Pair) -> None:
+def test_only_the_main_process_writes_and_prints(pair: Pair) -> None:
     first, second = (child.shown() for child in pair.processes.children)
     assert "epoch 2/2" in first and "skipped" in first and second == ""
     left, right = (
@@ -485,7 +485,7 @@ def stop_at(step: int) -> None:
     in_step(step, partial(os.kill, os.getpid(), signal.SIGTERM))
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step_and_one_goes_on_alone(
+def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_resumes(
     pair: Pair, toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     spoil = partial(poison, trained_clip(toy_store))
@@ -542,7 +542,7 @@ def test_any_number_of_processes_learns_the_same(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_two_processes_resume_a_run_of_one(toy_store: PreparedStore, tmp_path: Path) -> None:
     train_run(small(*RUN), toy_store, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train_and_stop(small(*RUN), toy_store, tmp_path / "run", steps=4)
@@ -593,7 +593,7 @@ def full_disk() -> None:
     ],
     ids=["killed", "first killed", "memory", "memory for sums", "disk"],
 )
-def test_a_process_that_fails_ends_all_with_one_message_and_the_run_can_go_on(
+def test_a_process_that_fails_ends_all_with_one_message_and_the_run_resumes(
     toy_store: PreparedStore,
     tmp_path: Path,
     rank: int,

@@ -26,7 +26,7 @@ from tests.helpers.toy_data import hide_module
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_document_says_everything_once(
+def test_the_document_holds_everything_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_it_outlives_whatever_is_missing() -> None:
     assert all("soundfile" in row["detail"] for row in report["decoders"])
 
 
-def test_without_torch_it_says_so_and_leaves_with_code_1() -> None:
+def test_without_torch_doctor_reports_it_and_exits_with_1() -> None:
     done = _doctor_without("torch")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "the self test failed" in done.stderr
@@ -151,9 +151,7 @@ def test_kernels_that_are_only_interpolated_fail_the_self_test(
 
 
 @pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), 0.0])
-def test_what_is_no_number_fails_the_self_test(
-    nonsense: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_fails_the_self_test(nonsense: float, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = SpectrogramTransformer.forward
     monkeypatch.setattr(
         SpectrogramTransformer, "forward", lambda self, batch: nonsense * forward(self, batch)

@@ -14,7 +14,7 @@ from elastictool.reporting.audio_figures import draw_durations
 @pytest.mark.parametrize(
     ("low", "high"), [(0.01, 3600), (0.5, 4), (1, 30), (2, 5.5), (9.6, 10.4), (0.3, 900), (5, 5)]
 )
-def test_labels_are_round_few_and_beside_each_other(low: float, high: float) -> None:
+def test_axis_labels_are_round_few_and_do_not_overlap(low: float, high: float) -> None:
     figure = draw_durations("x", {"train": np.geomspace(low, high, 50)})
     FigureCanvasAgg(figure).draw()
     (axes,) = figure.axes

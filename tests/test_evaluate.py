@@ -137,7 +137,9 @@ def test_a_run_without_best_weights_names_those_that_it_has(
     assert "--which last" in caught.value.hint
 
 
-def test_clips_that_are_cut_are_counted_and_said(elastic: LoadedRun, store: PreparedStore) -> None:
+def test_clips_that_are_cut_are_counted_and_reported(
+    elastic: LoadedRun, store: PreparedStore
+) -> None:
     frames = ClipDataset(store, elastic.feature_extractor).native_frames
     clips = select_clips(store, elastic.config.data, 0).test
     limit = int(np.sort(frames[clips])[-3])
@@ -176,7 +178,7 @@ def test_predictions_are_the_scores_of_the_evaluation_and_of_predict(
     assert first[0][1] == pytest.approx(told.labels[0][1], abs=1e-5)
 
 
-def test_the_split_has_both_of_its_names_and_the_backend_is_told(
+def test_the_split_has_both_of_its_names_and_the_backend_is_reported(
     elastic: LoadedRun, store: PreparedStore
 ) -> None:
     assert parse_split("val") == parse_split("validation") == "validation"

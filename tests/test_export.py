@@ -110,7 +110,7 @@ def test_a_clip_of_one_length_needs_no_patches_side_by_side(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [0, 100])
-def test_the_graph_takes_any_length_and_tells_what_it_needs(
+def test_the_graph_takes_any_length_and_its_metadata_has_all_it_needs(
     runs: dict[str, Path], frames: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = dataclasses.replace(

@@ -83,7 +83,7 @@ def some_clip(store: PreparedStore) -> int:
 # Losses and gradients that are not finite
 
 
-def test_a_clip_with_nan_is_skipped_logged_and_the_run_goes_on(
+def test_a_clip_with_nan_is_skipped_and_logged_and_the_run_continues(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = some_clip(toy_store)
@@ -209,7 +209,7 @@ def test_weights_that_are_not_finite_stop_at_once_and_are_not_saved(
 
 
 @pytest.mark.parametrize("rate", ["1e20", "3e38"], ids=["overflow", "infinite weights"])
-def test_a_learning_rate_too_high_is_named_and_sound_checkpoints_stay(
+def test_a_learning_rate_too_high_is_named_and_finite_checkpoints_stay(
     toy_store: PreparedStore, tmp_path: Path, rate: str
 ) -> None:
     train_run(small("train.epochs=1"), toy_store, tmp_path / "run")

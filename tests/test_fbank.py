@@ -340,7 +340,7 @@ def test_state_says_how_torchaudio_was_loaded() -> None:
     assert torchaudio_state() == ("extension disabled" if disabled else "native")
 
 
-def test_missing_torchaudio_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torchaudio_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert torchaudio_state() == "missing"

@@ -276,7 +276,7 @@ def test_sizes_come_as_often_as_their_weights_say() -> None:
 @pytest.mark.parametrize(
     "axes, expected", [("both", (24, 24)), ("time", (16, 24)), ("frequency", (24, 12))]
 )
-def test_axes_keep_the_models_own_size_beside(axes: str, expected: tuple[int, int]) -> None:
+def test_sweeps_keep_the_models_own_size(axes: str, expected: tuple[int, int]) -> None:
     flexi = from_dict(FlexiConfig, {"sizes": [24], "axes": axes})
     assert set(drawn(sampler(flexi, patch=(16, 12)))) == {expected}
     assert patch_size_along(flexi.axes, 24, (16, 12)) == expected

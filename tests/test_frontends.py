@@ -118,7 +118,7 @@ def test_an_odd_window_lies_where_librosa_puts_it() -> None:
 # What every front end holds
 
 
-def test_the_configuration_knows_the_front_ends_that_there_are() -> None:
+def test_the_configuration_lists_the_registered_frontends() -> None:
     literal = typing.get_type_hints(FbankConfig)["frontend"]
     assert set(FRONTENDS) == set(typing.get_args(literal))
 
@@ -182,7 +182,7 @@ def test_the_first_frames_need_no_more_than_they_say(name: str) -> None:
 # Settings
 
 
-def test_a_front_end_brings_its_own_defaults_and_single_settings_stand_above_them() -> None:
+def test_a_frontend_has_its_own_defaults_and_settings_override_them() -> None:
     config = load_run_config(None, ["fbank.frontend=epic-librosa", "fbank.shift_ms=10"]).fbank
     assert (config.sample_rate_hz, config.window_ms, config.shift_ms) == (24_000, 10.0, 10.0)
     assert load_run_config(None).fbank == frontend_config("kaldi") == FbankConfig()
@@ -196,7 +196,7 @@ def test_a_front_end_brings_its_own_defaults_and_single_settings_stand_above_the
         (["fbank.frontend=epic-librosa", "fbank.window_ms=100"], "2048 samples"),
     ],
 )
-def test_wrong_front_ends_are_usage_errors(sets: list[str], said: str) -> None:
+def test_wrong_frontends_are_usage_errors(sets: list[str], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_run_config(None, sets)
     assert said in caught.value.message + caught.value.hint
@@ -214,7 +214,7 @@ def epic_store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
     )
 
 
-def test_statistics_are_those_of_the_chosen_front_end(epic_store: PreparedStore) -> None:
+def test_statistics_are_those_of_the_chosen_frontend(epic_store: PreparedStore) -> None:
     assert epic_store.info.sample_rate_hz == RATE_HZ
     waves = [torch.from_numpy(epic_store.waveform(clip)) for clip in range(len(epic_store))]
     values = torch.cat([fbank(wave, EPIC) for wave in waves]).double()
@@ -226,7 +226,7 @@ def test_statistics_are_those_of_the_chosen_front_end(epic_store: PreparedStore)
 
 @every_front_end
 @pytest.mark.parametrize("num_samples", [1, 500, 6_000, 23_041, 29_999, 30_000, 48_121])
-def test_statistics_of_pieces_are_those_of_the_whole(
+def test_statistics_of_blocks_are_those_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, name: str, num_samples: int
 ) -> None:
     monkeypatch.setattr(ingest, "FRAMES_AT_ONCE", 60)
@@ -243,7 +243,7 @@ def test_statistics_of_pieces_are_those_of_the_whole(
     assert measured.sum_of_squares == pytest.approx(float(whole.square().sum()), rel=1e-6)
 
 
-def test_statistics_of_another_front_end_are_refused(epic_store: PreparedStore) -> None:
+def test_statistics_of_another_frontend_are_refused(epic_store: PreparedStore) -> None:
     kaldi = FbankConfig(sample_rate_hz=RATE_HZ)
     with pytest.raises(UsageError, match="measured with") as caught:
         resolve(RunConfig(fbank=kaldi), epic_store)
@@ -251,7 +251,7 @@ def test_statistics_of_another_front_end_are_refused(epic_store: PreparedStore) 
     resolve(RunConfig(fbank=kaldi, data=DataConfig(mean=-5.0, std=4.0)), epic_store)
 
 
-def test_data_of_another_rate_name_the_front_end_that_reads_them(epic_store: PreparedStore) -> None:
+def test_data_of_another_rate_name_the_frontend_that_reads_them(epic_store: PreparedStore) -> None:
     """At 24 kHz kaldi would take them too; they were prepared for another one."""
     with pytest.raises(UsageError, match="is at 24000 Hz") as caught:
         resolve(RunConfig(), epic_store)
@@ -261,7 +261,7 @@ def test_data_of_another_rate_name_the_front_end_that_reads_them(epic_store: Pre
 
 
 @pytest.mark.parametrize("mix", [None, Mix(clip=3, ratio=1.0)], ids=["plain", "mixed"])
-def test_views_of_stored_clips_are_crops_of_the_whole(
+def test_crops_of_stored_clips_are_crops_of_the_whole(
     epic_store: PreparedStore, mix: Mix | None
 ) -> None:
     """Mixing with nothing of the other clip finds the same place, but takes the mean away."""

@@ -45,7 +45,7 @@ def little_memory() -> Iterator[None]:
 
 
 @each_format
-def test_every_tensor_without_axes_is_told(name: str, tmp_path: Path) -> None:
+def test_every_tensor_without_axes_is_an_error(name: str, tmp_path: Path) -> None:
     sample = SAMPLES[name](depth=1)
     for key in sample.tensors:
         broken = sample.copy()
@@ -155,7 +155,7 @@ def test_numbers_of_the_feature_extractor_are_checked(
         load("hf-ast", sample.write(tmp_path))
 
 
-def test_json_that_is_none_is_told(tmp_path: Path) -> None:
+def test_broken_json_is_an_error(tmp_path: Path) -> None:
     path = foreign_weights.hf_ast(depth=1).write(tmp_path)
     for text in ("[" * 100_000, "{", "[]", '{"a": 1' + "0" * 5_000 + "}"):
         (path / "config.json").write_text(text)

@@ -188,7 +188,7 @@ def test_the_full_base_ast_gives_the_same_logits(base_ast: Compared) -> None:
     assert base_ast.difference() < TOLERANCE
 
 
-def test_the_front_end_of_a_hugging_face_ast_is_its_feature_extractor(tmp_path: Path) -> None:
+def test_features_of_a_hugging_face_ast_are_those_of_its_feature_extractor(tmp_path: Path) -> None:
     library = transformers()
     extractor = library.ASTFeatureExtractor(mean=-3.5, std=4.25, max_length=128)
     hf_model("AST", tmp_path, **SMALL, max_length=128, num_labels=4)
@@ -420,7 +420,7 @@ def test_the_eps_of_the_authors_are_not_those_of_hugging_face(tmp_path: Path) ->
         assert double_difference(compared, altered(compared.weights, **wrong)) > TOLERANCE
 
 
-def test_the_stale_parts_of_flexiast_change_nothing(tmp_path: Path) -> None:
+def test_the_unused_tensors_of_flexiast_change_nothing(tmp_path: Path) -> None:
     compared, _ = published("flexiast", tmp_path)
     sample = foreign_weights.flexiast()
     for key in ("module.v.pos_embed", "module.v.patch_embed.proj.weight"):

@@ -219,7 +219,7 @@ def test_published_shapes_of_ast_and_ssast(tmp_path: Path) -> None:
     assert {"module.p_input_fdim", "module.mask_embed"} <= set(weights.report.ignored)
 
 
-def test_stale_parts_of_flexiast_are_ignored(tmp_path: Path) -> None:
+def test_unused_tensors_of_flexiast_are_ignored(tmp_path: Path) -> None:
     weights = load("flexiast", foreign_weights.flexiast().write(tmp_path))
     stale = weights.report.ignored
     for key in ("module.v.pos_embed", "module.v.patch_embed.proj.weight"):
@@ -301,7 +301,7 @@ def test_heads_of_published_image_models(width: int, heads: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm", "ast", "ssast", "flexiast", "elasticast"])
-def test_heads_are_assumed_aloud_or_told(name: str, tmp_path: Path) -> None:
+def test_heads_are_assumed_with_a_note_or_set(name: str, tmp_path: Path) -> None:
     path = SAMPLES[name](depth=1).write(tmp_path)
     weights = load(name, path)
     assert weights.config.model.heads == 2
@@ -311,14 +311,14 @@ def test_heads_are_assumed_aloud_or_told(name: str, tmp_path: Path) -> None:
     assert not any("heads" in note for note in given.report.notes)
 
 
-def test_heads_that_a_configuration_tells_are_not_told_otherwise(tmp_path: Path) -> None:
+def test_heads_that_a_configuration_states_cannot_be_set_otherwise(tmp_path: Path) -> None:
     path = foreign_weights.hf_ast(depth=1).write(tmp_path)
     assert load("hf-ast", path, heads=2).config.model.heads == 2
     with pytest.raises(UsageError, match=r"init\.heads = 4, but"):
         load("hf-ast", path, heads=4)
 
 
-def test_fine_tuned_asts_and_ssasts_are_told_apart_by_the_user_only(tmp_path: Path) -> None:
+def test_only_the_user_can_tell_fine_tuned_asts_from_ssasts(tmp_path: Path) -> None:
     path = foreign_weights.ast(depth=1).write(tmp_path)
     for name, other, pooling in (("ast", "ssast", "prefix"), ("ssast", "ast", "mean")):
         weights = load(name, path)
@@ -430,7 +430,7 @@ def test_hugging_face_weights_without_their_json_are_refused(tmp_path: Path) -> 
         load("hf-ast", path)
 
 
-def test_what_hugging_face_says_of_the_front_end_is_taken_over(tmp_path: Path) -> None:
+def test_settings_of_hugging_faces_feature_extractor_are_used(tmp_path: Path) -> None:
     sample = foreign_weights.hf_ast()
     extractor = sample.beside["preprocessor_config.json"]
     extractor |= {"do_normalize": False, "sampling_rate": 22_050}
@@ -446,7 +446,7 @@ def test_what_hugging_face_says_of_the_front_end_is_taken_over(tmp_path: Path) -
     assert weights.config.data.mean is None and "mean and std unknown" in weights.report.notes[0]
 
 
-def test_epic_sounds_weights_select_their_front_end(tmp_path: Path) -> None:
+def test_epic_sounds_weights_select_their_frontend(tmp_path: Path) -> None:
     path = foreign_weights.elasticast(classes=44, columns=192).write(tmp_path)
     weights = load("elasticast", path)
     assert weights.config.model.grid == (8, 192) and weights.config.length.max_frames == 3072

@@ -188,7 +188,7 @@ def test_a_waveform_needs_its_rate_and_nothing_gives_nothing(model: ElasticModel
     assert model.embed([]).shape == (0, 32)
 
 
-def test_a_model_says_what_it_is(model: ElasticModel) -> None:
+def test_the_text_of_a_model_describes_it(model: ElasticModel) -> None:
     words = repr(model)
     assert "elastic" in words and "3 classes" in words and "16000 Hz" in words
 

@@ -55,7 +55,7 @@ def test_waveforms_that_say_their_rate_need_no_other(model: ElasticModel, form: 
     np.testing.assert_array_equal(model.embed(PAIRS[form](noise())), expected)
 
 
-def test_datasets_tell_a_name(model: ElasticModel) -> None:
+def test_items_of_datasets_are_named_by_their_path(model: ElasticModel) -> None:
     sound = {"array": noise(), "sampling_rate": RATE_HZ}
     found = model.predict([sound | {"path": "a.wav"}, sound | {"path": None}])
     assert [item.name for item in found] == ["a.wav", "array 1"]
@@ -74,14 +74,14 @@ def test_two_waveforms_in_a_tuple_are_two(model: ElasticModel) -> None:
     ],
     ids=lambda given: type(given).__name__,
 )  # fmt: skip
-def test_what_is_no_recording_is_told(model: ElasticModel, given: Any) -> None:
+def test_what_is_no_recording_is_an_error(model: ElasticModel, given: Any) -> None:
     for call in (model.predict, model.embed, model.windows, model.embeddings):
         with pytest.raises(UsageError) as caught:
             call(given, sample_rate_hz=RATE_HZ)
         assert "a pair (waveform, rate)" in caught.value.hint
 
 
-def test_an_open_file_is_told(model: ElasticModel, tmp_path: Path) -> None:
+def test_an_open_file_is_an_error(model: ElasticModel, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav")
     with path.open("rb") as file, pytest.raises(UsageError, match="an open file is no recording"):
         model.predict(file)

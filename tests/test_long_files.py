@@ -52,7 +52,7 @@ def test_resampling_in_blocks_is_resampling_the_whole(from_hz: int, size: int) -
         np.testing.assert_array_equal(joined, np.rint(joined * 32_768) / 32_768)
 
 
-def test_one_block_is_resampled_in_one_piece_and_none_gives_none() -> None:
+def test_one_block_is_resampled_at_once_and_none_gives_none() -> None:
     ((block, _),) = resample_blocks([noise(5_000)], 44_100, 16_000)
     whole = resample(noise(5_000), 44_100, 16_000)
     assert np.array_equal(waveform_of(block), np.rint(whole * 32_768) / np.float32(32_768))

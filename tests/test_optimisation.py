@@ -120,7 +120,7 @@ def test_the_schedule_keeps_the_ratio_of_the_rates_and_the_log_shows_the_full_on
     assert logged == records(tmp_path / "run", "epoch")[-1]["lr"] == rates[1.0]
 
 
-def test_without_options_the_groups_are_those_of_former_runs() -> None:
+def test_without_options_the_groups_are_those_of_earlier_runs() -> None:
     model = network()
     adam = build_optimizer(model, small()).param_groups
     adamw = build_optimizer(model, small("train.optimizer=adamw")).param_groups

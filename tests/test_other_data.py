@@ -92,7 +92,7 @@ def test_what_is_not_the_runs_own_goes_to_files_of_its_own(
     assert "Sweep of lengths, test split, on other" in (run / "report.html").read_text("utf-8")
 
 
-def test_other_data_are_told_before_they_are_scored(run: Path, other: PreparedStore) -> None:
+def test_a_note_about_other_data_precedes_their_scores(run: Path, other: PreparedStore) -> None:
     for command in (["eval", run], ["sweep", run, "--lengths", 32], ["embed", "--run", run]):
         said = invoke(*command, "-d", other.path).stderr.replace("\n", "")
         bar = re.search(r"\d+/\d+, \d+ s", said)

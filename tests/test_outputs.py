@@ -65,13 +65,13 @@ def test_weights_files_of_one_folder_have_results_of_their_own(run: Path, tmp_pa
     assert not (tmp_path / "results").exists()
 
 
-def test_eval_writes_where_it_is_told(run: Path, tmp_path: Path) -> None:
+def test_eval_writes_to_the_given_path(run: Path, tmp_path: Path) -> None:
     assert invoke("eval", run, "--out", tmp_path / "there").exit_code == 0
     assert (tmp_path / "there" / "results" / "eval_test.json").is_file()
     assert not (run / "results").exists()
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+def test_an_output_path_that_cannot_be_written_is_refused_before_the_work(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work(*_: Any, **__: Any) -> None:
@@ -106,7 +106,7 @@ def test_scores_are_printed_also_where_they_cannot_be_written(
     assert 0 <= json.loads(done.stdout)["metrics"]["top1"] <= 1
 
 
-def test_a_missing_index_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_index_is_reported_before_a_model_is_loaded(tmp_path: Path) -> None:
     sound = write_audio(tmp_path / "a.wav", 0.5)
     refused = invoke("embed", "--run", "none", "--index", tmp_path / "nope.npz", "--query", sound)
     assert "nope.npz" in str(refused.exception)

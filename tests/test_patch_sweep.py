@@ -180,7 +180,7 @@ def test_the_figure_shows_sizes_ways_and_the_ensemble(
         plot_sweep([points[0], dataclasses.replace(points[1], axis="length")], tmp_path / "x")
 
 
-def test_models_are_told_apart_by_patch_size_and_training(runs: list[LoadedRun]) -> None:
+def test_labels_of_models_differ_by_patch_size_and_training(runs: list[LoadedRun]) -> None:
     config = runs[1].config
 
     def label(**changes: object) -> str:

@@ -29,7 +29,7 @@ def test_the_page_is_up_to_date() -> None:
     assert text == performance.page(), "run: python -m benchmarks.performance"
 
 
-def test_without_a_gpu_every_target_says_so() -> None:
+def test_without_a_gpu_no_target_is_judged() -> None:
     text = performance.gpu_section(None)
     assert text.count(performance.NO_GPU) == len(performance.GPU_TARGETS) == 4
     assert "reached" not in text and "missed" not in text
@@ -107,7 +107,7 @@ def test_what_one_job_breaks_the_others_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_shares_of_ranks_hold_all_tokens_and_balanced_ones_nearly_as_many(count: int) -> None:
+def test_ranks_hold_all_tokens_and_balanced_ones_nearly_as_many(count: int) -> None:
     batch = np.random.default_rng(0).integers(8, 1_536, size=48 * count)
     for share in (in_turn, balanced):
         loads = share(batch, count)

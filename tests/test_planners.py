@@ -42,7 +42,7 @@ def test_no_row_exceeds_capacity_but_single_clip_rows(
 
 @pytest.mark.parametrize("name", [name for name in PLANNERS if name != "none"])
 @given(case=lengths_and_capacity)
-def test_planners_never_need_more_rows_or_tokens_than_first_come(
+def test_planners_never_need_more_rows_or_tokens_than_next_fit(
     name: str, case: tuple[list[int], int]
 ) -> None:
     lengths, _ = case
@@ -65,11 +65,11 @@ def test_plans_are_deterministic(name: str, case: tuple[list[int], int]) -> None
     assert planned(name, list(lengths), capacity) == planned(name, tuple(lengths), capacity)
 
 
-def test_first_come_keeps_arrival_order_and_never_reopens_a_row() -> None:
+def test_next_fit_keeps_arrival_order_and_never_reopens_a_row() -> None:
     assert planned("first-come", [5, 6, 2, 3, 1], 10) == [[0], [1, 2], [3, 4]]
 
 
-def test_first_come_fills_a_row_to_the_last_token() -> None:
+def test_next_fit_fills_a_row_to_the_last_token() -> None:
     assert planned("first-come", [4, 6, 1], 10) == [[0, 1], [2]]
 
 
@@ -89,13 +89,13 @@ def test_balanced_evens_out_rows() -> None:
     assert row_loads(lengths, planned("balanced", lengths, 10)) == [8, 8]
 
 
-def test_balanced_saves_rows_that_first_come_wastes() -> None:
+def test_longest_first_saves_rows_that_next_fit_wastes() -> None:
     lengths = [6, 6, 4, 4]
     assert len(planned("first-come", lengths, 10)) == 3
     assert sorted(row_loads(lengths, planned("balanced", lengths, 10))) == [10, 10]
 
 
-def test_balanced_takes_first_come_where_that_is_as_good() -> None:
+def test_longest_first_returns_the_plan_of_next_fit_where_that_is_as_good() -> None:
     assert planned("balanced", [4, 6, 5, 5], 10) == planned("first-come", [4, 6, 5, 5], 10)
 
 

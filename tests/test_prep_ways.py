@@ -62,7 +62,9 @@ Planned = Callable[..., Plan]
 # Parts
 
 
-def test_merged_parts_are_the_bytes_of_one_run(whole: dict[str, bytes], planned: Planned) -> None:
+def test_merged_job_shards_are_the_bytes_of_one_run(
+    whole: dict[str, bytes], planned: Planned
+) -> None:
     for index in (2, 3, 1):
         reports = prepare_job_shard(planned(), JobShard(index, 3))
         assert len(reports) == len(planned().tasks) / 3
@@ -80,7 +82,7 @@ def test_a_merge_names_what_is_not_finished(whole: dict[str, bytes], planned: Pl
     assert content(carry_out(planned()).path) == whole
 
 
-def test_parts_cover_every_shard_once(planned: Planned) -> None:
+def test_job_shards_cover_every_shard_once(planned: Planned) -> None:
     tasks = planned().tasks
     for count in (1, 3, 7, 100):
         parts = [task.index for i in range(count) for task in JobShard(i + 1, count).of(tasks)]
@@ -94,7 +96,7 @@ def test_a_part_that_is_none_is_refused(text: str) -> None:
     assert JobShard.parse("3/16") == JobShard(3, 16)
 
 
-def test_the_command_prepares_parts_and_merges_them(
+def test_the_command_prepares_job_shards_and_merges_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = csv_tree(tmp_path / "bells")
@@ -159,7 +161,7 @@ def test_a_second_prep_names_the_process_at_work_and_a_killed_one_is_continued(
         assert content(carry_out(planned()).path) == whole
 
 
-def test_parts_work_side_by_side_but_no_part_twice(
+def test_job_shards_run_at_once_but_none_twice(
     whole: dict[str, bytes], raw: Path, tmp_path: Path, planned: Planned
 ) -> None:
     with preparing_elsewhere(raw, tmp_path, "--part", "1/2"):
@@ -341,7 +343,7 @@ def test_a_worker_that_writes_elsewhere_is_reported(planned: Planned) -> None:
     assert "shard-00002.arrow" in raised.value.message
 
 
-def test_a_plan_of_some_parts_is_not_mixed_with_another(planned: Planned) -> None:
+def test_job_shards_of_different_plans_are_not_mixed(planned: Planned) -> None:
     prepare_job_shard(planned(), JobShard(1, 3))
     with pytest.raises(UsageError, match="unfinished dataset with other clips or settings"):
         prepare_job_shard(planned(limit=60), JobShard(2, 3))

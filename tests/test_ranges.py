@@ -62,7 +62,7 @@ def test_where_zero_is_allowed_it_is_allowed_in_ranges_too(text: str, numbers: l
 
 
 @pytest.mark.parametrize("text", ["", "-1", "a", "0,", "0:4:0", "2:0", "1.5"])
-def test_what_is_no_seed_is_told_with_an_example_of_seeds(text: str) -> None:
+def test_a_wrong_seed_is_an_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="--seeds") as caught:
         parse_numbers_or_zero(text, "--seeds")
     assert caught.value.hint and "above 0" not in caught.value.message

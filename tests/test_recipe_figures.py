@@ -171,7 +171,7 @@ def test_the_figure_says_how_many_claims_hold_and_the_page_which() -> None:
     assert held_words(said[:1]) == "1 of 1 claim holds" and held_words([]) == ""
 
 
-def test_no_padding_at_all_has_a_place_in_the_figure_of_tokens() -> None:
+def test_the_figure_of_tokens_shows_a_padding_share_of_zero() -> None:
     (file,) = (file for file in committed() if file.stem == "table1_token_usage")
     (axes,) = draw(json.loads(file.read_text("utf-8"))).axes
     heights = axes.transData.transform([(12, y) for y in (0, 0.5, 1, 10, 100)])[:, 1]
@@ -208,7 +208,7 @@ def test_committed_verdicts_are_those_of_the_committed_numbers(file: Path) -> No
     assert len(result["verdicts"]) == len(small.claims)
 
 
-def test_recipes_of_the_same_runs_say_so() -> None:
+def test_recipes_that_share_runs_are_marked() -> None:
     shared = {
         "elasticast/fig1": "same runs as `elasticast/fig4_voxceleb`",
         "flexiast/fig5": "runs of `flexiast/table1_vggsound`",

@@ -193,7 +193,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_settings_of_ours_are_found_by_name_from_anywhere(
+def test_shipped_recipes_are_found_by_name_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -217,9 +217,7 @@ def test_an_unknown_key_names_the_nearest(shelf: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [("says", "description"), ("takes", "deviations")])
-def test_a_former_key_is_an_error_that_names_the_present_one(
-    shelf: Path, old: str, new: str
-) -> None:
+def test_an_old_key_is_an_error_that_names_the_new_one(shelf: Path, old: str, new: str) -> None:
     text = (shelf / "elasticast/tokens.yaml").read_text("utf-8")
     former = text.replace(f"{new}:", f"{old}:") if new in text else f"{old}: []\n{text}"
     write_recipe(shelf, "elasticast/former", former)

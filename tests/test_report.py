@@ -129,7 +129,7 @@ def test_sliced_positions_are_drawn_where_they_differ_up_to_the_own_point() -> N
     assert "in brackets: score" in legend[-1], "of one run there is no range"
 
 
-def test_resolutions_are_drawn_beside_their_frame_shifts_without_sliced_positions() -> None:
+def test_resolutions_are_drawn_with_their_frame_shifts_without_sliced_positions() -> None:
     figure = draw(_study("resolution", 5.0))
     (axes,) = figure.axes
     assert not [line for line in axes.lines if "sliced" in str(line.get_label())]

@@ -222,7 +222,7 @@ def test_tokens_planned_are_those_collated(
         ("random", ResolutionConfig((1.0, 2.0, 3.0, 4.0), "max")),
     ],
 )
-def test_a_view_at_a_compression_is_that_part_of_the_clips_frames(
+def test_a_crop_at_a_compression_is_that_part_of_the_clips_frames(
     toy_store: PreparedStore, crop: str, resolution: ResolutionConfig
 ) -> None:
     augment = dataclasses.replace(
@@ -262,7 +262,7 @@ def test_resolutions_of_1_train_on_the_same_bits_as_none(toy_store: PreparedStor
         assert torch.equal(left, ClipDataset(toy_store, end, mixed, seed=3).load(view).fbank)
 
 
-def test_shorter_views_keep_their_least_seconds(toy_store: PreparedStore) -> None:
+def test_shorter_crops_keep_their_least_seconds(toy_store: PreparedStore) -> None:
     diversity = LengthDiversityConfig(share=1.0, mode="replace", min_frames=40)
     augment = dataclasses.replace(BARE, resolution=MIXED, length_diversity=diversity)
     plans = sampler(toy_store, augment, feature_extractor())
@@ -323,7 +323,7 @@ def test_the_cache_holds_frames_of_the_own_resolution_only(toy_store: PreparedSt
     assert sorted(dataset._cache) == sorted(ones)
 
 
-def test_mixed_clips_are_both_at_the_views_resolution(toy_store: PreparedStore) -> None:
+def test_mixed_clips_are_both_at_the_crops_resolution(toy_store: PreparedStore) -> None:
     end = feature_extractor()
     native = end.at_compression(2.0)
     frames = ClipDataset(toy_store, native).native_frames

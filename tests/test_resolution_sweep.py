@@ -173,9 +173,7 @@ def test_values_and_runs_that_make_no_sense_are_refused(
         sweep("average_pooling", runs, toy_store, [0])
 
 
-def test_the_figure_tells_runs_apart_by_their_shift(
-    points: list[SweepPoint], tmp_path: Path
-) -> None:
+def test_the_figure_labels_runs_by_their_shift(points: list[SweepPoint], tmp_path: Path) -> None:
     write_points(tmp_path / "sweep.csv", points)
     read = read_points(tmp_path / "sweep.csv")
     labels = ["ElasticAST, 10 ms", "AST-96, 10 ms", "AST-48, 20 ms"]

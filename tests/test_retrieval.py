@@ -102,7 +102,7 @@ def test_embed_measures_a_prepared_dataset_and_keeps_its_vectors(tmp_path: Path)
     assert 0 < document["retrieval_map"] <= 1 and 0 <= document["equal_error_rate"] <= 1
 
 
-def test_embed_cuts_the_clips_of_a_dataset_as_told(tmp_path: Path) -> None:
+def test_embed_cuts_the_clips_of_a_dataset_to_the_given_length(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy")
     run, out = save_run(tmp_path / "run", store), tmp_path / "test.npz"
     command = ["embed", "-d", str(store.path), "-r", str(run), "--out", str(out)]

@@ -114,7 +114,7 @@ def _no_memory(*arguments: Any, **named: Any) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_run_that_fails_before_its_first_step_leaves_its_place_free(
+def test_a_run_that_fails_before_its_first_step_leaves_its_directory_free(
     toy_store: PreparedStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -228,7 +228,7 @@ def test_epochs_that_the_schedule_does_not_allow_are_refused_and_change_nothing(
     assert (path / "config.yaml").read_text() == before
 
 
-def test_a_run_goes_on_with_another_machines_settings_to_the_same_bits(
+def test_a_run_resumes_with_another_machines_settings_to_the_same_bits(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     train_run(small(), toy_store, tmp_path / "whole")
@@ -274,7 +274,7 @@ def test_the_state_of_another_model_is_refused(toy_store: PreparedStore, tmp_pat
         resume_run(run.path, toy_store)
 
 
-def test_a_finished_run_says_so_and_what_comes_next(
+def test_resuming_a_finished_run_reports_it_and_names_the_next_command(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -369,7 +369,7 @@ def test_clips_that_the_first_weights_were_trained_on_are_counted(
     assert describe(swapped, toy_store)["notes"] == [note.removeprefix("note: ")]
 
 
-def test_the_start_says_what_is_trained_and_that_nothing_is_validated(
+def test_the_first_line_names_what_is_trained_and_that_nothing_is_validated(
     toy_store: PreparedStore, tmp_path: Path, said: list[str]
 ) -> None:
     train_run(small("train.epochs=1"), toy_store, tmp_path / "a")

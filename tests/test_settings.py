@@ -48,7 +48,7 @@ def test_every_setting_and_section_is_described_in_words() -> None:
         assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__), path
 
 
-def test_names_of_parts_stand_in_the_page_and_in_the_comments() -> None:
+def test_names_of_choices_are_on_the_page_and_in_the_comments() -> None:
     names = {"packing.planner": known_planners(), "train.attention": list(ATTENTION)}
     names |= {"init.from": weight_formats(), "model.size": list(SIZES)}
     comments = commented_yaml(RunConfig(), known_parts())

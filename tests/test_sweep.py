@@ -243,7 +243,7 @@ def test_curves_stand_beside_one_another_at_the_same_column() -> None:
     assert shown[1][0] - shown[0][0] > 1 and shown[0][1] == shown[1][1]
 
 
-def test_runs_of_one_model_are_told_apart_by_name(points: list[SweepPoint]) -> None:
+def test_runs_of_one_model_are_labelled_by_name(points: list[SweepPoint]) -> None:
     assert list(series_of(points)) == [
         "ElasticAST",
         "AST-96, interpolated",
@@ -301,7 +301,7 @@ def test_sweep_command_writes_its_files_and_one_json_document(
         assert next(csv.reader(file)) == list(COLUMNS)
 
 
-def test_eval_command_takes_the_latest_run_and_says_so(
+def test_eval_command_takes_the_latest_run_and_prints_its_name(
     store: PreparedStore, tmp_path: Path
 ) -> None:
     path = save_run(tmp_path / "runs" / "only", store)

@@ -314,7 +314,7 @@ def test_prepared_data_give_exact_frames_of_one_split_or_all() -> None:
     assert prepared_durations(store, "test").seconds.tolist() == [10.0]
 
 
-def test_prepared_data_are_counted_by_their_own_front_end_unless_told() -> None:
+def test_prepared_data_are_counted_by_their_own_frontend_unless_set() -> None:
     epic = frontend_config("epic-librosa")
     whole = prepared_durations(_store([24_000, 240_000], ["train", "train"], epic))
     assert frames_of(whole).tolist() == [epic.num_frames(24_000), epic.num_frames(240_000)]
@@ -325,7 +325,7 @@ def test_prepared_data_are_counted_by_their_own_front_end_unless_told() -> None:
     assert own.uses[-1].native_tokens > told.uses[-1].native_tokens
 
 
-def test_clips_without_a_frame_and_clips_longer_than_a_row_are_told() -> None:
+def test_clips_without_a_frame_and_clips_longer_than_a_row_are_reported() -> None:
     report = count_tokens(
         _durations(0.001, 1.0, 10.0), TokenSettings(planners=["first-come"], capacity=100)
     )
@@ -394,7 +394,7 @@ def test_where_nothing_is_cut_the_figure_says_so_and_has_no_empty_panel() -> Non
 # The command
 
 
-def test_the_command_takes_the_stand_in_where_nothing_is_prepared_and_says_so(
+def test_the_command_uses_the_stand_in_where_nothing_is_prepared_and_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -53,7 +53,7 @@ BATCH_OPTIONS = (
 )
 
 
-def test_progress_tells_unit_loss_and_speed(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_progress_shows_unit_loss_and_speed(toy_store: PreparedStore, tmp_path: Path) -> None:
     titles: list[str] = []
     notes: list[str] = []
 
@@ -363,7 +363,7 @@ def test_resume_refuses_other_data(toy_store: PreparedStore, tmp_path: Path) -> 
         )
 
 
-def test_resume_with_other_settings_is_refused_and_with_its_own_goes_on(
+def test_resume_with_other_settings_is_refused_and_with_its_own_continues(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -416,7 +416,7 @@ def test_a_run_records_the_precision_that_was_chosen(
     assert RunDirectory(tmp_path / "run").read_config().train.precision == "fp32"
 
 
-def test_resume_of_nothing_says_so(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_resume_of_nothing_is_an_error(toy_store: PreparedStore, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run to resume"):
         resume_run(tmp_path / "nothing", toy_store)
 
@@ -458,7 +458,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(
         load_run(tmp_path / "run")
 
 
-def test_no_run_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_run_the_error_names_the_command_that_trains_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no trained run") as caught:
         latest_run(tmp_path)
     assert "elastictool train" in caught.value.hint
@@ -536,7 +536,9 @@ def test_an_unknown_device_is_refused() -> None:
         pick_device("cuda:99")
 
 
-def test_the_run_directory_says_what_made_it(toy_store: PreparedStore, tmp_path: Path) -> None:
+def test_the_run_directory_records_how_it_was_made(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
     train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["data_fingerprint"] == toy_store.info.fingerprint

@@ -304,7 +304,7 @@ def test_a_conversion_that_cannot_be_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_a_front_end_that_is_named_sets_its_own_fields(tmp_path: Path) -> None:
+def test_a_frontend_that_is_named_sets_its_own_fields(tmp_path: Path) -> None:
     path = str(foreign_weights.ast().write(tmp_path))
     result = convert("ast", path, tmp_path / "a.safetensors", ["fbank.frontend=epic-librosa"])
     assert result.config.fbank == frontend_config("epic-librosa")

@@ -215,7 +215,7 @@ def test_at_most_one_row_of_a_batch_is_half_empty(planner: str, stream: list[int
 
 @given(stream=streams, clips=st.integers(1, 15))
 @settings(deadline=None)
-def test_sorted_window_needs_no_more_rows_than_first_come_on_the_sorted_batch(
+def test_sorted_window_needs_no_more_rows_than_next_fit_on_the_sorted_batch(
     stream: list[int], clips: int
 ) -> None:
     for batch in planned("sorted-window", stream, {"batch_clips": clips, "window": 30}):
@@ -288,7 +288,7 @@ def test_no_clip_moves_more_than_a_window_from_its_shuffled_place(
 @every_planner
 @given(frames=FRAMES)
 @settings(deadline=None)
-def test_rows_of_clips_with_two_views_hold_their_capacity(planner: str, frames: list[int]) -> None:
+def test_rows_of_clips_with_two_crops_hold_their_capacity(planner: str, frames: list[int]) -> None:
     plans = sampler(planner, frames, share=1.0)
     for plan in plans.epoch(0):
         assert len(set(clips_of(plan))) <= 4

@@ -69,7 +69,7 @@ def stop_at(call: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("damaged", [b"damaged", b""])
-def test_a_stopped_sweep_goes_on_where_it_was_and_ends_as_one_in_one_go(
+def test_a_stopped_sweep_continues_and_ends_as_an_uninterrupted_one(
     path: Path,
     store: PreparedStore,
     tmp_path: Path,
@@ -161,7 +161,7 @@ def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
     assert "former weights" not in (path / "report.html").read_text()
 
 
-def test_ctrl_c_keeps_what_is_scored_and_says_where(
+def test_ctrl_c_keeps_what_is_scored_and_names_the_folder(
     path: Path, store: PreparedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object) -> None:
@@ -180,7 +180,7 @@ def test_ctrl_c_keeps_what_is_scored_and_says_where(
     assert list((path / "results" / "sweep.unfinished").glob("*.npz"))
 
 
-def test_a_file_that_does_not_say_of_what_it_is_is_not_added_to(
+def test_a_file_without_metadata_is_not_added_to(
     path: Path, store: PreparedStore, tmp_path: Path
 ) -> None:
     points = sweep("length", [load_run(path)], store, LENGTHS)

@@ -89,7 +89,7 @@ def test_workers_ignore_signals_to_the_whole_group(as_before: None) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_stoppable_block_says_what_was_done(times: int) -> None:
+def test_a_stopped_block_reports_what_was_done(times: int) -> None:
     block = stoppable("half is done", "the same command continues")
     with pytest.raises(Interrupted, match="half is done") as caught, block as stop:
         for _ in range(times):

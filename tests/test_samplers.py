@@ -89,7 +89,7 @@ SHORTER_INSTEAD = LengthDiversityConfig(share=0.7, mode="replace")
     ],
     ids=["plain", "add", "replace"],
 )
-def test_views_are_those_of_the_first_release(drawn_by: TrainingSampler, expected: str) -> None:
+def test_crops_are_those_of_the_first_release(drawn_by: TrainingSampler, expected: str) -> None:
     """Recorded before token dropout, mixup and balanced sampling existed; never to change."""
     assert digest(drawn_by) == expected
     assert all(view.mix is None and not view.token_dropout for view in views(drawn_by))
@@ -107,13 +107,13 @@ def test_options_leave_what_others_draw_as_it_was() -> None:
 
 
 @given(patches=st.integers(1, 5_000), percent=st.integers(0, 99))
-def test_the_share_of_kept_patches_is_exact_and_never_nothing(patches: int, percent: int) -> None:
+def test_the_share_of_kept_patches_is_exact_and_never_zero(patches: int, percent: int) -> None:
     assert kept_patches(patches, percent / 100) == max(1, patches * (100 - percent) // 100)
 
 
 @given(share=st.floats(0.0, 0.99), planner=st.sampled_from(["first-come", "balanced", "none"]))
 @settings(deadline=None, max_examples=15)
-def test_every_view_keeps_a_token_and_rows_are_planned_by_what_is_kept(
+def test_every_crop_keeps_a_token_and_rows_are_planned_by_kept_tokens(
     share: float, planner: str
 ) -> None:
     drawn_by = sampler(
@@ -138,7 +138,7 @@ def test_rows_fill_up_where_tokens_are_dropped() -> None:
     assert batches[1] < 0.65 * batches[0]
 
 
-def test_evaluation_views_are_whole() -> None:
+def test_evaluation_crops_are_whole_clips() -> None:
     view = feature_extractor().crop(3, 400)
     assert (view.token_dropout, view.mix) == (0.0, None)
     assert feature_extractor().num_patches(view) == 8 * 25
@@ -172,7 +172,7 @@ def test_a_clips_mix_depends_on_seed_and_epoch_alone() -> None:
         assert sum(mixes[clip] != view.mix for clip, view in other.items()) > 100
 
 
-def test_an_added_view_is_mixed_as_its_clip() -> None:
+def test_an_added_crop_is_mixed_as_its_clip() -> None:
     config = AugmentConfig(mixup=0.5, length_diversity=SHORTER_TOO)
     mixes: dict[int, set[object]] = {}
     for view in views(sampler(config)):
@@ -257,7 +257,7 @@ def test_balanced_epochs_draw_anew_and_as_many_as_asked() -> None:
         assert set(epochs[0]) <= set(range(0, 500, 2))
 
 
-def test_a_clip_drawn_again_is_another_view() -> None:
+def test_a_clip_drawn_again_is_another_crop() -> None:
     config = AugmentConfig(length_diversity=SHORTER_TOO)
     weights = np.where(np.arange(250) < 5, 1.0, 0.0)
     drawn = views(sampler(config, weights=weights))
@@ -280,7 +280,7 @@ def test_nothing_labelled_cannot_be_balanced(toy_store: PreparedStore) -> None:
     assert "data.balanced_sampling=false" in caught.value.hint
 
 
-def test_a_run_gives_its_sampler_what_it_was_told(toy_store: PreparedStore) -> None:
+def test_a_run_passes_its_settings_to_the_sampler(toy_store: PreparedStore) -> None:
     sets = ["data.balanced_sampling=true", "data.epoch_clips=11", "augment.mixup=1", "seed=5"]
     dataset = ClipDataset(toy_store, feature_extractor())
     clips = np.flatnonzero(toy_store.splits == "train")
