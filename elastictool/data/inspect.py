@@ -52,12 +52,8 @@ class DatasetEntry:
 
 def list_datasets(root: Path = DATA_ROOT) -> list[DatasetEntry]:
     """Returns all datasets under ``root`` by name, finished or not."""
-    folders = sorted(path for path in root.glob("*") if path.is_dir())
-    return [
-        _entry(folder)
-        for folder in folders
-        if (folder / INFO_NAME).exists() or (folder / PROGRESS_FOLDER).exists()
-    ]
+    marks = [mark for name in (INFO_NAME, PROGRESS_FOLDER) for mark in root.glob(f"*/{name}")]
+    return [_entry(folder) for folder in sorted({mark.parent for mark in marks})]
 
 
 def _entry(folder: Path) -> DatasetEntry:

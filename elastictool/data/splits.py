@@ -28,15 +28,11 @@ class Splits:
 
     def __getitem__(self, name: str) -> Indices:
         """Returns the part called ``train``, ``validation`` (or ``val``) or ``test``."""
-        parts = {
-            "train": self.train,
-            "validation": self.validation,
-            "val": self.validation,
-            "test": self.test,
-        }
-        if name not in parts:
+        name = "validation" if name == "val" else name
+        if name not in ("train", "validation", "test"):
             raise UsageError(f"unknown split {name!r}", "known: train, validation, test")
-        return parts[name]
+        indices: Indices = getattr(self, name)
+        return indices
 
 
 def select_clips(

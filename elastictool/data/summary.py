@@ -75,8 +75,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
         notes=[
             *listing.notes,
             *listing.warnings,
-            *_storage_notes(plan),
-            *_spread_notes(listing),
+            *_plan_notes(plan),
             *_file_notes(reports),
             *_clip_notes(listing, reports, rejected),
         ],
@@ -92,20 +91,16 @@ def clean(folder: Path) -> None:
     shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
 
 
-def _storage_notes(plan: Plan) -> Iterator[str]:
-    storage = plan.options.storage
+def _plan_notes(plan: Plan) -> Iterator[str]:
+    """Yields notes on options, and on groups and files with clips in several splits or folds."""
+    storage, clips = plan.options.storage, plan.listing.clips
     if storage.trim_silence:
         yield "digital silence at both ends was cut off (--trim-silence)"
     if storage.max_seconds:
         yield f"clips were cut to their first {storage.max_seconds:g} s (--max-seconds)"
     if storage.stats_clips:
-        count = len(measured_clips(plan.listing.clips, storage, 0) or ())
+        count = len(measured_clips(clips, storage, 0) or ())
         yield f"mean and deviation are of {count} drawn clips (--stats-clips)"
-
-
-def _spread_notes(listing: Listing) -> Iterator[str]:
-    """Yields notes on groups and files with clips in several splits or folds."""
-    clips = listing.clips
     groups = _spread((clip.group, (clip.split, clip.fold)) for clip in clips)
     files = _spread((clip.path, (clip.split, clip.fold)) for clip in clips if not clip.group)
     for what, names in (("groups (videos, speakers)", groups), ("files", files)):
