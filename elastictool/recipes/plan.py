@@ -140,13 +140,8 @@ class Plan:
             "scale": self.scale_name,
             "description": self.scale.description,
             "steps": [
-                {
-                    "name": step.name,
-                    "kind": step.kind,
-                    "state": step.state,
-                    "inputs": sorted(set(step.inputs.values())),
-                    "folder": str(step.path),
-                }
+                {name: getattr(step, name) for name in ("name", "kind", "state")}
+                | {"inputs": sorted(set(step.inputs.values())), "folder": str(step.path)}
                 for step in self.steps
             ],
             "missing": [
@@ -348,7 +343,9 @@ class _Graph:
         }
         read |= {role: _contents(file) for role, file in files.items() if not file.is_dir()}
         version = VERSIONS.get(kind, 1)
-        key = fingerprint({"kind": kind, "version": version, **settings, "reads": read})
+        document = {"kind": kind, "version": version, **settings, "reads": read}
+        text = json.dumps(document, sort_keys=True, ensure_ascii=False, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
         folder = {"prep": "data", "train": "runs"}.get(kind, "steps")
         slug = name.partition(" ")[2] if kind in ("prep", "train") else name.replace(" ", "-")
         self.steps[name] = Step(
@@ -410,12 +407,6 @@ def with_sources(
     distill = dataclasses.replace(distill, teacher=teacher or distill.teacher)
     train = dataclasses.replace(config.train, distill=distill)
     return dataclasses.replace(config, init=init, train=train)
-
-
-def fingerprint(document: Any) -> str:
-    """Return a hash of plain values."""
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _contents(path: Path) -> str:

@@ -197,11 +197,8 @@ def _durations(step: Step, progress: Progress) -> dict[str, Any]:
 
     found = []
     for name, settings in step.settings["data"].items():
-        reads = {
-            role.removeprefix(f"{name}:"): path
-            for role, path in step.reads.items()
-            if role.startswith(f"{name}:")
-        }
+        parts = {role.rpartition(":"): path for role, path in step.reads.items()}
+        reads = {role: path for (owner, _, role), path in parts.items() if owner == name}
         source = _source_of(reads, settings)
         found.append(
             {"name": name, "title": settings["title"], "source": source.label}

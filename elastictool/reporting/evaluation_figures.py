@@ -188,11 +188,6 @@ class ClassValues:
         """Name of the axis of values."""
         return "average precision, %" if self.multi_label else "accuracy within the class, %"
 
-    def part(self, which: slice) -> ClassValues:
-        """Return some of the classes."""
-        cut = ("names", "shares", "low", "high", "chance", "f1")
-        return dataclasses.replace(self, **{name: getattr(self, name)[which] for name in cut})
-
 
 def class_values(evaluation: EvaluationFile) -> ClassValues:
     """Return the accuracy of each class, or its AP for multi-label runs."""
@@ -232,7 +227,9 @@ def draw_classes(values: ClassValues) -> Figure:
             ends = {"highest": slice(0, ENDS), "lowest": slice(count - ENDS, None)}
             for column, (title, which) in enumerate(ends.items()):
                 axes = figure.add_subplot(grid[1, column])
-                _draw_bars(axes, values.part(which))
+                cut = ("names", "shares", "low", "high", "chance", "f1")
+                part = {name: getattr(values, name)[which] for name in cut}
+                _draw_bars(axes, dataclasses.replace(values, **part))
                 axes.set_title(f"the {ENDS} {title}", fontsize=10)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
         notes = "in brackets: clips of the class"
