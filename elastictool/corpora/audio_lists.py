@@ -50,7 +50,7 @@ class AudioLists(Corpus):
             '  {"data": [{"wav": PATH, "labels": "mid,mid"}]}, one file for each split; a name\n'
             "  that holds train, val, dev, test or eval says which (else: train); numbered pairs\n"
             "  of lists to train and to evaluate on (esc_train_data_1.json, ...) are folds\n"
-            f"  {CLASS_TABLE} (or {CLASS_TABLES}: index,mid,display_name) beside them\n"
+            f"  {CLASS_TABLE} (or {CLASS_TABLES}: index,mid,display_name) next to them\n"
             "  or one folder above; without it labels are taken as they are, alphabetically\n"
             "Relative paths start at the folder of the list, where you stand, or above the list.\n"
             "Such lists are also written by elastictool data export --lists."
@@ -115,7 +115,7 @@ class _ListFile:
 
     @classmethod
     def read(cls, path: Path) -> _ListFile | None:
-        """Reads a list, in which labels that stand there twice count once.
+        """Reads a list; repeated labels of an entry count once.
 
         Returns:
             None if the document is no list.
@@ -190,7 +190,7 @@ def _with_folds(
 ) -> tuple[list[tuple[_ListFile, Entry, int]], list[str]]:
     """Returns each entry with its list and fold (0: none), and a warning if lists are folds.
 
-    With folds every clip is training data, and repeats in training lists are passed over.
+    With folds every clip is training data, and repeats in training lists are skipped.
     """
     numbers = _fold_lists(lists)
     folds, warnings = counted_from_one([numbers.get(one.path) for one in lists])
@@ -216,19 +216,19 @@ def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
     One in the folder of the lists is always used; one in the folder above, which may belong to
     other data, only if it has all labels.
     """
-    beside = _class_tables(folder)
-    if len(beside) > 1:
+    own = _class_tables(folder)
+    if len(own) > 1:
         raise UsageError(
-            f"several class tables in {folder}: {some_of(path.name for path in beside)}",
+            f"several class tables in {folder}: {some_of(path.name for path in own)}",
             f"keep one, or call the right one {CLASS_TABLE}",
         )
-    for path in beside or _class_tables(Path(os.path.abspath(folder)).parent):
+    for path in own or _class_tables(Path(os.path.abspath(folder)).parent):
         table = ClassTable.read(path)
-        if beside or all(map(table.knows, labels)):
+        if own or all(map(table.knows, labels)):
             return table, f"classes and their order are those of {path}"
     return (
         ClassTable.of_labels(labels),
-        f"no {CLASS_TABLES} with these labels beside the lists or above: classes are the labels, "
+        f"no {CLASS_TABLES} with these labels next to the lists or above: classes are the labels, "
         "in alphabetical order",
     )
 

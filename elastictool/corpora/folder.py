@@ -137,7 +137,7 @@ def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
     splits = [name for name in named if deepest[name]]
     if others and splits:
         raise UsageError(
-            f"{root} has folders of splits ({', '.join(splits)}) and others with audio beside "
+            f"{root} has folders of splits ({', '.join(splits)}) and others with audio next to "
             f"them ({some_of(others)})",
             "move the others away, or, if they are classes, into the folders of splits; or give "
             "the --root of one kind",

@@ -191,7 +191,7 @@ class ListingBuilder:
         if self.repeats:
             count, some = len(self.repeats), some_of(self.repeats)
             self.listing.warnings.append(
-                f"{count:,} rows repeat an earlier one and were passed over: {some}"
+                f"{count:,} rows repeat an earlier one and were skipped: {some}"
             )
         self.listing.warnings += self.index.warnings(self.listing)
         return self.listing

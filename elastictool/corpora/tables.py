@@ -77,7 +77,7 @@ class Columns:
         whole: Whether a row with fewer cells than columns is an error.
         divider: Divider of a table without a header; a space is any white space. With a header
             it is found.
-        comment: Beginning of rows that are passed over.
+        comment: Beginning of rows that are skipped.
         hint: What to do about a table that is not as it should be; empty for one that the user
             has written.
     """
@@ -134,7 +134,7 @@ class Table:
         return tuple(name for name in self.names if name and name not in self.columns.known)
 
     def __iter__(self) -> Iterator[Row]:
-        """Yields rows; those of empty cells are passed over.
+        """Yields rows; those of empty cells are skipped.
 
         Raises:
             UsageError: A row has more cells or fewer than there are columns, or it is no table.

@@ -42,7 +42,7 @@ class VGGSound(Corpus):
             f"     to {self.default_root}/audio/<id>_<start, six digits>.wav (or .flac, .mp4),\n"
             "     in any subfolders\n"
             "then: elastictool prep --dataset vggsound\n"
-            f"With a {CLASS_TABLE} beside the table its order of classes is kept; otherwise\n"
+            f"With a {CLASS_TABLE} next to the table its order of classes is kept; otherwise\n"
             "classes are alphabetical. Vanished videos are counted as missing."
         )
 
@@ -56,9 +56,11 @@ class VGGSound(Corpus):
         if table is None:
             raise UsageError(f"no {TABLE} in {root}", self.describe())
         rows = list(Table(table, _COLUMNS))
-        beside = table.parent / CLASS_TABLE
+        class_file = table.parent / CLASS_TABLE
         labels = (row.cells["label"] for row in rows)
-        classes = ClassTable.read(beside) if beside.is_file() else ClassTable.of_labels(labels)
+        classes = (
+            ClassTable.read(class_file) if class_file.is_file() else ClassTable.of_labels(labels)
+        )
         listing = Listing(
             self.name,
             root,

@@ -1,7 +1,7 @@
 """VoxCeleb1 speaker identification: 1,251 speakers, 4 to 145 s of speech.
 
 The identification split is not the verification one: a list of trial pairs has no training part,
-so where only such a list lies there, the message names the file that is wanted.
+so where only such a list is found, the message names the file that is needed.
 """
 
 from __future__ import annotations

@@ -41,11 +41,6 @@ class Attention(nn.Module):
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
 
-    def merge(self, attended: Tensor) -> Tensor:
-        """Join heads and project: (stream_length, H, d) to (stream_length, D)."""
-        out: Tensor = self.proj(attended.flatten(1))
-        return out
-
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them."""
@@ -85,7 +80,7 @@ class Block(nn.Module):
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """Make new (stream_length, D) tokens of old ones and (stream_length, H, d) attention."""
-        tokens = tokens + self.dropout(self.attn.merge(attended))
+        tokens = tokens + self.dropout(self.attn.proj(attended.flatten(1)))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
 

@@ -95,7 +95,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if is_dataclass(value):
         return map_tensors(value, change)
-    # Long tuples of integers and ids are passed over: they hold nothing else.
+    # Long tuples of integers and ids are skipped: they hold nothing else.
     holds = isinstance(value, tuple) and value and not isinstance(value[0], int | str)
     return tuple(_mapped(item, change) for item in value) if holds else value
 
@@ -122,7 +122,9 @@ def build_layout(
     """
     lengths = tuple(length for row in rows for length in row)
     if not lengths or min(lengths) <= prefix_tokens:
-        raise ValueError(f"every segment needs a token besides its {prefix_tokens} prefix tokens")
+        raise ValueError(
+            f"every segment needs a token in addition to its {prefix_tokens} prefix tokens"
+        )
     width = max(sum(row) for row in rows)
     spans: list[tuple[int, int]] = []
     starts: list[int] = []
