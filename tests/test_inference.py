@@ -8,8 +8,6 @@ import json
 import math
 import pydoc
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +33,7 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import AudioError, UsageError
 from elastictool.utils.signals import Stopped, StopRequest
+from tests.helpers.command_line import run_command
 from tests.helpers.corpus_trees import write_audio, write_table
 from tests.helpers.saved_runs import save_run
 from tests.helpers.toy_data import toy_store
@@ -355,14 +354,15 @@ def test_predict_prints_a_table_csv_or_one_document(run: Path, tmp_path: Path) -
     assert (tmp_path / "pictures" / "a, b.png").stat().st_size > 5_000
 
 
-def test_predict_leaves_with_3_when_a_recording_was_left_out(run: Path, tmp_path: Path) -> None:
+def test_predict_leaves_with_3_when_a_recording_was_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_audio(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_text("x")
-    command = [sys.executable, "-m", "elastictool", "predict", str(tmp_path), "-r", str(run)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 3
-    assert "b.wav" in found.stderr and "1 of 2 recordings" in found.stderr
-    assert "Traceback" not in found.stderr
+    assert run_command(monkeypatch, "predict", tmp_path, "-r", run) == 3
+    errors = capsys.readouterr().err
+    assert "b.wav" in errors and "1 of 2 recordings" in errors
+    assert "Traceback" not in errors
 
 
 def test_embed_writes_an_index_and_finds_the_recording_itself(run: Path, tmp_path: Path) -> None:

@@ -6,9 +6,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from elastictool.reporting.tables import (
     percent,
 )
 from elastictool.utils.errors import ElasticToolError, UsageError
+from tests.helpers.command_line import run_command
 from tests.helpers.saved_runs import save_run
 
 LENGTHS = (24, 96, 1_200)
@@ -274,25 +272,18 @@ def test_one_is_singular() -> None:
     assert [counted(p, "point") for p in (1.0, 2.5)] == ["1 point", "2.5 points"]
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    source = str(Path(__file__).resolve().parents[1])
-    return subprocess.run(
-        [sys.executable, "-m", "elastictool", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": source},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_sweep_command_writes_its_files_and_one_json_document(
-    folder: Path, store: PreparedStore, tmp_path: Path
+    folder: Path,
+    store: PreparedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["sweep", str(folder / "elastic"), "--run", str(folder / "ast-96")]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sweep", folder / "elastic", "--run", folder / "ast-96"]
     arguments += ["--lengths", "32:64:32", "--positions", "both", "--json"]
-    done = command(*arguments, "--out", "out", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert run_command(monkeypatch, *arguments, "--out", "out") == 0
+    document = json.loads(capsys.readouterr().out)
     assert len(document["points"]) == 3 * 3
     assert document["environment"]["data_fingerprint"] == store.info.fingerprint
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -302,21 +293,32 @@ def test_sweep_command_writes_its_files_and_one_json_document(
 
 
 def test_eval_command_takes_the_latest_run_and_prints_its_name(
-    store: PreparedStore, tmp_path: Path
+    store: PreparedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     path = save_run(tmp_path / "runs" / "only", store)
     (path / "checkpoints" / "last.safetensors").write_bytes(
         (path / "checkpoints" / "best.safetensors").read_bytes()
     )
-    done = command("eval", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "runs/only" in done.stderr and "Top-1 accuracy" in done.stdout
+    assert run_command(monkeypatch, "eval") == 0
+    shown = capsys.readouterr()
+    assert "runs/only" in shown.err and "Top-1 accuracy" in shown.out
     assert (path / "results" / "eval_test.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["eval", "sweep"])
-def test_without_a_run_the_commands_say_how_to_make_one(name: str, tmp_path: Path) -> None:
-    done = command(name, folder=tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    assert "elastictool prep" in done.stderr and "elastictool train" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_without_a_run_the_commands_say_how_to_make_one(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(monkeypatch, name) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "elastictool prep" in shown.err and "elastictool train" in shown.err
+    assert "Traceback" not in shown.err

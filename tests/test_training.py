@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from elastictool.training.setup import pick_device, pick_precision
 from elastictool.training.state import load_training_state
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
+from tests.helpers.children import Child
 from tests.helpers.training import (
     SMALL,
     Hooks,
@@ -137,14 +137,14 @@ def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_onc
 def test_a_killed_run_resumes_to_the_same_bits(toy_store: PreparedStore, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train_run(small("train.epochs=40"), toy_store, whole)
-    command = [sys.executable, "-m", "elastictool", "train", "--dataset", str(toy_store.path)]
     sets = [part for text in (*SMALL, "train.epochs=40") for part in ("--set", text)]
-    process = subprocess.Popen([*command, "--run-dir", str(killed), *sets], stderr=subprocess.PIPE)
+    data = ("--dataset", toy_store.path)
+    child = Child(tmp_path, "train", *data, "--run-dir", "killed", *sets)
     state = killed / "checkpoints" / "last.training.pt"
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
+    while not state.exists() and child.process.is_alive():
+        time.sleep(0.01)
+    child.process.kill()
+    assert child.wait() == -signal.SIGKILL, child.shown()
     resume_run(killed, toy_store)
     assert same(weights(whole), weights(killed))
 
