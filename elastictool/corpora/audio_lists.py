@@ -224,7 +224,7 @@ def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
         )
     for path in own or _class_tables(Path(os.path.abspath(folder)).parent):
         table = ClassTable.read(path)
-        if own or all(map(table.knows, labels)):
+        if own or table.by_mid.keys() | set(table.names) >= set(labels):
             return table, f"classes and their order are those of {path}"
     return (
         ClassTable.of_labels(labels),

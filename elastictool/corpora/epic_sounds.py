@@ -72,7 +72,9 @@ class EpicSounds(Corpus):
             UsageError: No annotations, or a table that cannot be read.
             ElasticToolError: An HDF5 file that cannot be read.
         """
-        tables = _tables(root)
+        named = {**TABLES, "test": TEST_TABLE}
+        files = {split: first_file(root, [name], _FOLDERS) for split, name in named.items()}
+        tables = {split: path for split, path in files.items() if path is not None}
         if not tables.keys() & TABLES.keys():
             names = [str(Path(name).with_suffix(".pkl")) for name in TABLES.values()]
             pickle = first_file(root, names, _FOLDERS)
@@ -146,15 +148,6 @@ def _mistake(pairs: list[tuple[float, float]]) -> str:
         if _agree(pairs, power) or _agree(pairs, 1 / power):
             return f"by a factor of {power:g}"
     return "by no known rule"
-
-
-def _tables(root: Path) -> dict[str, Path]:
-    """Returns annotation files, in the root or in ``annotations``."""
-    found = {
-        split: first_file(root, [name], _FOLDERS)
-        for split, name in {**TABLES, "test": TEST_TABLE}.items()
-    }
-    return {split: path for split, path in found.items() if path is not None}
 
 
 def _recordings(root: Path) -> FileIndex:

@@ -309,10 +309,6 @@ class ClassTable:
         names = sorted(set(labels))
         return cls(names, {name: name for name in names})
 
-    def knows(self, label: str) -> bool:
-        """Whether ``label`` is one of the identifiers or names."""
-        return label in self.by_mid or label in self.names
-
     def name(self, label: str, source: Path) -> str:
         """Returns the class of ``label``, which is an identifier or a class's name.
 
