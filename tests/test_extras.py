@@ -52,7 +52,7 @@ def test_bench_says_whether_to_install_or_to_mend(monkeypatch: pytest.MonkeyPatc
         hide_module(patched, "transformers")
         assert contend().hint == 'pip install "elastictool[transformers]"'
     monkeypatch.setattr(
-        "elastictool.utils.optional._failure", lambda module: "ImportError: no such name"
+        "elastictool.utils.optional.import_failure", lambda module: "ImportError: no such name"
     )
     assert "transformers is installed, but" in contend().hint
     assert "no such name" in contend().hint

@@ -21,6 +21,7 @@ from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.setup import pick_device
 from elastictool.training.state import load_training_state, save_training_state
 from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
+from elastictool.utils.progress import SILENT
 from tests.helpers.training import SMALL, Hooks, records, same, small, weights
 
 STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "model.dropout=0.2")
@@ -28,11 +29,9 @@ STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "mod
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the training tells the user."""
+    """The lines that training prints."""
     lines: list[str] = []
-    monkeypatch.setattr(
-        "elastictool.utils.progress._SilentProgress.log", lambda self, line: lines.append(line)
-    )
+    monkeypatch.setattr(type(SILENT), "log", lambda self, line: lines.append(line))
     return lines
 
 
@@ -345,7 +344,7 @@ def test_a_run_to_start_from_is_called_by_name_and_never_looked_for_elsewhere(
     toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("elastictool.pretrained.locate._from_hub", lambda name: 1 / 0)
+    monkeypatch.setattr("elastictool.pretrained.locate.from_hub", lambda name: 1 / 0)
     train_run(small("train.epochs=1"), toy_store, Path("runs/old"))
     new = small("train.epochs=1", "init.from=run", "init.path=old")
     train_run(new, toy_store, Path("runs/new"))

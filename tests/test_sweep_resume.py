@@ -164,7 +164,7 @@ def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
 def test_ctrl_c_keeps_what_is_scored_and_names_the_folder(
     path: Path, store: PreparedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -173,7 +173,7 @@ def test_ctrl_c_keeps_what_is_scored_and_names_the_folder(
             run_sweep(path, store, "24")
     assert "starts again" in caught.value.hint
     with monkeypatch.context() as patched:
-        patched.setattr("elastictool.evaluation.sweep._point", interrupted)
+        patched.setattr("elastictool.evaluation.sweep.SweepPoint", interrupted)
         with pytest.raises(Interrupted, match=r"sweep\.unfinished") as caught:
             run_sweep(path, store, "24")
     assert "continues" in caught.value.hint

@@ -49,7 +49,7 @@ def find_weights(given: str, hub: bool = True) -> Path:
         )
     endings = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
     if hub and _HUB_ID.fullmatch(given) and not given.endswith(endings):
-        return _from_hub(given)
+        return from_hub(given)
     raise UsageError(
         f"{given} does not exist",
         "give a weights file, a folder with config.json, a run, or a Hugging Face id (owner/name)"
@@ -58,7 +58,7 @@ def find_weights(given: str, hub: bool = True) -> Path:
     )
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(name: str) -> Path:
     """Fetches ``name``, or takes it from the hub's cache; HF_HUB_OFFLINE fetches nothing."""
     if lack := missing_extra("hub", "huggingface_hub"):
         raise ElasticToolError(

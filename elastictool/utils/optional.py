@@ -22,7 +22,7 @@ def missing_extra(extra: str, *modules: str) -> str:
     for module in modules or (extra,):
         if importlib.util.find_spec(_package(module)) is None:
             return install_command(extra)
-        if reason := _failure(module):
+        if reason := import_failure(module):
             return reinstall_hint(module, reason)
     return ""
 
@@ -42,7 +42,7 @@ def describe_error(error: Exception) -> str:
 
 
 @lru_cache
-def _failure(module: str) -> str:
+def import_failure(module: str) -> str:
     """Returns why an installed module cannot be imported; empty if it can."""
     try:
         importlib.import_module(module)
