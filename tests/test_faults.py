@@ -1,4 +1,4 @@
-"""Faults inside training: what is skipped, what is saved, what is said; each really happens."""
+"""Faults inside training: what is skipped, saved and reported; each really happens."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, when: Callable[[Crop, int], bool]) -
     monkeypatch.setattr(ClipDataset, "load", poisoned)
 
 
-class Says:
-    """A progress that keeps what is said."""
+class Lines:
+    """A progress that keeps the lines that it is given."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -88,15 +88,15 @@ def test_a_clip_with_nan_is_skipped_and_logged_and_the_run_continues(
 ) -> None:
     bad = some_clip(toy_store)
     poison(monkeypatch, lambda view, epoch: view.clip == bad and epoch == 0)
-    says = Says()
-    train_run(small(), toy_store, tmp_path / "run", progress=says)
+    progress = Lines()
+    train_run(small(), toy_store, tmp_path / "run", progress=progress)
     (line,) = skipped(tmp_path / "run")
     assert line["where"] == "inputs" and line["epoch"] == 1
     name = str(toy_store.ids[bad])
     assert {clip["id"]: clip["loss"] for clip in line["clips"]}[name] == "nan"
     finite = [clip["loss"] for clip in line["clips"] if clip["id"] != name]
     assert finite and all(isinstance(loss, float) for loss in finite)
-    assert any("skipped" in said and name in said for said in says.lines)
+    assert any("skipped" in said and name in said for said in progress.lines)
     first, second = records(tmp_path / "run", "epoch")
     assert (first["skipped_steps"], second["skipped_steps"]) == (1, 0)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())

@@ -1,4 +1,4 @@
-"""Front ends: what both hold, and ``epic-librosa`` against librosa itself."""
+"""Frontends: what both hold, and ``epic-librosa`` against librosa itself."""
 
 from __future__ import annotations
 

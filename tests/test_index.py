@@ -1,4 +1,4 @@
-"""An index of embeddings knows what made it, and files that are none are told."""
+"""An index of embeddings records what made it, and other files are errors."""
 
 from __future__ import annotations
 

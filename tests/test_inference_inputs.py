@@ -1,4 +1,4 @@
-"""What callers hand over as recordings, and what they are told where it is none."""
+"""What callers may pass as recordings, and the errors for everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However prep is carried out (workers, parts, a cluster, one after a crash), the bytes are one."""
+"""Prep writes the same bytes with workers, job shards, a cluster, or after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an epoch draws: as before by default, planned as loaded, rare classes as often as others."""
+"""Crops of an epoch: unchanged by default, loaded as planned, rare classes as often as others."""
 
 from __future__ import annotations
 

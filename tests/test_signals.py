@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals: asked once, work is saved; asked twice, it ends; none is lost."""
+"""Ctrl-C and other signals: the first saves the work, the second ends it, none is lost."""
 
 from __future__ import annotations
 

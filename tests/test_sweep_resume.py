@@ -1,4 +1,4 @@
-"""A sweep that is stopped, extended or repeated: nothing is lost, and nothing is mixed."""
+"""Sweeps that are stopped, extended or repeated lose no scores and mix none."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ def plans_of_all_planners() -> list[list[list[int]]]:
 
 
 def test_every_process_makes_the_same_plan() -> None:
-    code = "from tests.test_windows import plans_of_all_planners as plans; print(plans())"
+    code = f"from {__name__} import plans_of_all_planners as plans; print(plans())"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": "1"},

@@ -32,7 +32,7 @@ class Several:
         ]
 
     def end(self, timeout_s: float = 300) -> list[int]:
-        """Their exit codes; whoever hangs is killed."""
+        """Return their exit codes; a process that hangs is killed."""
         try:
             return [child.wait(timeout_s) for child in self.children]
         finally:
@@ -40,7 +40,7 @@ class Several:
                 child.process.kill()
 
     def shown(self) -> str:
-        """What all of them have written to the terminal."""
+        """Return what all of them have written to the terminal."""
         return " ".join(child.shown() for child in self.children)
 
 
