@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from elastictool.data.store import PreparedStore
 from tests.helpers.toy_data import toy_store as make_toy_store
+
+# On a busy machine one example may take seconds: that is no failure.
+hypothesis.settings.register_profile("any-speed", deadline=None)
+hypothesis.settings.load_profile("any-speed")
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def attend_and_grad(
 
 @pytest.mark.parametrize("padded_rows", LAYOUTS)
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=rows_of_lengths, seed=st.integers(0, 2**31), size=st.sampled_from([0.1, 1.0, 30.0]))
 def test_agrees_with_the_reference_forward_and_backward(
     name: str, padded_rows: bool, rows: list[list[int]], seed: int, size: float
@@ -228,7 +228,7 @@ def test_split_sends_neighbours_of_equal_length_through_one_call(
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(rows=rows_of_lengths, multiple=st.sampled_from([1, 8, 64]), padded_rows=st.booleans())
 def test_flex_agrees_with_the_reference_forward(
     rows: list[list[int]], multiple: int, padded_rows: bool
@@ -246,7 +246,7 @@ def test_flex_block_mask_equals_the_one_torch_finds_pair_by_pair(
     assert_blocks_are_those_of_all_pairs(build_layout(rows, padded_rows=padded_rows))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.lists(st.integers(1, 9) | st.integers(10, 500), min_size=1, max_size=6),

@@ -39,7 +39,7 @@ def time_widths(num_frames: int, time_mask: int, clips: int = 600) -> list[int]:
     return [int(masked(num_frames, config, clip, 4)[:, 0].sum()) for clip in range(clips)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     num_frames=st.integers(1, 400),
     num_bins=st.integers(4, 140),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elastictool.config import PackingConfig
@@ -34,7 +34,6 @@ def test_each_clip_is_in_exactly_one_batch_in_arrival_order(
 
 @pytest.mark.parametrize("planner", list(PLANNERS))
 @given(stream=streams, clips=st.integers(1, 15), tokens=st.integers(0, 200))
-@settings(deadline=None)
 def test_vectorised_planners_make_the_rows_of_the_plain_ones(
     planner: str, stream: list[int], clips: int, tokens: int
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elastictool.audio.kaldi_fbank import FLOOR
@@ -60,7 +60,6 @@ def test_every_clip_is_seen_once_an_epoch(frames: list[int], epoch: int) -> None
 
 
 @given(frames=FRAMES, share=st.floats(0, 1), mode=st.sampled_from(["replace", "add"]))
-@settings(deadline=None)
 def test_shorter_crops_lie_within_their_clip(frames: list[int], share: float, mode: str) -> None:
     drawn = views(sampler(feature_extractor(max_frames=512), frames, share, mode=mode))
     for view in drawn:
@@ -134,7 +133,6 @@ def test_native_lengths_are_cut_at_the_cap_and_never_padded() -> None:
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     edge=st.sampled_from(["pad", "drop"]),
 )
-@settings(deadline=None)
 def test_patches_hold_the_spectrogram_where_their_coordinates_say(
     frames: int, bins: int, size: tuple[int, int], edge: str
 ) -> None:

@@ -74,7 +74,7 @@ def test_values_are_libsndfiles(kind: str, subtype: str) -> None:
     assert np.array_equal(decode(source)[0], expected.mean(axis=1, dtype=np.float32))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bounds=st.tuples(st.integers(0, 39_999), st.integers(1, 50_000)).filter(lambda b: b[0] < b[1])
 )

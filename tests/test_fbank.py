@@ -213,7 +213,7 @@ def test_lengths_around_a_full_block(extra: int) -> None:
     torch.testing.assert_close(frames, reference(waveform, config), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_samples=st.integers(0, 3_000),
     shift_ms=st.floats(0.5, 60),

@@ -125,7 +125,7 @@ def test_the_configuration_lists_the_registered_frontends() -> None:
 
 @every_front_end
 @given(num_samples=st.integers(0, 30_000), shift_ms=st.sampled_from([5.0, 10.0, 7.3]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_frames_are_counted_without_audio(name: str, num_samples: int, shift_ms: float) -> None:
     config = dataclasses.replace(frontend_config(name), shift_ms=shift_ms, num_mel_bins=8)
     frames = fbank(torch.randn(num_samples), config)
@@ -135,7 +135,7 @@ def test_frames_are_counted_without_audio(name: str, num_samples: int, shift_ms:
 
 @every_front_end
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_excerpt_is_what_the_whole_clip_has_there(name: str, data: st.DataObject) -> None:
     """No more is read than the excerpt needs, and centred frames find their neighbours."""
     shift_ms = data.draw(st.sampled_from([5.0, 2.0, 10.0, 7.3]))

@@ -42,7 +42,7 @@ def single_label(seed: int, clips: int = 60, classes: int = 7) -> tuple[np.ndarr
     return scores, truth
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS)
 def test_single_label_metrics_equal_scikit_learn(seed: int) -> None:
     scores, truth = single_label(seed)
@@ -60,7 +60,7 @@ def test_single_label_metrics_equal_scikit_learn(seed: int) -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS)
 def test_multi_label_top1_asks_whether_the_top_class_is_among_the_labels(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def test_no_clips_are_a_clear_error() -> None:
         classification_metrics(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, ties=st.booleans())
 def test_weighted_ranking_equals_scikit_learn_with_sample_weights(seed: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -194,7 +194,7 @@ def test_ranking_metrics_beyond_the_budget_have_no_interval(
     assert "map" not in intervals and "top1" in intervals
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, k=st.integers(1, 9))
 def test_top_k_equals_brute_force(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)

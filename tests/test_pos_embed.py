@@ -134,7 +134,7 @@ def test_slice_takes_the_first_columns_and_stretches_only_what_is_longer() -> No
 
 
 @pytest.mark.parametrize("make", [make_factorised, make_grid])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=5))
 def test_positions_of_a_clip_do_not_depend_on_other_clips_of_its_batch(
     make: Callable[[], nn.Module], shapes: list[tuple[int, int]]

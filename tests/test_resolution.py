@@ -120,7 +120,7 @@ def plainly_pooled(frames: np.ndarray, size: int, kind: PoolKind) -> np.ndarray:
     return pooled
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(1, 23), size=st.integers(1, 6), kind=st.sampled_from(["average", "max"]))
 def test_pooling_equals_a_plain_loop(count: int, size: int, kind: PoolKind) -> None:
     frames = np.random.default_rng(count).standard_normal((count, 3))
@@ -135,7 +135,7 @@ def test_pooling_before_or_after_normalising_is_the_same(kind: PoolKind) -> None
     torch.testing.assert_close(before, pool_frames((frames + 6.0) / 8.0, 3, kind))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(samples=st.integers(0, 4_000), first=st.integers(0, 5), pool=st.integers(1, 5))
 def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
     samples: int, first: int, pool: int
@@ -159,7 +159,7 @@ def test_counts_and_samples_of_pooled_frames_agree_with_the_frames(
 EPIC = {"frontend": "epic-librosa", "window_ms": 10.0, "low_frequency_hz": 0.0, "preemphasis": 0.0}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     pool=st.integers(1, 4),

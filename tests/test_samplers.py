@@ -112,7 +112,7 @@ def test_the_share_of_kept_patches_is_exact_and_never_zero(patches: int, percent
 
 
 @given(share=st.floats(0.0, 0.99), planner=st.sampled_from(["first-come", "balanced", "none"]))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_every_crop_keeps_a_token_and_rows_are_planned_by_kept_tokens(
     share: float, planner: str
 ) -> None:

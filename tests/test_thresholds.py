@@ -22,7 +22,7 @@ def drawn(seed: int, ties: bool, clips: int = 30) -> tuple[np.ndarray, np.ndarra
     return (np.round(scores, 1) if ties else scores), targets
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, ties=st.booleans())
 def test_no_other_threshold_has_a_higher_f1(seed: int, ties: bool) -> None:
     scores, targets = drawn(seed, ties)
@@ -65,7 +65,7 @@ def test_a_class_without_positives_has_no_threshold_and_is_decided_at_a_half() -
     assert math.isnan(judged.per_class[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS)
 def test_f1_equals_scikit_learn(seed: int) -> None:
     scores, targets = drawn(seed, ties=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
@@ -66,7 +66,6 @@ def _uses(report: TokenReport, planner: str) -> list[TokenUse]:
     capacity=st.integers(1, 90),
     window=st.integers(1, 60),
 )
-@settings(deadline=None)
 def test_accounting_on_arrays_equals_counting_the_rows_one_by_one(
     planner: str, stream: list[int], clips: int, capacity: int, window: int
 ) -> None:

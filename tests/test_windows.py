@@ -67,7 +67,6 @@ def members(batch: Rows) -> list[int]:
 
 @every_planner
 @given(stream=streams, limit=limits)
-@settings(deadline=None)
 def test_each_clip_is_in_exactly_one_row(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -78,7 +77,6 @@ def test_each_clip_is_in_exactly_one_row(
 
 @every_planner
 @given(stream=streams, limit=limits)
-@settings(deadline=None)
 def test_no_row_exceeds_capacity_but_single_clip_rows(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -89,7 +87,6 @@ def test_no_row_exceeds_capacity_but_single_clip_rows(
 
 @every_planner
 @given(stream=streams, limit=limits)
-@settings(deadline=None)
 def test_no_clip_leaves_its_window(planner: str, stream: list[int], limit: dict[str, int]) -> None:
     parts = windows(len(stream), config(planner, limit))
     longest = max(limit["window"], 1 if limit["batch_tokens"] else limit["batch_clips"])
@@ -101,7 +98,6 @@ def test_no_clip_leaves_its_window(planner: str, stream: list[int], limit: dict[
 
 @every_planner
 @given(stream=streams, limit=limits)
-@settings(deadline=None)
 def test_a_batch_holds_its_number_of_clips_and_an_epoch_its_number_of_batches(
     planner: str, stream: list[int], limit: dict[str, int]
 ) -> None:
@@ -114,7 +110,6 @@ def test_a_batch_holds_its_number_of_clips_and_an_epoch_its_number_of_batches(
 
 @every_planner
 @given(stream=streams, limit=limits, budget=st.integers(1, 150))
-@settings(deadline=None)
 def test_token_budgets_hold(
     planner: str, stream: list[int], limit: dict[str, int], budget: int
 ) -> None:
@@ -156,7 +151,7 @@ def slow_fit(sizes: list[int], room: int, most: int, tightest: bool) -> list[int
     most=st.integers(1, 12) | st.just(60),
     tightest=st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_placing_sizes_together_equals_placing_clip_by_clip(
     sizes: list[int], room: int, most: int, tightest: bool
 ) -> None:
@@ -194,7 +189,6 @@ def fewest_bins(sizes: list[int], room: int) -> int:
 
 
 @given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_first_fit_decreasing_needs_at_most_11_9_of_the_fewest_rows_and_two_thirds(
     sizes: list[int],
 ) -> None:
@@ -205,7 +199,6 @@ def test_first_fit_decreasing_needs_at_most_11_9_of_the_fewest_rows_and_two_thir
 
 @pytest.mark.parametrize("planner", ["first-fit-decreasing", "best-fit-decreasing"])
 @given(stream=st.lists(st.integers(1, CAPACITY), min_size=1, max_size=90))
-@settings(deadline=None)
 def test_at_most_one_row_of_a_batch_is_half_empty(planner: str, stream: list[int]) -> None:
     """Two such rows would have been one; so there are fewer than twice the lower bound, and one."""
     (batch,) = planned(planner, stream, {"batch_clips": 90, "window": 90})
@@ -214,7 +207,6 @@ def test_at_most_one_row_of_a_batch_is_half_empty(planner: str, stream: list[int
 
 
 @given(stream=streams, clips=st.integers(1, 15))
-@settings(deadline=None)
 def test_sorted_window_needs_no_more_rows_than_next_fit_on_the_sorted_batch(
     stream: list[int], clips: int
 ) -> None:
@@ -226,7 +218,6 @@ def test_sorted_window_needs_no_more_rows_than_next_fit_on_the_sorted_batch(
 
 
 @given(stream=streams, clips=st.integers(1, 15))
-@settings(deadline=None)
 def test_sorted_window_puts_neighbours_in_length_together(stream: list[int], clips: int) -> None:
     batches = planned("sorted-window", stream, {"batch_clips": clips, "window": 90})
     lengths = [[stream[place] for place in members(batch)] for batch in batches]
@@ -261,7 +252,6 @@ FRAMES = st.lists(st.integers(1, 900), min_size=1, max_size=40)
 
 @every_planner
 @given(frames=FRAMES, epoch=st.integers(0, 2), budget=st.just(0) | st.integers(1, 900))
-@settings(deadline=None)
 def test_an_epoch_sees_every_clip_once_and_knows_its_number_of_batches(
     planner: str, frames: list[int], epoch: int, budget: int
 ) -> None:
@@ -273,7 +263,6 @@ def test_an_epoch_sees_every_clip_once_and_knows_its_number_of_batches(
 
 @every_planner
 @given(frames=FRAMES, epoch=st.integers(0, 2))
-@settings(deadline=None)
 def test_no_clip_moves_more_than_a_window_from_its_shuffled_place(
     planner: str, frames: list[int], epoch: int
 ) -> None:
@@ -287,7 +276,6 @@ def test_no_clip_moves_more_than_a_window_from_its_shuffled_place(
 
 @every_planner
 @given(frames=FRAMES)
-@settings(deadline=None)
 def test_rows_of_clips_with_two_crops_hold_their_capacity(planner: str, frames: list[int]) -> None:
     plans = sampler(planner, frames, share=1.0)
     for plan in plans.epoch(0):
