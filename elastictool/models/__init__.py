@@ -1,1 +1,1 @@
-"""One SpectrogramTransformer: embedding, positions, encoder, pooling."""
+"""Defines the SpectrogramTransformer: patch embedding, positions, encoder, pooling."""

@@ -1,4 +1,4 @@
-"""The encoder: pre-LayerNorm ViT blocks over one flat stream of tokens.
+"""Defines the encoder: pre-LayerNorm ViT blocks over one flat stream of tokens.
 
 Everything but attention works on single tokens, so the stream needs no rows and no mask; the
 blocks get attention as a function that already knows the batch's layout.
@@ -28,7 +28,7 @@ def attention_scale(config: ModelConfig) -> float:
 
 
 class Attention(nn.Module):
-    """The projections around multi-head self-attention; those to q, k and v are one matrix."""
+    """Projections before and after multi-head self-attention; q, k and v share one matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -75,17 +75,17 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def before_attention(self, tokens: Tensor) -> QKV:
-        """Make (stream_length, H, d) queries, keys and values of (stream_length, D) tokens."""
+        """Compute (stream_length, H, d) queries, keys and values from (stream_length, D) tokens."""
         return self.attn.split_heads(self.norm1(tokens))
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Make new (stream_length, D) tokens of old ones and (stream_length, H, d) attention."""
+        """Compute the block's (stream_length, D) output from its input and its attention's."""
         tokens = tokens + self.dropout(self.attn.proj(attended.flatten(1)))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
 
     def to_next(self, following: Block, tokens: Tensor, attended: Tensor) -> tuple[Tensor, QKV]:
-        """Make new tokens, and the ``following`` block's queries, keys and values of them.
+        """Compute the block's output, and from it the ``following`` block's queries, keys, values.
 
         One function for all between two attentions: as compiled code, its backward adds the two
         gradients of the tokens where it makes them, and LayerNorm need not read them again.

@@ -1,4 +1,4 @@
-"""Learned position embeddings of patches, for clips of any length.
+"""Defines learned position embeddings of patches, for clips of any length.
 
 ElasticAST adds a frequency table and a time table, and a clip shorter than the table uses its
 first rows; a standard AST has one table over its fixed grid, which is fitted to a clip of another
@@ -29,7 +29,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class _PosEmbed(nn.Module):
-    """The trained patches, and their grid at another patch size."""
+    """Base class: the trained patch size and stride, and the grid at another patch size."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _PosEmbed(nn.Module):
         return patches_along(frames, patch_size[1], stride[1], "pad")
 
     def _antialias(self, patch_size: GridShape) -> bool:
-        """Whether tables are resized with antialiasing: for other patch sizes, not other lengths.
+        """Return whether to antialias a resized table: for other patch sizes, not other lengths.
 
         Source: FlexiAST's code antialiases where the patch size changes; AST's code does not.
         """
@@ -55,7 +55,7 @@ class FactorisedPosEmbed(_PosEmbed):
     """A frequency table and a time table, added. Source: ElasticAST, Section 3.2.
 
     Args:
-        config: ``grid`` sizes the tables; ``pos_embed_overflow`` says what a clip gets that is
+        config: ``grid`` sizes the tables; ``pos_embed_overflow`` sets what a clip gets that is
             longer than the time table: the table interpolated to its width, or an error.
     """
 
@@ -115,7 +115,7 @@ class GridPosEmbed(_PosEmbed):
     """One table over the whole (frequency, time) grid, as in ViT and AST.
 
     Args:
-        config: ``grid`` is the trained grid; ``pos_embed_fit`` says how it serves another one:
+        config: ``grid`` is the trained grid; ``pos_embed_fit`` sets how it serves another one:
             ``interpolate`` stretches it, ``slice`` takes its first columns.
     """
 

@@ -1,4 +1,4 @@
-"""The papers' three models by name and size, for training loops of one's own.
+"""Builds the papers' three models by name and size, for users' own training loops.
 
 Each is a ``SpectrogramTransformer`` with a paper's settings; any setting of ``ModelConfig`` can be
 given by its name and wins over the preset's.

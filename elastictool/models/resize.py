@@ -1,4 +1,4 @@
-"""Patch kernels and position tables for patches of another size.
+"""Resizes patch kernels and position tables to another patch size.
 
 A kernel trained on 16x16 patches serves patches of another size once it is resized. Resizing it
 like an image (``bl``) changes its products with the patches; ``pi_resize`` chooses the kernel whose
@@ -100,16 +100,16 @@ def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Te
 
 
 def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
-    """(new, old) float64: linear interpolation along one axis as a matrix."""
+    """Return linear interpolation along one axis as a (new, old) float64 matrix."""
     if old == 1:
         return torch.ones(new, 1, dtype=torch.float64)  # one value is spread over all
     impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
-    answers = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
-    return answers[0, :, 0].T
+    responses = F.interpolate(impulses, (1, new), mode="bilinear", antialias=antialias)
+    return responses[0, :, 0].T
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """The pseudo-inverse has entries of both signs that cancel, which bf16 is too coarse for."""
+    """Disable autocast: entries of the pseudo-inverse cancel, for which bf16 is too coarse."""
     if not torch.amp.is_autocast_available(device_type):  # the meta device
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
@@ -119,7 +119,7 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
 def _axis_matrix(
     old: int, new: int, how: Resize, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """(new, old): what maps an axis of ``old`` values to ``new`` ones."""
+    """Return the (new, old) matrix that maps an axis of ``old`` values to ``new`` ones."""
     # A tensor made in inference mode could never serve a training step, and this one is kept.
     with torch.inference_mode(False), torch.device("cpu"):
         matrix = interpolation_matrix(old, new, antialias=how == "bl")

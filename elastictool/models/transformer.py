@@ -1,4 +1,4 @@
-"""One transformer for AST, FlexiAST and ElasticAST.
+"""Defines one transformer for AST, FlexiAST and ElasticAST.
 
 The models differ in their configuration only: how many clips share a stream, where positions
 come from, what is pooled. So there is one forward, over a ``PackedBatch``.
@@ -67,7 +67,7 @@ class SpectrogramTransformer(nn.Module):
         initialize(self, config)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Logits (S, C) of the batch's clips; their embeddings (S, D) if there is no classifier.
+        """Return the clips' logits (S, C), or their embeddings (S, D) if there is no classifier.
 
         The same as ``forward_head(forward_features(batch), batch)``.
 
@@ -79,7 +79,7 @@ class SpectrogramTransformer(nn.Module):
         return self._head(self._features(batch, broken), batch, broken, pre_logits=False)
 
     def forward_features(self, batch: PackedBatch) -> Tensor:
-        """Tokens (N, D) after the last norm, clip after clip, without padding.
+        """Return the tokens (N, D) after the last norm, clip after clip, without padding.
 
         A clip's prefix tokens come first, then its patches, frequency-major; for each clip
         ``batch.layout.lengths`` counts them, prefix tokens if the batch was packed with them.
@@ -109,14 +109,14 @@ class SpectrogramTransformer(nn.Module):
         return self._head(tokens, batch, broken, pre_logits)
 
     def pool(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """Pool (N, D) tokens without padding to (S, D), as ``config.pooling`` says."""
+        """Pool (N, D) tokens without padding to (S, D), by the method of ``config.pooling``."""
         if self.attn_pool is not None:
             pooled: Tensor = self.attn_pool(tokens, layout)
             return pooled
         return (mean_pool if self.config.pooling == "mean" else prefix_pool)(tokens, layout)
 
     def _features(self, batch: PackedBatch, broken: Tensor) -> Tensor:
-        """As ``forward_features``, but tokens of ``broken`` (S,) clips are made of zeros."""
+        """Compute ``forward_features``, with zeros for the patches of ``broken`` (S,) clips."""
         backend = ATTENTION[self.attention]
         attend = partial(backend, layout=batch.layout, scale=attention_scale(self.config))
         stream = encode(self.blocks, self._embed(batch, broken), attend)
@@ -124,14 +124,14 @@ class SpectrogramTransformer(nn.Module):
         return tokens
 
     def _head(self, tokens: Tensor, batch: PackedBatch, broken: Tensor, pre_logits: bool) -> Tensor:
-        """As ``forward_head``, from tokens that are finite also in ``broken`` (S,) clips."""
+        """Compute ``forward_head`` from tokens that are finite also in ``broken`` (S,) clips."""
         out = self.pool(tokens, batch.layout)
         if not pre_logits:
             out = self.head(self.fc_norm(out))
         return out.masked_fill(broken[:, None], math.nan)
 
     def _embed(self, batch: PackedBatch, broken: Tensor) -> Tensor:
-        """Embed patches as a (stream_length, D) stream; those of ``broken`` clips as zeros."""
+        """Embed patches as a (stream_length, D) stream; patches of ``broken`` clips are zeros."""
         layout = batch.layout
         tokens = []
         for group in batch.patch_groups:
@@ -148,7 +148,7 @@ class SpectrogramTransformer(nn.Module):
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a model of ``config``, without making them.
+    """Return names and shapes of the tensors of a model of ``config``, without allocating them.
 
     Raises:
         CheckpointError: No computer has such tensors.
@@ -167,5 +167,5 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _of_tokens(clips: Tensor, batch: PackedBatch) -> Tensor:
-    """(N, 1) values of the (S,) ``clips`` for each token without padding."""
+    """Expand (S,) values of clips to (N, 1) values of their tokens, without padding."""
     return clips[drop_padding(batch.layout.segment_ids, batch.layout)][:, None]

@@ -1,1 +1,1 @@
-"""Importers of published weights: each format is a table of names."""
+"""Imports published weights: each checkpoint format is a table of names."""

@@ -1,4 +1,4 @@
-"""AST, SSAST and FlexiAST as their authors publish them: a DeiT below ``v.``, ``mlp_head`` above.
+"""Defines the formats of AST, SSAST and FlexiAST: a DeiT below ``v.``, ``mlp_head`` above.
 
 AST (Gong et al. 2021) has a distilled DeiT on overlapping patches, eps 1e-6 in the encoder and
 torch's 1e-5 in the head's LayerNorm; its input is (x - mean) / (2 std), padded with zeros before
@@ -98,7 +98,7 @@ def _prefix_tokens(tensors: Tensors) -> int:
 
 
 def _patches(tensors: Tensors, conv: str, table: str) -> tuple[tuple[int, int], int]:
-    """Returns the size of patches, and the number of their positions in ``table``."""
+    """Returns the patch size and the number of patch positions in ``table``."""
     patch = conv_patch(tensors, conv)
     return patch, need(tensors, table, "1, positions, D").shape[1] - _prefix_tokens(tensors)
 

@@ -1,4 +1,4 @@
-"""ElasticAST as its authors publish it.
+"""Defines the checkpoint format of the published ElasticAST code.
 
 Its attention has no 1/sqrt(d), in the blocks and in the pooling, so the model keeps
 ``attention_scale`` 1. Patches run frequency-major and positions are looked up by index, as in our
@@ -53,7 +53,7 @@ def _describe(source: Source, tensors: Tensors, init: InitConfig) -> Described:
         fbank=frontend_config("epic-librosa"),
         data=DataConfig(mean=0.0, std=0.5),  # (x - 0) / (2 x 0.5) = x
     )
-    note = "44 classes are taken for EPIC-SOUNDS': the front end epic-librosa, not normalised"
+    note = "44 classes are taken for EPIC-SOUNDS': feature extractor epic-librosa, not normalised"
     return dataclasses.replace(described, config=config, notes=(*described.notes, note))
 
 

@@ -1,7 +1,7 @@
 """Defines checkpoint formats: a table of names, and a function that reads the model's settings.
 
-An importer is a declaration. ``aliases`` bring the file's keys into one spelling, ``keys`` say
-which of them make which of our tensors, ``ignored`` which of them the model does not need and why.
+An importer is a declaration. ``aliases`` rename the file's keys to one spelling, ``keys`` map them
+to the model's tensors, ``ignored`` lists the keys that the model does not need, with the reason.
 A key that is in neither table stops the import: nothing is loaded because it happens to fit.
 """
 
@@ -55,7 +55,7 @@ def patch_positions(parts: Sequence[Tensor], model: ModelConfig, init: InitConfi
 
 @dataclass(frozen=True)
 class Key:
-    """One of our tensors and the file's keys that it is made of; ``{n}`` is a block's number.
+    """Maps keys of the file to one tensor of the model; ``{n}`` is a block's number.
 
     Keys that end in ``?`` may be absent from the file.
     """
@@ -67,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Described:
-    """The model of a file, known before a single tensor is converted.
+    """Describes the model of a file before any tensor is converted.
 
     Attributes:
         config: The model and, where the format knows them, the filterbank's settings.
@@ -123,7 +123,7 @@ class Format:
         return key
 
     def matches(self, keys: Sequence[str]) -> bool:
-        """Says whether a file with these keys (as spelled in it) looks like one of this format."""
+        """Returns whether a file with these keys (in its own spelling) looks like this format."""
         spelled = [self.spell(key) for key in keys]
 
         def found(pattern: str) -> bool:
@@ -132,7 +132,7 @@ class Format:
         return all(map(found, self.signature)) and not any(map(found, self.foreign))
 
     def numbered_keys(self, depth: int) -> list[Key]:
-        """Returns the table of names with each block's number in place of ``{n}``."""
+        """Returns the table of names with ``{n}`` replaced by each block's number."""
         return [
             Key(
                 key.target.replace("{n}", number),
@@ -161,7 +161,7 @@ _TIMM_LAYERS = (
 
 
 def layers(names: Mapping[str, str | tuple[str, ...]]) -> tuple[Key, ...]:
-    """Returns weight and bias of layers: our name, and the file's name or names to concatenate."""
+    """Returns keys of layers' weights and biases: our name, the file's names to concatenate."""
     return tuple(
         Key(f"{target}.{part}", tuple(f"{name}.{part}" for name in sources))
         for target, given in names.items()
@@ -171,7 +171,7 @@ def layers(names: Mapping[str, str | tuple[str, ...]]) -> tuple[Key, ...]:
 
 
 def patches_and_positions(conv: str, table: str) -> tuple[Key, ...]:
-    """Returns a convolution over patches, and one table of positions, prefix tokens first."""
+    """Returns the keys of a patch convolution and of one position table, prefix tokens first."""
     return (
         Key("patch_embed.proj.weight", (f"{conv}.weight",), kernel),
         Key("patch_embed.proj.bias", (f"{conv}.bias",)),
@@ -181,6 +181,6 @@ def patches_and_positions(conv: str, table: str) -> tuple[Key, ...]:
 
 
 def timm_encoder(prefix: str = "") -> tuple[Key, ...]:
-    """Returns prefix tokens, blocks and final norm as timm spells them, below ``prefix``."""
+    """Returns the keys of prefix tokens, blocks and final norm below ``prefix``, as in timm."""
     cls = Key("prefix_tokens", (f"{prefix}cls_token", f"{prefix}dist_token?"), tokens)
     return (cls, *layers({name: f"{prefix}{name}" for name in _TIMM_LAYERS}))

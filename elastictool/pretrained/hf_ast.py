@@ -1,7 +1,7 @@
-"""``ASTForAudioClassification`` of Hugging Face, and what it shares with ViT and DeiT there.
+"""Defines Hugging Face's ``ASTForAudioClassification`` format; ViT and DeiT share parts of it.
 
-``config.json`` next to the weights has strides, eps and labels, ``preprocessor_config.json`` the
-normalisation. Of the JSON as much is read as the function of the model depends on.
+``config.json`` next to the weights has strides, eps and labels, ``preprocessor_config.json`` has
+the normalisation. Only the JSON fields that change what the model computes are read.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def need_config(source: Source, *model_types: str) -> None:
 
     Raises:
         CheckpointError: There is none, it is of another model, or of one that computes
-            something else than ours.
+            something that our model cannot.
     """
     if not source.config:
         raise CheckpointError(

@@ -95,10 +95,10 @@ def _check(config: RunConfig) -> None:
 
 def _tensors(model: SpectrogramTransformer) -> dict[str, Tensor]:
     """Returns the tensors under Hugging Face's names: the importer's table, backwards."""
-    ours, config = model.state_dict(), model.config
+    state, config = model.state_dict(), model.config
     parts: dict[str, list[Tensor]] = {}
     for key in FORMATS["hf-ast"].numbered_keys(config.depth):
-        value, sources = ours[key.target], [name.removesuffix("?") for name in key.sources]
+        value, sources = state[key.target], [name.removesuffix("?") for name in key.sources]
         split: Sequence[Tensor] = value.chunk(len(sources))  # rows
         if key.join is tokens:
             split = [token[None, None] for token in value]

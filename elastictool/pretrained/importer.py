@@ -1,7 +1,7 @@
-"""Imports a file of any format as one of our models.
+"""Imports a file of any format as a ``SpectrogramTransformer``.
 
-The result computes what the file's own model computes. Fitting it to another model (other patches,
-positions, pooling, classes) is the job of ``transfer.py``.
+The imported model computes what the file's own model computes. ``transfer.py`` fits it to another
+model (other patches, positions, pooling, classes).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from elastictool.utils.errors import CheckpointError, UsageError
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights under our names, and their model.
+    """Imported weights under our names, and the configuration of their model.
 
     Attributes:
         config: Its ``model`` is the file's own; ``data``, ``fbank`` and ``length`` hold what the

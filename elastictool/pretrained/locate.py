@@ -40,12 +40,12 @@ def find_weights(given: str, hub: bool = True) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        places = (*RUN_WEIGHTS, *WEIGHTS)
-        for name in places:
+        names = (*RUN_WEIGHTS, *WEIGHTS)
+        for name in names:
             if (path / name).is_file():
                 return path / name
         raise UsageError(
-            f"{path} holds no weights (looked for {', '.join(places)})", "name the file itself"
+            f"{path} holds no weights (looked for {', '.join(names)})", "name the file itself"
         )
     endings = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
     if hub and _HUB_ID.fullmatch(given) and not given.endswith(endings):

@@ -36,7 +36,7 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[tuple[str, str]]:
-        """Returns the report in a few rows for people: what, and how many or which."""
+        """Returns the report as a few readable lines: each kind of key, with a number or names."""
         rows = [("weights", f"{self.source} ({self.format})"), ("sha256", self.sha256)]
         rows.append(("loaded", f"{len(self.loaded)} tensors"))
         rows += [("resized", f"{name}: {how}") for name, how in self.resized.items()]

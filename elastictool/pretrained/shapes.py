@@ -1,4 +1,4 @@
-"""Infers a model's settings from the shapes of its tensors, because published files have no others.
+"""Infers a model's settings from tensor shapes, because published files hold no settings.
 
 Width, depth and patch size follow from shapes, the number of heads from the width (64 values a
 head, as in all published models but the largest image models; the report says that this is

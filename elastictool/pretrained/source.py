@@ -101,7 +101,7 @@ def read_source(given: str, file: Path) -> Source:
 
 
 def _read_shards(index: Path, shards: Mapping[str, str]) -> dict[str, Any]:
-    """Returns all shards' tensors; each must be where the index says."""
+    """Returns the tensors of all shards; each must be in the shard that the index names."""
     values: dict[str, Any] = {}
     for name in sorted(set(shards.values())):
         held, _ = _read_file(index.with_name(name))
@@ -118,7 +118,7 @@ def _read_shards(index: Path, shards: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_file(file: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """Returns what one file holds, and the metadata of safetensors."""
+    """Returns the content of one file, and its metadata if it is safetensors."""
     try:
         with file.open("rb") as opened:
             start = opened.read(16)
@@ -243,6 +243,6 @@ def require_floats(file: object, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _kind(value: Tensor) -> str:
-    """Returns what is unusual about a tensor, in a word."""
+    """Returns a word for a tensor of an unusual kind."""
     kind = value.dtype if value.layout == torch.strided else value.layout
     return "without values" if value.is_meta else str(kind).removeprefix("torch.")

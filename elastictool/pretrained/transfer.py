@@ -1,8 +1,8 @@
 """Loads imported weights into a model with other patches, positions, pooling or classes.
 
 Tensors that both models have are copied; kernels and positions are fitted; tensors that the file
-does not have keep the new model's own starting values, or start as ``InitConfig`` says. Every step
-is written into the report.
+does not have keep the new model's initial values or those that ``InitConfig`` sets. Every step is
+written into the report.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KERNEL, QUERY = "patch_embed.proj.weight", "attn_pool.latent"
 
 
 def model_for(weights: Imported, config: RunConfig) -> RunConfig:
-    """Returns ``config`` with what the weights decide: the model's body, or the whole model.
+    """Returns ``config`` with the settings that the weights fix: of the encoder, or of all the model.
 
     An open ``model.grid`` becomes the weights' own grid (the same area), unless clips are brought
     to one length or the weights are of pictures: then the data decide.
@@ -211,7 +211,7 @@ def _fit_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor], report: Imp
 
 
 def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights: Imported) -> None:
-    """Makes attention pooling of the encoder's attention: the blocks' sum over a divisor."""
+    """Initialises attention pooling from the encoder's: the blocks' sum over a divisor."""
     if QUERY not in own or QUERY in state:
         return
     report, how, depth = weights.report, weights.init.pooling, weights.config.model.depth

@@ -1,6 +1,6 @@
-"""ViT and DeiT, trained on ImageNet: as timm and the DeiT authors write them, or Hugging Face.
+"""Defines the formats of ImageNet's ViT and DeiT: of timm, of the DeiT authors, of Hugging Face.
 
-A spectrogram takes the place of a picture of the same size.
+The model sees a spectrogram instead of an image of the same size.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Attention backends: one file each, one interface, all held to `reference`."""
+"""Attention backends: one file each, one interface; tests compare all with ``reference``."""

@@ -1,4 +1,4 @@
-"""The interface of attention backends, their registry, and the choice that ``auto`` makes.
+"""Defines the interface of attention backends, their registry, and the choice of ``auto``.
 
 All models attend within segments only; backends differ in how they compute it. Each takes the flat
 stream of queries, keys and values and the batch's layout. A new backend is one new file here and
@@ -48,7 +48,7 @@ class AttentionInputs(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor) -> AttentionInputs:
-        """Read them off (stream_length, H, d) queries."""
+        """Return the properties of (stream_length, H, d) queries."""
         return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
 
 
@@ -134,7 +134,7 @@ def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
     for name in FASTEST_FIRST[:-1]:
         reason = _reason(name, inputs)
         # Compiling FlexAttention takes tens of seconds, for training and inference each. A
-        # training run gets them back; the first answer of predict, eval or embed would wait.
+        # training run gets them back; predict, eval and embed would wait for their first output.
         if not reason and name == "flex" and not inputs.training:
             reason = "without gradients it would compile for longer than it saves"
         if not reason:

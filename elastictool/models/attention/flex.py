@@ -1,4 +1,4 @@
-"""FlexAttention with a document mask: the fused kernel for CUDA in float32, or without ``varlen``.
+"""FlexAttention with a document mask, for CUDA in float32 or where ``varlen`` is missing.
 
 torch's own way to a block mask evaluates the mask for all pairs of tokens, which for a long stream
 is more work than the attention. Segments are contiguous, so which blocks meet follows from their

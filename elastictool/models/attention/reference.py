@@ -40,7 +40,7 @@ class ReferenceAttention(AttentionBackend):
 
 
 def same_segment_mask(layout: SegmentLayout) -> Tensor:
-    """(B, L, L) bool, True where query and key belong to one segment.
+    """Return a (B, L, L) bool mask, True where query and key belong to one segment.
 
     Padding attends to padding, so that no row of scores is masked as a whole.
     """
@@ -51,7 +51,7 @@ def same_segment_mask(layout: SegmentLayout) -> Tensor:
 def attention_weights(
     q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: float
 ) -> Tensor:
-    """The (B, H, L, L) attention weights; exactly zero where ``mask`` is False."""
+    """Return the (B, H, L, L) attention weights; exactly zero where ``mask`` is False."""
     scores = scale * (_rows(q, layout) @ _rows(k, layout).transpose(-2, -1))
     elsewhere = ~mask[:, None]
     weights = scores.masked_fill(elsewhere, -math.inf).softmax(dim=-1)
@@ -64,17 +64,17 @@ def _rows_shape(layout: SegmentLayout) -> tuple[int, int]:
 
 
 def _rows(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """From a (stream_length, H, d) stream to (B, H, L, d) rows."""
+    """Reshape a (stream_length, H, d) stream to (B, H, L, d) rows."""
     return stream.reshape(*_rows_shape(layout), *stream.shape[1:]).transpose(1, 2)
 
 
 def _not_finite(stream: Tensor) -> Tensor:
-    """(stream_length,) bool: the token holds a NaN or an infinity."""
+    """Return (stream_length,) bool: whether the token holds a NaN or an infinity."""
     return ~stream.isfinite().flatten(1).all(dim=1)
 
 
 def _anywhere_in_segment(token_indices: Tensor, layout: SegmentLayout) -> Tensor:
-    """(stream_length,) bool: True for all tokens of a segment that has a True one."""
+    """Return (stream_length,) bool: True for all tokens of a segment that has a True one."""
     bins = layout.segment_ids + 1
     count = torch.zeros(layout.num_segments + 1, device=token_indices.device)
     return count.index_add(0, bins, token_indices.to(count.dtype))[bins] > 0

@@ -56,7 +56,7 @@ class SplitAttention(AttentionBackend):
 
 
 def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Attention within each span of a run; (copies x length, H, d)."""
+    """Compute attention within each span of a run; (copies x length, H, d)."""
     if run.padding:
         return torch.zeros_like(q)
     shape = (run.copies, run.length, *q.shape[1:])
