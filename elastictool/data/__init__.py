@@ -1,1 +1,1 @@
-"""The prepared store, the dataset, the samplers and the collate."""
+"""Prepares corpora, stores and loads their clips, plans batches and collates them."""

@@ -29,10 +29,10 @@ def clip_weights(store: PreparedStore, clips: Indices) -> Weights:
         UsageError: No clip has a label.
     """
     owners, classes = store.label_pairs()
-    places = np.full(len(store), -1, dtype=np.int64)
-    places[clips] = np.arange(len(clips))
-    kept = places[owners] >= 0
-    owners, classes = places[owners[kept]], classes[kept]
+    positions = np.full(len(store), -1, dtype=np.int64)
+    positions[clips] = np.arange(len(clips))
+    kept = positions[owners] >= 0
+    owners, classes = positions[owners[kept]], classes[kept]
     if len(owners) == 0:
         raise UsageError(
             f"{store.path} has no labelled clip to train on, so there is nothing to balance",
@@ -53,7 +53,7 @@ def draw_clips(weights: Weights, count: int, seed: int, epoch: int) -> Indices:
 
 
 def occurrences(drawn: Indices) -> Indices:
-    """Counts how often each entry of ``drawn`` has stood there before: 0 at the first time."""
+    """Counts how often each entry of ``drawn`` occurs before its position: 0 at the first."""
     order = np.argsort(drawn, kind="stable")
     ordered = drawn[order]
     firsts = np.searchsorted(ordered, ordered, side="left")

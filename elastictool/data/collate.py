@@ -1,4 +1,4 @@
-"""From spectrograms to a ``PackedBatch``: cut patches, lay their tokens out. No model, no I/O."""
+"""Collates spectrograms into a ``PackedBatch``: cuts patches, lays out tokens. No model, no I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from elastictool.packing.layout import SegmentLayout, build_layout
 
 @dataclass(frozen=True)
 class PackSpec:
-    """How spectrograms become the tokens of a batch. Pairs are (frequency, time).
+    """Describes how spectrograms become the tokens of a batch. Pairs are (frequency, time).
 
     Attributes:
         patch_size: Mel bins and frames of a patch.
@@ -45,7 +45,7 @@ class PackSpec:
         return grid_shape(num_frames, num_bins, self.patch_size, self.patch_stride, self.edge)
 
     def at_patch_size(self, patch_size: tuple[int, int]) -> PackSpec:
-        """Returns the same with patches of another size, overlapping by the same share."""
+        """Returns the spec with patches of another size, overlapping by the same share."""
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return replace(self, patch_size=patch_size, patch_stride=stride)
 
@@ -77,7 +77,7 @@ def patchify(
 
     Patches run frequency-major (all times of the lowest band first) and are flattened
     frequency-major, as in AST and the published ElasticAST; coordinates are (frequency, time).
-    Incomplete patches are padded with ``spec.pad_value`` or dropped, as ``spec.edge`` says; a
+    Incomplete patches are padded with ``spec.pad_value`` or dropped, by ``spec.edge``; a
     clip shorter than one patch is padded to one.
 
     Args:

@@ -1,7 +1,7 @@
 """Draws the crops of each clip of an epoch: resolution, whole or shorter, mixing partner.
 
-Metadata only: a crop says what is to be done, the dataset does it. Everything that decides how many
-tokens a clip has is drawn here, before rows are planned, so planned counts are exact.
+Only metadata are used: a crop describes what the dataset will read. Everything that decides how
+many tokens a clip has is drawn here, before rows are planned, so planned counts are exact.
 Draws for a whole epoch are made at once, one stream for each purpose, and taken by a clip's
 number among those of the epoch: switching one option on leaves what others draw as it was.
 """
@@ -29,7 +29,7 @@ class CropSampler:
     Attributes:
         feature_extractor: Gives the length limits.
         diversity: Random shorter crops.
-        compression: How many times as far apart the front end's frames are as the run's own.
+        compression: How many times as far apart the extractor's frames are as the run's own.
         reduction: By what.
     """
 
@@ -62,22 +62,22 @@ class CropSampler:
             whole: The clip's evaluation crop; its draw, mix and token dropout are all crops'.
             draws: ``CUT_DRAWS`` numbers in 0..1.
         """
-        wanted, kind, length, place, start = draws
+        wanted, kind, length, position, start = draws
         if self.feature_extractor.length.crop != "start":
             room = whole.native_frames - whole.num_frames
-            whole = replace(whole, first_frame=_place(room, start))
+            whole = replace(whole, first_frame=_start_within(room, start))
         if wanted >= self.diversity.share:
             return [whole]
-        shorter = self._shorter_crop(whole, kind, length, place)
+        shorter = self._shorter_crop(whole, kind, length, position)
         if self.diversity.mode == "replace":
             return [replace(shorter, draw=whole.draw)]
         return [whole] if shorter.num_frames == whole.num_frames else [whole, shorter]
 
-    def _shorter_crop(self, whole: Crop, kind: float, length: float, place: float) -> Crop:
+    def _shorter_crop(self, whole: Crop, kind: float, length: float, position: float) -> Crop:
         least = min(self.diversity.min_frames, whole.num_frames)
         num_frames = round(least * (whole.num_frames / least) ** length)
         is_prefix = kind < self.diversity.prefix_share
-        offset = 0 if is_prefix else _place(whole.num_frames - num_frames, place)
+        offset = 0 if is_prefix else _start_within(whole.num_frames - num_frames, position)
         return replace(
             whole,
             first_frame=whole.first_frame + offset,
@@ -88,17 +88,17 @@ class CropSampler:
 
 
 def draw_cuts(count: int, seed: int, epoch: int) -> npt.NDArray[np.float64]:
-    """Returns (count, CUT_DRAWS) numbers in 0..1, a row for each clip of the epoch."""
+    """Draws (count, CUT_DRAWS) numbers in 0..1, a row for each clip of the epoch."""
     return clip_rng(seed, epoch, 0, "views").random((count, CUT_DRAWS))
 
 
 def draw_resolutions(
     count: int, config: ResolutionConfig, seed: int, epoch: int
 ) -> npt.NDArray[np.int64]:
-    """Returns (count,) place in ``config.compressions`` for each clip of the epoch, uniform.
+    """Draws a uniform (count,) index into ``config.compressions`` for each clip of the epoch.
 
     Source: published ElasticAST: one for each clip, not for each batch. An added shorter crop has
-        its clip's (ours).
+        its clip's (not in the published code).
     """
     if not config.compressions:
         return np.zeros(count, dtype=np.int64)
@@ -108,7 +108,7 @@ def draw_resolutions(
 def draw_mixes(
     count: int, partners: npt.NDArray[np.int64], augment: AugmentConfig, seed: int, epoch: int
 ) -> list[Mix | None]:
-    """Returns, for each of ``count`` clips, another clip to mix it with, or None.
+    """Draws, for each of ``count`` clips, another clip to mix it with, or None.
 
     Args:
         count: Clips of the epoch.
@@ -130,6 +130,6 @@ def draw_mixes(
     ]
 
 
-def _place(room: int, draw: float) -> int:
+def _start_within(room: int, draw: float) -> int:
     """Returns a uniform start within ``room`` spare frames."""
     return int(draw * (room + 1)) if room > 0 else 0

@@ -1,4 +1,4 @@
-"""Loads crops of prepared clips as examples that can be packed: the dataset.
+"""Loads crops of prepared clips as examples that can be packed.
 
 Which frames of which clip are wanted is decided outside (``data/samplers.py`` in training,
 ``FeatureExtractor.crop`` in evaluation). Features are computed on the fly, because frame shifts and
@@ -31,7 +31,7 @@ ReadAudio = Callable[[int, int, int], Waveform]
 
 
 class ClipDataset:
-    """Clips of a prepared store, seen through a feature extractor.
+    """Loads clips of a prepared store through a feature extractor.
 
     Args:
         store: The prepared clips.
@@ -74,7 +74,7 @@ class ClipDataset:
         Args:
             crop: What to load.
             epoch: Decides on everything random.
-            spec: How it will be cut into patches, where not as the feature extractor says.
+            spec: How it will be cut into patches; None takes the feature extractor's.
             on_device: Leave the features to the device (``data/raw.py``).
         """
         feature_extractor = self._feature_extractor(crop)
@@ -126,12 +126,12 @@ class ClipDataset:
 
     @cached_property
     def _cacheable(self) -> npt.NDArray[np.bool_]:
-        """(n,) whether a clip's frames are kept, decided beforehand.
+        """Returns (n,) whether a clip's frames are kept in memory, which is decided before loading.
 
         An excerpt cut out of a whole analysed clip equals one analysed alone up to rounding only.
         So it may not depend on what this process has loaded before: resumed runs, and workers,
-        are to find the same bits. Which clips are kept is drawn, because a store has all training
-        clips in one place.
+        are to find the same bits. Which clips are kept is drawn, because in a store training
+        clips are neighbours.
         """
         sizes = self.native_frames * self.feature_extractor.fbank.num_mel_bins * 4
         order = clip_rng(0, 0, 0, "cache").permutation(len(sizes))
@@ -175,7 +175,7 @@ class ClipDataset:
         return np.concatenate((waveform[:begin], mixed)), before
 
     def _kept_audio(self, clip: int, start: int, stop: int) -> Waveform:
-        """Returns samples of a clip, out of the cache where it is there or fits.
+        """Returns samples of a clip, from the cache where it is there or fits.
 
         A part of a whole decoded clip is what decoding the part gives, so what is kept may depend
         on what was asked for.

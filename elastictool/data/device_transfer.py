@@ -44,7 +44,7 @@ def loader_processes(setting: int, device: torch.device, batches: int) -> int:
 
 @dataclass(frozen=True)
 class DeviceTransfer:
-    """How batches reach a model.
+    """Moves batches to the model's device and computes their features.
 
     Attributes:
         device: Where the model is.
@@ -61,7 +61,7 @@ class DeviceTransfer:
     def choose(
         cls, device: torch.device, fbank_on: str = "auto", prefetch: int = -1
     ) -> DeviceTransfer:
-        """Returns what ``train.fbank_on`` and ``train.prefetch`` mean for ``device``."""
+        """Resolves ``train.fbank_on`` and ``train.prefetch`` for ``device``."""
         cuda = device.type == "cuda"
         on_device = cuda if fbank_on == "auto" else fbank_on == "device"
         ahead = (PREFETCHED if cuda else 0) if prefetch < 0 else prefetch

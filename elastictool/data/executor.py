@@ -33,7 +33,7 @@ from elastictool.utils.signals import Stopped, StopRequest
 WORTH_WORKERS_S = 20.0
 """Work from which worker processes pay; they take seconds to start, each with its own torch."""
 CONNECT_S, WORKERS_S = 20, 60
-"""Time that a Dask scheduler has to answer, and to have a first worker."""
+"""Time within which a Dask scheduler must respond and have a first worker."""
 
 
 def write_shards(
@@ -41,7 +41,7 @@ def write_shards(
 ) -> list[ShardReport]:
     """Writes the shards that are not finished yet; returns all reports in the order of ``tasks``.
 
-    ``options.workers`` and ``options.scheduler`` say where.
+    ``options.workers`` and ``options.scheduler`` decide where.
 
     Raises:
         Interrupted: Stopped by Ctrl-C or SIGTERM; finished shards stay.
@@ -127,8 +127,8 @@ def _write_on_cluster(
         waiting = iter(tasks)
         # Workers have other working directories.
         submit = partial(client.submit, write_in_worker, parent_pid=os.getpid(), pure=False)
-        places = 2 * max(1, sum(client.nthreads().values()))
-        first = [submit(task.absolute()) for task in islice(waiting, places)]
+        in_flight = 2 * max(1, sum(client.nthreads().values()))
+        first = [submit(task.absolute()) for task in islice(waiting, in_flight)]
         submitted = distributed.as_completed(first, loop=client.loop)
         for future in submitted:
             try:

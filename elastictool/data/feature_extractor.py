@@ -52,7 +52,7 @@ class Crop:
             drawn again; each draws other masks.
         token_dropout: Share of its patch tokens that are dropped.
         mix: What is mixed in.
-        compression: How many times as far apart its frames are as the front end's own, in which
+        compression: How many times as far apart its frames are as the extractor's own, in which
             all its numbers of frames count.
         reduction: By what (see ``ResolutionConfig``).
     """
@@ -70,13 +70,13 @@ class Crop:
 
     @property
     def total_frames(self) -> int:
-        """Frames that reach the model."""
+        """Number of frames that reach the model."""
         return max(self.num_frames, self.pad_to)
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """From waveform to normalised, fitted spectrogram; everything that a run fixes about it.
+    """Computes normalised, fitted spectrograms of waveforms with the settings that a run fixes.
 
     ``mean`` and ``std`` are of the training split's log-mel values; input = (x - mean) / (2 std).
     ``pool`` frames of the filterbank become one (1: none), by ``pool_kind``.
@@ -122,7 +122,7 @@ class FeatureExtractor:
         return self.length.fixed_frames > 0
 
     def at_length(self, num_frames: int) -> FeatureExtractor:
-        """Returns the same front end evaluated at ``num_frames``.
+        """Returns the same extractor, evaluated at ``num_frames``.
 
         Source: ElasticAST Section 3.3. Fixed-length models trim and pad to it; native-length
         models trim longer clips only and never pad.
@@ -135,14 +135,14 @@ class FeatureExtractor:
         return dataclasses.replace(self, length=length)
 
     def at_patch_size(self, patch_size: tuple[int, int]) -> FeatureExtractor:
-        """Returns the front end with patches of another size, overlapping by the same share."""
+        """Returns the extractor with patches of another size, overlapping by the same share."""
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
         return dataclasses.replace(self, patch_size=patch_size, patch_stride=stride)
 
     def at_compression(
         self, compression: float, reduction: Reduction = "shift"
     ) -> FeatureExtractor:
-        """Returns the front end with frames ``compression`` times as far apart, over the same time.
+        """Returns the extractor with frames ``compression`` times as far apart, over the same time.
 
         Length limits are rounded down to whole frames.
 
@@ -205,7 +205,7 @@ class FeatureExtractor:
         return self.fbank.samples_for(num_frames * self.pool)
 
     def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
-        """Returns what to read of a clip for some of its frames; see ``FbankConfig.excerpt``.
+        """Returns which samples to read for some of its frames; see ``FbankConfig.excerpt``.
 
         Reading begins where a group of pooled frames does.
         """
@@ -225,7 +225,7 @@ class FeatureExtractor:
         available = pooled_count(known, self.pool)
         first, stop = min(first, available), min(first + count, available)
         size = min(self.pool, known)
-        # A front end may repeat a clip's last frame: it is computed as often.
+        # A filterbank may repeat a clip's last frame: it is computed as often.
         frames = np.minimum(
             np.arange(first * size, stop * size), config.own_frames(num_samples) - 1
         )

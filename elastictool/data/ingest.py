@@ -2,7 +2,7 @@
 
 Never more than some blocks of a clip are in memory, so a recording of three hours costs no more
 than one of three minutes; its encoded bytes wait in a temporary file until the shard takes them.
-Clips of one block, and that is nearly all, pass through the same code in one piece.
+Most clips are a single block and pass through the same code.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ LARGEST_BYTES = (1 << 31) - 1
 class Measurement:
     """Filterbank sums of a waveform that comes in blocks, in float64, and its hash.
 
-    Frames of one piece do not depend on where it was cut: a frame needs its own samples only,
-    because the mean that ``fbank`` subtracts from the whole leaves each frame with the frame's own,
-    and pieces overlap where a frame reaches back.
+    Frames of a chunk do not depend on where it was cut: a frame needs its own samples only,
+    because ``fbank`` subtracts each frame's own mean after the mean of the whole, and chunks
+    overlap where a frame reaches back.
 
     Args:
         config: The filterbank.
@@ -75,7 +75,7 @@ class Measurement:
         self.sum = self.sum_of_squares = 0.0
 
     def add(self, integers: Integers) -> None:
-        """Adds the next block; whole pieces are measured, the rest waits."""
+        """Adds the next block: measures whole chunks and keeps the rest for later."""
         self.silent = self.silent and not integers.any()
         self._hash.update(integers.data)
         if not self._wanted:
@@ -83,8 +83,8 @@ class Measurement:
         block = waveform_of(integers)
         config, waiting = self._config, self._waiting
         waiting = np.concatenate((waiting, block)) if len(waiting) else block
-        while len(waiting) > (piece := config.samples_for(self._known + FRAMES_AT_ONCE)):
-            self._measure(waiting[:piece], self._known + FRAMES_AT_ONCE)
+        while len(waiting) > (chunk := config.samples_for(self._known + FRAMES_AT_ONCE)):
+            self._measure(waiting[:chunk], self._known + FRAMES_AT_ONCE)
             cut = self._known + FRAMES_AT_ONCE - config.context_frames
             waiting, self._known = waiting[config.frame_place(cut) :], config.context_frames
         self._waiting = waiting
@@ -95,14 +95,14 @@ class Measurement:
         return 0 if self.silent else int.from_bytes(self._hash.digest(), "big")
 
     def finish(self) -> None:
-        """Measures what waits."""
+        """Measures the samples that are left."""
         if not self._wanted:
             return
         whole = self._config.num_frames if self._known == 0 else self._config.own_frames
         self._measure(self._waiting, whole(len(self._waiting)))
 
     def _measure(self, waveform: Waveform, stop: int) -> None:
-        """Adds the frames of a piece up to ``stop`` that are not known yet."""
+        """Adds the frames of a chunk up to ``stop`` that were not measured yet."""
         frames = fbank(torch.from_numpy(waveform), self._config)[self._known : stop]
         self.frames += len(frames)
         for part in torch.split(frames, _FRAMES_SUMMED):
@@ -113,7 +113,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StoredAudio:
-    """A clip as it is stored, and what was measured on it.
+    """A clip as it is stored, and the measurements on it.
 
     Attributes:
         content: The encoded file; a memory map where it is large.
@@ -215,7 +215,7 @@ def _source(
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    """Returns what changes when a file is written to or replaced; None if it is gone."""
+    """Returns file facts that change when it is written to or replaced; None if it is gone."""
     file = place_of(path)[0]
     try:
         found = cast(Path, file).stat()
@@ -242,7 +242,7 @@ def _slice(info: AudioInfo, clip: SourceClip) -> tuple[int, int]:
 
 
 def _content(file: BinaryIO) -> bytes | mmap.mmap:
-    """Returns what was written; a large file is mapped and lives as long as the map does."""
+    """Returns the bytes that were written; a large file is mapped and lives as long as the map."""
     size = file.seek(0, 2)
     if size > LARGEST_BYTES:
         raise AudioError(f"is too long: {size} bytes, a clip may have 2 GiB; cut it into slices")

@@ -1,4 +1,4 @@
-"""Describes prepared data from its metadata: which datasets there are, and the facts of one."""
+"""Lists prepared datasets and describes one of them, from metadata alone."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def find_clip(store: PreparedStore, clip_id: str) -> int:
 
 
 def facts(store: PreparedStore) -> dict[str, Any]:
-    """Returns ``dataset.json`` with what follows from it, for ``prep --json``."""
+    """Returns ``dataset.json`` and values derived from it, for ``prep --json``."""
     seconds = durations_s(store)
     mean, std = store.info.fbank_stats()
     return {
@@ -150,7 +150,7 @@ def facts(store: PreparedStore) -> dict[str, Any]:
 
 
 def training_settings(store: PreparedStore) -> list[str]:
-    """Returns the settings that training on these data needs: front end, fold, validation, loss."""
+    """Returns the settings that training on these data needs: fbank, fold, validation, loss."""
     settings = []
     frontend = store.info.fbank_config.get("frontend", "kaldi")
     if frontend != "kaldi":

@@ -34,7 +34,7 @@ SIGTERM_GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error of a worker on its way home: torch would put a traceback into its message."""
+    """Carries an error from a worker to the main process: torch would add a traceback to it."""
 
     error: ElasticToolError
 
@@ -140,7 +140,7 @@ def load_undelivered(
 
 
 def dead_worker(error: Exception) -> LoaderError | None:
-    """Returns what to say where ``error`` is torch's word on a dead loader worker, else None.
+    """Returns a readable error if ``error`` is torch's report of a dead loader worker, else None.
 
     Torch raises it where the training process happens to be, also while it writes a file, which
     then fails of it. A connection that breaks while a batch is waited for (an OSError or EOFError)

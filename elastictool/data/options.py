@@ -38,7 +38,7 @@ class PrepOptions:
 
     Attributes:
         dataset: Name of the corpus.
-        root: Where the corpus lies; None is its default place.
+        root: Folder of the corpus; None is its default folder.
         out: Folder of all prepared datasets.
         name: Name of this one; empty takes the listing's.
         corpus: Task, subset and seed.

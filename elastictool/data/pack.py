@@ -46,8 +46,8 @@ def pack(
         edge: ``pad`` fills up an incomplete last patch, ``drop`` leaves it out.
         pad_value: What edges are padded with; 0 is the mean of normalised features.
         prefix_tokens: Tokens that the model puts before each clip's patches
-            (``model.config.prefix_tokens``). Models lay out anew a batch that says otherwise; say
-            it where ``batch.layout`` should count them.
+            (``model.config.prefix_tokens``). Models lay out anew a batch with another number;
+            pass it where ``batch.layout`` should count them.
         shift_ms: Milliseconds from frame to frame, for the positions in seconds.
         clip_ids: Names of the clips; their numbers if left out.
 

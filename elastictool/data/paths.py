@@ -15,11 +15,11 @@ def find_dataset(text: str) -> Path:
     Raises:
         UsageError: There is no such prepared dataset; the hint lists what there is.
     """
-    places = (Path(text), DATA_ROOT / text) if text else ()
-    for path in places:
+    candidates = (Path(text), DATA_ROOT / text) if text else ()
+    for path in candidates:
         if (path / INFO_NAME).is_file():
             return path
-    for path in places:
+    for path in candidates:
         if (path / PROGRESS_FOLDER).is_dir():
             raise UsageError(
                 f"{path} is not finished", "the same elastictool prep as before continues there"

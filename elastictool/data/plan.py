@@ -70,7 +70,7 @@ class ShardTask:
 
     @property
     def sidecar(self) -> Path:
-        """The file that says that the shard is finished."""
+        """The file that marks the shard as finished."""
         return self.folder / PROGRESS_FOLDER / f"shard-{self.index:05d}.json"
 
 
@@ -83,7 +83,7 @@ class Plan:
         corpus: The corpus.
         listing: Its clips, after ``limit``.
         folder: Folder of the dataset.
-        fingerprint: Hash of everything that decides what the prepared data says.
+        fingerprint: Hash of everything on which the prepared data depend.
         tasks: The shards.
     """
 
@@ -140,7 +140,7 @@ def cut_into_shards(clips: Sequence[SourceClip]) -> list[Sequence[SourceClip]]:
 
 
 def limited(clips: Sequence[SourceClip], limit: int) -> list[SourceClip]:
-    """Returns ``limit`` clips for a quick look.
+    """Returns ``limit`` clips of the listing, for quick trials.
 
     They are shared among (split, fold) in proportion (largest remainder) and taken by turns of
     class: every class
@@ -187,7 +187,7 @@ def measured_clips(
 
 
 def _check_listing(corpus: Corpus, listing: Listing) -> None:
-    """Checks that the corpus keeps its contract.
+    """Checks that the listing keeps the contract of ``Corpus``.
 
     Raises:
         UsageError: It found no clips.
@@ -216,7 +216,7 @@ def _fingerprint(
     storage: StorageOptions,
     measured: frozenset[str] | None,
 ) -> str:
-    """Returns a hash of everything that decides what the prepared data says."""
+    """Returns a hash of everything on which the prepared data depend."""
     chosen = asdict(storage)
     if not chosen["stats_clips"]:
         del chosen["stats_clips"]

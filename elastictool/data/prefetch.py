@@ -1,4 +1,4 @@
-"""Makes the next items of an iterator in the background while the last one is in use."""
+"""Computes the next items of an iterator in the background while the last one is in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def prefetched(source: Generator[T, None, None], ahead: int) -> Generator[T, None, None]:
-    """Yields the items of ``source`` in order, with up to ``ahead`` ready and one in the making.
+    """Yields the items of ``source`` in order, with up to ``ahead`` ready and one being computed.
 
     The source runs in one thread of its own; its error is raised here, after the items before it.
     Closing waits until that thread has ended, and closes the source.

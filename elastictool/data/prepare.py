@@ -69,7 +69,7 @@ def prepare(options: PrepOptions, progress: Progress = SILENT) -> PreparedStore:
 
 
 def carry_out(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
-    """Prepares what was planned; continues an unfinished run, leaves a finished one.
+    """Carries out a plan: continues an unfinished preparation, keeps a finished one.
 
     Raises:
         UsageError: The folder holds something else, or another process is at work there.
@@ -142,7 +142,7 @@ def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps all others from preparing this folder, whole or in job shards, inside the block."""
+    """Locks the folder, whole or in job shards: no other process prepares it inside the block."""
     with _lock(folder):
         for lock in (folder / PROGRESS_FOLDER).glob(f"{LOCK_NAME}-*-of-*"):
             _, index, _, count = lock.name.split("-")
@@ -155,7 +155,7 @@ def _lock(folder: Path, part: JobShard | None = None) -> AbstractContextManager[
     """Makes the folder and holds the lock of the whole of it, or of one job shard."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # how places like /proc refuse
+    except FileNotFoundError as error:  # raised by folders like /proc
         raise WriteError(
             f"cannot write {folder}: nothing can be made there", "choose another --out"
         ) from error

@@ -1,9 +1,9 @@
-"""Raw batches: samples and integers, of which the device computes features and patches.
+"""Collates raw batches: samples and integers from which the device computes features and patches.
 
 Reading a clip and drawing random numbers for it stay with the loader, clip by clip, as they are on
 the host. Which frame each row of the spectrograms shows, and in which row each patch begins, is
 known as integers (``data/spectrogram.py``), so crops, padding, masks, rotation and edges become one
-gathering of rows for the whole batch.
+indexing of rows for the whole batch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from elastictool.packing.layout import map_tensors
 
 @dataclass(frozen=True)
 class PatchIndex:
-    """Where the patches of a batch come from: the row (N,) int64 in which each begins, and how
-    they are cut."""
+    """Locates the patches of a batch in its rows: the row (N,) int64 in which each begins, and how
+    patches are cut."""
 
     rows: Tensor
     spec: PackSpec
@@ -55,7 +55,7 @@ class RawBatch:
         batch: Complete but for the values of its patches, and of its teacher's.
         samples: (n,) joined clips.
         frame_starts: (M,) int64 first sample of each filterbank frame.
-        places: (M,) the same, for the host: they stay there.
+        host_starts: (M,) the same, kept on the host.
         pools: (T',) int64, how many neighbouring frames become one; None where each stays.
         rows: (R,) int64, what each row of all spectrograms shows; see ``spectrogram_rows``.
         bins: (R, 2) int16, first and past-the-last masked bin of each row.
@@ -69,7 +69,7 @@ class RawBatch:
     batch: PackedBatch
     samples: Tensor
     frame_starts: Tensor
-    places: Integers
+    host_starts: Integers
     pools: Tensor | None
     rows: Tensor
     bins: Tensor
@@ -91,8 +91,8 @@ class RawBatch:
         """Returns the packed batch with its patches, computed in float32 where the tensors are."""
         # What is made in inference mode could not be trained on.
         with torch.inference_mode(False), torch.no_grad():
-            frames = self.samples.new_empty((len(self.places), self.fbank.num_mel_bins))
-            fill_frames(self.samples, self.places, self.fbank, frames, self.frame_starts)
+            frames = self.samples.new_empty((len(self.host_starts), self.fbank.num_mel_bins))
+            fill_frames(self.samples, self.host_starts, self.fbank, frames, self.frame_starts)
             if self.pools is not None:
                 frames = pool_groups(frames, self.pools, self.pool_kind)
             rows = spectrogram_rows(frames, self.rows, self.bins, self.noise, self.normalization)
@@ -114,14 +114,16 @@ def collate_raw(
     lengths = np.array([max(_reach(clip, own) for own in specs) for clip in clips])
     first_rows = np.cumsum(lengths) - lengths
     samples, starts = join_clips([raw.samples for raw in raws])
-    places = np.concatenate([raw.places + at for raw, at in zip(raws, starts, strict=True)])
+    frame_starts = np.concatenate(
+        [raw.frame_starts + at for raw, at in zip(raws, starts, strict=True)]
+    )
     pools = np.concatenate([raw.pools for raw in raws])
     shown, bins, noise = _joined_rows(clips, first_rows, int(lengths.sum()))
     return RawBatch(
         batch=batch,
         samples=samples,
-        frame_starts=torch.from_numpy(places),
-        places=places,
+        frame_starts=torch.from_numpy(frame_starts),
+        host_starts=frame_starts,
         pools=torch.from_numpy(pools) if (pools != 1).any() else None,
         rows=shown,
         bins=bins,

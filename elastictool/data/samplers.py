@@ -136,7 +136,7 @@ class TrainingSampler:
         """Yields the batches of ``epoch``, in order."""
         crops = self._epoch_crops(epoch)
         for number, batch in enumerate(self._batches(crops, epoch)):
-            rows = [[crop for place in clips for crop in crops[place]] for clips in batch]
+            rows = [[crop for clip in clips for crop in crops[clip]] for clips in batch]
             yield self._plan(epoch, rows, self._spec_of(epoch, number))
 
     def num_batches(self, epoch: int) -> int:
@@ -150,11 +150,11 @@ class TrainingSampler:
         return [self.num_batches(epoch) for epoch in range(epochs)]
 
     def num_steps(self, epoch_batches: Sequence[int]) -> int:
-        """Returns the optimiser steps of epochs with these numbers of batches."""
+        """Returns the number of optimiser steps of epochs with these numbers of batches."""
         return sum(-(-count // self.batches_per_step) for count in epoch_batches)
 
     def shares(self, plans: Sequence[BatchPlan], processes: int) -> list[list[BatchPlan]]:
-        """Returns what each process computes of the batches of one optimiser step.
+        """Returns each process's share of the batches of one optimiser step.
 
         Clips are assigned batch by batch, longest first, each to the process with the fewest
         tokens of the step so far; rows are planned anew. A process may get none of a batch.
@@ -165,10 +165,10 @@ class TrainingSampler:
         loads = [0] * processes
         for plan in plans:
             crops, tokens = plan.crops, self.tokens_of(plan)
-            for process, places in enumerate(assign_lpt(tokens, loads)):
-                loads[process] += sum(tokens[place] for place in places)
-                if places:
-                    own = [crops[place] for place in places]
+            for process, indices in enumerate(assign_lpt(tokens, loads)):
+                loads[process] += sum(tokens[index] for index in indices)
+                if indices:
+                    own = [crops[index] for index in indices]
                     shares[process].append(self._plan(plan.epoch, [own], plan.spec))
         return shares
 
@@ -177,7 +177,7 @@ class TrainingSampler:
         return [self._tokens(crop, plan.spec) for crop in plan.crops]
 
     def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
-        """Draws (frequency, time) of the patches of one batch from its place and the seed."""
+        """Draws the (frequency, time) patch size of one batch from the seed and its number."""
         own, flexi = self.spec.patch_size, self.flexi
         if not flexi.sizes:
             return own
@@ -190,7 +190,7 @@ class TrainingSampler:
         return self.spec.at_patch_size(self.patch_size(epoch, batch))
 
     def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
-        """Yields the places of each batch's clips; lists of clips whose rows are planned together.
+        """Yields each batch's clips by position, in lists whose rows are planned together.
 
         A planner of one batch gets it whole. A window planner has chosen the rows already, at the
         run's own patch size; its batches come in its own order, longest clips first, and so
@@ -205,7 +205,7 @@ class TrainingSampler:
             batches = WINDOW_PLANNERS[self.packing.planner](tokens[window], self.packing).batches()
             rng = clip_rng(self.seed, epoch, number, "window")
             for batch in rng.permutation(len(batches)).tolist():
-                yield [[window.start + place for place in row] for row in batches[batch]]
+                yield [[window.start + position for position in row] for row in batches[batch]]
 
     def _cuts(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[tuple[int, int]]:
         """Yields the first clip of each batch and the one after its last, in arrival order.
@@ -255,7 +255,7 @@ class TrainingSampler:
         """Returns the crops of each clip, in the epoch's order.
 
         Draws are made for all clips at once and indexed by clip, so that a clip's crops depend on
-        (seed, epoch, clip) alone and not on its place in the order.
+        (seed, epoch, clip) alone and not on its position in the order.
         """
         clips, draws = self._epoch_clips(epoch)
         order = clip_rng(self.seed, epoch, 0, "order").permutation(len(clips))
@@ -282,7 +282,7 @@ class TrainingSampler:
 
     @cached_property
     def _crop_samplers(self) -> list[CropSampler]:
-        """One for each resolution."""
+        """Crop samplers, one for each resolution."""
         own = CropSampler(self.feature_extractor, self.augment.length_diversity)
         drawn = self.augment.resolution
         return [own.at_compression(c, drawn.reduction) for c in drawn.compressions] or [own]
@@ -290,14 +290,14 @@ class TrainingSampler:
     def _frames(
         self, clips: npt.NDArray[np.int64], which: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Returns the frames of each of ``clips`` at its own one of the resolutions."""
+        """Returns the number of frames of each of ``clips`` at its drawn resolution."""
         if not self.augment.resolution.compressions:
             return self.native_frames[clips]
         if self.num_samples is None:
             raise ValueError("frames at other resolutions follow from num_samples")
         frames = np.empty(len(clips), dtype=np.int64)
-        for place, sampler in enumerate(self._crop_samplers):
-            members = which == place
+        for index, sampler in enumerate(self._crop_samplers):
+            members = which == index
             samples = self.num_samples[clips[members]]
             frames[members] = sampler.feature_extractor.num_frames(samples)
         return frames

@@ -2,7 +2,7 @@
 
 A shard depends on its clips and the options alone, so any number of workers writes the same
 bytes. It is written to a temporary name and renamed; then a sidecar with everything that
-``dataset.json`` needs of it (rows, rejects, filterbank sums) says that it is finished. A killed
+``dataset.json`` needs of it (rows, rejects, filterbank sums) marks it as finished. A killed
 run leaves finished shards with sidecars, which the next run takes over.
 """
 
@@ -40,7 +40,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 @dataclass
 class ShardReport:
-    """What ``dataset.json`` has to know of one shard.
+    """One shard's part of ``dataset.json``: counts, rejects and filterbank sums.
 
     Attributes:
         fingerprint: Of the run that wrote it.
@@ -127,8 +127,8 @@ def write_shard(task: ShardTask) -> ShardReport:
     report = ShardReport(task.fingerprint)
     schema = shard_schema(task.storage.fbank.sample_rate_hz, task.fingerprint)
     with _one_thread(), atomic_path(task.path) as temporary:
-        place = os.fsencode(temporary)  # Arrow takes a name that is not text as bytes only
-        with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        target = os.fsencode(temporary)  # Arrow takes a name that is not text as bytes only
+        with pa.OSFile(target, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in _batches(_rows(task, report)):
                 writer.write_batch(_record_batch(batch, schema))
         report.num_bytes = temporary.stat().st_size
@@ -192,7 +192,7 @@ def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Returns the rows as Arrow; the bytes of a memory map are written from where they lie."""
+    """Returns the rows as an Arrow batch; bytes of memory maps are not copied."""
     audio = rows[0]["audio"]
     if not isinstance(audio["bytes"], mmap.mmap):
         return pa.RecordBatch.from_pylist(rows, schema=schema)

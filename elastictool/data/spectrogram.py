@@ -1,8 +1,8 @@
-"""The spectrogram of a crop as integers: which frame each of its rows shows.
+"""Describes the spectrogram of a crop by integers: which frame each of its rows shows.
 
 Cropping, padding, time masks and rotation become numbers of frames, whether the frames are computed
 at once, on the host, or later, on the device, for a whole batch of clips. ``spectrogram_rows`` is
-the one place that turns these integers into values, and it is exact on any device; only the
+the only function that turns these integers into values, and it is exact on any device; only the
 filterbank's rounding can differ from device to device.
 """
 
@@ -22,12 +22,12 @@ from elastictool.config import AugmentConfig, FbankConfig, PoolKind
 PADDING, MASKED = -1, -2
 """Rows of a spectrogram that show none of the clip's frames."""
 NUM_FILLED = 2
-"""Rows that stand behind all frames to be shown in their place: masked, padding."""
+"""Rows after all frames that stand for masked and for padded frames."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """How log-mel values become a model's input: (x - mean) / spread.
+    """Normalises log-mel values to a model's input: (x - mean) / spread.
 
     ``padding`` and ``masked`` are such inputs: of padded frames, and of masked ones.
     """
@@ -43,15 +43,15 @@ class RawFrames:
     """Log-mel frames that are still to be computed.
 
     Attributes:
-        samples: (n,) the clip's samples, prepared by the front end.
-        places: (M,) first sample of each filterbank frame.
+        samples: (n,) the clip's samples, prepared for the filterbank.
+        frame_starts: (M,) first sample of each filterbank frame.
         pools: (T',) how many neighbouring frames become one.
         fbank: Window and mel bins.
         pool_kind: How neighbouring frames become one.
     """
 
     samples: Tensor
-    places: Integers
+    frame_starts: Integers
     pools: Integers
     fbank: FbankConfig
     pool_kind: PoolKind
@@ -88,7 +88,7 @@ class Spectrogram:
     def augmented(
         self, config: AugmentConfig, rng: Callable[[str], np.random.Generator]
     ) -> Spectrogram:
-        """Returns it with masks, noise and roll, in the order of the published code."""
+        """Returns the spectrogram with masks, noise and roll, in the published code's order."""
         rows = self.rows.copy()
         bins, masked = draw_masks(len(rows), self.num_bins, config, rng("spec-augment"))
         rows[slice(*masked)] = MASKED

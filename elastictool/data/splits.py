@@ -38,7 +38,7 @@ class Splits:
 def select_clips(
     store: PreparedStore, config: DataConfig, seed: int, to_train: bool = True
 ) -> Splits:
-    """Divides the clips of ``store`` as ``config`` says.
+    """Divides the clips of ``store`` by the settings of ``config``.
 
     Args:
         store: The data.

@@ -25,7 +25,7 @@ from elastictool.utils.errors import AudioError, DamagedDataError, ElasticToolEr
 from elastictool.utils.io import INFO_NAME
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
-"""Where prepared datasets live unless the user says otherwise."""
+"""Default folder of prepared datasets."""
 
 _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
@@ -127,7 +127,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """``dataset.json``: what is known only when all shards are written.
+    """Content of ``dataset.json``: facts that are known only when all shards are written.
 
     Attributes:
         name: Name of the dataset.

@@ -1,4 +1,4 @@
-"""Finishes ``prep``: writes what all shards together say into ``dataset.json``.
+"""Finishes ``prep``: sums up the reports of all shards in ``dataset.json``.
 
 Sums are added in shard order, so that their rounding does not depend on which was finished first.
 """
@@ -86,7 +86,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Deletes what only an unfinished dataset needs, and what killed processes left behind."""
+    """Deletes files that only an unfinished dataset needs, and leftovers of killed processes."""
     remove_temporaries(folder)
     shutil.rmtree(folder / PROGRESS_FOLDER, ignore_errors=True)
 
@@ -209,7 +209,7 @@ def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True
     """Raises if more than ``max_share`` of the clips were rejected, or are missing.
 
     A file that a user's own list names has to be there as much as it has to be readable. Copies
-    of published corpora may lack some of the published clips: a note says so.
+    of published corpora may lack some of the published clips: there is a note for that.
 
     Args:
         info: Of the prepared data.
@@ -227,5 +227,5 @@ def check_rejected(info: DatasetInfo, max_share: float, missing_too: bool = True
         what = "were rejected or are missing" if missing else "were rejected"
         raise RejectedItemsError(
             f"{lost} of {clips} clips {what} ({lost / clips:.1%}, allowed {max_share:.1%})",
-            f"{REJECTED_NAME} beside the data says why; --max-rejected sets the allowed share",
+            f"{REJECTED_NAME} next to the data has the reasons; --max-rejected sets the limit",
         )

@@ -35,7 +35,7 @@ class Fault:
 def verify(path: Path, progress: Progress = SILENT) -> tuple[PreparedStore, list[Fault]]:
     """Opens the readable shards of the dataset in ``path``; returns them and all faults.
 
-    Checked are, of each clip: it decodes, has the samples and rate that its row says, and its
+    Each clip is checked: it decodes, has the samples and rate that its row states, and its
     labels are the dataset's. Of the whole: shards are readable and belong to this preparation
     (fingerprint), ids are distinct, and counts and filterbank frames add up to those in
     ``dataset.json``.

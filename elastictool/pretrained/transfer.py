@@ -34,7 +34,7 @@ KERNEL, QUERY = "patch_embed.proj.weight", "attn_pool.latent"
 
 
 def model_for(weights: Imported, config: RunConfig) -> RunConfig:
-    """Returns ``config`` with the settings that the weights fix: of the encoder, or of all the model.
+    """Returns ``config`` with the settings that the weights fix: the encoder's or all the model's.
 
     An open ``model.grid`` becomes the weights' own grid (the same area), unless clips are brought
     to one length or the weights are of pictures: then the data decide.
