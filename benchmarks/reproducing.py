@@ -24,7 +24,7 @@ from benchmarks.pages import ROOT, dump_summary, fill, save_png
 from elastictool.recipes.cost import Cost, plan_costs
 from elastictool.recipes.library import load_recipe, recipe_names
 from elastictool.recipes.plan import Paths, Plan, make_plan
-from elastictool.recipes.result import judged
+from elastictool.recipes.result import with_verdicts
 from elastictool.recipes.spec import Recipe
 from elastictool.reporting.recipe_figure import draw
 from elastictool.reporting.recipe_table import held_words, page
@@ -129,7 +129,7 @@ def committed() -> list[Path]:
 
 def pages() -> dict[Path, str]:
     """Return every generated text by its file."""
-    results = {file: judged(read_json(file)) for file in committed()}
+    results = {file: with_verdicts(read_json(file)) for file in committed()}
     texts = {file.with_suffix(".md"): page(result) for file, result in results.items()}
     return texts | {PAGE: fill(PAGE.read_text("utf-8"), "recipes", table())}
 
@@ -137,7 +137,7 @@ def pages() -> dict[Path, str]:
 def render() -> list[Path]:
     """Write figure, page and verdicts of each result below docs from its numbers."""
     for file in committed():
-        result = judged(read_json(file))
+        result = with_verdicts(read_json(file))
         write_text(file, dump_summary(result))
         save_png(draw(result), file.with_suffix(".png"))
         write_text(file.with_suffix(".md"), page(result))

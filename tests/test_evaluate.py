@@ -118,11 +118,11 @@ def test_scores_of_weights_that_a_run_has_no_more_are_not_shown_as_its_own(
     save_weights(run.file, run.model, dataclasses.replace(run.metadata, metrics=later))
     after = summarise(path)
     assert after.test is None
-    assert list(after.evaluations) == ["test (former weights (step 1, now 7))"]
+    assert list(after.evaluations) == ["test (earlier weights (step 1, now 7))"]
     assert "eval_test.json: of weights that the run has no more" in after.problem
-    assert "former weights (step 1, now 7)" in read_evaluation(path, "test").title
+    assert "earlier weights (step 1, now 7)" in read_evaluation(path, "test").title
     page = write_report(path)[-1].read_text()
-    assert "former weights (step 1, now 7)" in page
+    assert "earlier weights (step 1, now 7)" in page
     save_evaluation(path, evaluate_run(load_run(path), store), {"checkpoint": "best"})
     assert summarise(path).test is not None
 

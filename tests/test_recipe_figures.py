@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.reproducing import committed, pages, shared_runs
 from elastictool.recipes.library import load_recipe
-from elastictool.recipes.result import judged
+from elastictool.recipes.result import with_verdicts
 from elastictool.reporting.published import published_curves, published_metric
 from elastictool.reporting.recipe_figure import draw
 from elastictool.reporting.recipe_table import held_words, page, panel_cells
@@ -203,7 +203,7 @@ def test_committed_pages_are_what_their_results_say() -> None:
 @pytest.mark.parametrize("file", committed(), ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_committed_verdicts_are_those_of_the_committed_numbers(file: Path) -> None:
     result: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    assert judged(result)["verdicts"] == result["verdicts"], "render it anew"
+    assert with_verdicts(result)["verdicts"] == result["verdicts"], "render it anew"
     small = load_recipe(result["recipe"]).scale("small")
     assert len(result["verdicts"]) == len(small.claims)
 

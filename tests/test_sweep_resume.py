@@ -153,12 +153,12 @@ def test_the_command_adds_to_a_sweep_of_the_same_weights_and_refuses_others(
     with pytest.raises(UsageError, match=r"other weights of elastic \(step 1, not 7\)") as caught:
         run_sweep(path, store, "24")
     assert "--overwrite" in caught.value.hint and table.read_bytes() == before
-    assert "former weights (step 1, now 7)" in write_report(path)[-1].read_text()
+    assert "earlier weights (step 1, now 7)" in write_report(path)[-1].read_text()
     with pytest.raises(UsageError, match="another metric"):
         run_sweep(path, store, "24", "--metric", "map")
     run_sweep(path, store, "24", "--overwrite")
     assert [point.x for point in read_points(table) if not point.native] == [24]
-    assert "former weights" not in (path / "report.html").read_text()
+    assert "earlier weights" not in (path / "report.html").read_text()
 
 
 def test_ctrl_c_keeps_what_is_scored_and_names_the_folder(

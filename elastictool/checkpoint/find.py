@@ -17,7 +17,7 @@ from elastictool.config.recipe_file import read_yaml
 from elastictool.utils.errors import ElasticToolError, UsageError
 
 RUNS_ROOT = Path("runs")
-"""Where runs go unless the user says otherwise."""
+"""Default parent folder of runs."""
 CONFIG_NAME, ENVIRONMENT_NAME, LOCK_NAME = "config.yaml", "environment.json", ".lock"
 HOW_TO_MAKE_ONE = (
     "make one: elastictool prep (your recordings, or clips of its own), then "
@@ -49,7 +49,7 @@ def latest_run(root: Path = RUNS_ROOT) -> Path:
     """Returns the run under ``root`` whose weights were written last.
 
     Raises:
-        UsageError: There is none; the hint says how to make one.
+        UsageError: There is none; the hint shows how to make one.
     """
     if run := _newest(root, "*/checkpoints/last.safetensors"):
         return run
@@ -68,7 +68,7 @@ def latest_started() -> Path:
 
 
 def _newest(root: Path, *patterns: str) -> Path | None:
-    """The run with the newest file that matches one of ``patterns``."""
+    """Returns the run with the newest file that matches one of ``patterns``."""
     files = [file for pattern in patterns for file in sorted(root.glob(pattern))]
     if not files:
         return None
@@ -80,7 +80,7 @@ def require_run(path: Path) -> None:
     """Checks that ``path`` is a run directory.
 
     Raises:
-        UsageError: It is not; the message says what is missing.
+        UsageError: It is not; the message names what is missing.
     """
     if problem := _why_no_run(path):
         raise UsageError(
@@ -90,7 +90,7 @@ def require_run(path: Path) -> None:
 
 
 def _why_no_run(path: Path) -> str:
-    """Why ``path`` is not a run directory; empty where it is one."""
+    """Returns why ``path`` is not a run directory; empty where it is one."""
     file = path / CONFIG_NAME
     if not file.is_file():
         return f"it has no {CONFIG_NAME}"

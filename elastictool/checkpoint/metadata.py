@@ -27,7 +27,7 @@ _SAVED_AT = ("epoch", "step")
 
 @dataclass(frozen=True)
 class WeightsMetadata:
-    """What a weights file says about its weights.
+    """The metadata of a weights file.
 
     Attributes:
         config: The resolved configuration of their run.
@@ -101,7 +101,7 @@ def saved_at(metrics: Any) -> dict[str, int]:
 
 
 def describe_outdated(run_dir: Path, checkpoint: str, weights: Any) -> str:
-    """Says which weights a result is of, where the run has other weights by now; else empty.
+    """Returns a note if the run has other weights than those of a result; else empty.
 
     Args:
         run_dir: The run.
@@ -116,7 +116,7 @@ def describe_outdated(run_dir: Path, checkpoint: str, weights: Any) -> str:
         now = saved_at(json.loads((opened.metadata() or {})["metrics"]))
     if not then or not now or then == now:
         return ""
-    return f"former weights (step {then['step']}, now {now['step']})"
+    return f"earlier weights (step {then['step']}, now {now['step']})"
 
 
 def _value(

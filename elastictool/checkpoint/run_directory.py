@@ -1,4 +1,4 @@
-"""The run directory: its paths, its log, its lock; nothing in it is overwritten by accident.
+"""Manage a run directory: its paths, log and lock; nothing is overwritten by accident.
 
 A process that trains holds an advisory lock on ``.lock`` in the run directory. The kernel releases
 it however the process ends, so a killed run never counts as running. The empty file stays:
@@ -144,7 +144,7 @@ class RunDirectory:
                 remove_run(self.path)
 
     def _has_content(self) -> bool:
-        """Whether there is more than a process leaves that was killed at its start."""
+        """Returns whether there is more than a process leaves that was killed at its start."""
         if not self.path.exists():
             return False
         names = [path.name for path in self.path.iterdir()]
@@ -192,7 +192,7 @@ class RunDirectory:
             return ""
 
     def was_saved(self) -> bool:
-        """Whether there is, or was, a state to continue from: each epoch is saved at its end."""
+        """Returns whether a state to continue from is or was there: each epoch saves one."""
         epochs = sum(record.get("kind") == "epoch" for record in self.records())
         return self.training_state.exists() or epochs > 1
 
@@ -243,7 +243,7 @@ class RunDirectory:
                 write_text(log, "".join(kept))
 
     def _check_still_there(self) -> None:
-        """A run directory that was removed during training is not made again."""
+        """Raises an error if the run directory was removed during training."""
         now = None
         with suppress(OSError):  # these stay when it is renamed and change when it is replaced
             found = self.path.stat()
@@ -289,7 +289,7 @@ def lock_run(run_dir: Path) -> AbstractContextManager[None]:
 
 
 def is_locked(run_dir: Path) -> bool | None:
-    """Whether a process trains this run now; None where the system cannot tell."""
+    """Returns whether a process trains this run now; None where the system cannot tell."""
     return is_held(run_dir / LOCK_NAME)
 
 

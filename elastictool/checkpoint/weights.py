@@ -1,4 +1,4 @@
-"""Weights files that are complete models: written, and loaded again.
+"""Write and load weights files that are complete models.
 
 ``checkpoints/{last,best,averaged}.safetensors`` hold weights with the configuration and label names
 in their metadata, so one file is a model.
@@ -75,27 +75,27 @@ class LoadedRun:
 
     @property
     def transfer(self) -> DeviceTransfer:
-        """How clips of a prepared dataset reach the model, where it now is: as in its training."""
+        """Transfer of clips of a prepared dataset to the model's device, as in its training."""
         train = self.config.train
         device = next(self.model.parameters()).device
         return DeviceTransfer.choose(device, train.fbank_on, train.prefetch)
 
     @property
     def pack_spec(self) -> PackSpec:
-        """How the model wants the spectrograms of its feature extractor packed."""
+        """Packing of spectrograms that the model requires."""
         padded_rows = ATTENTION[self.model.attention].padded_rows
         return self.feature_extractor.pack_spec(self.config.model.prefix_tokens, padded_rows)
 
     @property
     def metadata(self) -> WeightsMetadata:
-        """What a weights file says about the model."""
+        """Returns the metadata of a weights file of the model."""
         return WeightsMetadata(
             self.config, self.label_names, self.multi_label, self.metrics, self.thresholds
         )
 
     @property
     def weights_sha256(self) -> str:
-        """Of the tensors, by name: the same for a run, its copies and its exports."""
+        """Hash of the tensors, by name: the same for a run, its copies and its exports."""
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -104,13 +104,13 @@ class LoadedRun:
 
     @property
     def weights_record(self) -> dict[str, Any]:
-        """What distinguishes these weights from others, for the results that they give."""
+        """Record of these weights that result files hold."""
         return saved_at(dict(self.metrics)) | {"sha256": self.weights_sha256}
 
     def with_tokens(
         self, patch_size: int | None = None, compression: float | None = None
     ) -> LoadedRun:
-        """The same model with other patches or frames: more or fewer tokens for the same seconds.
+        """Returns the same model with other patches or frames, so with more or fewer tokens.
 
         Args:
             patch_size: In mel bins and frames, along the axes that the run was trained to vary
@@ -173,7 +173,7 @@ def _sort_metadata(file: Path) -> None:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Inside, what torch and safetensors make of a full disk is the OSError that it was."""
+    """Turns what torch and safetensors raise on a full disk back into OSError."""
     try:
         yield
     except RuntimeError as error:  # torch: "unexpected pos", raised while the OSError is handled
@@ -241,7 +241,7 @@ def load_run(
 
 
 def _how_to_make(path: Path, file: Path) -> str:
-    """How a checkpoint that is missing comes to be, and which others are there."""
+    """Returns how to make a missing checkpoint, and which others there are."""
     there = sorted(other.stem for other in file.parent.glob("*.safetensors"))
     if file.stem == "averaged" and there:
         return (
@@ -261,7 +261,7 @@ def _how_to_make(path: Path, file: Path) -> str:
 
 
 def _convert_first(path: Path) -> str:
-    """What to do with weights of others."""
+    """Returns a hint to convert weights of another project."""
     return (
         "weights of other projects are converted first: "
         f"elastictool convert {as_argument(path)} --from FORMAT "

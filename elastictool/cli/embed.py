@@ -185,15 +185,15 @@ def _search(table: EmbeddingTable, found: Sequence[Windows], top: int) -> dict[s
     good = [item for item in found if not item.error]
     nearest = table.nearest(np.stack([item.mean for item in good]), top) if good else []
     document: dict[str, Any] = {item.name: {"error": item.error} for item in found if item.error}
-    for item, places in zip(good, nearest, strict=True):
+    for item, matches in zip(good, nearest, strict=True):
         document[item.name] = [
-            {"recording": name, "cosine": finite(cosine)} for name, cosine in places
+            {"recording": name, "cosine": finite(cosine)} for name, cosine in matches
         ]
     return document
 
 
 def _show(document: dict[str, Any]) -> None:
-    for query, places in document.items():
-        if isinstance(places, list):
-            rows = [(place["recording"], f"{place['cosine']:.4f}") for place in places]
+    for query, matches in document.items():
+        if isinstance(matches, list):
+            rows = [(hit["recording"], f"{hit['cosine']:.4f}") for hit in matches]
             print_table(f"nearest to {query}", ("recording", "cosine"), rows)

@@ -62,8 +62,8 @@ def evaluate(
     """
     frames = _length(options.length)
     path = locate_run(run)
-    place = options.out or results_folder(path)
-    for folder in (place, place / "results", place / "figures"):
+    out_folder = options.out or results_folder(path)
+    for folder in (out_folder, out_folder / "results", out_folder / "figures"):
         check_output(folder)
 
     from elastictool.checkpoint.run_directory import environment
@@ -95,8 +95,8 @@ def evaluate(
     }
     files: list[Path] = []
     try:
-        files += save_evaluation(place, result, about)
-        files += report_evaluation(place, result.stem)
+        files += save_evaluation(out_folder, result, about)
+        files += report_evaluation(out_folder, result.stem)
         if options.predictions is not None:
             files.append(write_predictions(options.predictions, result, loaded, store))
     finally:  # a full disk must not take the scores along

@@ -211,10 +211,10 @@ def _download(dataset: str, root: Path | None) -> None:
     from elastictool.corpora.base import CORPORA, DownloadableCorpus
 
     corpus = CORPORA[dataset]
-    place = root or corpus.default_root
-    if not isinstance(corpus, DownloadableCorpus) or place is None:
+    folder = root or corpus.default_root
+    if not isinstance(corpus, DownloadableCorpus) or folder is None:
         raise UsageError(f"elastictool cannot download --dataset {dataset}", corpus.describe())
-    corpus.download(place, progress())
+    corpus.download(folder, progress())
 
 
 def _draw_durations(store: PreparedStore) -> None:

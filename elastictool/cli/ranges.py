@@ -91,7 +91,7 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
     if stop < start:
         raise UsageError(f"{option} {item!r} runs backwards", f"write {stop}:{start}")
     count = int((stop - start) // step) + 1
-    numbers: list[N] = [start + place * step for place in range(count)]
+    numbers: list[N] = [start + index * step for index in range(count)]
     if numbers[-1] != stop:  # both ends are included, also where the step does not meet the last
         numbers.append(stop)
     return numbers

@@ -212,8 +212,10 @@ def sweep(
     )
     paths = paths or [locate_run("")]
     members = [locate_run(text) for text in scored.ensemble or []]
-    place = results_folder(paths[0])
-    for folder in [target.out] if target.out else [place, place / "results", place / "figures"]:
+    run_folder = results_folder(paths[0])
+    for folder in (
+        [target.out] if target.out else [run_folder, run_folder / "results", run_folder / "figures"]
+    ):
         check_output(folder)
 
     from elastictool.checkpoint.run_directory import environment
@@ -232,7 +234,7 @@ def sweep(
     precision, shift = model.precision, swept.base_shift
     base_shift_ms = shift or sweeping.shortest_shift_ms(loaded)
     suffix = variant(loaded[0], store, model.which, precision)
-    files = SweepFiles.of(axis, split, target.out, place, suffix)
+    files = SweepFiles.of(axis, split, target.out, run_folder, suffix)
     about = {
         "split": split,
         "metric": sweeping.resolve_metric(scored.metric, store.info.multi_label),
@@ -245,7 +247,7 @@ def sweep(
         "environment": environment(store.info.fingerprint),
         **swept.conditions(base_shift_ms),
     }
-    former = [] if target.overwrite else earlier_points(files.document, about)
+    earlier = [] if target.overwrite else earlier_points(files.document, about)
     with files.stoppable() as stop:
         options = sweeping.SweepOptions(
             split=split,
@@ -254,20 +256,20 @@ def sweep(
             patch_axes=swept.axes,
             base_shift_ms=base_shift_ms,
             ensemble=averaged,
-            known=former,
+            known=earlier,
             cache=files.unfinished,
             progress=progress(),
             between=stop.check,
         )
         new = sweeping.sweep(axis, loaded, store, values, options)
-    points = merged(former, new)
+    points = merged(earlier, new)
     shown = _asked(points, new, {run.name for run in loaded}, values)
     if len(shown) > len(new):
         log(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
     written: list[Path] = []
     try:
         written += files.write(points, about)
-        written += write_report(place) if target.out is None else []
+        written += write_report(run_folder) if target.out is None else []
     finally:  # a full disk must not take the scores along
         if json_output:
             names = [str(file) for file in written]

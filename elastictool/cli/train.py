@@ -131,15 +131,15 @@ def _open(options: RunOptions, config: RunConfig) -> tuple[PreparedStore, Path]:
     from elastictool.data.store import PreparedStore
     from elastictool.training.run import default_run_dir
 
-    dataset, run_dir, place = options.dataset, options.run_dir, None
+    dataset, run_dir, data_folder = options.dataset, options.run_dir, None
     if options.resume:
         if options.overwrite:
             raise UsageError("--resume continues a run, --overwrite deletes it", "choose one")
         run_dir = run_dir or (None if dataset or config.name else latest_started())
         if run_dir is not None and not dataset:
             recorded = RunDirectory(run_dir).read_config().data.dataset
-            place = require_recorded_dataset(recorded, run_dir, str(run_dir))
-    store = PreparedStore.open(place or find_dataset(dataset or config.data.dataset))
+            data_folder = require_recorded_dataset(recorded, run_dir, str(run_dir))
+    store = PreparedStore.open(data_folder or find_dataset(dataset or config.data.dataset))
     return store, run_dir or default_run_dir(config, store)
 
 

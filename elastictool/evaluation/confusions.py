@@ -40,7 +40,7 @@ def most_confused(
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    cells = [divmod(place, len(matrix)) for place in order.tolist()]
+    cells = [divmod(index, len(matrix)) for index in order.tolist()]
     return [
         Confusion(label_names[i], label_names[j], int(wrong[i, j]))
         for i, j in cells

@@ -241,12 +241,12 @@ def disk(folder: Path) -> Status:
     """Returns the free space of a folder for data or runs, or of its parent if it is missing."""
 
     def look() -> Status:
-        place = folder.absolute()
-        while not place.exists():
-            place = place.parent
-        usage = shutil.disk_usage(place)
+        existing = folder.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        usage = shutil.disk_usage(existing)
         free = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
-        writable = os.access(place, os.W_OK)
+        writable = os.access(existing, os.W_OK)
         return Status(str(folder), writable, free if writable else f"{free}, not writable")
 
     return attempt(look, lambda why: Status(str(folder), False, why))

@@ -80,10 +80,12 @@ def check_data(run: LoadedRun, store: PreparedStore) -> None:
     expected, found = list(run.label_names), list(store.info.label_names)
     if expected == found:
         return
-    places = [i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]]
+    differing = [
+        i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]
+    ]
     detail = (
-        f"class {places[0]} is {expected[places[0]]!r} there and {found[places[0]]!r} here"
-        if places
+        f"class {differing[0]} is {expected[differing[0]]!r} there and {found[differing[0]]!r} here"
+        if differing
         else f"{len(expected)} classes there, {len(found)} here"
     )
     raise CheckpointError(

@@ -228,6 +228,6 @@ def load(
         UsageError: There is no such run or device, or a budget makes no sense.
         CheckpointError: The file is damaged or not an elastictool file.
     """
-    place = find_run(os.fspath(path))
-    run = load_run(place, attention=attention, device=pick_device(str(device)))
+    run_path = find_run(os.fspath(path))
+    run = load_run(run_path, attention=attention, device=pick_device(str(device)))
     return ElasticModel(run.with_tokens(patch_size, resolution), precision)

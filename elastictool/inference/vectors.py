@@ -66,25 +66,25 @@ class EmbeddingMeta:
             rule.hop_s or rule.window_s,
         )
 
-    def check_compatible(self, other: EmbeddingMeta, place: Path) -> None:
-        """Rejects queries made by ``other`` for the vectors in the file ``place``.
+    def check_compatible(self, other: EmbeddingMeta, file: Path) -> None:
+        """Rejects queries made by ``other`` for the vectors in ``file``.
 
         Raises:
-            UsageError: They cannot be compared; the hint says which options make them comparable.
+            UsageError: They cannot be compared; the hint names the options that help.
         """
         if other.weights != self.weights:
             raise UsageError(
-                f"{place} was made with other weights than {other.run}",
+                f"{file} was made with other weights than {other.run}",
                 f"--run {as_argument(self.run)}",
             )
         if (other.patch_size, other.shift_ms) != (self.patch_size, self.shift_ms):
             raise UsageError(
-                f"{place} holds vectors of {_patches(self)}, the query is of {_patches(other)}",
+                f"{file} holds vectors of {_patches(self)}, the query is of {_patches(other)}",
                 "give the query the --patch-size and --resolution of the index",
             )
         if (other.window_s, other.hop_s) != (self.window_s, self.hop_s):
             raise UsageError(
-                f"{place} holds vectors of {_windows(self)}, the query is of {_windows(other)}",
+                f"{file} holds vectors of {_windows(self)}, the query is of {_windows(other)}",
                 f"--window {self.window_s:g} --hop {self.hop_s:g}",
             )
 
@@ -123,8 +123,8 @@ class EmbeddingTable:
         cosines = unit(queries) @ unit(self.vectors).T
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :top]
         return [
-            [(self.names[place], float(row[place])) for place in places]
-            for row, places in zip(cosines, order, strict=True)
+            [(self.names[index], float(row[index])) for index in indices]
+            for row, indices in zip(cosines, order, strict=True)
         ]
 
 

@@ -76,7 +76,7 @@ def _read(name: str) -> Recipe:
 
 
 def _reject_renamed(values: Any) -> None:
-    """Raise an error that names the present key where a former one is used."""
+    """Raise an error that names the present key where an old key is used."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key in RENAMED_KEYS:
@@ -102,9 +102,9 @@ def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
             settings = merged(below, scale.settings, spec.settings)
             parts["runs"][run] = dataclasses.replace(spec, settings=settings)
         for other in map(full_name, scale.include):
-            theirs = _scale(other, key, (*includers, name))
+            included = _scale(other, key, (*includers, name))
             for part, entries in parts.items():
-                for entry, value in getattr(theirs, part).items():
+                for entry, value in getattr(included, part).items():
                     if entries.setdefault(entry, value) != value:
                         raise UsageError(
                             f"{entry!r} is something else here than in {other}, which is included"

@@ -48,11 +48,11 @@ def make_result(plot: Step) -> Document:
         "evaluations": _evaluations(plot),
         "made": _made(plot),
     }
-    return judged(result)
+    return with_verdicts(result)
 
 
-def judged(result: Document) -> Document:
-    """Return the document with its claims judged."""
+def with_verdicts(result: Document) -> Document:
+    """Return the document with the verdicts on its claims computed anew."""
     curves: dict[str, dict[float, float]] = {}
     panels, published = result.get("panels", []), result["published"]["curves"]
     for panel in panels:  # claims name a curve after its panel if there are several
@@ -61,16 +61,16 @@ def judged(result: Document) -> Document:
             curves[label] = {p["x"]: p["value"] for p in curve["points"]}
             if curve["own"]:
                 curves[label + OWN] = {0.0: curve["own"]["value"]}
-    theirs: dict[str, dict[float, float]] = {}
+    published_curves: dict[str, dict[float, float]] = {}
     if result["scale"] == "paper":
         for name, points in published.items():
-            theirs[name] = dict(points)
+            published_curves[name] = dict(points)
             if (own := own_score(name, points)) is not None:
-                theirs[name + OWN] = {0.0: own}
+                published_curves[name + OWN] = {0.0: own}
     verdicts = []
     for document in (verdict["claim"] for verdict in result["verdicts"]):
         claim = from_dict(Claim, document)
-        mine, papers = judge(claim, curves), judge(claim, theirs)
+        mine, papers = judge(claim, curves), judge(claim, published_curves)
         verdicts.append(
             {
                 "claim": document,

@@ -24,7 +24,7 @@ SweepAxis = Literal["length", "patch_size", "resolution", "average_pooling", "ma
 SweepAxes = Literal["auto", "both", "time", "frequency"]
 Checkpoint = Literal["best", "last", "averaged"]
 RENAMED_KEYS = {"says": "description", "takes": "deviations"}
-"""Former keys of recipe files and their present names."""
+"""Old keys of recipe files and their present names."""
 
 
 @dataclass(frozen=True)

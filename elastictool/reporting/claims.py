@@ -98,8 +98,8 @@ def judge(claim: Claim, curves: Curves) -> Verdict:
     if found is None:
         return Verdict(claim, None, f"{statement(claim)}: not run at these columns")
     holds, figures = found
-    answer = "holds" if holds else "does not hold"
-    return Verdict(claim, holds, f"{statement(claim)}: {answer} ({figures})")
+    outcome = "holds" if holds else "does not hold"
+    return Verdict(claim, holds, f"{statement(claim)}: {outcome} ({figures})")
 
 
 def statement(claim: Claim) -> str:

@@ -75,11 +75,11 @@ def merged(earlier: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[Swe
     points = {point.identity: point for point in [*earlier, *new]}
     lines = list(dict.fromkeys(identity[:3] for identity in points))
 
-    def place(point: SweepPoint) -> tuple[int, bool, float]:
+    def sort_key(point: SweepPoint) -> tuple[int, bool, float]:
         value = 0.0 if point.native else point.x
         return lines.index(point.identity[:3]), not point.native, value
 
-    return sorted(points.values(), key=place)
+    return sorted(points.values(), key=sort_key)
 
 
 def _differences(document: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:

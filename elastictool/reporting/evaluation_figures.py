@@ -241,18 +241,24 @@ def draw_classes(values: ClassValues) -> Figure:
 
 
 def _draw_bars(axes: Axes, values: ClassValues) -> None:
-    places = np.arange(len(values.names))
+    positions = np.arange(len(values.names))
     label = "average precision" if values.multi_label else "accuracy"
-    axes.barh(places, values.shares, height=0.7, color=BLUE, alpha=0.85, label=label)
+    axes.barh(positions, values.shares, height=0.7, color=BLUE, alpha=0.85, label=label)
     if values.multi_label:
-        axes.plot(values.chance, places, "|", color="black", ms=9, mew=1.6, label="chance")
+        axes.plot(values.chance, positions, "|", color="black", ms=9, mew=1.6, label="chance")
         axes.plot(
-            values.f1, places, "D", color=ORANGE, ms=4.5, mec="black", label="F1 at the threshold"
+            values.f1,
+            positions,
+            "D",
+            color=ORANGE,
+            ms=4.5,
+            mec="black",
+            label="F1 at the threshold",
         )
     else:
         ends = np.stack((values.shares - values.low, values.high - values.shares)).clip(0)
         bars: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1.0, "capsize": 2}
-        axes.errorbar(values.shares, places, xerr=ends, label="95 % interval", **bars)
+        axes.errorbar(values.shares, positions, xerr=ends, label="95 % interval", **bars)
     _list_rows(axes, values.names)
     axes.set_xlim(0, 101)
     axes.set_xlabel(values.axis, fontsize=9)

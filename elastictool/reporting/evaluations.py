@@ -101,11 +101,11 @@ class EvaluationFile:
         path = self.run_dir / "results" / f"confusions_{self.stem}.csv"
         if not path.is_file():
             return None
-        place = {name: index for index, name in enumerate(self.class_names)}
-        matrix = np.zeros((len(place), len(place)), dtype=np.int64)
+        position = {name: index for index, name in enumerate(self.class_names)}
+        matrix = np.zeros((len(position), len(position)), dtype=np.int64)
         try:
             for row in read_csv(path):
-                matrix[place[row["true"]], place[row["predicted"]]] = int(row["clips"])
+                matrix[position[row["true"]], position[row["predicted"]]] = int(row["clips"])
         except (KeyError, ValueError, TypeError) as error:
             raise ElasticToolError(f"{path} is damaged: {error!r}", _AGAIN) from error
         return matrix
@@ -151,12 +151,12 @@ def score_rows(document: Document) -> list[list[str]]:
     ]
     decisions = document.get("decisions") or {}
     for key, where in (("at_thresholds", "chosen thresholds"), ("at_default", "0.5 for all")):
-        judged = decisions.get(key)
-        if judged:
+        scores_at = decisions.get(key)
+        if scores_at:
             rows += [
                 [
                     f"{label}, {where}, %",
-                    percent(judged["metrics"][name], judged["intervals"].get(name)),
+                    percent(scores_at["metrics"][name], scores_at["intervals"].get(name)),
                 ]
                 for name, label in F1_LABELS.items()
             ]

@@ -103,9 +103,9 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
     seen: dict[str, int] = {}
     styles = {}
     for label in labels:
-        place = others.index(sizes[label]) if label in sizes and not roles[label] else 0
+        number = others.index(sizes[label]) if label in sizes and not roles[label] else 0
         families = (c for family, c in FAMILY_COLOURS.items() if label.startswith(family))
-        colour = roles[label] or next(families, free[place % len(free)])
+        colour = roles[label] or next(families, free[number % len(free)])
         variant = seen.get(colour, 0)
         seen[colour] = variant + 1
         shade = SHADES[variant % len(SHADES)]
@@ -121,7 +121,7 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
     """Return (frames, patch size) of a fixed-length AST's label, which names patches other than 16.
 
     Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms", "AST at
-    20 ms"), that takes the place of the frames.
+    20 ms"), that replaces the frames.
     """
     found = re.match(r"AST(?:-B/|[-/]| at )(\d+)(?:/(?:\d+x)?(\d+))?", label)
     return (int(found[1]), int(found[2] or 16)) if found else None

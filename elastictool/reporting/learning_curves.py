@@ -86,8 +86,8 @@ def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
     known_epochs = np.concatenate([[0.0], ends.values])
     span = known_steps[-1] - known_steps[-2]
     beyond = (steps - known_steps[-1]) / max(span, 1.0) * (known_epochs[-1] - known_epochs[-2])
-    places: Array = np.interp(steps, known_steps, known_epochs) + np.maximum(beyond, 0.0)
-    return places
+    positions: Array = np.interp(steps, known_steps, known_epochs) + np.maximum(beyond, 0.0)
+    return positions
 
 
 def draw_learning_curves(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figure:
@@ -115,8 +115,8 @@ def draw_learning_curves(steps: Sequence[Record], epochs: Sequence[Record], titl
 
 def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) -> None:
     raw = binned(curve(steps, "loss"))
-    places = epoch_positions(raw.steps, epochs)
-    axes.plot(places, raw.values, color=BLUE, alpha=0.25, linewidth=1, label="training, by step")
+    positions = epoch_positions(raw.steps, epochs)
+    axes.plot(positions, raw.values, color=BLUE, alpha=0.25, linewidth=1, label="training, by step")
     for name, label, colour, marker, back in (
         # A mean stands in the middle of its epoch.
         ("train_loss", "training, mean of the epoch", BLUE, "o", 0.5),
@@ -124,9 +124,9 @@ def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) 
     ):
         loss = curve(epochs, name)
         if len(loss.steps):
-            places = epoch_positions(loss.steps, epochs) - back
-            marker = marker if len(places) <= MOST_MARKERS else ""
-            axes.plot(places, loss.values, color=colour, marker=marker, label=label)
+            positions = epoch_positions(loss.steps, epochs) - back
+            marker = marker if len(positions) <= MOST_MARKERS else ""
+            axes.plot(positions, loss.values, color=colour, marker=marker, label=label)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
 
@@ -137,10 +137,10 @@ def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> 
     chosen = str(epochs[-1].get("selection_metric", ""))
     for name, colour, marker in zip(names, (GREEN, PURPLE, ORANGE), ("o", "^", "D"), strict=False):
         scores = curve(epochs, f"val_{name}")
-        places, values = epoch_positions(scores.steps, epochs), 100 * scores.values
-        marker = marker if len(places) <= MOST_MARKERS else ""
-        axes.plot(places, values, color=colour, marker=marker, label=METRIC_LABELS[name])
+        positions, values = epoch_positions(scores.steps, epochs), 100 * scores.values
+        marker = marker if len(positions) <= MOST_MARKERS else ""
+        axes.plot(positions, values, color=colour, marker=marker, label=METRIC_LABELS[name])
         if name == chosen:
             best = int(values.argmax())
             label = f"best weights: {METRIC_LABELS[name]} {values[best]:.1f} %"
-            axes.plot(places[best], values[best], label=label, **(RING | {"markersize": 12}))
+            axes.plot(positions[best], values[best], label=label, **(RING | {"markersize": 12}))

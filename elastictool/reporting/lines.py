@@ -40,7 +40,7 @@ RING: dict[str, Any] = {
 
 
 class Point(NamedTuple):
-    """A score at a place on the axis, with the ends of its interval if it has one."""
+    """A score at a position on the axis, with the ends of its interval if it has one."""
 
     x: float
     value: float
@@ -56,7 +56,7 @@ class Line:
         label: Name in the legend.
         style: Colour, line and marker.
         points: Points at the columns.
-        own: Point at the model's own setting, which need not be a column; None without a place.
+        own: Point at the model's own setting, which need not be a column; None without a position.
     """
 
     label: str
@@ -65,7 +65,7 @@ class Line:
     own: Point | None = None
 
     def all_points(self) -> list[Point]:
-        """Return the points in order; the own one replaces a column of the same place."""
+        """Return the points in order; the own one replaces a column at the same position."""
         by_x = {point.x: point for point in (*self.points, *((self.own,) if self.own else ()))}
         return [by_x[x] for x in sorted(by_x)]
 
@@ -77,11 +77,11 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     for number, line in enumerate(lines):
         shift = step * (number - (len(lines) - 1) / 2) / 72
         points, colour = line.all_points(), line.style.colour
-        place = axes.transData + ScaledTranslation(shift, 0, scale)
+        transform = axes.transData + ScaledTranslation(shift, 0, scale)
         bars = [(p.x, p.low, p.high) for p in points if p.low is not None and p.high is not None]
         if bars:
-            places, low, high = zip(*bars, strict=True)
-            axes.vlines(places, low, high, colour, lw=0.9, alpha=0.6, transform=place)
+            positions, low, high = zip(*bars, strict=True)
+            axes.vlines(positions, low, high, colour, lw=0.9, alpha=0.6, transform=transform)
         # Shifted artists do not count for the limits of the axes.
         axes.update_datalim([(p.x, y) for p in points for y in p[1:] if y is not None])
         axes.plot(
@@ -91,10 +91,10 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
             linestyle=line.style.line,
             marker=line.style.marker,
             label=plain_text(line.label),
-            transform=place,
+            transform=transform,
         )
         if line.own:
-            axes.plot(line.own.x, line.own.value, **RING, zorder=5, transform=place)
+            axes.plot(line.own.x, line.own.value, **RING, zorder=5, transform=transform)
 
 
 def scale_columns(

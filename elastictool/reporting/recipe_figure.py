@@ -60,14 +60,14 @@ def draw(result: Document) -> Figure:
             for axes, histogram in zip(all_axes, panels, strict=True):
                 _draw_histogram(axes, histogram)
             return figure
-        ours, theirs = _styles(result)
+        own_styles, published_styles = _styles(result)
         for axes, panel in zip(all_axes, panels, strict=False):
-            _draw_panel(axes, panel, ours)
+            _draw_panel(axes, panel, own_styles)
             _title(axes, f"{'ours: ' * apart}{panel['title']}")
         if apart:
-            _draw_published(all_axes[-1], panels[0], result["published"], theirs)
+            _draw_published(all_axes[-1], panels[0], result["published"], published_styles)
         else:
-            _draw_thin(all_axes[0], result["published"], theirs)
+            _draw_thin(all_axes[0], result["published"], published_styles)
         _add_legend(all_axes[0], panels[0], result, apart)
     return figure
 
@@ -80,15 +80,15 @@ def published_apart(result: Document) -> bool:
 def _styles(result: Document) -> tuple[Styles, Styles]:
     """Return the styles of our curves and of the published ones.
 
-    Ours have the style of the published curve that they stand for: on other data the same name may
-    be another model (our AST-20ms stands for the paper's AST at 40 ms).
+    Our curves have the style of the published curve that they stand for: on other data the same
+    name may be another model (our AST-20ms stands for the paper's AST at 40 ms).
     """
     published = result["published"]["curves"]
     roles = {c["label"]: c["published_label"] for p in result["panels"] for c in p["curves"]}
     keys = {name: role if role in published else name for name, role in roles.items()}
     styles = series_styles([*keys.values(), *published])
-    ours = {name: styles[key] for name, key in keys.items()}
-    return ours, ours | {name: styles[name] for name in published}
+    own_styles = {name: styles[key] for name, key in keys.items()}
+    return own_styles, own_styles | {name: styles[name] for name in published}
 
 
 def _draw_panel(axes: Axes, panel: Document, styles: Styles) -> None:
@@ -106,7 +106,7 @@ def _draw_panel(axes: Axes, panel: Document, styles: Styles) -> None:
     columns = sorted({point.x for line in lines for point in line.points})
     if panel["axis"] == TOKEN_AXIS:
         scale_columns(axes, columns, log=True)
-        # Linear below 1 %, so that no padding at all has a place.
+        # Linear below 1 %, so that a share of 0 can be drawn.
         axes.set_yscale("symlog", linthresh=1, linscale=0.7)
         axes.set_yticks(SHARE_TICKS, [f"{tick:g}" for tick in SHARE_TICKS])
         axes.set_ylim(-0.08, 100)
@@ -125,8 +125,8 @@ def _draw_thin(axes: Axes, published: Document, styles: Styles) -> None:
     """Draw published curves, and published shares of padding, which have no batch size."""
     for name, points in published["curves"].items():
         style = styles[name]
-        places, scores = [x for x, _ in points], [100 * score for _, score in points]
-        axes.plot(places, scores, color=style.colour, linestyle=style.line, linewidth=0.8)
+        positions, scores = [x for x, _ in points], [100 * score for _, score in points]
+        axes.plot(positions, scores, color=style.colour, linestyle=style.line, linewidth=0.8)
     for name, (padding, _) in published["tokens"].items():
         if padding is not None:
             colour = styles[name].colour if name in styles else GREY

@@ -91,7 +91,7 @@ def has_differences(panel: Document, result: Document) -> bool:
 def panel_cells(
     panel: Document, result: Document, intervals: bool = True
 ) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells of a panel: ours, published and perhaps the difference.
+    """Return column names and cells of a panel: our scores, published scores, differences.
 
     Frames of other data are not compared with the paper's.
     """
@@ -101,17 +101,17 @@ def panel_cells(
     numbers = published["curves"]
     same_columns = panel["axis"] != "length" or result["scale"] == SAME_DATA
     other_metric = published["metric"] not in ("", panel["metric"])
-    theirs = f"published {METRIC_LABELS[published['metric']]}" if other_metric else "published"
+    heading = f"published {METRIC_LABELS[published['metric']]}" if other_metric else "published"
     columns, own, by_x = [panel["column"]], [panel["own"]], dict[float, list[str]]()
-    places = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
+    positions = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
     for curve in panel["curves"]:
-        columns += [curve["label"], theirs, *["difference"] * gap]
+        columns += [curve["label"], heading, *["difference"] * gap]
         points = numbers.get(curve["published_label"], [])
         score = own_score(curve["published_label"], points)
         own += _cells(curve["own"], score, bool(numbers), gap, intervals)
         mine = {point["x"]: point for point in curve["points"]}
-        for x in places:
-            near = (y for place, y in points if same_columns and abs(place - x) < 1e-9)
+        for x in positions:
+            near = (y for column, y in points if same_columns and abs(column - x) < 1e-9)
             cells = _cells(mine.get(x), next(near, None), bool(numbers), gap, intervals)
             by_x.setdefault(x, [f"{x:g}"]).extend(cells)
     has_own = any(curve["own"] for curve in panel["curves"])
@@ -119,15 +119,15 @@ def panel_cells(
 
 
 def _cells(
-    mine: Document | None, theirs: float | None, numbers: bool, gap: bool, intervals: bool
+    point: Document | None, published: float | None, numbers: bool, gap: bool, intervals: bool
 ) -> list[str]:
     """Return our score with its interval, the published, and (``gap``) the difference."""
-    if mine is None:
+    if point is None:
         return [EMPTY] * (2 + gap)
-    ours = percent(mine["value"], (mine["low"], mine["high"]) if intervals else None)
-    if theirs is None:
-        return [ours, EMPTY if numbers else FIGURE_ONLY, *[EMPTY] * gap]
-    return [ours, percent(theirs), *[f"{100 * (mine['value'] - theirs):+.1f}"] * gap]
+    score = percent(point["value"], (point["low"], point["high"]) if intervals else None)
+    if published is None:
+        return [score, EMPTY if numbers else FIGURE_ONLY, *[EMPTY] * gap]
+    return [score, percent(published), *[f"{100 * (point['value'] - published):+.1f}"] * gap]
 
 
 def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list[str]]]:
@@ -154,16 +154,16 @@ def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list
 
 
 def _share_cells(
-    ours: Sequence[float], shares: Sequence[float | None] | None, place: int, gap: bool
+    measured: Sequence[float], shares: Sequence[float | None] | None, index: int, gap: bool
 ) -> list[str]:
     """Return published padding (0) or cut (1), and (``gap``) our difference from it."""
     if shares is None:
         return [EMPTY] * (1 + gap)
-    theirs = shares[place]
-    if theirs is None:
+    published = shares[index]
+    if published is None:
         return [FIGURE_ONLY, *[EMPTY] * gap]
-    difference = f"{100 * ours[0] - theirs:+.1f}" if len(set(ours)) == 1 else EMPTY
-    return [f"{theirs:.1f}", *[difference] * gap]
+    difference = f"{100 * measured[0] - published:+.1f}" if len(set(measured)) == 1 else EMPTY
+    return [f"{published:.1f}", *[difference] * gap]
 
 
 def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
@@ -192,8 +192,8 @@ def verdict_lines(verdicts: Sequence[Document]) -> str:
     lines = [f"{held_words(verdicts)}.\n\n"]
     for verdict in verdicts:
         source = f" [{verdict['source']}]" if verdict["source"] else ""
-        theirs = verdict["published_words"].partition(": ")[2]
-        published = f"; published: {theirs}" if theirs else ""
+        figures = verdict["published_words"].partition(": ")[2]
+        published = f"; published: {figures}" if figures else ""
         lines.append(f"- {verdict['words']}{source}{published}\n")
     return "".join(lines)
 

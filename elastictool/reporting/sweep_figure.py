@@ -3,8 +3,8 @@ resolution) and FlexiAST's Figure 3 (patch size): a line a model, a ring at its 
 
 The own setting is native lengths for ElasticAST (drawn at the longest clip, from which on nothing
 is cut), the training length of a fixed-length AST, or the patch size of a standard AST. An ensemble
-has no place on the axis and is a level line. Values are percentages, bars 95 % bootstrap intervals
-over clips.
+has no position on the axis and is a level line. Values are percentages, bars 95 % bootstrap
+intervals over clips.
 """
 
 from __future__ import annotations

@@ -144,8 +144,10 @@ def _bars(axes: Axes, report: TokenReport, column: int, title: str) -> None:
     axes.set_title(title, fontsize=9, weight="normal")
     axes.tick_params(labelsize=8, left=False)
     axes.grid(visible=False, axis="y")
-    places = {use.model: place for place, use in enumerate(report.uses) if not use.planner}
-    marks = [(PUBLISHED[model][column], places[model]) for model in places if model in PUBLISHED]
+    positions = {use.model: position for position, use in enumerate(report.uses) if not use.planner}
+    marks = [
+        (PUBLISHED[model][column], positions[model]) for model in positions if model in PUBLISHED
+    ]
     if marks and is_stand_in(report):
         axes.plot(*zip(*marks, strict=True), "D", color="black", ms=4, label="published")
         axes.legend(loc="lower right", fontsize=8)

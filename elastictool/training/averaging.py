@@ -1,4 +1,4 @@
-"""Averages of a run's weights: a moving average over steps, and the mean of some epochs.
+"""Average a run's weights: a moving average over steps, and the mean of some epochs.
 
 Training itself continues with its own weights, unchanged. The moving average, where there is one,
 replaces them wherever weights are validated or saved; the mean averages what each epoch saves.
@@ -80,7 +80,7 @@ class Averages:
         self._mean = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs besides the weights."""
+        """Returns what a resumed run needs in addition to the weights."""
         counted = self._mean is not None and int(self._mean.n_averaged) > 0
         return {
             "moving": self._moving.state_dict() if self._moving is not None else {},

@@ -1,4 +1,4 @@
-"""The batches of a run: those of each training step, and the clips to validate on."""
+"""Plan and load the batches of a run: those of each training step, and those of validation."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class StepBatches:
     num_crops: int
 
     def counts(self) -> tuple[int, int, int]:
-        """Returns tokens, places for tokens (with padding), and frames that were cut off."""
+        """Returns tokens, stream length (tokens and padding), and frames that were cut off."""
         layouts = [batch.layout for batch in self.batches]
         tokens = sum(layout.num_tokens for layout in layouts)
-        places = sum(layout.stream_length for layout in layouts)
-        return tokens, places, sum(batch.cut_frames for batch in self.batches)
+        stream_length = sum(layout.stream_length for layout in layouts)
+        return tokens, stream_length, sum(batch.cut_frames for batch in self.batches)
 
 
 class RunBatches:

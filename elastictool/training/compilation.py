@@ -1,10 +1,11 @@
-"""Compiled encoder blocks for training.
+"""Compile the encoder blocks for training.
 
-Everything between the attentions is compiled. It depends on tokens and weights only, so one piece
-of code with a symbolic number of tokens serves every batch and every block; attention depends on
-each batch's layout and has kernels of its own, and the rest of the model is a few operations per
-clip. The compiler sees the first batch of the run first, also when the run is resumed: its code may
-depend on the sizes that it sees first, and a resumed run must compute the same bits.
+Everything between the attentions is compiled. It depends on tokens and weights only, so one
+compiled function with a symbolic number of tokens serves every batch and every block; attention
+depends on each batch's layout and has kernels of its own, and the rest of the model is a few
+operations per clip. The compiler sees the first batch of the run first, also when the run is
+resumed: its code may depend on the sizes that it sees first, and a resumed run must compute the
+same bits.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _grid(weights: Imported, config: RunConfig) -> tuple[int, int]:
 
 
 def _label_names(weights: Imported, labels: Path | None, count: int) -> tuple[str, ...]:
-    """The names in ``labels``, one a line or AudioSet's table; else the weights' or numbers."""
+    """Returns names from ``labels`` (lines or AudioSet's table), the weights' names, or numbers."""
     if labels is None:
         return weights.label_names or tuple(str(index) for index in range(count))
     try:

@@ -42,14 +42,14 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, batch: PackedBatch) -> Tensor:
-        """(S, C) logits for the clips of a student's batch, out of its ``teacher_batch``."""
+        """Returns (S, C) logits for a student's batch from its ``teacher_batch``."""
         if batch.teacher_batch is None:
             raise ValueError("the batch was loaded without the teacher's cut")
         logits: Tensor = self.model(batch.teacher_batch)
         return logits
 
     def losses(self, student: Tensor, teacher: Tensor, supervised: Tensor) -> Tensor:
-        """(S,) the whole loss of each clip; see ``DistillConfig`` for the formula.
+        """Returns the (S,) whole loss of each clip; see ``DistillConfig`` for the formula.
 
         Args:
             student: (S, C) logits.
@@ -62,13 +62,13 @@ class Teacher:
 
 
 def class_divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """(S,) KL(teacher || student) of the softmax distributions of (S, C) logits."""
+    """Returns the (S,) KL(teacher || student) of the softmax distributions of (S, C) logits."""
     wanted, found = F.log_softmax(teacher, 1), F.log_softmax(student, 1)
     return F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
 
 
 def label_divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """(S,) mean over classes of KL(teacher || student) of the sigmoids of (S, C) logits."""
+    """Returns the (S,) mean over classes of KL(teacher || student) of sigmoids of (S, C) logits."""
     present = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     absent = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return (present + absent).mean(1)
@@ -111,10 +111,8 @@ def _differences(run: LoadedRun, config: RunConfig, store: PreparedStore) -> lis
     if list(run.label_names) != list(store.info.label_names):
         found.append("its classes are not those of the data")
     for key, value in differences(to_dict(run.config), to_dict(config)).items():
-        mine, theirs = value.asked, value.found
-        both_float = isinstance(mine, float) and isinstance(theirs, float)
-        if key.startswith(_SHARED) and not (
-            both_float and math.isclose(mine, theirs, rel_tol=1e-6)
-        ):
-            found.append(f"its {key} is {theirs}, this run's {mine}")
+        here, there = value.asked, value.found
+        both_float = isinstance(here, float) and isinstance(there, float)
+        if key.startswith(_SHARED) and not (both_float and math.isclose(here, there, rel_tol=1e-6)):
+            found.append(f"its {key} is {there}, this run's {here}")
     return found

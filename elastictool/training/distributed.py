@@ -1,4 +1,4 @@
-"""One run in the processes that torchrun started: every step is shared.
+"""Train one run in all processes that torchrun started; they share every step.
 
 All processes plan the same steps, and each computes its share of the clips of every step
 (``TrainingSampler.shares``). Losses are divided by the crops of the whole step, so the sum of all
@@ -7,8 +7,8 @@ A run may therefore continue with another number of processes: nothing that is s
 
 Gradients are summed as one flat tensor after all passes of a step. torch's
 ``DistributedDataParallel`` does not fit: it sums inside ``backward``, before a process can know
-that the others finish theirs, takes the mean, and needs a forward pass from a process whose share
-is empty.
+that the others finish their passes, takes the mean, and needs a forward pass from a process whose
+share is empty.
 
 Some numbers are summed before the gradients: loss and counts of the step, and whether a process
 was asked to stop. So all processes skip a step, or stop, at the same step. A process that fails
@@ -171,7 +171,7 @@ def _lost_processes() -> Iterator[None]:
 
 
 def _flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """All gradients end to end; a missing one is zeros."""
+    """Returns all gradients end to end; a missing one is zeros."""
     return torch.cat([_gradient(parameter).flatten() for parameter in parameters])
 
 

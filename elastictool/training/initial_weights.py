@@ -49,10 +49,12 @@ def leak_notes(weights: Imported | None, store: PreparedStore, splits: Splits) -
         return []
     before, file = weights.config, Path(weights.report.file)
     try:
-        place = find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
-        if place is None:
+        data_folder = (
+            find_recorded_dataset(before.data.dataset, file) if before.data.dataset else None
+        )
+        if data_folder is None:
             return []
-        earlier = PreparedStore.open(place)
+        earlier = PreparedStore.open(data_folder)
         names = [(data.info.corpus, data.info.name) for data in (earlier, store)]
         if earlier.info.fingerprint != store.info.fingerprint and names[0] != names[1]:
             return []  # ids of other data mean other clips

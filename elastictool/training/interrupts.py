@@ -35,7 +35,7 @@ from elastictool.utils.signals import Stopped
 def save_on_exit(
     run: RunDirectory, save: Callable[[], None], where: Callable[[], str], ranks: Ranks
 ) -> Iterator[None]:
-    """Turns what ends a run early into one error that says what is saved and how to continue.
+    """Turns any early end of a run into one error that names what is saved and how to continue.
 
     Args:
         run: The run directory.

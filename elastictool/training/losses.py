@@ -1,4 +1,4 @@
-"""The loss of each clip, from which batches of any size are averaged exactly."""
+"""Compute the loss of each clip, from which batches of any size are averaged exactly."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Steps whose loss or gradient is not finite: explained, logged and skipped.
+"""Explain, log and skip steps whose loss or gradient is not finite.
 
 Such a step is skipped as a whole, with all batches that it accumulates: weights and optimiser stay
 as they were, random numbers are drawn as in any step, and step and batch are counted, so schedules,
-logs and an exact resume are not affected. A step is judged after all its passes, so that all
-processes of a distributed run judge alike.
+logs and an exact resume are not affected. A step is checked after all its passes, so that all
+processes of a distributed run decide alike.
 
 The cause is looked for only then: first the weights (nothing can follow), then the inputs, then
 whether bf16 is to blame.
@@ -34,7 +34,7 @@ class NonFiniteStep:
     """Why a step was skipped.
 
     Attributes:
-        where: The first place that is not finite, from the weights on.
+        where: The first stage that is not finite, from the weights on.
         what: A sentence about it.
         remedy: What to do about it.
         losses: Id and loss of each clip of the step.
@@ -61,7 +61,7 @@ def explain_nonfinite(
     losses: Sequence[Tensor],
     config: RunConfig,
 ) -> NonFiniteStep:
-    """Finds out why a step is not finite, from the ``batches`` of this process.
+    """Returns why a step is not finite, from the ``batches`` of this process.
 
     Args:
         model: After the backward passes of all batches.
@@ -98,7 +98,7 @@ def explain_nonfinite(
 
 
 def worst_step(found: Sequence[NonFiniteStep]) -> NonFiniteStep:
-    """Joins what several processes found about one step: the first place, and the clips of all."""
+    """Joins what several processes found about one step: the first stage, and the clips of all."""
     worst = min(found, key=lambda step: get_args(Where).index(step.where))
     return replace(worst, losses=tuple(loss for step in found for loss in step.losses))
 
@@ -137,14 +137,14 @@ def no_finite_step(steps: int) -> ElasticToolError:
 
 
 def _broken_weights(model: SpectrogramTransformer) -> list[str]:
-    """Names of parameters that hold NaN or infinities."""
+    """Returns the names of parameters that hold NaN or infinities."""
     values = model.named_parameters()
     return [name for name, value in values if not torch.isfinite(value.detach()).all()]
 
 
 @torch.no_grad()
 def _finite_in_float32(model: SpectrogramTransformer, batches: Sequence[PackedBatch]) -> bool:
-    """Whether fp32 gives finite logits; in evaluation mode, which draws no random numbers."""
+    """Returns whether fp32 gives finite logits; evaluation mode draws no random numbers."""
     device = next(model.parameters()).device
     model.eval()
     try:

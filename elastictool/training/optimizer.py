@@ -1,6 +1,6 @@
-"""The optimiser of a run: which parameters learn, how fast, which decay, and how far a step goes.
+"""Build the optimiser of a run: frozen parameters, learning rates, weight decay, clipping.
 
-A parameter's name says where in the model it lies: its module group (``patch_embed``,
+A parameter's name starts with its module group (``patch_embed``,
 ``pos_embed``, ``prefix_tokens``, ``blocks.3``, ``norm``, ``attn_pool``, ``head``). Freezing,
 layer-wise rates and the reach of weight decay all use these groups.
 """
@@ -131,7 +131,7 @@ def lr_factor_of(name: str, depth: int, config: TrainConfig) -> float:
 
 
 def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:
-    """The module groups that one entry of ``train.freeze`` stands for."""
+    """Returns the module groups that one entry of ``train.freeze`` stands for."""
     if item in known:
         return [item]
     if item == "all_but_head":
@@ -154,7 +154,7 @@ def _expand(item: str, known: Sequence[str], depth: int) -> list[str]:
 
 
 def _choices(known: Sequence[str]) -> list[str]:
-    """What ``train.freeze`` may name, blocks as a range."""
+    """Returns the names that ``train.freeze`` may hold, blocks as a range."""
     blocks = [group for group in known if group.startswith("blocks.")]
     others = [group for group in known if group not in blocks]
     ranges = ["blocks", f"blocks.0-{len(blocks) - 1}"] if blocks else []

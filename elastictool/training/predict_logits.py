@@ -113,7 +113,7 @@ def score_clips(
         prefix_tokens, ATTENTION[model.attention].padded_rows
     )
     plans = [
-        BatchPlan(0, (tuple(crops[place] for place in batches[number][1]),), spec)
+        BatchPlan(0, (tuple(crops[index] for index in batches[number][1]),), spec)
         for number in shares[ranks.rank]
     ]
     loaded = load_batches(plans, dataset, workers, transfer=transfer)
@@ -126,12 +126,12 @@ def score_clips(
             raise Stopped
         scored.update(zip(share, part, strict=True))
     parts = [scored[number] for number in range(len(batches))]
-    back = np.argsort([place for _, places in batches for place in places])
+    back = np.argsort([index for _, places in batches for index in places])
     clip_ids = [clip for part in parts for clip in part.clip_ids]
     return Scores(
         logits=np.concatenate([part.logits for part in parts])[back],
         targets=np.concatenate([part.targets for part in parts])[back],
-        clip_ids=tuple(clip_ids[place] for place in back.tolist()),
+        clip_ids=tuple(clip_ids[index] for index in back.tolist()),
         tokens=sum(part.tokens for part in parts),
         cut_frames=sum(part.cut_frames for part in parts),
         seconds=time.perf_counter() - started,
@@ -145,7 +145,7 @@ def _score(
     bar: Task,
     between: Callable[[], None],
 ) -> list[Scores] | None:
-    """The scores of each batch, not timed; None where ``between`` stopped this process."""
+    """Returns the scores of each batch, not timed; None where ``between`` stopped this process."""
     scored, was_training = [], model.training
     model.eval()
     try:
@@ -190,12 +190,12 @@ def _by_budget(
 ) -> list[tuple[int, list[int]]]:
     """Returns tokens and clip indices of batches of at most ``max_tokens`` tokens, or one clip."""
     batches: list[tuple[int, list[int]]] = []
-    for place in sorted(range(len(crops)), key=lambda place: crops[place].total_frames):
-        tokens = dataset.feature_extractor.num_patches(crops[place]) + prefix_tokens
+    for index in sorted(range(len(crops)), key=lambda index: crops[index].total_frames):
+        tokens = dataset.feature_extractor.num_patches(crops[index]) + prefix_tokens
         if batches and batches[-1][0] + tokens <= max_tokens:
             total, places = batches[-1]
-            places.append(place)
+            places.append(index)
             batches[-1] = (total + tokens, places)
         else:
-            batches.append((tokens, [place]))
+            batches.append((tokens, [index]))
     return batches

@@ -1,4 +1,4 @@
-"""The settings that a resumed run continues with: its own, except those of the machine.
+"""Decide the settings of a resumed run: its own, except those of the machine.
 
 A run is a function of its settings, so it continues with those that it started with. Settings of
 the machine change its result at most by rounding, and more epochs continue it where the learning
@@ -61,7 +61,7 @@ def require_unedited(run: RunDirectory, before: Mapping[str, Any], config: RunCo
         CheckpointError: ``config.yaml`` was edited.
     """
     changed = differences(before, to_dict(config))
-    # A run and its data may move; the fingerprint says whether the data are equal.
+    # A run and its data may move; the fingerprint shows whether the data are equal.
     may_change = (*MACHINE, "name", "data.dataset", EPOCHS)
     others = {key: changed[key] for key in changed if key not in may_change}
     if others:

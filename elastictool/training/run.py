@@ -158,7 +158,7 @@ def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
 
 
 def _for_rank(path: Path, progress: Progress, ranks: Ranks) -> tuple[RunDirectory, Progress]:
-    """Of several processes, the main one writes and shows bars."""
+    """Returns log and progress of this process: only the main one writes and shows bars."""
     return RunDirectory(path, writes=ranks.is_main), progress if ranks.is_main else SILENT
 
 
@@ -179,7 +179,7 @@ def _locked(run: RunDirectory) -> AbstractContextManager[None]:
 
 
 def _require_sources_elsewhere(path: Path, config: RunConfig, weights: Imported | None) -> None:
-    """A run must not delete the weights that it starts from, nor its teacher."""
+    """Refuses to delete the weights that a run starts from, or its teacher."""
     sources = (
         {"holds the weights that this run starts from": weights.report.file} if weights else {}
     )

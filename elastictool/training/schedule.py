@@ -32,7 +32,7 @@ def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
 
 
 def why_not_more_epochs(config: ScheduleConfig, step: int, total_steps: int) -> str:
-    """Says why a run at ``step`` cannot continue as one of ``total_steps``; empty where it can.
+    """Returns why a run at ``step`` cannot continue with ``total_steps``; empty if it can.
 
     It can if the rates so far are those of the longer run, or if the longer warm-up is over, too.
     """

@@ -61,7 +61,7 @@ class Counters:
         self.skipped_in_a_row = 0
 
     def epoch_record(self) -> dict[str, Any]:
-        """Returns what the log says about the epoch that ends, without its validation."""
+        """Returns the log record of the epoch that ends, without its validation."""
         return {
             "kind": "epoch",
             "epoch": self.epoch + 1,
@@ -207,7 +207,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
 
 
 def _start_from_weights(state: Path) -> str:
-    """What to do without the state: the weights next to it may be intact."""
+    """Returns a hint for a missing state: the weights next to it may be intact."""
     for name in ("last", "best"):
         weights = state.with_name(f"{name}.safetensors")
         if weights.is_file():

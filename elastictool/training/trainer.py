@@ -111,7 +111,7 @@ class Trainer:
 
         Raises:
             Interrupted: The user stopped it; the state is saved and ``--resume`` continues.
-            ElasticToolError: Training cannot continue; the message says what is saved.
+            ElasticToolError: Training cannot continue; the message names what is saved.
         """
         validation: dict[str, float] = {}
         was_finished = self.is_finished
@@ -213,7 +213,7 @@ class Trainer:
         return mean
 
     def _clip_losses(self, batch: PackedBatch) -> Tensor:
-        """(S,) loss of each clip against its labels, and against the teacher if there is one."""
+        """Returns the (S,) loss of each clip against its labels and, if any, the teacher."""
         batch = batch.to(self.device, non_blocking=True)
         with autocast(self.device, self.config.train.precision):
             logits = self.model(batch)
@@ -277,7 +277,7 @@ class Trainer:
         return validation
 
     def _keep_best(self, validation: dict[str, float]) -> None:
-        """Saves the best weights so far, as judged by validation; without it, the last ones."""
+        """Saves the best weights so far by the validation metric; without it, the last."""
         state = self.state
         if not validation and state.best_epoch >= 0:
             return  # an epoch that was not validated is no better than one that was

@@ -1,4 +1,4 @@
-"""Validation: its metrics, which of them chooses the best weights, and decision thresholds.
+"""Compute validation metrics, choose the best weights by one of them, and choose thresholds.
 
 The thresholds of a multi-label model belong to one set of weights: they are chosen from the scores
 that validated these weights, and saved with them. ``results/thresholds.csv`` is a copy to read.

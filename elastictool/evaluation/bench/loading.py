@@ -72,18 +72,18 @@ def plan_batches(
         prefix_tokens: Prefix tokens of the model.
     """
     feature_extractor, frames = dataset.feature_extractor, dataset.native_frames
-    views = [feature_extractor.crop(clip, int(frames[clip])) for clip in range(len(frames))]
-    if not views:
+    crops = [feature_extractor.crop(clip, int(frames[clip])) for clip in range(len(frames))]
+    if not crops:
         return []
-    tokens = np.array([feature_extractor.num_patches(view) for view in views], dtype=np.int64)
+    tokens = np.array([feature_extractor.num_patches(crop) for crop in crops], dtype=np.int64)
     batch = packing.batch_tokens or packing.batch_clips * tokens.mean()
     batches = 1 + _BATCHES_A_WORKER * max(workers)
     times = math.ceil(batches * batch / tokens.sum())
-    views, tokens = views * times, np.tile(tokens, times)
+    crops, tokens = crops * times, np.tile(tokens, times)
     starts = batch_starts(tokens, packing)
-    ends = [*starts[1:], len(views)]
+    ends = [*starts[1:], len(crops)]
     spec = feature_extractor.pack_spec(prefix_tokens)
-    return [BatchPlan(0, (tuple(views[a:b]),), spec) for a, b in zip(starts, ends, strict=True)]
+    return [BatchPlan(0, (tuple(crops[a:b]),), spec) for a, b in zip(starts, ends, strict=True)]
 
 
 def measure_loader(

@@ -81,8 +81,8 @@ def measure_model(
     for name in attention_backends(bench):
         batches = [b.to(bench.device) for b in workload.batches(ATTENTION[name].padded_rows)]
         calls[name] = partial(run_model, bench, model, name, batches, optimizer)
-        slots = sum(batch.layout.stream_length for batch in batches)
-        padding[name] = 1 - sum(batch.layout.num_tokens for batch in batches) / slots
+        stream_length = sum(batch.layout.stream_length for batch in batches)
+        padding[name] = 1 - sum(batch.layout.num_tokens for batch in batches) / stream_length
     calls |= others or {}
     if bench.device.type == "cuda":  # what only a first call needs is not counted
         for call in calls.values():
