@@ -172,7 +172,7 @@ def analysed(waveforms: list[Tensor], config: FbankConfig) -> list[Tensor]:
     stream, starts = join_clips([prepare_clip(waveform, config) for waveform in waveforms])
     counts = [config.num_frames(len(waveform)) for waveform in waveforms]
     places = [
-        start + config.frame_place(min(frame, config.own_frames(len(waveform)) - 1))
+        start + config.frame_position(min(frame, config.own_frames(len(waveform)) - 1))
         for start, count, waveform in zip(starts, counts, waveforms, strict=True)
         for frame in range(count)
     ]
@@ -287,7 +287,7 @@ def test_needed_frames_are_those_that_are_cut_out() -> None:
     config = FbankConfig(shift_ms=7.3)
     end, waveform = feature_extractor(config), np.zeros(16_000, dtype=np.float32)
     raw = end.raw_frames(waveform, 20, 30)
-    assert raw.frame_starts.tolist() == [config.frame_place(frame) for frame in range(20, 50)]
+    assert raw.frame_starts.tolist() == [config.frame_position(frame) for frame in range(20, 50)]
     assert raw.pools.tolist() == [1] * 30
     last = config.num_frames(16_000)
     assert len(end.raw_frames(waveform, last - 3, 30)) == 3

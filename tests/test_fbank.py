@@ -182,7 +182,7 @@ def test_evenly_spaced_and_gathered_frames_agree() -> None:
     waveform = signal("noise", 8_000)
     config = FbankConfig(sample_rate_hz=8_000, shift_ms=9.0)
     assert not (config.shift_ms * 0.001 * config.sample_rate_hz).is_integer()
-    places = config.frame_place(np.arange(config.num_frames(len(waveform))))
+    places = config.frame_position(np.arange(config.num_frames(len(waveform))))
     assert len(set(np.diff(places))) == 1
     order = np.random.default_rng(0).permutation(len(places))
     gathered = torch.empty(len(places), config.num_mel_bins, dtype=waveform.dtype)

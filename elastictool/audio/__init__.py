@@ -1,1 +1,1 @@
-"""Decoding, resampling, filterbank and spectrogram augmentation."""
+"""Decodes and resamples audio, computes filterbanks and augments spectrograms."""

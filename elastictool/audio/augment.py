@@ -1,8 +1,8 @@
 """Draws SpecAugment, noise and roll for a clip; mixes waveforms.
 
 Plain functions of a generator: the caller keys it by (run, epoch, clip) and by what it is for,
-hence nothing depends on the order in which workers happen to ask. What is drawn is kept apart from
-what is done with it (``data/spectrogram.py``), which may happen on another device.
+so draws do not depend on the order in which workers load clips. Draws are separate from their
+application (``data/spectrogram.py``), which may run on another device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def draw_masks(
 ) -> tuple[Span, Span]:
     """Draws the band of bins and the span of frames that SpecAugment masks in a clip.
 
-    Widths are uniform between 0 and their limit, starts uniform over the places where the mask
+    Widths are uniform between 0 and their limit, starts uniform over the positions where the mask
     fits, rounded as in torchaudio's ``mask_along_axis``. All four numbers are always drawn, so that
     switching one mask off leaves the other where it was.
 

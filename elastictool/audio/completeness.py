@@ -30,7 +30,7 @@ _XING = re.compile(rb"(?:Xing|Info)\0\0\0([\x03\x07\x0b\x0f]).{4}(.{4})", re.DOT
 
 
 def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
-    """Compares the length that a container states with what is there.
+    """Compares the length that a container states with the bytes of the file.
 
     Args:
         raw: The file; its position is moved.
@@ -56,7 +56,7 @@ def check_complete(raw: BinaryIO, kind: str, name: str) -> None:
 
 
 def _riff(raw: BinaryIO, size: int) -> str:
-    """RIFF, RIFX and RF64; the last keeps its real lengths in a chunk of their own."""
+    """Checks RIFF, RIFX and RF64; the last keeps its real lengths in a chunk of their own."""
     layout = ">4sI" if raw.read(4) == b"RIFX" else "<4sI"
     length_64 = 0
     for kind, length in _chunks(raw, 12, layout, 2):
@@ -102,7 +102,7 @@ def _au(raw: BinaryIO, size: int) -> str:
 
 
 def _nist(raw: BinaryIO, size: int) -> str:
-    """NIST Sphere: a text header of 1,024 bytes that counts samples."""
+    """Checks NIST Sphere: a text header of 1,024 bytes counts samples."""
     header = raw.read(1024)
     numbers = {
         key: int(value)

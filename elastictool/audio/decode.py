@@ -1,7 +1,7 @@
 """Decodes, resamples and encodes audio: whole files or parts, any rate, 16-bit bytes for the store.
 
-The first bytes of a file choose its decoder, never its name (``_open_by_content``). Whatever is
-wrong with a file becomes one ``AudioError`` that says what and where, because ``prep`` writes these
+The first bytes of a file choose its decoder, never its name (``_open_by_content``). Any fault of a
+file becomes one ``AudioError`` that describes and locates it, because ``prep`` writes these
 sentences into ``rejected.csv`` and continues. Long recordings pass in blocks (``recording``,
 ``resample_blocks``); the functions on whole clips are the same with one block.
 """
@@ -33,7 +33,7 @@ from elastictool.audio.reader import (
     decoder_errors,
     describe,
     opened,
-    place_of,
+    split_member,
     to_float,
 )
 from elastictool.audio.sndfile import open_sndfile
@@ -105,8 +105,8 @@ def _open_by_content(stack: ExitStack, source: Source, name: str) -> Recording:
     PyAV also gets what has no format's first bytes, and what libsndfile does not know inside its
     own containers (AC-3 in a wav, a flac without a length).
     """
-    place, member = place_of(source)
-    raw = stack.enter_context(opened(place, name))
+    file, member = split_member(source)
+    raw = stack.enter_context(opened(file, name))
     head = raw.read(HEAD_BYTES)
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
@@ -143,7 +143,7 @@ def resample_blocks(
 ) -> Iterator[tuple[Integers, float]]:
     """Resamples ``blocks`` as one waveform, block by block, and rounds to 16 bits.
 
-    A single block is resampled in one piece, so ``prep`` and ``predict`` get the same samples of a
+    A single block is resampled as a whole, so ``prep`` and ``predict`` get the same samples of a
     clip. Both clip to full scale (floats may go beyond it, and resampling overshoots) and round to
     16 bits here, so that a model predicts on the samples that it would have been trained on: in
     bands without sound, log-mel values show nothing but the rounding.
@@ -183,7 +183,7 @@ def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterat
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
     for block in chain((first, second), remaining):
-        # Pieces bound soxr's memory; the result is the same.
+        # Chunks bound soxr's memory; the result is the same.
         for begin in range(0, len(block), _AT_ONCE):
             yield resampler.resample_chunk(block[begin : begin + _AT_ONCE])
     yield resampler.resample_chunk(first[:0], last=True)

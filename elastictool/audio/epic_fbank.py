@@ -1,4 +1,4 @@
-"""The front end of the public EPIC-SOUNDS code, as librosa computes it, without librosa.
+"""Computes the filterbank of the public EPIC-SOUNDS code as librosa does, without librosa.
 
 A short window (10 ms) in a long transform (2,048 samples): the transform only interpolates the
 spectrum. So the 240 samples that the window lets through are cut out and padded at their end,

@@ -1,14 +1,13 @@
-"""Log-mel frames: of one clip, or of many clips at once as a GPU wants them; pooling over time.
+"""Computes log-mel frames of one clip, or of many at once on a GPU, and pools them over time.
 
-A front end (``config.FRONTENDS``) is a module with the arithmetic in two parts: what is done to a
-clip as a whole, and what is done to frames wherever they were cut out. A GPU computes the frames of
-one clip faster than the calls for it can be made, so there the clips of a batch travel as one
-stream of samples, and clips of any lengths and frame shifts take a handful of calls together.
+A kind of filterbank (``config.FRONTENDS``) is a module with two functions: one for a clip as a
+whole, and one for frames wherever they were cut out. A GPU computes the frames of one clip faster
+than the calls for it can be made, so there the clips of a batch travel as one stream of samples,
+and clips of any lengths and frame shifts take a handful of calls together.
 
-Where frames lie is computed on the host, once (``FbankConfig.frame_place``); no device is asked for
-it. The stream is cut down to the frames of a block before they are gathered: all overlapping
-windows of a stream of minutes are more values than 32 bits count, and CUDA gathers more slowly from
-those.
+The host computes where frames begin, once (``FbankConfig.frame_position``), without a device. The
+stream is cut down to the frames of a block before they are indexed: all overlapping windows of a
+stream of minutes are more values than 32 bits count, and CUDA indexes those more slowly.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MOST_VALUES = 2**31 - 1
 
 
 class Frontend(Protocol):
-    """What the module of a front end provides; its functions are called without gradients."""
+    """Interface of a filterbank module; its functions are called without gradients."""
 
     @property
     def FLOOR(self) -> float:
@@ -43,7 +42,7 @@ class Frontend(Protocol):
         ...
 
     def prepare(self, waveform: Tensor, config: FbankConfig) -> Tensor:
-        """Returns samples in which frame k begins at ``config.frame_place(k)``, of (n,) samples."""
+        """Returns prepared (n,) samples: frame k begins at ``config.frame_position(k)``."""
         ...
 
     def analyse(self, samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor) -> None:
@@ -56,7 +55,7 @@ class Frontend(Protocol):
 
 @cache
 def frontend(name: str) -> Frontend:
-    """Returns the arithmetic of the front end ``name``."""
+    """Returns the filterbank module called ``name``."""
     return cast(Frontend, import_module(FRONTENDS[name].module))
 
 
@@ -68,10 +67,10 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
     Args:
         waveform: (n,) float32 or float64 samples at ``config.sample_rate_hz``, CPU or CUDA;
             left as they are.
-        config: Front end, window, shift and mel bins.
+        config: Kind of filterbank, window, shift and mel bins.
 
     Returns:
-        (T, F) natural-log mel energies, at least the front end's floor, of the waveform's
+        (T, F) natural-log mel energies, at least the filterbank's floor, of the waveform's
         dtype and device; T is ``config.num_frames(n)``, 0 for a clip that is too short. No
         gradient flows back to the waveform.
 
@@ -88,8 +87,8 @@ def fbank(waveform: Tensor, config: FbankConfig) -> Tensor:
         frames = waveform.new_empty((own, config.num_mel_bins))
         if own == 0:
             return frames
-        places = config.frame_place(np.arange(own))
-        fill_frames(prepare_clip(waveform, config), places, config, frames)
+        starts = config.frame_position(np.arange(own))
+        fill_frames(prepare_clip(waveform, config), starts, config, frames)
         repeated = config.num_frames(len(waveform)) - own
         return torch.cat((frames, frames[-1:].expand(repeated, -1))) if repeated else frames
 
@@ -101,9 +100,9 @@ def prepare_clip(waveform: Tensor, config: FbankConfig) -> Tensor:
 
 
 def join_clips(clips: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
-    """Joins prepared clips, a zero before each; returns them and the place of each first sample.
+    """Joins prepared clips, a zero before each; returns them and where each first sample is.
 
-    The zero is what pre-emphasis finds before a clip, so no clip hears the one before it.
+    Pre-emphasis of a clip's first sample sees this zero and not the clip before it.
     """
     starts, end = [], 0
     for clip in clips:
@@ -117,40 +116,42 @@ def join_clips(clips: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
 
 def fill_frames(
     samples: Tensor,
-    places: Integers,
+    starts: Integers,
     config: FbankConfig,
     out: Tensor,
-    places_there: Tensor | None = None,
+    device_starts: Tensor | None = None,
 ) -> None:
-    """Fills ``out`` with the log-mel frames that begin at these places of a stream.
+    """Fills ``out`` with the log-mel frames that begin at ``starts`` in a stream.
 
     Frames are computed in blocks of bounded size, so a long clip needs no more room for the
     transform than a short one.
 
     Args:
         samples: (n,) a prepared clip or joined clips, on any device.
-        places: (T,) first sample of each frame.
-        config: Window and mel bins; shift and length are in the places already.
+        starts: (T,) first sample of each frame.
+        config: Window and mel bins; ``starts`` has shift and length already.
         out: (T, F) of the samples' type and device.
-        places_there: (T,) the same places on the samples' device, where a copy would wait for it.
+        device_starts: (T,) ``starts`` on the samples' device, where a copy would wait for it.
     """
     if len(out) == 0:
         return
     window = config.window_samples
 
     def take(stream: Tensor, first: int, stop: int) -> Tensor:
-        part = places[first:stop]
+        part = starts[first:stop]
         low, high = int(part.min()), int(part.max())
-        steps = np.diff(part)  # where all are the same, no frame has to be gathered
+        steps = np.diff(part)  # where all are the same, frames are a view
         step = int(steps[0]) if len(steps) else 1
         if step > 0 and (steps == step).all():
             return stream[low : high + window].unfold(0, window, step)
         if (high - low + 1) * window > MOST_VALUES and stop - first > 1:
             middle = (first + stop) // 2
             return torch.cat((take(stream, first, middle), take(stream, middle, stop)))
-        there = torch.from_numpy(places).to(stream.device) if places_there is None else places_there
+        indices = device_starts
+        if indices is None:
+            indices = torch.from_numpy(starts).to(stream.device)
         windows = stream[low : high + window].unfold(0, window, 1)
-        return windows.index_select(0, there[first:stop] - low)
+        return windows.index_select(0, indices[first:stop] - low)
 
     with torch.inference_mode(False), torch.no_grad():
         frontend(config.frontend).analyse(samples, take, config, out)

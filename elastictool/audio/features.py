@@ -1,4 +1,4 @@
-"""``elastictool.fbank``: normalised log-mel frames of a waveform of any rate."""
+"""Provides ``elastictool.fbank``: normalised log-mel frames of a waveform of any rate."""
 
 from __future__ import annotations
 

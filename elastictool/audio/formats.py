@@ -98,7 +98,7 @@ def after_tags(file: BinaryIO) -> int:
 def misnamed(path: Path) -> str:
     """Returns the format of a file whose ending is another one's; empty where they agree.
 
-    A file that is of no known format, or cannot be read, is not misnamed: decoding says more.
+    A file that is of no known format, or cannot be read, is not misnamed: decoding reports more.
     """
     try:
         with path.open("rb") as file:

@@ -21,7 +21,7 @@ from elastictool.audio.reader import (
     Source,
     in_range,
     opened,
-    place_of,
+    split_member,
 )
 from elastictool.utils.errors import AudioError, ElasticToolError
 from elastictool.utils.optional import missing_extra
@@ -29,11 +29,11 @@ from elastictool.utils.optional import missing_extra
 RATE_ATTRIBUTE = "sample_rate"
 """Attribute of an array, or of the file, that gives the rate in Hz."""
 DEFAULT_RATE_HZ = 24_000
-"""Rate where no attribute says one: that of EPIC-SOUNDS, whose files have none."""
+"""Rate where no attribute states one: that of EPIC-SOUNDS, whose files have none."""
 
 
 class _Array(Recording):
-    """One array."""
+    """One array of samples, read as a recording."""
 
     def __init__(self, array: Any, name: str) -> None:
         rate_hz = array.attrs.get(
@@ -52,10 +52,10 @@ class _Array(Recording):
         end = self.num_samples if stop is None else min(stop, self.num_samples)
         for first in range(start, end, BLOCK_VALUES):
             try:
-                piece = self._array[first : min(first + BLOCK_VALUES, end)]
+                chunk = self._array[first : min(first + BLOCK_VALUES, end)]
             except (OSError, RuntimeError) as error:
                 raise AudioError(f"{self.name}: damaged or truncated ({error})") from error
-            yield in_range(piece[:, None])
+            yield in_range(chunk[:, None])
 
 
 def members(path: Path) -> list[str]:
@@ -84,16 +84,16 @@ def _names(file: Any) -> list[str]:
 
 
 @contextmanager
-def _file(place: Source, name: str) -> Iterator[Any]:
+def _file(source: Source, name: str) -> Iterator[Any]:
     """Opens the file without a lock: network disks often have none, and nobody writes here."""
     import h5py
 
     with ExitStack() as stack:
         try:
-            if isinstance(place, Path):
-                file = h5py.File(place, "r", locking=False)
+            if isinstance(source, Path):
+                file = h5py.File(source, "r", locking=False)
             else:
-                file = h5py.File(stack.enter_context(opened(place, name)), "r")
+                file = h5py.File(stack.enter_context(opened(source, name)), "r")
         except OSError as error:
             raise AudioError(f"{name}: damaged or truncated ({error})") from error
         yield stack.enter_context(file)
@@ -129,6 +129,6 @@ def open_array(source: Source, name: str) -> Iterator[Recording]:
     """
     if install := missing_extra("h5py"):
         raise AudioError(f"{name}: reading hdf5 needs the extra h5py: {install}")
-    place, member = place_of(source)
-    with _file(place, name) as file:
+    holder, member = split_member(source)
+    with _file(holder, name) as file:
         yield _Array(_find(file, member, name), name)

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel frames, equal to torchaudio's and faster.
+"""Computes Kaldi's log-mel frames, equal to torchaudio's and faster.
 
 What depends on the settings alone is built once per setting, dtype and device, and frames pass
 in blocks through a buffer that stays in the processor's cache. Three facts save arithmetic:
@@ -38,7 +38,7 @@ _BAND_BINS = 16
 
 
 def prepare(waveform: Tensor, config: FbankConfig) -> Tensor:
-    """Subtracts the mean of the whole waveform first, each frame's own follows in ``analyse``."""
+    """Subtracts the mean of the whole waveform; ``analyse`` subtracts that of each frame."""
     return waveform - waveform.mean()
 
 
@@ -110,7 +110,7 @@ def mel_matrix(config: FbankConfig, fft_size: int) -> Tensor:
     """Returns (fft_size / 2, F) triangular mel weights, float32 on the CPU.
 
     Computed in float32 whatever the dtype of the audio, as in Kaldi and torchaudio: next to the
-    corners of the triangles its rounding shows, and the values are to be theirs.
+    corners of the triangles its rounding shows, and the values must equal Kaldi's.
     """
     nyquist_hz = 0.5 * config.sample_rate_hz
     top_hz = config.high_frequency_hz + (nyquist_hz if config.high_frequency_hz <= 0 else 0)

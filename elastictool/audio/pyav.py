@@ -1,7 +1,7 @@
 """Decodes with PyAV (FFmpeg's libraries): everything but PCM containers and FLAC.
 
 Packet by packet: a packet that cannot be decoded, or is missing by the time stamps, is counted,
-silence takes its place, and decoding continues, so that later sounds keep their times. A file
+silence replaces it, and decoding continues, so that later sounds keep their times. A file
 whose last packet is damaged was cut off and is refused, and so is one with more damaged than good
 packets.
 
@@ -50,16 +50,16 @@ _WITH_LENGTH = ("mov", "wv", "matroska", "wav")
 _SEEKABLE = ("mp3", "ogg")
 """Others where a seek is exact, as long as time stamps rise."""
 _VOTES = 16
-"""Frames that are asked where a seek has led."""
+"""Frames whose time stamps vote on the position after a seek."""
 _TOLERANCE_S = 0.1
 """What may be missing: containers round, and count what a codec adds in front; time stamps jitter
 (Vorbis changes its block size, phones note when they recorded)."""
 _MP3_TOLERANCE_S = 0.01
 """In an mp3 time stamps count frames, of 24 ms and more."""
 _LONGEST_GAP_S = 30.0
-"""A file that lacks more in one place is refused."""
+"""A file with a longer gap is refused."""
 _LONGEST_FRAME = 4096
-"""Codecs pad their last frame; a container that knows its length says by how much."""
+"""Codecs pad their last frame; a container that states its length shows the padding."""
 _COUNTED: dict[tuple[int, ...], tuple[int, int | None]] = {}
 """Samples and last time stamp of counted files: often many slices of one file are read."""
 _Frame = tuple[Any, int]
@@ -92,7 +92,7 @@ class _Stream(Recording):
 
     @cached_property
     def num_samples(self) -> int:
-        """As ``Recording.num_samples``; of webm and mkv possibly a few milliseconds too many."""
+        """Length in samples; that of webm and mkv may be a few milliseconds too long."""
         if self._stated and self._is(*_WITH_LENGTH):
             return self._stated
         if self._is("matroska") and self._container.duration:
@@ -101,8 +101,8 @@ class _Stream(Recording):
             count, self._last_time = _COUNTED[self._identity]
             return count
         end = self._position(self._last_time or self._origin) if self._can_seek else 0
-        at, pieces = self._pieces(end)
-        count = at + sum(len(piece) for piece, _ in pieces)
+        at, chunks = self._chunks_from(end)
+        count = at + sum(len(chunk) for chunk, _ in chunks)
         self._check_end(count, self._stated)
         self._open()
         if self._identity:
@@ -113,7 +113,7 @@ class _Stream(Recording):
 
     @property
     def _identity(self) -> tuple[int, ...]:
-        """What changes when a file is changed or replaced; empty for bytes in memory."""
+        """Facts of a file that change with its content; empty for bytes in memory."""
         try:
             found = os.fstat(self._raw.fileno())
         except OSError:
@@ -139,7 +139,7 @@ class _Stream(Recording):
 
     @cached_property
     def _stated(self) -> int:
-        """Samples that the container says the stream has; 0 where it only estimates.
+        """Length of the stream that the container states, in samples; 0 where it only estimates.
 
         A container's own duration is that of its longest stream, so it counts only where there
         is no other. Matroska's writers note each stream's length in a tag. In Ogg it is the time
@@ -235,11 +235,11 @@ class _Stream(Recording):
     def _damaged(self, reason: str) -> AudioError:
         return AudioError(f"{self.name}: damaged or truncated ({reason})")
 
-    def _pieces(self, start: int) -> tuple[int, Iterator[tuple[Samples, int]]]:
+    def _chunks_from(self, start: int) -> tuple[int, Iterator[tuple[Samples, int]]]:
         """Decodes from ``start`` or before it.
 
         Returns:
-            The first sample, and (n, channels) pieces with the number of damaged packets that
+            The first sample, and (n, channels) chunks with the number of damaged packets that
             each stands for.
         """
         if (target := start - RUN_UP_SAMPLES) > 0 and self._can_seek:
@@ -250,7 +250,7 @@ class _Stream(Recording):
             at = self._first_sample(first)
             if at is not None and at <= start:
                 return at, self._converted(chain(first, frames), at)
-            self._open()  # an index with holes leads past the place
+            self._open()  # an index with holes leads past ``start``
         return 0, self._converted(self._unread, 0)
 
     def _first_sample(self, frames: list[_Frame]) -> int | None:
@@ -307,27 +307,27 @@ class _Stream(Recording):
             at += len(values)
 
     def _part(self, start: int, end: int) -> Iterator[Samples]:
-        """Yields (n, channels) pieces from ``start`` to ``end``."""
-        at, pieces = self._pieces(start)
-        for values, damaged in pieces:
-            piece = values[max(0, start - at) : max(0, end - at)]
+        """Yields (n, channels) chunks from ``start`` to ``end``."""
+        at, chunks = self._chunks_from(start)
+        for values, damaged in chunks:
+            chunk = values[max(0, start - at) : max(0, end - at)]
             at += len(values)
             if at >= start:
                 self.damaged_packets += damaged
-            if len(piece):
-                yield piece
+            if len(chunk):
+                yield chunk
             if at >= end:
                 return
 
 
-def _without_padding(pieces: Iterator[Samples], length: int) -> Iterator[Samples]:
+def _without_padding(chunks: Iterator[Samples], length: int) -> Iterator[Samples]:
     """Yields ``length`` samples, or all where more than the padding of a last frame follows.
 
     A fragmented mp4 states the length of its first part only.
     """
     beyond: list[Samples] = []
-    for piece in pieces:
-        inside, rest = piece[: max(0, length)], piece[max(0, length) :]
+    for chunk in chunks:
+        inside, rest = chunk[: max(0, length)], chunk[max(0, length) :]
         length -= len(inside)
         if len(inside):
             yield inside
@@ -338,13 +338,13 @@ def _without_padding(pieces: Iterator[Samples], length: int) -> Iterator[Samples
             beyond, length = [], sys.maxsize
 
 
-def _joined(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
-    """Joins pieces of about a thousand samples to blocks of ``size``; the last is shorter."""
+def _joined(chunks: Iterator[Samples], size: int) -> Iterator[Samples]:
+    """Joins chunks of about a thousand samples to blocks of ``size``; the last is shorter."""
     group: list[npt.NDArray[Any]] = []
     count = 0
-    for piece in pieces:
-        group.append(piece)
-        count += len(piece)
+    for chunk in chunks:
+        group.append(chunk)
+        count += len(chunk)
         while count >= size:
             whole = np.concatenate(group)
             yield cast(Samples, whole[:size])

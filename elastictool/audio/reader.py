@@ -1,4 +1,4 @@
-"""Opens the bytes of a recording, and gives its samples in blocks: the interface of decoders.
+"""Opens the bytes of a recording and yields its samples in blocks: the interface of decoders.
 
 soundfile, PyAV and h5py each have a subclass of ``Recording``; ``decode`` chooses between them by
 content. Channels and checks are handled here, once. Samples come in blocks of bounded size, so
@@ -60,7 +60,7 @@ class Recording(ABC):
 
     Attributes:
         damaged_packets: Packets that could not be decoded, of the blocks given so far; silence
-            stands in their place.
+            replaces them.
 
     Raises:
         AudioError: Its sample rate is none that a recorder has.
@@ -76,7 +76,7 @@ class Recording(ABC):
     @property
     @abstractmethod
     def num_samples(self) -> int:
-        """Length; counted where the header does not say it.
+        """Length; counted where the header does not state it.
 
         Raises:
             AudioError: Damaged or truncated, found while counting.
@@ -177,7 +177,7 @@ def to_float(samples: Samples) -> Waveform:
 
 
 class UnknownContent(Exception):
-    """A decoder does not know this content, another may; the text is the library's own."""
+    """This decoder does not know the content, another may; the text is the library's own."""
 
 
 def describe(source: Source) -> str:
@@ -187,7 +187,7 @@ def describe(source: Source) -> str:
     return f"<{len(source)} bytes in memory>" if isinstance(source, bytes) else "<an open file>"
 
 
-def place_of(source: Source) -> tuple[Source, str]:
+def split_member(source: Source) -> tuple[Source, str]:
     """Returns the file that holds ``source`` and its name there; empty for a plain file."""
     if isinstance(source, Path) and not source.exists():
         for folder in source.parents:

@@ -36,7 +36,7 @@ class _File(Recording):
 
     @property
     def num_samples(self) -> int:
-        """As its header says."""
+        """Length that the header states."""
         return int(self._file.frames)
 
     def samples(self, start: int, stop: int | None) -> Iterator[Samples]:

@@ -52,7 +52,7 @@ def torchaudio_state() -> str:
 
 
 class _Disabled(ModuleType):
-    """Answers as torchaudio's own extension module does in a build without native code."""
+    """Replaces torchaudio's extension module; behaves as in a build without native code."""
 
     _IS_TORCHAUDIO_EXT_AVAILABLE = False
     _IS_ALIGN_AVAILABLE = False

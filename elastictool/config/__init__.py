@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen typed dataclasses, a module for each subject.
+"""Defines the configuration of a run: frozen typed dataclasses, a module for each subject.
 
 Each class rejects values that make no sense when it is built, so later code never checks them
 again. Every setting is described by the text below its field and nowhere else (``words.py`` reads

@@ -1,4 +1,4 @@
-"""Augmentation of training clips: masks, mixing, noise, shorter crops, other resolutions."""
+"""Settings of augmentation in training: masks, mixing, noise, shorter crops, other resolutions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINEST_COMPRESSION = 0.1
 class LengthDiversityConfig:
     """Random shorter crops of training clips, so that one model also serves shorter inputs.
 
-    Source: ours (the published code's ``random_len_cut`` is ``replace`` with prefixes only).
+    Source: our own (the published code's ``random_len_cut`` is ``replace`` with prefixes only).
     """
 
     share: float = 0.0

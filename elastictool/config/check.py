@@ -1,4 +1,4 @@
-"""Checks of the values of settings."""
+"""Checks values of settings."""
 
 from __future__ import annotations
 

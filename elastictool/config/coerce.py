@@ -155,12 +155,12 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         *sections, last = key.split(".")
-        place = found
+        node = found
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
                 raise UsageError(f"{key}: {section!r} is a value, not a section")
-        place[last] = value
+        node[last] = value
     return found
 
 

@@ -1,7 +1,7 @@
-"""Write settings as YAML with the meaning of each as a comment, for ``train --print-config``.
+"""Writes settings as YAML with the meaning of each as a comment, for ``train --print-config``.
 
 All texts come from the configuration classes (``words.py``). Names of interchangeable parts
-(planners, attention backends) are passed in, because their registries lie above this room.
+(planners, attention backends) are passed in, because their packages import this one.
 """
 
 from __future__ import annotations

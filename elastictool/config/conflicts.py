@@ -18,7 +18,7 @@ from elastictool.utils.errors import UsageError
 
 @dataclass(frozen=True)
 class Without:
-    """Settings that have no effect unless another one asks for them.
+    """Settings that have no effect unless another setting switches them on.
 
     Attributes:
         settings: Their names.
@@ -117,13 +117,13 @@ def check_together(run: RunConfig) -> None:
         limit = "fixed_frames" if run.length.fixed_frames else "max_frames"
         raise UsageError(
             f"augment.length_diversity.min_frames = {diversity.min_frames} leaves no shorter "
-            f"views of clips of up to length.{limit} = {most} frames",
+            f"crops of clips of up to length.{limit} = {most} frames",
             f"set it below {most}, or raise length.{limit}",
         )
 
 
 def notes(run: RunConfig) -> list[str]:
-    """Returns what is allowed and yet seldom meant."""
+    """Returns notes on combinations that are allowed but seldom intended."""
     if run.model.preset != "elasticast" and not run.length.fixed_frames:
         return [
             f"model.preset={run.model.preset} is made for clips of one length; without "

@@ -1,4 +1,4 @@
-"""Which clips a run uses, which of their frames, and how they become batches."""
+"""Settings of data: which clips and frames a run uses, and how they become batches."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class LengthConfig:
 
     @property
     def most_frames(self) -> int:
-        """Largest number of frames that is used of a clip."""
+        """Largest number of frames of a clip that a run uses."""
         return self.fixed_frames or self.max_frames
 
 

@@ -1,4 +1,4 @@
-"""The filterbank: what a frame is, and how many frames a clip has."""
+"""Settings of the filterbank, and where the frames of a clip begin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = TypeVar("Count", int, "npt.NDArray[np.int64]")
 
 @dataclass(frozen=True)
 class FrontendTraits:
-    """Fixed properties of a front end.
+    """Fixed properties of a kind of filterbank.
 
     Attributes:
         module: Has the arithmetic, see ``audio.fbank.Frontend``.
@@ -106,7 +106,7 @@ class FbankConfig:
 
     @property
     def traits(self) -> FrontendTraits:
-        """Fixed properties of the front end."""
+        """Fixed properties of this kind of filterbank."""
         return FRONTENDS[self.frontend]
 
     @property
@@ -121,43 +121,43 @@ class FbankConfig:
 
     @property
     def lead(self) -> int:
-        """Samples of a frame before its ``frame_place``: 0, or half a window."""
+        """Samples of a frame before its ``frame_position``: 0, or half a window."""
         return -(-self.window_samples // 2) if self.traits.centred else 0
 
     @property
     def context_frames(self) -> int:
         """Frames to read before a wanted one, because they reach beyond the first sample read."""
-        return -(-self.lead // max(self.frame_place(1), 1))
+        return -(-self.lead // max(self.frame_position(1), 1))
 
     @property
     def whole_steps(self) -> bool:
         """Whether the shift is a whole number of samples."""
         return (self.shift_ms * 0.001 * self.sample_rate_hz).is_integer()
 
-    def frame_place(self, frame: Count) -> Count:
+    def frame_position(self, frame: Count) -> Count:
         """Returns first or middle sample of ``frame``: round(frame x shift x rate), exact.
 
-        Whatever reads, plans or cuts frames asks here, so all agree to the sample.
+        All code that reads, plans or cuts frames calls this, so all agree to the sample.
         """
-        place: Count = _floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
-        return place
+        position: Count = _floor(frame * self.shift_ms * 0.001 * self.sample_rate_hz + 0.5)
+        return position
 
     def frame_start(self, frame: int) -> int:
         """Returns the first sample of ``frame``; below 0 where it begins before the clip."""
-        return self.frame_place(frame) - self.lead
+        return self.frame_position(frame) - self.lead
 
     def own_frames(self, num_samples: Count) -> Count:
         """Returns the number of frames of a clip before its last one is repeated.
 
         Source: Kaldi's ``snip_edges``, or librosa's ``center``.
         """
-        last_place = num_samples - (0 if self.traits.centred else self.window_samples)
+        last_position = num_samples - (0 if self.traits.centred else self.window_samples)
         step = self.shift_ms * 0.001 * self.sample_rate_hz
-        frames: Count = _floor((last_place + 0.5) / step) + 1
-        # The quotient can be rounded across a frame's place, either way.
-        frames = frames + (self.frame_place(frames) <= last_place)
-        frames = frames - (self.frame_place(frames - 1) > last_place)
-        return frames * ((last_place >= 0) & (num_samples > 0))
+        frames: Count = _floor((last_position + 0.5) / step) + 1
+        # The quotient can be rounded across a frame's position, either way.
+        frames = frames + (self.frame_position(frames) <= last_position)
+        frames = frames - (self.frame_position(frames - 1) > last_position)
+        return frames * ((last_position >= 0) & (num_samples > 0))
 
     def num_frames(self, num_samples: Count) -> Count:
         """Returns the number of frames of a clip; 0 if it is too short for one."""
@@ -170,7 +170,7 @@ class FbankConfig:
         return self.frame_start(num_frames - 1) + self.window_samples if num_frames > 0 else 0
 
     def excerpt(self, first: int, num_frames: int, native_frames: int) -> tuple[int, int, int]:
-        """Returns what to read of a clip of ``native_frames`` for frames from ``first`` on.
+        """Returns the samples to read of a clip of ``native_frames`` for frames from ``first`` on.
 
         Reading begins ``context_frames`` earlier; where frames are not whole samples apart, or are
         repeated, at the clip's beginning.
@@ -182,10 +182,10 @@ class FbankConfig:
         begin = 0
         if self.whole_steps and native_frames > self.traits.min_frames:
             begin = max(first - self.context_frames, 0)
-        return self.frame_place(begin), self.samples_for(first + num_frames), first - begin
+        return self.frame_position(begin), self.samples_for(first + num_frames), first - begin
 
 
 def _floor(values: Any) -> Any:
-    """Rounded down to ``int``, or to an array of int64."""
+    """Rounds down to ``int``, or to an array of int64."""
     whole = values // 1
     return int(whole) if isinstance(whole, float) else whole.astype("int64")

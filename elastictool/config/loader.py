@@ -36,7 +36,7 @@ def load_run_config(recipe: Path | None, sets: Sequence[str] = ()) -> RunConfig:
 
 
 def read_settings(recipe: Path | None, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what the recipe file and ``sets`` say by dotted key, without defaults.
+    """Returns the settings of the recipe file and ``sets`` by dotted key, without defaults.
 
     A layer takes back what it leaves without effect in the layers below it: who sets
     ``train.schedule.kind=constant`` over a recipe means the rest of its schedule, too.
@@ -87,16 +87,16 @@ def replaced_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfi
 
 
 def frontend_config(name: str) -> FbankConfig:
-    """Returns the default filterbank of a front end.
+    """Returns the default settings of a kind of filterbank.
 
     Raises:
-        UsageError: There is no such front end.
+        UsageError: There is no such kind.
     """
     return run_config({"fbank.frontend": name}).fbank
 
 
 class Difference(NamedTuple):
-    """A setting that is asked for and another one that a run has."""
+    """A setting with the value that is asked for and the value that a run has."""
 
     asked: Any
     found: Any

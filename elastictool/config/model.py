@@ -1,4 +1,4 @@
-"""The model, the patch sizes that it trains with, and the weights that it starts from."""
+"""Settings of the model, of its training patch sizes, and of the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class InitConfig:
     source: str = field(default="", metadata={"key": "from"})
     """Format of the weights; empty: new weights. Set together with ``path``."""
     path: str = ""
-    """Place of the weights: a file, a folder, a run or the id of a model on Hugging Face."""
+    """The weights: a file, a folder, a run or the id of a model on Hugging Face."""
     model: Literal["config", "weights"] = "config"
     """Where patches, positions and pooling come from: the section ``model`` (``config``), or the
     file (``weights``: exactly its model). Width, depth, heads and eps are always the file's."""

@@ -54,9 +54,9 @@ def recipes_root() -> Path:
     """
     package = Path(elastictool.__file__).resolve().parent
     shared = [parent / "share" / "elastictool" / "recipes" for parent in package.parents]
-    for place in (package.parent / "recipes", *shared):
-        if (place / "elasticast").is_dir():
-            return place
+    for folder in (package.parent / "recipes", *shared):
+        if (folder / "elasticast").is_dir():
+            return folder
     raise UsageError(
         f"there are no recipes next to {package}", "install elastictool again, or use a checkout"
     )

@@ -1,4 +1,4 @@
-"""One training run, with all of its settings."""
+"""Defines one training run, with all of its settings."""
 
 from __future__ import annotations
 

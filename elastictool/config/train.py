@@ -1,4 +1,4 @@
-"""How a model is trained: optimiser, learning rate, teacher, and use of the machine."""
+"""Settings of training: optimiser, learning rate, teacher, and use of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and descriptions of settings, for pages, comments, hints and error messages.
+"""Reads names and descriptions of settings, for pages, comments, hints and error messages.
 
 A setting's description is the text below its field. Python keeps no such texts, so they are read
 from the source of the class.
@@ -85,7 +85,7 @@ def explained(name: str) -> str:
 
 
 def unknown_key_hint(name: str) -> str:
-    """Returns which setting the unknown ``name`` may mean, or which ones its section has."""
+    """Returns a hint with the setting that ``name`` may mean, or the settings of its section."""
     if name in RENAMED:
         return f"it is called {RENAMED[name]!r} now"
     section, _, word = name.rpartition(".")
@@ -111,5 +111,5 @@ def settings_called(word: str) -> list[str]:
 
 
 def _names() -> list[str]:
-    """Returns all settings, and the sections that they stand in."""
+    """Returns the names of all settings and of their sections."""
     return [*settings(), *(path for path, _ in sections() if path)]

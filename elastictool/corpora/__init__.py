@@ -1,1 +1,1 @@
-"""One file per corpus: each lists clips, nothing else."""
+"""Lists the clips of corpora: one file per corpus."""

@@ -1,9 +1,9 @@
-"""AST-family lists: ``{"data": [{"wav": PATH, "labels": "mid,mid"}]}`` with a class table.
+"""Lists clips of AST's JSON lists: ``{"data": [{"wav": PATH, "labels": "mid,mid"}]}``.
 
 The AST, SSAST and published ElasticAST repositories train from one list for each split and
-``class_labels_indices.csv``. A list's name says what it is for: a word in it the split, a number at
-its end the fold. The repositories keep one pair of lists for each fold of ESC-50; its training
-lists say nothing that the evaluation lists of the other folds do not say.
+``class_labels_indices.csv``. A word in a list's name gives the split, a number at its end the fold.
+The repositories keep one pair of lists for each fold of ESC-50; its training lists repeat the
+evaluation lists of the other folds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HINT = f"a list is {_FORM}: see elastictool prep --dataset json"
 
 
 class AudioLists(Corpus):
-    """Lists the entries of JSON lists; each file's name says its split."""
+    """Lists the entries of JSON lists; each file's name gives its split."""
 
     name = "json"
     takes_file = True
@@ -99,12 +99,12 @@ class AudioLists(Corpus):
 
 @dataclass(frozen=True)
 class _ListFile:
-    """One list.
+    """A JSON list of clips, and the split and fold that its name gives.
 
     Attributes:
         path: The file.
-        entries: What it lists.
-        split: What its name says; empty if it says nothing.
+        entries: Its entries.
+        split: The split in its name; empty if there is none.
         pair: Name without split and number, and the number; None without a split or number.
     """
 
@@ -211,7 +211,7 @@ def _with_folds(
 
 
 def _classes(folder: Path, labels: Collection[str]) -> tuple[ClassTable, str]:
-    """Returns the class table for lists in ``folder``, and a warning that says which it is.
+    """Returns the class table for lists in ``folder``, and a warning that names its file.
 
     One in the folder of the lists is always used; one in the folder above, which may belong to
     other data, only if it has all labels.

@@ -1,4 +1,4 @@
-"""AudioSet: 527 classes, several per clip, 10 s excerpts of YouTube videos.
+"""Lists AudioSet: 527 classes, several per clip, 10 s excerpts of YouTube videos.
 
 Users download the excerpts themselves under several naming schemes, and never all of them:
 videos vanish, which shifts mAP by points, so missing ones are counted and reported.

@@ -1,4 +1,4 @@
-"""The contract of a corpus: it lists clips, and nothing else.
+"""Defines the interface of a corpus: it lists clips, and nothing else.
 
 Decoding, checking, resampling, storing, statistics and reports are shared (``data/prepare``), so
 a new corpus is one short file with a class that has ``describe`` and ``find_clips``. A listing is
@@ -31,7 +31,7 @@ SPLIT_NAMES = {
 
 
 class SourceClip(NamedTuple):
-    """One clip as the corpus names it.
+    """One clip of a corpus: its file or slice, labels, split and fold.
 
     Attributes:
         id: Unique within the listing.
@@ -96,7 +96,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What a user may choose in a corpus.
+    """Options of corpora that a user may set.
 
     Attributes:
         task: One of the corpus's ``tasks``; empty is its first.
@@ -116,7 +116,7 @@ class Corpus(ABC):
         name: What ``--dataset`` calls it.
         tasks: What can be classified in it; the first is the default, none means there is one way.
         subsets: Parts of it that can be taken alone; the first, the default, is the usual one.
-        default_root: Where it lies unless the user says otherwise.
+        default_root: Folder of the corpus where the user names none.
         takes_file: Whether its root may also be a file (a table, a list).
     """
 
@@ -128,7 +128,7 @@ class Corpus(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Returns what to download, from where, to which place, its size and licence."""
+        """Returns what to download, from where, to which folder, its size and licence."""
 
     @abstractmethod
     def find_clips(self, root: Path, options: CorpusOptions) -> Listing:
@@ -165,16 +165,16 @@ class Corpus(ABC):
             UsageError: It does not exist, or is a file where a folder is needed; the hint is the
                 corpus's description.
         """
-        place = root or self.default_root
-        if place is None:
+        path = root or self.default_root
+        if path is None:
             raise UsageError(f"--dataset {self.name} needs --root", self.describe())
-        if not place.exists():
-            raise UsageError(f"no {self.name} data: {place} does not exist", self.describe())
-        if not self.takes_file and not place.is_dir():
+        if not path.exists():
+            raise UsageError(f"no {self.name} data: {path} does not exist", self.describe())
+        if not self.takes_file and not path.is_dir():
             raise UsageError(
-                f"{place} is a file, and --dataset {self.name} wants a folder", self.describe()
+                f"{path} is a file, and --dataset {self.name} wants a folder", self.describe()
             )
-        return place
+        return path
 
 
 @runtime_checkable

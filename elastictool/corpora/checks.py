@@ -1,4 +1,4 @@
-"""Check a finished listing: warn of what looks wrong, and make names that are not text readable.
+"""Checks a finished listing: warns of likely mistakes, makes names that are not text readable.
 
 Warnings are no part of the fingerprint: a new one, or a better wording, leaves prepared data valid.
 
@@ -57,7 +57,7 @@ def _is_text(*texts: str) -> bool:
 
 
 def listing_warnings(listing: Listing) -> list[str]:
-    """Returns warnings on labels that are nearly equal, on a single one, and their number."""
+    """Returns warnings on nearly equal labels, on a single label, and on the number of classes."""
     written: dict[str, list[str]] = {}
     for label in listing.label_names:
         plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())

@@ -1,4 +1,4 @@
-"""List any data described by a table: ``path,label``, optionally split, fold, start, stop, group.
+"""Lists clips of a table: ``path,label``, optionally split, fold, start, stop, group.
 
 The table is checked row by row before anything is decoded, and messages name file, line and
 column. A path may also name a recording in an HDF5 file (``FILE/NAME``). Labels are joined by

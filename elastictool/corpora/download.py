@@ -1,6 +1,6 @@
-"""Fetch corpora that come as one archive: download, verify and unpack it, once.
+"""Fetches corpora that come as one archive: downloads, verifies and unpacks it, once.
 
-The bytes gather in ``FILE.part``. A dropped connection is resumed (HTTP Range, guarded by the ETag
+The bytes go to ``FILE.part``. A dropped connection is resumed (HTTP Range, guarded by the ETag
 so that two versions are never joined), at once and after a restart; ``pooch`` does not resume. An
 archive is unpacked member by member; one with a member outside its folder is refused whole. A note
 of what was unpacked keeps the same command from fetching it again.
@@ -167,7 +167,7 @@ def fetch_archive(
     Args:
         url: http(s) address of a tar or zip archive.
         root: Folder of the corpus.
-        name: File name of the archive on disk; ``.zip`` says which of the two it is.
+        name: File name of the archive on disk; with the ending ``.zip`` it is a zip.
         checksum: As in ``download``; empty where none is published, so that only the checksums
             inside the archive are verified.
         wanted: Patterns of the members that are unpacked, after ``strip``.

@@ -1,4 +1,4 @@
-"""EPIC-SOUNDS: 44 classes of sounds in untrimmed kitchen videos, 0.2 s to 13 minutes long.
+"""Lists EPIC-SOUNDS: 44 classes of sounds in untrimmed kitchen videos, 0.2 s to 13 minutes long.
 
 Clips are slices of one long recording per video: of a file, or of an array in one HDF5 file.
 Timestamps decide; the sample columns (which count at 24 kHz) were wrong in early releases, so they
@@ -136,12 +136,12 @@ class Agreement:
 
 
 def _agree(pairs: list[tuple[float, float]], factor: float = 1.0) -> bool:
-    """Whether the stated samples, times ``factor``, are those of the timestamps."""
+    """Returns whether the stated samples, times ``factor``, are those of the timestamps."""
     return all(abs(stated * factor - at) <= ANNOTATED_RATE_HZ // 100 for stated, at in pairs)
 
 
 def _mistake(pairs: list[tuple[float, float]]) -> str:
-    """Returns what is wrong with sample columns: a mistake of early releases, or another."""
+    """Describes the error of sample columns: a known one of early releases, or another."""
     if _agree(pairs, ANNOTATED_RATE_HZ):
         return "with seconds in the sample columns"
     for power in (10.0, 100.0, 1000.0):

@@ -1,7 +1,7 @@
-"""ESC-50: 2,000 environmental sounds of 5 s, 50 classes, five folds.
+"""Lists ESC-50: 2,000 environmental sounds of 5 s, 50 classes, five folds.
 
-Many clips are shorter sounds filled up with digital silence; ``--trim-silence`` gives them back
-their own length.
+Many clips are shorter sounds padded with digital silence; ``--trim-silence`` restores their own
+length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""List any data described by its folders: ``DIR[/train|val|test]/<class>/**/*.wav``.
+"""Lists audio in class folders: ``DIR[/train|val|test]/<class>/**/*.wav``.
 
 The class is the folder under the root (or under the split folder); deeper folders belong to it.
 Only folders that hold audio count, and prepared data are never taken for recordings. Classes are
@@ -107,13 +107,13 @@ def _audio_files(root: Path) -> tuple[list[FoundFile], list[str]]:
         else:
             audio.append(file)
     files = [file for file in audio if file.path.partition("/")[0] not in prepared]
-    beside = {file.path.partition("/")[0] for file in audio} & prepared
+    left_out = {file.path.partition("/")[0] for file in audio} & prepared
     warnings = []
     if num_hidden:
         what = "file" if num_hidden == 1 else "files"
         warnings.append(f"{num_hidden} hidden audio {what} left out (.name, {ARCHIVE_LEAVINGS})")
-    if beside:
-        names = some_of(sorted(beside))
+    if left_out:
+        names = some_of(sorted(left_out))
         warnings.append(f"audio next to prepared data is in no class: {names} (left out)")
     return files, warnings
 

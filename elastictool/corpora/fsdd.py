@@ -1,4 +1,4 @@
-"""Free Spoken Digit Dataset: 3,000 spoken digits, ten classes (or six speakers), very short.
+"""Lists Free Spoken Digit Dataset: 3,000 spoken digits, ten classes (or six speakers), very short.
 
 Files are ``recordings/{digit}_{speaker}_{index}.wav``; the official test split is index 0 to 4.
 It is not disjoint in speakers, so clips carry no group.

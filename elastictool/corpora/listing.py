@@ -1,8 +1,8 @@
-"""Join annotations with the files that a user really has.
+"""Joins annotations with the files on disk.
 
 Copies of one corpus differ: flat or in subfolders, wav or flac or video, and clips of YouTube
 videos under several naming schemes. The folder is read once into an index by stem; then each
-annotated clip is looked up under the known templates in turn. A note says how often each matched.
+annotated clip is looked up under the known templates in turn. A note counts the matches of each.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class FileIndex:
         return found
 
     def warnings(self, listing: Listing) -> list[str]:
-        """Returns where the disk differs from the rows of ``listing``."""
+        """Returns warnings on files that differ from the rows of ``listing``."""
         warnings = []
         if self.endings:
             kinds = ", ".join(sorted(self.endings))
@@ -137,7 +137,7 @@ class ListingBuilder:
         listing: Gets clips, missing ones and, in the end, notes and warnings.
         index: The files on disk.
         known: The first clip of each id.
-        repeats: Ids of the rows that say what an earlier one said.
+        repeats: Ids of the rows that repeat an earlier one.
     """
 
     listing: Listing
@@ -160,7 +160,7 @@ class ListingBuilder:
             Whether the id is new.
 
         Raises:
-            UsageError: An earlier row says something else of this id.
+            UsageError: An earlier row contradicts this one about this id.
         """
         first = self.known.setdefault(clip.id, clip)
         if first is not clip:
@@ -199,6 +199,6 @@ class ListingBuilder:
 
 def first_file(root: Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:
     """Returns the first of ``names`` that is a file in ``root`` or one of its ``folders``."""
-    places = [root, *(root / folder for folder in folders)]
-    candidates = (place / name for name in names for place in places)
+    roots = [root, *(root / folder for folder in folders)]
+    candidates = (folder / name for name in names for folder in roots)
     return next((path for path in candidates if path.is_file()), None)

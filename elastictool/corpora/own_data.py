@@ -1,4 +1,4 @@
-"""List a user's own data: draw splits, number folds, find shared files.
+"""Lists a user's own data: draws splits, numbers folds, finds shared files.
 
 The corpora csv, folder and json list what a user has, not what somebody published: there may be
 no split, folds may be counted from 0, and one recording may be listed twice.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from elastictool.audio.formats import MEMBER_SUFFIXES
-from elastictool.audio.reader import place_of
+from elastictool.audio.reader import split_member
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
 from elastictool.corpora.checks import some_of
 
@@ -99,7 +99,7 @@ def stratified_split(
 
 
 def _source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
-    """Returns the file behind each path of ``clips``: the same for all links that lead to it."""
+    """Returns the resolved file of each path of ``clips``; links to one file give the same one."""
     folders: dict[str, str] = {}
 
     def resolved(path: str) -> str:
@@ -155,8 +155,8 @@ def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]
 
 
 def is_there(path: Path) -> bool:
-    """Whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
+    """Returns whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
     if path.is_file():
         return True
-    file, name = place_of(path)
+    file, name = split_member(path)
     return bool(name) and isinstance(file, Path) and file.suffix.lower() in MEMBER_SUFFIXES

@@ -1,4 +1,4 @@
-"""Speech Commands v0.02: 35 spoken words of up to a second.
+"""Lists Speech Commands v0.02: 35 spoken words of up to a second.
 
 The published lists name validation and test; all else is training, except the background noise,
 which is no word. They were drawn by speaker, so the speaker's hash is the group.

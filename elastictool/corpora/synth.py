@@ -1,4 +1,4 @@
-"""Render a corpus from a seed, without download: short scores in which length matters.
+"""Renders a corpus from a seed, without download: event sequences for which length matters.
 
 Fourteen classes of sound events in clips of 1 to 10 s with a long tail. Trains of equal events
 (sweeps, swelling noises) begin anywhere in the first 60 % of their clip; patterns (the order of
@@ -52,11 +52,11 @@ class Event:
 
     @property
     def stop_s(self) -> float:
-        """Where it ends in the clip."""
+        """End of the event in the clip."""
         return self.start_s + self.duration_s
 
     def at(self, start_s: float, duration_s: float) -> Event:
-        """Returns the same sound at another place."""
+        """Returns the same sound at another time."""
         return dataclasses.replace(self, start_s=float(start_s), duration_s=float(duration_s))
 
 
@@ -97,9 +97,9 @@ def _order(
 def _pulses(count: int, rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
     """Composes ``count`` noise bursts, unevenly spread over the clip."""
     begin_s, end_s = _window(rng, duration_s)
-    places = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
+    times = np.linspace(0, 1, count + 1)[:-1] + rng.uniform(0, 0.4, size=count) / count
     length_s = rng.uniform(0.04, 0.08)
-    return [_CLICK.at(begin_s + p * (end_s - begin_s), length_s) for p in places]
+    return [_CLICK.at(begin_s + t * (end_s - begin_s), length_s) for t in times]
 
 
 def _rhythm(
@@ -108,9 +108,9 @@ def _rhythm(
     """Composes six short tones whose gaps grow or shrink by a constant factor."""
     begin_s, end_s = _window(rng, duration_s)
     gaps = last_gap_over_first ** np.linspace(0, 1, 5)
-    places = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
+    times = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum()
     length_s = rng.uniform(0.03, 0.05)
-    return [_BLIP.at(begin_s + p * (end_s - begin_s - 0.05), length_s) for p in places]
+    return [_BLIP.at(begin_s + t * (end_s - begin_s - 0.05), length_s) for t in times]
 
 
 def _melody(ranks: Sequence[int], rng: np.random.Generator, duration_s: float) -> Sequence[Event]:
@@ -118,8 +118,8 @@ def _melody(ranks: Sequence[int], rng: np.random.Generator, duration_s: float) -
     begin_s, end_s = _window(rng, duration_s)
     step_s = (end_s - begin_s) / len(ranks)
     return [
-        Event(500.0 * 2.0 ** (0.5 * rank)).at(begin_s + place * step_s, step_s)
-        for place, rank in enumerate(ranks)
+        Event(500.0 * 2.0 ** (0.5 * rank)).at(begin_s + step * step_s, step_s)
+        for step, rank in enumerate(ranks)
     ]
 
 
@@ -219,7 +219,7 @@ class Synth(Corpus):
     name = "synth"
 
     def describe(self) -> str:
-        """Returns that nothing has to be downloaded."""
+        """Returns the note that nothing has to be downloaded."""
         return (
             f"{sum(SIZES.values()):,} rendered clips of {len(COMPOSERS)} classes, 1 to 10 s; "
             "nothing to download.\n--seed draws another corpus, --limit a smaller one."

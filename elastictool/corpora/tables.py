@@ -1,4 +1,4 @@
-"""Read tables: find the divider, check rows, name them in errors, number their classes.
+"""Reads tables: finds the divider, checks rows, names them in errors, numbers their classes.
 
 Published tables and those of users come as csv, tsv or lists with spaces, with a header or
 without. Spreadsheets add a byte order mark, semicolons, a line ``sep=;`` and empty rows, pandas
@@ -50,7 +50,7 @@ class Row(NamedTuple):
         return f"{self.table}, line {self.number}"
 
     def error(self, what: str, hint: str) -> UsageError:
-        """Returns an error that says where the row stands."""
+        """Returns an error with the file and line of the row."""
         return UsageError(f"{self}: {what}", hint)
 
     def number_in(self, column: str, hint: str) -> int:
@@ -244,7 +244,7 @@ class Table:
 
 @dataclass
 class NumberedClasses:
-    """Classes that a table numbers row by row; their numbers are their order.
+    """Collects the classes that a table numbers row by row; their numbers are their order.
 
     Attributes:
         by_number: Name of each number.

@@ -1,4 +1,4 @@
-"""VGGSound: 309 classes, one per clip, 10 s excerpts of YouTube videos."""
+"""Lists VGGSound: 309 classes, one per clip, 10 s excerpts of YouTube videos."""
 
 from __future__ import annotations
 

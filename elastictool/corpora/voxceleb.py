@@ -1,4 +1,4 @@
-"""VoxCeleb1 speaker identification: 1,251 speakers, 4 to 145 s of speech.
+"""Lists VoxCeleb1 for speaker identification: 1,251 speakers, 4 to 145 s of speech.
 
 The identification split is not the verification one: a list of trial pairs has no training part,
 so where only such a list is found, the message names the file that is needed.

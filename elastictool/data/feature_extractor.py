@@ -212,7 +212,7 @@ class FeatureExtractor:
         pool = self.pool
         _, stop, before = self.fbank.excerpt(first * pool, num_frames * pool, native_frames * pool)
         begin = (first * pool - before) // pool
-        return self.fbank.frame_place(begin * pool), stop, first - begin
+        return self.fbank.frame_position(begin * pool), stop, first - begin
 
     def frames(self, waveform: Waveform) -> Tensor:
         """Returns (T, F) log-mel frames of a waveform at ``fbank.sample_rate_hz``."""
@@ -231,7 +231,7 @@ class FeatureExtractor:
         )
         return RawFrames(
             prepare_clip(torch.from_numpy(waveform), config),
-            config.frame_place(frames),
+            config.frame_position(frames),
             np.full(stop - first, size, dtype=np.int64),
             config,
             self.pool_kind,

@@ -28,7 +28,7 @@ from elastictool.audio.decode import (
     waveform_of,
 )
 from elastictool.audio.fbank import fbank
-from elastictool.audio.reader import AudioInfo, Recording, Waveform, place_of
+from elastictool.audio.reader import AudioInfo, Recording, Waveform, split_member
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
 from elastictool.data.plan import ShardTask
@@ -86,7 +86,7 @@ class Measurement:
         while len(waiting) > (chunk := config.samples_for(self._known + FRAMES_AT_ONCE)):
             self._measure(waiting[:chunk], self._known + FRAMES_AT_ONCE)
             cut = self._known + FRAMES_AT_ONCE - config.context_frames
-            waiting, self._known = waiting[config.frame_place(cut) :], config.context_frames
+            waiting, self._known = waiting[config.frame_position(cut) :], config.context_frames
         self._waiting = waiting
 
     @property
@@ -216,7 +216,7 @@ def _source(
 
 def _state(path: Path) -> tuple[int, int, int] | None:
     """Returns file facts that change when it is written to or replaced; None if it is gone."""
-    file = place_of(path)[0]
+    file = split_member(path)[0]
     try:
         found = cast(Path, file).stat()
     except OSError:

@@ -1,1 +1,1 @@
-"""Packing planners (integers in, integers out), SegmentLayout and PackedBatch."""
+"""Packs clips into batches: planners (integers in, integers out), SegmentLayout and PackedBatch."""

@@ -1,4 +1,4 @@
-"""The batch that every model takes: patches of many clips and their positions in the stream."""
+"""Defines the batch that every model takes: patches of many clips, and their token positions."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class PackedBatch:
         return replace(self, patch_groups=groups, layout=layout)
 
     def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
-        """Return ``grid_shapes`` with a shape of ``group`` in place of other groups' shapes.
+        """Return ``grid_shapes`` where clips of other groups get a shape of ``group``.
 
         Grids belong to patch sizes: position tables for one patch size must not be made for the
         shapes of another.

@@ -1,4 +1,4 @@
-"""How a stream of clips is cut into batches, and the plan of their rows.
+"""Cuts a stream of clips into batches and plans their rows.
 
 A plan is two arrays: the batch and the row of each clip. Millions of clips are planned and
 counted on such arrays; lists are made of them where a batch is loaded.
@@ -145,7 +145,7 @@ def _count(ids: Counts) -> int:
 
 
 def _sums(ids: Counts, values: Counts) -> Counts:
-    """Sum of the values of each id."""
+    """Return the sum of the values of each id."""
     return np.bincount(ids, weights=values).astype(np.int64)
 
 

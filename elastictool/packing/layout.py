@@ -1,4 +1,4 @@
-"""Which token of a packed stream belongs to which clip.
+"""Defines which token of a packed stream belongs to which clip.
 
 A batch is one stream of ``stream_length`` tokens, cut into spans: a span is one clip's segment, or
 padding. Flat layouts have no padding, or a little at their end (the fast path); padded rows are

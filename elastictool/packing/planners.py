@@ -1,4 +1,4 @@
-"""Which clips of a batch share a row: tokens in, numbers of rows out.
+"""Plans which clips of a batch share a row: numbers of tokens in, row indices out.
 
 A planner sees integers only (tokens of each clip, capacity of a row), so it is testable without
 audio or torch and runs in the sampler, never in ``forward``. It plans all batches of an epoch at
@@ -23,12 +23,12 @@ Lengths = Sequence[int] | Counts
 """Tokens of each clip, in arrival order."""
 
 Rows = list[list[int]]
-"""Indices into the lengths, row by row; each index stands in exactly one row."""
+"""Indices into the lengths, row by row; each index is in exactly one row."""
 
 PackPlanner = Callable[[Counts, int], Counts]
 """``(tokens, capacity) -> rows``: both (clips of a batch, batches); rows count from 0 in each
 batch. A clip longer than ``capacity`` gets a row of its own. Batches with fewer clips are filled up
-with 0 tokens, whose rows mean nothing."""
+with 0 tokens, whose rows are ignored."""
 
 PLANNERS: Registry[PackPlanner] = Registry("packing planner", (__name__,))
 

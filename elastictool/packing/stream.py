@@ -160,7 +160,7 @@ class _Bins:
         return np.concatenate((old, self._open(size, rest))) if rest else old
 
     def _tightest(self, bins: Counts, count: int) -> Counts:
-        """The ``count`` bins with the least room, in order; ties to the one opened first."""
+        """Return the ``count`` bins with the least room, in order; ties to the one opened first."""
         scale = len(self._left)
         keys = self._left[bins] * scale + bins
         if count < len(keys):

@@ -1,1 +1,1 @@
-"""Helpers that every room may use and that know nothing of the project."""
+"""Provides helpers for all packages; they import no other package of the project."""

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each with what, where and what to do.
+"""Defines the errors that a user can cause; each states what, where and what to do.
 
 The command line shows ``message`` and ``hint`` and leaves with ``exit_code``; any other
 exception is a bug and keeps its traceback.
@@ -66,15 +66,15 @@ class LoaderError(ElasticToolError):
 
 
 class ProcessLostError(ElasticToolError):
-    """Another process of the same run has ended or no longer answers."""
+    """Another process of the same run has ended or no longer responds."""
 
 
 class OutOfMemory(ElasticToolError):
-    """Main or GPU memory ran out; the hint says which settings need less."""
+    """Main or GPU memory ran out; the hint names settings that need less."""
 
 
 class AudioError(ElasticToolError):
-    """An audio file that cannot be used; ``message`` says why. ``prep`` records it."""
+    """An audio file that cannot be used; ``message`` has the reason, and ``prep`` records it."""
 
 
 _NO_MEMORY = (
@@ -95,7 +95,7 @@ _DISK_HINTS = {
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether Python, numpy, Arrow, torch's allocators or CUDA say that memory ran out.
+    """Returns whether Python, numpy, Arrow, torch's allocators or CUDA report that memory ran out.
 
     Torch has a type for CUDA only; its CPU allocator raises a RuntimeError, recognised by its text.
     """

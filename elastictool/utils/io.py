@@ -33,7 +33,7 @@ _DISK_LEAVINGS = "lost+found"
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a name is not that of a user's data: ``.name``, ``__MACOSX``."""
+    """Returns whether a name is hidden or an archive's leftover: ``.name``, ``__MACOSX``."""
     return name.startswith(".") or name in (ARCHIVE_LEAVINGS, _DISK_LEAVINGS)
 
 
@@ -67,19 +67,19 @@ def walk_files(folder: str | Path, hidden: bool = False) -> Iterator[FoundFile]:
 def _walk(
     folder: str, inside: str, hidden: bool, above: frozenset[tuple[int, int]]
 ) -> Iterator[FoundFile]:
-    place = os.path.join(folder, inside)
+    path = os.path.join(folder, inside)
     try:
-        status = os.stat(place)
+        status = os.stat(path)
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
-        with os.scandir(place) as entries:
+        with os.scandir(path) as entries:
             listed = sorted((entry.name, *_kind(entry)) for entry in entries)
     except OSError as error:
         if any(map(is_hidden, inside.split("/"))):
             return
         raise ElasticToolError(
-            f"cannot read the folder {place}: {error.strerror or error}",
+            f"cannot read the folder {path}: {error.strerror or error}",
             "check that it is there and that you have the right to read it",
         ) from error
     for name, is_folder, is_there in listed:
@@ -92,7 +92,7 @@ def _walk(
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Returns whether it is a folder, and whether it exists."""
+    """Returns whether an entry is a folder, and whether it exists."""
     try:
         return entry.is_dir(), not entry.is_symlink() or os.path.exists(entry.path)
     except OSError:  # a ring of links
@@ -140,7 +140,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     used-up quota only then, and a power cut must not leave an empty file under a good name.
 
     Raises:
-        WriteError: The place cannot be written (missing rights, full disk).
+        WriteError: The file cannot be written (missing rights, full disk).
     """
     # Processes of two machines may have one number, and write one shard at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -157,21 +157,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def check_output(place: Path, is_folder: bool = True) -> None:
-    """Refuses a place that cannot be written, before the work begins.
+def check_output(path: Path, is_folder: bool = True) -> None:
+    """Refuses a path that cannot be written, before the work begins.
 
     Raises:
         WriteError: No right, a disk to be read only, or a file where a folder is needed.
     """
-    folder = place if is_folder else place.parent
+    folder = path if is_folder else path.parent
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
-        if not is_folder and place.is_dir():
+        if not is_folder and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise write_error(place, error) from error
+        raise write_error(path, error) from error
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -187,7 +187,7 @@ def append_line(path: Path, line: str) -> None:
     """Appends ``line`` to ``path``, whole or not at all.
 
     Raises:
-        WriteError: The place cannot be written.
+        WriteError: The file cannot be written.
     """
     content = line.encode("utf-8") + b"\n"
     try:

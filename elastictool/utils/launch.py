@@ -1,7 +1,7 @@
-"""Tells whether torchrun started this process, and which of the processes it is.
+"""Detects whether torchrun started this process, and the rank of the process.
 
-The environment says so, so the command line knows it before torch is loaded. Only ``train`` works
-in several processes; the main one writes and logs for all.
+The environment holds both, so the command line knows them before torch is loaded. Only ``train``
+works in several processes; the main one writes and logs for all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Launch:
 
 
 def launched() -> Launch:
-    """Returns what torchrun has put into the environment; a single process without it."""
+    """Reads this process's position from torchrun's environment; without it the only one."""
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     rank, world, *address = (os.environ.get(name, "") for name in names)
     if not (rank and world and all(address)) or int(world) < 2:
@@ -60,7 +60,7 @@ def command() -> str:
 def first_to_fail() -> bool:
     """Returns whether this process shows its error: of several that fail, only the first one does.
 
-    They ask torchrun's store, which outlives each of them. Where it does not answer, all show it.
+    Processes ask torchrun's store, which outlives each of them. Without a response all show it.
     """
     if launched().is_single:
         return True

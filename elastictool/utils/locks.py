@@ -1,4 +1,4 @@
-"""Advisory locks of ``filelock``, with a note in the file that names machine and process.
+"""Holds advisory locks of ``filelock``, with machine and process noted in the file.
 
 The kernel releases such a lock when its process ends, however it ends, and ``filelock`` closes it
 in forked children: neither a killed process nor an orphaned worker keeps others out. It holds
@@ -41,7 +41,7 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
 
     Raises:
         UsageError: Another process holds it.
-        WriteError: The place cannot be written.
+        WriteError: The lock file cannot be written.
     """
     for _ in range(_TRIES):
         try:
@@ -68,7 +68,7 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool | None:
-    """Returns whether a process holds the lock file ``path``; None where the system cannot say."""
+    """Returns whether a process holds the lock file ``path``; None where that is unknown."""
     try:
         with path.open("rb") as file:
             return not lock_descriptor(file.fileno(), blocking=False)
@@ -98,7 +98,7 @@ def _acquire(path: Path) -> BaseFileLock:
 
 
 def _by_whom(path: Path) -> str:
-    """Returns who holds the lock, as far as the note says."""
+    """Returns machine and process of the lock's holder, as far as the note has them."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         where = "this machine" if note["machine"] == platform.node() else note["machine"]

@@ -13,7 +13,7 @@ def install_command(extra: str) -> str:
 
 
 def missing_extra(extra: str, *modules: str) -> str:
-    """Returns what to do before an extra can be used; empty if it can.
+    """Returns how to make an extra usable: an install command or a hint; empty if it is usable.
 
     Args:
         extra: Its name.
@@ -28,7 +28,7 @@ def missing_extra(extra: str, *modules: str) -> str:
 
 
 def reinstall_hint(module: str, reason: str) -> str:
-    """Returns what to do about a package that is installed and fails."""
+    """Returns a hint for a package that is installed and fails."""
     package = _package(module)
     return (
         f"{package} is installed, but {module} cannot be imported ({reason}); "

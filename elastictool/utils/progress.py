@@ -1,4 +1,4 @@
-"""The interface by which long jobs report progress.
+"""Defines the interface by which long jobs report progress.
 
 Library code takes a ``Progress`` and never prints; the command line passes one that draws a
 bar with an ETA (plain lines without a terminal), everything else passes ``SILENT``.
@@ -19,7 +19,7 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """A place to show bars and one-line messages."""
+    """Shows bars and one-line messages."""
 
     def task(self, what: str, total: float | None) -> AbstractContextManager[Task]:
         """Opens a bar called ``what`` that is full at ``total`` (None: unknown)."""

@@ -1,4 +1,4 @@
-"""A named table of interchangeable parts: corpora, planners, attention backends.
+"""Defines a named table of interchangeable parts: corpora, planners, attention backends.
 
 A part registers itself where it is defined; the table imports the modules that define parts
 only when it is first asked, so that listing a planner never imports torch.

@@ -1,4 +1,4 @@
-"""Random numbers keyed by their purpose, independent of process and order.
+"""Draws random numbers keyed by their purpose, independent of process and order.
 
 Each (seed, epoch, clip, purpose) has a generator of its own, keyed by a hash of these four:
 loader workers, resumed runs and reordered clips draw the same masks and crops. Philox is

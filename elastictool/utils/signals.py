@@ -1,8 +1,8 @@
-"""Turns Ctrl-C and other signals into a request that long jobs check between two pieces of work.
+"""Turns Ctrl-C and other signals into a request that long jobs check between two steps.
 
 The first signal is only noted, because an exception raised anywhere would leave half a step behind.
-A second Ctrl-C or SIGTERM ends the job at once; files stay whole, since they are renamed into
-place. SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's ``--signal=USR1@60``) are requests
+A second Ctrl-C or SIGTERM ends the job at once; files stay whole, since they are renamed when
+complete. SIGHUP (the terminal was closed) and SIGUSR1 (SLURM's ``--signal=USR1@60``) are requests
 however often they come. Signals that are ignored (``nohup``) stay ignored.
 """
 
@@ -117,14 +117,14 @@ def _handled(
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         handler(number, frame)
 
-    former = {}
+    replaced = {}
     if threading.current_thread() is threading.main_thread():
         heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-        former = {number: signal.signal(number, handle) for number in heard}
+        replaced = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
-        for number, before in former.items():
+        for number, before in replaced.items():
             signal.signal(number, before)
 
 
