@@ -66,8 +66,8 @@ def logistic_baseline(
     targets = _targets(store, train), _targets(store, test)
     spectrum = _fit(np.stack([statistics[0] for statistics in fitted]), targets[0])
     points = []
-    for place, limit in enumerate(limits):
-        features = np.stack([statistics[place] for statistics in tested])
+    for index, limit in enumerate(limits):
+        features = np.stack([statistics[index] for statistics in tested])
         scores = _scores(spectrum, features, targets[1].shape[1])
         points.append(_point(SPECTRUM, limit, scores, targets[1]))
     length = _fit(_length_features(store, train), targets[0])

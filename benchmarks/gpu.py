@@ -47,7 +47,7 @@ PARTS = (
     "trainer",
 )  # fmt: skip
 COMPARISONS = ("agreement", "features")
-"""Parts whose rows say whether they agree."""
+"""Parts whose rows record whether they agree."""
 HANGS_S = 180.0
 """A job that takes so long on a GPU hangs: the longest compile and measure for a minute or two."""
 GRACE_S = 45.0

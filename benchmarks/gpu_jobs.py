@@ -205,7 +205,7 @@ def agreement_jobs(setup: Setup) -> Iterator[Job]:
 
 
 def agreement(setup: Setup, name: str, precision: str, compiled: bool = False) -> Rows:
-    """Return the logits and gradients, and whether clips leave each other alone."""
+    """Compare logits and gradients with ``reference``, and check that clips do not mix."""
     workload = build_workload(sample(setup.durations, 9), "tiny", 3, PackingConfig(batch_clips=9))
     expected = _outputs(workload, setup, "reference", "fp32")
     found = _outputs(workload, setup, name, precision, compiled)
@@ -455,7 +455,7 @@ def attention(setup: Setup, precision: str) -> Rows:
 def trainer(setup: Setup) -> Rows:
     """Run the trainer for two epochs on rendered clips, with features on the host and the device.
 
-    Says whether pinned memory, background loading and the device's features work together.
+    Shows whether pinned memory, background loading and the device's features work together.
     """
     from elastictool.config.loader import load_run_config
     from elastictool.data.options import PrepOptions

@@ -108,9 +108,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        jobs = (prep_job(clips=160), prep_job(clips=160, workers=2), train_job(place, clips=64))
-        trials = {job.name: kill(job, place, args.kills, args.seed) for job in jobs}
+        root = Path(folder)
+        jobs = (prep_job(clips=160), prep_job(clips=160, workers=2), train_job(root, clips=64))
+        trials = {job.name: kill(job, root, args.kills, args.seed) for job in jobs}
     for name, found in trials.items():
         for trial in found:
             state = ", ".join(trial.differences) or "the same bytes"
@@ -130,15 +130,15 @@ def prep_job(clips: int, workers: int = 1) -> Job:
     )
 
 
-def train_job(place: Path, clips: int, sets: Sequence[str] = ("train.epochs=4",)) -> Job:
-    """``train`` on rendered clips that are prepared below ``place``."""
-    store = prepare(PrepOptions("synth", out=place / "train-data", name="toy", limit=clips))
+def train_job(root: Path, clips: int, sets: Sequence[str] = ("train.epochs=4",)) -> Job:
+    """``train`` on rendered clips that are prepared below ``root``."""
+    store = prepare(PrepOptions("synth", out=root / "train-data", name="toy", limit=clips))
     return Job("train", partial(_train, data=store.path, sets=(*TRAINING, *sets)), _run_files)
 
 
-def kill(job: Job, place: Path, kills: int, seed: int) -> list[Trial]:
-    """Kill ``job`` at as many random moments, each time in a new folder below ``place``."""
-    folder = place / job.name.replace(" ", "-")
+def kill(job: Job, root: Path, kills: int, seed: int) -> list[Trial]:
+    """Kill ``job`` at as many random moments, each time in a new folder below ``root``."""
+    folder = root / job.name.replace(" ", "-")
     whole = folder / "whole" / "it"
     seconds, operations = _undisturbed(job, whole)
     expected = job.content(whole)
@@ -152,26 +152,26 @@ def kill(job: Job, place: Path, kills: int, seed: int) -> list[Trial]:
     return trials
 
 
-def _trial(job: Job, place: Path, moment: Moment, expected: dict[str, bytes]) -> Trial:
-    process = _start(job, place, moment)
+def _trial(job: Job, root: Path, moment: Moment, expected: dict[str, bytes]) -> Trial:
+    process = _start(job, root, moment)
     process.join(moment.seconds or None)
     process.kill()
     process.join()
-    again = _start(job, place)
+    again = _start(job, root)
     again.join()
-    found = job.content(place)
+    found = job.content(root)
     wrong = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
     if again.exitcode:
-        wrong.append((place.parent / "errors.txt").read_text())
+        wrong.append((root.parent / "errors.txt").read_text())
     return Trial(moment, process.exitcode == -signal.SIGKILL, tuple(sorted(wrong)))
 
 
-def _undisturbed(job: Job, place: Path) -> tuple[float, int]:
+def _undisturbed(job: Job, root: Path) -> tuple[float, int]:
     """Return the seconds and file operations of a whole run."""
-    counted = place.parent / "operations"
-    place.parent.mkdir(parents=True)
+    counted = root.parent / "operations"
+    root.parent.mkdir(parents=True)
     started = time.perf_counter()
-    process = _start(job, place, counted=counted)
+    process = _start(job, root, counted=counted)
     process.join()
     if process.exitcode:
         raise RuntimeError(f"{job.name} fails undisturbed")
@@ -179,23 +179,23 @@ def _undisturbed(job: Job, place: Path) -> tuple[float, int]:
 
 
 def _start(
-    job: Job, place: Path, moment: Moment = Moment(), counted: Path | None = None
+    job: Job, root: Path, moment: Moment = Moment(), counted: Path | None = None
 ) -> multiprocessing.process.BaseProcess:
     CONTEXT.set_forkserver_preload([__name__])
-    process = CONTEXT.Process(target=_work, args=(job, place, moment.operation, counted))
+    process = CONTEXT.Process(target=_work, args=(job, root, moment.operation, counted))
     process.start()
     return process
 
 
-def _work(job: Job, place: Path, last_operation: int, counted: Path | None) -> None:
+def _work(job: Job, root: Path, last_operation: int, counted: Path | None) -> None:
     """Do the work in this process, and kill it at ``last_operation``."""
     torch.set_num_threads(1)
-    place.mkdir(parents=True, exist_ok=True)
-    with (place.parent / "errors.txt").open("w") as errors:  # joblib mourns each killed process
+    root.mkdir(parents=True, exist_ok=True)
+    with (root.parent / "errors.txt").open("w") as errors:  # joblib mourns each killed process
         os.dup2(errors.fileno(), sys.stderr.fileno())
     operations = _count_operations(last_operation)
     try:
-        job.run(place)
+        job.run(root)
         if counted:
             counted.write_text(str(operations()))
     except BaseException:
@@ -219,30 +219,30 @@ def _count_operations(last: int) -> Callable[[], int]:
     return lambda: count
 
 
-def _prepare(place: Path, clips: int, workers: int) -> None:
-    prepare(PrepOptions("synth", out=place, name="toy", limit=clips, workers=workers))
+def _prepare(root: Path, clips: int, workers: int) -> None:
+    prepare(PrepOptions("synth", out=root, name="toy", limit=clips, workers=workers))
 
 
-def _train(place: Path, data: Path, sets: Sequence[str]) -> None:
+def _train(root: Path, data: Path, sets: Sequence[str]) -> None:
     """Train, or resume what there is."""
     store = PreparedStore.open(data)
-    if (place / "run" / "config.yaml").exists():
-        resume_run(place / "run", store)
+    if (root / "run" / "config.yaml").exists():
+        resume_run(root / "run", store)
     else:
-        train_run(load_run_config(None, list(sets)), store, place / "run")
+        train_run(load_run_config(None, list(sets)), store, root / "run")
 
 
-def _files(place: Path) -> dict[str, bytes]:
+def _files(root: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(place)): path.read_bytes()
-        for path in sorted(place.rglob("*"))
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
         if path.is_file()
     }
 
 
-def _run_files(place: Path) -> dict[str, bytes]:
+def _run_files(root: Path) -> dict[str, bytes]:
     """Return the files of a run without times."""
-    files = _files(place)
+    files = _files(root)
     files.pop("run/environment.json", None)
     for name, content in files.items():
         if name.endswith(".jsonl"):

@@ -1,4 +1,4 @@
-"""Shared by the generators of pages: folders, the format of summaries, filling texts in."""
+"""Help the generators of pages: folders, the format of summaries, replacing marked text."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def fill(text: str, name: str, content: str) -> str:
 def made_by(document: dict[str, Any]) -> str:
     """Return the command, date, machine."""
     env = document["environment"]
-    place = env["gpu"] if env.get("gpu") else env["cpu"]
+    device = env["gpu"] if env.get("gpu") else env["cpu"]
     return (
-        f"\n`{document['command']}`, {env['date']}, torch {env.get('torch', '–')}, {place}, load "
+        f"\n`{document['command']}`, {env['date']}, torch {env.get('torch', '–')}, {device}, load "
         f"average {env['load_average']} on {env['cores']} cores.\n"
     )

@@ -4,7 +4,7 @@
     python -m benchmarks.performance --check    fail if the committed page has other tables
 
 The page's text is written by hand; the tables stand between markers. Only JSON files below
-``docs/results`` are read. A part without a file has not been measured, and its place says so.
+``docs/results`` are read. A part without a file is listed as not measured.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def loader(document: Document) -> str:
 
 
 def others(document: Document) -> str:
-    """Return the clips a second of ours and of Hugging Face's AST."""
+    """Return the clips a second of elastictool's and of Hugging Face's AST."""
     columns = (
         ("", "{what}"),
         ("", "{contender}"),

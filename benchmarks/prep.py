@@ -84,24 +84,24 @@ def main() -> None:
 def report(rounds: int, segments: int, file: Path | None) -> None:
     """Return all measurements, printing each one."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        root = Path(folder)
         rows = []
         for kind in KINDS:
-            for row in shares(kind, place / kind, rounds):
+            for row in shares(kind, root / kind, rounds):
                 rows.append(row)
                 print(
                     f"{row['source']:>13}  {row['stored']:<34} bare {row['bare_ms']:6.2f} ms, "
                     f"prep {row['prep_ms']:6.2f} ms for 10 s: {row['share']:.0%}",
                     flush=True,
                 )
-        several = [row for kind in WORKER_KINDS for row in of_workers(kind, place / kind)]
+        several = [row for kind in WORKER_KINDS for row in of_workers(kind, root / kind)]
         for row in several:
             print(
                 f"{row['source']:>13}  {row['stored']:<34} {row['workers']} workers: "
                 f"bare {row['bare_clips_s']:.0f}, prep {row['prep_clips_s']:.0f} clips/s: "
                 f"{row['share']:.0%}"
             )
-        source = str(place / KINDS[-1])
+        source = str(root / KINDS[-1])
         few, many = (_in_process("--peak", source, str(clips)) for clips in (8_000, 16_000))
     large = _in_process("--list", str(segments))
     print(f"peak memory: {few['clips']} clips {few['peak_mb']:.0f} MB, ", end="")
@@ -241,7 +241,7 @@ def _content(kind: str, seed: int) -> bytes:
         kind, (kind.partition("-")[0].upper(), "PCM_16")
     )
     with soundfile.SoundFile(buffer, "w", rate_hz, channels, subtype, format=form) as file:
-        for first in range(0, len(sound), rate_hz):  # its Vorbis encoder wants small pieces
+        for first in range(0, len(sound), rate_hz):  # its Vorbis encoder needs small blocks
             file.write(sound[first : first + rate_hz])
     return buffer.getvalue()
 
@@ -286,12 +286,12 @@ def _peak(folder: Path, clips: int) -> dict[str, Any]:
 def _list(segments: int) -> dict[str, Any]:
     """List AudioSet's layout with as many segments, join it with an index, and plan."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        _write_segments(place, segments)
+        root = Path(folder)
+        _write_segments(root, segments)
         files = (FoundFile(f"audio/{n % 999:03d}/Y{n:011d}.flac") for n in range(segments))
         begin = time.process_time(), time.perf_counter()
         with mock.patch("elastictool.corpora.listing.walk_files", lambda *_: files):
-            planned = plan(PrepOptions("audioset", place, place / "data"))
+            planned = plan(PrepOptions("audioset", root, root / "data"))
         spent = time.process_time() - begin[0], time.perf_counter() - begin[1]
         return {
             "segments": segments,

@@ -84,9 +84,9 @@ def processes(rounds: int) -> Row:
 def _trained(count: int, data: Path, out: Path) -> list[Row]:
     """Return the times that each of ``count`` processes recorded in one run."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    ours = ["-m", "benchmarks.processes", str(data), str(out)]
+    module = ["-m", "benchmarks.processes", str(data), str(out)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *torchrun, *ours], env=one_thread, check=True)
+    subprocess.run([sys.executable, *torchrun, *module], env=one_thread, check=True)
     return [json.loads(_notes(out, rank).read_text("utf-8")) for rank in range(count)]
 
 
@@ -118,7 +118,7 @@ def _notes(out: Path, rank: int) -> Path:
 
 
 def main() -> None:
-    """Train as one of the processes and note how long what took."""
+    """Train as one of the processes and write the times of each step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

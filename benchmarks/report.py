@@ -123,8 +123,8 @@ def speed_table() -> str:
             rows.append([mode, what, f"{speed[mode, 'split'] / speed[mode, slow]:.1f}×"])
         part = "train" if mode == "training step" else mode
         wanted = {"part": part, "contender": "split"}
-        (ours,) = [row for row in others["rows"] if wanted.items() <= row.items()]
-        ratio = ours["clips_per_second"] / padded_rate(others, part)
+        (split,) = [row for row in others["rows"] if wanted.items() <= row.items()]
+        ratio = split["clips_per_second"] / padded_rate(others, part)
         rows.append([mode, HUGGING_FACE, f"{ratio:.1f}×"])
     first = fbank["rows"][0]
     what = f"filterbank, {first['shift_ms']:g} ms a frame"

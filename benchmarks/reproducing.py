@@ -94,11 +94,11 @@ def _training_words(recipe: Recipe, made: dict[str, Any]) -> str:
 
 def shared_runs(recipe: Recipe) -> str:
     """Return the recipe whose trainings it shows at scale ``small``; empty if it has its own."""
-    mine = _trained(recipe.name)
+    own = _trained(recipe.name)
     for other in recipe.scale("small").include:
-        theirs = _trained(other)
-        if mine <= theirs:
-            return f"{'same runs as' if mine == theirs else 'runs of'} `{other}`"
+        included = _trained(other)
+        if own <= included:
+            return f"{'same runs as' if own == included else 'runs of'} `{other}`"
     return ""
 
 

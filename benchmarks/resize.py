@@ -32,9 +32,9 @@ SMOOTH_WAVES = 4
 
 def smooth_basis() -> Tensor:
     """Return (16, waves) orthonormal cosines along one axis."""
-    places = (torch.arange(BASE, dtype=torch.float64) + 0.5) / BASE
+    positions = (torch.arange(BASE, dtype=torch.float64) + 0.5) / BASE
     waves = torch.arange(SMOOTH_WAVES, dtype=torch.float64)
-    basis = torch.cos(torch.pi * places[:, None] * waves)
+    basis = torch.cos(torch.pi * positions[:, None] * waves)
     unit: Tensor = basis / basis.norm(dim=0)
     return unit
 

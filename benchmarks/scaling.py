@@ -104,9 +104,9 @@ def main() -> None:
     for name in args.parts:
         found = parts[name]()
         print(name, *found["rows"], sep="\n")
-        option, place = given.get(name, ("", None))
+        option, path = given.get(name, ("", None))
         command = f"python -m benchmarks.scaling {name}" + (
-            f" {option} {place.name}" if place else ""
+            f" {option} {path.name}" if path else ""
         )
         document = {"command": command, "environment": environment()} | found
         if args.write:
@@ -280,12 +280,12 @@ def ranks(epic: Path | None) -> dict[str, Any]:
 
 
 def in_turn(batch: Counts, count: int) -> list[int]:
-    """Return tokens of each rank when clips are dealt in their order."""
+    """Return tokens of each rank when clips are assigned in turn."""
     return [int(batch[rank::count].sum()) for rank in range(count)]
 
 
 def balanced(batch: Counts, count: int) -> list[int]:
-    """Return tokens of each rank when clips are shared out as in training."""
+    """Return tokens of each rank when clips are assigned as in training (LPT)."""
     return [int(batch[share].sum()) for share in assign_lpt(batch.tolist(), [0] * count)]
 
 

@@ -5,7 +5,7 @@ Run: ``python -m benchmarks.sharing [--json FILE]``, on a machine that does noth
 After each small operation torch's threads wait for one another by spinning. OpenMP's runtime lets
 them spin for milliseconds; where another process has the processor, that time is lost to both. Here
 the same training steps are timed in processes of their own, turn by turn: with the runtime's own
-setting, with the one that ``elastictool`` starts with, and on one thread; alone, and beside one
+setting, with the one that ``elastictool`` starts with, and on one thread; alone, and with one
 busy process a core.
 """
 
@@ -34,7 +34,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "elastictool's": {SPINS_VARIABLE: SPINS},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-OURS = (SPINS_VARIABLE, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+CHANGED = (SPINS_VARIABLE, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 BUSY = "while True: pass"
 
 
@@ -57,8 +57,8 @@ def main() -> None:
         "environment": conditions,
         "setting": f"{SPINS_VARIABLE}={SPINS}",
         "rows": [
-            {"waiting": name, "alone_ms": alone, "beside_ms": beside}
-            for (name, alone), beside in zip(
+            {"waiting": name, "alone_ms": alone, "beside_ms": shared}
+            for (name, alone), shared in zip(
                 found[0]["ms"].items(), found[1]["ms"].values(), strict=True
             )
         ],
@@ -76,9 +76,9 @@ def measure(busy: bool, rounds: int, seconds: float) -> dict[str, Any]:
         for turn in range(rounds):
             names = list(SETTINGS)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                answer = in_process(SETTINGS[name], seconds)
-                environment = environment or answer["environment"]
-                found[name].append(answer["ms"])
+                measured = in_process(SETTINGS[name], seconds)
+                environment = environment or measured["environment"]
+                found[name].append(measured["ms"])
     return {
         "ms": {name: statistics.median(values) for name, values in found.items()},
         "environment": environment,
@@ -87,7 +87,7 @@ def measure(busy: bool, rounds: int, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def neighbours(number: int) -> Iterator[None]:
-    """Run ``count`` busy processes inside a ``with`` block."""
+    """Run ``number`` busy processes inside a ``with`` block."""
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
         yield
@@ -99,7 +99,7 @@ def neighbours(number: int) -> Iterator[None]:
 
 def in_process(setting: Mapping[str, str], seconds: float) -> dict[str, Any]:
     """Measure in a new process, because the runtime reads the setting once, when loaded."""
-    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    kept = {name: value for name, value in os.environ.items() if name not in CHANGED}
     command = [sys.executable, "-m", "benchmarks.sharing", "--steps", "--seconds", str(seconds)]
     done = subprocess.run(command, env={**kept, **setting}, check=True, stdout=subprocess.PIPE)
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""What several tests share: the small real data, and one prepared dataset."""
+"""Fixtures of several tests: the small real data, and one prepared dataset."""
 
 from __future__ import annotations
 

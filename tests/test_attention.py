@@ -1,4 +1,4 @@
-"""Every attention backend: within segments what ``reference`` says, between segments nothing."""
+"""Every attention backend: equal to ``reference`` within segments, no effect between them."""
 
 from __future__ import annotations
 

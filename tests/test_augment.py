@@ -69,7 +69,7 @@ def test_the_time_mask_scales_with_the_clip(num_frames: int) -> None:
     assert np.mean(widths) == pytest.approx(widest / 2 - 0.5, rel=0.1)
 
 
-def test_widths_and_places_are_uniform() -> None:
+def test_widths_and_positions_are_uniform() -> None:
     config = AugmentConfig(frequency_mask=48, time_mask=0)
     bands = [masked(2, config, clip)[0].nonzero().flatten() for clip in range(3_000)]
     counts = np.bincount([len(band) for band in bands], minlength=48)

@@ -1,4 +1,4 @@
-"""Whatever a user has on disk, ``prep`` says what is wrong and keeps what is right."""
+"""For any input, ``prep`` reports what is wrong and keeps what is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The honest baseline: it learns what a mean spectrum shows, and nothing from nothing."""
+"""The baseline learns what a mean spectrum shows, and nothing from noise."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_informative_length_is_learnt_also_for_a_class_in_the_middle() -> Non
     assert point(result, LENGTH)["metrics"]["top1"] == 1.0
 
 
-def test_cut_clips_are_judged_by_their_first_frames_only() -> None:
+def test_cut_clips_are_scored_by_their_first_frames_only() -> None:
     """Beyond the longest clip a cut changes nothing."""
     store = ToneStore([(i % 3,) for i in range(30)], [0.3] * 30)
     result = run(store, range(21), range(21, 30), [1_000])

@@ -1,4 +1,4 @@
-"""From views to batches: the same for any worker, cache or interruption, and as they were."""
+"""From crops to batches: the same for any worker, cache or interruption."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def test_exactly_the_planned_tokens_are_loaded(
         assert sum(kept) <= max(len(kept), (1 - share) * sum(whole))
 
 
-def test_kept_tokens_are_those_of_the_whole_clip_in_their_places(toy_store: PreparedStore) -> None:
+def test_kept_tokens_are_those_of_the_whole_clip_at_their_positions(
+    toy_store: PreparedStore,
+) -> None:
     dataset = training(toy_store, BARE)
     whole = Crop(2, int(dataset.native_frames[2]), 0, int(dataset.native_frames[2]))
     spec = dataset.feature_extractor.pack_spec()

@@ -1,4 +1,4 @@
-"""``elastictool bench``: every part measures what it says, and the timing is fair."""
+"""``elastictool bench``: every part measures what it names, and the timing is fair."""
 
 from __future__ import annotations
 

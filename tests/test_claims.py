@@ -1,4 +1,4 @@
-"""Claims are judged by their thresholds; a violating curve says so in words."""
+"""Claims are checked by their thresholds; a violating curve prints "does not hold"."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_statement_of_one_column_has_both_scores() -> None:
     assert at == "PI is above BL or at most 1 point below at 48: holds (45.0 against 46.0)"
 
 
-def test_a_claim_without_margin_states_what_is_judged() -> None:
+def test_a_claim_without_margin_states_its_comparison() -> None:
     level = judge(Claim("above", "PI", 0, other="PI"), CURVES)
     assert level.holds
     assert level.words.startswith("PI is above or level with PI at all columns: holds")

@@ -1,4 +1,4 @@
-"""Dataset, splits and samplers: what a view is, who sees which clip, what a batch holds."""
+"""Dataset, splits and samplers: crops, the clips of each split, the contents of a batch."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def column(folder: Path, shard: int, name: str) -> list[object]:
     return values
 
 
-def test_sound_data_has_no_fault(original: Path) -> None:
+def test_valid_data_has_no_errors(original: Path) -> None:
     assert verify(original)[1] == []
 
 
@@ -124,7 +124,7 @@ def test_a_shard_of_another_preparation_is_found(place: Path) -> None:
     )
 
 
-def test_a_shard_that_is_gone_or_cut_hides_no_fault_of_the_others(place: Path) -> None:
+def test_a_missing_or_cut_shard_hides_no_error_of_the_others(place: Path) -> None:
     folder = place / "data" / "bells"
     labels = column(folder, 1, "labels")
     labels[0] = ["gong"]

@@ -53,7 +53,7 @@ def test_the_divergence_is_that_of_two_distributions() -> None:
     torch.testing.assert_close(label_divergence(teacher, student), each.mean(1))
 
 
-def test_confident_answers_keep_the_divergence_finite() -> None:
+def test_confident_logits_keep_the_divergence_finite() -> None:
     sure, wrong = torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]])
     assert class_divergence(sure, wrong).item() == pytest.approx(400)
     assert label_divergence(sure, wrong).item() == pytest.approx(200)

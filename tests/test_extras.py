@@ -42,7 +42,7 @@ def test_a_package_that_is_there_and_fails_is_named_with_its_error(
     assert f"--no-deps {name}" in hint and "elastictool[" not in hint
 
 
-def test_bench_says_whether_to_install_or_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_reports_whether_to_install_or_to_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     def contend() -> ElasticToolError:
         with pytest.raises(ElasticToolError, match="needs the extra transformers") as caught:
             hugging_face.contender(None, None, training=False)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""On a device that has no values to give, and tensors of which the host may not mix with its own.
+"""Run on a device without values, whose tensors the host must not mix with its own.
 
 What a CUDA device does only slowly (the host waits for a value) or not at all (an index on the
 host for a tensor on the device) is an error here, on any machine; see

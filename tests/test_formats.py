@@ -298,7 +298,7 @@ def test_a_list_of_files_opens_none_of_them(
         decode(b"ffconcat version 1.0\nfile 'private.wav'\n")
 
 
-def test_an_index_that_leads_past_the_place_is_not_trusted(
+def test_an_index_that_leads_past_the_position_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = trials.encode_with_av(music(), "mov", "alac")

@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.py`` keeps what it found, whatever becomes of the device or the process."""
+"""``benchmarks/gpu.py`` keeps its results when the device or the process fails."""
 
 from __future__ import annotations
 

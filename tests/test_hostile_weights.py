@@ -1,4 +1,4 @@
-"""Files that somebody made up or broke: each ends in one sentence, soon and in little memory."""
+"""Forged or broken weights files: each ends in one message, soon and in little memory."""
 
 from __future__ import annotations
 

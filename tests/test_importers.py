@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(name: str, samples: dict[str, Sample], tmp_
 
 
 @pytest.mark.parametrize(("right", "named"), list(itertools.permutations(SAMPLES, 2)))
-def test_a_wrong_format_is_answered_with_the_right_one(
+def test_a_wrong_format_is_rejected_with_the_right_one_named(
     right: str, named: str, samples: dict[str, Sample], written: dict[str, Path]
 ) -> None:
     if {right, named} == {"ast", "ssast"}:
@@ -318,7 +318,7 @@ def test_heads_that_a_configuration_states_cannot_be_set_otherwise(tmp_path: Pat
         load("hf-ast", path, heads=4)
 
 
-def test_only_the_user_can_tell_fine_tuned_asts_from_ssasts(tmp_path: Path) -> None:
+def test_only_the_user_can_distinguish_fine_tuned_asts_from_ssasts(tmp_path: Path) -> None:
     path = foreign_weights.ast(depth=1).write(tmp_path)
     for name, other, pooling in (("ast", "ssast", "prefix"), ("ssast", "ast", "mean")):
         weights = load(name, path)

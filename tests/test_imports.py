@@ -1,4 +1,4 @@
-"""The house stands: imports run one way, the command line starts light, only it prints."""
+"""Structure of the package: imports run one way, the command line starts light, only it prints."""
 
 from __future__ import annotations
 

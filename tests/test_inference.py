@@ -432,7 +432,7 @@ def test_the_bar_moves_within_a_long_recording_without_a_rule(
     assert sum(heard.steps) == pytest.approx(1)
 
 
-def test_a_stop_is_answered_between_batches_and_what_came_before_stands(
+def test_a_stop_takes_effect_between_batches_and_keeps_earlier_results(
     model: ElasticModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 100)

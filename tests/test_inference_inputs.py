@@ -50,7 +50,7 @@ PAIRS: dict[str, Callable[[Waveform], Any]] = {
 
 
 @pytest.mark.parametrize("form", PAIRS)
-def test_waveforms_that_say_their_rate_need_no_other(model: ElasticModel, form: str) -> None:
+def test_waveforms_with_a_rate_need_no_other(model: ElasticModel, form: str) -> None:
     expected = model.embed(noise(), sample_rate_hz=RATE_HZ)
     np.testing.assert_array_equal(model.embed(PAIRS[form](noise())), expected)
 

@@ -102,7 +102,7 @@ def test_a_lock_whose_folder_was_deleted_is_free(tmp_path: Path) -> None:
         assert complaint(path) == ""
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="cannot write"), hold(tmp_path / "file" / "lock", "", ""):
         pass

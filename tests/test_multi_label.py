@@ -146,7 +146,7 @@ def test_weights_saved_within_an_epoch_do_not_carry_thresholds_of_other_weights(
     assert len(load_run(tmp_path / "run", "last").thresholds) == 4
 
 
-def test_thresholds_never_come_from_the_clips_that_are_judged(
+def test_thresholds_never_come_from_the_evaluated_clips(
     store: PreparedStore, trained: Path
 ) -> None:
     run = load_run(trained)

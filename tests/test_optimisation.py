@@ -1,4 +1,4 @@
-"""How weights move: rates by module, freezing, clipping, and averages of weights."""
+"""Optimisation: rates by module, freezing, clipping, and averages of weights."""
 
 from __future__ import annotations
 

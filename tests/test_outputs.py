@@ -112,7 +112,7 @@ def test_a_missing_index_is_reported_before_a_model_is_loaded(tmp_path: Path) ->
     assert "nope.npz" in str(refused.exception)
 
 
-def test_timelines_of_equal_stems_say_whose_they_are(run: Path, tmp_path: Path) -> None:
+def test_timelines_of_equal_stems_get_distinct_names(run: Path, tmp_path: Path) -> None:
     sounds = [write_audio(tmp_path / folder / "x.wav", 0.5) for folder in ("a", "b")]
     done = invoke("predict", *sounds, "--run", run, "--timeline", tmp_path / "pictures")
     said = done.stderr.replace("\n", "")

@@ -135,7 +135,7 @@ def test_an_ensemble_averages_probabilities_and_adds_up_cost(
         assert point.native and math.isnan(point.x)
 
 
-def test_an_ensemble_needs_members_that_answer_for_the_same_clips(
+def test_an_ensemble_needs_members_of_the_same_clips(
     folder: Path, runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     with pytest.raises(UsageError, match="ensemble of one"):
@@ -147,7 +147,7 @@ def test_an_ensemble_needs_members_that_answer_for_the_same_clips(
         sweep("patch_size", runs, toy_store, [8], SweepOptions(ensemble=[runs[1], other]))
 
 
-def test_an_ensemble_needs_members_that_answer_the_same_question(
+def test_an_ensemble_needs_members_with_comparable_probabilities(
     runs: list[LoadedRun], toy_store: PreparedStore
 ) -> None:
     train = dataclasses.replace(runs[1].config.train, loss="bce")

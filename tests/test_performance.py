@@ -1,4 +1,4 @@
-"""The performance page is what the committed measurements say, and claims nothing else."""
+"""The performance page is made from the committed measurements alone."""
 
 from __future__ import annotations
 

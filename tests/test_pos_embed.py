@@ -73,7 +73,7 @@ def test_factorised_positions_are_frequency_plus_time() -> None:
         assert torch.equal(found, expected)
 
 
-def test_a_longer_clip_gets_the_time_table_interpolated_and_others_keep_theirs() -> None:
+def test_a_longer_clip_gets_interpolated_time_positions_and_others_stay() -> None:
     module = make_factorised()
     short, long, longer = look_up(module, [(3, 5), (3, 16), (3, 11)])
     assert torch.equal(short, module.frequency[:, None] + module.time[None, :5])

@@ -51,7 +51,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
-def test_each_window_is_answered_with_names(run: Path, tmp_path: Path) -> None:
+def test_each_window_has_named_classes(run: Path, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", 2.5)
     base = (path, "-r", run, "--top", 2, "--window", 1)
     (item,) = json.loads(predict(*base, "--json").stdout)["predictions"]

@@ -1,4 +1,4 @@
-"""What is made ahead comes in order, in bounded number, and with its errors."""
+"""Prefetched values come in order, in bounded number, and with its errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_all_items_in_order_from_one_other_thread(ahead: int) -> None:
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_no_more_than_so_many_are_made_ahead(ahead: int) -> None:
+def test_no_more_than_the_limit_are_made_ahead(ahead: int) -> None:
     source = Source(50)
     items = prefetched(source(), ahead)
     for taken in range(1, 6):

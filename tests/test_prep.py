@@ -219,7 +219,7 @@ def test_a_limit_is_shared_among_splits_and_takes_turns_of_class() -> None:
     assert limited(clips, 0) == limited(clips, 200) == limited(clips, 999) == clips
 
 
-def test_a_limit_reaches_all_classes_though_each_fold_has_few_places() -> None:
+def test_a_limit_reaches_all_classes_though_each_fold_gets_few_clips() -> None:
     clips = [clip(i, "abcdefghij"[i % 10], fold=i // 10 % 5 + 1) for i in range(300)]
     assert set(Counter(c.labels[0] for c in limited(clips, 40)).values()) == {4}
 

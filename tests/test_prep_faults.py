@@ -77,7 +77,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_rejected(
     assert "was changed while it was read" in reason
 
 
-def test_a_file_that_is_replaced_after_listing_is_judged_by_what_it_is_now(
+def test_a_file_that_is_replaced_after_listing_is_read_as_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = _one_clip(tmp_path, 1.0, 2.0)
@@ -235,7 +235,7 @@ def test_a_disk_that_can_only_be_read_is_named_before_anything_is_decoded(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-def test_a_place_where_nothing_can_be_made_is_named(
+def test_a_folder_where_nothing_can_be_made_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mkdir = Path.mkdir

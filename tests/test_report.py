@@ -1,4 +1,4 @@
-"""The README's tables and the results page are what the committed results say."""
+"""The README's tables and the results page are made from the committed results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run directories: what may be deleted, what a run goes on with, what is found wherever one is."""
+"""Run directories: what may be deleted, how a run continues, how runs are found."""
 
 from __future__ import annotations
 

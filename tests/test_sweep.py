@@ -232,7 +232,7 @@ def test_a_line_goes_through_the_own_point_though_it_is_no_column() -> None:
     assert ring.get_xydata().tolist() == [[400, 90]]
 
 
-def test_curves_stand_beside_one_another_at_the_same_column() -> None:
+def test_curves_are_shifted_against_one_another_at_the_same_column() -> None:
     runs = [dataclasses.replace(POINT, model=name, run=name) for name in ("AST-400", "AST-1024")]
     axes = drawn(runs)
     one, other = (line for line in axes.lines if line.get_label() in ("AST-400", "AST-1024"))

@@ -1,4 +1,4 @@
-"""The rendered corpus needs the order of frames, and late frames, to be told apart."""
+"""The classes of the rendered corpus differ in the order of frames and in late frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token accounting: held to the plain planners, to hand counts and to known shares."""
+"""Token accounting against the plain planners, hand counts and known shares."""
 
 from __future__ import annotations
 

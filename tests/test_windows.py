@@ -263,7 +263,7 @@ def test_an_epoch_sees_every_clip_once_and_knows_its_number_of_batches(
 
 @every_planner
 @given(frames=FRAMES, epoch=st.integers(0, 2))
-def test_no_clip_moves_more_than_a_window_from_its_shuffled_place(
+def test_no_clip_moves_more_than_a_window_from_its_shuffled_position(
     planner: str, frames: list[int], epoch: int
 ) -> None:
     one_by_one = sampler("none", frames).epoch(epoch)

@@ -1,1 +1,1 @@
-"""The command line: one thin file per subcommand; the only room that prints."""
+"""The command line: one thin file per subcommand. Only this package prints."""

@@ -1,4 +1,4 @@
-"""The ``elastictool`` program: its subcommands, and its exit codes.
+"""Run the ``elastictool`` program: subcommands and exit codes.
 
 Subcommand modules import typer only; what needs torch is imported inside the command, so that
 ``elastictool --help`` is fast.

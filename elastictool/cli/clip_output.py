@@ -1,4 +1,4 @@
-"""``eval --predictions``: the scores of each clip, in the form that ``predict`` writes."""
+"""Write the scores of each clip as ``predict`` does (``eval --predictions``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_predictions(file: Path) -> None:
 
     Raises:
         UsageError: Its ending is neither .csv nor .jsonl.
-        WriteError: Its place cannot be written.
+        WriteError: Its folder cannot be written.
     """
     if file.suffix not in SUFFIXES:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Commands whose help fits 80 columns, and commands that read their arguments in another way.
+"""Define typer commands: help in 80 columns, ``--set``, options with several values.
 
 Names that a help text lists come from registries and tables, where these are quick to import:
 ``{corpora}`` is filled in when the help is shown, so that ``elastictool --help`` stays fast.

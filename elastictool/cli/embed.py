@@ -1,4 +1,4 @@
-"""``elastictool embed``: vectors of recordings, and the nearest recordings to others."""
+"""``elastictool embed``: write vectors of recordings, or find similar recordings."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ class EmbedOptions:
 
         if self.dataset:
             if files or self.index is not None or self.query:
-                raise UsageError(
-                    "--dataset takes the place of recordings", "leave files and --index out"
-                )
+                raise UsageError("--dataset replaces recordings", "leave files and --index out")
         elif (self.out is None) == (self.index is None):
             raise UsageError(
                 "give --out to write vectors, or --index and --query to search", "see embed --help"

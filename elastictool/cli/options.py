@@ -1,4 +1,4 @@
-"""Options that commands share, and groups of options.
+"""Define options that commands share, and groups of options.
 
 A command may take a dataclass of options, so that a group of them is declared, documented and
 passed on once. ``grouped`` turns each field into an option of the command. ``{corpora}`` and the

@@ -1,4 +1,4 @@
-"""``elastictool predict``: labels for recordings."""
+"""``elastictool predict``: predict labels of recordings."""
 
 from __future__ import annotations
 

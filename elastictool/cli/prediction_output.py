@@ -47,26 +47,26 @@ class PredictionOutput:
         else:
             self._show(found)
 
-    def _pieces(self, item: Prediction) -> Iterator[_Piece]:
+    def _segments(self, item: Prediction) -> Iterator[_Segment]:
         """Yields the windows of a recording one by one, or the whole."""
         if not self.by_window:
-            yield _Piece(0.0, item.duration_s, item.labels, item.decided)
+            yield _Segment(0.0, item.duration_s, item.labels, item.decided)
             return
         parts = item.windows
         for start, stop, row in zip(parts.starts_s, parts.stops_s, parts.values, strict=True):
             labels, decided = self.model.named(row, self.top), self.model.decided(row)
-            yield _Piece(float(start), float(stop), labels, decided)
+            yield _Segment(float(start), float(stop), labels, decided)
 
     def _show(self, found: Sequence[Prediction]) -> None:
         several = self.model.run.multi_label
         columns = ["recording", "seconds", "likeliest classes", *(["decided"] if several else [])]
         rows = []
         for item in found:
-            for piece in () if item.error else self._pieces(item):
-                seconds = f"{piece.stop_s:.2f}"
-                seconds = f"{piece.start_s:.2f}-{seconds}" if self.by_window else seconds
-                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in piece.labels)
-                decided = [", ".join(piece.decided) or "-"] if several else []
+            for segment in () if item.error else self._segments(item):
+                seconds = f"{segment.stop_s:.2f}"
+                seconds = f"{segment.start_s:.2f}-{seconds}" if self.by_window else seconds
+                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in segment.labels)
+                decided = [", ".join(segment.decided) or "-"] if several else []
                 rows.append([item.name, seconds, likeliest, *decided])
         if rows:
             print_table("predictions", columns, rows)
@@ -81,9 +81,9 @@ class PredictionOutput:
             document["truth"] = list(self.truth[item.name])
         if self.by_window:
             document["windows"] = [
-                {"start_s": piece.start_s, "stop_s": piece.stop_s}
-                | self._labels(piece.labels, piece.decided)
-                for piece in self._pieces(item)
+                {"start_s": segment.start_s, "stop_s": segment.stop_s}
+                | self._labels(segment.labels, segment.decided)
+                for segment in self._segments(item)
             ]
         return document
 
@@ -107,10 +107,10 @@ class PredictionOutput:
             if item.error:
                 writer.writerow([name, *[""] * len(times), "", "", "", "", readable(item.error)])
                 continue
-            for piece in self._pieces(item):
-                when = [f"{piece.start_s:.3f}", f"{piece.stop_s:.3f}"] if times else []
-                for rank, (label, score) in enumerate(piece.labels, start=1):
-                    taken = self._taken(label, piece.decided)
+            for segment in self._segments(item):
+                when = [f"{segment.start_s:.3f}", f"{segment.stop_s:.3f}"] if times else []
+                for rank, (label, score) in enumerate(segment.labels, start=1):
+                    taken = self._taken(label, segment.decided)
                     row = [name, *when, rank, label, f"{score:.6f}", taken, ""]
                     writer.writerow([*row, *self._known(item.name, label)])
 
@@ -127,7 +127,7 @@ class PredictionOutput:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Segment:
     """A recording or a window of it."""
 
     start_s: float

@@ -1,4 +1,4 @@
-"""``elastictool prep``: from raw audio to a prepared dataset."""
+"""``elastictool prep``: prepare a dataset from raw audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``predict`` and ``embed`` share: recordings, windows, Ctrl-C and the exit code."""
+"""Shared by ``predict`` and ``embed``: recordings, windows, Ctrl-C and the exit code."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _row(run: RunSummary) -> list[str]:
 
 
 def _score(metric: str, value: float | None) -> str:
-    """``mAP 55.3 %``."""
+    """Returns a score as ``mAP 55.3 %``."""
     from elastictool.metrics.table import METRICS
     from elastictool.reporting.tables import EMPTY, percent
 

@@ -94,7 +94,7 @@ class AxisOptions:
 
     @property
     def axis(self) -> str:
-        """Its name out of ``AXES``."""
+        """Name of the axis, a key of ``AXES``."""
         if self.flag == "--pooling":
             return f"{self.pooling_kind or 'average'}_pooling"
         axes = {"--lengths": "length", "--patch-sizes": "patch_size", "--resolutions": "resolution"}
@@ -295,7 +295,7 @@ def _asked(
 
 
 def _check_number(option: str, values: Sequence[float], runs: int) -> None:
-    """Rejects more points than anybody wants: probably a step was forgotten."""
+    """Rejects an implausible number of points: probably a step was forgotten."""
     points = (len(values) + 1) * runs
     if points > MOST_POINTS:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The files of a sweep, and its table on the terminal."""
+"""Write the files of a sweep, and print its table."""
 
 from __future__ import annotations
 

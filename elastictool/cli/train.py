@@ -1,4 +1,4 @@
-"""``elastictool train``: from a prepared dataset to a run directory."""
+"""``elastictool train``: train a model on a prepared dataset into a run directory."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
     Quantiles instead of draws, so that any number of clips has the distribution's own shares.
     The two parameters are fitted to the two shares of Table 1 (31.1 % of the standard AST's time
     is padding, 15.2 % of the audio is cut). Two numbers do not fix the shape of a distribution:
-    all other counts on it say nothing about VoxCeleb.
+    no other counts on it hold for VoxCeleb.
     """
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.minimum(4.0 + np.exp(0.9063 + 1.1134 * ndtri(quantiles)), 30.0)
@@ -159,6 +159,6 @@ def _rows(reader: Iterator[list[str]], path: Path) -> Iterator[float]:
 
 
 def _clock_seconds(text: str) -> float:
-    """The seconds of HH:MM:SS.sss."""
+    """Returns the seconds of HH:MM:SS.sss."""
     hours, minutes, seconds = text.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

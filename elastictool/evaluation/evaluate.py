@@ -229,8 +229,8 @@ def attention_of(run: LoadedRun, precision: str) -> str:
 def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> list[Path]:
     """Writes ``results/eval_<stem>.json``, a CSV by class, and a CSV of confusions.
 
-    Multi-label runs have no confusions: scores do not say which wrong class replaces which right
-    one.
+    Multi-label runs have no confusions: scores do not show which wrong class replaces which
+    right one.
 
     Args:
         run_dir: The run directory.

@@ -87,13 +87,13 @@ def versions() -> list[Status]:
 
 
 def _version(name: str) -> str:
-    """The module's own version, where torch adds the build (2.11.0+cu130), else the package's."""
+    """Returns the module's own version, to which torch adds the build, else the package's."""
     module = importlib.import_module({"PyYAML": "yaml"}.get(name, name))
     return str(getattr(module, "__version__", "")) or importlib.metadata.version(name)
 
 
 def _torchaudio() -> Status:
-    """torchaudio is optional: only tests and comparisons with Kaldi's values need it."""
+    """Returns torchaudio's state; only tests and comparisons with Kaldi's values need it."""
     name = torchaudio_compat.PACKAGE
     state = torchaudio_compat.torchaudio_state()
     if state == "missing":
@@ -208,7 +208,7 @@ def cuda_evidence() -> str:
 
 
 def _doubt(document: dict[str, Any]) -> str:
-    """Why a document does not verify the CUDA paths, for example what it did not compare."""
+    """Returns why a document does not verify the CUDA paths, for example a missing comparison."""
     if document["device"] != "cuda" or not document["environment"]["gpu"]:
         return "no GPU was used"
     for part in ("agreement", "features"):

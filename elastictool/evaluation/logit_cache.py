@@ -1,4 +1,4 @@
-"""The logits of an unfinished sweep on disk, so that the same sweep continues after a stop.
+"""Keep the logits of an unfinished sweep on disk, so that the same sweep continues after a stop.
 
 A sweep takes chunk after chunk of the clips and scores each at all points, so no point is finished
 before the last chunk. Therefore the logits of each chunk are kept, under a key of all that they

@@ -1,4 +1,4 @@
-"""Multi-label decisions of an evaluation: F1 at chosen thresholds, and at 0.5.
+"""Score the multi-label decisions of an evaluation: F1 at chosen thresholds, and at 0.5.
 
 Thresholds come with the weights, chosen on validation when those were trained. For weights without
 thresholds (imported, or saved within an epoch) they are chosen here, on the run's validation clips

@@ -1,4 +1,4 @@
-"""Points of a sweep, the axes, the CSV file of points, and the names of models.
+"""Define the points and axes of a sweep; read and write points as CSV; name models.
 
 Figures and tables are drawn from the CSV file alone, so nothing here needs torch. Tokens, seconds
 and GFLOPs are totals over the clips of a point.
@@ -140,7 +140,7 @@ class SweepPoint:
 
     @property
     def identity(self) -> Identity:
-        """What distinguishes it from the other points of a sweep."""
+        """Key that distinguishes the point from the others of a sweep."""
         return (self.run, self.positions, self.resize, None if self.native else self.x)
 
     @property

@@ -1,4 +1,4 @@
-"""Which clips of prepared data a run is scored on, and whether the data fit it."""
+"""Choose the clips that a run is scored on, and check that the data fit it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: score every run at every value of an axis, with each clip decoded once.
+"""Score every run at every value of an axis, with each clip decoded once.
 
 A sweep is a grid of cells, one run at one value each, scored by the same loop as ``eval``. Reading
 and analysing audio costs as much as the forward pass of a small model, and a sweep has dozens of
@@ -186,7 +186,7 @@ def _check_values(axis: str, runs: Sequence[LoadedRun], values: Sequence[float])
 def _cells(
     axis: str, run: LoadedRun, store: PreparedStore, values: Sequence[float], options: SweepOptions
 ) -> list[SweepCell]:
-    """The cell of the run's own value, then one cell for each value."""
+    """Returns the cell of the run's own value, then one cell for each value."""
     clips = split_clips(run, store, options.split)
     cells = [SweepCell(axis, run, run.feature_extractor, None, clips)]
     for value in sorted(set(values)):
@@ -249,7 +249,7 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
 
 
 def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> SweepPoint:
-    """The score of the members' mean probabilities; tokens, time and FLOPs are their sums."""
+    """Returns the score of the members' mean probabilities, with summed tokens, time and FLOPs."""
     parts = [_point(member, options) for member in members]
     outputs = [member.probabilities() for member in members]
     mean = np.mean([probabilities for probabilities, _ in outputs], axis=0)
@@ -271,6 +271,6 @@ def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> Swee
 
 
 def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, float, float]:
-    """The metric and the ends of its bootstrap interval over the clips."""
+    """Returns the metric and the ends of its bootstrap interval over the clips."""
     intervals = bootstrap_intervals(values, targets, [metric])
     return metric_value(metric, values, targets), *intervals.get(metric, (math.nan, math.nan))

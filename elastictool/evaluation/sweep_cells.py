@@ -1,4 +1,4 @@
-"""The cells of a sweep, scored a chunk of clips at a time.
+"""Score the cells of a sweep, a chunk of clips at a time.
 
 Each clip of a chunk is decoded once, analysed once per framing, and scored once per distinct crop:
 where a length cuts no clip of a chunk, the crops equal those of a longer length, and their logits
@@ -49,7 +49,7 @@ def extractor_at(
     - ``resolution``: the frame shift is ``value * base_shift_ms``. All models see the seconds that
       they were trained with: fixed lengths and caps are divided by the compression and rounded
       down, as in the published code. ElasticAST takes the first rows of its time positions; a
-      standard AST's are fitted as ``model.pos_embed_fit`` says (the published figure's way is not
+      standard AST's are fitted by ``model.pos_embed_fit`` (the published figure's way is not
       public).
     - ``average_pooling``, ``max_pooling``: this number of frames becomes one, after the
       filterbank and before trimming, padding and normalising. The published code takes the maximum.

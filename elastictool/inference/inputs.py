@@ -54,7 +54,7 @@ def listed(
 
 
 def _is_pair(given: Any) -> bool:
-    """Whether it is (waveform, rate); a pair of waveforms is a list of two."""
+    """Returns whether it is (waveform, rate); a pair of waveforms is a list of two."""
     return isinstance(given, tuple) and len(given) == 2 and (
         isinstance(given[0], (np.ndarray, Tensor)) and is_number(given[1])
     )  # fmt: skip

@@ -61,7 +61,7 @@ class ElasticModel:
         return self.run.feature_extractor.fbank.sample_rate_hz
 
     def __repr__(self) -> str:
-        """Name, classes, rate and longest piece."""
+        """Returns name, classes, rate and longest input."""
         names = ", ".join(self.label_names[:3]) + (", ..." if len(self.label_names) > 3 else "")
         return (
             f"<ElasticModel {self.run.name}: {len(self.label_names)} classes ({names}), "
@@ -70,7 +70,7 @@ class ElasticModel:
 
     @property
     def longest_s(self) -> float:
-        """Seconds that the model takes in one piece."""
+        """Seconds of the model's longest input."""
         return longest_samples(self.run) / self.sample_rate_hz
 
     def predict(

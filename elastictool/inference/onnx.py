@@ -194,13 +194,13 @@ def _fixed_frames(run: LoadedRun, frames: int) -> int:
 
 
 def _most_columns(run: LoadedRun) -> int:
-    """Patches in time that both the length limits and the trained positions allow."""
+    """Returns the most patches in time that length limits and trained positions allow."""
     return min(run.feature_extractor.longest_grid()[1], run.config.model.grid[1])
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what libraries say of operators that the graph does not use."""
+    """Hides warnings of libraries about operators that the graph does not use."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -212,7 +212,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _metadata(run: LoadedRun, fixed: int) -> dict[str, str]:
-    """What a user of the graph needs."""
+    """Returns the metadata that a user of the graph needs."""
     extractor = run.feature_extractor
     any_length = f"1 to {_most_columns(run)} times {extractor.patch_size[1]}"
     return {

@@ -54,7 +54,7 @@ class Array:
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip of a prepared dataset as a recording; read when its turn comes."""
+    """A clip of a prepared dataset as a recording; its audio is read on demand."""
 
     store: PreparedStore
     clip: int
@@ -147,7 +147,7 @@ def _cut(
 
 
 def _checked(recording: Array | StoredClip) -> Waveform:
-    """(n,) floats in -1..1 of a mono or (n, channels) waveform.
+    """Returns (n,) floats in -1..1 of a mono or (n, channels) waveform.
 
     Integers are scaled: int16 / 32768, and uint8 (128 is silence) as 8-bit wav has it. (channels,
     n) is refused and not turned: it might be a batch of clips.

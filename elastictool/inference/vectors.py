@@ -35,7 +35,7 @@ _MADE_BY = "made_by"
 
 @dataclass(frozen=True)
 class EmbeddingMeta:
-    """What made vectors; only vectors with equal records can be compared.
+    """The record of how vectors were made; only vectors with equal records can be compared.
 
     Attributes:
         weights: SHA-256, see ``LoadedRun.weights_sha256``.

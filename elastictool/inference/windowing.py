@@ -54,7 +54,7 @@ class _Collected:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it was read and computed."""
+        """Whether all its windows were read and computed."""
         return self.read and len(self.values) == self.expected
 
     @property
@@ -146,7 +146,7 @@ class WindowRunner:
     def _batches(
         self, recordings: Sequence[Recording], waiting: Sequence[_Collected]
     ) -> Iterator[Batch]:
-        """Windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
+        """Yields windows of neighbouring recordings, up to ``MAX_TOKENS`` tokens together."""
         extractor, spec = self.run.feature_extractor, self.run.pack_spec
         rate_hz, (size, hop) = extractor.fbank.sample_rate_hz, window_samples(self.run, self.rule)
         targets = torch.zeros(len(self.run.label_names))
@@ -180,7 +180,7 @@ class WindowRunner:
 
 
 def longest_samples(run: LoadedRun) -> int:
-    """Returns the most samples that the model takes in one piece."""
+    """Returns the samples of the model's longest input."""
     return run.feature_extractor.fbank.samples_for(run.feature_extractor.length.most_frames)
 
 

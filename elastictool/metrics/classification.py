@@ -1,4 +1,4 @@
-"""Accuracy, mAP, mAUC and d' from scores and targets: arrays in, numbers out.
+"""Compute accuracy, mAP, mAUC and d' from scores and targets: arrays in, numbers out.
 
 Macro means run over classes that can be scored: a class without positives (or, for AP and AUC,
 without negatives) has no value, so it is left out and counted instead of entering as 0 or 1.

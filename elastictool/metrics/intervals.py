@@ -1,4 +1,4 @@
-"""Bootstrap intervals over clips, which measure the chance in the choice of the test set.
+"""Compute bootstrap intervals over clips, which measure the chance in the choice of the test set.
 
 A resample is a weight per clip (see ``weighted.py``). The intervals do not cover the chance in the
 training seed: that takes several runs.
@@ -10,7 +10,7 @@ spread around the value, on the scale of the logit, which keeps it within 0..1. 
 sets of 10 to 300 clips it contained the mean mAP of such sets in 91 to 95 % (percentiles: 84 to 93
 %) and the mean mAUC in 89 to 95 % (90 to 94 %). A bias-corrected percentile interval, and resamples
 in which a class without positives keeps its value, contained them less often. The mAP of a small
-set is itself above that of a large one: that is the metric's bias, which no interval mends.
+set is itself above that of a large one: that is the metric's bias, which no interval corrects.
 
 Where all clips are right, or all wrong, every resample agrees, and none shows how far the truth may
 be: there, all metrics get Wilson's interval. What is a mean over classes counts as a proportion of
@@ -143,7 +143,7 @@ def wilson_interval(share: float, count: float) -> Interval:
 
 
 def resampled_counts(num_clips: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Blocks of (R, S) weights; each row is one resample of S clips with replacement."""
+    """Yields blocks of (R, S) weights; each row is one resample of S clips with replacement."""
     rng = np.random.default_rng(seed)
     block = max(1, BLOCK_WEIGHTS // num_clips)
     for first in range(0, resamples, block):
@@ -155,7 +155,7 @@ def resampled_counts(num_clips: int, resamples: int, seed: int) -> Iterator[Arra
 
 
 def _clips_behind(per_class: bool, labels: Labels) -> float:
-    """Clips of which a proportion would vary as the metric does; see the head of this module."""
+    """Returns the clips of which a proportion varies as the metric does; see the module's head."""
     labelled = max(1.0, float(labels.any(axis=1).sum()))
     sizes = labels.sum(axis=0, dtype=np.float64)
     sizes = sizes[sizes > 0]
@@ -165,7 +165,7 @@ def _clips_behind(per_class: bool, labels: Labels) -> float:
 
 
 def _interval(shares: Array, ranked: bool, clips_behind: float, clips: int) -> Interval:
-    """The interval of the first share, from the resampled shares after it; it holds that share.
+    """Returns the interval of the first share from the resampled shares after it; it holds it.
 
     Ranked metrics get a normal interval with the spread of the resamples, on the scale of the
     logit. There, shares nearer to 0 or 1 than half a clip count as that near: the logit of 1 is

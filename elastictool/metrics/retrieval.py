@@ -1,4 +1,4 @@
-"""Metrics of embeddings: retrieval mAP and equal error rate.
+"""Compute metrics of embeddings: retrieval mAP and equal error rate.
 
 Neither needs a classifier. The first measures whether the nearest clips are of the query's class,
 the second whether one threshold on the similarity separates pairs of one class from pairs of two

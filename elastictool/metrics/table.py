@@ -1,4 +1,4 @@
-"""The table of metrics: their names, how they are computed, and what their intervals need.
+"""Register the metrics: their names, how they are computed, and what their intervals need.
 
 A new metric is one entry of ``METRICS``: evaluations, sweeps, tables and figures take it from here.
 """

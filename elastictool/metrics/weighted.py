@@ -1,4 +1,4 @@
-"""Scores and labels of clips under weights, which all metrics are computed from.
+"""Hold scores and labels of clips under weights; all metrics are computed from them.
 
 A bootstrap resample is a weight per clip (how often it was drawn). So a metric under R weightings
 is one array computation: of weights of one it is the metric itself, of R resamples it is the

@@ -1,1 +1,1 @@
-"""What several test modules share: toy data, saved runs, foreign weights, child processes."""
+"""Helpers of several test modules: toy data, saved runs, foreign weights, child processes."""

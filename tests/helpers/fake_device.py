@@ -1,4 +1,4 @@
-"""Runs the model on a device that exists in name only, and prints what came of it as JSON.
+"""Runs the model on a device that exists in name only, and prints the outcome as JSON.
 
 Tensors of the device are fake: they have sizes and a place, no values. So whatever asks for a
 value raises, and so does an operation on tensors of the device and of the host, as on CUDA. The

@@ -1,4 +1,4 @@
-"""Feature extractors and augmentations of several tests."""
+"""Make feature extractors and augmentations for tests."""
 
 from __future__ import annotations
 

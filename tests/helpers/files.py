@@ -1,4 +1,4 @@
-"""What a folder holds, to compare two folders."""
+"""Return the contents of a folder, to compare two folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurements of ``elastictool bench``: one function a part, which returns table rows.
+"""Measure the parts for ``elastictool bench``: one function a part, which returns table rows.
 
 Contenders of a part take turns within one run, and each row names its ratio to the part's
 baseline: ratios carry over to other machines, times do not.

@@ -23,7 +23,7 @@ from elastictool.packing.stream import plan_stream
 
 LOG_SECONDS_MEAN, LOG_SECONDS_STD = 0.272, 1.244
 """Mean and deviation of ln(seconds) over the EPIC-SOUNDS validation annotations: the stand-in
-where no durations are given. Its tail is lighter than theirs."""
+where no durations are given. Its tail is lighter than that of the annotations."""
 
 
 @dataclass(frozen=True)
