@@ -98,7 +98,7 @@ class FeatureExtractor:
 
     @property
     def normalization(self) -> Normalization:
-        """How log-mel values become a model's input."""
+        """Normalisation of log-mel values to a model's input."""
         raw = frontend(self.fbank.frontend).FLOOR if self.length.padding == "floor" else 0.0
         return Normalization(self.mean, 2 * self.std, (raw - self.mean) / (2 * self.std))
 
@@ -225,7 +225,7 @@ class FeatureExtractor:
         available = pooled_count(known, self.pool)
         first, stop = min(first, available), min(first + count, available)
         size = min(self.pool, known)
-        # A filterbank may repeat a clip's last frame: it is computed as often.
+        # Some filterbanks repeat a clip's last frame; each repetition is computed.
         frames = np.minimum(
             np.arange(first * size, stop * size), config.own_frames(num_samples) - 1
         )

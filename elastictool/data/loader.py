@@ -161,7 +161,7 @@ def dead_worker(error: Exception) -> LoaderError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error`` and the errors during whose handling it was raised, the first one last."""
+    """Returns ``error`` and the errors during whose handling it was raised, the first one last."""
     while error is not None:
         yield error
         error = error.__context__

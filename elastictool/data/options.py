@@ -13,7 +13,7 @@ from elastictool.data.store import DATA_ROOT
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """What the stored audio is.
+    """Options of the stored audio and of the statistics that are measured on it.
 
     Attributes:
         encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
@@ -34,7 +34,7 @@ class StorageOptions:
 
 @dataclass(frozen=True)
 class PrepOptions:
-    """What to prepare, how to store it and where the work is done.
+    """Options of a preparation: what to prepare, how to store it, where to run.
 
     Attributes:
         dataset: Name of the corpus.

@@ -130,8 +130,8 @@ def _draw_validation(
     taken: list[int] = []
     wanted = 0.0
     for groups in units.values():
-        # What is left of one label counts for the next: a tenth of each of many small classes is
-        # less than a clip, and a tenth of all.
+        # The remainder is carried over to the next label: for many small classes a tenth of one
+        # is less than a clip, but a tenth of all is not.
         wanted += fraction * sum(map(len, groups.values()))
         for members in groups.values():
             if wanted >= len(members) / 2:

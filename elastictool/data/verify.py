@@ -21,7 +21,7 @@ from elastictool.utils.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """One fault of a prepared dataset.
 
     Attributes:
         clip: Id of the clip; empty where it concerns the whole dataset.

@@ -117,7 +117,7 @@ def _require_agreement(
     if blocks != model.depth:
         raise CheckpointError(
             f"{source.file} holds {blocks} blocks, its configuration says {model.depth}",
-            "take weights and configuration from one place",
+            "take weights and configuration from the same source",
         )
     if init.heads not in (0, model.heads):
         raise UsageError(

@@ -1,7 +1,7 @@
 """Infers a model's settings from tensor shapes, because published files hold no settings.
 
 Width, depth and patch size follow from shapes, the number of heads from the width (64 values a
-head, as in all published models but the largest image models; the report says that this is
+head, as in all published models but the largest image models; the report notes that this is
 assumed), and the grid of patches from the number of positions. Grids are ambiguous: 600 positions
 are 12 x 50 at stride 10 or 8 x 75 at stride 16. One is chosen only where exactly one belongs to an
 input length of the published models; else the user must set the stride.

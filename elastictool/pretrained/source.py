@@ -164,7 +164,7 @@ _LOADER_ERRORS = (
 def _read_pickle(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what follows says it
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # reported below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = _REFUSED.search(str(error))
@@ -172,7 +172,7 @@ def _read_pickle(file: Path) -> Any:
             raise CheckpointError(
                 f"{file} is damaged, or no file of tensors that torch wrote", _REFETCH
             ) from error
-        # Not the name of a file that a shell would change.
+        # Other names would be changed by a shell: the command shows FILE for them.
         name = file.name if re.fullmatch(r"[\w .+@-]+", file.name) else "FILE"
         raise CheckpointError(
             f"{file} is refused: reading it would run code ({refused[1]})",

@@ -1,6 +1,6 @@
 """Writes files atomically, and reads the files and folders of users.
 
-Users' trees hold links, hidden files and results besides the data, and their texts come from other
+Users' trees hold links, hidden files and results next to the data, and their texts come from other
 systems: this module defines which files count and how a text is read.
 """
 

@@ -41,7 +41,7 @@ def equal_runs(span_lengths: tuple[int, ...], span_segments: tuple[int, ...]) ->
 
 
 class SplitAttention(AttentionBackend):
-    """One scaled dot-product attention per run of equally long segments."""
+    """Computes scaled dot-product attention once per run of equally long segments."""
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float

@@ -61,8 +61,8 @@ class VarlenAttention(AttentionBackend):
         offsets, longest = layout.cu_spans, layout.max_span
         if "scale" in _parameters(kernel):
             return kernel(q, k, v, offsets, offsets, longest, longest, scale=scale)  # type: ignore[misc]
-        # The first versions always divide by sqrt(d): what differs from that goes into q. This
-        # asks as the model's default is computed: the product of both may miss 1 by its rounding.
+        # The first versions always divide by sqrt(d), so another scale is multiplied into q. It is
+        # compared as the default is computed: the product of both may miss 1 by its rounding.
         if scale != q.shape[-1] ** -0.5:
             q = q * (scale * q.shape[-1] ** 0.5)
         return kernel(q, k, v, offsets, offsets, longest, longest)  # type: ignore[misc]
