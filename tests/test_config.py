@@ -200,7 +200,7 @@ def test_a_recipe_that_cannot_be_extended_is_named(
 
 
 def test_every_recipe_of_the_project_loads() -> None:
-    for_any_data = ("fsdd", "narrow", "small_data")  # a run of theirs is named after its data
+    for_any_data = ("fsdd", "narrow", "small_data")  # a run with them is named after its data
     recipes = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     assert recipes
     for recipe in recipes:

@@ -18,7 +18,7 @@ from tests.helpers.corpus_trees import epic_hdf5_tree, write_audio, write_table
 
 
 def table_of(folder: Path, text: str) -> Path:
-    """A table beside ``a.wav`` and ``b.wav``."""
+    """A table next to ``a.wav`` and ``b.wav``."""
     for name in ("a.wav", "b.wav"):
         write_audio(folder / name, 1.0)
     (folder / "t.csv").write_bytes(text.encode())

@@ -179,12 +179,12 @@ def test_a_distilled_run_resumes_to_the_same_bits_with_any_number_of_workers(
 def test_a_teacher_that_sees_other_inputs_is_refused_before_anything_is_deleted(
     toy_store: PreparedStore, tmp_path: Path, teacher: Path, setting: str, words: list[str]
 ) -> None:
-    former = save_run(tmp_path / "former", toy_store)
+    earlier = save_run(tmp_path / "former", toy_store)
     config = settings(teacher, setting)
     with pytest.raises(CheckpointError) as caught:
-        train_run(config, toy_store, former, overwrite=True)
+        train_run(config, toy_store, earlier, overwrite=True)
     assert all(word in caught.value.message for word in words)
-    assert load_run(former)
+    assert load_run(earlier)
     with pytest.raises(CheckpointError):
         describe(config, toy_store)
 

@@ -110,8 +110,8 @@ def test_scores_of_weights_that_a_run_has_no_more_are_not_shown_as_its_own(
     (path / "metrics.jsonl").write_text("")
     run = load_run(path)
     (document, *_) = save_evaluation(path, evaluate_run(run, store), {"checkpoint": "best"})
-    told = json.loads(document.read_text())["weights"]
-    assert told == {"epoch": 1, "step": 1, "sha256": run.weights_sha256}
+    recorded = json.loads(document.read_text())["weights"]
+    assert recorded == {"epoch": 1, "step": 1, "sha256": run.weights_sha256}
     before = summarise(path)
     assert before.test is not None and not before.problem
     later = {"epoch": 2, "step": 7}
@@ -173,9 +173,9 @@ def test_predictions_are_the_scores_of_the_evaluation_and_of_predict(
     assert truth == [(c, names[t]) for c, t in zip(result.scores.clip_ids, targets, strict=True)]
     clip = int(np.flatnonzero(store.ids == result.scores.clip_ids[0])[0])
     sound = Array(store.waveform(clip), store.info.sample_rate_hz)
-    (told,) = ElasticModel(elastic).predict(sound, top=1)
-    assert first[0][0] == told.labels[0][0]
-    assert first[0][1] == pytest.approx(told.labels[0][1], abs=1e-5)
+    (prediction,) = ElasticModel(elastic).predict(sound, top=1)
+    assert first[0][0] == prediction.labels[0][0]
+    assert first[0][1] == pytest.approx(prediction.labels[0][1], abs=1e-5)
 
 
 def test_the_split_has_both_of_its_names_and_the_backend_is_reported(

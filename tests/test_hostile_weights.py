@@ -130,7 +130,7 @@ SIZES = (
 def test_numbers_of_config_json_are_checked(key: str, tmp_path: Path) -> None:
     sample = foreign_weights.hf_ast(depth=1)
     path = sample.write(tmp_path)
-    config = sample.beside["config.json"]
+    config = sample.documents["config.json"]
     for value in (0, -3, 3, 10**9, 10**400, 2.5, float("nan"), float("inf"), "16", [16], True, {}):
         if key == "layer_norm_eps" and value in (0, 3, 2.5, 10**9):
             continue  # an eps may be so
@@ -150,7 +150,7 @@ def test_numbers_of_the_feature_extractor_are_checked(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
     sample = foreign_weights.hf_ast(depth=1)
-    sample.beside["preprocessor_config.json"] |= change
+    sample.documents["preprocessor_config.json"] |= change
     with pytest.raises(CheckpointError):
         load("hf-ast", sample.write(tmp_path))
 

@@ -432,9 +432,9 @@ def test_hugging_face_weights_without_their_json_are_refused(tmp_path: Path) -> 
 
 def test_settings_of_hugging_faces_feature_extractor_are_used(tmp_path: Path) -> None:
     sample = foreign_weights.hf_ast()
-    extractor = sample.beside["preprocessor_config.json"]
+    extractor = sample.documents["preprocessor_config.json"]
     extractor |= {"do_normalize": False, "sampling_rate": 22_050}
-    sample.beside["config.json"]["problem_type"] = "multi_label_classification"
+    sample.documents["config.json"]["problem_type"] = "multi_label_classification"
     config = load("hf-ast", sample.write(tmp_path)).config
     assert (config.data.mean, config.data.std) == (0.0, 0.5)  # x = (x - 0) / (2 x 0.5)
     assert (config.fbank.sample_rate_hz, config.train.loss) == (22_050, "bce")

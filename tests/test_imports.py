@@ -30,7 +30,7 @@ def _floor(parts: tuple[str, ...]) -> int:
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Modules of ours that a file imports, as paths below the package, anywhere in the file."""
+    """Modules of the package that a file imports anywhere, as paths below the package."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

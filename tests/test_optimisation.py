@@ -43,7 +43,7 @@ def network(*sets: str) -> SpectrogramTransformer:
 
 
 def raw_weights(path: Path) -> dict[str, Tensor]:
-    """The weights that training itself goes on with."""
+    """The weights that training itself continues with."""
     state = load_training_state(RunDirectory(path).training_state)
     found: dict[str, Tensor] = state["model"]
     return found
@@ -197,15 +197,15 @@ def test_what_is_frozen_stays_to_the_last_bit_and_all_else_learns(
 def test_a_group_that_the_model_does_not_have_is_refused_before_an_old_run_is_deleted(
     toy_store: PreparedStore, tmp_path: Path, frozen: str, words: list[str]
 ) -> None:
-    former = RunDirectory(tmp_path / "run")
-    former.create(overwrite=False)
-    former.write_config(small(), "years of training")
+    earlier = RunDirectory(tmp_path / "run")
+    earlier.create(overwrite=False)
+    earlier.write_config(small(), "years of training")
     config = small(*TWO_BLOCKS, f"train.freeze={frozen}")
     with pytest.raises(UsageError) as caught:
         train_run(config, toy_store, tmp_path / "run", overwrite=True)
     text = f"{caught.value.message} {caught.value.hint}"
     assert all(word in text for word in words), text
-    assert former.read_fingerprint() == "years of training"
+    assert earlier.read_fingerprint() == "years of training"
 
 
 def test_prefix_and_all_but_head_cover_what_an_ast_has() -> None:

@@ -46,9 +46,9 @@ def test_planners_never_need_more_rows_or_tokens_than_next_fit(
     name: str, case: tuple[list[int], int]
 ) -> None:
     lengths, _ = case
-    ours, published = planned(name, *case), planned("first-come", *case)
-    assert len(ours) <= len(published)
-    assert processed_tokens(lengths, ours) <= processed_tokens(lengths, published)
+    rows, published = planned(name, *case), planned("first-come", *case)
+    assert len(rows) <= len(published)
+    assert processed_tokens(lengths, rows) <= processed_tokens(lengths, published)
 
 
 @every_planner

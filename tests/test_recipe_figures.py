@@ -90,8 +90,8 @@ def test_other_data_have_no_differences_and_another_metric_is_named() -> None:
     columns, rows = panel_cells(result["panels"][0], result, intervals=False)
     assert columns[2::2] == ["published mAP"] * 5
     assert {len(row) for row in rows} == {11}
-    ours, theirs = draw(result).axes
-    assert (ours.get_ylabel(), theirs.get_ylabel()) == ("Top-1 accuracy (%)", "mAP (%)")
+    own_axes, published_axes = draw(result).axes
+    assert (own_axes.get_ylabel(), published_axes.get_ylabel()) == ("Top-1 accuracy (%)", "mAP (%)")
 
 
 def test_published_curves_are_thin_lines_in_the_colour_of_their_model() -> None:
@@ -101,22 +101,22 @@ def test_published_curves_are_thin_lines_in_the_colour_of_their_model() -> None:
     full = [line for line in axes.lines if line.get_linewidth() > 1 and line.get_ls() != "None"]
     assert len(thin) == len(full) == 5
     assert [line.get_color() for line in thin] == [line.get_color() for line in full]
-    ours, theirs = draw({**result, "scale": "small"}).axes
-    assert not [line for line in ours.lines if line.get_linewidth() == 0.8]
-    assert len([line for line in theirs.lines if line.get_linewidth() == 0.8]) == 5
+    own_axes, published_axes = draw({**result, "scale": "small"}).axes
+    assert not [line for line in own_axes.lines if line.get_linewidth() == 0.8]
+    assert len([line for line in published_axes.lines if line.get_linewidth() == 0.8]) == 5
 
 
 def test_a_published_curve_has_the_colour_of_the_one_that_stands_for_it() -> None:
     result = paper_result() | {"scale": "small"}
-    ours = {"AST-B/8": "AST-B/16", "AST-B/16": "AST-B/32", "AST-B/32": "AST-B/64"}
-    for curve in result["panels"][0]["curves"]:  # names of theirs, each one size further
-        curve["label"] = ours.get(curve["published_label"], curve["label"])
-    mine, theirs = draw(result).axes
+    own_names = {"AST-B/8": "AST-B/16", "AST-B/16": "AST-B/32", "AST-B/32": "AST-B/64"}
+    for curve in result["panels"][0]["curves"]:  # published names, each one size further
+        curve["label"] = own_names.get(curve["published_label"], curve["label"])
+    mine, published_axes = draw(result).axes
     colours = {str(line.get_label()): line.get_color() for line in mine.lines}
-    published = {str(line.get_label()): line.get_color() for line in theirs.lines}
-    for name, own in ours.items():
+    published = {str(line.get_label()): line.get_color() for line in published_axes.lines}
+    for name, own in own_names.items():
         assert published[name] == colours[own]
-    assert len({published[name] for name in ours}) == 3
+    assert len({published[name] for name in own_names}) == 3
 
 
 def labels(axes: Axes) -> list[str]:
@@ -136,13 +136,13 @@ def test_each_of_two_panels_has_a_legend_of_its_own_curves_below_it() -> None:
     result = paper_result() | {"scale": "small"}
     for curve in result["panels"][0]["curves"]:
         curve["label"] = f"our {curve['label']}"
-    ours, theirs = draw(result).axes
-    title, named = legend_of(ours)
+    own_axes, published_axes = draw(result).axes
+    title, named = legend_of(own_axes)
     published = set(published_curves("flexiast_table1", "ESC-50"))
     assert title == "ours"
     assert [name for name in named if name.startswith("our ")] == named[:5]
     assert not published & set(named)
-    title, named = legend_of(theirs)
+    title, named = legend_of(published_axes)
     assert title == "published" and set(named) == published
 
 
@@ -150,10 +150,10 @@ def test_every_models_own_column_is_labelled() -> None:
     result = paper_result() | {"scale": "small"}
     for curve, own in zip(result["panels"][0]["curves"], (8, 16, 32, 16, 16), strict=True):
         curve["own"]["x"] = float(own)
-    ours, theirs = draw(result).axes
-    for axes in (ours, theirs):
+    own_axes, published_axes = draw(result).axes
+    for axes in (own_axes, published_axes):
         assert {"8", "16", "32"} <= set(labels(axes))
-        assert "30" not in labels(axes), "beside 32 there is no room for it"
+        assert "30" not in labels(axes), "there is no room for it next to 32"
 
 
 def test_the_figure_says_how_many_claims_hold_and_the_page_which() -> None:

@@ -317,11 +317,11 @@ def test_prepared_data_are_counted_by_their_own_frontend_unless_set() -> None:
     epic = frontend_config("epic-librosa")
     whole = prepared_durations(_store([24_000, 240_000], ["train", "train"], epic))
     assert frames_of(whole).tolist() == [epic.num_frames(24_000), epic.num_frames(240_000)]
-    own, told = (
+    own, overridden = (
         count_tokens(whole, TokenSettings(planners=[FLAT], shift_ms=shift)) for shift in (None, 10)
     )
-    assert (own.shift_ms, told.shift_ms) == (5.0, 10.0)
-    assert own.uses[-1].native_tokens > told.uses[-1].native_tokens
+    assert (own.shift_ms, overridden.shift_ms) == (5.0, 10.0)
+    assert own.uses[-1].native_tokens > overridden.uses[-1].native_tokens
 
 
 def test_clips_without_a_frame_and_clips_longer_than_a_row_are_reported() -> None:

@@ -1,8 +1,8 @@
 """Runs the model on a device that exists in name only, and prints the outcome as JSON.
 
-Tensors of the device are fake: they have sizes and a place, no values. So whatever asks for a
+Tensors of the device are fake: they have sizes and a device, no values. So whatever asks for a
 value raises, and so does an operation on tensors of the device and of the host, as on CUDA. The
-device is torch's place for foreign ones under a name of ours; it stays in the process that
+device is torch's ``privateuse1`` backend under another name; it stays in the process that
 registers it, hence ``python -m tests.helpers.fake_device``.
 """
 

@@ -47,11 +47,11 @@ def drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 @dataclass
 class Sample:
-    """The content of a checkpoint: tensors and the JSON files beside them."""
+    """The content of a checkpoint: tensors and the JSON files in its folder."""
 
     tensors: dict[str, Any]
     file: str
-    beside: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] | None = None
     wrapper: str = ""
 
@@ -63,9 +63,9 @@ class Sample:
             save_file(self.tensors, path, self.metadata)
         else:
             torch.save({self.wrapper: self.tensors} if self.wrapper else self.tensors, path)
-        for name, document in self.beside.items():
+        for name, document in self.documents.items():
             (folder / name).write_text(json.dumps(document))
-        return folder if self.beside else path
+        return folder if self.documents else path
 
     def copy(self) -> Sample:
         """A copy whose tensors may be changed."""
@@ -154,7 +154,7 @@ def ssast(width: int = 128, depth: int = 2, patch: tuple[int, int] = (16, 16)) -
 
 
 def flexiast(width: int = 128, depth: int = 2, distilled: bool = False, classes: int = 7) -> Sample:
-    """FlexiAST with stale positions and kernel under v., the live ones beside it."""
+    """FlexiAST with stale positions and kernel under v., the live ones next to it."""
     positions = 513 + distilled
     shapes = _v(width, depth, positions + 700, (16, 16), distilled)
     live = _embedding("", width, positions, (1, 16, 16))
@@ -232,8 +232,8 @@ def hf_ast(width: int = 128, depth: int = 2, classes: int = 7, frames: int = 128
         time_stride=10, max_length=frames, num_mel_bins=128,
     )  # fmt: skip
     extractor = {"mean": -4.0, "std": 4.5, "sampling_rate": 16000, "do_normalize": True}
-    beside = {"config.json": config, "preprocessor_config.json": extractor}
-    return Sample(_draw(shapes), "model.safetensors", beside)
+    documents = {"config.json": config, "preprocessor_config.json": extractor}
+    return Sample(_draw(shapes), "model.safetensors", documents)
 
 
 def hf_vit(width: int = 128, depth: int = 2, distilled: bool = False, classes: int = 7) -> Sample:
@@ -256,7 +256,7 @@ def hf_vit(width: int = 128, depth: int = 2, distilled: bool = False, classes: i
 
 
 def run(width: int = 128, depth: int = 2, classes: int = 7, **model: Any) -> Sample:
-    """A stand-alone checkpoint of ours."""
+    """A stand-alone checkpoint of elastictool."""
     labels = [f"sound {n}" for n in range(classes)]
     config = RunConfig(
         name="own",

@@ -29,7 +29,7 @@ def longest_first(lengths: Lengths, capacity: int) -> Rows:
 
     Even rows need little padding. Where some row overflows, one row more is tried; where that
     ends at more rows than next-fit needs, or next-fit processes no more tokens, its plan is
-    taken. Source: ours (the paper leaves better packing to future work).
+    taken. Source: our choice (the paper leaves better packing to future work).
     """
     published = next_fit(lengths, capacity)
     alone = [[index] for index, length in enumerate(lengths) if length > capacity]
