@@ -25,6 +25,7 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+	$(BIN)/mypy scripts/*.py
 
 setup: $(VENV)/.ready
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from elastictool.cli.console import say
+from elastictool.cli.console import log
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "demo"
@@ -31,7 +31,7 @@ the mean spectrum, which needs no model, stays below 50 %, chance is 7 %."""
 
 def elastictool(*arguments: str) -> str:
     """Run one command, showing it; its standard output."""
-    say(f"\n$ elastictool {' '.join(arguments)}")
+    log(f"\n$ elastictool {' '.join(arguments)}")
     command = [sys.executable, "-m", "elastictool", *arguments]
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if answer.returncode:
@@ -87,14 +87,14 @@ def judge(elastic: Path, seconds: float) -> None:
     top1 = json.loads((elastic / "results" / "eval_test.json").read_text())["metrics"]["top1"]
     figures = sorted(OUT.rglob("*.png"))
     for figure in figures:
-        say(f"figure: {figure.relative_to(ROOT)}")
-    say(f"runs:   {(OUT / 'runs').relative_to(ROOT)}   ({seconds:.0f} s)")
+        log(f"figure: {figure.relative_to(ROOT)}")
+    log(f"runs:   {(OUT / 'runs').relative_to(ROOT)}   ({seconds:.0f} s)")
     missing = {"durations.png", "sweep.png", "tokens.png"} - {figure.name for figure in figures}
     if missing:
         sys.exit(f"demo: no figure {', '.join(sorted(missing))}")
     if top1 < LEAST_TOP1:
         sys.exit(f"demo: ElasticAST has learnt nothing: top-1 {top1:.1%}, wanted {LEAST_TOP1:.0%}")
-    say(f"demo: ElasticAST top-1 {top1:.1%} (wanted at least {LEAST_TOP1:.0%}): all is well")
+    log(f"demo: ElasticAST top-1 {top1:.1%} (wanted at least {LEAST_TOP1:.0%}): all is well")
 
 
 if __name__ == "__main__":

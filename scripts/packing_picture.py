@@ -34,11 +34,13 @@ def bar(axes: Axes, left: int, level: float, width: int, colour: str, text: str 
         axes.text(left + width / 2, level + 0.36, text, ha="center", va="center", fontsize=8)
 
 
-def title(axes: Axes, what: str, says: str) -> None:
+def title(axes: Axes, what: str, detail: str) -> None:
     """A bold line over a plain one."""
     axes.set_title(what, fontsize=10, pad=18)
-    above = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(says, (0, 1), xytext=(0, 6), fontsize=8.5, color=GREY, **above)
+    axes.annotate(
+        detail, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points",
+        fontsize=8.5, color=GREY,
+    )  # fmt: skip
 
 
 def padded(axes: Axes) -> None:
