@@ -21,6 +21,7 @@ WITHOUT_EFFECT = [
     ("init.head=replace", (), WEIGHTS),
     ("init.compat=official", (), WEIGHTS),
     ("init.source_stride=[10, 10]", (), WEIGHTS),
+    ("init.fc_norm=encoder", (), WEIGHTS),
     ("train.distill.temperature=2.0", (), TEACHER),
     ("train.distill.weight=0.5", (), TEACHER),
     ("train.label_smoothing=0.1", TEACHER, ("train.distill.weight=0.5",)),

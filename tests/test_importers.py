@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import pickle
 import re
@@ -267,6 +268,31 @@ def test_a_grid_in_doubt_is_asked_for(tmp_path: Path) -> None:
     assert "init.source_stride" in caught.value.hint
     model = load("ast", path, source_stride=(12, 12)).config.model
     assert (model.grid, model.patch_stride) == ((10, 72), (12, 12))
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (8, 8), (32, 32), (24, 24), (16, 8), (8, 16)])
+@pytest.mark.parametrize("stride", [(0, 0), (10, 10), (7, 7)])
+def test_the_hint_names_a_stride_that_fits(patch: tuple[int, int], stride: tuple[int, int]) -> None:
+    named = 0
+    for positions in range(1, 1_300):
+        try:
+            grid = audio_grid(positions, patch, stride)
+        except CheckpointError as error:
+            hint = error.hint
+        else:
+            assert math.prod(grid.shape) == positions
+            continue
+        if "source_stride" not in hint:
+            assert "no stride" in hint
+            bands = [(128 - patch[0]) // step + 1 for step in range(1, min(patch) + 1)]
+            assert all(positions % count for count in bands)
+            continue
+        value = json.loads(hint.rpartition("=")[2])
+        advised = tuple(value) if isinstance(value, list) else (value, value)
+        grid = audio_grid(positions, patch, advised)
+        assert math.prod(grid.shape) == positions and grid.stride == advised
+        named += 1
+    assert named > 50
 
 
 def test_a_grid_that_cannot_be_is_refused(tmp_path: Path) -> None:

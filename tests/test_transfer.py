@@ -200,6 +200,45 @@ def test_an_ast_becomes_an_elasticast(tmp_path: Path, how: dict[str, Any], divis
     assert ((sums.mean((0, 1)) - mean).norm() > 0.5 * mean.norm()) == both
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix_tokens", "how", "copied"),
+    [
+        ("ssast", 0, {"compat": "official"}, True),
+        ("ssast", 1, {"compat": "official"}, False),  # an AST of the published code
+        ("ast", 0, {"compat": "official"}, False),
+        ("ssast", 0, {}, False),
+        ("ssast", 1, {"fc_norm": "encoder"}, True),
+        ("ast", 0, {"fc_norm": "encoder"}, True),
+    ],
+)
+def test_a_new_heads_norm_starts_from_the_encoders_where_it_should(
+    name: str, prefix_tokens: int, how: dict[str, Any], copied: bool, tmp_path: Path
+) -> None:
+    weights = imported(name, tmp_path, **how)
+    pooling = "prefix" if prefix_tokens else "attention"
+    changes = ELASTIC | {"prefix_tokens": prefix_tokens, "pooling": pooling, "num_classes": 3}
+    model = new_model(weights, **changes)
+    report = transfer(model, weights, InitConfig(name, "x", head="replace", **how))
+    state = model.state_dict()
+    for part, fresh in (("weight", 1.0), ("bias", 0.0)):
+        norm = state[f"norm.{part}"]
+        expected = norm if copied else torch.full_like(norm, fresh)
+        assert torch.equal(state[f"fc_norm.{part}"], expected)
+        assert torch.equal(norm, weights.state[f"norm.{part}"])
+        reason = report.missing[f"fc_norm.{part}"]
+        assert reason.startswith("the encoder's last LayerNorm: " if copied else "new: ")
+    assert report.missing["head.weight"].startswith("new: ")
+
+
+def test_a_kept_head_keeps_its_norm(tmp_path: Path) -> None:
+    weights = imported("ast", tmp_path, fc_norm="encoder")
+    model = new_model(weights)
+    report = transfer(model, weights, InitConfig("ast", "x", fc_norm="encoder"))
+    state = model.state_dict()
+    assert torch.equal(state["fc_norm.weight"], weights.state["fc_norm.weight"])
+    assert not report.missing
+
+
 def test_a_fitted_kernel_keeps_its_products_with_resized_patches(tmp_path: Path) -> None:
     weights = imported("flexiast", tmp_path)
     model = new_model(weights, patch_size=(32, 32), patch_stride=(32, 32), grid=(4, 32))
@@ -295,6 +334,7 @@ def test_a_conversion_that_cannot_be_is_refused(tmp_path: Path) -> None:
         ("a.safetensors", ["model.num_classes=3"], "num_classes cannot be changed"),
         ("a.safetensors", ["init.rgb=sun"], "init.rgb"),
         ("a.safetensors", ["init.compat=official", "init.rgb=mean"], "leave them out"),
+        ("a.safetensors", ["init.compat=official", "init.fc_norm=encoder"], "leave them out"),
         ("a.safetensors", ["init.compat=official", "model.initialization=scaled"], "makes it off"),
         ("a.safetensors", ["init.head=replace"], r"takes no init\.head"),
         ("a.safetensors", ["init.path=b.pth"], r"takes no init\.path"),

@@ -42,7 +42,7 @@ _WITHOUT = (
             "set data.balanced_sampling=true"),
     Without(tuple(f"init.{key}"
                   for key in ("model", "head", "rgb", "pos_embed", "grid_mean", "pooling",
-                              "source_stride", "heads", "compat")),
+                              "fc_norm", "source_stride", "heads", "compat")),
             ("init.from",),
             lambda run: bool(run.init.source),
             "the run starts from new weights",

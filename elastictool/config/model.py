@@ -180,20 +180,24 @@ class InitConfig:
     pooling: Literal["mean", "official", "random"] = "mean"
     """What attention pooling starts from, where the weights have none: the ``mean`` of the blocks'
     attention, the published code's value (``official``, a sixth of it), or at ``random``."""
+    fc_norm: Literal["new", "encoder"] = "new"
+    """What the LayerNorm before a new classifier starts from: scale 1 and shift 0 (``new``), or the
+    ``encoder``'s last LayerNorm."""
     source_stride: tuple[int, int] = (0, 0)
     """Patch stride of the file, (frequency, time), where it cannot be inferred; 0 infers it."""
     heads: int = 0
     """Attention heads of the file; 0: as published models of its width have."""
     compat: Literal["none", "official"] = "none"
     """``official`` fits the weights as the published ElasticAST code does: ``rgb``, ``pos_embed``,
-    ``grid_mean`` and ``pooling`` of its own, and attention without scale."""
+    ``grid_mean``, ``pooling`` and ``fc_norm`` of its own, and attention without scale."""
 
     def __post_init__(self) -> None:
         require(bool(self.source) == bool(self.path), "set init.from and init.path together")
         require(min(self.source_stride) >= 0, "init.source_stride must not be negative")
         require(self.heads >= 0, "init.heads must be 0 (inferred) or above")
-        chosen = (self.rgb, self.pos_embed, self.grid_mean, self.pooling)
+        chosen = (self.rgb, self.pos_embed, self.grid_mean, self.pooling, self.fc_norm)
         require(
-            self.compat == "none" or chosen == ("sum", "crop", "once", "mean"),
-            "init.compat = official sets rgb, pos_embed, grid_mean and pooling: leave them out",
+            self.compat == "none" or chosen == ("sum", "crop", "once", "mean", "new"),
+            "init.compat = official sets rgb, pos_embed, grid_mean, pooling and fc_norm: "
+            "leave them out",
         )

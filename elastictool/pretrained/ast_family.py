@@ -89,7 +89,7 @@ def _describe_flexiast(source: Source, tensors: Tensors, init: InitConfig) -> De
     if positions == 8 * 64:  # the published tables, whatever the patch size
         grid = Grid((8, 64), patch, 1_024)
     else:
-        grid = audio_grid(positions, patch, patch)
+        grid = audio_grid(positions, patch, patch, overlaps=False)
     return _described(tensors, patch, grid, init, "prefix")
 
 
@@ -186,6 +186,7 @@ FORMATS.register("ssast")(
         },
         describe=_describe_ssast,
         official_fit="interpolate",
+        official_fc_norm="encoder",
     )
 )
 FORMATS.register("flexiast")(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ class Format:
         aliases: Replacements (pattern, by what) that bring keys into one spelling, in order.
         ignored: Patterns of keys that the model does not need, and why.
         official_fit: How the published code fits positions (``init.compat = official``).
+        official_fc_norm: What it starts the LayerNorm before a new classifier from.
         image: The grid is that of pictures and is unrelated to mel bins and seconds.
         own: The file was written by elastictool and is recognised by its metadata.
     """
@@ -109,6 +111,7 @@ class Format:
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     official_fit: GridFit = "crop"
+    official_fc_norm: Literal["new", "encoder"] = "new"
     image: bool = False
     own: bool = False
 

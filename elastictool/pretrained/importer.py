@@ -85,8 +85,9 @@ def import_as(form: Format, init: InitConfig) -> Imported:
     )
     if official:
         init = replace(
-            init, compat="none", pos_embed=form.official_fit, grid_mean="twice", pooling="official"
-        )
+            init, compat="none", pos_embed=form.official_fit, grid_mean="twice",
+            pooling="official", fc_norm=form.official_fc_norm,
+        )  # fmt: skip
     state = _convert(form, model, init, spelled, source, report)
     names = described.label_names
     return Imported(described.config, state, names, init, official, form.image, report)

@@ -10,7 +10,7 @@ input length of the published models; else the user must set the stride.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -128,34 +128,57 @@ def classes(tensors: Tensors, key: str) -> int:
     return len(need(tensors, key, "C, D")) if key in tensors else 0
 
 
-def audio_grid(positions: int, patch: Size, stride: Size = (0, 0)) -> Grid:
+def audio_grid(positions: int, patch: Size, stride: Size = (0, 0), overlaps: bool = True) -> Grid:
     """Returns the grid of an AST with this number of positions of patches.
 
     Args:
         positions: Rows of the position table without those of the prefix tokens.
         patch: (frequency, time) of a patch.
-        stride: The stride that the user has set; (0, 0) infers it.
+        stride: The stride that the user or the format has set; (0, 0) infers it.
+        overlaps: Whether the format has models of other strides than ``patch``.
 
     Raises:
         CheckpointError: No stride of a published model gives this number, or several do.
     """
-    published = {10, 12, 14, 16, patch[0]}
-    strides = [stride] if min(stride) else sorted((step, step) for step in published)
-    fits, known = [], []
+    published = sorted({(step, step) for step in (10, 12, 14, 16) if step <= min(patch)} | {patch})
+    fits = _fitting(positions, patch, [stride] if min(stride) else published)
+    known = [grid for grid in fits if grid.frames in PUBLISHED_FRAMES]
+    chosen = known if len(known) == 1 else fits
+    if len(chosen) == 1:
+        return chosen[0]
+    found = ", ".join(f"{g.shape[0]}x{g.shape[1]} at stride {g.stride[0]}" for g in chosen)
+    raise CheckpointError(
+        f"the grid of {positions} positions cannot be inferred: it may be {found or 'none'} "
+        f"of {MEL_BINS} mel bins",
+        _stride_hint(positions, patch, chosen or _fitting(positions, patch, published), overlaps),
+    )
+
+
+def _stride_hint(positions: int, patch: Size, found: Sequence[Grid], overlaps: bool) -> str:
+    """Names a stride that gives ``positions``: one of ``found``, else the largest without gaps."""
+    every = [(step, step) for step in range(min(patch), 0, -1)] if overlaps else []
+    fits = found or _fitting(positions, patch, every)
+    if not fits:
+        return (
+            f"no stride of patches of {patch[0]}x{patch[1]} gives this number: the file may be "
+            f"damaged, or have another number of mel bins than {MEL_BINS}"
+        )
+    stride = max(fits, key=lambda grid: grid.frames in PUBLISHED_FRAMES).stride
+    text = f"{stride[0]}" if stride[0] == stride[1] else f"[{stride[0]},{stride[1]}]"
+    return (
+        "set the stride that the patches were trained with, such as "
+        f"--set init.source_stride={text}"
+    )
+
+
+def _fitting(positions: int, patch: Size, strides: Iterable[Size]) -> list[Grid]:
+    """Returns the grids of ``positions`` patches at those of ``strides`` that give this number."""
+    fits = []
     for step in strides:
-        bands = (MEL_BINS - patch[0]) // step[0] + 1
-        if bands >= 1 and positions % bands == 0:
-            columns = positions // bands
+        columns, rest = divmod(positions, max(1, (MEL_BINS - patch[0]) // step[0] + 1))
+        if columns and not rest and patch[0] <= MEL_BINS:
             least = covered(columns, patch[1], step[1])
             frames = [f for f in PUBLISHED_FRAMES if least <= f < least + step[1]]
-            fits.append(Grid((bands, columns), step, frames[0] if frames else least))
-            known += fits[-1:] if frames else []
-    chosen = known if len(known) == 1 else fits
-    if len(chosen) != 1:
-        found = ", ".join(f"{g.shape[0]}x{g.shape[1]} at stride {g.stride[0]}" for g in chosen)
-        raise CheckpointError(
-            f"the grid of {positions} positions cannot be inferred: it may be {found or 'none'} "
-            f"of {MEL_BINS} mel bins",
-            "set the stride of the patches: --set init.source_stride=10",
-        )
-    return chosen[0]
+            shape = (positions // columns, columns)
+            fits.append(Grid(shape, step, frames[0] if frames else least))
+    return fits

@@ -146,13 +146,7 @@ def transfer(model: SpectrogramTransformer, weights: Imported, init: InitConfig)
     _fit_positions(state, weights, target)
     _fit_prefix(state, own, report)
     _start_pooling(state, own, weights)
-    for name in [name for name in own if name.startswith(("head.", "fc_norm."))]:
-        if name not in state:
-            report.missing[name] = "new: the weights have none"
-        elif init.head == "replace":
-            report.leave_out(name, "init.head = replace")
-            report.missing[name] = "new: init.head = replace"
-            del state[name]
+    _start_head(state, own, weights, init, target)
     useless = {"prefix": "has no prefix tokens", "attn_pool": "does not pool by attention"}
     for name in [name for name in state if name not in own]:
         del state[name]
@@ -236,6 +230,34 @@ def _start_pooling(state: dict[str, Tensor], own: Mapping[str, Tensor], weights:
     state |= start
     what = f"the encoder's attention, its sum over {divisor} ({how})"
     report.missing |= dict.fromkeys(start, f"{what}: {new}")
+
+
+def _start_head(
+    state: dict[str, Tensor],
+    own: Mapping[str, Tensor],
+    weights: Imported,
+    init: InitConfig,
+    target: ModelConfig,
+) -> None:
+    """Keeps the classifier and its LayerNorm, or starts new ones.
+
+    Source: published ElasticAST code, which copies SSAST's last LayerNorm; its AST, whose patches
+    have prefix tokens, does not.
+    """
+    report = weights.report
+    copied = weights.init.fc_norm == "encoder" and not (weights.official and target.prefix_tokens)
+    for name in [name for name in own if name.startswith(("head.", "fc_norm."))]:
+        why = "the weights have none" if name not in state else "init.head = replace"
+        if name in state and init.head != "replace":
+            continue
+        if name in state:
+            report.leave_out(name, why)
+            del state[name]
+        if copied and name.startswith("fc_norm."):
+            state[name] = state[name.removeprefix("fc_")].clone()
+            report.missing[name] = f"the encoder's last LayerNorm: {why}"
+        else:
+            report.missing[name] = f"new: {why}"
 
 
 def _by(size: tuple[int, int]) -> str:

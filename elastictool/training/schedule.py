@@ -1,7 +1,8 @@
 """Learning rate as a pure function of the step: nothing to save, exact after a resume.
 
-The published trainer keeps the rate at 0 for its first 50 steps and lets the warm-up undo decays;
-here warm-up is linear from the first step and multiplies the decay.
+The published trainers keep the rate at 0 for their first 50 steps and let the warm-up undo decays;
+that of EPIC-SOUNDS begins at 1 % and undoes its decay at every later step. Here warm-up is linear
+from the first step and multiplies the decay.
 """
 
 from __future__ import annotations
