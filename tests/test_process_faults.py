@@ -291,6 +291,42 @@ def test_prep_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert not [trial for trial in trials if trial.differences]
 
 
+def living(session: int) -> list[str]:
+    """The processes of a session, as ``/proc`` shows them, without those that have ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state not in "ZX":
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.5, 1.5])
+@pytest.mark.parametrize("command", ["prep", "train"])
+def test_workers_end_with_a_killed_parent_also_while_they_start(
+    toy_store: PreparedStore, tmp_path: Path, command: str, delay_s: float
+) -> None:
+    line: tuple[object, ...] = ("prep", "--out", "out", "--limit", 600, "--workers", 2)
+    if command == "train":
+        many = sets("train.epochs=2000", "train.loader_workers=2")
+        line = ("train", "--dataset", toy_store.path, "--run-dir", "run", *many)
+    child = Child(tmp_path, *line)
+    session = child.process.pid
+    assert session is not None
+    while len(living(session)) < 3 and child.process.is_alive():
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    assert child.process.is_alive(), child.shown()
+    child.process.kill()
+    child.process.join()
+    end = time.monotonic() + 10
+    while (left := living(session)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left
+
+
 @pytest.mark.slow
 def test_training_killed_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     job = train_job(tmp_path, clips=40, sets=("train.epochs=2", "packing.batch_clips=12"))

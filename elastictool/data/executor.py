@@ -28,7 +28,7 @@ from elastictool.data.shards import ShardReport, finished, write_in_worker, writ
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, WriteError
 from elastictool.utils.optional import missing_extra
 from elastictool.utils.progress import Progress
-from elastictool.utils.signals import Stopped, StopRequest
+from elastictool.utils.signals import Stopped, StopRequest, start_worker
 
 WORTH_WORKERS_S = 20.0
 """Work from which worker processes pay; they take seconds to start, each with its own torch."""
@@ -100,9 +100,15 @@ def _write_in_workers(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     processes = min(workers or joblib.cpu_count(), len(tasks))
-    parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
+    parallel = joblib.Parallel(
+        n_jobs=processes,
+        return_as="generator_unordered",
+        # Workers start for seconds: if this process dies meanwhile, they end before a first task.
+        initializer=start_worker,
+        initargs=(os.getpid(),),
+    )
     try:
-        yield from parallel(joblib.delayed(write_in_worker)(task, os.getpid()) for task in tasks)
+        yield from parallel(joblib.delayed(write_in_worker)(task) for task in tasks)
     except TerminatedWorkerError as error:
         stop.check()  # a signal to the whole group also ends workers that are just starting
         raise ElasticToolError(
@@ -126,7 +132,7 @@ def _write_on_cluster(
     with _connect(distributed, address) as client:
         waiting = iter(tasks)
         # Workers have other working directories.
-        submit = partial(client.submit, write_in_worker, parent_pid=os.getpid(), pure=False)
+        submit = partial(client.submit, write_in_worker, pure=False)
         in_flight = 2 * max(1, sum(client.nthreads().values()))
         first = [submit(task.absolute()) for task in islice(waiting, in_flight)]
         submitted = distributed.as_completed(first, loop=client.loop)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -26,7 +27,7 @@ from elastictool.utils.errors import (
     first_line,
     is_out_of_memory,
 )
-from elastictool.utils.signals import leave_to_parent
+from elastictool.utils.signals import start_worker
 
 SIGTERM_GRACE_S = 30.0
 """That a worker outlives a SIGTERM: what torchrun and SLURM wait before they kill."""
@@ -117,7 +118,7 @@ def load_undelivered(
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=partial(_outlive_sigterm, os.getpid()),
         pin_memory=transfer.pins,
         # Its own generator: torch's global one belongs to the model, and a resumed run must
         # find it as an uninterrupted one would.
@@ -177,13 +178,13 @@ def _blocked_sigterm() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _outlive_sigterm(worker: int) -> None:
+def _outlive_sigterm(parent_pid: int, worker: int) -> None:
     """Leaves signals to the parent; ends some time after a SIGTERM, not at once.
 
     SIGTERM reaches whole groups of processes, and the training process still wants the batches of
     the step that it saves after. Where it comes from the end of that process, there is no batch.
     """
-    leave_to_parent()
+    start_worker(parent_pid)
 
     def end_later(*_: object) -> None:
         timer = threading.Timer(SIGTERM_GRACE_S, os._exit, [1])

@@ -31,7 +31,6 @@ from elastictool.data.plan import ShardTask
 from elastictool.data.store import shard_schema
 from elastictool.utils.errors import AudioError
 from elastictool.utils.io import atomic_path, readable, write_json
-from elastictool.utils.signals import end_with_parent, leave_to_parent
 
 _BATCH_BYTES = 32 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -246,9 +245,6 @@ def _add_one(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def write_in_worker(task: ShardTask, parent_pid: int) -> tuple[int, ShardReport]:
-    """Writes one shard, here or in a worker of the process ``parent_pid``."""
-    if os.getpid() != parent_pid:
-        leave_to_parent()
-        end_with_parent(parent_pid)
+def write_in_worker(task: ShardTask) -> tuple[int, ShardReport]:
+    """Writes one shard; returns its index, too."""
     return task.index, write_shard(task)

@@ -8,6 +8,7 @@ however often they come. Signals that are ignored (``nohup``) stay ignored.
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -137,15 +138,28 @@ def leave_to_parent() -> None:
 
 @cache
 def end_with_parent(parent_pid: int) -> None:
-    """Ends a worker when its parent is gone, even killed; an orphan would disturb the next attempt.
+    """Ends this worker process when its parent ends, even killed, also if that has happened.
 
-    Workers that others started (a cluster's) are left alone.
+    An orphan would disturb the next attempt. The worker's own thread watches: what the kernel
+    offers (``PR_SET_PDEATHSIG``) would also end it with a mere thread of its parent.
+
+    Args:
+        parent_pid: The parent, for processes that ``multiprocessing`` gives no sentinel of it.
     """
+    parent = multiprocessing.parent_process()
+    sentinel: Any = parent.sentinel if parent else None
 
     def watch() -> None:
-        while os.getppid() == parent_pid:
+        if sentinel is not None:
+            multiprocessing.connection.wait([sentinel])
+        while sentinel is None and os.getppid() == parent_pid:
             time.sleep(0.2)
         os._exit(1)
 
-    if os.getppid() == parent_pid:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def start_worker(parent_pid: int) -> None:
+    """Prepares a worker process of ``parent_pid`` before its first task."""
+    leave_to_parent()
+    end_with_parent(parent_pid)
