@@ -14,8 +14,8 @@ from elastictool.corpora.base import (
     RenderingCorpus,
     SourceClip,
 )
-from elastictool.corpora.epic_sounds import seconds
 from elastictool.corpora.own_data import stratified_split
+from elastictool.corpora.tables import clock_seconds
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import plan, prepare
 from elastictool.utils.errors import UsageError
@@ -219,10 +219,10 @@ def test_epic_sounds_reads_the_published_validation_table(
 
 
 def test_timestamps_are_hours_minutes_seconds() -> None:
-    assert seconds("01:02:03.500") == 3723.5
+    assert clock_seconds("01:02:03.500") == 3723.5
     for wrong in ("62.5", "1:x:3", ""):
         with pytest.raises(ValueError):
-            seconds(wrong)
+            clock_seconds(wrong)
 
 
 def _sliced(folder: Path, files: int = 20, slices: int = 5) -> Path:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
-from elastictool.corpora.tables import ClassTable
+from elastictool.corpora.classes import ClassTable
 from elastictool.data.ingest import first_samples, trimmed
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare

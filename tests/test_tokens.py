@@ -282,7 +282,7 @@ def test_a_missing_or_binary_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         read_durations(tmp_path)
     (tmp_path / "audio.wav").write_bytes(b"RIFF\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match="not a CSV file"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         read_durations(tmp_path / "audio.wav")
 
 

@@ -13,11 +13,15 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument
 
 if TYPE_CHECKING:
+    from elastictool.corpora.base import TableOptions
     from elastictool.data.options import PrepOptions
     from elastictool.data.plan import Plan
     from elastictool.data.prepare import JobShard
     from elastictool.data.shards import ShardReport
     from elastictool.data.store import PreparedStore
+
+
+_NAMED_COLUMNS = ("path", "label", "split", "group")
 
 
 def parse_channel(text: str) -> str | int:
@@ -55,6 +59,32 @@ class CorpusChoice:
         min=0,
     )
     seed: int = option(0, "Seed of drawn splits, synth's clips and --stats-clips.", min=0)
+
+
+@dataclass(frozen=True)
+class TableChoice:
+    """What the columns of a table of one's own are called."""
+
+    path_column: str = option("", "Column of csv with the audio files (default: path).")
+    label_column: str = option("", "Column of csv with the labels (default: label).")
+    split_column: str = option("", "Column of csv with the splits (default: split).")
+    group_column: str = option("", "Column of csv with what stays in one split (default: group).")
+    label_separator: str = option("|", "Text that joins several labels of a clip in csv.")
+
+    @property
+    def options(self) -> TableOptions:
+        """The same for the corpus.
+
+        Raises:
+            UsageError: The separator is empty.
+        """
+        from elastictool.corpora.base import TableOptions
+
+        if not self.label_separator:
+            raise UsageError("--label-separator is empty", "for example --label-separator ';'")
+        names = {name: getattr(self, f"{name}_column") for name in _NAMED_COLUMNS}
+        called = {name: called for name, called in names.items() if called}
+        return TableOptions(called, self.label_separator)
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,7 @@ def prep(
     target: Target = Target(),
     json_output: JsonOption = False,
     work: Work = Work(),
+    table: TableChoice = TableChoice(),
 ) -> None:
     """Decode, check, resample and store a corpus for training.
 
@@ -146,7 +177,7 @@ def prep(
 
     part = JobShard.parse(work.part) if work.part else None
     work.check(target.overwrite)
-    options = _options(corpus, storage, target, work)
+    options = _options(corpus, table, storage, target, work)
     if corpus.download:
         _download(corpus.dataset, corpus.root)
     planned = plan(options)
@@ -164,7 +195,9 @@ def prep(
     check_rejected(store.info, target.max_rejected, missing_too=not corpus.limit)
 
 
-def _options(corpus: CorpusChoice, storage: Storage, target: Target, work: Work) -> PrepOptions:
+def _options(
+    corpus: CorpusChoice, table: TableChoice, storage: Storage, target: Target, work: Work
+) -> PrepOptions:
     from elastictool.config.loader import frontend_config
     from elastictool.corpora.base import CorpusOptions
     from elastictool.data.options import PrepOptions, StorageOptions
@@ -175,7 +208,7 @@ def _options(corpus: CorpusChoice, storage: Storage, target: Target, work: Work)
         corpus.root,
         target.out or DATA_ROOT,
         target.name,
-        CorpusOptions(corpus.task, corpus.subset, corpus.seed),
+        CorpusOptions(corpus.task, corpus.subset, corpus.seed, table.options),
         StorageOptions(
             storage.encoding,
             parse_channel(storage.channel),

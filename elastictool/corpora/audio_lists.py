@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elastictool.corpora.base import (
     CORPORA,
-    SPLIT_NAMES,
     Corpus,
     CorpusOptions,
     Listing,
@@ -26,8 +26,9 @@ from elastictool.corpora.base import (
     SourceClip,
 )
 from elastictool.corpora.checks import some_of
+from elastictool.corpora.classes import CLASS_TABLE, CLASS_TABLES, ClassTable
 from elastictool.corpora.own_data import counted_from_one, is_there, shared_file_warnings
-from elastictool.corpora.tables import CLASS_TABLE, CLASS_TABLES, ClassTable
+from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import is_hidden, open_text
 
@@ -126,8 +127,8 @@ class _ListFile:
         with open_text(path) as file:
             text = file.read()
         try:
-            document = json.loads(text)
-        except ValueError as error:
+            document = json.loads(text, object_pairs_hook=_without_repeats)
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path} is not JSON: {error}", "fetch or write it again") from error
         if not isinstance(document, dict) or not isinstance(document.get("data"), list):
             return None
@@ -144,12 +145,25 @@ class _ListFile:
                 raise UsageError(
                     f"{path}, entry {number}: an empty path or no label", "mend or remove it"
                 )
+            if broken := [text for text in (wav, *labels) if not {*text}.isdisjoint("\r\n")]:
+                raise UsageError(
+                    f"{path}, entry {number}: {broken[0]!r} contains a line break", "mend it"
+                )
             entries.append((wav, labels))
         words = re.findall(r"[a-z]+", path.stem.lower())
         split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
         ending = re.search(r"\d+$", path.stem)
         name = " ".join(word for word in words if word not in SPLIT_NAMES)
         return cls(path, entries, split, (name, int(ending[0])) if ending and split else None)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of ``pairs``; Python would keep the last of two values for one key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {key!r} twice")
+    return found
 
 
 def _read_lists(paths: Sequence[Path]) -> tuple[list[_ListFile], list[str]]:

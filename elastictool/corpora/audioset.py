@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.classes import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import CLASS_TABLE, ClassTable, Columns, Table
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
 
 TABLES = {

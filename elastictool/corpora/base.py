@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -21,13 +22,6 @@ from numpy.typing import NDArray
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import Registry, nearest_hint
-
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-"""Our name of each split by its names in other people's data."""
 
 
 class SourceClip(NamedTuple):
@@ -95,6 +89,19 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class TableOptions:
+    """How a user's table is read.
+
+    Attributes:
+        columns: What columns are called in it, where it has other names for them.
+        label_separator: Text that joins several labels of a clip.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label_separator: str = "|"
+
+
+@dataclass(frozen=True)
 class CorpusOptions:
     """Options of corpora that a user may set.
 
@@ -102,11 +109,13 @@ class CorpusOptions:
         task: One of the corpus's ``tasks``; empty is its first.
         subset: One of the corpus's ``subsets``; empty is its first.
         seed: Seed of drawn splits and of rendered clips.
+        table: How a table is read; of corpora that are ``own_table`` only.
     """
 
     task: str = ""
     subset: str = ""
     seed: int = 0
+    table: TableOptions = field(default_factory=TableOptions)
 
 
 class Corpus(ABC):
@@ -118,6 +127,7 @@ class Corpus(ABC):
         subsets: Parts of it that can be taken alone; the first, the default, is the usual one.
         default_root: Folder of the corpus where the user names none.
         takes_file: Whether its root may also be a file (a table, a list).
+        own_table: Whether it is a table of the user's own, whose columns may have other names.
     """
 
     name: ClassVar[str]
@@ -125,6 +135,7 @@ class Corpus(ABC):
     subsets: ClassVar[tuple[str, ...]] = ()
     default_root: ClassVar[Path | None] = None
     takes_file: ClassVar[bool] = False
+    own_table: ClassVar[bool] = False
 
     @abstractmethod
     def describe(self) -> str:
@@ -149,6 +160,11 @@ class Corpus(ABC):
             UsageError: There is no such task or subset, or the data is not there or not laid out
                 as expected.
         """
+        if options.table != TableOptions() and not self.own_table:
+            raise UsageError(
+                f"--dataset {self.name} has no table of your own",
+                "leave --…-column and --label-separator out, or take --dataset csv",
+            )
         chosen: dict[str, Any] = {}
         for what, known in (("subset", self.subsets), ("task", self.tasks)):
             wanted = getattr(options, what)

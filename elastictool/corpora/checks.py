@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 
 from elastictool.corpora.base import Listing, MissingClip
+from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.io import readable
 
 _EXAMPLES = 3
@@ -57,7 +59,7 @@ def _is_text(*texts: str) -> bool:
 
 
 def listing_warnings(listing: Listing) -> list[str]:
-    """Returns warnings on nearly equal labels, on a single label, and on the number of classes."""
+    """Returns warnings on labels that are nearly equal or the only one, on classes, on splits."""
     written: dict[str, list[str]] = {}
     for label in listing.label_names:
         plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
@@ -75,6 +77,13 @@ def listing_warnings(listing: Listing) -> list[str]:
     found, published = len(listing.label_names), listing.expected_classes
     if published and found != published:
         warnings.append(f"there are {found:,} classes, {published:,} are published")
+    splits = Counter(clip.split for clip in listing.clips)
+    for split in sorted(splits.keys() - set(SPLIT_NAMES.values())):
+        are = "clip is" if splits[split] == 1 else "clips are"
+        warnings.append(
+            f"{splits[split]:,} {are} in the split {split!r}, which nothing uses unless a setting "
+            f"names it (data.train_split, data.validation_split, data.test_split)"
+        )
     return warnings
 
 
@@ -97,8 +106,8 @@ def missing_files(listing: Listing) -> str:
     return f"missing clips: {clips}{of}: {some_of(files)}"
 
 
-def some_of(names: Iterable[str]) -> str:
+def some_of(names: Iterable[str], examples: int = _EXAMPLES) -> str:
     """Returns the first few distinct names, joined."""
     distinct = list(dict.fromkeys(names))
-    more = ", ..." if len(distinct) > _EXAMPLES else ""
-    return ", ".join(distinct[:_EXAMPLES]) + more
+    more = ", ..." if len(distinct) > examples else ""
+    return ", ".join(distinct[:examples]) + more

@@ -11,25 +11,29 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from elastictool.corpora.base import (
     CORPORA,
-    SPLIT_NAMES,
     Corpus,
     CorpusOptions,
     Listing,
     SourceClip,
 )
+from elastictool.corpora.checks import some_of
+from elastictool.corpora.classes import read_names
 from elastictool.corpora.own_data import (
     counted_from_one,
     is_there,
     own_data,
     shared_file_warnings,
 )
+from elastictool.corpora.split_names import split_name
 from elastictool.corpora.tables import Columns, Row, Table
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import open_text
+from elastictool.utils.io import as_argument
 from elastictool.utils.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
@@ -39,7 +43,10 @@ COLUMNS = Columns(
     ("split", "fold", "start", "stop", "group"),
     aliases={"end": "stop"},
     whole=False,
+    options=("path", "label", "split", "group"),
 )
+_SEPARATORS, _RARE_SEPARATORS = "|,;", "/+&"
+"""What joins labels in other people's tables; the rare ones are part of many names (R&B)."""
 _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
 """pandas writes 2.0 for 2 in a column that lacks a number somewhere."""
 
@@ -48,7 +55,7 @@ class CsvList(Corpus):
     """Lists the rows of a table; paths are relative to the table's folder."""
 
     name = "csv"
-    takes_file = True
+    takes_file = own_table = True
 
     def describe(self) -> str:
         """Returns which table is wanted."""
@@ -56,9 +63,10 @@ class CsvList(Corpus):
             "--dataset csv --root TABLE.csv (or a folder with clips.csv). Its columns, divided by\n"
             "commas, semicolons or tabs:\n"
             "  path   of the audio file, relative to the table (in HDF5: FILE/NAME)\n"
-            "  label  several are joined by |\n"
+            "  label  several are joined by | (--label-separator)\n"
             "  and optionally: split (train, val, test), fold (1, 2, ...), start and stop or end\n"
             "  (seconds), group (what must not be spread over splits)\n"
+            "--path-column, --label-column, --split-column, --group-column take other names.\n"
             f"A {LABELS_NAME} next to it, one label a line, gives the order of the classes."
         )
 
@@ -71,8 +79,8 @@ class CsvList(Corpus):
         path = root / TABLE_NAME if root.is_dir() else root
         if not path.is_file():
             raise UsageError(f"no {TABLE_NAME} in {root}", self.describe())
-        table = Table(path, COLUMNS)
-        clips, warnings = _read_clips(table)
+        table = Table(path, _columns(options.table.columns))
+        clips, warnings = _read_clips(table, options.table.label_separator)
         folder = path.parent
         is_drawn = "split" not in table.names and not any(clip.fold for clip in clips)
         listing = own_data(
@@ -84,9 +92,7 @@ class CsvList(Corpus):
             options.seed,
         )
         if (labels_file := folder / LABELS_NAME).is_file():
-            with open_text(labels_file) as file:
-                lines = map(str.strip, file.read().splitlines())
-            names = list(dict.fromkeys(filter(None, lines)))
+            names = read_names(labels_file)
             for label in listing.label_names:
                 if label not in names:
                     raise UsageError(
@@ -95,16 +101,47 @@ class CsvList(Corpus):
                     )
             listing.label_names = names
         listing.warnings += [*warnings, *shared_file_warnings(listing)]
+        listing.warnings += _joined_labels(listing, options.table.label_separator)
         return listing
 
 
-def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
+def _columns(called: Mapping[str, str]) -> Columns:
+    """Returns the columns of a table in which the user has named some; these have to be there."""
+    required = dict.fromkeys((*COLUMNS.required, *called))
+    return replace(COLUMNS, required=tuple(required), called=called)
+
+
+def _joined_labels(listing: Listing, separator: str) -> Iterator[str]:
+    """Yields warnings on labels that look like several in one.
+
+    Commas are usual in names ("Male speech, man speaking"): where clips do have several labels,
+    only names that join labels of the data count.
+    """
+    known = set(listing.label_names)
+    for other in _SEPARATORS + _RARE_SEPARATORS:
+        joined = [label for label in listing.label_names if other in label and other != separator]
+        if listing.multi_label or other in _RARE_SEPARATORS:
+            joined = [label for label in joined if known.issuperset(_parts(label, other))]
+        if joined:
+            labels = "label contains" if len(joined) == 1 else "labels contain"
+            yield (
+                f"{len(joined)} {labels} {other!r} and count as one class each: "
+                f"{some_of(map(repr, joined))} (--label-separator {as_argument(other)} makes "
+                "several labels of them)"
+            )
+
+
+def _parts(label: str, separator: str) -> list[str]:
+    return [part.strip() for part in label.split(separator)]
+
+
+def _read_clips(table: Table, separator: str) -> tuple[list[SourceClip], list[str]]:
     """Returns one clip a row, and warnings on folds and columns that are read differently."""
     clips: list[SourceClip] = []
     folds: list[int | None] = []
     seen: set[str] = set()
     for row in table:
-        clip = _clip(row)
+        clip = _clip(row, separator)
         if clip.id in seen:
             clip = clip._replace(id=f"{clip.id}@row{row.number}")
         seen.add(clip.id)
@@ -123,16 +160,20 @@ def _read_clips(table: Table) -> tuple[list[SourceClip], list[str]]:
     return clips, warnings
 
 
-def _clip(row: Row) -> SourceClip:
+def _clip(row: Row, separator: str) -> SourceClip:
     """Returns the row's clip without its fold; its id is the path, with the slice if any."""
     for column in ("path", "split", "label"):
         if not row.cells.get(column, "train"):
             raise _wrong(row, column, "is empty")
-    path, split = row.cells["path"], row.cells.get("split", "train")
+    path = row.cells["path"]
+    try:
+        split = split_name(row.cells.get("split", "train"))
+    except ValueError as error:
+        raise _wrong(row, "split", str(error)) from None
     start, stop = _seconds(row, "start"), _seconds(row, "stop")
     if stop is not None and stop <= (start or 0.0):
         raise _wrong(row, "stop", "does not lie after start")
-    labels = tuple(label.strip() for label in row.cells["label"].split("|"))
+    labels = _parts(row.cells["label"], separator)
     if not all(labels):
         raise _wrong(row, "label", "holds an empty label")
     sliced = start is not None or stop is not None
@@ -142,7 +183,7 @@ def _clip(row: Row) -> SourceClip:
         start_s=start,
         stop_s=stop,
         labels=tuple(dict.fromkeys(labels)),
-        split=SPLIT_NAMES.get(split.lower(), split),
+        split=split,
         group=row.cells.get("group", ""),
     )
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from elastictool.audio.formats import HEAD_BYTES, MEMBER_SUFFIXES, sniff
 from elastictool.audio.hdf5 import members
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.classes import NumberedClasses
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
-from elastictool.corpora.tables import Columns, NumberedClasses, Row, Table
+from elastictool.corpora.tables import Columns, Row, Table, clock_seconds
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import walk_files
 
@@ -171,22 +172,13 @@ def _recordings(root: Path) -> FileIndex:
     return index
 
 
-def seconds(timestamp: str) -> float:
-    """Returns the seconds of ``hh:mm:ss.mmm``.
-
-    Raises:
-        ValueError: It is no such timestamp.
-    """
-    parts = timestamp.split(":")
-    if len(parts) != 3:
-        raise ValueError(f"{timestamp!r} is not a timestamp hh:mm:ss.mmm")
-    return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
-
-
 def _clip(row: Row, split: str) -> SourceClip:
     cells = row.cells
     try:
-        start, stop = seconds(cells["start_timestamp"]), seconds(cells["stop_timestamp"])
+        start, stop = (
+            clock_seconds(cells["start_timestamp"]),
+            clock_seconds(cells["stop_timestamp"]),
+        )
     except ValueError as error:
         raise row.error(str(error), _HINT) from error
     labels = (cells["class"],) if "class" in cells else ()

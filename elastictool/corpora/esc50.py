@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from elastictool.corpora.base import CORPORA, Corpus, CorpusOptions, Listing, SourceClip
+from elastictool.corpora.classes import NumberedClasses
 from elastictool.corpora.download import fetch_archive
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import Columns, NumberedClasses, Table
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 

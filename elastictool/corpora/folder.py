@@ -15,7 +15,6 @@ from pathlib import Path
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.base import (
     CORPORA,
-    SPLIT_NAMES,
     Corpus,
     CorpusOptions,
     Listing,
@@ -23,6 +22,7 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.checks import some_of
 from elastictool.corpora.own_data import own_data
+from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import (
     ARCHIVE_LEAVINGS,

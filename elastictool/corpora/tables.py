@@ -1,36 +1,34 @@
-"""Reads tables: finds the divider, checks rows, names them in errors, numbers their classes.
+"""Reads tables: finds the divider, checks rows, names them in errors.
 
 Published tables and those of users come as csv, tsv or lists with spaces, with a header or
 without. Spreadsheets add a byte order mark, semicolons, a line ``sep=;`` and empty rows, pandas
 unnamed columns: none of that stops the reading. A table that would lose something in silence is an
 error: a column twice, one whose name is nearly that of an absent one, a row that is cut off or has
-cells without a column. Messages name the file and the row.
+cells without a column, a quote that takes in the rows below it. Messages name the file and the row.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import open_text
-from elastictool.utils.registry import nearest_hint
+from elastictool.utils.io import as_argument, open_text, readable
 
 _DIVIDERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _BLANK = " \r\n" + "".join(_DIVIDERS)
 _DIVIDER_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
 _NEAR = 0.81
 """``folds`` is near ``fold``, and ``folder`` is not."""
-CLASS_TABLE = "class_labels_indices.csv"
-"""The classes of AudioSet and of AST-family lists in their order."""
-CLASS_TABLES = "*class_labels_indices*.csv"
-"""Names of the AST repositories' tables: ``esc_class_labels_indices.csv`` and the like."""
+_LONGEST = 1 << 20
+"""Characters of a line: a longer one is of no table, and would fill the memory."""
 
 
 class Row(NamedTuple):
@@ -65,6 +63,46 @@ class Row(NamedTuple):
         return int(text)
 
 
+class Lines:
+    """Iterates over the lines of an opened text, counts them, and keeps those of one record.
+
+    Attributes:
+        number: Lines read so far.
+        record: Lines since it was last cleared.
+    """
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self.number = 0
+        self.record: list[str] = []
+
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> str:
+        """Returns the next line.
+
+        Raises:
+            UsageError: It is no line of a text.
+        """
+        line = self._file.readline(_LONGEST)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) == _LONGEST:
+            raise UsageError(
+                f"{self._path}, line {self.number}: is longer than {_LONGEST:,} characters",
+                "check that the file is a text with line breaks",
+            )
+        self.record.append(line)
+        return line
+
+
+def _is_plain(line: str) -> bool:
+    """Returns whether a line holds no NUL, and closes all quotes that it opens."""
+    return "\0" not in line and line.count('"') % 2 == 0
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of a table.
@@ -80,6 +118,8 @@ class Columns:
         comment: Beginning of rows that are skipped.
         hint: What to do about a table that is not as it should be; empty for one that the user
             has written.
+        called: What the user says that columns are called in this table.
+        options: Columns whose names the user can give, as ``--path-column``.
     """
 
     required: tuple[str, ...]
@@ -90,6 +130,8 @@ class Columns:
     divider: str = ","
     comment: str = ""
     hint: str = ""
+    called: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -97,14 +139,18 @@ class Columns:
         return (*self.required, *self.optional)
 
     def name(self, cell: str) -> str:
-        """Returns the column that a header's ``cell`` names: a known one in any case, or itself."""
-        plain = self.aliases.get(cell.strip().lower(), cell.strip().lower())
+        """Returns the column that a header's ``cell`` names: a known one in any case, or itself.
+
+        A known name that the user has given to another column names none.
+        """
+        lower = cell.strip().lower()
+        for column, called in self.called.items():
+            if called.strip().lower() == lower:
+                return column
+        plain = self.aliases.get(lower, lower)
+        if plain in self.called:
+            return ""
         return plain if plain in self.known else cell.strip()
-
-
-_CLASS_COLUMNS = Columns(
-    ("index", "mid", "display_name"), hint=f"take {CLASS_TABLE} as it is published"
-)
 
 
 class Table:
@@ -141,9 +187,10 @@ class Table:
         """
         asked, num_columns = self.columns, len(self.names)
         with open_text(self.path) as file:
+            lines = Lines(file, self.path)
             for _ in range(self._num_lines):
-                file.readline()
-            for line, cells in self._lines(file):
+                next(lines)
+            for line, cells in self._records(lines):
                 if not any(cells) or (asked.comment and cells[0].startswith(asked.comment)):
                     continue
                 if any(cells[num_columns:]) or (asked.whole and len(cells) < num_columns):
@@ -154,30 +201,79 @@ class Table:
                         asked.hint or quote,
                     )
                 by_name = dict(zip_longest(self.names, cells[:num_columns], fillvalue=""))
-                yield Row(self.path, line, by_name)
+                row = Row(self.path, line, by_name)
+                if len(lines.record) > 1 or not _is_plain(lines.record[0]):
+                    self._check_record(row, lines.record)
+                yield row
 
-    def _lines(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    def _records(self, lines: Lines) -> Iterator[tuple[int, list[str]]]:
+        """Yields the first line of each record, and its cells."""
+        lines.record.clear()
         if self._divider == " ":
-            yield from ((number, line.split()) for number, line in enumerate(file, start=1))
+            for line in lines:
+                yield lines.number, line.split()
+                lines.record.clear()
             return
-        reader = csv.reader(file, delimiter=self._divider, skipinitialspace=True)
-        try:
-            for cells in reader:
-                yield self._num_lines + reader.line_num, [cell.strip() for cell in cells]
-        except csv.Error as error:
-            raise self._malformed(self._num_lines + reader.line_num, error) from None
+        reader = csv.reader(lines, delimiter=self._divider, skipinitialspace=True)
+        while True:
+            first = lines.number + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise self._malformed(first, lines, error) from None
+            if cells is None:
+                return
+            yield first, [cell.strip() for cell in cells]
+            lines.record.clear()
 
-    def _malformed(self, line: int, error: csv.Error) -> UsageError:
+    def _check_record(self, row: Row, record: Sequence[str]) -> None:
+        """Raises UsageError if a quote takes in rows, or a cell that is read has no plain text."""
+        options: Any = {"delimiter": self._divider, "skipinitialspace": True}
+        try:
+            list(csv.reader(record, strict=True, **options))
+        except csv.Error:
+            raise self._open_quote(row.number) from None
+        for column in self.columns.known:
+            text = row.cells.get(column, "")
+            if "\n" in text or "\r" in text:
+                raise row.error(
+                    f"{column} {readable(text)!r} contains a line break",
+                    self.columns.hint
+                    or "write it on one line, or close the quote before the break",
+                )
+            if "\0" in text and column != self.columns.required[0]:  # such a file is missing
+                raise row.error(
+                    f"{column} {text!r} contains a NUL character", "take it out, and save as UTF-8"
+                )
+        if any(len(cells) >= len(self.names) > 1 for cells in csv.reader(record[1:], **options)):
+            raise self._open_quote(row.number)
+
+    def _open_quote(self, line: int) -> UsageError:
         return UsageError(
-            f"{self.path}, line {line}: not a csv table ({error})", "write or fetch it again"
+            f"{self.path}, line {line}: a quote is opened that does not close in this row",
+            self.columns.hint or 'close it, or write a quote that belongs to a cell twice: """"',
+        )
+
+    def _malformed(self, first: int, lines: Lines, error: csv.Error) -> UsageError:
+        """Returns the error for a record from line ``first`` on that is no row of a table."""
+        if lines.number > first:
+            return self._open_quote(first)
+        return UsageError(
+            f"{self.path}, line {first}: not a csv table ({error})", "write or fetch it again"
         )
 
     def _read_header(self) -> None:
         """Finds the header below empty rows and ``sep=``, its divider, and the columns' names."""
         dividers = list(_DIVIDERS)
         with open_text(self.path) as file:
-            for line in iter(file.readline, ""):
+            for line in (lines := Lines(file, self.path)):
                 self._num_lines += 1
+                if "\0" in line:
+                    raise UsageError(
+                        f"{self.path} is not UTF-8 text: line {self._num_lines} contains NUL "
+                        "characters",
+                        "save it as UTF-8",
+                    )
                 if named := _DIVIDER_LINE.fullmatch(line.rstrip("\r\n")):
                     dividers = [named[1]]
                     if named[1] not in _DIVIDERS:
@@ -189,7 +285,7 @@ class Table:
                     break
             else:
                 raise UsageError(
-                    f"{self.path} has no column {self.columns.required[0]!r}", "the table is empty"
+                    f"{self.path} has no column {self.columns.known[0]!r}", "the table is empty"
                 )
         headers: dict[str, list[str]] = {}
         try:
@@ -197,17 +293,20 @@ class Table:
                 reader = csv.reader([line], delimiter=divider, skipinitialspace=True)
                 headers[divider] = [cell.strip() for cell in next(reader, [])]
         except csv.Error as error:
-            raise self._malformed(self._num_lines, error) from None
+            raise self._malformed(self._num_lines, lines, error) from None
+        if line.count('"') % 2:
+            raise self._open_quote(self._num_lines)
 
         def fit(divider: str) -> tuple[bool, int]:
-            """Ranks the first divider that finds all required columns before any other.
+            """Ranks the divider that finds most known columns before any other, then the first.
 
-            So a comma in a label is never taken for one. If none finds them, it is the one that
-            divides most columns, and messages name these.
+            So a comma in a label is never taken for one. If none finds all that are required, it
+            is the one that divides most columns, and messages name these.
             """
             names = set(map(self.columns.name, headers[divider]))
             complete = names.issuperset(self.columns.required)
-            return complete, 0 if complete else len(headers[divider])
+            found = len(names.intersection(self.columns.known))
+            return complete, found if complete else len(headers[divider])
 
         self._divider = max(headers, key=fit)
         cells = headers[self._divider]
@@ -225,9 +324,10 @@ class Table:
                 )
         absent = [column for column in self.columns.required if column not in self.names]
         if absent:
+            called = [self.columns.called.get(column, column) for column in absent]
             raise UsageError(
-                f"{self.path} has no column {', '.join(map(repr, absent))}",
-                self.columns.hint or nearest_hint(absent[0], list(filter(None, cells))),
+                f"{self.path} has no column {', '.join(map(repr, called))}",
+                self.columns.hint or self._columns_hint(absent, cells),
             )
         unused = {name: name for name in self.columns.optional if name not in self.names}
         unused |= {name: to for name, to in self.columns.aliases.items() if to in unused}
@@ -236,91 +336,32 @@ class Table:
             word = re.split(r"[^a-z]", plain)[0]  # start_s, fold_id
             near = difflib.get_close_matches(plain, list(unused), n=1, cutoff=_NEAR)
             if meant := unused.get(word) or (unused[near[0]] if near else ""):
+                option = f"--{meant}-column {as_argument(name)}"
+                say = f" or say so: {option}" if meant in self.columns.options else ""
                 raise UsageError(
                     f"{self.path} has a column {name!r}, which is no column that is known",
-                    f"if it is {meant!r}, call it so; if not, call it otherwise or take it out",
+                    f"if it is {meant!r}, call it so{say}; if not, call it otherwise or take "
+                    "it out",
                 )
 
+    def _columns_hint(self, absent: Sequence[str], cells: Sequence[str]) -> str:
+        """Returns the columns that there are, and the options that say which one is meant."""
+        hint = f"its columns are: {', '.join(map(readable, filter(None, cells)))}"
+        named = [column for column in absent if column in self.columns.options]
+        options = " ".join(f"--{column}-column NAME" for column in named)
+        return f"{hint}; name the right ones with {options}" if options else hint
 
-@dataclass
-class NumberedClasses:
-    """Collects the classes that a table numbers row by row; their numbers are their order.
 
-    Attributes:
-        by_number: Name of each number.
-        by_name: Number of each name.
+def clock_seconds(timestamp: str) -> float:
+    """Returns the seconds of ``hh:mm:ss.mmm``.
+
+    Raises:
+        ValueError: It is no such timestamp.
     """
-
-    by_number: dict[int, str] = field(default_factory=dict)
-    by_name: dict[str, int] = field(default_factory=dict)
-
-    def add(self, number: int, name: str, row: Row) -> None:
-        """Adds the class of one row.
-
-        Raises:
-            UsageError: The number belongs to another name, or the name to another number.
-        """
-        named = self.by_number.setdefault(number, name)
-        numbered = self.by_name.setdefault(name, number)
-        if (named, numbered) != (name, number):
-            before = f"{number} is {named!r}" if named != name else f"{name!r} is {numbered}"
-            raise row.error(
-                f"class {number} is {name!r}, but above class {before}",
-                "a class has one number and one name: correct the rows, or fetch the table again",
-            )
-
-    @property
-    def names(self) -> list[str]:
-        """All names in the order of their numbers."""
-        return [self.by_number[number] for number in sorted(self.by_number)]
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """Class names in their published order, by machine identifier.
-
-    Attributes:
-        names: All names in order.
-        by_mid: Name of each identifier.
-        path: The table; None where the names are the labels themselves.
-    """
-
-    names: list[str]
-    by_mid: dict[str, str]
-    path: Path | None = None
-
-    @classmethod
-    def read(cls, path: Path) -> ClassTable:
-        """Reads the table at ``path``; a name of several classes gets its identifier appended.
-
-        Raises:
-            UsageError: It is no such table.
-        """
-        rows = list(Table(path, _CLASS_COLUMNS))
-        rows.sort(key=lambda row: row.number_in("index", _CLASS_COLUMNS.hint))
-        classes = [(row.cells["mid"], row.cells["display_name"]) for row in rows]
-        if len({name for _, name in classes}) < len(classes):
-            classes = [(mid, f"{name} ({mid})") for mid, name in classes]
-        return cls([name for _, name in classes], dict(classes), path)
-
-    @classmethod
-    def of_labels(cls, labels: Iterable[str]) -> ClassTable:
-        """Returns a table of the labels themselves, in alphabetical order."""
-        names = sorted(set(labels))
-        return cls(names, {name: name for name in names})
-
-    def name(self, label: str, source: Path) -> str:
-        """Returns the class of ``label``, which is an identifier or a class's name.
-
-        Raises:
-            UsageError: There is none.
-        """
-        if label in self.by_mid:
-            return self.by_mid[label]
-        if label in self.names:
-            return label
-        known = list(self.by_mid) if label.startswith("/") else self.names
-        nearest = difflib.get_close_matches(label, known, n=10, cutoff=0.0)
-        raise UsageError(
-            f"{source}: the label {label!r} is not in {self.path}", nearest_hint(label, nearest)
-        )
+    parts = timestamp.split(":")
+    if len(parts) != 3:
+        raise ValueError(f"{timestamp!r} is not a timestamp hh:mm:ss.mmm")
+    found = int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{timestamp!r} is not a time of 0 or above")
+    return found

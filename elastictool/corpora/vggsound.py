@@ -7,14 +7,15 @@ from pathlib import Path
 
 from elastictool.corpora.base import (
     CORPORA,
-    SPLIT_NAMES,
     Corpus,
     CorpusOptions,
     Listing,
     SourceClip,
 )
+from elastictool.corpora.classes import CLASS_TABLE, ClassTable
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file
-from elastictool.corpora.tables import CLASS_TABLE, ClassTable, Columns, Table
+from elastictool.corpora.split_names import split_name
+from elastictool.corpora.tables import Columns, Table
 from elastictool.utils.errors import UsageError
 
 TABLE = "vggsound.csv"
@@ -72,7 +73,10 @@ class VGGSound(Corpus):
         for row in rows:
             video, start = row.cells["id"], row.number_in("start", _COLUMNS.hint)
             stem, label = f"{video}_{start:06d}", classes.name(row.cells["label"], table)
-            split = SPLIT_NAMES.get(row.cells["split"].lower(), row.cells["split"])
+            try:
+                split = split_name(row.cells["split"])
+            except ValueError as error:
+                raise row.error(f"split {row.cells['split']!r} {error}", _COLUMNS.hint) from None
             clip = SourceClip(stem, "", None, None, (label,), split, group=video)
             names = (("<id>_<start:06d>", stem), ("<id>_<start>", f"{video}_{start}"))
             builder.add(row, clip, f"audio/{stem}.wav", partial(builder.index.find, names))

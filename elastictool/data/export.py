@@ -16,8 +16,8 @@ import numpy as np
 
 from elastictool.audio.decode import decode, encode
 from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.corpora.classes import CLASS_TABLE
 from elastictool.corpora.csv_list import LABELS_NAME, TABLE_NAME
-from elastictool.corpora.tables import CLASS_TABLE
 from elastictool.data.plan import file_name
 from elastictool.data.splits import Indices
 from elastictool.data.store import Clip, PreparedStore

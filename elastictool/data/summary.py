@@ -30,6 +30,8 @@ from elastictool.utils.io import (
 )
 
 REJECTED_NAME = "rejected.csv"
+_NAMED = 20
+"""Classes without clips that a note names."""
 
 
 def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
@@ -173,6 +175,12 @@ def _clip_notes(
     labels = sorted({label for clip in listing.clips for label in clip.labels} - left)
     if labels:
         yield f"no clip of these labels could be used: {some_of(labels)}"
+    trained = {label for clip in stored if clip.split == "train" for label in clip.labels}
+    untrained = [label for label in listing.label_names if label not in {*trained, *labels}]
+    if trained and untrained:
+        names = some_of(untrained, _NAMED)
+        has = "class has" if len(untrained) == 1 else "classes have"
+        yield f"{len(untrained)} {has} no clip to train on (split train): {names}"
     if listing.missing:
         yield missing_files(listing)
     if rejected:

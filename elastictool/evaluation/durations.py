@@ -7,7 +7,6 @@ that a table never hides what it was counted on.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from scipy.special import ndtri
 
 from elastictool.config import FbankConfig
 from elastictool.config.coerce import from_dict
+from elastictool.corpora.tables import Columns, Table, clock_seconds
 from elastictool.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 VOXCELEB_TRAIN_CLIPS = 138_361
 """Number of clips in VoxCeleb1's identification training list."""
+
+_COLUMNS = Columns((), ("seconds", "start_timestamp", "stop_timestamp"))
 
 AST_SECONDS = 10.24
 """1,024 frames of 10 ms, the usual input of a standard AST."""
@@ -97,13 +99,7 @@ def read_durations(path: Path) -> Durations:
         UsageError: The file cannot be read, lacks the columns, holds no clip, or a duration is
             no number above 0 (the message names its line).
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            seconds = np.fromiter(_rows(csv.reader(file), path), dtype=np.float64)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    seconds = np.fromiter(_rows(Table(path, _COLUMNS)), dtype=np.float64)
     if len(seconds) == 0:
         raise UsageError(f"{path} holds no durations", "give at least one row below the header")
     return Durations(seconds, "file", f"{path.name}, {len(seconds):,} clips")
@@ -131,34 +127,23 @@ def frames_of(durations: Durations) -> npt.NDArray[np.int64]:
     return durations.fbank.num_frames(samples)
 
 
-def _rows(reader: Iterator[list[str]], path: Path) -> Iterator[float]:
-    header = [name.strip() for name in next(reader, [])]
-    if "seconds" not in header and not {"start_timestamp", "stop_timestamp"} <= set(header):
+def _rows(table: Table) -> Iterator[float]:
+    names = set(table.names)
+    if "seconds" not in names and not {"start_timestamp", "stop_timestamp"} <= names:
         raise UsageError(
-            f"{path} has no column 'seconds', nor 'start_timestamp' and 'stop_timestamp'",
-            f"its columns are: {', '.join(header)}" if any(header) else "the file is empty",
+            f"{table.path} has no column 'seconds', nor 'start_timestamp' and 'stop_timestamp'",
+            f"its columns are: {', '.join(filter(None, table.names))}",
         )
-    for line, row in enumerate(reader, start=2):
-        if not row:
-            continue
-        cells = dict(zip(header, row, strict=False))
+    for row in table:
         try:
-            if "seconds" in header:
-                seconds = float(cells["seconds"])
+            if "seconds" in names:
+                seconds = float(row.cells["seconds"])
             else:
-                start, stop = (cells[f"{end}_timestamp"] for end in ("start", "stop"))
-                seconds = _clock_seconds(stop) - _clock_seconds(start)
-        except (ValueError, KeyError):
+                start, stop = (row.cells[f"{end}_timestamp"] for end in ("start", "stop"))
+                seconds = clock_seconds(stop) - clock_seconds(start)
+        except ValueError:
             seconds = math.nan
-        if any(row[len(header) :]) or not 0 < seconds < math.inf:  # 2,5 is no 2
-            raise UsageError(
-                f"{path}, line {line}: {','.join(row)!r} gives no duration above 0 seconds",
-                "mend or remove that line",
-            )
+        if not 0 < seconds < math.inf:
+            cells = ", ".join(row.cells.values())
+            raise row.error(f"{cells!r} gives no duration above 0 seconds", "mend or remove it")
         yield seconds
-
-
-def _clock_seconds(text: str) -> float:
-    """Returns the seconds of HH:MM:SS.sss."""
-    hours, minutes, seconds = text.split(":")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

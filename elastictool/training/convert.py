@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from elastictool.checkpoint.metadata import WeightsMetadata, read_metadata
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights, save_weights
 from elastictool.config import FbankConfig, InitConfig, LengthConfig, RunConfig
 from elastictool.config.loader import with_settings
-from elastictool.corpora.tables import ClassTable
+from elastictool.corpora.classes import ClassTable, read_names
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.pretrained.geometry import same_area_grid
 from elastictool.pretrained.importer import Imported
@@ -161,14 +160,8 @@ def _label_names(weights: Imported, labels: Path | None, count: int) -> tuple[st
     """Returns names from ``labels`` (lines or AudioSet's table), the weights' names, or numbers."""
     if labels is None:
         return weights.label_names or tuple(str(index) for index in range(count))
-    try:
-        if labels.suffix.lower() == ".csv":
-            names = tuple(ClassTable.read(labels).names)
-        else:
-            lines = labels.read_text(encoding="utf-8-sig").splitlines()
-            names = tuple(line.strip() for line in lines if line.strip())
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"cannot read {labels}: {error}", "check --labels") from error
+    is_table = labels.suffix.lower() == ".csv"
+    names = tuple(ClassTable.read(labels).names if is_table else read_names(labels))
     if len(names) != count:
         raise CheckpointError(
             f"{labels} has {len(names)} names, the classifier of the weights {count} classes",

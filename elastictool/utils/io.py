@@ -6,6 +6,7 @@ systems: this module defines which files count and how a text is read.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import io
@@ -101,21 +102,37 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Opens a user's text: UTF-8, with or without a byte order mark.
+    """Opens a user's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
 
     Raises:
         UsageError: It is in another encoding or cannot be read; also while it is read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from None
+        with path.open("rb") as content:
+            wide = content.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            with io.TextIOWrapper(content, "utf-16" if wide else "utf-8-sig", newline="") as file:
+                yield file
+    except UnicodeError as error:
+        reason = getattr(error, "reason", error)
+        raise UsageError(
+            f"{path}{_undecodable_line(path)} is not UTF-8 text ({reason})", "save it as UTF-8"
+        ) from None
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror or error}",
             "check that it is a file and that you have the right to read it",
         ) from error
+
+
+def _undecodable_line(path: Path) -> str:
+    """Returns where the first line lies that is no UTF-8; empty if that is not known."""
+    with suppress(OSError), path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f", line {number}"
+    return ""
 
 
 def readable(text: str) -> str:
