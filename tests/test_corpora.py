@@ -45,7 +45,10 @@ def test_a_listing_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert len({clip.id for clip in listing.clips}) == len(listing.clips)
     assert len(set(listing.label_names)) == len(listing.label_names)
     assert {label for clip in listing.clips for label in clip.labels} <= set(listing.label_names)
-    assert all(clip.labels and clip.split and clip.fold >= 0 for clip in listing.clips)
+    for clip in listing.clips:
+        assert clip.labels, f"{clip.id} has no label"
+        assert clip.split, f"{clip.id} has no split"
+        assert clip.fold >= 0, f"{clip.id} has fold {clip.fold}"
     assert listing == list_clips(name, root)
     if not isinstance(CORPORA[name], RenderingCorpus):
         assert all((listing.root / clip.path).is_file() for clip in listing.clips)

@@ -258,7 +258,7 @@ def test_sizes_are_drawn_alike_everywhere_and_anew_in_each_epoch_and_seed() -> N
     assert len(first) == 20 and len(set(first)) > 3
     assert first == drawn(sampler(flexi, batch_clips=5))
     # An interrupted epoch, or a rank that skips batches, asks for single places.
-    assert first[7] == sampler(flexi, batch_clips=5).patch_size(0, 7)
+    assert first[7] == sampler(flexi, batch_clips=5).draw_patch_size(0, 7)
     assert first != drawn(sampler(flexi, batch_clips=5, seed=4))
     assert first != drawn(sampler(flexi, batch_clips=5), 2)[20:]
 
@@ -266,10 +266,10 @@ def test_sizes_are_drawn_alike_everywhere_and_anew_in_each_epoch_and_seed() -> N
 def test_sizes_come_as_often_as_their_weights_say() -> None:
     flexi = FlexiConfig((8, 16, 48), (1.0, 2.0, 0.0))
     one = sampler(flexi, 1)
-    count = Counter(one.patch_size(0, batch) for batch in range(1500))
+    count = Counter(one.draw_patch_size(0, batch) for batch in range(1500))
     assert set(count) == {(8, 8), (16, 16)}
     assert count[(16, 16)] / 1500 == pytest.approx(2 / 3, abs=0.05)
-    even = Counter(sampler(FlexiConfig((8, 16)), 1).patch_size(0, b) for b in range(1500))
+    even = Counter(sampler(FlexiConfig((8, 16)), 1).draw_patch_size(0, b) for b in range(1500))
     assert even[(8, 8)] / 1500 == pytest.approx(1 / 2, abs=0.05)
 
 
@@ -314,7 +314,7 @@ def test_a_window_planner_keeps_every_clip_and_no_row_is_too_long() -> None:
     )
     seen = []
     for number, plan in enumerate(planned.epoch(0)):
-        assert plan.spec.patch_size == planned.patch_size(0, number)
+        assert plan.spec.patch_size == planned.draw_patch_size(0, number)
         front = planned.feature_extractor.at_patch_size(plan.spec.patch_size)
         for row in plan.rows:
             assert len(row) == 1 or sum(front.num_patches(view) + 1 for view in row) <= 300

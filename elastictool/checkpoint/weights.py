@@ -263,6 +263,7 @@ def _how_to_make(path: Path, file: Path) -> str:
 def _convert_first(path: Path) -> str:
     """Returns a hint to convert weights of another project."""
     return (
+        "a state_dict that you saved yourself goes back into a model by load_state_dict; "
         "weights of other projects are converted first: "
         f"elastictool convert {as_argument(path)} --from FORMAT "
         f"--out {as_argument(f'{path.stem}-own.safetensors')}"

@@ -39,11 +39,11 @@ class SourceClip(NamedTuple):
     """
 
     id: str
-    path: str
-    start_s: float | None
-    stop_s: float | None
-    labels: tuple[str, ...]
-    split: str
+    path: str = ""
+    start_s: float | None = None
+    stop_s: float | None = None
+    labels: tuple[str, ...] = ()
+    split: str = ""
     fold: int = 0
     group: str = ""
 

@@ -176,7 +176,7 @@ class TrainingSampler:
         """Returns the tokens of each crop of a batch."""
         return [self._tokens(crop, plan.spec) for crop in plan.crops]
 
-    def patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
+    def draw_patch_size(self, epoch: int, batch: int) -> tuple[int, int]:
         """Draws the (frequency, time) patch size of one batch from the seed and its number."""
         own, flexi = self.spec.patch_size, self.flexi
         if not flexi.sizes:
@@ -187,7 +187,7 @@ class TrainingSampler:
         return patch_size_along(flexi.axes, size, own)
 
     def _spec_of(self, epoch: int, batch: int) -> PackSpec:
-        return self.spec.at_patch_size(self.patch_size(epoch, batch))
+        return self.spec.at_patch_size(self.draw_patch_size(epoch, batch))
 
     def _batches(self, crops: Sequence[Sequence[Crop]], epoch: int) -> Iterator[Rows]:
         """Yields each batch's clips by position, in lists whose rows are planned together.

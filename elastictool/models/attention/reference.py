@@ -73,11 +73,11 @@ def _not_finite(stream: Tensor) -> Tensor:
     return ~stream.isfinite().flatten(1).all(dim=1)
 
 
-def _anywhere_in_segment(token_indices: Tensor, layout: SegmentLayout) -> Tensor:
+def _anywhere_in_segment(mask: Tensor, layout: SegmentLayout) -> Tensor:
     """Return (stream_length,) bool: True for all tokens of a segment that has a True one."""
     bins = layout.segment_ids + 1
-    count = torch.zeros(layout.num_segments + 1, device=token_indices.device)
-    return count.index_add(0, bins, token_indices.to(count.dtype))[bins] > 0
+    count = torch.zeros(layout.num_segments + 1, device=mask.device)
+    return count.index_add(0, bins, mask.to(count.dtype))[bins] > 0
 
 
 ATTENTION.register("reference")(ReferenceAttention())
