@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 from elastictool.cli.console import log
 from elastictool.cli.options import WindowOptions
 from elastictool.reporting.tables import counted
-from elastictool.utils.errors import Interrupted, RejectedItemsError
+from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
 from elastictool.utils.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
     from elastictool.inference.results import Prediction, WindowRule, Windows
 
 T = TypeVar("T")
+_LONGEST = 1 << 16
+"""Characters of a line in a list; no system has longer paths."""
 
 
 def window_rule(options: WindowOptions) -> WindowRule:
@@ -31,8 +34,27 @@ def expand_files(files: Sequence[str] | None) -> list[Path]:
     """Returns the files that files, folders, patterns and ``-`` (a list on stdin) stand for."""
     from elastictool.inference.recordings import expand
 
-    lines = map(os.fsdecode, sys.stdin.buffer) if "-" in (files or []) else ()
-    return expand(files or [], lines)
+    return expand(files or [], _listed(sys.stdin.buffer.read()) if "-" in (files or []) else ())
+
+
+def _listed(content: bytes) -> list[str]:
+    """Returns the lines of a list: names as bytes, or UTF-16 as Windows PowerShell writes it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            lines = content.decode("utf-16").split("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"the list on stdin is not UTF-8 text ({error.reason})", "write it as UTF-8"
+            ) from None
+    else:
+        lines = os.fsdecode(content.removeprefix(codecs.BOM_UTF8)).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST:
+            raise UsageError(
+                f"line {number} of the list on stdin is longer than {_LONGEST:,} characters",
+                "give one file a line",
+            )
+    return lines
 
 
 def collect(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T], bool]:

@@ -27,7 +27,7 @@ from elastictool.corpora.base import (
 )
 from elastictool.corpora.checks import some_of
 from elastictool.corpora.classes import CLASS_TABLE, CLASS_TABLES, ClassTable
-from elastictool.corpora.own_data import counted_from_one, is_there, shared_file_warnings
+from elastictool.corpora.own_data import counted_from_one, find_file, shared_file_warnings
 from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import is_hidden, open_text
@@ -278,12 +278,12 @@ class _Finder:
         path = Path(named)
         if path.is_absolute() and path.is_relative_to(self._absolute):
             named = path.relative_to(self._absolute).as_posix()
-        if is_there(self._folder / named):
-            return named, named
+        if found := find_file(self._folder, named):
+            return named, found
         for base in () if path.is_absolute() else self._bases:
-            if is_there(base / named):
+            if found := find_file(base, named):
                 self.found_at[base] += 1
-                return named, str(base / named)
+                return named, str(base / found)
         return named, ""
 
 

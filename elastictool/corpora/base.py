@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastictool.utils.errors import UsageError
+from elastictool.utils.io import on_disk
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import Registry, nearest_hint
 
@@ -184,6 +185,7 @@ class Corpus(ABC):
         path = root or self.default_root
         if path is None:
             raise UsageError(f"--dataset {self.name} needs --root", self.describe())
+        path = on_disk(path)
         if not path.exists():
             raise UsageError(f"no {self.name} data: {path} does not exist", self.describe())
         if not self.takes_file and not path.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elastictool.corpora.tables import Columns, Lines, Row, Table
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import open_text
+from elastictool.utils.io import composed, open_text
 from elastictool.utils.registry import nearest_hint
 
 CLASS_TABLE = "class_labels_indices.csv"
@@ -118,6 +118,8 @@ class ClassTable:
             return self.by_mid[label]
         if label in self.names:
             return label
+        if same := [name for name in self.names if composed(name) == composed(label)]:
+            return same[0]
         known = list(self.by_mid) if label.startswith("/") else self.names
         nearest = difflib.get_close_matches(label, known, n=10, cutoff=0.0)
         raise UsageError(

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from elastictool.corpora.base import (
@@ -26,14 +27,14 @@ from elastictool.corpora.checks import some_of
 from elastictool.corpora.classes import read_names
 from elastictool.corpora.own_data import (
     counted_from_one,
-    is_there,
+    find_file,
     own_data,
     shared_file_warnings,
 )
 from elastictool.corpora.split_names import split_name
 from elastictool.corpora.tables import Columns, Row, Table
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import as_argument
+from elastictool.utils.io import as_argument, composed
 from elastictool.utils.registry import nearest_hint
 
 TABLE_NAME = "clips.csv"
@@ -87,22 +88,36 @@ class CsvList(Corpus):
             path.resolve().parent.name if path.name == TABLE_NAME else path.stem,
             folder,
             clips,
-            lambda name: is_there(folder / name),
+            partial(find_file, folder),
             "no split column: by label" if is_drawn else "",
             options.seed,
         )
         if (labels_file := folder / LABELS_NAME).is_file():
-            names = read_names(labels_file)
-            for label in listing.label_names:
-                if label not in names:
-                    raise UsageError(
-                        f"{labels_file} does not list the label {label!r}",
-                        nearest_hint(label, names),
-                    )
-            listing.label_names = names
+            _order_labels(listing, labels_file)
         listing.warnings += [*warnings, *shared_file_warnings(listing)]
         listing.warnings += _joined_labels(listing, options.table.label_separator)
         return listing
+
+
+def _order_labels(listing: Listing, path: Path) -> None:
+    """Gives the classes the order of the file of their names.
+
+    Raises:
+        UsageError: It lacks one.
+    """
+    names = read_names(path)
+    forms = {composed(name): name for name in names}
+    for label in listing.label_names:
+        if composed(label) not in forms:
+            raise UsageError(
+                f"{path} does not list the label {label!r}", nearest_hint(label, names)
+            )
+    if not set(names).issuperset(listing.label_names):
+        listing.clips = [
+            clip._replace(labels=tuple(forms[composed(label)] for label in clip.labels))
+            for clip in listing.clips
+        ]
+    listing.label_names = names
 
 
 def _columns(called: Mapping[str, str]) -> Columns:

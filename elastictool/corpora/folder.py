@@ -83,7 +83,7 @@ class Folder(Corpus):
             root.resolve().name,
             root,
             clips,
-            lambda path: path not in broken,
+            lambda path: "" if path in broken else path,
             "" if splits else "no split folders: by class",
             options.seed,
         )

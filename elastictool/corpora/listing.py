@@ -17,7 +17,7 @@ from elastictool.audio.formats import AUDIO_SUFFIXES, FORMATS
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
 from elastictool.corpora.checks import some_of
 from elastictool.corpora.tables import Row
-from elastictool.utils.io import FoundFile, walk_files
+from elastictool.utils.io import FoundFile, composed, walk_files
 
 _FIELDS = {
     "start_s": "start", "stop_s": "stop", "labels": "label",
@@ -46,8 +46,9 @@ class FileIndex:
     Attributes:
         root: What paths are relative to.
         depth: How many parts of a path name a recording: 1 is its name alone, 2 its folder, too.
-        paths: Path by those parts without ending; of several files the best kind (``rank_of``),
-            of these the one that sorts first; an empty one only where there is no other.
+        paths: Path by those parts without ending, in composed form; of several files the best kind
+            (``rank_of``), of these the one that sorts first; an empty one only where there is no
+            other.
         matched: How many clips each template found.
         endings: How many clips were found under another ending than they are listed with.
         broken: Links that lead nowhere.
@@ -90,13 +91,13 @@ class FileIndex:
 
     def _key(self, stem: str) -> str:
         if self.depth == 1:
-            return stem.rpartition("/")[2]
-        return "/".join(stem.split("/")[-self.depth :])
+            return composed(stem.rpartition("/")[2])
+        return composed("/".join(stem.split("/")[-self.depth :]))
 
     def find(self, stems: Iterable[tuple[str, str]]) -> str:
         """Returns the path of the first of ``stems`` (template, stem) on disk; empty if none is."""
         for template, stem in stems:
-            path = self.paths.get(stem)
+            path = self.paths.get(composed(stem))
             if path is not None:
                 self.matched[template] += 1
                 return path

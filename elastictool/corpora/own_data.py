@@ -17,13 +17,14 @@ from elastictool.audio.formats import MEMBER_SUFFIXES
 from elastictool.audio.reader import split_member
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
 from elastictool.corpora.checks import some_of
+from elastictool.utils.io import on_disk
 
 
 def own_data(
     name: str,
     root: Path,
     clips: Sequence[SourceClip],
-    exists: Callable[[str], bool],
+    find: Callable[[str], str],
     drawn: str = "",
     seed: int = 0,
 ) -> Listing:
@@ -35,23 +36,26 @@ def own_data(
         name: Name of the dataset.
         root: What paths are relative to.
         clips: All clips, on disk or not.
-        exists: Whether a clip's path is on disk.
+        find: Returns where a clip's path lies, in the form that the disk has it; empty if it does
+            not.
         drawn: Why and by what a split is drawn ("no split column: by label"); empty keeps the
             clips' own.
         seed: Seed of the drawing.
     """
+    found = {path: find(path) for path in dict.fromkeys(clip.path for clip in clips)}
+    there = set(filter(None, found.values()))
+    clips = [clip._replace(path=found[clip.path] or clip.path) for clip in clips]
     if drawn:
         clips = stratified_split(clips, seed, _source_files(clips, root))
-    on_disk = {path for path in {clip.path for clip in clips} if exists(path)}
     labels = {label for clip in clips for label in clip.labels}
     numeric = all(label.isascii() and label.isdigit() for label in labels)
     listing = Listing(
         name,
         root,
-        [clip for clip in clips if clip.path in on_disk],
+        [clip for clip in clips if clip.path in there],
         sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels),
         any(len(clip.labels) > 1 for clip in clips),
-        [MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.path not in on_disk],
+        [MissingClip(clip.id, clip.path, clip.split) for clip in clips if clip.path not in there],
     )
     if drawn:
         reason, _, by = drawn.partition(": ")
@@ -154,9 +158,16 @@ def counted_from_one(folds: Sequence[int | None]) -> tuple[list[int], list[str]]
     return counted, [warning] if shift else []
 
 
-def is_there(path: Path) -> bool:
-    """Returns whether the file exists, or the HDF5 file that holds a recording ``FILE/NAME``."""
-    if path.is_file():
-        return True
-    file, name = split_member(path)
-    return bool(name) and isinstance(file, Path) and file.suffix.lower() in MEMBER_SUFFIXES
+def find_file(folder: Path, name: str) -> str:
+    """Returns the path of the file called ``name``, relative to ``folder`` or absolute as it is.
+
+    It may also be a recording in an HDF5 file (``FILE/NAME``); empty if there is none.
+    """
+    path = on_disk(folder / name)
+    if not path.is_file():
+        file, member = split_member(path)
+        if not (member and isinstance(file, Path) and file.suffix.lower() in MEMBER_SUFFIXES):
+            return ""
+    if path == folder / name:
+        return name
+    return str(path) if os.path.isabs(name) else path.relative_to(folder).as_posix()

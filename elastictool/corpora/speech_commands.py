@@ -22,7 +22,7 @@ from elastictool.corpora.checks import some_of
 from elastictool.corpora.download import fetch_archive
 from elastictool.corpora.listing import FileIndex
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import FoundFile, open_text, walk_files
+from elastictool.utils.io import FoundFile, composed, open_text, walk_files
 from elastictool.utils.progress import SILENT, Progress
 
 ARCHIVE_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
@@ -65,7 +65,7 @@ class SpeechCommands(Corpus):
             if not (root / name).is_file():
                 raise UsageError(f"no {name} in {root}", self.describe())
             with open_text(root / name) as opened:
-                listed.update(dict.fromkeys(opened.read().split(), split))
+                listed.update(dict.fromkeys(composed(opened.read()).split(), split))
         splits = {os.path.splitext(path)[0]: split for path, split in listed.items()}
         words: list[FoundFile] = []
         noises: list[FoundFile] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from elastictool.data.store import DATA_ROOT, PreparedStore
 from elastictool.data.summary import REJECTED_NAME
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER
+from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, composed
 
 PERCENTILES = (0, 10, 50, 90, 99, 100)
 SMALL_CLIPS = 20_000
@@ -122,6 +122,9 @@ def find_clip(store: PreparedStore, clip_id: str) -> int:
         UsageError: There is none; the hint names clips whose id holds the text.
     """
     found = np.flatnonzero(store.ids == clip_id)
+    if not len(found) and not clip_id.isascii():
+        same = [composed(name) == composed(clip_id) for name in store.ids.tolist()]
+        found = np.flatnonzero(same)
     if len(found):
         return int(found[0])
     alike = [name for name in store.ids.tolist() if clip_id in name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -21,7 +22,7 @@ from elastictool.audio.decode import recording as open_recording
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import AudioError, UsageError
-from elastictool.utils.io import walk_files
+from elastictool.utils.io import on_disk, walk_files
 
 Waveform = npt.NDArray[np.float32]
 
@@ -208,7 +209,7 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
     for item in items:
         if item == "-":
             names = (line.rstrip("\r\n") for line in listed)  # spaces may be part of a name
-            paths += [Path(name) for name in names if name.strip()]
+            paths += [on_disk(Path(name)) for name in names if name.strip()]
         else:
             found = list(_files_of(item))
             if not found:
@@ -222,8 +223,12 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 
 
 def _files_of(item: str) -> Iterator[Path]:
-    pattern = not Path(item).exists() and glob.has_magic(item)
-    for match in map(Path, sorted(glob.glob(item, recursive=True)) if pattern else [item]):
+    path = on_disk(Path(item))
+    found = {str(path)}
+    if glob.has_magic(item) and not path.exists():
+        forms = {item, *(unicodedata.normalize(form, item) for form in ("NFC", "NFD"))}
+        found = {match for form in forms for match in glob.glob(form, recursive=True)}
+    for match in map(Path, sorted(found)):
         if match.is_dir():
             below = (match / file.path for file in walk_files(match))
             yield from (file for file in below if file.suffix.lower() in AUDIO_SUFFIXES)

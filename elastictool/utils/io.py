@@ -16,8 +16,10 @@ import os
 import secrets
 import shlex
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -133,6 +135,33 @@ def _undecodable_line(path: Path) -> str:
             except UnicodeDecodeError:
                 return f", line {number}"
     return ""
+
+
+def composed(text: str) -> str:
+    """Returns ``text`` in Unicode's composed form, in which "é" is one letter (NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def on_disk(path: Path) -> Path:
+    """Returns where the file or folder of this name lies, in whichever form the disk has it.
+
+    Macs and archives made there write "é" as two letters, tables and keyboards as one. ``path``
+    itself is returned if it exists, or if nothing has its name in any form.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    folder = on_disk(path.parent)
+    try:
+        found = _forms(os.fspath(folder), os.stat(folder).st_mtime_ns).get(composed(path.name))
+    except (OSError, ValueError):
+        found = None
+    return folder / (found or path.name)
+
+
+@lru_cache(maxsize=256)
+def _forms(folder: str, _mtime_ns: int) -> dict[str, str]:
+    """Returns the names in ``folder`` by their composed form; a change of the folder is seen."""
+    return {composed(name): name for name in sorted(os.listdir(folder)) if not name.isascii()}
 
 
 def readable(text: str) -> str:
