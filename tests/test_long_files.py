@@ -110,7 +110,7 @@ def test_a_long_clip_is_prepared_as_a_short_one_is(
 ) -> None:
     whole = _prepared(tmp_path, "whole")
     monkeypatch.setattr("elastictool.audio.sndfile.BLOCK_VALUES", 2 * 30_000)
-    monkeypatch.setattr(ingest, "IN_MEMORY_BYTES", 100_000)
+    monkeypatch.setattr("elastictool.data.spool.IN_MEMORY_BYTES", 100_000)
     monkeypatch.setattr(ingest, "FRAMES_AT_ONCE", 100)
     blocks = _prepared(tmp_path, "blocks")
     assert blocks.ids.tolist() == whole.ids.tolist()

@@ -12,7 +12,8 @@ import soundfile
 
 from elastictool.corpora.base import CORPORA, CorpusOptions, Listing
 from elastictool.corpora.classes import ClassTable
-from elastictool.data.ingest import first_samples, trimmed
+from elastictool.data.ingest import first_samples
+from elastictool.data.levels import trimmed
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.utils.errors import UsageError
@@ -270,14 +271,17 @@ def test_an_unknown_subset_is_refused(tmp_path: Path) -> None:
         listing_of("esc50", tmp_path, "esc11")
 
 
-def test_trimming_in_blocks_equals_trimming_the_whole() -> None:
+@pytest.mark.parametrize("loudest", [0.0, 0.5])
+def test_trimming_in_blocks_equals_trimming_the_whole(loudest: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         whole = (rng.random(30) * (rng.random(30) < 0.2)).astype(np.float32)
         cuts = np.sort(rng.integers(0, 31, 4))
         blocks = [block for block in np.split(whole, cuts) if len(block)]
-        loud = np.flatnonzero(whole)
+        loud = np.flatnonzero(whole > loudest)
         expected = whole[loud[0] : loud[-1] + 1] if len(loud) else whole
-        np.testing.assert_array_equal(np.concatenate(list(trimmed(blocks))), expected)
+        np.testing.assert_array_equal(
+            np.concatenate(list(trimmed(blocks, tmp_path, loudest))), expected
+        )
         kept = np.concatenate(list(first_samples(blocks, 12)))
         np.testing.assert_array_equal(kept, whole[:12])

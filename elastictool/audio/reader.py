@@ -33,6 +33,10 @@ BLOCK_VALUES = 1 << 21
 """Samples x channels of a block: 8 MB of float32; 48 s of mono at 44.1 kHz."""
 FULL_SCALE = 32_768.0
 """Value of an int16 sample that is 1.0 as a float."""
+_CANCELLED = 0.01
+"""Share of the channels' power below which that of their mean shows that they cancel each other."""
+_POWER_STRIDE = 7
+"""Samples apart of those whose power is measured; the share is nearly that of all."""
 _RATES_HZ = (100, 10_000_000)
 """Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
 those for bats and dolphins up to a few MHz."""
@@ -67,6 +71,7 @@ class Recording(ABC):
     """
 
     damaged_packets = 0
+    _channels_power = _mean_power = 0.0
 
     def __init__(self, name: str, sample_rate_hz: int, channels: int) -> None:
         if not _RATES_HZ[0] <= sample_rate_hz <= _RATES_HZ[1]:
@@ -130,7 +135,9 @@ class Recording(ABC):
                 block = next(blocks, None)
             if block is None:
                 return
-            waveform = to_float(self._pick(block, channel))
+            picked = self._pick(block, channel)
+            waveform = to_float(picked)
+            self._add_powers(picked)
             bad = np.flatnonzero(~np.isfinite(waveform) if block.dtype != np.int16 else False)
             if len(bad):
                 raise AudioError(
@@ -139,6 +146,21 @@ class Recording(ABC):
                 )
             at += len(waveform)
             yield waveform
+
+    def _add_powers(self, samples: Samples) -> None:
+        """Adds the powers, around their means, of (n, channels) and of their mean."""
+        if samples.shape[1] == 1:
+            return
+        some = samples[::_POWER_STRIDE].astype(np.float64)
+        some *= 1 / FULL_SCALE if samples.dtype == np.int16 else 1
+        powers = float(some.var(axis=0).mean()), float(some.mean(axis=1).var())
+        self._channels_power += len(some) * powers[0]
+        self._mean_power += len(some) * powers[1]
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the channels of the blocks so far cancel each other in their mean."""
+        return self._mean_power < _CANCELLED * self._channels_power
 
     def _pick(self, samples: Samples, channel: str | int) -> Samples:
         """Returns the wanted columns of (n, channels)."""

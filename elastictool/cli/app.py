@@ -32,7 +32,14 @@ from elastictool.cli import (
     tokens,
     train,
 )
-from elastictool.cli.commands import Command, Group, ListCommand, SettingsCommand, program
+from elastictool.cli.commands import (
+    BareOptionCommand,
+    Command,
+    Group,
+    ListCommand,
+    SettingsCommand,
+    program,
+)
 from elastictool.cli.console import print_error
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.utils.launch import first_to_fail, launched
@@ -60,7 +67,7 @@ app = program(
     cls=_Program,
     help="Train and use audio spectrogram transformers on clips of any length.",
 )
-app.command("prep", cls=Command)(prep.prep)
+app.command("prep", cls=BareOptionCommand)(prep.prep)
 app.command("train", cls=SettingsCommand)(train.train)
 app.command("eval", cls=Command)(evaluate.evaluate)
 app.command("sweep", cls=ListCommand)(sweep.sweep)

@@ -99,6 +99,7 @@ class Group(TyperGroup):
         self.format_commands(ctx, formatter)
 
 
+_NUMBER = re.compile(r"[-+−]?[0-9.]+\w*")
 _TYPES = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
 _TYPE = re.compile(r" <(?:list\[)?(\w+)(?: range)?\]?>")
 
@@ -151,6 +152,24 @@ def _refuse_setting(option: str, value: str) -> None:
         value = "VALUE" if not value or value.startswith("--") else value
         ways = " or ".join(f"--set {shlex.quote(f'{name}={value}')}" for name in meant)
         raise UsageError(f"there is no option {option}: it is a setting", ways)
+
+
+class BareOptionCommand(Command):
+    """A command with options that may stand without their value, a number: ``--option [DB]``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Writes a bare ``--option`` as ``--option=on``, then parses as usual."""
+        bare = {
+            name
+            for parameter in self.params
+            if (getattr(parameter, "metavar", None) or "").startswith("[")
+            for name in parameter.opts
+        }
+        given = [
+            f"{arg}=on" if arg in bare and not _NUMBER.fullmatch(following) else arg
+            for arg, following in zip(args, [*args, ""][1:], strict=True)
+        ]
+        return super().parse_args(ctx, given)
 
 
 class ListCommand(Command):

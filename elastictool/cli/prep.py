@@ -37,6 +37,26 @@ def parse_channel(text: str) -> str | int:
     raise UsageError(f"--channel {text!r} is unknown", "mean, first, or a number counted from 0")
 
 
+def parse_silence(text: str) -> bool | float:
+    """Returns whether silence is cut off, and under which level if not exact zeros only.
+
+    Raises:
+        UsageError: It is no level below full scale.
+    """
+    if text in ("", "on"):
+        return bool(text)
+    try:
+        level = float(text.lower().removesuffix("db"))
+    except ValueError:
+        level = 0.0
+    if not -200 <= level < 0:
+        raise UsageError(
+            f"--trim-silence {text!r} is no level in dBFS",
+            "a number below 0, such as -60; alone it cuts off digital silence",
+        )
+    return level
+
+
 @dataclass(frozen=True)
 class CorpusChoice:
     """What to prepare."""
@@ -94,7 +114,12 @@ class Storage:
     channel: str = option(
         "mean", "Channel of files with several: mean, first, or a number from 0.", metavar="TEXT"
     )
-    trim_silence: bool = option(False, "Cut digital silence off both ends (ESC-50).")
+    trim_silence: str = option(
+        "",
+        "Cut silence off both ends: digital silence (ESC-50), or what stays under this many dBFS, "
+        "e.g. -60.",
+        metavar="[DB]",
+    )
     max_seconds: float = option(0.0, "Seconds to keep from the start of each clip (0: all).", min=0)
     frontend: str = option(
         "kaldi", "Front end to prepare for: kaldi (16 kHz) or epic-librosa (24 kHz)."
@@ -212,7 +237,7 @@ def _options(
         StorageOptions(
             storage.encoding,
             parse_channel(storage.channel),
-            storage.trim_silence,
+            parse_silence(storage.trim_silence),
             storage.max_seconds,
             frontend_config(storage.frontend),
             storage.stats_clips,
@@ -307,6 +332,8 @@ def _next(store: PreparedStore) -> str:
     data = as_argument(store.path.name if store.path.parent == DATA_ROOT else store.path)
     if "train" not in set(store.splits.tolist()):
         return f"eval RUN --dataset {data}"
+    if store.info.splits["train"].silent == store.info.splits["train"].prepared:
+        return f"data show {data}"  # ``train`` refuses data that are all silent
     recipe = " --recipe small_data" if len(store) < SMALL_CLIPS else ""
     settings = "".join(f" --set {setting}" for setting in training_settings(store))
     return f"train --dataset {data}{recipe}{settings}"

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -28,14 +27,14 @@ from elastictool.audio.decode import (
     waveform_of,
 )
 from elastictool.audio.fbank import fbank
-from elastictool.audio.reader import AudioInfo, Recording, Waveform, split_member
+from elastictool.audio.reader import FULL_SCALE, AudioInfo, Recording, Waveform, split_member
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
+from elastictool.data import spool
+from elastictool.data.levels import Level, amplitude, trimmed
 from elastictool.data.plan import ShardTask
-from elastictool.utils.errors import AudioError, write_error
-
-IN_MEMORY_BYTES = 8 << 20
-"""Encoded clips up to this size stay in memory."""
+from elastictool.data.spool import Spool
+from elastictool.utils.errors import AudioError
 
 _END_TOLERANCE_S = 0.1
 FRAMES_AT_ONCE = 10_000
@@ -59,7 +58,7 @@ class Measurement:
         frames_wanted: Whether frames are measured.
 
     Attributes:
-        silent: Whether it is digital silence throughout.
+        level: Its level.
         frames: Filterbank frames.
         sum: Sum of their log-mel values.
         sum_of_squares: Sum of the squares of these.
@@ -70,13 +69,14 @@ class Measurement:
         self._waiting = np.empty(0, dtype=np.float32)
         self._known = 0
         self._hash = hashlib.blake2b(digest_size=8)
-        self.silent = True
+        self.level, self._zero = Level(FULL_SCALE), True
         self.frames = 0
         self.sum = self.sum_of_squares = 0.0
 
     def add(self, integers: Integers) -> None:
         """Adds the next block: measures whole chunks and keeps the rest for later."""
-        self.silent = self.silent and not integers.any()
+        self.level.add(integers)
+        self._zero = self._zero and not integers.any()
         self._hash.update(integers.data)
         if not self._wanted:
             return
@@ -92,7 +92,7 @@ class Measurement:
     @property
     def digest(self) -> int:
         """Hash of the stored samples, 64 bits; 0 for digital silence."""
-        return 0 if self.silent else int.from_bytes(self._hash.digest(), "big")
+        return 0 if self._zero else int.from_bytes(self._hash.digest(), "big")
 
     def finish(self) -> None:
         """Measures the samples that are left."""
@@ -122,6 +122,8 @@ class StoredAudio:
         measured: Statistics of the stored samples.
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
         damaged_packets: Packets that could not be decoded and became silence.
+        silent: Whether it is silent, as recorded or as stored (``Level``).
+        cancelled: Whether its channels cancel each other in their mean, which is stored.
     """
 
     content: bytes | mmap.mmap
@@ -130,6 +132,8 @@ class StoredAudio:
     measured: Measurement
     clipped_peak: float
     damaged_packets: int
+    silent: bool
+    cancelled: bool
 
 
 def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
@@ -144,16 +148,20 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
     """
     storage, config = task.storage, task.storage.fbank
     rate_hz, peak, num_samples = config.sample_rate_hz, 0.0, 0
+    recorded = Level()
     measured = Measurement(config, task.measured is None or clip.id in task.measured)
-    with _Spool.in_folder(task.folder) as file:
+    with Spool.in_folder(task.folder) as file:
         with (
             _source(corpus, clip, task) as (source_rate_hz, blocks, opened),
             open_encoder(file, rate_hz, storage.encoding) as encoder,
         ):
-            if storage.trim_silence:
-                blocks = trimmed(blocks)
+            if trim := storage.trim_silence:
+                loudest = 0.0 if trim is True else amplitude(trim)
+                blocks = trimmed(blocks, task.folder, loudest)
             if storage.max_seconds:
                 blocks = first_samples(blocks, round(storage.max_seconds * source_rate_hz))
+            if source_rate_hz != rate_hz:  # resampling adds sound where constant samples begin
+                blocks = recorded.of(blocks)
             for block, block_peak in resample_blocks(blocks, source_rate_hz, rate_hz):
                 encoder.write(block)
                 measured.add(block)
@@ -164,26 +172,16 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
                 f"{1000 * num_samples / rate_hz:g} ms"
             )
         measured.finish()
-        damaged = opened.damaged_packets if opened else 0
-        clipped = peak if peak > 1 else 0.0
-        return StoredAudio(_content(file), num_samples, source_rate_hz, measured, clipped, damaged)
-
-
-def trimmed(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
-    """Yields blocks without exact zeros at both ends; zeros wait until other samples follow."""
-    started = False
-    zeros = 0
-    for block in blocks:
-        loud = np.flatnonzero(block)
-        if not len(loud):
-            zeros += len(block)
-            continue
-        waiting = np.zeros(zeros if started else 0, dtype=block.dtype)
-        begin, end = (0 if started else loud[0]), loud[-1] + 1
-        yield np.concatenate((waiting, block[begin:end])) if len(waiting) else block[begin:end]
-        started, zeros = True, len(block) - int(end)
-    if not started:
-        yield np.zeros(zeros, dtype=np.float32)
+        return StoredAudio(
+            _content(file),
+            num_samples,
+            source_rate_hz,
+            measured,
+            clipped_peak=peak if peak > 1 else 0.0,
+            damaged_packets=opened.damaged_packets if opened else 0,
+            silent=recorded.silent or measured.level.silent,
+            cancelled=opened is not None and opened.cancels,
+        )
 
 
 def first_samples(blocks: Iterable[Waveform], samples: int) -> Iterator[Waveform]:
@@ -247,34 +245,6 @@ def _content(file: BinaryIO) -> bytes | mmap.mmap:
     if size > LARGEST_BYTES:
         raise AudioError(f"is too long: {size} bytes, a clip may have 2 GiB; cut it into slices")
     file.seek(0)
-    if size <= IN_MEMORY_BYTES:
+    if size <= spool.IN_MEMORY_BYTES:
         return file.read()
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """A file for libsndfile, which calls from C, where an exception would be printed and lost."""
-
-    fault: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.fault = self.fault or error
-            return 0
-
-    @classmethod
-    @contextmanager
-    def in_folder(cls, folder: Path) -> Iterator[BinaryIO]:
-        """Yields an empty file in memory, in ``folder`` once it is large.
-
-        Raises:
-            WriteError: The disk is full.
-        """
-        with cls(IN_MEMORY_BYTES, dir=str(folder)) as file:
-            try:
-                yield cast(BinaryIO, file)
-            finally:
-                if file.fault:
-                    raise write_error(folder, file.fault) from file.fault

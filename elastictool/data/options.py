@@ -18,7 +18,8 @@ class StorageOptions:
     Attributes:
         encoding: ``flac`` (lossless, half the size) or ``wav`` (faster to read).
         channel: ``mean`` of all, or a channel counted from 0.
-        trim_silence: Cut exact zeros off both ends; a clip of nothing else is kept whole.
+        trim_silence: Cut exact zeros off both ends, or, for a number below 0, samples under that
+            many dBFS; a clip of nothing else is kept whole.
         max_seconds: Seconds to keep from the start; 0 keeps all.
         fbank: Filterbank of the statistics; its sample rate is that of the stored audio.
         stats_clips: Number of training clips to measure, drawn with a seed; 0 measures all clips.
@@ -26,7 +27,7 @@ class StorageOptions:
 
     encoding: Literal["flac", "wav"] = "flac"
     channel: str | int = "mean"
-    trim_silence: bool = False
+    trim_silence: bool | float = False
     max_seconds: float = 0.0
     fbank: FbankConfig = field(default_factory=FbankConfig)
     stats_clips: int = 0

@@ -46,8 +46,8 @@ class ShardReport:
         rows: Clips in the shard.
         num_bytes: Size of the file.
         rejected: (id, path, reason) of each clip that could not be used.
-        counts: For each split: clips that are ``prepared``, of these ``silent`` (digital silence)
-            and ``clipped`` (went beyond full scale), and ``rejected`` ones.
+        counts: For each split: clips that are ``prepared``, of these ``silent`` and ``clipped``
+            ones (went beyond full scale), and ``rejected`` ones.
         source_rates: Clips per original rate.
         sums: For each (split, fold) in the order of their first clips: frames, sum of their
             log-mel values, sum of squares.
@@ -55,6 +55,8 @@ class ShardReport:
         damaged: Packets that could not be decoded, of each file that has some.
         loudest: Of the clipped, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
+        silent: Split of each silent clip, by its id.
+        cancelled: Ids of clips whose channels cancel each other in their mean.
     """
 
     fingerprint: str
@@ -68,6 +70,8 @@ class ShardReport:
     damaged: dict[str, int] = field(default_factory=dict)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
+    silent: dict[str, str] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
 
     def reject(self, clip: SourceClip, reason: str) -> None:
         """Adds one clip that could not be used."""
@@ -82,8 +86,11 @@ class ShardReport:
         _add_one(self.source_rates, str(audio.source_rate_hz))
         counts = self.counts.setdefault(clip.split, {})
         _add_one(counts, "prepared")
-        if measured.silent:
+        if audio.silent:
             _add_one(counts, "silent")
+            self.silent[clip.id] = clip.split
+        if audio.cancelled:
+            self.cancelled.append(clip.id)
         if audio.clipped_peak:
             _add_one(counts, "clipped")
             if audio.clipped_peak > self.loudest[1]:

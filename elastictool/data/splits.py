@@ -14,6 +14,8 @@ from elastictool.utils.errors import UsageError
 from elastictool.utils.rng import clip_rng
 
 Indices = npt.NDArray[np.int64]
+_FLAT = 1e-3
+"""Deviation of log-mel values under which they are those of silence, and their rounding."""
 NO_SPLIT = ("", "none")
 """Names of a part that is to have no clips."""
 
@@ -158,4 +160,23 @@ def require_frames(store: PreparedStore, clips: Indices, fbank: FbankConfig) -> 
             f"fbank.window_ms = {fbank.window_ms:g} and make no frame (the shortest has "
             f"{shortest_ms:.1f} ms)",
             f"train with --set fbank.window_ms={math.floor(10 * shortest_ms) / 10:g} or less",
+        )
+
+
+def require_sound(store: PreparedStore, clips: Indices) -> None:
+    """Checks that something can be heard in one of ``clips`` at least.
+
+    Raises:
+        UsageError: All are silent or constant.
+    """
+    used = set(zip(store.splits[clips].tolist(), store.folds[clips].tolist(), strict=True))
+    counts = [store.info.splits[split] for split in {split for split, _ in used}]
+    measured = [sums for sums in store.info.fbank_sums if (sums.split, sums.fold) in used]
+    is_constant = bool(measured) and store.info.fbank_stats(lambda *part: part in used)[1] < _FLAT
+    if is_constant or all(count.silent == count.prepared for count in counts):
+        names = ", ".join(store.ids[clips[:3]].tolist()) + (", ..." if len(clips) > 3 else "")
+        raise UsageError(
+            f"all {len(clips)} clips of {store.path} to train on are silent or constant: {names}",
+            "listen to the recordings; where the channels of stereo cancel each other, prepare "
+            "them with --channel first",
         )

@@ -112,7 +112,7 @@ class SplitCounts:
     """Counts of the clips of one split.
 
     ``expected`` is the published number (0: none published); ``found`` = ``prepared`` +
-    ``rejected``; ``silent`` counts prepared clips that are digital silence throughout,
+    ``rejected``; ``silent`` counts prepared clips under −80 dBFS (``data/levels``),
     ``clipped`` those that went beyond full scale.
     """
 

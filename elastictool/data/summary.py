@@ -16,6 +16,7 @@ import numpy as np
 from elastictool.audio.decode import RESAMPLER
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.corpora.checks import missing_files, some_of
+from elastictool.data.levels import SILENT_DB
 from elastictool.data.plan import Plan, measured_clips
 from elastictool.data.shards import ShardReport, add_sums
 from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts
@@ -79,6 +80,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
             *listing.warnings,
             *_plan_notes(plan),
             *_file_notes(reports),
+            *_level_notes(reports),
             *_clip_notes(listing, reports, rejected),
         ],
         stats_clips=storage.stats_clips,
@@ -97,7 +99,10 @@ def _plan_notes(plan: Plan) -> Iterator[str]:
     """Yields notes on options, and on groups and files with clips in several splits or folds."""
     storage, clips = plan.options.storage, plan.listing.clips
     if storage.trim_silence:
-        yield "digital silence at both ends was cut off (--trim-silence)"
+        what = "digital silence"
+        if storage.trim_silence is not True:
+            what = f"what stays under {storage.trim_silence:g} dBFS"
+        yield f"{what} at both ends was cut off (--trim-silence)"
     if storage.max_seconds:
         yield f"clips were cut to their first {storage.max_seconds:g} s (--max-seconds)"
     if storage.stats_clips:
@@ -143,7 +148,7 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
 
 
 def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Yields notes on wrong endings, damaged packets, and clips that are too loud for 16 bits."""
+    """Yields notes on wrong endings and damaged packets."""
     found = {path: kind for report in reports for path, kind in report.misnamed.items()}
     if found:
         examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
@@ -153,12 +158,36 @@ def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
         examples = ", ".join(f"{path} ({count})" for path, count in damaged.most_common(3))
         files = "1 file has" if len(damaged) == 1 else f"{len(damaged)} files have"
         yield f"{files} packets that cannot be decoded, silence took their place: {examples}"
+
+
+def _level_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
+    """Yields notes on clips that are too loud for 16 bits, silent, or lost in their mean."""
     count = sum(counts.get("clipped", 0) for report in reports for counts in report.counts.values())
     if count:
         name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
         go = "clip goes beyond full scale and was"
         go = go if count == 1 else "clips go beyond full scale and were"
         yield f"{count} {go} clipped to it; the loudest reaches {peak:.2f} times full scale: {name}"
+    silent = {name: split for report in reports for name, split in report.silent.items()}
+    level = f"under {SILENT_DB:g} dBFS, or constant"
+    training = [name for name, split in silent.items() if split == "train"]
+    counts = _total(report.counts.get("train", {}) for report in reports)
+    if len(training) == counts["prepared"]:
+        silent = {name: split for name, split in silent.items() if split != "train"}
+        if training:
+            yield (
+                f"all {len(training)} training clips are silent ({level}), so nothing can be "
+                f"learnt from them: {some_of(training)}"
+            )
+    if silent:
+        are = "clip is" if len(silent) == 1 else "clips are"
+        yield f"{len(silent)} {are} silent ({level}): {some_of(silent)}"
+    if cancelled := [clip_id for report in reports for clip_id in report.cancelled]:
+        of = "1 clip" if len(cancelled) == 1 else f"{len(cancelled)} clips"
+        yield (
+            f"the channels of {of} cancel each other in their mean, which is stored "
+            f"(--channel first, or a number, takes one of them): {some_of(cancelled)}"
+        )
 
 
 def _clip_notes(

@@ -11,7 +11,7 @@ import torch
 from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import FbankConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
-from elastictool.data.splits import Splits, require_frames, select_clips
+from elastictool.data.splits import Splits, require_frames, require_sound, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.models.attention.base import AttentionInputs, require_support
 from elastictool.packing.stream import check_planner, plans_windows
@@ -53,6 +53,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
         )
     check_machine(config)
     require_frames(store, np.concatenate([splits.train, splits.validation]), config.fbank)
+    require_sound(store, splits.train)
     data = config.data
     if data.balanced_sampling:
         clip_weights(store, splits.train)  # refuses data without labels, before a run is touched
