@@ -25,6 +25,7 @@ from elastictool.config import FbankConfig
 from elastictool.data.store import PreparedStore
 from elastictool.metrics.classification import classification_metrics
 from elastictool.metrics.intervals import bootstrap_intervals, score_document
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.utils.progress import SILENT, Progress
 
 SPECTRUM = "Logistic regression (mean, deviation)"
@@ -122,8 +123,8 @@ def _scores(
 
 
 def _point(model: str, limit: int | None, scores: Features, targets: Targets) -> dict[str, Any]:
-    metrics = classification_metrics(scores, targets)
-    intervals = bootstrap_intervals(scores, targets)
+    scored = ScoredClips(scores, targets)
+    metrics, intervals = classification_metrics(scored), bootstrap_intervals(scored)
     return {
         "model": model,
         "length_frames": limit,

@@ -130,3 +130,36 @@ def test_without_test_clips_the_hint_names_a_fold_and_not_the_training_clips(
     assert isinstance(refused, UsageError) and "--dataset" in refused.hint
     refused = invoke("eval", run, "-d", alone.path).exception
     assert isinstance(refused, UsageError) and "--split: train" in refused.hint
+
+
+@pytest.mark.parametrize(
+    ("groups", "over"),
+    [(3, "95 % interval over 3 groups, rough"), (12, "95 % interval over 12 clips")],
+    ids=["groups", "a group a clip"],
+)
+def test_intervals_are_over_the_groups_of_the_data_and_say_so(
+    run: Path, tmp_path: Path, groups: int, over: str
+) -> None:
+    data = relabelled(
+        tmp_path / "data", "told", split=lambda row: "test", group=lambda row: f"s{row % groups}"
+    )
+    shown = invoke("eval", run, "--dataset", data.path)
+    assert shown.exit_code == 0, shown.output
+    assert f"value ({over})" in " ".join(shown.stdout.split())
+    document = json.loads(invoke("eval", run, "--dataset", data.path, "--json").stdout)
+    interval = document["interval"]
+    assert (interval["method"], interval["clips"], interval["resamples"]) == ("bootstrap", 12, 1000)
+    swept = invoke("sweep", run, "--dataset", data.path, "--lengths", "32", "--json")
+    points = json.loads(swept.stdout)
+    if groups == 3:
+        assert (interval["unit"], interval["groups"]) == ("group", 3)
+        assert "3 groups are few: the intervals are rough" in shown.stderr
+        assert points["interval"]["groups"] == points["points"][0]["groups"] == 3
+    else:
+        assert interval["unit"] == points["interval"]["unit"] == "clip"
+        assert "groups" not in interval and "rough" not in shown.stderr
+    own = points["points"][0]
+    assert [own["low"], own["high"]] == document["intervals"]["top1"]
+    assert over in invoke("sweep", run, "--dataset", data.path, "--lengths", "32").stderr
+    assert over in (run / "report.html").read_text("utf-8")
+    assert over in (run / "figures" / "sweep_on_told.svg").read_text("utf-8")

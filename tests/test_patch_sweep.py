@@ -26,6 +26,7 @@ from elastictool.metrics.classification import (
     class_probabilities,
     metric_value,
 )
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.packing.grid import patch_size_along
 from elastictool.reporting.figures import GREEN, series_styles
 from elastictool.reporting.run_report import write_report
@@ -75,7 +76,8 @@ def test_each_point_equals_scoring_at_that_patch_size(
     assert [point.native for point in mine] == [True, False, False, False]
     for point, size in zip(mine, (16, *SIZES), strict=True):
         assert (point.axis, point.x) == ("patch_size", size)
-        assert point.value == metric_value("top1", *answers(run, toy_store, (size, size)))
+        clips = ScoredClips(*answers(run, toy_store, (size, size)))
+        assert point.value == metric_value("top1", clips)
         assert point.low <= point.value <= point.high
     assert mine[0].value == mine[2].value, "the own size is one of those swept"
 
@@ -109,7 +111,7 @@ def test_axes_are_those_asked_for_or_those_of_the_training(
     )
     along: PatchAxes = "time" if axes == "auto" else axes
     size = patch_size_along(along, 8, (16, 16))
-    assert point.value == metric_value("top1", *answers(run, toy_store, size))
+    assert point.value == metric_value("top1", ScoredClips(*answers(run, toy_store, size)))
     patches = math.ceil(128 / size[0]) * math.ceil(64 / size[1])
     assert point.tokens == point.clips * (patches + 1)
 
@@ -126,9 +128,9 @@ def test_an_ensemble_averages_probabilities_and_adds_up_cost(
         points = sweep(axis, runs[:1], toy_store, [40], options)
         point = points[-1]
         (one, targets), (two, _) = (answers(run, toy_store, (16, 16)) for run in members)
-        assert point.value == metric_value("map", (one + two) / 2, targets)
+        assert point.value == metric_value("map", ScoredClips((one + two) / 2, targets))
         for other in (one, two, np.maximum(one, two), np.sqrt(one * two)):
-            assert point.value != metric_value("map", other, targets)
+            assert point.value != metric_value("map", ScoredClips(other, targets))
         assert (point.model, point.run) == ("Ensemble of 2", "ast-64 + ast-96")
         assert point.tokens == sum(part.tokens for part in alone)
         assert point.gflops == pytest.approx(sum(part.gflops for part in alone))

@@ -16,6 +16,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.confusions import Confusion, most_confused, write_confusions
 from elastictool.evaluation.evaluate import evaluate_run, save_evaluation
 from elastictool.metrics.classification import classification_metrics, confusion_matrix
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.reporting.evaluation_figures import (
     MOST_CLASSES,
     class_values,
@@ -52,7 +53,7 @@ def write_evaluation(
         targets = np.maximum(targets, rng.random(targets.shape) < 0.02)
         targets[:, -1] = 0
     scores = rng.normal(size=targets.shape) + 2 * targets
-    metrics = classification_metrics(scores, targets)
+    metrics = classification_metrics(ScoredClips(scores, targets))
     table = {name: getattr(metrics.per_class, name) for name in metrics.per_class.__annotations__}
     rows = [
         {"class": name} | {key: finite(values[i]) for key, values in table.items()}

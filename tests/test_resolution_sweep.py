@@ -22,6 +22,7 @@ from elastictool.evaluation.points import SweepPoint, read_points, write_points
 from elastictool.evaluation.run_data import split_clips
 from elastictool.evaluation.sweep import SweepOptions, sweep
 from elastictool.metrics.classification import class_probabilities, metric_value
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.reporting.sweep_figure import plot_sweep, series_of
 from elastictool.training.predict_logits import score_clips
 from elastictool.utils.errors import UsageError
@@ -58,9 +59,8 @@ def points(runs: list[LoadedRun], toy_store: PreparedStore) -> list[SweepPoint]:
 def top1(run: LoadedRun, store: PreparedStore, end: FeatureExtractor) -> tuple[float, int]:
     """Top-1 and tokens of a run through a front end, without any sweep."""
     scores = score_clips(run.model, ClipDataset(store, end), split_clips(run, store, "train"))
-    return metric_value("top1", class_probabilities(scores.logits, "ce"), scores.targets), (
-        scores.tokens
-    )
+    clips = ScoredClips(class_probabilities(scores.logits, "ce"), scores.targets)
+    return metric_value("top1", clips), scores.tokens
 
 
 def at_shift(run: LoadedRun, shift_ms: float, **length: int) -> FeatureExtractor:

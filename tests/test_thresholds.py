@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from elastictool.metrics.intervals import f1_intervals, resampled_counts, wilson_interval
+from elastictool.metrics.intervals import f1_intervals, resampled_weights, wilson_interval
 from elastictool.metrics.thresholds import best_thresholds, decide, f1_scores
+from elastictool.metrics.weighted import ScoredClips
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -88,11 +89,11 @@ def test_nothing_decided_and_nothing_there_is_nan_not_zero() -> None:
 
 def test_f1_intervals_are_those_of_resampled_clips() -> None:
     scores, targets = drawn(3, ties=False, clips=60)
-    decisions = decide(scores, 0.4)
-    drawn_counts = np.concatenate(list(resampled_counts(60, 80, seed=4))).astype(int)
+    decisions, clips = decide(scores, 0.4), ScoredClips(scores, targets)
+    drawn_counts = np.concatenate(list(resampled_weights(clips, 80, seed=4))).astype(int)
     picks = [np.repeat(np.arange(60), counts) for counts in drawn_counts]
     resampled = [f1_scores(decisions[pick], targets[pick]).values for pick in picks]
-    for name, interval in f1_intervals(decisions, targets, resamples=80, seed=4).items():
+    for name, interval in f1_intervals(decisions, clips, resamples=80, seed=4).items():
         values = [sample[name] for sample in resampled]
         assert interval == pytest.approx(np.quantile(values, (0.025, 0.975), method="nearest"))
 

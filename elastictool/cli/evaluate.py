@@ -54,9 +54,10 @@ def evaluate(
     """Evaluate a trained run on one split of its data.
 
     Prints top-1, top-5, mean class accuracy, mAP, mAUC and d' with 95 % bootstrap intervals over
-    clips; multi-label runs also get F1 at the thresholds that validation chose, and at 0.5. Writes
-    results/eval_SPLIT.json, CSV files by class and of confusions, their figures and report.html
-    into the run directory; into another folder all but the report.
+    the groups of the data, else over clips; multi-label runs also get F1 at the thresholds that
+    validation chose, and at 0.5. Writes results/eval_SPLIT.json, CSV files by class and of
+    confusions, their figures and report.html into the run directory; into another folder all but
+    the report.
 
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """
@@ -115,7 +116,7 @@ def _length(text: str) -> int | str | None:
 
 
 def _show(result: Evaluation, files: list[Path]) -> None:
-    from elastictool.reporting.evaluations import notes, score_rows
+    from elastictool.reporting.evaluations import notes, score_rows, value_heading
     from elastictool.reporting.tables import counted
 
     document = result.document()
@@ -127,7 +128,7 @@ def _show(result: Evaluation, files: list[Path]) -> None:
     print_table(
         f"{result.model} ({result.run}), "
         + ", ".join([f"{result.split} split", length, *words, clips]),
-        ["metric", "value (95 % interval)"],
+        ["metric", value_heading(document)],
         score_rows(document),
     )
     log_lines("", notes(document))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastictool.cli.console import log_lines, print_table
+from elastictool.cli.console import log, log_lines, print_table
 from elastictool.utils.errors import Interrupted
 from elastictool.utils.signals import StopRequest, stoppable
 
@@ -92,7 +92,7 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     from elastictool.evaluation.points import AXES
     from elastictool.metrics.table import METRIC_LABELS, is_share
     from elastictool.reporting.sweep_figure import series_of
-    from elastictool.reporting.tables import EMPTY, counted, metric_text
+    from elastictool.reporting.tables import EMPTY, counted, interval_over, metric_text
 
     series = list(series_of(points).items())
     axis = AXES[points[0].axis]
@@ -110,4 +110,5 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     ]
     names = [label.replace(", ", "\n") for label, _ in series]
     print_table(title, [axis.column, *names], rows)
+    log(f"in the files: {interval_over(points[0].clips, points[0].groups)}")
     log_lines("wrote ", files)

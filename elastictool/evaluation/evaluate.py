@@ -31,10 +31,17 @@ from elastictool.metrics.classification import (
     classification_metrics,
     confusion_matrix,
 )
-from elastictool.metrics.intervals import Interval, bootstrap_intervals, score_document
+from elastictool.metrics.intervals import (
+    Interval,
+    bootstrap_intervals,
+    interval_document,
+    score_document,
+)
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.models.attention.base import choose_attention
 from elastictool.training.predict_logits import Scores, ScoringOptions, score_clips
 from elastictool.utils.io import finite, write_json, write_rows
+from elastictool.utils.progress import SILENT
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,7 +64,7 @@ class Evaluation:
         multi_label: Whether a clip may have several classes.
         scores: Logits of each clip.
         metrics: Values and per-class table.
-        intervals: 95 % bootstrap intervals over clips, by metric.
+        intervals: 95 % bootstrap intervals, by metric; ``facts["interval"]`` says over what.
         label_names: Classes (C).
         trained_on_these_data: The run's data fingerprint equals the store's; None if unknown.
         decisions: F1 at thresholds, see ``score_decisions``; empty for single-label runs.
@@ -181,13 +188,13 @@ def evaluate_run(
     dataset = ClipDataset(store, feature_extractor_at(run.feature_extractor, length))
     options: ScoringOptions = {"transfer": run.transfer, **how}
     scores = score_clips(run.model, dataset, clips, precision, **options)
-    values = class_probabilities(scores.logits, run.config.train.loss)
+    between = how.get("between", lambda: None)
+    values = class_probabilities(scores.logits, run.config.train.loss, between)
+    scored = ScoredClips(values, scores.targets, store.groups[clips], between)
     decisions: dict[str, Any] = {}
     columns: dict[str, npt.NDArray[Any]] = {}
     if run.multi_label:
-        decisions, columns = score_decisions(
-            run, store, split, values, scores.targets, precision, options
-        )
+        decisions, columns = score_decisions(run, store, split, scored, precision, options)
     limit = dataset.feature_extractor.length.most_frames
     return Evaluation(
         run=run.name,
@@ -196,8 +203,8 @@ def evaluate_run(
         length=OWN if length is None else str(length),
         multi_label=run.multi_label,
         scores=scores,
-        metrics=classification_metrics(values, scores.targets),
-        intervals=bootstrap_intervals(values, scores.targets),
+        metrics=classification_metrics(scored),
+        intervals=bootstrap_intervals(scored, progress=how.get("progress", SILENT)),
         label_names=tuple(run.label_names),
         trained_on_these_data=same_data(run, store),
         decisions=decisions,
@@ -208,6 +215,7 @@ def evaluate_run(
             "dataset": store.info.name,
             "weights": run.weights_record,
             "attention": attention_of(run, precision),
+            "interval": interval_document(scored),
             "limit_frames": limit,  # the rest of longer clips is not scored
             "cut_clips": int((dataset.native_frames[clips] > limit).sum()),
         },

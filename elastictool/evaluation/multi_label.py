@@ -25,7 +25,7 @@ from elastictool.metrics.thresholds import (
     f1_scores,
     filled,
 )
-from elastictool.metrics.weighted import Array
+from elastictool.metrics.weighted import Array, ScoredClips
 from elastictool.training.predict_logits import ScoringOptions, score_clips
 from elastictool.training.validation import ChosenThresholds
 
@@ -34,12 +34,11 @@ def score_decisions(
     run: LoadedRun,
     store: PreparedStore,
     split: str,
-    probabilities: Array,
-    targets: npt.ArrayLike,
+    clips: ScoredClips,
     precision: str,
     how: ScoringOptions,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Scores the decisions on the (S, C) probabilities of the clips of ``split``.
+    """Scores the decisions on ``clips`` of ``split``, whose scores are probabilities.
 
     ``precision`` and ``how`` are for scoring validation clips, where those choose thresholds.
 
@@ -47,7 +46,7 @@ def score_decisions(
         Plain values for JSON, and columns of the per-class table, each (C,). The values are
         ``thresholds_from`` (the ``weights`` file, the ``validation`` clips, or ``none``),
         ``classes_without_threshold`` (without a positive validation clip, decided at 0.5),
-        ``chosen_on_these_clips``, and F1 with 95 % bootstrap intervals over clips:
+        ``chosen_on_these_clips``, and F1 with 95 % bootstrap intervals:
         ``at_thresholds`` (None without any) and ``at_default``, 0.5 for each class.
 
     Raises:
@@ -56,17 +55,18 @@ def score_decisions(
     """
     source, thresholds = "weights", np.array(run.thresholds)
     if not run.thresholds:
-        clips = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
-        source = "validation" if len(clips) else "none"
-        if len(clips):
+        chosen_on = select_clips(store, run.config.data, run.config.seed, to_train=False).validation
+        source = "validation" if len(chosen_on) else "none"
+        if len(chosen_on):
             dataset = ClipDataset(store, run.feature_extractor)
-            scores = score_clips(run.model, dataset, clips, precision, **how)
-            thresholds = ChosenThresholds.choose(scores, run.config.train.loss).values
+            scores = score_clips(run.model, dataset, chosen_on, precision, **how)
+            loss = run.config.train.loss
+            thresholds = ChosenThresholds.choose(scores, loss, clips.between).values
 
     def score(at: Array) -> tuple[F1Scores, dict[str, Any]]:
-        decisions = decide(probabilities, at)
-        f1 = f1_scores(decisions, targets)
-        return f1, score_document(f1.values, f1_intervals(decisions, targets))
+        decisions = decide(clips.scores, at)
+        f1 = f1_scores(decisions, clips.labels)
+        return f1, score_document(f1.values, f1_intervals(decisions, clips))
 
     even = np.full(len(run.label_names), DEFAULT_THRESHOLD)
     default, default_document = score(even)

@@ -103,7 +103,7 @@ class SweepPoint:
         length_frames: Length at which it was evaluated; for a native point the longest clip's.
         length_s: The same in seconds.
         metric: Name out of ``METRIC_LABELS``.
-        value: The metric; ``low`` and ``high`` are its bootstrap interval over clips.
+        value: The metric; ``low`` and ``high`` are the ends of its bootstrap interval.
         low: Lower end.
         high: Upper end.
         clips: Clips evaluated.
@@ -118,6 +118,7 @@ class SweepPoint:
         x: Its value on the axis; NaN for an ensemble, whose members differ in it.
         resize: How the kernel was resized (``pi``, ``bl``, ``bl-plain``) where patch sizes are
             swept.
+        groups: Groups that the interval's resamples were drawn from; 0 is clips.
     """
 
     model: str
@@ -137,6 +138,7 @@ class SweepPoint:
     axis: str
     x: float
     resize: str
+    groups: int = 0
 
     @property
     def identity(self) -> Identity:

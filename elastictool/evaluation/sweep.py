@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from elastictool.evaluation.logit_cache import LogitCache
 from elastictool.evaluation.points import AXES, SweepPoint, model_label
 from elastictool.evaluation.run_data import split_clips
 from elastictool.evaluation.sweep_cells import (
+    Groups,
     PatchAxesOption,
     Probabilities,
     SweepCell,
@@ -36,6 +38,7 @@ from elastictool.evaluation.sweep_cells import (
 from elastictool.metrics.classification import metric_value
 from elastictool.metrics.intervals import bootstrap_intervals
 from elastictool.metrics.table import METRICS
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import nearest_hint
@@ -128,8 +131,8 @@ def sweep(
             options.between()
             chunk = order[first : first + CHUNK_CLIPS]
             score_chunk(scored, chunk, cache, bar, options.between)
-    points = [_point(cell, options) for cell in cells]
-    return points + ([_ensemble_point(members, options)] if members else [])
+    points = [_point(cell, store, options) for cell in cells]
+    return points + ([_ensemble_point(members, store, options)] if members else [])
 
 
 def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str) -> list[int]:
@@ -216,8 +219,8 @@ def _check_members(members: Sequence[SweepCell]) -> None:
             )
 
 
-def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
-    value, low, high = _metric(*cell.probabilities(), options.metric)
+def _point(cell: SweepCell, store: PreparedStore, options: SweepOptions) -> SweepPoint:
+    scores = _metric(*cell.probabilities(), cell.groups(store), options)
     longest = max(crop.total_frames for crop in cell.crops)
     frames = int(cell.value) if cell.axis == "length" and cell.value else longest
     extractor, axes = cell.run.feature_extractor, cell.run.config.flexi.axes
@@ -233,9 +236,7 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
         length_frames=frames,
         length_s=frames * cell.feature_extractor.shift_ms * 0.001,
         metric=options.metric,
-        value=value,
-        low=low,
-        high=high,
+        **scores,
         clips=len(cell.crops),
         tokens=sum(scores.tokens for scores in cell.scores),
         seconds=sum(scores.seconds for scores in cell.scores),
@@ -248,19 +249,19 @@ def _point(cell: SweepCell, options: SweepOptions) -> SweepPoint:
     )
 
 
-def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> SweepPoint:
+def _ensemble_point(
+    members: Sequence[SweepCell], store: PreparedStore, options: SweepOptions
+) -> SweepPoint:
     """Returns the score of the members' mean probabilities, with summed tokens, time and FLOPs."""
-    parts = [_point(member, options) for member in members]
+    parts = [_point(member, store, options) for member in members]
     outputs = [member.probabilities() for member in members]
     mean = np.mean([probabilities for probabilities, _ in outputs], axis=0)
-    value, low, high = _metric(mean, outputs[0][1], options.metric)
+    scores = _metric(mean, outputs[0][1], members[0].groups(store), options)
     return dataclasses.replace(
         parts[0],
         model=f"Ensemble of {len(parts)}",
         run=" + ".join(part.run for part in parts),
-        value=value,
-        low=low,
-        high=high,
+        **scores,
         tokens=sum(part.tokens for part in parts),
         seconds=sum(part.seconds for part in parts),
         gflops=sum(part.gflops for part in parts),
@@ -270,7 +271,14 @@ def _ensemble_point(members: Sequence[SweepCell], options: SweepOptions) -> Swee
     )
 
 
-def _metric(values: Probabilities, targets: Targets, metric: str) -> tuple[float, float, float]:
-    """Returns the metric and the ends of its bootstrap interval over the clips."""
-    intervals = bootstrap_intervals(values, targets, [metric])
-    return metric_value(metric, values, targets), *intervals.get(metric, (math.nan, math.nan))
+def _metric(
+    values: Probabilities, targets: Targets, groups: Groups, options: SweepOptions
+) -> dict[str, Any]:
+    """Returns the metric, the ends of its bootstrap interval, and the groups that it is over."""
+    clips = ScoredClips(values, targets, groups, options.between)
+    intervals = bootstrap_intervals(clips, [options.metric], progress=options.progress)
+    return {
+        "value": metric_value(options.metric, clips),
+        **intervals[options.metric]._asdict(),
+        "groups": 0 if clips.groups is None else clips.units,
+    }

@@ -35,6 +35,7 @@ Framing = tuple[FbankConfig, int, PoolKind]
 """What log-mel frames follow from: cells of one framing share them."""
 Indices = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.str_]
 Targets = npt.NDArray[np.float32]
 PatchAxesOption = PatchAxes | Literal["auto"]
 
@@ -107,6 +108,10 @@ class SweepCell:
         logits = np.concatenate([scores.logits for scores in self.scores])[order]
         targets = np.concatenate([scores.targets for scores in self.scores])[order]
         return class_probabilities(logits, self.run.config.train.loss), targets
+
+    def groups(self, store: PreparedStore) -> Groups:
+        """(S,) groups of the clips in that order; empty is none."""
+        return np.asarray(store.groups[np.sort([crop.clip for crop in self.crops])])
 
     def gflops(self) -> float:
         """Forward operations of all clips, in 1e9."""

@@ -7,6 +7,7 @@ Single-label and multi-label data take the same path; single-label targets are o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,10 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from elastictool.metrics.table import METRICS
-from elastictool.metrics.weighted import Array, ScoredClips, check_scores, ratio
+from elastictool.metrics.weighted import Array, ScoredClips, ratio
+
+_CELLS_AT_ONCE = 1_000_000
+"""Logits (clips x classes) converted at once: 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,27 @@ class Metrics:
     left_out: dict[str, int]
 
 
-def class_probabilities(logits: npt.ArrayLike, loss: str) -> Array:
+def class_probabilities(
+    logits: npt.ArrayLike, loss: str, between: Callable[[], None] = lambda: None
+) -> Array:
     """Returns (S, C) probabilities: softmax for models trained with ``ce``, sigmoid for ``bce``.
 
     In float64: in float32 confident scores saturate into ties, which change mAP, from logits of 17
-    on, here from 37 on.
+    on, here from 37 on. ``between`` is called some times a second, and may raise ``Stopped``.
     """
-    wide = np.asarray(logits, dtype=np.float64)
-    if loss == "bce":
-        return np.asarray(np.exp(-np.logaddexp(0, -wide)))
-    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which check_scores refuses
-        powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    given = np.asarray(logits)
+    values: Array = np.empty(given.shape)
+    rows = max(1, _CELLS_AT_ONCE // max(1, values.shape[1]))
+    for first in range(0, len(values), rows):
+        between()
+        part, place = given[first : first + rows].astype(np.float64), slice(first, first + rows)
+        if loss == "bce":
+            values[place] = np.exp(-np.logaddexp(0, -part))
+            continue
+        with np.errstate(invalid="ignore"):  # infinite logits give NaN, which check_scores refuses
+            powers = np.exp(part - part.max(axis=1, keepdims=True))
+        values[place] = powers / powers.sum(axis=1, keepdims=True)
+    return values
 
 
 def confusion_matrix(scores: npt.ArrayLike, targets: npt.ArrayLike) -> NDArray[np.int64]:
@@ -76,37 +89,24 @@ def confusion_matrix(scores: npt.ArrayLike, targets: npt.ArrayLike) -> NDArray[n
 
     A multi-label clip counts once in the row of each of its labels.
     """
-    checked, labels = check_scores(scores, targets)
+    top, labels = np.asarray(scores).argmax(axis=1), np.asarray(targets) > 0
     clips, true = np.nonzero(labels)
-    matrix = np.zeros((checked.shape[1], checked.shape[1]), dtype=np.int64)
-    np.add.at(matrix, (true, checked.argmax(axis=1)[clips]), 1)
+    matrix = np.zeros((labels.shape[1], labels.shape[1]), dtype=np.int64)
+    np.add.at(matrix, (true, top[clips]), 1)
     return matrix
 
 
-def metric_value(name: str, scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
-    """Returns one metric of (S, C) scores and (S, C) multi-hot targets; NaN without any to score.
-
-    Args:
-        name: Out of ``METRICS``.
-        scores: Higher is likelier.
-        targets: Multi-hot.
-
-    Raises:
-        ElasticToolError: No clips, or scores that are not finite.
-    """
-    return float(METRICS[name].values(ScoredClips(scores, targets).unweighted)[0])
+def metric_value(name: str, clips: ScoredClips) -> float:
+    """Returns one metric, out of ``METRICS``; NaN without any clip to score."""
+    return float(METRICS[name].values(clips.unweighted)[0])
 
 
-def classification_metrics(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Metrics:
-    """Returns all metrics of (S, C) scores (higher is likelier) and (S, C) multi-hot targets.
+def classification_metrics(clips: ScoredClips) -> Metrics:
+    """Returns all metrics of scored clips.
 
     Top-k runs over clips with a label. Mean class accuracy is the mean of the classes' recalls
     (for multi-label clips: the share of the class's clips whose top class it is).
-
-    Raises:
-        ElasticToolError: No clips, or scores that are not finite.
     """
-    clips = ScoredClips(scores, targets)
     weighted = clips.unweighted
     positives = clips.labels.sum(axis=0)
     predicted = np.bincount(clips.scores.argmax(axis=1), minlength=len(positives))
@@ -117,7 +117,7 @@ def classification_metrics(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Met
             positives=positives,
             predicted=predicted,
             recall=weighted.recall[0],
-            precision=ratio(clips.correct.sum(axis=0), predicted),
+            precision=ratio(clips.correct.sum(axis=1), predicted),
             average_precision=precision[0],
             auc=auc[0],
         ),
@@ -125,6 +125,6 @@ def classification_metrics(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Met
         left_out={
             "classes_without_positives": int((positives == 0).sum()),
             "classes_without_negatives": int((positives == len(clips)).sum()),
-            "clips_without_label": int((clips.labelled == 0).sum()),
+            "clips_without_label": int((~clips.labelled).sum()),
         },
     )

@@ -9,6 +9,7 @@ A class without positives has no best threshold and no F1; it is left out and co
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,11 @@ class F1Scores:
     decided: npt.NDArray[np.int64]
 
 
-def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Array:
+def best_thresholds(
+    probabilities: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    between: Callable[[], None] = lambda: None,
+) -> Array:
     """Returns (C,) thresholds that maximise each class's F1 on these clips; NaN without positives.
 
     A threshold lies halfway between the scores that it separates. Of several with the same F1,
@@ -45,6 +50,7 @@ def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Arr
     Args:
         probabilities: (S, C) in 0..1.
         targets: (S, C) multi-hot.
+        between: Called before each class; may raise ``Stopped``.
 
     Raises:
         ElasticToolError: No clips, or NaN scores.
@@ -52,6 +58,7 @@ def best_thresholds(probabilities: npt.ArrayLike, targets: npt.ArrayLike) -> Arr
     scores, labels = check_scores(probabilities, targets)
     thresholds = np.full(scores.shape[1], math.nan)
     for index in np.flatnonzero(labels.any(axis=0)):
+        between()
         order = np.argsort(-scores[:, index], kind="stable")
         ranked, positives = scores[order, index], int(labels[:, index].sum())
         ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)

@@ -3,14 +3,21 @@
 A bootstrap resample is a weight per clip (how often it was drawn). So a metric under R weightings
 is one array computation: of weights of one it is the metric itself, of R resamples it is the
 distribution for its interval. Tests compare the values with scikit-learn's, ties included.
+
+Only the positives of a class enter its AP and AUC, and what matters of the other clips is how many
+lie between two positives. So clips are counted into these gaps, for all weightings in one product
+with a sparse matrix, and nothing is sorted but the positives: 3,000 classes of 20,000 clips under
+200 weightings take some ten seconds.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +25,13 @@ from numpy.typing import NDArray
 
 from elastictool.utils.errors import ElasticToolError
 
+if TYPE_CHECKING:
+    from scipy import sparse  # loaded where it is used: commands that list runs do without
+
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+_CELLS_AT_ONCE = 1_000_000
+"""Scores (clips x classes) in a temporary array: 8 MB."""
 
 
 def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, Labels]:
@@ -46,68 +58,115 @@ def check_scores(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Array, 
 
 
 class ScoredClips:
-    """Scores and targets of S clips and C classes, with what is sorted only once.
+    """Scores and targets of S clips and C classes, with what is computed only once.
 
     Args:
         scores: (S, C), higher is likelier.
         targets: (S, C) multi-hot.
+        groups: (S,) names of what clips belong to (a speaker, a recording); empty is none.
+        between: Called some times a second during long computations; may raise ``Stopped``.
 
     Raises:
         ElasticToolError: No clips, or scores that are not finite.
     """
 
-    def __init__(self, scores: npt.ArrayLike, targets: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        scores: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        groups: npt.ArrayLike | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
         self.scores, self.labels = check_scores(scores, targets)
-        self._hits: dict[int, Array] = {}
+        self.groups = None if groups is None else _group_numbers(groups)
+        self.between = between
 
     def __len__(self) -> int:
         """Number of clips S."""
         return len(self.scores)
 
-    @cached_property
-    def labelled(self) -> Array:
-        """(S,) 1 where a clip has a label, else 0."""
-        return np.asarray(self.labels.any(axis=1), dtype=np.float64)
-
-    @cached_property
-    def correct(self) -> Labels:
-        """(S, C): the class is a clip's top class and one of its labels."""
-        top = self.scores.argmax(axis=1)
-        correct: Labels = self.labels & (top[:, None] == np.arange(self.scores.shape[1]))
-        return correct
-
-    def hits(self, k: int) -> Array:
-        """(S,) 1 where one of the ``k`` best-scored classes is among a clip's labels, else 0.
-
-        For multi-label clips any label counts. ``k`` is capped at C; ties go to the lower class
-        index, so a model with equal scores for all classes earns chance, not 100 %.
-        """
-        if k not in self._hits:
-            best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
-            hits = np.take_along_axis(self.labels, best, axis=1).any(axis=1)
-            self._hits[k] = np.asarray(hits, dtype=np.float64)
-        return self._hits[k]
-
     @property
+    def units(self) -> int:
+        """Number of groups, or of clips where these are not grouped."""
+        return len(self) if self.groups is None else int(self.groups.max()) + 1
+
+    @cached_property
+    def labelled(self) -> Labels:
+        """(S,) whether a clip has a label."""
+        return np.asarray(self.labels.any(axis=1), dtype=np.bool_)
+
+    @cached_property
+    def positives(self) -> sparse.csr_array:
+        """(C, S) ``labels`` as a sparse matrix."""
+        return by_class(self.labels)
+
+    @cached_property
+    def correct(self) -> sparse.csr_array:
+        """(C, S) sparse: the class is a clip's top class and one of its labels."""
+        top = self.scores.argmax(axis=1)
+        right = np.flatnonzero(self.labels[np.arange(len(self)), top])
+        return _sparse(top[right], right, self.labels.shape[::-1])
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(S,) number of classes that a clip's best-scored label comes after; C without a label.
+
+        Ties go to the lower class index, so a model with equal scores for all classes earns
+        chance, not 100 %.
+        """
+        ranks = np.full(len(self), self.labels.shape[1])
+        rows = max(1, _CELLS_AT_ONCE // self.labels.shape[1])
+        for first in range(0, len(self), rows):
+            self.between()
+            scores, labels = (part[first : first + rows] for part in (self.scores, self.labels))
+            own = np.where(labels, scores, -np.inf)
+            best, place = own.max(axis=1, keepdims=True), own.argmax(axis=1)[:, None]
+            earlier = (scores == best) & (np.arange(labels.shape[1]) < place)
+            found = ((scores > best) | earlier).sum(axis=1)
+            ranks[first : first + rows] = np.where(labels.any(axis=1), found, labels.shape[1])
+        return ranks
+
+    def hits(self, k: int) -> Labels:
+        """(S,) whether one of the ``k`` best-scored classes is among a clip's labels."""
+        return np.asarray(self.labelled & (self.ranks < k))
+
+    @cached_property
     def unweighted(self) -> WeightedClips:
         """The clips under one weighting in which all count the same."""
         return WeightedClips(self, np.ones((1, len(self))))
 
 
 class WeightedClips:
-    """Clips under (R, S) weights, which are R weightings; what cannot be scored is NaN."""
+    """Clips under R weightings; what cannot be scored is NaN.
 
-    def __init__(self, clips: ScoredClips, weights: Array) -> None:
-        self.clips, self.weights = clips, weights
+    Args:
+        clips: The clips.
+        weights: (R, S) whole numbers: float32 sums of up to 16 million are exact.
+        advance: Called after each class that was ranked.
+    """
+
+    def __init__(
+        self,
+        clips: ScoredClips,
+        weights: npt.NDArray[np.floating],
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.clips, self._advance = clips, advance
+        self.weights = np.ascontiguousarray(weights.T, dtype=np.float32)
+        """(S, R): the weights of a clip lie together, for products with sparse matrices."""
 
     def top_k(self, k: int) -> Array:
         """(R,) share of the labelled clips with a hit among their ``k`` best classes."""
-        return ratio(self.weights @ self.clips.hits(k), self.weights @ self.clips.labelled)
+        hits, labelled = (
+            part.astype(np.float32) @ self.weights
+            for part in (self.clips.hits(k), self.clips.labelled)
+        )
+        return ratio(hits, labelled)
 
     @cached_property
     def recall(self) -> Array:
         """(R, C) share of a class's clips whose top class it is."""
-        return ratio(self.weights @ self.clips.correct, self.weights @ self.clips.labels)
+        return ratio((self.clips.correct @ self.weights).T, (self.clips.positives @ self.weights).T)
 
     @cached_property
     def ranking(self) -> tuple[Array, Array]:
@@ -115,26 +174,87 @@ class WeightedClips:
 
         NaN where a class has no positive or no negative weight.
         """
-        scores, weights = self.clips.scores, self.weights
-        precision, auc = np.empty((2, len(weights), scores.shape[1]))
-        for index in range(scores.shape[1]):
-            order = np.argsort(-scores[:, index], kind="stable")
-            ranked = scores[order, index]
-            ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-            sorted_weights = weights[:, order]
-            labels = self.clips.labels[order, index]
-            hit = np.cumsum(sorted_weights * labels, axis=1)[:, ends]
-            missed = np.cumsum(sorted_weights, axis=1)[:, ends] - hit
-            hits, misses = (np.diff(part, axis=1, prepend=0.0) for part in (hit, missed))
-            positive, negative = hit[:, -1], missed[:, -1]
-            scorable = (positive > 0) & (negative > 0)
-            share = hit / np.maximum(hit + missed, 1)
-            areas = (
-                ratio((hits * share).sum(axis=1), positive),
-                ratio((misses * (hit - hits / 2)).sum(axis=1), positive * negative),
-            )
-            precision[:, index], auc[:, index] = (np.where(scorable, a, np.nan) for a in areas)
+        scores, labels = self.clips.scores, self.clips.labels
+        areas = np.empty((2, self.weights.shape[1], scores.shape[1]))
+        columns = max(1, _CELLS_AT_ONCE // len(scores))
+        total = self.weights.sum(axis=0, dtype=np.float64)
+        for first in range(0, scores.shape[1], columns):
+            last = min(first + columns, scores.shape[1])
+            part = np.ascontiguousarray(scores[:, first:last].T)
+            for index in range(first, last):
+                self.clips.between()
+                positives = np.flatnonzero(labels[:, index])
+                areas[:, :, index] = self._areas(part[index - first], positives, total)
+                self._advance()
+        return areas[0], areas[1]
+
+    def _areas(
+        self, scores: Array, positives: NDArray[np.int64], total: Array
+    ) -> tuple[Array, Array]:
+        """Returns (R,) average precision and (R,) area of one class.
+
+        Args:
+            scores: (S,) of the class.
+            positives: Its clips.
+            total: (R,) sums of the weights.
+        """
+        steps, step = np.unique(scores[positives], return_inverse=True)
+        # Gaps 0, 2, 4, … lie between the distinct scores of positives; 1, 3, … are these scores.
+        gap = np.searchsorted(steps, scores, "left") + np.searchsorted(steps, scores, "right")
+        counts = _sums(gap, self.weights, 2 * len(steps) + 1)
+        hits = _sums(step, self.weights[positives], len(steps))
+        ties = counts[1::2]
+        above = np.cumsum((ties + counts[2::2])[::-1], axis=0)[::-1]  # with ties
+        hit = np.cumsum(hits[::-1], axis=0)[::-1]
+        positive = hits.sum(axis=0)
+        negative = total - positive
+        share = hit / np.maximum(above, 1)
+        below = (total - above) - (positive - hit)
+        missed = hits * (below + (ties - hits) / 2)
+        scorable = (positive > 0) & (negative > 0)
+        values = (
+            ratio((hits * share).sum(axis=0), positive),
+            ratio(missed.sum(axis=0), positive * negative),
+        )
+        precision, auc = (np.where(scorable, value, np.nan) for value in values)
         return precision, auc
+
+
+def by_class(cells: Labels) -> sparse.csr_array:
+    """Returns (S, C) cells as a sparse (C, S) matrix, to be multiplied with (S, R) weights."""
+    clips, classes = np.nonzero(cells)
+    return _sparse(classes, clips, cells.shape[::-1])
+
+
+def _sparse(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, ...]
+) -> sparse.csr_array:
+    """Returns a sparse matrix of ones."""
+    from scipy import sparse
+
+    return sparse.csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+
+
+def _sums(index: NDArray[np.int64], weights: NDArray[np.float32], size: int) -> Array:
+    """Returns (size, R) sums of the (n, R) weights of each ``index``."""
+    from scipy import sparse
+
+    ones = np.ones(len(index), dtype=np.float32)
+    matrix = sparse.csc_array((ones, index, np.arange(len(index) + 1)), shape=(size, len(index)))
+    return np.asarray(matrix @ weights, dtype=np.float64)
+
+
+def _group_numbers(groups: npt.ArrayLike) -> NDArray[np.int64] | None:
+    """Returns (S,) numbers of the groups from 0; None where no two clips are of one group.
+
+    A clip without a group is a group of its own.
+    """
+    names = np.asarray(groups, dtype=np.str_)
+    numbers = np.unique(names, return_inverse=True)[1]
+    alone = np.flatnonzero(names == "")
+    numbers[alone] = len(names) + np.arange(len(alone))
+    distinct, numbers = np.unique(numbers, return_inverse=True)
+    return None if len(distinct) == len(names) else numbers.astype(np.int64)
 
 
 def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Array:

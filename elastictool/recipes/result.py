@@ -139,6 +139,7 @@ def _sweep_panel(plot: Step) -> Document:
         "metric": first.metric,
         "y": METRIC_LABELS[first.metric],
         "clips": sum(p.clips for p in next(iter(points.values())) if p.native),
+        "groups": max(p.groups for p in every),
         "shift_ms": _common(p.shift_ms for p in every),
         "base_shift_ms": _common(bases),
         "curves": curves,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.evaluation.points import SweepPoint
+from elastictool.metrics.intervals import LEVEL
 from elastictool.reporting.tables import read_json
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import finite
@@ -30,15 +31,17 @@ CONDITIONS = {
 
 def document_of(points: Iterable[SweepPoint]) -> dict[str, Any]:
     """Return points as plain values for JSON; values that are not finite become None."""
-    return {
-        "points": [
-            {
-                name: finite(value) if isinstance(value, float) else value
-                for name, value in dataclasses.asdict(point).items()
-            }
-            for point in points
-        ]
-    }
+    points = list(points)
+    rows = [
+        {
+            name: finite(value) if isinstance(value, float) else value
+            for name, value in dataclasses.asdict(point).items()
+        }
+        for point in points
+    ]
+    groups = max((point.groups for point in points), default=0)
+    unit = {"unit": "group", "groups": groups} if groups else {"unit": "clip"}
+    return {"interval": {"method": "bootstrap", "level": LEVEL, **unit}, "points": rows}
 
 
 def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:

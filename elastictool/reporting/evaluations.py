@@ -13,7 +13,9 @@ from elastictool.checkpoint.metadata import describe_outdated
 from elastictool.metrics.table import F1_LABELS, METRIC_LABELS, is_share
 from elastictool.reporting.tables import (
     EMPTY,
+    FEW_GROUPS,
     counted,
+    interval_over,
     metric_text,
     percent,
     read_csv,
@@ -163,9 +165,31 @@ def score_rows(document: Document) -> list[list[str]]:
     return rows
 
 
+def value_heading(document: Document) -> str:
+    """Return the heading of the values, which says what their intervals are over."""
+    groups = document.get("interval", {}).get("groups", 0)
+    return f"value ({interval_over(document['clips'], groups)})"
+
+
+def _interval_notes(how: Document) -> list[str]:
+    """Return the numbers of resamples, and why an interval is rough or missing."""
+    groups = how.get("groups", 0)
+    units = "the groups of the data" if groups else "clips"
+    lines = [
+        f"intervals: {how['resamples']:,} bootstrap resamples of {units}, "
+        f"{how['ranked_resamples']:,} for mAP, mAUC and d′"
+    ]
+    if groups == 1:
+        lines.append("all clips are of one group, so scores have no interval")
+    elif 0 < groups < FEW_GROUPS:
+        lines.append(f"{groups} groups are few: the intervals are rough, and mostly too narrow")
+    return lines
+
+
 def notes(document: Document) -> list[str]:
     """Return the notes below the values."""
-    lines = [
+    lines = _interval_notes(document["interval"]) if "interval" in document else []
+    lines += [
         f"left out of the means: {count:,} {what.replace('_', ' ')}"
         for what, count in document.get("left_out", {}).items()
         if count

@@ -27,7 +27,7 @@ from elastictool.reporting.figures import (
     styled,
 )
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
-from elastictool.reporting.recipe_table import SAME_DATA, TOKEN_AXIS, held_words
+from elastictool.reporting.recipe_table import SAME_DATA, TOKEN_AXIS, held_words, interval_words
 from elastictool.reporting.tables import counted
 
 Document = Mapping[str, Any]
@@ -159,13 +159,7 @@ def _add_legend(axes: Axes, panel: Document, result: Document, apart: bool) -> N
     shares = [f"{name} {pad:.1f} %" for name, (pad, _) in published["tokens"].items() if pad]
     if shares:
         extra[f"published: {', '.join(shares)} ({published['note']})"] = thin
-    points = [point for curve in panel["curves"] for point in curve["points"]]
-    runs, interval = max((point["runs"] for point in points), default=1), ""
-    if any(point["low"] is not None for point in points):
-        kind = "range of" if runs == 2 else "95 % t interval over"
-        several = f"{kind} {counted(runs, 'training')}"
-        interval = "95 % interval over clips" if runs == 1 else several
-    add_legend(axes, own, interval, extra, "ours" if apart else "")
+    add_legend(axes, own, interval_words(panel), extra, "ours" if apart else "")
 
 
 def _draw_histogram(axes: Axes, data: Document) -> None:

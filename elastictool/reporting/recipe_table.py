@@ -13,7 +13,14 @@ from typing import Any
 
 from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score, token_words
-from elastictool.reporting.tables import EMPTY, counted, duration, markdown_table, percent
+from elastictool.reporting.tables import (
+    EMPTY,
+    counted,
+    duration,
+    interval_over,
+    markdown_table,
+    percent,
+)
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"
@@ -73,7 +80,9 @@ def tables(result: Document) -> list[str]:
     for panel in result["panels"]:
         conditions = f"; {panel['conditions']}" if "conditions" in panel else ""
         clips = f"{counted(panel['clips'], 'clip')}{conditions}"
-        head = f"{panel['y']}, %, {panel['title']}, {clips}.{note}\n\n"
+        over = interval_words(panel)
+        bracketed = f" (in brackets: {over})" if over else ""
+        head = f"{panel['y']}, %{bracketed}, {panel['title']}, {clips}.{note}\n\n"
         found.append(head + markdown_table(*panel_cells(panel, result)))
     if rows := result["evaluations"]:
         names = [name for name in METRIC_LABELS if any(name in row for row in rows.values())]
@@ -81,6 +90,17 @@ def tables(result: Document) -> list[str]:
         table = markdown_table(["model", *(METRIC_LABELS[name] for name in names)], cells)
         found.append(f"At the own setting, %, means over repetitions:\n\n{table}")
     return found
+
+
+def interval_words(panel: Document) -> str:
+    """Return what the intervals of a panel's points are over; empty without any."""
+    points = [point for curve in panel["curves"] for point in curve["points"]]
+    runs = max((point["runs"] for point in points), default=1)
+    if all(point["low"] is None for point in points):
+        return ""
+    if runs == 1:
+        return interval_over(panel["clips"], panel.get("groups", 0))
+    return f"{'range of' if runs == 2 else '95 % t interval over'} {counted(runs, 'training')}"
 
 
 def has_differences(panel: Document, result: Document) -> bool:

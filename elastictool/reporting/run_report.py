@@ -21,10 +21,11 @@ from elastictool.reporting.evaluations import (
     notes,
     read_evaluation,
     score_rows,
+    value_heading,
 )
 from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, changed_settings, read_config, summarise
-from elastictool.reporting.tables import EMPTY, duration, metric_text, read_json
+from elastictool.reporting.tables import EMPTY, duration, interval_over, metric_text, read_json
 from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.io import write_text
 
@@ -123,7 +124,7 @@ def _evaluation(run_dir: Path, stem: str, shown: set[Path]) -> list[str]:
     try:
         evaluation = read_evaluation(run_dir, stem)
         document = evaluation.document
-        scores = html.table(("metric", "value (95 % interval)"), score_rows(document))
+        scores = html.table(("metric", value_heading(document)), score_rows(document))
         remarks = [html.element("p", note, "note") for note in notes(document)]
         classes = html.folded("every class (shares in %)", html.table(*class_table(document)))
         title = evaluation.title
@@ -154,7 +155,8 @@ def _sweep(run_dir: Path, path: Path, shown: set[Path]) -> list[str]:
         for point in read
     ]
     axis = AXES[read[0].axis if read else "length"]
-    columns = ("run", axis.column, "metric", "value (95 % interval)", "tokens a clip")
+    over = interval_over(read[0].clips, read[0].groups) if read else ""
+    columns = ("run", axis.column, "metric", f"value ({over})", "tokens a clip")
     pictures = _images([run_dir / "figures" / f"{path.stem}.png"], shown)
     points = html.folded("every point", html.table(columns, rows))
     conditions = path.stem.removeprefix(axis.stem).strip("_").split("_")

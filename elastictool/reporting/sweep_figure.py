@@ -4,7 +4,7 @@ resolution) and FlexiAST's Figure 3 (patch size): a line a model, a ring at its 
 The own setting is native lengths for ElasticAST (drawn at the longest clip, from which on nothing
 is cut), the training length of a fixed-length AST, or the patch size of a standard AST. An ensemble
 has no position on the axis and is a level line. Values are percentages, bars 95 % bootstrap
-intervals over clips.
+intervals over groups or clips.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.metrics.table import METRIC_LABELS, is_share
 from elastictool.reporting.figures import save_figure, series_styles, styled
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
-from elastictool.reporting.tables import RESIZE_LABELS
+from elastictool.reporting.tables import RESIZE_LABELS, interval_over
 from elastictool.utils.errors import UsageError
 
 
@@ -111,5 +111,5 @@ def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
         shift, base = (found.pop() if len(found) == 1 else None for found in (shifts, bases))
         scale_columns(axes, sorted(columns), axis.log, shift, base)
         axes.set_title(title)
-        add_legend(axes, axis.dot, "95 % interval over clips")
+        add_legend(axes, axis.dot, interval_over(points[0].clips, points[0].groups))
     return figure

@@ -66,6 +66,16 @@ def percent(value: float | None, interval: Sequence[float | None] | None = None)
     return f"{text} ({100 * low:.1f}–{100 * high:.1f})"
 
 
+FEW_GROUPS = 10
+"""Below this number of groups an interval is rough (``metrics/intervals.py`` has the reason)."""
+
+
+def interval_over(clips: int, groups: int = 0) -> str:
+    """Return what an interval is over: ``95 % interval over 24 groups``, or over clips."""
+    number = counted(groups, "group") if groups else counted(clips, "clip")
+    return f"95 % interval over {number}{', rough' if 0 < groups < FEW_GROUPS else ''}"
+
+
 def metric_text(
     name: str, value: float | None, interval: Sequence[float | None] | None = None
 ) -> str:

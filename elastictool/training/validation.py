@@ -7,7 +7,7 @@ that validated these weights, and saved with them. ``results/thresholds.csv`` is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from elastictool.config import RunConfig
 from elastictool.metrics.classification import class_probabilities, classification_metrics
 from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, best_thresholds, decide, f1_scores
+from elastictool.metrics.weighted import ScoredClips
 from elastictool.training.losses import clip_losses
 from elastictool.training.predict_logits import Scores
 from elastictool.utils.io import finite, write_rows
@@ -35,7 +36,7 @@ def validation_metrics(scores: Scores, config: RunConfig) -> dict[str, float]:
     """
     # As eval ranks them: the softmax weighs a clip's classes against each other.
     probabilities = class_probabilities(scores.logits, config.train.loss)
-    metrics = classification_metrics(probabilities, scores.targets).values
+    metrics = classification_metrics(ScoredClips(probabilities, scores.targets)).values
     losses = clip_losses(torch.from_numpy(scores.logits), torch.from_numpy(scores.targets), config)
     values = {"loss": float(losses.mean()), "top1": metrics["top1"], "map": metrics["map"]}
     return {name: value for name, value in values.items() if math.isfinite(value)}
@@ -65,10 +66,15 @@ class ChosenThresholds:
     positives: npt.NDArray[np.int64]
 
     @classmethod
-    def choose(cls, scores: Scores, loss: str) -> ChosenThresholds:
-        """Returns the thresholds that maximise each class's F1 on ``scores``."""
-        values = class_probabilities(scores.logits, loss)
-        thresholds = best_thresholds(values, scores.targets)
+    def choose(
+        cls, scores: Scores, loss: str, between: Callable[[], None] = lambda: None
+    ) -> ChosenThresholds:
+        """Returns the thresholds that maximise each class's F1 on ``scores``.
+
+        ``between`` is called some times a second; it may raise ``Stopped``.
+        """
+        values = class_probabilities(scores.logits, loss, between)
+        thresholds = best_thresholds(values, scores.targets, between)
         return cls(
             values=thresholds,
             f1=f1_scores(decide(values, thresholds), scores.targets).per_class,
