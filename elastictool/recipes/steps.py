@@ -29,7 +29,7 @@ from elastictool.recipes.plan import (
 from elastictool.recipes.result import make_result
 from elastictool.reporting.tables import read_json
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import write_json, write_text
+from elastictool.utils.io import remove_temporaries, write_json, write_text
 from elastictool.utils.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
         Interrupted: Stopped by the user; the same step continues.
     """
     begin = time.monotonic()
+    remove_temporaries(step.path, shared=True)
     facts = _EXECUTORS[step.kind](step, progress)
     marker = {
         "name": step.name,

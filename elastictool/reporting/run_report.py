@@ -27,7 +27,7 @@ from elastictool.reporting.learning_curves import plot_learning_curves
 from elastictool.reporting.runs import RunSummary, changed_settings, read_config, summarise
 from elastictool.reporting.tables import EMPTY, duration, interval_over, metric_text, read_json
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.io import write_text
+from elastictool.utils.io import remove_temporaries, write_text
 
 REPORT_NAME = "report.html"
 
@@ -42,6 +42,8 @@ def write_report(run_dir: Path) -> list[Path]:
     """
     if not (run_dir / "config.yaml").is_file():
         return []
+    for folder in (run_dir, run_dir / "results", run_dir / "figures"):
+        remove_temporaries(folder, shared=True)
     summary = summarise(run_dir)
     curves = run_dir / "figures" / "learning_curves.png"
     drawn_at, logged_at = (

@@ -13,13 +13,15 @@ import io
 import json
 import math
 import os
+import platform
 import secrets
 import shlex
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -189,7 +191,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         WriteError: The file cannot be written (missing rights, full disk).
     """
     # Processes of two machines may have one number, and write one shard at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    unique = f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{unique}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -220,13 +223,29 @@ def check_output(path: Path, is_folder: bool = True) -> None:
         raise write_error(path, error) from error
 
 
-def remove_temporaries(folder: Path) -> None:
+def remove_temporaries(folder: Path, shared: bool = False) -> None:
     """Deletes what ``atomic_path`` of killed processes left in ``folder``.
 
-    Call it only where no other process writes: its temporary file would be deleted, too.
+    Args:
+        folder: Where to look.
+        shared: Whether other processes may write there now: only files of processes of this machine
+            that have ended are deleted. Without it all are.
     """
     for path in folder.glob(".*.*.tmp"):
-        path.unlink(missing_ok=True)
+        if not shared or _writer_ended(path):
+            path.unlink(missing_ok=True)
+
+
+def _writer_ended(temporary: Path) -> bool:
+    number, _, rest = temporary.name.split(".")[-2].partition("-")
+    is_ours = os.path.exists("/proc/self") and rest.startswith(f"{_machine()}-")
+    return is_ours and not os.path.exists(f"/proc/{number}")
+
+
+@cache
+def _machine() -> str:
+    """Returns a short name of this machine, for names of files."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def append_line(path: Path, line: str) -> None:

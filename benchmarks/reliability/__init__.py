@@ -1,0 +1,1 @@
+"""Measurements of reliability: kills, damaged inputs, faults, leakage, memory, large data."""
