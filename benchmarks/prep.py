@@ -45,8 +45,9 @@ from elastictool.data.plan import ShardTask, plan
 from elastictool.data.prepare import carry_out
 from elastictool.data.shards import keep_freed_memory, write_shard
 from elastictool.evaluation.bench.timing import environment
+from elastictool.utils.csv_files import write_rows
 from elastictool.utils.errors import AudioError
-from elastictool.utils.io import FoundFile, write_json, write_rows
+from elastictool.utils.io import FoundFile, write_json
 
 CLIPS, DURATION_S = 16, 10.0
 WANTED = 0.85

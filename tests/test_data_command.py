@@ -21,6 +21,7 @@ from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore, shard_name
 from elastictool.data.verify import Fault, verify
+from elastictool.utils.csv_files import read_rows
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import PROGRESS_FOLDER
 from tests.helpers.command_line import run_command
@@ -352,7 +353,7 @@ def test_lists_of_the_ast_repositories_come_back_as_the_same_clips(tmp_path: Pat
     assert back.info.label_names == first.info.label_names
     assert back.info.multi_label and back.info.missing == 0
     clips = {name: index for index, name in enumerate(first.ids.tolist())}
-    rows = list(csv.DictReader((tmp_path / "out" / "clips.csv").open(encoding="utf-8")))
+    rows = read_rows(tmp_path / "out" / "clips.csv")
     for row in rows:
         old, new = clips[row["id"]], back.ids.tolist().index(row["path"])
         assert np.array_equal(back.waveform(new), first.waveform(old))

@@ -44,16 +44,26 @@ from elastictool.cli.console import print_error
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.utils.launch import first_to_fail, launched
 from elastictool.utils.signals import signals_interrupt
+from elastictool.utils.terminal_text import printable
+
+_TyperError: Any = typer.BadParameter.__bases__[0]
+"""Class of all errors in arguments; typer has no name for it."""
 
 
 class _Program(Group):
-    """The subcommands; reports an interrupt that no command handles, which typer does not do."""
+    """The subcommands; reports an interrupt that no command handles, which typer does not do.
+
+    typer's errors repeat arguments, which may be names of files (``--*``): they are made printable.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _interrupted() from None
+        except _TyperError as error:
+            error.message = printable(error.message)
+            raise
 
 
 def _interrupted() -> Interrupted:

@@ -38,10 +38,13 @@ def check_predictions(file: Path) -> None:
     check_output(file, is_folder=False)
 
 
-def write_predictions(file: Path, result: Evaluation, run: LoadedRun, store: PreparedStore) -> Path:
+def write_predictions(
+    file: Path, result: Evaluation, run: LoadedRun, store: PreparedStore, raw: bool = False
+) -> Path:
     """Writes every class of every clip with its probability and whether it is right.
 
-    One line a class (CSV) or a clip (JSON lines), the likeliest class first.
+    One line a class (CSV; ``raw`` as in ``write_rows``) or a clip (JSON lines), the likeliest class
+    first.
 
     Raises:
         WriteError: The file cannot be written.
@@ -54,7 +57,7 @@ def write_predictions(file: Path, result: Evaluation, run: LoadedRun, store: Pre
     ):
         found = _predictions(result, model, store)
         if file.suffix == ".csv":
-            output.write_csv(found, opened)
+            output.write_csv(found, opened, raw)
         else:
             for item in found:
                 opened.write(json.dumps(output.document(item), ensure_ascii=False) + "\n")

@@ -1,4 +1,8 @@
-"""Print: progress, notes and errors on stderr, results (tables, JSON) on stdout."""
+"""Print: progress, notes and errors on stderr, results (tables, JSON) on stdout.
+
+Names and messages come from anywhere; here, where all of them pass, they are made ``printable``,
+and none is read as rich's markup (``Text`` is not).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,11 +27,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichBars
 from rich.table import Table
+from rich.text import Text
 
 from elastictool.utils.errors import ElasticToolError, Interrupted
-from elastictool.utils.io import readable
 from elastictool.utils.launch import launched
 from elastictool.utils.progress import Progress, Task
+from elastictool.utils.terminal_text import json_text, printable
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -39,7 +43,7 @@ if not stdout.is_terminal and "COLUMNS" not in os.environ:
 def log(message: str) -> None:
     """Prints one line on stderr; of several processes, only the main one does."""
     if launched().is_main:
-        stderr.print(escape(readable(message)))
+        stderr.print(Text(printable(message)))
 
 
 def log_lines(prefix: str, lines: Iterable[object]) -> None:
@@ -52,16 +56,17 @@ def print_error(error: ElasticToolError) -> None:
     """Prints what went wrong and where, then what to do, without a traceback."""
     if isinstance(error, Interrupted):
         line = f"{error.message}; {error.hint}" if error.hint else error.message
-        stderr.print(f"[bold]interrupted:[/] {escape(readable(line))}")
+        stderr.print(Text.assemble(("interrupted:", "bold"), f" {printable(line)}"))
         return
-    stderr.print(f"[bold red]error:[/] {escape(readable(error.message))}")
-    if error.hint:
-        stderr.print(f"[bold]hint:[/]  {escape(readable(error.hint))}")
+    stderr.print(Text.assemble(("error:", "bold red"), f" {printable(error.message)}"))
+    if error.hint:  # some hints have several lines
+        hint = printable(error.hint, kept="\n")
+        stderr.print(Text.assemble(("hint:", "bold"), f"  {hint}"))
 
 
 def print_json(document: Any) -> None:
     """Prints one JSON document on stdout."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
+    text = json_text(document)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # an undecodable path, or a terminal without the letter
@@ -70,27 +75,35 @@ def print_json(document: Any) -> None:
     sys.stdout.flush()  # where a full disk can still be reported
 
 
+def print_csv(text: str) -> None:
+    """Prints CSV on stdout: as it is for programs, ``printable`` for people at a terminal."""
+    sys.stdout.write(printable(text, kept="\n") if sys.stdout.isatty() else text)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table of formatted cells on stdout; columns of numbers are aligned to the right.
 
     Where the terminal is too narrow, cells are wrapped at spaces and at the marks of names, and
     columns that still do not fit follow in further tables, each with the first column.
     """
-    texts = [[column, *(readable(str(row[i])) for row in rows)] for i, column in enumerate(columns)]
-    stdout.print(f"[bold]{escape(readable(title))}[/]", soft_wrap=False)
+    texts = [
+        [printable(column, kept="\n"), *(printable(str(row[i])) for row in rows)]
+        for i, column in enumerate(columns)
+    ]
+    stdout.print(Text(printable(title), "bold"), soft_wrap=False)
     for part in _parts(texts):
         widths = _widths(part, stdout.width - 3 * len(part) - 1)
         table = Table()
         for (head, *cells), width in zip(part, widths, strict=True):
             numeric = cells and all(map(_NUMBER.fullmatch, cells))
             table.add_column(
-                escape(_wrapped(head, width)),
+                Text(_wrapped(head, width)),
                 justify="right" if numeric else "left",
                 overflow="fold",
                 width=width,
             )
         for row in zip(*(cells for _, *cells in part), strict=True):
-            table.add_row(*map(escape, map(_wrapped, row, widths)))
+            table.add_row(*map(Text, map(_wrapped, row, widths)))
         stdout.print(table)
 
 
@@ -151,7 +164,7 @@ class _BarTask:
         self._done += amount
         self._bars.update(self._id, completed=_whole(self._done))
         if note:
-            self._bars.update(self._id, note=note)
+            self._bars.update(self._id, note=printable(note))
 
 
 def _whole(done: float) -> float:
@@ -162,17 +175,17 @@ def _whole(done: float) -> float:
 @contextmanager
 def _bar(what: str, total: float | None) -> Iterator[Task]:
     bars = RichBars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=stderr,
     )
     with bars:
-        yield _BarTask(bars, bars.add_task(escape(what), total=total, note=""))
+        yield _BarTask(bars, bars.add_task(printable(what), total=total, note=""))
 
 
 class _LineTask:

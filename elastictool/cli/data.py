@@ -15,6 +15,7 @@ from elastictool.cli.options import (
     DataArgument,
     Encoding,
     JsonOption,
+    RawOption,
     StoredSplitOption,
     encoding_option,
 )
@@ -132,6 +133,7 @@ def export(
     lists: Annotated[
         bool, typer.Option("--lists", help="Write the JSON lists of the AST repositories, too.")
     ] = False,
+    raw: RawOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write prepared clips as audio files with clips.csv.
@@ -144,7 +146,9 @@ def export(
 
     store = open_dataset(name)
     bar = progress()
-    clips = write_files(store, out, split=split, encoding=encoding, lists=lists, progress=bar)
+    clips = write_files(
+        store, out, split=split, encoding=encoding, lists=lists, raw=raw, progress=bar
+    )
     if json_output:
         print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": encoding})
         return

@@ -18,6 +18,7 @@ from elastictool.cli.options import (
     BudgetOptions,
     DatasetOption,
     JsonOption,
+    RawOption,
     RunArgument,
     SplitOption,
     grouped,
@@ -40,6 +41,7 @@ class EvalOptions:
         None, "Folder for results (default: the run, or FILE_eval/ for a file)."
     )
     predictions: Path | None = option(None, "File for the scores of every clip: .csv or .jsonl.")
+    raw: RawOption = False
 
 
 @grouped
@@ -92,6 +94,7 @@ def evaluate(
     about = {
         "checkpoint": model.which,
         "precision": model.precision,
+        "raw_csv": options.raw,
         "environment": environment(store.info.fingerprint),
     }
     files: list[Path] = []
@@ -99,7 +102,7 @@ def evaluate(
         files += save_evaluation(out_folder, result, about)
         files += report_evaluation(out_folder, result.stem)
         if options.predictions is not None:
-            files.append(write_predictions(options.predictions, result, loaded, store))
+            files.append(write_predictions(options.predictions, result, loaded, store, options.raw))
     finally:  # a full disk must not take the scores along
         if json_output:
             print_json(result.document() | about | {"files": [str(file) for file in files]})

@@ -92,6 +92,14 @@ PrecisionOption = Annotated[Precision, _PRECISION]
 OptionalPrecisionOption = Annotated[Literal["auto", "fp32", "bf16"] | None, _PRECISION]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+RawOption = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Write texts of CSV as they are; without it those that a spreadsheet would compute "
+        "(=, +, -, @) begin with an apostrophe.",
+    ),
+]
 
 
 def encoding_option(*names: str) -> Any:

@@ -12,6 +12,7 @@ from elastictool.cli.loading import open_model
 from elastictool.cli.options import (
     BudgetOptions,
     FilesArgument,
+    RawOption,
     RunOption,
     WindowOptions,
     grouped,
@@ -34,6 +35,7 @@ class OutputOptions:
     top: int = option(5, "Number of classes to name.", min=1)
     form: Format = option("table", "Format of the output.", "--format")
     json_output: bool = option(False, "Print JSON, like --format json.", "--json")
+    raw: RawOption = False
     by_window: bool = option(
         False,
         "Print each window instead of each recording; JSON holds both (implied there by --window).",
@@ -69,7 +71,7 @@ def predict(
     )
     form = "json" if output.json_output else output.form
     by_window = output.by_window or (form == "json" and windows.window > 0)
-    PredictionOutput(loaded, output.top, by_window).print(found, form, stopped)
+    PredictionOutput(loaded, output.top, by_window).print(found, form, stopped, output.raw)
     if output.timeline is not None and not stopped:
         _draw(found, loaded, output.timeline)
     finish(found, len(paths), stopped)

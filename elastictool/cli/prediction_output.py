@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import sys
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from elastictool.cli.console import print_json, print_table
-from elastictool.utils.io import readable
+from elastictool.cli.console import print_csv, print_json, print_table
+from elastictool.utils.csv_files import write_table
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
@@ -36,14 +35,25 @@ class PredictionOutput:
     by_window: bool
     truth: Mapping[str, Sequence[str]] | None = None
 
-    def print(self, found: Sequence[Prediction], form: Format, stopped: bool) -> None:
-        """Prints on stdout; ``stopped``: the user interrupted before the last."""
+    def print(
+        self, found: Sequence[Prediction], form: Format, stopped: bool, raw: bool = False
+    ) -> None:
+        """Prints on stdout.
+
+        Args:
+            found: Results of recordings.
+            form: Their format.
+            stopped: The user interrupted before the last.
+            raw: Print the texts of a CSV as they are.
+        """
         if form == "json":
             documents = [self.document(item) for item in found]
             run = str(self.model.run.path)
             print_json({"run": run, "predictions": documents, "interrupted": stopped})
         elif form == "csv":
-            self.write_csv(found, sys.stdout)
+            text = io.StringIO()
+            self.write_csv(found, text, raw)
+            print_csv(text.getvalue())
         else:
             self._show(found)
 
@@ -95,24 +105,24 @@ class PredictionOutput:
         }
         return document | ({"decided": list(decided)} if self.model.run.multi_label else {})
 
-    def write_csv(self, found: Iterable[Prediction], file: TextIO) -> None:
+    def write_csv(self, found: Iterable[Prediction], file: TextIO, raw: bool = False) -> None:
         """Writes one line a class; ``decided`` is empty for models of one label a clip."""
-        writer = csv.writer(file, lineterminator="\n")
         times = ["start_s", "stop_s"] if self.by_window else []
         known = [] if self.truth is None else ["truth"]
         columns = ["recording", *times, "rank", "label", "score", "decided", "error", *known]
-        writer.writerow(columns)
-        for item in found:
-            name = readable(item.name)
-            if item.error:
-                writer.writerow([name, *[""] * len(times), "", "", "", "", readable(item.error)])
-                continue
-            for segment in self._segments(item):
-                when = [f"{segment.start_s:.3f}", f"{segment.stop_s:.3f}"] if times else []
-                for rank, (label, score) in enumerate(segment.labels, start=1):
-                    taken = self._taken(label, segment.decided)
-                    row = [name, *when, rank, label, f"{score:.6f}", taken, ""]
-                    writer.writerow([*row, *self._known(item.name, label)])
+        write_table(file, columns, (row for item in found for row in self._rows(item)), raw)
+
+    def _rows(self, item: Prediction) -> Iterator[list[object]]:
+        """Yields the cells of one recording's lines."""
+        if item.error:
+            yield [item.name, *[""] * (2 * self.by_window), "", "", "", "", item.error]
+            return
+        for segment in self._segments(item):
+            when = [f"{segment.start_s:.3f}", f"{segment.stop_s:.3f}"] if self.by_window else []
+            for rank, (label, score) in enumerate(segment.labels, start=1):
+                taken = self._taken(label, segment.decided)
+                row = [item.name, *when, rank, label, f"{score:.6f}", taken, ""]
+                yield [*row, *self._known(item.name, label)]
 
     def _known(self, name: str, label: str) -> list[str]:
         """Returns a cell, yes or no: the recording has the label; none where that is unknown."""

@@ -16,6 +16,7 @@ import yaml
 from elastictool.config.coerce import to_dict
 from elastictool.config.run import RunConfig
 from elastictool.config.words import sections, settings
+from elastictool.utils.terminal_text import printable
 
 _WIDTH = 96
 
@@ -56,5 +57,12 @@ def _commented(
             words, width = markdown(settings()[name] + names), _WIDTH - len(indent)
             for line in textwrap.wrap(words, width, break_on_hyphens=False):
                 yield f"{indent}# {line}"
-            text = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True)
-            yield from textwrap.indent(text, indent).splitlines()
+            yield from textwrap.indent(_plain_yaml({key: value}), indent).splitlines()
+
+
+def _plain_yaml(values: Mapping[str, Any]) -> str:
+    """Returns YAML that a terminal can show: with escapes where a value needs any."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if printable(text, kept="\n") == text:
+        return text
+    return yaml.safe_dump(values, sort_keys=False)

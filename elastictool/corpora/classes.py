@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from elastictool.corpora.tables import Columns, Lines, Row, Table
+from elastictool.utils.csv_files import from_text
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import composed, open_text
 from elastictool.utils.registry import nearest_hint
@@ -97,7 +98,7 @@ class ClassTable:
         """
         rows = list(Table(path, _CLASS_COLUMNS))
         rows.sort(key=lambda row: row.number_in("index", _CLASS_COLUMNS.hint))
-        classes = [(row.cells["mid"], row.cells["display_name"]) for row in rows]
+        classes = [(row.cells["mid"], from_text(row.cells["display_name"])) for row in rows]
         if len({name for _, name in classes}) < len(classes):
             classes = [(mid, f"{name} ({mid})") for mid, name in classes]
         return cls([name for _, name in classes], dict(classes), path)

@@ -33,6 +33,7 @@ from elastictool.corpora.own_data import (
 )
 from elastictool.corpora.split_names import split_name
 from elastictool.corpora.tables import Columns, Row, Table
+from elastictool.utils.csv_files import from_text
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument, composed
 from elastictool.utils.registry import nearest_hint
@@ -46,6 +47,9 @@ COLUMNS = Columns(
     whole=False,
     options=("path", "label", "split", "group"),
 )
+EXPORTED = ("path", "label", "split", "fold", "group", "id", "source")
+"""Columns of a table that ``data export`` wrote: by them it is known, and read with its writer's
+counterpart."""
 _SEPARATORS, _RARE_SEPARATORS = "|,;", "/+&"
 """What joins labels in other people's tables; the rare ones are part of many names (R&B)."""
 _WHOLE_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
@@ -156,6 +160,8 @@ def _read_clips(table: Table, separator: str) -> tuple[list[SourceClip], list[st
     folds: list[int | None] = []
     seen: set[str] = set()
     for row in table:
+        if table.names == EXPORTED:
+            row = row._replace(cells={name: from_text(cell) for name, cell in row.cells.items()})
         clip = _clip(row, separator)
         if clip.id in seen:
             clip = clip._replace(id=f"{clip.id}@row{row.number}")

@@ -17,12 +17,13 @@ import numpy as np
 from elastictool.audio.decode import decode, encode
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.corpora.classes import CLASS_TABLE
-from elastictool.corpora.csv_list import LABELS_NAME, TABLE_NAME
+from elastictool.corpora.csv_list import EXPORTED, LABELS_NAME, TABLE_NAME
 from elastictool.data.plan import file_name
 from elastictool.data.splits import Indices
 from elastictool.data.store import Clip, PreparedStore
+from elastictool.utils.csv_files import write_rows
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import atomic_path, write_json, write_rows, write_text
+from elastictool.utils.io import atomic_path, write_json, write_text
 from elastictool.utils.progress import SILENT, Progress
 
 AUDIO_FOLDER = "audio"
@@ -35,6 +36,7 @@ def export(
     split: str = "",
     encoding: Literal["flac", "wav"] = "flac",
     lists: bool = False,
+    raw: bool = False,
     progress: Progress = SILENT,
 ) -> int:
     """Writes clips to ``out/audio``, and ``clips.csv`` and ``labels.txt`` next to it.
@@ -46,6 +48,7 @@ def export(
         encoding: Format of the files, 16 bit.
         lists: Also write the JSON lists of the AST repositories, one for each split, and their
             class table.
+        raw: Write texts of the tables as they are, see ``write_rows``.
         progress: Where to show how far it is.
 
     Returns:
@@ -77,13 +80,15 @@ def export(
             rows.append(_row(store.clip(index), f"{AUDIO_FOLDER}/{name}"))
             bar.advance()
     write_text(out / LABELS_NAME, "".join(f"{label}\n" for label in store.info.label_names))
-    write_rows(out / TABLE_NAME, list(rows[0]), rows)
+    write_rows(out / TABLE_NAME, EXPORTED, rows, raw)
     if lists:
-        _write_lists(out, rows, store.info.label_names)
+        _write_lists(out, rows, store.info.label_names, raw)
     return len(rows)
 
 
-def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequence[str]) -> None:
+def _write_lists(
+    out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequence[str], raw: bool
+) -> None:
     """Writes lists with absolute paths: the AST repositories run in other folders.
 
     Classes get identifiers: names may hold the commas by which these lists join labels.
@@ -93,7 +98,7 @@ def _write_lists(out: Path, rows: Sequence[Mapping[str, Any]], label_names: Sequ
         {"index": index, "mid": identifiers[name], "display_name": name}
         for index, name in enumerate(label_names)
     ]
-    write_rows(out / CLASS_TABLE, ("index", "mid", "display_name"), table)
+    write_rows(out / CLASS_TABLE, ("index", "mid", "display_name"), table, raw)
     for split in dict.fromkeys(str(row["split"]) for row in rows):
         entries = [
             {

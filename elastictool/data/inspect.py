@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from elastictool.data.store import DATA_ROOT, PreparedStore
 from elastictool.data.summary import REJECTED_NAME
+from elastictool.utils.csv_files import read_rows
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, composed
 
@@ -108,11 +108,8 @@ def clips_per_class(store: PreparedStore) -> dict[str, dict[str, int]]:
 
 def read_rejected(folder: Path) -> list[dict[str, str]]:
     """Reads the rows of ``rejected.csv``: id, path, reason; none where the file is gone."""
-    try:
-        with (folder / REJECTED_NAME).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError:
-        return []
+    path = folder / REJECTED_NAME
+    return read_rows(path) if path.is_file() else []
 
 
 def find_clip(store: PreparedStore, clip_id: str) -> int:

@@ -20,6 +20,7 @@ from elastictool.data.levels import SILENT_DB
 from elastictool.data.plan import Plan, measured_clips
 from elastictool.data.shards import ShardReport, add_sums
 from elastictool.data.store import DatasetInfo, FbankSums, SplitCounts
+from elastictool.utils.csv_files import write_rows
 from elastictool.utils.errors import ElasticToolError, RejectedItemsError
 from elastictool.utils.io import (
     INFO_NAME,
@@ -27,7 +28,6 @@ from elastictool.utils.io import (
     readable,
     remove_temporaries,
     write_json,
-    write_rows,
 )
 
 REJECTED_NAME = "rejected.csv"

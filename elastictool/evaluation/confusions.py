@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from elastictool.utils.io import write_rows
+from elastictool.utils.csv_files import write_rows
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,18 @@ class Confusion:
     clips: int
 
 
-def write_confusions(path: Path, matrix: npt.NDArray[np.int64], label_names: Sequence[str]) -> None:
-    """Writes the (C, C) counts (row = true class), one line for each cell that is not zero."""
+def write_confusions(
+    path: Path, matrix: npt.NDArray[np.int64], label_names: Sequence[str], raw: bool = False
+) -> None:
+    """Writes the (C, C) counts (row = true class), one line for each cell that is not zero.
+
+    ``raw``: labels as they are, see ``write_rows``.
+    """
     cells = [
         {"true": label_names[i], "predicted": label_names[j], "clips": int(matrix[i, j])}
         for i, j in np.argwhere(matrix)
     ]
-    write_rows(path, ("true", "predicted", "clips"), cells)
+    write_rows(path, ("true", "predicted", "clips"), cells, raw)
 
 
 def most_confused(

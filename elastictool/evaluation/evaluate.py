@@ -40,7 +40,8 @@ from elastictool.metrics.intervals import (
 from elastictool.metrics.weighted import ScoredClips
 from elastictool.models.attention.base import choose_attention
 from elastictool.training.predict_logits import Scores, ScoringOptions, score_clips
-from elastictool.utils.io import finite, write_json, write_rows
+from elastictool.utils.csv_files import write_rows
+from elastictool.utils.io import finite, write_json
 from elastictool.utils.progress import SILENT
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, A
     Args:
         run_dir: The run directory.
         evaluation: What to write.
-        about: More facts for the document: checkpoint, environment.
+        about: More facts for the document: checkpoint, environment, ``raw_csv``: whether the CSV
+            files have labels as they are (see ``write_rows``).
 
     Returns:
         The files.
@@ -252,10 +254,11 @@ def save_evaluation(run_dir: Path, evaluation: Evaluation, about: Mapping[str, A
     files = [results / f"eval_{stem}.json", results / f"per_class_{stem}.csv"]
     write_json(files[0], evaluation.document() | dict(about))
     rows = evaluation.class_rows()
-    write_rows(files[1], list(rows[0]), rows)
+    raw = bool(about.get("raw_csv"))
+    write_rows(files[1], list(rows[0]), rows, raw)
     if not evaluation.multi_label:
         files.append(results / f"confusions_{stem}.csv")
         scores = evaluation.scores
         matrix = confusion_matrix(scores.logits, scores.targets)
-        write_confusions(files[2], matrix, evaluation.label_names)
+        write_confusions(files[2], matrix, evaluation.label_names, raw)
     return files

@@ -6,7 +6,6 @@ and GFLOPs are totals over the clips of a point.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.config import RunConfig
-from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import write_rows
+from elastictool.utils.csv_files import read_rows, write_rows
+from elastictool.utils.errors import ElasticToolError
 
 
 @dataclass(frozen=True)
@@ -198,13 +197,10 @@ def read_points(path: Path) -> list[SweepPoint]:
     kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": _BOOLS.__getitem__}
     readers = {field.name: kinds[str(field.type)] for field in dataclasses.fields(SweepPoint)}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                SweepPoint(**{name: read(row[name]) for name, read in readers.items()})
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        return [
+            SweepPoint(**{name: read(row[name]) for name, read in readers.items()})
+            for row in read_rows(path)
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise ElasticToolError(
             f"{path} is not a sweep CSV ({error})", "make one: elastictool sweep"

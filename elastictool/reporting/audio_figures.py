@@ -25,7 +25,6 @@ from elastictool.reporting.figures import (
     styled,
 )
 from elastictool.reporting.tables import counted
-from elastictool.utils.io import readable
 
 TICKS_HZ = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
 MEL_BREAK_HZ = 700.0
@@ -70,7 +69,7 @@ def save_clip(
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
         times = starts / len(waveform) * seconds
         upper.fill_between(times, low, high, color=BLUE, linewidth=0.6)
-        upper.set(title=title.replace("$", r"\$"), ylabel="amplitude", xlim=(0, seconds))
+        upper.set(title=plain_text(title), ylabel="amplitude", xlim=(0, seconds))
         image = lower.imshow(
             frames.T,
             origin="lower",
@@ -120,7 +119,7 @@ def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) ->
             bins=bins.tolist(),
             stacked=True,
             color=[colours[index % len(colours)] for index in range(len(parts))],
-            label=[f"{split} ({len(values):,})" for split, values in parts.items()],
+            label=[plain_text(f"{split} ({len(values):,})") for split, values in parts.items()],
         )
         axes.set_xscale("log")
         # Within a decade ticks are round numbers of seconds; above it 1, 2 and 5 of each decade.
@@ -133,7 +132,7 @@ def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) ->
             value = float(np.percentile(everything, share))
             label = f"{share}th percentile: {value:.2f} s"
             axes.axvline(value, color=GREY, linestyle=line, linewidth=1.2, label=label)
-        axes.set(title=f"{name}: lengths of {counted(len(everything), 'clip')}")
+        axes.set(title=plain_text(f"{name}: lengths of {counted(len(everything), 'clip')}"))
         axes.set(xlabel="seconds", ylabel="clips")
         axes.legend()
     return figure
@@ -182,6 +181,6 @@ def save_timeline(
         axes.invert_yaxis()
         axes.grid(False)
         axes.set_xlabel(label)
-        axes.set_title(plain_text(readable(title)))
+        axes.set_title(plain_text(title, 90))
         figure.colorbar(mesh, ax=axes, label="probability")
     return save_figure(figure, stem)

@@ -18,9 +18,9 @@ from elastictool.reporting.tables import (
     interval_over,
     metric_text,
     percent,
-    read_csv,
     read_json,
 )
+from elastictool.utils.csv_files import read_rows
 from elastictool.utils.errors import ElasticToolError
 
 Document = dict[str, Any]
@@ -106,7 +106,7 @@ class EvaluationFile:
         position = {name: index for index, name in enumerate(self.class_names)}
         matrix = np.zeros((len(position), len(position)), dtype=np.int64)
         try:
-            for row in read_csv(path):
+            for row in read_rows(path, bool(self.document.get("raw_csv"))):
                 matrix[position[row["true"]], position[row["predicted"]]] = int(row["clips"])
         except (KeyError, ValueError, TypeError) as error:
             raise ElasticToolError(f"{path} is damaged: {error!r}", _AGAIN) from error

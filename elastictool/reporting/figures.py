@@ -20,6 +20,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from elastictool.utils.io import atomic_path
+from elastictool.utils.terminal_text import printable
 
 VERMILLION, BLUE, SKY, GREEN = "#D55E00", "#0072B2", "#56B4E9", "#009E73"
 PURPLE, ORANGE, BROWN, GREY = "#CC79A7", "#E69F00", "#8A5F00", "#6E6E6E"
@@ -128,10 +129,13 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
 
 
 def plain_text(text: str, most: int = 200) -> str:
-    """Return text for matplotlib: without formulas between dollar signs, at most ``most`` long.
+    """Return text for matplotlib: no formulas between dollar signs, at most ``most`` long.
 
-    Long text loses its middle, because names of classes often differ at their ends.
+    Long text loses its middle, because names of classes often differ at their ends. Control
+    characters would make a broken SVG; legends leave out what begins with an underscore.
     """
+    text = printable(text, kept="\n")
+    text = f" {text}" if text.startswith("_") else text
     if len(text) > most:
         head = (most - 1) * 2 // 3
         text = text[:head] + "…" + text[len(text) - (most - 1 - head) :]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
 from elastictool.metrics.table import METRIC_LABELS, is_share
-from elastictool.reporting.figures import save_figure, series_styles, styled
+from elastictool.reporting.figures import plain_text, save_figure, series_styles, styled
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
 from elastictool.reporting.tables import RESIZE_LABELS, interval_over
 from elastictool.utils.errors import UsageError
@@ -93,8 +93,8 @@ def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
             for point in members:
                 drawn = Point(point.x, *(factor * y for y in (point.value, point.low, point.high)))
                 if math.isnan(point.x):
-                    style = styles[label]
-                    axes.axhline(drawn.value, color=style.colour, linestyle=style.line, label=label)
+                    style, name = styles[label], plain_text(label)
+                    axes.axhline(drawn.value, color=style.colour, linestyle=style.line, label=name)
                 elif point.native:
                     own = drawn
                 else:
@@ -110,6 +110,6 @@ def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
         # A second axis only where all points share the frame shift or the base shift.
         shift, base = (found.pop() if len(found) == 1 else None for found in (shifts, bases))
         scale_columns(axes, sorted(columns), axis.log, shift, base)
-        axes.set_title(title)
+        axes.set_title(plain_text(title))
         add_legend(axes, axis.dot, interval_over(points[0].clips, points[0].groups))
     return figure

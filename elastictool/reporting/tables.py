@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,19 +27,6 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except ValueError as error:
         raise ElasticToolError(f"{path} is not JSON: {error}", "make the result anew") from error
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV with a header.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from elastictool.evaluation.tokens import TokenReport, table_planners
 from elastictool.packing.stream import WINDOW_PLANNERS
-from elastictool.reporting.figures import BLUE, GREY, VERMILLION, save_figure, styled
+from elastictool.reporting.figures import BLUE, GREY, VERMILLION, plain_text, save_figure, styled
 from elastictool.reporting.published import published_tokens, token_words
 from elastictool.reporting.tables import counted
-from elastictool.utils.io import write_rows
+from elastictool.utils.csv_files import write_rows
 
 PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""
@@ -120,7 +120,7 @@ def draw(report: TokenReport) -> Figure:
         figure = Figure(figsize=(9.5, 1.6 + 0.27 * len(report.uses)), layout="constrained")
         widths = (3, 2)[: len(titles)]
         panels = figure.subplots(1, len(titles), sharey=True, width_ratios=widths, squeeze=False)[0]
-        title = f"Token use: {report.source}"
+        title = plain_text(f"Token use: {report.source}")
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
         for column, axes in enumerate(panels):
             _bars(axes, report, column, titles[column])

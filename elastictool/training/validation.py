@@ -21,7 +21,8 @@ from elastictool.metrics.thresholds import DEFAULT_THRESHOLD, best_thresholds, d
 from elastictool.metrics.weighted import ScoredClips
 from elastictool.training.losses import clip_losses
 from elastictool.training.predict_logits import Scores
-from elastictool.utils.io import finite, write_rows
+from elastictool.utils.csv_files import write_rows
+from elastictool.utils.io import finite
 
 Array = npt.NDArray[np.float64]
 

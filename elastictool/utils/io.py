@@ -7,7 +7,6 @@ systems: this module defines which files count and how a text is read.
 from __future__ import annotations
 
 import codecs
-import csv
 import errno
 import io
 import json
@@ -19,7 +18,7 @@ import shlex
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -277,15 +276,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Writes ``document`` to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``rows`` to ``path`` as CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def finite(value: Any) -> float | int | None:
