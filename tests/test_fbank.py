@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,8 @@ from elastictool.audio.decode import decode
 from elastictool.audio.fbank import fbank, fill_frames, prepare_clip
 from elastictool.audio.kaldi_fbank import EPSILON, FLOOR
 from elastictool.audio.torchaudio_compat import load_torchaudio, torchaudio_state
-from elastictool.config import FbankConfig
+from elastictool.config import FRONTENDS, FbankConfig
+from elastictool.config.loader import frontend_config
 from elastictool.utils.errors import ElasticToolError
 
 RATES_HZ = (8_000, 16_000, 24_000, 44_100)
@@ -245,6 +248,20 @@ def test_an_excerpt_has_the_frames_of_the_whole() -> None:
     single = fbank(waveform[begin:stop].float(), config)
     away = whole[40:100] > FLOOR + AWAY_FROM_FLOOR
     assert (single - whole[40:100])[away].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+@pytest.mark.parametrize("bins", [128, 77])
+def test_a_frame_has_the_same_bits_whatever_is_computed_next_to_it(name: str, bins: int) -> None:
+    config = dataclasses.replace(frontend_config(name), num_mel_bins=bins)
+    rate_hz = config.sample_rate_hz
+    waveform = (signal("offset", rate_hz, 12.0) + torch.linspace(0, 0.3, 12 * rate_hz)).float()
+    whole = fbank(waveform, config)
+    counts = (1, 2, 3, 7, 16, 50, 95, 97, 481, 600)
+    for count, first in itertools.product(counts, (0, 1, 5, 47, 333, len(whole) - 600)):
+        begin, stop, before = config.excerpt(first, count, len(whole))
+        part = fbank(waveform[begin:stop], config)[before : before + count]
+        assert torch.equal(part, whole[first : first + count]), (first, count)
 
 
 def test_what_was_computed_before_changes_nothing() -> None:

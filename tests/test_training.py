@@ -20,11 +20,12 @@ import torch
 from elastictool.checkpoint.find import latest_run
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import load_run
-from elastictool.config import TrainConfig
+from elastictool.config import FbankConfig, TrainConfig
 from elastictool.config.loader import read_settings
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
+from elastictool.reporting.runs import summarise
 from elastictool.training.losses import clip_losses
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.setup import pick_device, pick_precision
@@ -122,6 +123,76 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
         assert kept[0] == kept[1]
 
 
+def test_an_epoch_counts_its_own_seconds_without_validation_and_saving(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(name: str, seconds: float) -> None:
+        plain = getattr(Trainer, name)
+
+        def slowed(*given: Any) -> Any:
+            time.sleep(seconds)
+            return plain(*given)
+
+        monkeypatch.setattr(Trainer, name, slowed)
+
+    slow("_validate", 1.5)
+    slow("_save", 1.5)
+    slow("_step", 0.1)
+    config, path = small("train.epochs=2", "train.checkpoint_steps=3"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train_and_stop(config, toy_store, path, 2)
+    result = resume_run(path, toy_store)
+    steps = len(records(path, "step")) // 2
+    seconds = [record["seconds"] for record in records(path, "epoch")]
+    assert all(0.1 * steps <= spent < 0.1 * steps + 1.2 for spent in seconds)
+    assert result.seconds == pytest.approx(sum(seconds), abs=0.01)
+    assert summarise(path).training_s == pytest.approx(sum(seconds))
+
+
+def test_loading_is_part_of_an_epochs_seconds(
+    toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ClipDataset.load
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.02)
+        return plain(*given)
+
+    monkeypatch.setattr(ClipDataset, "load", slow)
+    train_run(small("train.epochs=1"), toy_store, tmp_path / "run")
+    (record,) = records(tmp_path / "run", "epoch")
+    assert record["seconds"] >= 0.02 * (toy_store.splits == "train").sum() / 2
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        ("augment.length_diversity.share=1", "augment.length_diversity.mode=replace"),
+        ("augment.length_diversity.share=1", "augment.length_diversity.mode=add"),
+        ("length.crop=random",),
+        ("data.balanced_sampling=true",),
+    ],
+    ids=str,
+)
+def test_cut_frames_are_those_beyond_the_length_limit(
+    toy_store: PreparedStore, tmp_path: Path, sets: tuple[str, ...]
+) -> None:
+    for limit in (64, 3_000):
+        config = small("train.epochs=1", f"length.max_frames={limit}", *sets)
+        path = tmp_path / str(limit)
+        train_run(config, toy_store, path)
+        (record,) = records(path, "epoch")
+        train = toy_store.splits == "train"
+        native = FbankConfig().num_frames(toy_store.num_samples[train])
+        beyond = np.maximum(native - limit, 0)
+        assert beyond.any() == (limit == 64)
+        if "data.balanced_sampling=true" in sets:
+            assert (record["cut_frames"] > 0) == beyond.any()
+        else:
+            assert record["cut_frames"] == beyond.sum()
+
+
 def test_a_line_of_an_epoch_that_the_saved_state_has_not_finished_is_written_once(
     toy_store: PreparedStore, tmp_path: Path
 ) -> None:
@@ -187,11 +258,8 @@ def test_the_cache_changes_nothing(toy_store: PreparedStore, tmp_path: Path) -> 
     sets = ("augment.length_diversity.share=1", "augment.length_diversity.mode=replace")
     for cache in (0, 1, 512):
         train_run(small(f"train.cache_mb={cache}", *sets), toy_store, tmp_path / str(cache))
-    plain = weights(tmp_path / "0")
-    for cache in ("1", "512"):
-        cached = weights(tmp_path / cache)
-        # An excerpt is analysed alone or cut out of the whole: equal up to rounding.
-        assert all(torch.allclose(plain[name], cached[name], atol=1e-4) for name in plain)
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "512"))
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elastictool.audio.fbank import TakeFrames
-from elastictool.audio.kaldi_fbank import Band, fft_rows, mel_bands
+from elastictool.audio.kaldi_fbank import ROWS, Band, fft_rows, mel_bands
 from elastictool.config import FbankConfig
 
-BLOCK_FRAMES = 64
+BLOCK_FRAMES = 2 * ROWS
 """Frames that are computed together on a CPU; measured best between 64 and 512."""
 DEVICE_BLOCK_FRAMES = 4_096
 """Elsewhere; see ``kaldi_fbank.DEVICE_BLOCK_FRAMES``."""
@@ -51,10 +51,10 @@ def analyse(samples: Tensor, take: TakeFrames, config: FbankConfig, out: Tensor)
         frames = take(samples, first, stop).double() * window
         surplus = fft_rows(len(frames), frames.device) - len(frames)
         padded = F.pad(frames, (0, config.fft_size - frames.shape[1], 0, surplus))
-        magnitudes = torch.fft.rfft(padded)[: len(frames)].abs()
+        magnitudes = torch.fft.rfft(padded).abs()
         for band in bands:
             mel = magnitudes[:, band.columns] @ band.weights
-            out[first:stop, band.bins] = mel.add_(EPSILON).log_()
+            out[first:stop, band.bins] = mel[: len(frames)].add_(EPSILON).log_()
 
 
 @lru_cache(maxsize=64)

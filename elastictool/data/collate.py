@@ -58,7 +58,7 @@ class Example(NamedTuple):
         targets: (C,) float.
         clip_id: The clip's id.
         shift_ms: Time between frames.
-        cut_frames: Frames of the clip that the crop leaves out against its native length.
+        cut_frames: Frames of the clip that the length limits cut off.
         kept: (K,) int64, ascending: the patches that the model is to see; None is all of them.
     """
 

@@ -71,7 +71,9 @@ class CropSampler:
         shorter = self._shorter_crop(whole, kind, length, position)
         if self.diversity.mode == "replace":
             return [replace(shorter, draw=whole.draw)]
-        return [whole] if shorter.num_frames == whole.num_frames else [whole, shorter]
+        if shorter.num_frames == whole.num_frames:
+            return [whole]
+        return [whole, replace(shorter, cut_frames=0)]
 
     def _shorter_crop(self, whole: Crop, kind: float, length: float, position: float) -> Crop:
         least = min(self.diversity.min_frames, whole.num_frames)

@@ -93,7 +93,7 @@ class ClipDataset:
             targets=self.crop_targets(crop),
             clip_id=self.store.ids[crop.clip],
             shift_ms=feature_extractor.shift_ms,
-            cut_frames=crop.native_frames - crop.num_frames,
+            cut_frames=crop.cut_frames,
             kept=self._kept(math.prod(grid), crop, epoch),
         )
 
@@ -128,10 +128,10 @@ class ClipDataset:
     def _cacheable(self) -> npt.NDArray[np.bool_]:
         """Returns (n,) whether a clip's frames are kept in memory, which is decided before loading.
 
-        An excerpt cut out of a whole analysed clip equals one analysed alone up to rounding only.
-        So it may not depend on what this process has loaded before: resumed runs, and workers,
-        are to find the same bits. Which clips are kept is drawn, because in a store training
-        clips are neighbours.
+        An excerpt cut out of a whole analysed clip has the bits of one analysed alone, as far as
+        the processor's matrix product allows (``kaldi_fbank.ROWS``). So that resumed runs and
+        workers find the same bits on any, it does not depend on what this process has loaded
+        before. Which clips are kept is drawn, because in a store training clips are neighbours.
         """
         sizes = self.native_frames * self.feature_extractor.fbank.num_mel_bins * 4
         order = clip_rng(0, 0, 0, "cache").permutation(len(sizes))

@@ -48,6 +48,8 @@ class Crop:
         first_frame: Where the crop begins.
         num_frames: Frames taken from there.
         pad_to: Frames after padding; 0 where nothing is padded.
+        cut_frames: Frames of the clip that the length limits cut off, not those that a drawn
+            crop leaves out; none where the crop was added to another one of its clip.
         draw: 0 for a clip's first crop in an epoch, 1 for an added one, and on where the clip is
             drawn again; each draws other masks.
         token_dropout: Share of its patch tokens that are dropped.
@@ -62,6 +64,7 @@ class Crop:
     first_frame: int
     num_frames: int
     pad_to: int = 0
+    cut_frames: int = 0
     draw: int = 0
     token_dropout: float = 0.0
     mix: Mix | None = None
@@ -175,8 +178,8 @@ class FeatureExtractor:
 
     def crop(self, clip: int, native_frames: int) -> Crop:
         """Returns the evaluation crop of a clip: its first frames, up to the length limits."""
-        limit = self.length.most_frames
-        return Crop(clip, native_frames, 0, min(native_frames, limit), self.length.fixed_frames)
+        kept, padded = min(native_frames, self.length.most_frames), self.length.fixed_frames
+        return Crop(clip, native_frames, 0, kept, padded, native_frames - kept)
 
     def num_patches(self, crop: Crop) -> int:
         """Returns the number of patch tokens of a crop that the model is to see."""

@@ -41,16 +41,6 @@ def parse_line(line: str) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def training_seconds(run_dir: Path) -> float | None:
-    """Return the training time of a run over all sessions; None if its log has none."""
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    records = filter(None, map(parse_line, reversed(lines)))
-    return next((float(r["seconds"]) for r in records if "seconds" in r), None)
-
-
 def number(record: Record, name: str) -> float | None:
     """Return a finite number of a record, or None."""
     value = record.get(name)

@@ -22,7 +22,7 @@ from elastictool.config.coerce import flat_settings, from_dict
 from elastictool.config.recipe_file import read_yaml
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluations import evaluation_stems, read_evaluation
-from elastictool.reporting.run_log import Record, number, parse_line, read_log, training_seconds
+from elastictool.reporting.run_log import Record, number, parse_line, read_log
 from elastictool.utils.errors import ElasticToolError, UsageError
 from elastictool.utils.io import as_argument
 
@@ -146,9 +146,9 @@ def summarise(path: Path) -> RunSummary:
     try:
         config = read_config(path)
         epochs = read_log(path, "epoch")
-        seconds = training_seconds(path)
     except (ElasticToolError, OSError) as error:
         return RunSummary(**about, state="broken", problem=str(error))
+    seconds = [number(record, "seconds") for record in epochs]
     evaluations, problem = _evaluations(path)
     epoch = int(number(epochs[-1], "epoch") or 0) if epochs else 0
     locked, ended = is_locked(path), epoch >= config.train.epochs
@@ -169,7 +169,7 @@ def summarise(path: Path) -> RunSummary:
         epochs=config.train.epochs,
         **_best(epochs),
         evaluations=evaluations,
-        training_s=seconds,
+        training_s=sum(filter(None, seconds)) if any(seconds) else None,
         problem=problem,
     )
 

@@ -33,6 +33,8 @@ class Counters:
     ``batch`` counts the finished batches of ``epoch``; ``loss_sum`` and ``crops`` add up over them
     for the epoch's mean loss. ``lr`` and ``grad_norm`` are those of the last step. ``skipped``
     counts the epoch's skipped steps, ``skipped_in_a_row`` those since the last taken step.
+    ``seconds`` is the time of the epoch's steps and of loading for them, in all sessions, without
+    validation and saving; ``total_seconds`` is that of the epochs before it.
     """
 
     epoch: int = 0
@@ -44,6 +46,7 @@ class Counters:
     slots: int = 0
     cut_frames: int = 0
     seconds: float = 0.0
+    total_seconds: float = 0.0
     lr: float = 0.0
     grad_norm: float = 0.0
     skipped: int = 0
@@ -80,7 +83,7 @@ class Counters:
         return Counters(
             epoch=self.epoch + 1,
             step=self.step,
-            seconds=self.seconds,
+            total_seconds=self.total_seconds + self.seconds,
             skipped_in_a_row=self.skipped_in_a_row,
             best_score=self.best_score,
             best_epoch=self.best_epoch,
@@ -97,7 +100,7 @@ class TrainResult:
         best_epoch: Epoch of the best checkpoint, -1 without validation.
         validation: Last validation metrics; empty without validation clips.
         averaged: Those of the mean of epochs, if this session finished it.
-        seconds: Training time over all sessions of the run, validation excluded.
+        seconds: Training time over all sessions of the run, without validation and saving.
         was_finished: There was nothing left to train.
     """
 

@@ -139,7 +139,7 @@ class Trainer:
             best_epoch=self.state.best_epoch,
             validation=validation,
             averaged=self.averaged,
-            seconds=self.state.seconds,
+            seconds=self.state.total_seconds,
             was_finished=was_finished,
         )
 
@@ -159,8 +159,8 @@ class Trainer:
         title = f"epoch {state.epoch + 1}/{self.config.train.epochs}, batches"
         begin, crops = time.perf_counter(), 0
         with self.progress.task(title, count - state.batch) as bar:
+            started = begin
             for step in self.batches.steps(state.epoch, state.batch):
-                started = time.perf_counter()
                 with report_oom(step.batches, memory_hint(self.config)):
                     loss = self._step(step)
                 state.seconds += time.perf_counter() - started
@@ -169,6 +169,7 @@ class Trainer:
                 speed = crops / (time.perf_counter() - begin)
                 bar.advance(step.num_batches, f"{note}, {speed:,.1f} clips/s")
                 self._after_step()
+                started = time.perf_counter()
 
     def _step(self, step: StepBatches) -> float | None:
         """Takes one optimiser step over its batches, or over this process's share of them.
