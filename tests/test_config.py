@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from elastictool.config import FbankConfig, RunConfig
 from elastictool.config.coerce import from_dict, to_dict
 from elastictool.config.loader import dump_yaml, load_run_config
-from elastictool.config.recipe_file import read_yaml, training_recipe
+from elastictool.config.recipe_file import training_recipe
 from elastictool.config.words import RENAMED, settings
+from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import UsageError
 
 
@@ -48,7 +49,10 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ("gradient_accumulation=2", ["did you mean 'train.accumulate'?"]),
         ("model.zzz=1", ["known: ", "model.size", "model.width"]),
         ("train.epochs=many", ["train.epochs", "whole number", "Passes over the training clips"]),
-        ("train.epochs=0", ["train.epochs must be above 0", "Passes over the training clips"]),
+        (
+            "train.epochs=0",
+            ["train.epochs must be in 1", "Passes over the training clips"],
+        ),
         ("train.epochs=1.5", ["train.epochs", "whole number"]),
         ("train.lr=true", ["train.lr", "a number"]),
         ("train.lr=.nan", ["train.lr", "a number"]),
@@ -56,7 +60,7 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ("model.size=tinny", ["tinny", "did you mean 'tiny'"]),
         ("model.patch_size=[1,2,3]", ["model.patch_size", "2 values"]),
         ("model.heads=5", ["model.heads", "divide"]),
-        ("model.depth=0", ["model.depth", "positive"]),
+        ("model.depth=0", ["model.depth must be in 1..1,000"]),
         ("train=3", ["train", "mapping"]),
         ("seed", ["section.key=value"]),
         ("seed=[1", ["not valid YAML"]),

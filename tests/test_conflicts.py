@@ -10,7 +10,7 @@ from elastictool.config import RunConfig
 from elastictool.config.coerce import from_dict
 from elastictool.config.conflicts import notes
 from elastictool.config.loader import dump_yaml, load_run_config, other_settings
-from elastictool.config.recipe_file import read_yaml
+from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import UsageError
 
 WEIGHTS = ("init.from=ast", "init.path=a.pth")

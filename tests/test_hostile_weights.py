@@ -200,7 +200,7 @@ def config_with(**changes: Any) -> str:
         ("thresholds", "[0.5]", "1 and should be 7 numbers"),
         ("thresholds", '["a","b","c","d","e","f","g"]', "7 numbers"),
         ("config", "{}", "7 and should be 0 names"),
-        ("config", '{"model": {"width": -1}}', "must be positive"),
+        ("config", '{"model": {"width": -1}}', "must be in 1..65,536"),
         ("config", config_with(model__depth=10**7), "1 blocks, and model.depth 10000000"),
         ("config", config_with(model__depth=10**400), "not a whole number"),
         ("config", config_with(model__width=2**20), "should be"),

@@ -202,7 +202,7 @@ def test_shipped_recipes_are_found_by_name_from_anywhere(
         assert training_recipe(Path(name)) == ours
     Path("small_data").write_text("seed: 3\n")
     assert training_recipe(Path("small_data")) == Path("small_data"), "a file goes first"
-    with pytest.raises(UsageError, match="no recipe smalldata") as caught:
+    with pytest.raises(UsageError, match="no recipe 'smalldata'") as caught:
         training_recipe(Path("smalldata"))
     assert "did you mean 'small_data'" in caught.value.hint
 

@@ -17,7 +17,7 @@ from elastictool.checkpoint.weights import import_weights, load_run
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.config.coerce import from_dict
 from elastictool.config.loader import dump_yaml, frontend_config, load_run_config
-from elastictool.config.recipe_file import read_yaml
+from elastictool.config.yaml_text import read_yaml
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from elastictool.config import RunConfig
 from elastictool.config.coerce import from_dict
-from elastictool.config.recipe_file import read_yaml
+from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import ElasticToolError, UsageError
 
 RUNS_ROOT = Path("runs")

@@ -31,7 +31,7 @@ from elastictool.checkpoint.find import (
 from elastictool.config import RunConfig
 from elastictool.config.coerce import from_dict
 from elastictool.config.loader import dump_yaml
-from elastictool.config.recipe_file import read_yaml
+from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import (
     CheckpointError,
     RunRemovedError,

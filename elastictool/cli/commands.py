@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from elastictool.utils.errors import UsageError
+from elastictool.utils.errors import UsageError, shown
 
 
 def program(**settings: Any) -> typer.Typer:
@@ -85,6 +85,15 @@ _NAMES: Mapping[str, Callable[[], str]] = {
 class Command(TyperCommand):
     """A command whose help reads like that of other programs."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses as usual, and refuses numbers that overflow or fill the memory further on."""
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            if isinstance(value, int) and abs(value) > _LARGEST and name != "seed":
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is {shown(value)}", f"it is at most {_LARGEST:,}")
+        return rest
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the help of arguments and options."""
         _write_options(self, ctx, formatter)
@@ -100,6 +109,7 @@ class Group(TyperGroup):
 
 
 _NUMBER = re.compile(r"[-+−]?[0-9.]+\w*")
+_LARGEST = 10**9 - 1
 _TYPES = {"str": "TEXT", "int": "N", "float": "X", "path": "PATH"}
 _TYPE = re.compile(r" <(?:list\[)?(\w+)(?: range)?\]?>")
 

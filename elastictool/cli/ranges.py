@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TypeVar
 
-from elastictool.utils.errors import UsageError
+from elastictool.utils.errors import UsageError, shown
 
 LENGTH_STEP = 128
 """Frames between the lengths of a range that names no step."""
+
+MOST_NUMBERS = 2_000
+"""Numbers of a range: more are a mistyped end or step."""
 
 
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
@@ -68,6 +71,7 @@ def parse_fractions(texts: Sequence[str], option: str, step: str = "1") -> list[
 
 
 N = TypeVar("N", int, Decimal)
+_WHOLE = "[0-9]{1,9}"
 
 
 def _expanded(
@@ -83,14 +87,19 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
     if len(parts) == 1:
         return parts
     if len(parts) > 3:
-        raise UsageError(f"{option} {item!r} is not start:stop[:step]", "e.g. 256:3072:128")
+        raise UsageError(f"{option} {shown(item)} is not start:stop[:step]", "e.g. 256:3072:128")
     start, stop = parts[:2]
     step = parts[2] if len(parts) == 3 else step
     if step == 0:
-        raise UsageError(f"{option} {item!r} has a step of 0", f"e.g. {start}:{stop}:1")
+        raise UsageError(f"{option} {shown(item)} has a step of 0", f"e.g. {start}:{stop}:1")
     if stop < start:
-        raise UsageError(f"{option} {item!r} runs backwards", f"write {stop}:{start}")
+        raise UsageError(f"{option} {shown(item)} runs backwards", f"write {stop}:{start}")
     count = int((stop - start) // step) + 1
+    if count > MOST_NUMBERS:
+        raise UsageError(
+            f"{option} {shown(item)} are {count:,} numbers (at most {MOST_NUMBERS:,})",
+            "take a larger step: start:stop:step",
+        )
     numbers: list[N] = [start + index * step for index in range(count)]
     if numbers[-1] != stop:  # both ends are included, also where the step does not meet the last
         numbers.append(stop)
@@ -98,18 +107,18 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
 
 
 def _whole(part: str, item: str, option: str) -> int:
-    if not (part.isascii() and part.isdigit() and int(part) > 0):
+    if not re.fullmatch(_WHOLE, part) or int(part) == 0:
         raise UsageError(
-            f"{option}: {part!r}{_within(part, item)} is not a whole number above 0",
+            f"{option}: {shown(part)}{_within(part, item)} is no whole number in 1..999,999,999",
             "write start:stop[:step], e.g. 256:3072, or a comma list, e.g. 12,24,48",
         )
     return int(part)
 
 
 def _whole_or_zero(part: str, item: str, option: str) -> int:
-    if not (part.isascii() and part.isdigit()):
+    if not re.fullmatch(_WHOLE, part):
         raise UsageError(
-            f"{option}: {part!r}{_within(part, item)} is not a whole number of 0 or above",
+            f"{option}: {shown(part)}{_within(part, item)} is no whole number in 0..999,999,999",
             "write a comma list, e.g. 0,1,2, or start:stop[:step], e.g. 0:2",
         )
     return int(part)
@@ -119,11 +128,11 @@ def _decimal(part: str, item: str, option: str) -> Decimal:
     plain = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", part)
     if not plain or Decimal(part) == 0:
         raise UsageError(
-            f"{option}: {part!r}{_within(part, item)} is not a number above 0",
+            f"{option}: {shown(part)}{_within(part, item)} is not a number above 0",
             "write start:stop[:step], e.g. 1:4:0.2, or a comma list, e.g. 1,1.5,2",
         )
     return Decimal(part)
 
 
 def _within(part: str, item: str) -> str:
-    return f" in {item!r}" if part != item else ""
+    return f" in {shown(item)}" if part != item else ""

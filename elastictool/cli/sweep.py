@@ -26,7 +26,7 @@ from elastictool.cli.options import (
     grouped,
     option,
 )
-from elastictool.cli.ranges import parse_fractions, parse_lengths, parse_numbers
+from elastictool.cli.ranges import MOST_NUMBERS, parse_fractions, parse_lengths, parse_numbers
 from elastictool.cli.sweep_results import SweepFiles, show_points
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from elastictool.checkpoint.weights import LoadedRun
     from elastictool.evaluation.points import SweepPoint
 
-MOST_POINTS = 2_000
 PATCH_STEP = 8
 """Step of a range of patch sizes that names none."""
 RESOLUTION_STEP = "0.2"
@@ -297,10 +296,10 @@ def _asked(
 def _check_number(option: str, values: Sequence[float], runs: int) -> None:
     """Rejects an implausible number of points: probably a step was forgotten."""
     points = (len(values) + 1) * runs
-    if points > MOST_POINTS:
+    if points > MOST_NUMBERS:
         raise UsageError(
             f"{option} asks for {points:,} points, each a pass over all clips "
-            f"(at most {MOST_POINTS:,})",
+            f"(at most {MOST_NUMBERS:,})",
             f"take a larger step: {option} {values[0]:g}:{values[-1]:g}:"
             f"{max(1, math.ceil((values[-1] - values[0]) / 20)):g}",
         )

@@ -12,3 +12,11 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise UsageError(message)
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises ``UsageError`` unless the setting's value lies in ``low..high``, both included.
+
+    Without an upper end a mistyped number fills the memory or works for days.
+    """
+    require(low <= value <= high, f"{name} must be in {low:,}..{high:,}")

@@ -20,14 +20,17 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal, TypeVar
 
 from elastictool.config.words import explained, names_by_key, sections, unknown_key_hint
-from elastictool.utils.errors import UsageError
+from elastictool.utils.errors import UsageError, shown
 from elastictool.utils.registry import nearest_hint
 
 C = TypeVar("C")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_MOST_WHOLE = 2.0**63
+"""Numbers from here on do not fit into numpy's and torch's."""
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
@@ -37,7 +40,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         UsageError: An unknown key (the hint names the nearest) or a value of the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise UsageError(f"{where or 'the configuration'} must be a mapping, not {values!r}")
+        raise UsageError(f"{where or 'the configuration'} must be a mapping, not {shown(values)}")
     hints, names = typing.get_type_hints(cls), names_by_key(cls)
     prefix = f"{where}." if where else ""
     built: dict[str, Any] = {}
@@ -47,7 +50,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
             is_setting = dict(sections()).get(where) is cls
             known = [prefix + name for name in names]
             hint = unknown_key_hint(path) if is_setting else nearest_hint(path, known)
-            raise UsageError(f"unknown configuration key {path!r}", hint)
+            raise UsageError(f"unknown configuration key {shown(path)}", hint)
         built[names[key]] = _convert(hints[names[key]], value, path)
     try:
         return cls(**built)
@@ -83,7 +86,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return from_dict(kind, value, path)
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise UsageError(f"{path} must be a mapping, not {value!r}")
+            raise UsageError(f"{path} must be a mapping, not {shown(value)}")
         return {str(k): _convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
     if origin in (typing.Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
@@ -92,7 +95,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if value not in arguments:
             hint = nearest_hint(str(value), [str(argument) for argument in arguments])
             raise UsageError(
-                f"{path} = {value!r} is not one of its values",
+                f"{path} = {shown(value)} is not one of its values",
                 ". ".join(filter(None, (hint, explained(path)))),
             )
         return value
@@ -109,25 +112,28 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, 
     items = value if isinstance(value, (list, tuple)) else [value] * (1 if many else len(kinds))
     kinds = kinds[:1] * len(items) if many else kinds
     if len(items) != len(kinds):
-        raise UsageError(f"{path} = {value!r} must have {len(kinds)} values", explained(path))
+        raise UsageError(f"{path} = {shown(value)} must have {len(kinds)} values", explained(path))
     return tuple(_convert(kind, item, path) for kind, item in zip(kinds, items, strict=True))
 
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if value is None and kind is not str:
         raise UsageError(f"{path} has no value, but needs {_KINDS[kind]}", explained(path))
-    if kind is str and not isinstance(value, (dict, list, bool)):
+    if isinstance(value, bool):
+        if kind is bool:
+            return value
+    elif kind is str and isinstance(value, (str, int, float, date, type(None))):
         return "" if value is None else str(value)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind in (int, float) and not isinstance(value, bool):
+    elif kind in (int, float):
         with contextlib.suppress(ValueError, OverflowError, TypeError):
             number = float(value)
             if kind is float and math.isfinite(number):
                 return number
             if kind is int and number == int(number):
+                if abs(number) >= _MOST_WHOLE:
+                    raise UsageError(f"{path} = {shown(value)} is too large", explained(path))
                 return value if isinstance(value, int) else int(number)
-    raise UsageError(f"{path} = {value!r} is not {_KINDS.get(kind, kind)}", explained(path))
+    raise UsageError(f"{path} = {shown(value)} is not {_KINDS.get(kind, kind)}", explained(path))
 
 
 def dotted(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
@@ -139,7 +145,8 @@ def dotted(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{section}.{key}" if section else str(key)
-        inner = dotted(value, name) if isinstance(value, Mapping) else {name: value}
+        is_section = isinstance(value, Mapping) and (value or name in dict(sections()))
+        inner = dotted(value, name) if is_section else {name: value}
         if twice := sorted(found.keys() & inner.keys()):
             raise UsageError(f"{twice[0]} is given twice", "take one of them out")
         found |= inner

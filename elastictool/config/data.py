@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from elastictool.config.check import require
+from elastictool.config.check import require, within
 
 Edge = Literal["pad", "drop"]
 COMPILED_MULTIPLE = 128
@@ -46,8 +46,10 @@ class DataConfig:
         require(self.test_fold >= 0, "data.test_fold must be 0 (off) or above")
         require(0 <= self.validation_fraction < 1, "data.validation_fraction must be in 0..1")
         require(self.std is None or self.std > 0, "data.std must be above 0")
+        within("data.std", self.std or 1, 1e-6, 1e6)
+        within("data.mean", self.mean or 0, -1e6, 1e6)
         require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
-        require(self.epoch_clips >= 0, "data.epoch_clips must be 0 (all) or above")
+        within("data.epoch_clips", self.epoch_clips, 0, 10_000_000)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class LengthConfig:
     published: zero before normalising, a loud constant."""
 
     def __post_init__(self) -> None:
-        require(self.max_frames > 0, "length.max_frames must be above 0")
-        require(self.fixed_frames >= 0, "length.fixed_frames must be 0 (native) or above")
+        within("length.max_frames", self.max_frames, 1, 10_000_000)
+        within("length.fixed_frames", self.fixed_frames, 0, 10_000_000)
 
     @property
     def most_frames(self) -> int:
@@ -105,9 +107,7 @@ class PackingConfig:
     sizes; 1 pads nothing, 0 is 128 with ``train.compile``, else 1."""
 
     def __post_init__(self) -> None:
-        require(
-            self.pad_to_multiple_of >= 0, "packing.pad_to_multiple_of must be 0 (auto) or above"
-        )
+        within("packing.pad_to_multiple_of", self.pad_to_multiple_of, 0, 1_000_000)
         require(self.capacity > 0, "packing.capacity must be above 0")
         require(self.batch_clips > 0, "packing.batch_clips must be above 0")
         require(self.batch_tokens >= 0, "packing.batch_tokens must be 0 (off) or above")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from elastictool.config.check import require
+from elastictool.config.check import require, within
 
 if TYPE_CHECKING:  # settings are read without numpy, which takes a while to load
     import numpy as np
@@ -86,8 +86,9 @@ class FbankConfig:
 
     def __post_init__(self) -> None:
         require(self.sample_rate_hz > 0, "fbank.sample_rate_hz must be above 0")
-        require(self.num_mel_bins > 3, "fbank.num_mel_bins must be above 3")
-        require(self.shift_ms > 0, "fbank.shift_ms must be above 0")
+        within("fbank.num_mel_bins", self.num_mel_bins, 4, 4_096)
+        within("fbank.shift_ms", self.shift_ms, 0.01, 10_000)
+        within("fbank.window_ms", self.window_ms, 0, 10_000)
         require(self.window_samples >= 2, "fbank.window_ms is shorter than two samples")
         nyquist = self.sample_rate_hz / 2
         top = self.high_frequency_hz + (nyquist if self.high_frequency_hz <= 0 else 0)

@@ -19,7 +19,8 @@ from elastictool.config.model import PRESETS, SIZES
 from elastictool.config.recipe_file import recipe_layers
 from elastictool.config.run import RunConfig
 from elastictool.config.words import MODEL_SIZE
-from elastictool.utils.errors import UsageError
+from elastictool.config.yaml_text import parse_yaml
+from elastictool.utils.errors import UsageError, shown
 from elastictool.utils.registry import nearest_hint
 
 _DECIDED_LATER = ("name", "data.dataset", "data.mean", "data.std", "model.", "train.precision")
@@ -151,9 +152,10 @@ def _expanded(values: Mapping[str, Any], preset: str = "elasticast") -> dict[str
     implied = dict(PRESETS.get(str(given.get("model.preset", preset)), {}))
     size = given.pop(MODEL_SIZE, None)
     if size is not None:
-        if str(size) not in SIZES:
-            raise UsageError(f"unknown {MODEL_SIZE} {size!r}", nearest_hint(str(size), [*SIZES]))
-        implied["model.width"], implied["model.heads"] = SIZES[str(size)]
+        if not isinstance(size, str) or size not in SIZES:
+            hint = nearest_hint(str(size), [*SIZES])
+            raise UsageError(f"unknown {MODEL_SIZE} {shown(size)}", hint)
+        implied["model.width"], implied["model.heads"] = SIZES[size]
     if "model.patch_size" in given:
         implied["model.patch_stride"] = given["model.patch_size"]
     if frontend := FRONTENDS.get(str(given.get("fbank.frontend"))):
@@ -167,9 +169,9 @@ def _assigned(sets: Sequence[str]) -> dict[str, Any]:
     for assignment in sets:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
-            raise UsageError(f"--set {assignment!r} is not section.key=value", "e.g. train.lr=1e-4")
-        try:
-            values |= dotted({key.strip(): yaml.safe_load(text)})
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
+            raise UsageError(
+                f"--set {shown(assignment)} is not section.key=value", "e.g. train.lr=1e-4"
+            )
+        what = f"--set {shown(assignment)}: the value"
+        values |= dotted({key.strip(): parse_yaml(text, what)})
     return values

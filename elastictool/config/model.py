@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from elastictool.config.check import require
+from elastictool.config.check import require, within
 
 PositionFit = Literal["interpolate", "slice"]
 Resize = Literal["pi", "bl", "bl-plain"]
@@ -103,16 +103,17 @@ class ModelConfig:
     """Number of classes; 0 takes those of the data."""
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "model.width must be positive")
-        require(self.depth > 0, "model.depth must be positive")
+        within("model.width", self.width, 1, 65_536)
+        within("model.depth", self.depth, 1, 1_000)
         require(
             self.heads > 0 and self.width % self.heads == 0,
             f"model.heads ({self.heads}) must divide model.width ({self.width})",
         )
-        require(min(self.patch_size) > 0, "model.patch_size must be positive")
-        require(min(self.patch_stride) > 0, "model.patch_stride must be positive")
-        require(min(self.grid) >= 0, "model.grid must not be negative")
-        require(0 <= self.prefix_tokens <= 2, "model.prefix_tokens must be 0, 1 or 2")
+        for patch, stride, count in zip(self.patch_size, self.patch_stride, self.grid, strict=True):
+            within("model.patch_size", patch, 1, 10_000)
+            within("model.patch_stride", stride, 1, 10_000)
+            within("model.grid", count, 0, 1_000_000)
+        within("model.prefix_tokens", self.prefix_tokens, 0, 2)
         require(
             self.pooling != "prefix" or self.prefix_tokens > 0,
             "model.pooling = prefix needs model.prefix_tokens of 1 or 2",
@@ -122,8 +123,8 @@ class ModelConfig:
         require(self.fc_norm_eps > 0, "model.fc_norm_eps must be above 0")
         require(self.attention_scale >= 0, "model.attention_scale must not be negative")
         require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
-        require(self.mlp_ratio > 0, "model.mlp_ratio must be above 0")
-        require(self.num_classes >= 0, "model.num_classes must not be negative")
+        require(0 < self.mlp_ratio <= 100, "model.mlp_ratio must be above 0 and at most 100")
+        within("model.num_classes", self.num_classes, 0, 10_000_000)
 
 
 @dataclass(frozen=True)

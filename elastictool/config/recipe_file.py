@@ -1,4 +1,4 @@
-"""Finds and reads YAML files of settings: training recipes, and what they extend.
+"""Finds training recipes, and reads them with what they extend.
 
 Recipes lie in ``recipes/`` of the source tree, where people read and change them, and in
 ``share/elastictool/recipes`` of an installation.
@@ -6,44 +6,14 @@ Recipes lie in ``recipes/`` of the source tree, where people read and change the
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import elastictool
-from elastictool.utils.errors import UsageError
+from elastictool.config.yaml_text import read_yaml
+from elastictool.utils.errors import UsageError, shown
 from elastictool.utils.registry import nearest_hint
-
-
-class _NoKeyTwice(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice; YAML forbids it, PyYAML keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice in one mapping")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a YAML file, loaded safely.
-
-    Raises:
-        UsageError: No such file, not YAML, or not a mapping.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} must hold a mapping of sections, not {type(document).__name__}")
-    return document
 
 
 def recipes_root() -> Path:
@@ -68,7 +38,7 @@ def training_recipe(path: Path) -> Path:
     Raises:
         UsageError: There is no such file.
     """
-    return path if path.exists() else _included(path)
+    return path if os.path.exists(path) else _included(path)
 
 
 def recipe_layers(path: Path, extending: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -91,14 +61,16 @@ def recipe_layers(path: Path, extending: tuple[Path, ...] = ()) -> list[dict[str
         )
     parent = values.pop("extends", "")
     if not isinstance(parent, str):
-        raise UsageError(f"{path}: extends = {parent!r} must be the name of one recipe or file")
+        raise UsageError(
+            f"{path}: extends = {shown(parent)} must be the name of one recipe or file"
+        )
     if not parent:
         return [values]
     nearby = [path.parent / parent, path.parent / f"{parent}.yaml"]
     try:
-        file = next((file for file in nearby if file.is_file()), None) or _included(Path(parent))
+        file = next(filter(os.path.isfile, nearby), None) or _included(Path(parent))
     except UsageError as error:
-        raise UsageError(f"{path} extends {parent!r}: {error.message}", error.hint) from None
+        raise UsageError(f"{path} extends {shown(parent)}: {error.message}", error.hint) from None
     layers = recipe_layers(file, (*extending, path))
     for layer in layers:
         layer.pop("name", None)
@@ -109,7 +81,9 @@ def _included(path: Path) -> Path:
     """Returns the training recipe of that name that comes with the package."""
     root = recipes_root()
     name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
-    if (found := root / f"{name}.yaml").is_file():
+    if os.path.isfile(found := root / f"{name}.yaml"):
         return found
     known = sorted(file.stem for file in root.glob("*.yaml"))
-    raise UsageError(f"there is no recipe {path}", f"{nearest_hint(name, known)}; or give a file")
+    raise UsageError(
+        f"there is no recipe {shown(str(path))}", f"{nearest_hint(name, known)}; or give a file"
+    )

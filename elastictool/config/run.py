@@ -11,6 +11,9 @@ from elastictool.config.fbank import FbankConfig
 from elastictool.config.model import FlexiConfig, InitConfig, ModelConfig
 from elastictool.config.train import TrainConfig
 
+_MOST_BYTES = 200
+"""Bytes of a name: file systems take 255, and some files are named after their run."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -36,6 +39,10 @@ class RunConfig:
         require(
             not set("/\\") & set(self.name) and self.name not in (".", ".."),
             "name must be one name, not a path",
+        )
+        require(
+            self.name.isprintable() and len(self.name.encode()) <= _MOST_BYTES,
+            f"name must be printable and at most {_MOST_BYTES} bytes long",
         )
         require(
             self.model.num_mel_bins == self.fbank.num_mel_bins,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from elastictool.config.check import require
+from elastictool.config.check import require, within
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class TrainConfig:
     """``cpu``, ``cuda``, ``cuda:1`` and so on; ``auto`` is CUDA where there is one."""
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, "train.epochs must be above 0")
+        within("train.epochs", self.epochs, 1, 1_000_000)
         require(self.lr > 0, "train.lr must be above 0")
         require(all(0 <= beta < 1 for beta in self.betas), "train.betas must be in 0..1")
         require(self.weight_decay >= 0, "train.weight_decay must not be negative")
@@ -160,6 +160,6 @@ class TrainConfig:
         require(self.validate_every > 0, "train.validate_every must be above 0")
         require(self.checkpoint_steps >= 0, "train.checkpoint_steps must not be negative")
         require(self.max_skipped_steps >= 0, "train.max_skipped_steps must not be negative")
-        require(self.loader_workers >= -1, "train.loader_workers must be -1 (automatic) or above")
+        within("train.loader_workers", self.loader_workers, -1, 1_000)
         require(self.cache_mb >= 0, "train.cache_mb must not be negative")
-        require(self.prefetch >= -1, "train.prefetch must be -1 (automatic), 0 (off) or above")
+        within("train.prefetch", self.prefetch, -1, 1_000)

@@ -88,6 +88,8 @@ def unknown_key_hint(name: str) -> str:
     """Returns a hint with the setting that ``name`` may mean, or the settings of its section."""
     if name in RENAMED:
         return f"it is called {RENAMED[name]!r} now"
+    if name == MODEL_SIZE:  # with settings below it
+        return f"it is one of {', '.join(SIZES)}"
     section, _, word = name.rpartition(".")
     in_section = [known for known in _names() if known.rpartition(".")[0] == section]
     meant = settings_called(word)

@@ -147,6 +147,8 @@ class TrainingSampler:
 
     def epoch_batches(self, epochs: int) -> list[int]:
         """Returns the number of batches of each of the first ``epochs`` epochs."""
+        if not self.packing.batch_tokens:
+            return [self.num_batches(0)] * epochs
         return [self.num_batches(epoch) for epoch in range(epochs)]
 
     def num_steps(self, epoch_batches: Sequence[int]) -> int:

@@ -16,7 +16,8 @@ from typing import Any
 
 from elastictool.config.coerce import dotted, from_dict, merged
 from elastictool.config.loader import read_settings
-from elastictool.config.recipe_file import read_yaml, recipes_root
+from elastictool.config.recipe_file import recipes_root
+from elastictool.config.yaml_text import read_yaml
 from elastictool.recipes.spec import RENAMED_KEYS, Recipe, Scale
 from elastictool.utils.errors import UsageError
 from elastictool.utils.registry import nearest_hint

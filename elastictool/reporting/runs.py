@@ -19,7 +19,7 @@ from elastictool.checkpoint.find import HOW_TO_MAKE_ONE
 from elastictool.checkpoint.run_directory import is_locked
 from elastictool.config import RunConfig
 from elastictool.config.coerce import flat_settings, from_dict
-from elastictool.config.recipe_file import read_yaml
+from elastictool.config.yaml_text import read_yaml
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluations import evaluation_stems, read_evaluation
 from elastictool.reporting.run_log import Record, number, parse_line, read_log

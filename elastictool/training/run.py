@@ -37,6 +37,9 @@ from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
 from elastictool.utils.launch import launched
 from elastictool.utils.progress import SILENT, Progress
 
+_COUNTED_EPOCHS = 100
+"""Epochs of which a dry run plans all batches where their numbers differ."""
+
 
 def default_run_dir(config: RunConfig, store: PreparedStore) -> Path:
     """Returns ``runs/NAME``; a configuration without a name gets one from data and model."""
@@ -213,6 +216,13 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
     load_teacher(resolved, store, "cpu")
     _check_warmup(resolved, sampler)
     plans = list(sampler.epoch(0))
+    epochs = resolved.train.epochs
+    counted = min(epochs, _COUNTED_EPOCHS) if resolved.packing.batch_tokens else epochs
+    steps = sampler.num_steps(sampler.epoch_batches(counted))
+    estimate = (
+        f"optimizer_steps is an estimate from the first {counted} epochs: with a budget of tokens "
+        "each epoch has another number of batches"
+    )
     limit, native = dataset.feature_extractor.length, dataset.native_frames[splits.train]
     beyond = np.maximum(native - limit.most_frames, 0)
     cut: dict[str, Any] = {}
@@ -231,11 +241,15 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         "classes": resolved.model.num_classes,
         "batches_per_epoch": len(plans),
         "tokens_per_epoch": sum(sum(sampler.tokens_of(plan)) for plan in plans),
-        "epochs": resolved.train.epochs,
+        "epochs": epochs,
         **cut,
-        "optimizer_steps": sampler.num_steps(sampler.epoch_batches(resolved.train.epochs)),
+        "optimizer_steps": steps if counted == epochs else round(steps * epochs / counted),
         **_rank_balance(launched().world, sampler, plans),
-        "notes": [*notes(resolved), *leak_notes(weights, store, splits)],
+        "notes": [
+            *notes(resolved),
+            *leak_notes(weights, store, splits),
+            *([estimate] if counted < epochs else []),
+        ],
     }
 
 

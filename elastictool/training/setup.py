@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from typing import Literal
 
 import numpy as np
 import torch
 
 from elastictool.checkpoint.weights import feature_extractor_of
-from elastictool.config import FbankConfig, RunConfig, TrainConfig
+from elastictool.config import FbankConfig, ModelConfig, RunConfig, TrainConfig
 from elastictool.data.balance import clip_weights
 from elastictool.data.splits import Splits, require_frames, require_sound, select_clips
 from elastictool.data.store import PreparedStore
@@ -85,6 +87,7 @@ def resolve(config: RunConfig, store: PreparedStore) -> tuple[RunConfig, Splits]
             "leave it out: the data say how many there are",
         )
     check_freeze(model, config.train.freeze)
+    _require_memory(model, config.train)
     return dataclasses.replace(config, model=model), splits
 
 
@@ -103,6 +106,27 @@ def check_machine(config: RunConfig) -> None:
         check_compiler(device)
     if train.tensorboard:
         check_tensorboard()
+
+
+def _require_memory(model: ModelConfig, train: TrainConfig) -> None:
+    """Refuses a model larger than the memory: on a CPU with its gradient and Adam's two moments.
+
+    Allocating it would not fail: Linux promises any amount, and ends the process when it is used.
+    """
+    block = model.width**2 * (4 + 2 * model.mlp_ratio)
+    grid = sum(model.grid) if model.pos_embed == "factorised" else math.prod(model.grid)
+    others = model.width * (grid + math.prod(model.patch_size) + model.num_classes)
+    parameters = int(model.depth * block) + others
+    needed = parameters * (16 if device_of(train) == "cpu" else 4)
+    if hasattr(os, "sysconf") and needed > (
+        memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    ):
+        raise UsageError(
+            f"a model of {parameters:,} parameters takes {needed / 1e9:,.0f} GB in training, "
+            f"and this machine has {memory / 1e9:,.0f} GB",
+            "take a smaller one: model.width, model.depth, model.grid, or length.max_frames, which "
+            "decides the grid",
+        )
 
 
 def pick_precision(config: TrainConfig) -> Literal["fp32", "bf16"]:

@@ -126,3 +126,12 @@ def from_system(error: Exception) -> ElasticToolError | None:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def shown(value: object) -> str:
+    """Returns a value of a user for a message: its ``repr``, without the middle of a long one."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 160 else f"{text[:80]} … {text[-20:]}"
