@@ -235,7 +235,7 @@ def test_the_command_prints_one_json_document(
     store = PreparedStore.open(Path(report["path"]))
     assert (report["fbank_mean"], report["fbank_std"]) == store.info.fbank_stats()
     assert (store.path / "durations.png").read_bytes().startswith(b"\x89PNG")
-    assert (store.path / "rejected.csv").read_text() == "id,path,reason\n"
+    assert not (store.path / "rejected.csv").exists()
 
 
 def test_the_command_reports_in_tables_and_says_what_comes_next(

@@ -174,6 +174,7 @@ class BareOptionCommand(Command):
             for parameter in self.params
             if (getattr(parameter, "metavar", None) or "").startswith("[")
             for name in parameter.opts
+            if name.startswith("-")
         }
         given = [
             f"{arg}=on" if arg in bare and not _NUMBER.fullmatch(following) else arg

@@ -217,7 +217,13 @@ def _show_clip(store: PreparedStore, clip_id: str, picture: Path | None, json: b
     if json:
         print_json(row)
         return
-    shown = [(key, _text(value)) for key, value in row.items()]
+    numbered = zip(row["classes"], row["labels"], strict=True)
+    row["classes"] = [f"{label} (class {number})" for number, label in numbered]
+    shown = [
+        (key, _text(value))
+        for key, value in row.items()
+        if key != "labels" and value not in (None, "")
+    ]
     print_table(clip_id, ("what", "value"), shown)
 
 
@@ -226,7 +232,7 @@ def _text(value: object) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.3f}"
-    return "–" if value in (None, "") else str(value)
+    return str(value)
 
 
 def _draw(store: PreparedStore, index: int, path: Path) -> None:

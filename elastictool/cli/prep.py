@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from elastictool.cli.console import log, log_lines, print_json, print_table, progress
 from elastictool.cli.options import Encoding, JsonOption, encoding_option, grouped, option
@@ -62,9 +65,9 @@ class CorpusChoice:
     """What to prepare."""
 
     dataset: str = option(
-        "synth",
-        "Corpus: {corpora}. synth is rendered, folder, csv and json (lists of the AST "
-        "repositories) are recordings of your own.",
+        "",
+        "Corpus: {corpora}. synth (the default) is rendered; folder, csv and json (lists of the "
+        "AST repositories) are recordings of your own.",
         "--dataset",
         "-d",
     )
@@ -178,8 +181,47 @@ class Work:
             raise UsageError("--merge only sums up, there is nothing to schedule", "leave one out")
 
 
+def _taken(data: str, corpus: CorpusChoice) -> CorpusChoice:
+    """Returns the choice with the data that were named without an option, and prints it.
+
+    Raises:
+        UsageError: They are nothing that can be prepared, or were named twice.
+    """
+    from elastictool.corpora.base import CORPORA
+    from elastictool.corpora.recognise import recognised
+    from elastictool.utils.io import INFO_NAME, on_disk
+
+    if data and corpus.root:
+        raise UsageError(f"both {data} and --root {corpus.root} are given", "leave one out")
+    path = on_disk(Path(data)) if data else corpus.root
+    if data in CORPORA and not (path and path.exists()):
+        if corpus.dataset not in ("", data):
+            raise UsageError(
+                f"both {data} and --dataset {corpus.dataset} are given", "leave one out"
+            )
+        return dataclasses.replace(corpus, dataset=data)
+    if path is None or corpus.dataset:
+        return dataclasses.replace(corpus, dataset=corpus.dataset or "synth", root=path)
+    if (path / INFO_NAME).is_file():
+        line = f"elastictool train --dataset {as_argument(path)}"
+        raise UsageError(f"{path} is prepared already", f"use it: {line}")
+    found = recognised(path)
+    if found is None:
+        known = f"a folder or table of recordings, or one of {', '.join(CORPORA)}"
+        what = "holds no recordings" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {what}", f"give {known}; --dataset says how it is read")
+    log(f"{path} is read as --dataset {found[0]} --root {as_argument(found[1])}")
+    return dataclasses.replace(corpus, dataset=found[0], root=found[1])
+
+
 @grouped
 def prep(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="[DATA]", help="Folder or table of recordings, or the name of a corpus."
+        ),
+    ] = "",
     corpus: CorpusChoice = CorpusChoice(),
     storage: Storage = Storage(),
     target: Target = Target(),
@@ -193,7 +235,7 @@ def prep(
     rejected.csv and left out. Where the corpus is missing, a message names the files to download
     and their folder.
 
-    Example: elastictool prep --dataset fsdd --task digit --download
+    Example: elastictool prep my_recordings
     """
     from elastictool.data.inspect import facts
     from elastictool.data.plan import plan
@@ -202,6 +244,7 @@ def prep(
 
     part = JobShard.parse(work.part) if work.part else None
     work.check(target.overwrite)
+    corpus = _taken(data, corpus)
     options = _options(corpus, table, storage, target, work)
     if corpus.download:
         _download(corpus.dataset, corpus.root)
@@ -304,6 +347,7 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
     labels = ("min", "10 %", "median", "90 %", "99 %", "max")
     print_table("length in seconds", (*labels, "total"), [(*durations, f"{report['total_s']:.0f}")])
     per_class = report["clips_per_class"].values()
+    rejected = store.path / REJECTED_NAME
     kind = "multi-label" if info.multi_label else "single-label"
     rates = ", ".join(f"{count} at {rate} Hz" for rate, count in info.source_rates.items())
     print_table(
@@ -317,7 +361,7 @@ def print_facts(store: PreparedStore, report: dict[str, Any]) -> None:
             ("log-mel mean, deviation", f"{report['fbank_mean']:.4f}, {report['fbank_std']:.4f}"),
             ("folder", store.path),
             ("lengths", store.path / DURATIONS_NAME),
-            ("left out", store.path / REJECTED_NAME),
+            *([("left out", rejected)] if rejected.exists() else []),
         ],
     )
     log_lines("note: ", info.notes)

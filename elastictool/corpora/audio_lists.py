@@ -42,6 +42,7 @@ class AudioLists(Corpus):
     """Lists the entries of JSON lists; each file's name gives its split."""
 
     name = "json"
+    marks = ("train.json", "*train_data*.json")
     takes_file = True
 
     def describe(self) -> str:

@@ -38,6 +38,7 @@ class AudioSet(Corpus):
     name = "audioset"
     subsets = ("full", "balanced")
     default_root = Path("data/raw/audioset")
+    marks = tuple(name for name, _ in TABLES.values())
 
     def describe(self) -> str:
         """Returns what to fetch, in one screen."""

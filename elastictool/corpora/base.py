@@ -128,6 +128,8 @@ class Corpus(ABC):
         subsets: Parts of it that can be taken alone; the first, the default, is the usual one.
         default_root: Folder of the corpus where the user names none.
         takes_file: Whether its root may also be a file (a table, a list).
+        marks: Patterns of files that only it has, at its top or, unless it is of the user's own,
+            one folder below.
         own_table: Whether it is a table of the user's own, whose columns may have other names.
     """
 
@@ -137,6 +139,7 @@ class Corpus(ABC):
     default_root: ClassVar[Path | None] = None
     takes_file: ClassVar[bool] = False
     own_table: ClassVar[bool] = False
+    marks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def describe(self) -> str:

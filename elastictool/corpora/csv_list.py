@@ -60,6 +60,7 @@ class CsvList(Corpus):
     """Lists the rows of a table; paths are relative to the table's folder."""
 
     name = "csv"
+    marks = (TABLE_NAME,)
     takes_file = own_table = True
 
     def describe(self) -> str:

@@ -41,6 +41,7 @@ class EpicSounds(Corpus):
 
     name = "epic-sounds"
     default_root = Path("data/raw/epic-sounds")
+    marks = tuple(TABLES.values())
 
     def describe(self) -> str:
         """Returns what to fetch, in one screen."""

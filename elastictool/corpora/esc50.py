@@ -37,6 +37,7 @@ class ESC50(Corpus):
     name = "esc50"
     subsets = ("esc50", "esc10")
     default_root = Path("data/raw/esc50")
+    marks = (TABLE,)
     url: str = ARCHIVE_URL
     checksum: str = ARCHIVE_CHECKSUM
 

@@ -34,6 +34,7 @@ class Fsdd(Corpus):
     name = "fsdd"
     tasks = ("digit", "speaker")
     default_root = Path("data/raw/fsdd")
+    marks = ("recordings/[0-9]_*_[0-9].wav",)
     url: str = ARCHIVE_URL
     checksum: str = ""
 

@@ -39,6 +39,7 @@ class SpeechCommands(Corpus):
 
     name = "speech-commands"
     default_root = Path("data/raw/speech-commands")
+    marks = tuple(LISTS.values())
     url: str = ARCHIVE_URL
     checksum: str = ARCHIVE_CHECKSUM
 

@@ -32,6 +32,7 @@ class VGGSound(Corpus):
 
     name = "vggsound"
     default_root = Path("data/raw/vggsound")
+    marks = (TABLE,)
 
     def describe(self) -> str:
         """Returns what to fetch, in one screen."""

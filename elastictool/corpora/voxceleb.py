@@ -38,6 +38,7 @@ class VoxCeleb(Corpus):
 
     name = "voxceleb"
     default_root = Path("data/raw/voxceleb")
+    marks = SPLIT_FILES
 
     def describe(self) -> str:
         """Returns what to fetch, in one screen."""

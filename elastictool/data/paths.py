@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from elastictool.corpora.recognise import prep_line
 from elastictool.data.store import DATA_ROOT
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import INFO_NAME, PROGRESS_FOLDER, as_argument
@@ -30,12 +31,14 @@ def find_dataset(text: str) -> Path:
         if not finished:
             raise UsageError(
                 f"no prepared dataset under {DATA_ROOT}",
-                "prepare one: elastictool prep --dataset synth (or --dataset NAME --root DIR)",
+                "prepare one: elastictool prep my_recordings (or, to try, elastictool prep synth)",
             )
         return finished[-1][1]
     hint = "make one: elastictool prep --help"
     if inside := sorted(info.parent for info in Path(text).glob(f"*/{INFO_NAME}")):
         hint = f"prepared in it: {', '.join(map(as_argument, inside))}"  # a ``prep --out``
+    elif line := prep_line(Path(text)):
+        raise UsageError(f"{text} is not prepared yet", f"prepare it first: {line}")
     elif finished:
         hint = f"prepared there: {', '.join(sorted(path.name for _, path in finished))}"
     raise UsageError(f"{text!r} is neither a prepared folder nor a name under {DATA_ROOT}", hint)

@@ -36,7 +36,7 @@ _NAMED = 20
 
 
 def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
-    """Writes ``rejected.csv`` and, last of all, ``dataset.json``.
+    """Writes ``rejected.csv``, if a clip was lost, and last of all ``dataset.json``.
 
     Raises:
         ElasticToolError: No clip could be used, or the target cannot be written.
@@ -46,7 +46,9 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     rejected = [row for report in reports for row in report.rejected]
     columns = ("id", "path", "reason")
     rows = [dict(zip(columns, row, strict=True)) for row in (*missing, *rejected)]
-    write_rows(folder / REJECTED_NAME, columns, rows)
+    (folder / REJECTED_NAME).unlink(missing_ok=True)
+    if rows:
+        write_rows(folder / REJECTED_NAME, columns, rows)
     num_clips = sum(report.rows for report in reports)
     if not num_clips:
         for path in folder.glob("shard-*.arrow"):  # so that the next run tries again
