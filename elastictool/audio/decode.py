@@ -19,7 +19,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from elastictool.audio.completeness import check_complete
+from elastictool.audio.completeness import Extent, find_audio
 from elastictool.audio.formats import HEAD_BYTES, sniff
 from elastictool.audio.hdf5 import open_array
 from elastictool.audio.pyav import open_av
@@ -30,9 +30,11 @@ from elastictool.audio.reader import (
     Source,
     UnknownContent,
     Waveform,
+    check_rate,
     decoder_errors,
     describe,
     opened,
+    part_of,
     split_member,
     to_float,
 )
@@ -49,6 +51,8 @@ RESAMPLER = f"soxr {_QUALITY}"
 _LOUDEST = 256.0
 """Floats beyond this multiple of full scale are integers that were stored as floats."""
 _AT_ONCE = 1 << 18
+_WHOLE = 1 << 22
+"""Samples, before or after, up to which a single block is resampled at once."""
 
 
 def probe(source: Source) -> AudioInfo:
@@ -111,23 +115,27 @@ def _open_by_content(stack: ExitStack, source: Source, name: str) -> Recording:
     if not head:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
     kind = sniff(head)
-    if kind is not None:
-        check_complete(raw, kind.name, name)
+    extent = find_audio(raw, kind.name, name) if kind else Extent()
     if kind and kind.members:
         return stack.enter_context(open_array(source, name))
     if member:
         raise AudioError(f"{name}: cannot be read (a file is no folder)")
+    if extent.unread:  # libsndfile looks for the first chunk in a second file
+        raw = part_of(raw, 0, extent.end)
     reason = ""
+    found: Recording | None = None
     if kind is None or kind.decoder == "libsndfile":
         try:
-            return stack.enter_context(open_sndfile(raw, name))
+            found = stack.enter_context(open_sndfile(raw, name, extent))
         except UnknownContent as error:
             reason = str(error).strip().rstrip(".")
     try:
-        return stack.enter_context(open_av(raw, name))
+        found = found or stack.enter_context(open_av(raw, name))
     except UnknownContent as error:
         wrong = f"not readable as audio ({reason})" if reason else f"damaged or truncated ({error})"
         raise AudioError(f"{name}: {wrong}") from error
+    found.unread_bytes += extent.unread
+    return found
 
 
 def resample(waveform: Waveform, from_hz: float, to_hz: int) -> Waveform:
@@ -158,7 +166,8 @@ def resample_blocks(
         of the block before it was clipped.
 
     Raises:
-        AudioError: Values are so far beyond full scale that they are no audio in -1..1.
+        AudioError: Values are so far beyond full scale that they are no audio in -1..1, or no
+            recorder has such a rate.
     """
     for block in _resampled(blocks, from_hz, to_hz):
         peak = max(float(block.max()), -float(block.min())) if len(block) else 0.0
@@ -171,6 +180,7 @@ def resample_blocks(
 
 
 def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterator[Waveform]:
+    check_rate(from_hz)
     if from_hz == to_hz:
         yield from blocks
         return
@@ -178,14 +188,16 @@ def _resampled(blocks: Iterable[Waveform], from_hz: float, to_hz: int) -> Iterat
     first, second = next(remaining, None), next(remaining, None)
     if first is None:
         return
-    if second is None:
+    growth = max(1.0, to_hz / from_hz)
+    if second is None and len(first) * growth <= _WHOLE:
         yield resample(first, from_hz, to_hz)
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
-    for block in chain((first, second), remaining):
+    step = max(1, int(_AT_ONCE / growth))
+    for block in chain((first,) if second is None else (first, second), remaining):
         # Chunks bound soxr's memory; the result is the same.
-        for begin in range(0, len(block), _AT_ONCE):
-            yield resampler.resample_chunk(block[begin : begin + _AT_ONCE])
+        for begin in range(0, len(block), step):
+            yield resampler.resample_chunk(block[begin : begin + step])
     yield resampler.resample_chunk(first[:0], last=True)
 
 

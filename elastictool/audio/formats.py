@@ -16,6 +16,9 @@ from typing import BinaryIO
 HEAD_BYTES = 64
 """Length of the beginning of a file that ``sniff`` needs."""
 
+_ID3_FOOTER = 0x10
+"""Flag of an ID3v2.4 tag: its header follows once more behind it."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -92,7 +95,7 @@ def after_tags(file: BinaryIO) -> int:
         length = 0
         for byte in header[6:]:
             length = length << 7 | byte & 0x7F
-        start += 10 + length
+        start += 10 + length + (10 if header[5] & _ID3_FOOTER else 0)
 
 
 def misnamed(path: Path) -> str:

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.audio.completeness import unread_from
 from elastictool.audio.reader import (
     BLOCK_VALUES,
     Recording,
@@ -47,6 +48,8 @@ _CONTAINERS = (
 )
 _WITH_LENGTH = ("mov", "wv", "matroska", "wav")
 """Containers that state the length of a stream and where each packet lies."""
+_NOTHING_BEHIND = ("wv", "tta")
+"""Containers that have no index or the like behind the last packet."""
 _SEEKABLE = ("mp3", "ogg")
 """Others where a seek is exact, as long as time stamps rise."""
 _VOTES = 16
@@ -82,6 +85,7 @@ class _Stream(Recording):
         self._unread = chain((first,), self._unread)
         frame, damaged = first
         super().__init__(name, int(frame.sample_rate), len(frame.layout.channels))
+        self.other_streams = len(self._container.streams.audio) - 1
         self._samples_per_tick = float(self._stream.time_base * self.sample_rate_hz)
         self._origin = (self._stream.start_time if damaged else frame.pts) or 0
 
@@ -208,6 +212,8 @@ class _Stream(Recording):
             rest = self._raw.read(1 << 20)
             if not rest.startswith((b"APE", b"TAG")) or b"wvpk" in rest:  # else tags of WavPack
                 raise self._damaged(error.strerror or str(error)) from error
+        if self._is(*_NOTHING_BEHIND):
+            self.unread_bytes = unread_from(self._raw, end)
 
     def _frames(self) -> Iterator[_Frame]:
         """Yields decoded frames from where the container stands."""
@@ -300,9 +306,11 @@ class _Stream(Recording):
                 seconds = ahead / self.sample_rate_hz
                 raise self._damaged(f"{seconds:.0f} s are missing at sample {at}")
             if damaged or ahead > tolerance:
-                silence = np.zeros((max(0, ahead), self.channels), dtype=values.dtype)
-                yield silence, damaged or 1
-                at += len(silence)
+                size, left = max(1, BLOCK_VALUES // self.channels), max(0, ahead)
+                yield np.zeros((min(size, left), self.channels), values.dtype), damaged or 1
+                for first in range(size, left, size):
+                    yield np.zeros((min(size, left - first), self.channels), values.dtype), 0
+                at += left
             yield values, 0
             at += len(values)
 

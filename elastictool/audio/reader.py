@@ -37,9 +37,29 @@ _CANCELLED = 0.01
 """Share of the channels' power below which that of their mean shows that they cancel each other."""
 _POWER_STRIDE = 7
 """Samples apart of those whose power is measured; the share is nearly that of all."""
-_RATES_HZ = (100, 10_000_000)
+RATES_HZ = (100, 10_000_000)
 """Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
 those for bats and dolphins up to a few MHz."""
+
+LOSSES = {
+    "damaged_packets": "packets that cannot be decoded, silence took their place",
+    "unread_bytes": "bytes behind the audio that the header states, they were not read",
+    "other_streams": "further audio streams, only the first was read",
+}
+"""Attributes of a ``Recording`` that count what was lost of it, as messages name them."""
+
+
+def check_rate(rate_hz: float, where: str = "") -> None:
+    """Checks that a recorder may have this sample rate; ``where`` begins the message.
+
+    Raises:
+        AudioError: It has not.
+    """
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        raise AudioError(
+            f"{where}a sample rate of {rate_hz:.10g} Hz is not audio "
+            f"({RATES_HZ[0]} to {RATES_HZ[1]:,} Hz are)"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,17 +85,20 @@ class Recording(ABC):
     Attributes:
         damaged_packets: Packets that could not be decoded, of the blocks given so far; silence
             replaces them.
+        unread_bytes: Bytes behind the audio that its header states; known once the end is read.
+        other_streams: Further audio streams of the file.
 
     Raises:
         AudioError: Its sample rate is none that a recorder has.
     """
 
     damaged_packets = 0
+    unread_bytes = 0
+    other_streams = 0
     _channels_power = _mean_power = 0.0
 
     def __init__(self, name: str, sample_rate_hz: int, channels: int) -> None:
-        if not _RATES_HZ[0] <= sample_rate_hz <= _RATES_HZ[1]:
-            raise AudioError(f"{name}: a sample rate of {sample_rate_hz} Hz is not audio")
+        check_rate(sample_rate_hz, f"{name}: ")
         self.name, self.sample_rate_hz, self.channels = name, sample_rate_hz, channels
 
     @property
@@ -96,6 +119,11 @@ class Recording(ABC):
         Raises:
             AudioError: Damaged or truncated.
         """
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """What of the file is not in the blocks given so far: counts by names of ``LOSSES``."""
+        return {name: count for name in LOSSES if (count := getattr(self, name))}
 
     @property
     def info(self) -> AudioInfo:
@@ -187,6 +215,8 @@ def decoder_errors(name: str) -> Iterator[None]:
         yield
     except ElasticToolError:
         raise
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
         raise AudioError(f"{name}: cannot be decoded ({describe_error(error)})") from error
 
@@ -246,14 +276,21 @@ def opened(source: Source, name: str) -> Iterator[BinaryIO]:
 def _after_tags(file: BinaryIO) -> BinaryIO:
     start = after_tags(file)
     file.seek(start)
-    return cast(BinaryIO, io.BufferedReader(_Rest(file, start))) if start else file
+    return part_of(file, start) if start else file
 
 
-class _Rest(io.RawIOBase):
-    """A file without its first bytes."""
+def part_of(file: BinaryIO, start: int, stop: int | None = None) -> BinaryIO:
+    """Returns bytes ``start`` to ``stop`` (None: the end) of a file, as a file."""
+    part = _Part(file, start, stop)
+    part.seek(0)
+    return cast(BinaryIO, io.BufferedReader(part))
 
-    def __init__(self, file: Any, start: int) -> None:
-        self._file, self._start = file, start
+
+class _Part(io.RawIOBase):
+    """Bytes ``start`` to ``stop`` (None: the end) of a file, as a file."""
+
+    def __init__(self, file: Any, start: int, stop: int | None = None) -> None:
+        self._file, self._start, self._stop = file, start, stop
 
     def readable(self) -> bool:
         return True
@@ -266,10 +303,14 @@ class _Rest(io.RawIOBase):
         return number
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END and self._stop is not None:
+            offset, whence = self._stop - self._start + offset, os.SEEK_SET
         moved: int = self._file.seek(offset + self._start * (whence == os.SEEK_SET), whence)
         return moved - self._start
 
     def readinto(self, buffer: Any) -> int:
+        if self._stop is not None:
+            buffer = memoryview(buffer)[: max(0, self._stop - self._file.tell())]
         count: int = self._file.readinto(buffer)
         return count
 

@@ -1,0 +1,253 @@
+"""More audio than a header states is read where its length can be known, and counted elsewhere."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from elastictool.audio import trials
+from elastictool.audio.decode import decode, probe, recording, resample_blocks
+from elastictool.audio.reader import Waveform
+from elastictool.utils.errors import AudioError
+
+RATE_HZ = trials.RATE_HZ
+GIB = 1 << 30
+ID3V1 = b"TAG" + bytes(125)
+APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 1, 0) + b"\3\0\0\0\0\0\0\0"
+APE += b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 1, 1 << 31)
+
+
+def noise(seconds: float = 0.5, seed: int = 0) -> Waveform:
+    values = 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))
+    return values.astype(np.float32)
+
+
+def made(kind: str, seconds: float = 0.5) -> bytes:
+    try:
+        return trials.sample(kind, noise(seconds))
+    except AudioError as error:
+        pytest.skip(error.message)
+
+
+def read(source: bytes | Path) -> tuple[Waveform, dict[str, int]]:
+    """The samples, and what was lost."""
+    with recording(source) as opened:
+        return np.concatenate(list(opened.blocks())), opened.losses
+
+
+def patched(content: bytes, at: int, value: bytes) -> bytes:
+    return content[:at] + value + content[at + len(value) :]
+
+
+def with_length(kind: str, length: int) -> bytes:
+    """Half a second of 16-bit samples, of which the header states ``length`` bytes."""
+    content = made(kind)
+    if kind == "flac":
+        packed = int.from_bytes(content[18:26], "big") >> 36 << 36 | length // 2
+        return patched(content, 18, packed.to_bytes(8, "big"))
+    if kind == "nist":
+        return content.replace(b"sample_count -i 24000", b"sample_count -i %05d" % (length // 2))
+    name, offset, form, more = LENGTHS[kind]
+    at = content.rfind(name) + offset
+    return patched(content, at, struct.pack(form, length + more))
+
+
+LENGTHS = {
+    "wav": (b"data", 4, "<I", 0),
+    "rf64": (b"ds64", 16, "<Q", 0),
+    "w64": (b"data\xf3\xac", 16, "<Q", 24),
+    "aiff": (b"SSND", 4, ">I", 8),
+    "au": (b".snd", 8, ">I", 0),
+    "caf": (b"data", 4, ">q", 4),
+}
+"""The name before the length, the bytes between, its form, and what else it counts."""
+KINDS = ("wav", "rf64", "w64", "nist", "flac", "aiff", "au", "caf")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_audio_behind_the_length_of_the_header_is_counted(kind: str) -> None:
+    first, losses = read(with_length(kind, 20_000))
+    assert np.array_equal(first, decode(made(kind))[0][:10_000])
+    if kind == "flac":
+        assert 10_000 < losses.pop("unread_bytes") < 28_000 and not losses
+    else:
+        assert losses == {"unread_bytes": 28_000}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mp4", "asf"])
+def test_a_second_file_behind_the_first_is_counted(kind: str) -> None:
+    whole, second = decode(made(kind))[0], made(kind, 0.7)
+    samples, losses = read(made(kind) + second)
+    assert np.array_equal(samples, whole)
+    assert losses == {"unread_bytes": len(second)}
+    assert probe(made(kind) + second).num_samples == len(whole)
+
+
+@pytest.mark.parametrize("subtype", ("FLOAT", "MS_ADPCM", "PCM_24"))
+def test_a_second_wav_of_another_encoding_is_counted(subtype: str) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(), RATE_HZ, format="WAV", subtype=subtype)
+    content = buffer.getvalue()
+    samples, losses = read(content * 2)
+    assert np.array_equal(samples, decode(content)[0])
+    assert losses == {"unread_bytes": len(content)}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "ogg", "opus", "mp4"])
+@pytest.mark.parametrize("tail", [ID3V1, APE, APE + ID3V1, bytes(500)])
+def test_tags_and_padding_behind_the_audio_are_no_loss(kind: str, tail: bytes) -> None:
+    samples, losses = read(made(kind) + tail)
+    assert np.array_equal(samples, decode(made(kind))[0]) and not losses
+
+
+def test_junk_behind_the_audio_is_counted() -> None:
+    junk = np.random.default_rng(1).bytes(6_000)
+    for kind in ("wav", "flac", "ogg", "mp4", "wavpack"):
+        samples, losses = read(made(kind) + junk)
+        assert np.array_equal(samples, decode(made(kind))[0])
+        assert 5_000 < losses["unread_bytes"] < 6_200
+
+
+@pytest.mark.parametrize("odd", (0, 1))
+def test_chunks_behind_the_audio_are_no_loss(odd: int) -> None:
+    """Also where the byte is missing that makes the length of the samples even."""
+    content = made("wav")
+    chunks = b"LIST" + struct.pack("<I", 5) + b"hello\0" + b"bext" + struct.pack("<I", 2) + b"ab"
+    content = patched(content[: len(content) - odd], 40, struct.pack("<I", 48_000 - odd))
+    assert not read(content + chunks)[1]
+    assert read(content + chunks + b"RIFF" + struct.pack("<I", 4) + b"WAVE")[1]
+
+
+PLACEHOLDERS = {
+    "wav": (0, 0x7FFFF000, 0x7FFFFFFC, 0x80000000, 0xFFFFFFDB),
+    "au": (0x7FFFF000, 0xFFFFFFFF),
+    "aiff": (-8, 0x7FFFFFFF - 8, 0xFFFFFFFF - 8),
+    "caf": (-5, -4),
+    "w64": (-24, (1 << 63) - 1 - 24, (1 << 64) - 1 - 24),
+    "rf64": (0,),
+    "flac": (0,),
+}
+"""What stands for a length that was not known when the header was written."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"), [(kind, length) for kind, some in PLACEHOLDERS.items() for length in some]
+)
+def test_a_placeholder_means_to_the_end(kind: str, length: int) -> None:
+    samples, losses = read(with_length(kind, length))
+    assert np.array_equal(samples, decode(made(kind))[0]) and not losses
+
+
+def sparse(path: Path, header: bytes, length: int, tail: bytes = b"") -> Path:
+    """A file of ``length`` bytes of silence with a click at the end, which needs no disk."""
+    with path.open("wb") as file:
+        file.write(header)
+        file.seek(len(header) + length - 2)
+        file.write(b"\x40\x40" + tail)
+    return path
+
+
+def wav_header(length: int) -> bytes:
+    form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16)
+    sizes = (struct.pack("<I", size % (1 << 32)) for size in (length + 36, 16, length))
+    riff, form_size, data = sizes
+    return b"RIFF" + riff + b"WAVEfmt " + form_size + form + b"data" + data
+
+
+def _clicks_at_the_end(path: Path, length: int) -> None:
+    assert probe(path).num_samples == length // 2
+    end, _ = decode(path, length // 2 - 1_000)
+    assert len(end) == 1_000 and end[-1] > 0.4 and not end[:-1].any()
+
+
+@pytest.mark.parametrize("length", [4 * GIB + 960_000, 13 * GIB + 2])
+@pytest.mark.parametrize("tail", [b"", b"LIST\4\0\0\0abcd"])
+def test_a_wav_over_4_gib_is_whole_where_size_and_header_agree(
+    length: int, tail: bytes, tmp_path: Path
+) -> None:
+    path = sparse(tmp_path / "long.wav", wav_header(length), length, tail)
+    _clicks_at_the_end(path, length)
+
+
+def test_au_and_aiff_over_4_gib_are_whole(tmp_path: Path) -> None:
+    length = 4 * GIB + 960_000
+    header = patched(made("au")[:24], 8, struct.pack(">I", length % (1 << 32)))
+    _clicks_at_the_end(sparse(tmp_path / "long.au", header, length), length)
+    at = made("aiff").index(b"SSND") + 4
+    header = patched(made("aiff")[: at + 12], at, struct.pack(">I", (length + 8) % (1 << 32)))
+    _clicks_at_the_end(sparse(tmp_path / "long.aiff", header, length), length)
+
+
+@pytest.mark.parametrize("stated", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_piped_wav_over_4_gib_is_read_to_its_end(stated: int, tmp_path: Path) -> None:
+    length = 4 * GIB + 960_000
+    header = patched(wav_header(0), 40, struct.pack("<I", stated))
+    _clicks_at_the_end(sparse(tmp_path / "piped.wav", header, length), length)
+
+
+def test_a_wav_over_4_gib_whose_header_disagrees_is_counted(tmp_path: Path) -> None:
+    path = sparse(tmp_path / "long.wav", wav_header(50_000), 4 * GIB + 960_000)
+    samples, losses = read(path)
+    assert len(samples) == 25_000
+    assert losses == {"unread_bytes": 4 * GIB + 910_000}
+
+
+def test_further_audio_streams_are_counted() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as file:
+        streams = [file.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono") for _ in range(3)]
+        for number, stream in enumerate(streams):
+            samples = (noise(seed=number)[None] * 32_767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE_HZ, 0
+            for packet in (*stream.encode(frame), *stream.encode(None)):
+                file.mux(packet)
+    samples, losses = read(buffer.getvalue())
+    np.testing.assert_allclose(samples, noise(), atol=2 / 32_768)
+    assert losses == {"other_streams": 2}
+
+
+def test_a_header_without_audio_is_refused_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    path = sparse(tmp_path / "zeros.wav", wav_header(0)[:36], 8 * GIB)
+    with pytest.raises(AudioError):
+        decode(path)
+    assert time.monotonic() - started < 5
+
+
+def test_an_id3_tag_with_a_footer_is_passed_over() -> None:
+    tag = b"ID3\4\0\x10\0\0\0\x14" + bytes(20)
+    assert np.array_equal(decode(tag + b"3DI" + tag[3:10] + made("wav"))[0], decode(made("wav"))[0])
+
+
+@pytest.mark.parametrize("rate_hz", [100, 127.5, 4_000])
+def test_resampling_one_block_from_a_low_rate_is_bounded(rate_hz: float) -> None:
+    samples = noise(2.0)
+    blocks = [block for block, _ in resample_blocks([samples], rate_hz, 16_000)]
+    assert abs(sum(map(len, blocks)) - len(samples) * 16_000 / rate_hz) < 2
+    assert max(map(len, blocks)) <= 1 << 22
+
+
+class _BadDisk(io.BytesIO):
+    """Fails behind its first bytes."""
+
+    def readinto(self, buffer: object, /) -> int:
+        if self.tell() + len(buffer) > 30_000:  # type: ignore[arg-type]
+            raise OSError(5, "Input/output error")
+        return super().readinto(buffer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_disk_that_fails_is_the_reason_and_prints_nothing(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AudioError, match=r"cannot be read .Input/output error"):
+        decode(_BadDisk(made(kind)))
+    assert not capfd.readouterr().err
