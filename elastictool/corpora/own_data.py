@@ -17,6 +17,7 @@ from elastictool.audio.formats import MEMBER_SUFFIXES
 from elastictool.audio.reader import split_member
 from elastictool.corpora.base import Listing, MissingClip, SourceClip
 from elastictool.corpora.checks import some_of
+from elastictool.corpora.sessions import session_warnings
 from elastictool.utils.io import on_disk
 
 
@@ -66,6 +67,7 @@ def own_data(
         few = "" if enough else "; no label has three recordings or groups"
         if listing.clips:
             listing.warnings.append(f"{reason}: drew {sizes} {by} with seed {seed}{few}")
+            listing.warnings += session_warnings(listing.clips)
     return listing
 
 
