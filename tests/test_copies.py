@@ -229,7 +229,14 @@ def test_a_folder_that_cannot_be_read_is_named(
     refused = [".hidden-dog", "lost+found"]
     assert listing_of("folder", tmp_path).label_names == ["cat"]
     refused.append("dog")
-    with pytest.raises(ElasticToolError, match=r"cannot read the folder .*dog.*Permission denied"):
+    listing = listing_of("folder", tmp_path)
+    assert listing.label_names == ["cat"]
+    assert [(gone.path, gone.reason) for gone in listing.missing] == [
+        ("dog/", "folder cannot be read (Permission denied)")
+    ]
+    assert "1 folder cannot be read" in listing.warnings[-1]
+    refused.append(tmp_path.name)
+    with pytest.raises(ElasticToolError, match=r"cannot read the folder .*: Permission denied"):
         listing_of("folder", tmp_path)
 
 

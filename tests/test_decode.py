@@ -131,7 +131,7 @@ def renamed(content: bytes, name: str) -> Callable[[Path], Path]:
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda folder: folder / "none.wav", "cannot be read .No such file"),
-    "folder": (lambda folder: folder, "cannot be read .Is a directory"),
+    "folder": (lambda folder: folder, "cannot be read .a folder, not a file"),
     "zero bytes": (renamed(b"", "empty.wav"), r"empty .0 bytes"),
     "text": (renamed(b"not audio at all" * 50, "text.flac"), "not readable as audio"),
     "raw": (renamed(bytes(1000), "samples.raw"), "not readable as audio"),

@@ -450,7 +450,7 @@ def test_a_sample_rate_that_no_recorder_has_is_refused(rate_hz: int) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "live.wav")
-    with pytest.raises(AudioError, match="no regular file"):
+    with pytest.raises(AudioError, match="a pipe, not a file"):
         decode(tmp_path / "live.wav")
 
 

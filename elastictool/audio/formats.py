@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from elastictool.utils.io import open_file
+
 HEAD_BYTES = 64
 """Length of the beginning of a file that ``sniff`` needs."""
 
@@ -104,7 +106,7 @@ def misnamed(path: Path) -> str:
     A file that is of no known format, or cannot be read, is not misnamed: decoding reports more.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(after_tags(file))
             found = sniff(file.read(HEAD_BYTES))
     except OSError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.audio.formats import after_tags
-from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
+from elastictool.utils.errors import AudioError, ElasticToolError, UsageError, from_system, is_lack
+from elastictool.utils.io import open_file
 from elastictool.utils.optional import describe_error
 
 Waveform = npt.NDArray[np.float32]
@@ -241,9 +241,9 @@ def describe(source: Source) -> str:
 
 def split_member(source: Source) -> tuple[Source, str]:
     """Returns the file that holds ``source`` and its name there; empty for a plain file."""
-    if isinstance(source, Path) and not source.exists():
+    if isinstance(source, Path) and not os.path.exists(source):
         for folder in source.parents:
-            if folder.is_file():
+            if os.path.isfile(folder):
                 return folder, source.relative_to(folder).as_posix()
     return source, ""
 
@@ -256,16 +256,16 @@ def opened(source: Source, name: str) -> Iterator[BinaryIO]:
 
     Raises:
         AudioError: It cannot be read, or is a pipe, a socket or a device.
+        ElasticToolError: This process may open no more files.
     """
     if isinstance(source, bytes):
         yield _after_tags(io.BytesIO(source))
     elif isinstance(source, Path):
         try:
-            mode = source.stat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise AudioError(f"{name}: is no regular file (a pipe, a socket or a device)")
-            file = source.open("rb")
+            file = open_file(source)
         except OSError as error:
+            if is_lack(error) and (lack := from_system(error)):
+                raise lack from error
             raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
         with file, open(file.fileno(), "rb", closefd=False) as nameless:
             yield _after_tags(nameless)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,16 @@ from elastictool.cli.options import (
 from elastictool.cli.prediction_output import Format, PredictionOutput
 from elastictool.cli.recordings import collect, expand_files, finish, window_rule
 from elastictool.reporting.tables import counted
+from elastictool.utils.errors import WriteError
 from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
     from elastictool.inference.results import Prediction
+
+
+LONGEST_NAME = 200
+"""Most bytes of a figure's name, with room for a number and an ending within 255."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +78,45 @@ def predict(
     form = "json" if output.json_output else output.form
     by_window = output.by_window or (form == "json" and windows.window > 0)
     PredictionOutput(loaded, output.top, by_window).print(found, form, stopped, output.raw)
-    if output.timeline is not None and not stopped:
-        _draw(found, loaded, output.timeline)
+    draws = output.timeline is not None and not stopped
+    problems = _draw(found, loaded, output.timeline) if draws and output.timeline else []
     finish(found, len(paths), stopped)
+    if problems:
+        raise WriteError(f"{counted(len(problems), 'figure')} could not be written", problems[0])
 
 
-def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> None:
-    """Draws a figure of each recording; of equal stems the later ones are numbered."""
+def _draw(found: Sequence[Prediction], model: ElasticModel, folder: Path) -> list[str]:
+    """Draws a figure of each recording; returns a hint for each that could not be written.
+
+    Long names are shortened; of equal ones the later ones are numbered.
+    """
     from elastictool.reporting.audio_figures import save_timeline
 
     taken: set[str] = set()
+    hints = []
     for item in found:
         if item.error:
             continue
         stem, number = Path(item.name).stem, 1
+        while len(os.fsencode(stem)) > LONGEST_NAME:
+            stem = stem[:-1]
         while (name := stem if number == 1 else f"{stem}-{number}") in taken:
             number += 1
         taken.add(name)
         parts = item.windows
-        pictures = save_timeline(
-            folder / name,
-            Path(item.name).name,
-            parts.starts_s,
-            parts.stops_s,
-            parts.values,
-            model.label_names,
-        )
+        try:
+            pictures = save_timeline(
+                folder / name,
+                Path(item.name).name,
+                parts.starts_s,
+                parts.stops_s,
+                parts.values,
+                model.label_names,
+            )
+        except WriteError as error:
+            log(f"left out: the figure of {item.name}: {error.message}")
+            hints.append(error.hint)
+            continue
         for picture in pictures:
             log(f"wrote {picture} ({item.name})")
+    return hints

@@ -8,7 +8,6 @@ before anything is converted, and each failure is one message with its line.
 
 from __future__ import annotations
 
-import stat
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from typing import Any, cast
 import yaml
 
 from elastictool.utils.errors import UsageError, first_line, shown
+from elastictool.utils.io import open_file
 
 _MOST_BYTES = 1_000_000
 _MOST_VALUES = 10_000
@@ -108,15 +108,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: No such file, not YAML, or not a mapping.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device may never end
-            raise UsageError(f"{path} is no regular file", "name a YAML file")
-        with path.open("rb") as file:
+        with open_file(path) as file:
             text = file.read(_MOST_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read {path}: {reason}", "check the path") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
     document = parse_yaml(text, str(path))
     if document is None:
         return {}

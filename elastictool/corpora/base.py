@@ -49,12 +49,17 @@ class SourceClip(NamedTuple):
     group: str = ""
 
 
+MISSING = "missing"
+"""Reason in ``rejected.csv`` for a file that is not there."""
+
+
 class MissingClip(NamedTuple):
-    """A clip that the corpus names but that is not on disk."""
+    """A clip that the corpus names but that is not on disk, or a folder that cannot be read."""
 
     id: str
     path: str
     split: str
+    reason: str = MISSING
 
 
 @dataclass

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from elastictool.corpora.base import Listing, MissingClip
+from elastictool.corpora.base import MISSING, Listing, MissingClip
 from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.io import readable
 
@@ -99,9 +99,14 @@ def strange_paths(missing: Iterable[MissingClip]) -> list[str]:
 
 
 def missing_files(listing: Listing) -> str:
-    """Returns how many clips are missing and, where they are slices, of how many files."""
-    files = dict.fromkeys(clip.path for clip in listing.missing)
-    clips = len(listing.missing)
+    """Returns how many clips are missing and, where they are slices, of how many files.
+
+    It is empty where none is.
+    """
+    paths = [clip.path for clip in listing.missing if clip.reason == MISSING]
+    if not paths:
+        return ""
+    files, clips = dict.fromkeys(paths), len(paths)
     of = f" of {len(files)} files" if len(files) != clips else ""
     return f"missing clips: {clips}{of}: {some_of(files)}"
 

@@ -21,7 +21,7 @@ from elastictool.corpora.classes import NumberedClasses
 from elastictool.corpora.listing import FileIndex, ListingBuilder, first_file, rank_of
 from elastictool.corpora.tables import Columns, Row, Table, clock_seconds
 from elastictool.utils.errors import UsageError
-from elastictool.utils.io import walk_files
+from elastictool.utils.io import open_file, walk_files
 
 ANNOTATED_RATE_HZ = 24_000
 TABLES = {"train": "EPIC_Sounds_train.csv", "val": "EPIC_Sounds_validation.csv"}
@@ -160,11 +160,15 @@ def _recordings(root: Path) -> FileIndex:
     files = list(walk_files(root))
     index = FileIndex.of(files, root, ("audio",))
     arrays: dict[str, tuple[str, str]] = {}
-    for path, is_there in files:
+    for path, is_there, _ in files:
         if not is_there or Path(path).suffix.lower() not in MEMBER_SUFFIXES:
             continue
-        with (root / path).open("rb") as file:
-            kind = sniff(file.read(HEAD_BYTES))
+        try:
+            with open_file(root / path) as file:
+                kind = sniff(file.read(HEAD_BYTES))
+        except OSError as error:
+            index.unreadable.append(f"{path} ({error.strerror})")
+            continue
         for name in members(root / path) if kind is not None and kind.members else ():
             arrays.setdefault(name.rpartition("/")[2], (path, f"{path}/{name}"))
     for name, (path, array) in arrays.items():

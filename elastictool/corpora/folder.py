@@ -18,9 +18,11 @@ from elastictool.corpora.base import (
     Corpus,
     CorpusOptions,
     Listing,
+    MissingClip,
     SourceClip,
 )
 from elastictool.corpora.checks import some_of
+from elastictool.corpora.listing import unreadable_folders
 from elastictool.corpora.own_data import own_data
 from elastictool.corpora.split_names import SPLIT_NAMES
 from elastictool.utils.errors import UsageError
@@ -56,11 +58,11 @@ class Folder(Corpus):
         Raises:
             UsageError: There is no class folder with audio, or folders of splits and others.
         """
-        files, left_out = _audio_files(root)
+        files, unreadable, left_out = _audio_files(root)
         splits = _split_folders(root, files)
         clips: list[SourceClip] = []
         loose: list[str] = []
-        for path, _ in files:
+        for path, *_ in files:
             *folders, _ = path.split("/")
             above = 1 if splits else 0
             if len(folders) <= above:
@@ -88,18 +90,25 @@ class Folder(Corpus):
             options.seed,
         )
         listing.warnings += left_out
+        for path, _, fault in unreadable:
+            split = splits.get(path.split("/")[0], "train")
+            reason = f"folder cannot be read ({fault})"
+            listing.missing.append(MissingClip(path, path, split, reason))
         return listing
 
 
-def _audio_files(root: Path) -> tuple[list[FoundFile], list[str]]:
-    """Returns the audio files that may be clips, sorted by path, and warnings on the others."""
+def _audio_files(root: Path) -> tuple[list[FoundFile], list[FoundFile], list[str]]:
+    """Returns the audio files that may be clips, by path, unreadable folders, and warnings."""
     audio: list[FoundFile] = []
+    unreadable: list[FoundFile] = []
     num_hidden = 0
     prepared: set[str] = set()
     for file in walk_files(root, hidden=True):
         top, _, below = file.path.partition("/")
         if below in _PREPARED or below.partition("/")[2] in _PREPARED:
             prepared.add(top)
+        if file.fault:
+            unreadable.append(file)
         if os.path.splitext(file.path)[1].lower() not in AUDIO_SUFFIXES:
             continue
         if any(map(is_hidden, file.path.split("/"))):
@@ -115,7 +124,9 @@ def _audio_files(root: Path) -> tuple[list[FoundFile], list[str]]:
     if left_out:
         names = some_of(sorted(left_out))
         warnings.append(f"audio next to prepared data is in no class: {names} (left out)")
-    return files, warnings
+    if unreadable:
+        warnings.append(unreadable_folders([f"{file.path} ({file.fault})" for file in unreadable]))
+    return files, unreadable, warnings
 
 
 def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:

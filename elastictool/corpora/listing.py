@@ -52,6 +52,7 @@ class FileIndex:
         matched: How many clips each template found.
         endings: How many clips were found under another ending than they are listed with.
         broken: Links that lead nowhere.
+        unreadable: Folders that cannot be read, with the reason.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class FileIndex:
     matched: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     @classmethod
     def scan(cls, root: Path, folders: Sequence[str] = (), depth: int = 1) -> FileIndex:
@@ -73,7 +75,9 @@ class FileIndex:
         """Indexes those of ``files`` that are audio or video."""
         first = next((f"{name}/" for name in folders if (root / name).is_dir()), "")
         index = cls(root, depth)
-        for path, is_there in files:
+        for path, is_there, fault in files:
+            if fault:
+                index.unreadable.append(f"{path} ({fault})")
             stem, dot, suffix = path.rpartition(".")
             if (dot + suffix).lower() not in AUDIO_SUFFIXES:
                 continue
@@ -85,8 +89,7 @@ class FileIndex:
                 best, other = sorted(
                     (known, path), key=lambda one: (not one.startswith(first), rank_of(one))
                 )
-                is_empty = os.path.getsize(root / best) == 0
-                index.paths[index._key(stem)] = other if is_empty else best
+                index.paths[index._key(stem)] = other if _is_empty(root / best) else best
         return index
 
     def _key(self, stem: str) -> str:
@@ -120,6 +123,8 @@ class FileIndex:
             warnings.append(f"{count:,} clips have another ending on disk than listed: {kinds}")
         if self.broken:
             warnings.append(f"{len(self.broken)} links lead nowhere: {some_of(self.broken)}")
+        if self.unreadable:
+            warnings.append(unreadable_folders(self.unreadable))
         if len(listing.clips) < len(listing.missing):
             used = {clip.path for clip in listing.clips}
             if names := [path for path in self.paths.values() if path not in used]:
@@ -196,6 +201,19 @@ class ListingBuilder:
             )
         self.listing.warnings += self.index.warnings(self.listing)
         return self.listing
+
+
+def unreadable_folders(folders: Sequence[str]) -> str:
+    """Returns a warning on folders that cannot be read, each with its reason."""
+    what = "1 folder" if len(folders) == 1 else f"{len(folders)} folders"
+    return f"{what} cannot be read, and what is in there is left out: {some_of(folders)}"
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:  # its reason is shown when it is decoded
+        return False
 
 
 def first_file(root: Path, names: Sequence[str], folders: Sequence[str] = ()) -> Path | None:

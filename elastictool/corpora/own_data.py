@@ -111,7 +111,7 @@ def _source_files(clips: Sequence[SourceClip], root: Path) -> dict[str, str]:
     def resolved(path: str) -> str:
         folder, name = os.path.split(os.path.join(root, path))
         if folder not in folders:  # asking the disk for each file would take longer than listing
-            folders[folder] = os.path.realpath(folder)
+            folders[folder] = os.path.realpath(folder) if os.path.isdir(folder) else folder
         file = os.path.join(folders[folder], name)
         return os.path.realpath(file) if os.path.islink(file) else file
 
@@ -166,10 +166,21 @@ def find_file(folder: Path, name: str) -> str:
     It may also be a recording in an HDF5 file (``FILE/NAME``); empty if there is none.
     """
     path = on_disk(folder / name)
-    if not path.is_file():
+    if not _is_there(path):
         file, member = split_member(path)
         if not (member and isinstance(file, Path) and file.suffix.lower() in MEMBER_SUFFIXES):
             return ""
     if path == folder / name:
         return name
     return str(path) if os.path.isabs(name) else path.relative_to(folder).as_posix()
+
+
+def _is_there(path: Path) -> bool:
+    """Returns whether there is something; a pipe, or what may not be read, is refused later."""
+    try:
+        path.stat()
+        return True
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # ValueError: a NUL byte
+        return False

@@ -194,9 +194,9 @@ def _check_listing(corpus: Corpus, listing: Listing) -> None:
         ValueError: The corpus has a fault of its own.
     """
     if not listing.clips:
-        missing = f": {missing_files(listing)}" if listing.missing else ""
+        missing = missing_files(listing)
         raise UsageError(
-            f"no clips found under {listing.root}{missing}",
+            f"no clips found under {listing.root}{missing and f': {missing}'}",
             "\n".join([*listing.warnings, corpus.describe()]),
         )
     if len({clip.id for clip in listing.clips}) != len(listing.clips):
@@ -223,7 +223,8 @@ def _fingerprint(
     digest = hashlib.sha256()
     parts = [FORMAT, corpus.name, RESAMPLER, listing.label_names, listing.multi_label]
     notes = [*([listing.drawn] if listing.drawn else []), *listing.notes]
-    parts += [listing.missing, listing.expected, notes, chosen]
+    missing = [(gone.id, gone.path, gone.split) for gone in listing.missing]
+    parts += [missing, listing.expected, notes, chosen]
     if measured is not None:
         parts.append(sorted(measured))
     # Many clips at once: with millions of them calls are what costs.

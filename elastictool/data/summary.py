@@ -42,7 +42,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport]) -> None:
         ElasticToolError: No clip could be used, or the target cannot be written.
     """
     folder, listing, storage = plan.folder, plan.listing, plan.options.storage
-    missing = [(clip.id, clip.path, "missing") for clip in listing.missing]
+    missing = [(clip.id, clip.path, clip.reason) for clip in listing.missing]
     rejected = [row for report in reports for row in report.rejected]
     columns = ("id", "path", "reason")
     rows = [dict(zip(columns, row, strict=True)) for row in (*missing, *rejected)]
@@ -212,8 +212,8 @@ def _clip_notes(
         names = some_of(untrained, _NAMED)
         has = "class has" if len(untrained) == 1 else "classes have"
         yield f"{len(untrained)} {has} no clip to train on (split train): {names}"
-    if listing.missing:
-        yield missing_files(listing)
+    if missing := missing_files(listing):
+        yield missing
     if rejected:
         were = "clip was" if len(rejected) == 1 else "clips were"
         some = some_of(f"{row[1]} ({row[2]})" for row in rejected)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from elastictool.audio.decode import probe, resample_blocks, waveform_of
 from elastictool.audio.decode import recording as open_recording
 from elastictool.audio.formats import AUDIO_SUFFIXES
 from elastictool.data.store import PreparedStore
-from elastictool.utils.errors import AudioError, UsageError
+from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from elastictool.utils.io import on_disk, walk_files
 
 Waveform = npt.NDArray[np.float32]
@@ -200,7 +201,8 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 
     ``-`` stands for the lines of ``listed`` (standard input). A file that does not exist stays in
     the list: it is reported with the others that cannot be read. Hidden files below a folder are
-    left out, and links to folders are followed, as by ``prep``.
+    left out, and links to folders are followed, as by ``prep``; so do folders stay that cannot be
+    read.
 
     Raises:
         UsageError: Nothing is named, or a folder or pattern holds no audio.
@@ -225,12 +227,16 @@ def expand(items: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
 def _files_of(item: str) -> Iterator[Path]:
     path = on_disk(Path(item))
     found = {str(path)}
-    if glob.has_magic(item) and not path.exists():
+    if glob.has_magic(item) and not os.path.exists(path):
         forms = {item, *(unicodedata.normalize(form, item) for form in ("NFC", "NFD"))}
         found = {match for form in forms for match in glob.glob(form, recursive=True)}
     for match in map(Path, sorted(found)):
-        if match.is_dir():
-            below = (match / file.path for file in walk_files(match))
-            yield from (file for file in below if file.suffix.lower() in AUDIO_SUFFIXES)
+        if os.path.isdir(match):
+            try:
+                for file in walk_files(match):
+                    if file.fault or Path(file.path).suffix.lower() in AUDIO_SUFFIXES:
+                        yield match / file.path
+            except ElasticToolError:
+                yield match  # its reason is shown when it is opened
         else:
             yield match

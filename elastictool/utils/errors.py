@@ -7,6 +7,7 @@ exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import re
 
 
 class ElasticToolError(Exception):
@@ -77,21 +78,22 @@ class AudioError(ElasticToolError):
     """An audio file that cannot be used; ``message`` has the reason, and ``prep`` records it."""
 
 
-_NO_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
+_NO_MEMORY = re.compile(
+    "out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|unable to mmap|"
+    "failed to map segment|can't start new thread|"
+    "could not (create|execute) a primitive(?! desc)|could not create a memory|"  # of oneDNN
     "ALLOC_FAILED",  # of cuBLAS, cuDNN and cuFFT, for memory outside torch's allocator
+    re.IGNORECASE,
 )
+_LACK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _DISK_HINTS = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "your quota on this disk is used up: make room",
     errno.EFBIG: "files may not grow that large here (ulimit -f, or the file system): raise it",
     errno.EROFS: "this disk can only be read: choose another place",
-    errno.EACCES: "you have no right to write there: change it, or choose another place",
-    errno.EPERM: "you have no right to write there: change it, or choose another place",
 }
+_RIGHTS = (errno.EACCES, errno.EPERM)
+_OTHER_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -99,15 +101,31 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Torch has a type for CUDA only; its CPU allocator raises a RuntimeError, recognised by its text.
     """
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, (RuntimeError, ImportError)) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(known)
+
+
+def is_lack(error: OSError) -> bool:
+    """Returns whether the process may open no more files, or has no more memory.
+
+    Such an error says nothing about the file that was asked for.
+    """
+    return error.errno in _LACK
 
 
 def write_error(path: object, error: OSError) -> WriteError:
     """Returns the error for a ``path`` that could not be written."""
     hint = _DISK_HINTS.get(error.errno or 0, "check the free space and the rights of the folder")
-    return WriteError(f"cannot write {path}: {error.strerror or error}", hint)
+    if error.errno in _RIGHTS:
+        hint = "you have no right to write there: change it, or choose another place"
+    elif error.errno in _OTHER_NAME:
+        hint = "choose another name"
+    found = WriteError(f"cannot write {_short(path)}: {error.strerror or error}", hint)
+    if error.errno == errno.ENAMETOOLONG:
+        found.exit_code = UsageError.exit_code
+    return found
 
 
 def from_system(error: Exception) -> ElasticToolError | None:
@@ -118,9 +136,29 @@ def from_system(error: Exception) -> ElasticToolError | None:
             "close other programs, or give the job less to hold at once (fewer --workers, "
             "shorter clips, smaller batches)",
         )
-    if isinstance(error, OSError) and error.errno in _DISK_HINTS:
+    if not isinstance(error, OSError):
+        return None
+    name, reason = _short(error.filename or "a file"), error.strerror or str(error)
+    if is_lack(error):
+        return ElasticToolError(
+            f"cannot open {name}: {reason}",
+            "close other programs, use fewer --workers, or raise the limit (ulimit -n)",
+        )
+    if error.errno in _DISK_HINTS:
         return write_error(error.filename or "the output", error)
+    if error.errno in _RIGHTS:
+        return ElasticToolError(
+            f"cannot use {name}: {reason}", "change the rights of it, or of the folders above it"
+        )
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return UsageError(f"cannot use {name}: {reason}", "give another path")
     return None
+
+
+def _short(name: object) -> str:
+    """Returns a path without the middle of one that is too long for any disk."""
+    text = str(name)
+    return text if len(text) <= 300 else f"{text[:120]} … {text[-40:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Writes files atomically, and reads the files and folders of users.
 
-Users' trees hold links, hidden files and results next to the data, and their texts come from other
-systems: this module defines which files count and how a text is read.
+Users' trees hold links, pipes, hidden files and results next to the data, and their texts come from
+other systems: this module defines which files count, and opens them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import shlex
+import stat
 import tempfile
 import unicodedata
 import zlib
@@ -24,7 +25,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from elastictool.utils.errors import ElasticToolError, UsageError, write_error
+from elastictool.utils.errors import ElasticToolError, UsageError, is_lack, write_error
 
 INFO_NAME = "dataset.json"
 """File in a folder of prepared data that is finished."""
@@ -42,15 +43,17 @@ def is_hidden(name: str) -> bool:
 
 
 class FoundFile(NamedTuple):
-    """A file below a folder.
+    """A file below a folder, or a folder there that cannot be read.
 
     Attributes:
-        path: Relative to the folder, its parts joined by ``/``.
-        is_there: False for a link that leads nowhere.
+        path: Relative to the folder, its parts joined by ``/``; that of a folder ends in ``/``.
+        is_there: False for a link that leads nowhere, and for a folder.
+        fault: Why the folder cannot be read.
     """
 
     path: str
     is_there: bool = True
+    fault: str = ""
 
 
 def walk_files(folder: str | Path, hidden: bool = False) -> Iterator[FoundFile]:
@@ -63,44 +66,98 @@ def walk_files(folder: str | Path, hidden: bool = False) -> Iterator[FoundFile]:
         hidden: Whether to yield hidden files (``is_hidden``), too, as far as they can be read.
 
     Raises:
-        ElasticToolError: A folder that is not hidden cannot be read.
+        ElasticToolError: ``folder`` itself cannot be read.
     """
-    return _walk(os.fspath(folder), "", hidden, frozenset())
+    nothing: frozenset[tuple[int, int]] = frozenset()
+    waiting = [(FoundFile("", False), nothing)]
+    while waiting:  # recursion would end at a thousand folders in each other
+        found, above = waiting.pop()
+        path = os.path.join(folder, found.path)
+        if not found.fault and (not found.path or found.path.endswith("/")):
+            try:
+                here, listed = _list_folder(path)
+            except OSError as error:
+                found = found._replace(fault=error.strerror or str(error))
+                if not found.path or is_lack(error):
+                    raise ElasticToolError(
+                        f"cannot read the folder {path}: {found.fault}",
+                        "check that it is there and that you have the right to read it",
+                    ) from error
+            else:
+                for each in () if here in above else listed:
+                    if hidden or not is_hidden(each.path.rstrip("/")):
+                        inside = each._replace(path=found.path + each.path)
+                        waiting.append((inside, above | {here}))
+                continue
+        if not (found.fault and any(map(is_hidden, found.path.split("/")))):
+            yield found
 
 
-def _walk(
-    folder: str, inside: str, hidden: bool, above: frozenset[tuple[int, int]]
-) -> Iterator[FoundFile]:
-    path = os.path.join(folder, inside)
+def _list_folder(path: str) -> tuple[tuple[int, int], list[FoundFile]]:
+    """Returns what identifies a folder, and its entries, the last one first."""
+    status = os.stat(path)
+    with os.scandir(path) as entries:
+        listed = sorted(map(_found, entries), key=lambda one: one.path.rstrip("/"), reverse=True)
+    return (status.st_dev, status.st_ino), listed
+
+
+def _found(entry: os.DirEntry[str]) -> FoundFile:
+    """Returns what an entry of a folder is."""
     try:
-        status = os.stat(path)
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(path) as entries:
-            listed = sorted((entry.name, *_kind(entry)) for entry in entries)
+        if entry.is_dir():
+            return FoundFile(f"{entry.name}/", False)
+        return FoundFile(entry.name, not entry.is_symlink() or os.path.exists(entry.path))
     except OSError as error:
-        if any(map(is_hidden, inside.split("/"))):
-            return
-        raise ElasticToolError(
-            f"cannot read the folder {path}: {error.strerror or error}",
-            "check that it is there and that you have the right to read it",
-        ) from error
-    for name, is_folder, is_there in listed:
-        if is_hidden(name) and not hidden:
-            continue
-        if is_folder:
-            yield from _walk(folder, f"{inside}{name}/", hidden, above | {here})
-        else:
-            yield FoundFile(inside + name, is_there)
+        if error.errno == errno.ELOOP:  # a ring of links
+            return FoundFile(entry.name, False)
+        return FoundFile(f"{entry.name}/", False, error.strerror or str(error))
 
 
-def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Returns whether an entry is a folder, and whether it exists."""
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """Opens a regular file for reading; whatever users name is opened by this function.
+
+    A named pipe would wait for another program, perhaps for ever, and a device may have no end.
+
+    Raises:
+        OSError: There is no such file, it cannot be read, or it is something else;
+            ``strerror`` is the reason.
+    """
     try:
-        return entry.is_dir(), not entry.is_symlink() or os.path.exists(entry.path)
-    except OSError:  # a ring of links
-        return False, False
+        _require_regular(path)
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE))
+    except ValueError:  # a NUL byte, or half a character, which no name has
+        reason = "no file has such a name"
+        raise FileNotFoundError(errno.ENOENT, reason, readable(str(path))) from None
+
+
+def _require_regular(path: str | Path) -> None:
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind == stat.S_IFDIR:
+        os.scandir(path).close()  # where it cannot be read, that is the reason
+    if kind != stat.S_IFREG:
+        what = f"{_KINDS.get(kind, 'something else')}, not a file"
+        raise OSError(errno.EINVAL, what, os.fspath(path))
+
+
+def read_text(path: Path) -> str:
+    """Returns the content of a text in UTF-8.
+
+    Raises:
+        OSError: See ``open_file``.
+        UnicodeDecodeError: It is in another encoding.
+    """
+    with io.TextIOWrapper(open_file(path), "utf-8") as file:
+        return file.read()
 
 
 @contextmanager
@@ -111,7 +168,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         UsageError: It is in another encoding or cannot be read; also while it is read.
     """
     try:
-        with path.open("rb") as content:
+        with open_file(path) as content:
             wide = content.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             with io.TextIOWrapper(content, "utf-16" if wide else "utf-8-sig", newline="") as file:
                 yield file
@@ -129,7 +186,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 def _undecodable_line(path: Path) -> str:
     """Returns where the first line lies that is no UTF-8; empty if that is not known."""
-    with suppress(OSError), path.open("rb") as lines:
+    with suppress(OSError), open_file(path) as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode()
@@ -143,13 +200,16 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+_MOST_PARTS = 256
+
+
 def on_disk(path: Path) -> Path:
     """Returns where the file or folder of this name lies, in whichever form the disk has it.
 
     Macs and archives made there write "é" as two letters, tables and keyboards as one. ``path``
     itself is returned if it exists, or if nothing has its name in any form.
     """
-    if str(path).isascii() or os.path.lexists(path):
+    if str(path).isascii() or os.path.lexists(path) or len(path.parts) > _MOST_PARTS:
         return path
     folder = on_disk(path.parent)
     try:
@@ -187,12 +247,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     used-up quota only then, and a power cut must not leave an empty file under a good name.
 
     Raises:
-        WriteError: The file cannot be written (missing rights, full disk).
+        WriteError: The file cannot be written (missing rights, full disk), or is a device or pipe,
+            which would be replaced.
     """
-    # Processes of two machines may have one number, and write one shard at once.
+    # Processes of two machines may have one number, and write one shard at once. A name may have
+    # 255 bytes, and a character takes up to four.
     unique = f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{unique}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{unique}.tmp")
     try:
+        with suppress(FileNotFoundError):
+            _require_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
@@ -209,13 +273,17 @@ def check_output(path: Path, is_folder: bool = True) -> None:
     """Refuses a path that cannot be written, before the work begins.
 
     Raises:
-        WriteError: No right, a disk to be read only, or a file where a folder is needed.
+        WriteError: No right, a disk to be read only, too long a name, or a file where a folder is
+            needed, or the other way.
     """
     folder = path if is_folder else path.parent
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
-        if not is_folder and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with suppress(FileNotFoundError):
+            if is_folder:
+                path.stat()  # its name may be too long
+            else:
+                _require_regular(path)
+        nearest = next(filter(os.path.exists, (folder, *folder.parents)))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
