@@ -106,3 +106,19 @@ def test_a_folder_without_classes_says_what_lies_in_it(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(UsageError, match=r"1 audio file is in no class folder: a\.wav"):
         listing_of(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train", "tset"), ("trian", "tests"), ("trainig", "val")])
+def test_folders_that_look_like_misspelt_splits_are_refused(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for name in names:
+        write_audio(tmp_path / name / "x" / "a.wav", 0.2)
+    with pytest.raises(UsageError, match=r"look like splits: '(tset|tests|trainig)' is no"):
+        listing_of(tmp_path)
+
+
+def test_classes_that_are_nearly_called_like_splits_are_classes(tmp_path: Path) -> None:
+    for name in ("rest/a.wav", "rest/deep/b.wav", "best/c.wav", "dog/d.wav"):
+        write_audio(tmp_path / name, 0.2)
+    assert listing_of(tmp_path).label_names == ["best", "dog", "rest"]

@@ -94,7 +94,7 @@ def test_prep_takes_the_name_of_a_corpus(place: Path, monkeypatch: pytest.Monkey
         (["gone"], "gone does not exist"),
         (["my_recordings", "--root", "my_recordings"], "leave one out"),
         (["fsdd", "--dataset", "synth"], "leave one out"),
-        (["my_recordings/dog/0.wav"], "holds no recordings"),
+        (["my_recordings/dog/0.wav"], "is no table or list of recordings"),
     ],
 )
 def test_what_cannot_be_prepared_is_refused(

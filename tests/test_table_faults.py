@@ -68,6 +68,16 @@ def test_a_line_break_in_a_quoted_note_is_part_of_it(tmp_path: Path) -> None:
     ]
 
 
+def test_a_second_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    assert len(listing_of(tmp_path, "\ufeff\ufeffpath,label\n0.wav,x\n").clips) == 1
+
+
+def test_a_table_with_another_divider_says_which_are_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no column 'path', 'label'") as raised:
+        listing_of(tmp_path, "path|label\n0.wav|x\n")
+    assert "divided by comma or semicolon or tab" in raised.value.hint
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_in_utf_8_and_utf_16_are_read(encoding: str, tmp_path: Path) -> None:
     listing = listing_of(tmp_path, "path\tlabel\n0.wav\tHäher\n".encode(encoding))

@@ -208,7 +208,8 @@ def _taken(data: str, corpus: CorpusChoice) -> CorpusChoice:
     found = recognised(path)
     if found is None:
         known = f"a folder or table of recordings, or one of {', '.join(CORPORA)}"
-        what = "holds no recordings" if path.exists() else "does not exist"
+        what = "holds no recordings" if path.is_dir() else "is no table or list of recordings"
+        what = what if path.exists() else "does not exist"
         raise UsageError(f"{path} {what}", f"give {known}; --dataset says how it is read")
     log(f"{path} is read as --dataset {found[0]} --root {as_argument(found[1])}")
     return dataclasses.replace(corpus, dataset=found[0], root=found[1])

@@ -143,11 +143,10 @@ def _joined_labels(listing: Listing, separator: str) -> Iterator[str]:
         if listing.multi_label or other in _RARE_SEPARATORS:
             joined = [label for label in joined if known.issuperset(_parts(label, other))]
         if joined:
-            labels = "label contains" if len(joined) == 1 else "labels contain"
+            contain = "label contains" if len(joined) == 1 else "labels contain"
             yield (
-                f"{len(joined)} {labels} {other!r} and count as one class each: "
-                f"{some_of(map(repr, joined))} (--label-separator {as_argument(other)} makes "
-                "several labels of them)"
+                f"{len(joined)} {contain} {other!r}: each is one class, unless --label-separator "
+                f"{as_argument(other)} divides it: {some_of(map(repr, joined))}"
             )
 
 

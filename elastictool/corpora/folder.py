@@ -24,7 +24,7 @@ from elastictool.corpora.base import (
 from elastictool.corpora.checks import some_of
 from elastictool.corpora.listing import unreadable_folders
 from elastictool.corpora.own_data import own_data
-from elastictool.corpora.split_names import SPLIT_NAMES
+from elastictool.corpora.split_names import SPLIT_NAMES, split_name
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import (
     ARCHIVE_LEAVINGS,
@@ -146,6 +146,11 @@ def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
     named = {name: SPLIT_NAMES[name.lower()] for name in deepest if name.lower() in SPLIT_NAMES}
     others = [name for name in deepest if name not in named]
     splits = [name for name in named if deepest[name]]
+    misspelt = [why for name in others if deepest[name] and (why := _misspelt(name))]
+    if misspelt and (splits or len(misspelt) == len(deepest)):
+        raise UsageError(
+            f"{root} has folders that look like splits: {some_of(misspelt)}", "rename them"
+        )
     if others and splits:
         raise UsageError(
             f"{root} has folders of splits ({', '.join(splits)}) and others with audio next to "
@@ -154,6 +159,15 @@ def _split_folders(root: Path, files: Iterable[FoundFile]) -> dict[str, str]:
             "the --root of one kind",
         )
     return {} if others else named
+
+
+def _misspelt(name: str) -> str:
+    """Returns what is wrong with a name that is nearly that of a split; empty for others."""
+    try:
+        split_name(name)
+    except ValueError as error:
+        return f"{name!r} {error}"
+    return ""
 
 
 CORPORA.register("folder")(Folder())

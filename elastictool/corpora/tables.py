@@ -291,7 +291,8 @@ class Table:
         try:
             for divider in dividers:
                 reader = csv.reader([line], delimiter=divider, skipinitialspace=True)
-                headers[divider] = [cell.strip() for cell in next(reader, [])]
+                # Joined files and some programs leave a second byte order mark.
+                headers[divider] = [cell.strip("\ufeff \t\r\n") for cell in next(reader, [])]
         except csv.Error as error:
             raise self._malformed(self._num_lines, lines, error) from None
         if line.count('"') % 2:
@@ -349,6 +350,8 @@ class Table:
         hint = f"its columns are: {', '.join(map(readable, filter(None, cells)))}"
         named = [column for column in absent if column in self.columns.options]
         options = " ".join(f"--{column}-column NAME" for column in named)
+        if len(cells) == 1:
+            hint += f" (one: columns are divided by {' or '.join(_DIVIDERS.values())})"
         return f"{hint}; name the right ones with {options}" if options else hint
 
 

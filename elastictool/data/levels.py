@@ -16,6 +16,9 @@ SILENT_DB, SILENT_PEAK_DB = -80.0, -60.0
 """A clip is silent if its samples, around their mean, have a root mean square below the first level
 and none reaches the second: noise of three steps of 16 bits, but no short sound in a long pause."""
 
+_AT_ONCE = 1 << 18
+"""Samples that are made float64 at once."""
+
 
 def amplitude(decibels: float) -> float:
     """Returns the sample value, 1 at full scale, of a level in dBFS."""
@@ -37,14 +40,13 @@ class Level:
 
     def add(self, samples: npt.NDArray[Any]) -> None:
         """Adds the next block."""
-        if not len(samples):
-            return
-        exact = samples.astype(np.float64)
-        self._count += len(exact)
-        self._sum += float(exact.sum())
-        self._sum_of_squares += float(exact @ exact)
-        self._lowest = min(self._lowest, float(samples.min()))
-        self._highest = max(self._highest, float(samples.max()))
+        for begin in range(0, len(samples), _AT_ONCE):
+            exact = samples[begin : begin + _AT_ONCE].astype(np.float64)
+            self._count += len(exact)
+            self._sum += float(exact.sum())
+            self._sum_of_squares += float(exact @ exact)
+            self._lowest = min(self._lowest, float(exact.min()))
+            self._highest = max(self._highest, float(exact.max()))
 
     def of(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
         """Yields blocks as they are, and adds them."""
