@@ -245,7 +245,7 @@ def test_sweep_command_takes_patch_sizes_ways_and_an_ensemble(
     points = json.loads(done.stdout)["points"]
     assert [point["x"] for point in points] == 2 * [16, 8, 16, 24] + [None]
     assert [point["resize"] for point in points] == 4 * ["pi"] + 4 * ["bl"] + [""]
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == [f"sweep_patch_sizes.{kind}" for kind in ("csv", "json", "png", "svg")]
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from elastictool.reporting.claims import Claim, judge, statement
 from elastictool.reporting.published import own_score, published_curves
 from elastictool.reporting.tables import RESIZE_LABELS
 from elastictool.utils.errors import Interrupted, UsageError
+from tests.helpers.children import Child
 from tests.helpers.command_line import run_command
 
 POINT = SweepPoint(
@@ -369,6 +371,16 @@ def test_a_stopped_recipe_names_the_command_that_continues_it_and_not_a_training
     with pytest.raises(Interrupted, match=f"{name} was interrupted") as found:
         run_plan(lambda: plan_of(name, "smoke", tmp_path))
     assert "the same command" in found.value.hint
+
+
+def test_two_recipes_at_once_do_each_step_once(tmp_path: Path) -> None:
+    line = ("recipe", "run", "elasticast/table1_pooling", "--scale", "smoke", "--out", "out")
+    children = [Child(tmp_path, *line, "--json") for _ in range(2)]
+    shown = [(child.wait(240), child.shown()) for child in children]
+    assert [code for code, _ in shown] == [0, 0], shown
+    done = Counter(step for _, text in shown for step in re.findall(r"step \d of \d: (\S+)", text))
+    assert set(done.values()) == {1} and len(done) == len(list(tmp_path.rglob(MARKER)))
+    assert any("waiting:" in text for _, text in shown)
 
 
 def test_a_violating_curve_prints_does_not_hold(smoke: Path, capsys: Any) -> None:

@@ -202,7 +202,7 @@ def test_the_sweep_command_takes_resolutions(folder: Path, tmp_path: Path) -> No
     assert [point["x"] for point in document["points"]] == 2 * [1, 1, 1.2, 1.4]
     assert [p["positions"] for p in document["points"]] == 4 * ["interpolate"] + 4 * ["slice"]
     assert document["base_shift_ms"] == 10.0
-    names = sorted(path.name for path in out.iterdir())
+    names = sorted(path.name for path in out.glob("[!.]*"))
     assert names == [f"sweep_resolutions.{kind}" for kind in ("csv", "json", "png", "svg")]
 
 

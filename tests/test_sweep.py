@@ -286,7 +286,7 @@ def test_sweep_command_writes_its_files_and_one_json_document(
     document = json.loads(capsys.readouterr().out)
     assert len(document["points"]) == 3 * 3
     assert document["environment"]["data_fingerprint"] == store.info.fingerprint
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["sweep.csv", "sweep.json", "sweep.png", "sweep.svg"]
     with (tmp_path / "out" / "sweep.csv").open() as file:
         assert next(csv.reader(file)) == list(COLUMNS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.splits import select_clips
 from elastictool.data.store import PreparedStore
+from elastictool.evaluation import sweep as sweeping
 from elastictool.evaluation.points import SweepPoint, read_points
 from elastictool.evaluation.sweep import SweepOptions, default_lengths, sweep
 from elastictool.reporting.earlier_sweep import document_of, earlier_points, merged
 from elastictool.reporting.run_report import write_report
 from elastictool.utils.errors import Interrupted, UsageError
 from elastictool.utils.signals import Stopped
+from tests.helpers.children import Child
 from tests.helpers.saved_runs import save_run
 
 LENGTHS = (24, 96)
@@ -178,6 +182,88 @@ def test_ctrl_c_keeps_what_is_scored_and_names_the_folder(
             run_sweep(path, store, "24")
     assert "continues" in caught.value.hint
     assert list((path / "results" / "sweep.unfinished").glob("*.npz"))
+
+
+def wait_for_the_other() -> None:
+    """From here on a sweep scores its first clips only once two sweeps are at work."""
+    score = sweeping.score_chunk
+
+    def score_together(*arguments: Any) -> None:
+        marks = Path("elastic/results/sweep.unfinished")
+        end = time.monotonic() + 60
+        while len(list(marks.glob("*.lock"))) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        score(*arguments)
+
+    sweeping.score_chunk = score_together
+
+
+def test_two_sweeps_and_an_evaluation_at_once_lose_nothing(
+    path: Path, store: PreparedStore
+) -> None:
+    lines = [
+        ("sweep", "elastic", "--dataset", store.path, "--lengths", lengths)
+        for lengths in ("24,48", "64,96")
+    ]
+    children = [Child(path.parent, *line, before=wait_for_the_other) for line in lines]
+    children.append(Child(path.parent, "eval", "elastic", "--dataset", store.path))
+    assert [child.wait(120) for child in children] == [0] * 3, [c.shown() for c in children]
+    found = read_points(path / "results" / "sweep.csv")
+    assert [point.x for point in found if not point.native] == [24, 48, 64, 96]
+    document = json.loads((path / "results" / "sweep.json").read_text("utf-8"))
+    assert len(document["points"]) == len(found) == 5
+    assert not list((path / "results").glob("*.unfinished"))
+    page = (path / "report.html").read_text("utf-8")
+    assert "Sweep of lengths" in page and all(f"<td>{x}</td>" in page for x in (24, 48, 64, 96))
+    assert "Mean class accuracy" in page, "the report lacks the evaluation"
+
+
+def test_a_sweep_of_another_metric_is_refused_while_one_is_at_work(
+    path: Path, store: PreparedStore
+) -> None:
+    line = ("sweep", "elastic", "--dataset", store.path, "--lengths", "24")
+    first = Child(path.parent, *line, before=wait_for_the_other)
+    marks = path / "results" / "sweep.unfinished"
+    while not list(marks.glob("*.lock")) and first.process.is_alive():
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match=r"at work .*another metric .top1, not map") as caught:
+        run_sweep(path, store, "48", "--metric", "map")
+    assert "--out FOLDER" in caught.value.hint
+    (marks / "0-0.lock").touch()
+    assert first.wait(120) == 0, first.shown()
+    assert [point.x for point in read_points(path / "results" / "sweep.csv")][1:] == [24]
+
+
+def test_a_sweep_that_replaces_an_earlier_one_keeps_what_came_meanwhile(
+    path: Path, store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(path, store, "24")
+    score, came = sweeping.score_chunk, []
+
+    def score_later(*arguments: Any) -> None:
+        if not came:
+            came.append(True)
+            run_sweep(path, store, "48")
+        score(*arguments)
+
+    monkeypatch.setattr(sweeping, "score_chunk", score_later)
+    run_sweep(path, store, "96", "--overwrite")
+    found = read_points(path / "results" / "sweep.csv")
+    assert [point.x for point in found if not point.native] == [24, 48, 96]
+    run_sweep(path, store, "96", "--overwrite")
+    found = read_points(path / "results" / "sweep.csv")
+    assert [point.x for point in found if not point.native] == [96]
+
+
+def test_logits_of_two_unfinished_sweeps_do_not_replace_each_other(
+    path: Path, store: PreparedStore, tmp_path: Path, decoded: Decoded
+) -> None:
+    run, keep = load_run(path), tmp_path / "kept"
+    for length in LENGTHS:
+        sweep("length", [run], store, [length], SweepOptions(cache=keep))
+    decoded.clear()
+    sweep("length", [run], store, LENGTHS, SweepOptions(cache=keep))
+    assert not decoded
 
 
 def test_a_file_without_metadata_is_not_added_to(

@@ -274,6 +274,12 @@ def remove_run(path: Path) -> None:
     (path / CONFIG_NAME).unlink(missing_ok=True)
 
 
+def lock_results(folder: Path) -> AbstractContextManager[None]:
+    """Holds the lock of the result files in ``folder``; waits while another process writes them."""
+    name = folder / f"{LOCK_NAME}-results"
+    return hold(name, f"results in {folder} are being written", "", wait=lambda message: None)
+
+
 def lock_run(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the lock of ``run_dir`` inside the block.
 

@@ -247,34 +247,35 @@ def sweep(
         **swept.conditions(base_shift_ms),
     }
     earlier = [] if target.overwrite else earlier_points(files.document, about)
-    with files.stoppable() as stop:
-        options = sweeping.SweepOptions(
-            split=split,
-            metric=scored.metric,
-            precision=precision,
-            patch_axes=swept.axes,
-            base_shift_ms=base_shift_ms,
-            ensemble=averaged,
-            known=earlier,
-            cache=files.unfinished,
-            progress=progress(),
-            between=stop.check,
-        )
-        new = sweeping.sweep(axis, loaded, store, values, options)
-    points = merged(earlier, new)
-    shown = _asked(points, new, {run.name for run in loaded}, values)
-    if len(shown) > len(new):
-        log(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
-    written: list[Path] = []
-    try:
-        written += files.write(points, about)
-        written += write_report(run_folder) if target.out is None else []
-    finally:  # a full disk must not take the scores along
-        if json_output:
-            names = [str(file) for file in written]
-            print_json(document_of(shown) | about | {"files": names})
-        else:
-            show_points(shown, written)
+    replaced = files.content() if target.overwrite else None
+    with files.at_work(about):
+        with files.stoppable() as stop:
+            options = sweeping.SweepOptions(
+                split=split,
+                metric=scored.metric,
+                precision=precision,
+                patch_axes=swept.axes,
+                base_shift_ms=base_shift_ms,
+                ensemble=averaged,
+                known=earlier,
+                cache=files.unfinished,
+                progress=progress(),
+                between=stop.check,
+            )
+            new = sweeping.sweep(axis, loaded, store, values, options)
+        shown = _asked(merged(earlier, new), new, {run.name for run in loaded}, values)
+        if len(shown) > len(new):
+            log(f"{len(shown) - len(new)} of {len(shown)} points are those of an earlier sweep")
+        written: list[Path] = []
+        try:
+            written += files.write(new, about, replaced)
+            written += write_report(run_folder) if target.out is None else []
+        finally:  # a full disk must not take the scores along
+            if json_output:
+                names = [str(file) for file in written]
+                print_json(document_of(shown) | about | {"files": names})
+            else:
+                show_points(shown, written)
 
 
 def _asked(

@@ -29,7 +29,7 @@ _ARRAYS = ("logits", "clips", "counts")
 
 
 class LogitCache:
-    """The scores of a sweep, one file a chunk of clips.
+    """The scores of a sweep, one file a chunk of clips; several sweeps at once share a folder.
 
     Args:
         folder: Where the files are; None keeps nothing.
@@ -61,9 +61,15 @@ class LogitCache:
 
     def read(self, chunk: Indices) -> dict[str, Scores]:
         """Returns the scores of a chunk of clips by key; a damaged file counts as none."""
+        scores: dict[str, Scores] = {}
+        for file in sorted(self._folder.glob(f"{self._name(chunk)}-*.npz")) if self._folder else ():
+            scores |= self._read_file(file)
+        return scores
+
+    def _read_file(self, file: Path) -> dict[str, Scores]:
         scores = {}
         try:
-            with np.load(self._file(chunk)) as arrays:
+            with np.load(file) as arrays:
                 for key in {name.partition(".")[0] for name in arrays.files}:
                     logits, clips, counts = (arrays[f"{key}.{name}"] for name in _ARRAYS)
                     tokens, cut_frames, seconds = counts.tolist()
@@ -89,18 +95,19 @@ class LogitCache:
             arrays[f"{key}.logits"] = part.logits
             arrays[f"{key}.clips"] = np.array([crop.clip for crop in crops])
             arrays[f"{key}.counts"] = np.array([part.tokens, part.cut_frames, part.seconds])
+        # A name that follows from the keys: a sweep at other points does not overwrite these.
+        keys = _digest(" ".join(sorted(scores)).encode())
+        file = self._folder / f"{self._name(chunk)}-{keys}.npz"
         try:
-            with atomic_path(self._file(chunk)) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+            with atomic_path(file) as temporary, temporary.open("wb") as opened:
+                np.savez(opened, **arrays)  # type: ignore[arg-type]
         except WriteError as error:
             self._progress.log(f"warning: a stopped sweep will start again: {error.message}")
             self._folder = None
 
-    def _file(self, chunk: Indices) -> Path:
-        if self._folder is None:
-            raise FileNotFoundError
+    def _name(self, chunk: Indices) -> str:
         content = self.store.info.fingerprint.encode() + np.ascontiguousarray(chunk).tobytes()
-        return self._folder / f"{_digest(content)}.npz"
+        return _digest(content)
 
 
 def _digest(content: bytes) -> str:

@@ -13,6 +13,7 @@ from elastictool.recipes.cost import plan_costs
 from elastictool.recipes.plan import Plan
 from elastictool.recipes.steps import execute
 from elastictool.utils.errors import Interrupted
+from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
 LEAST_GFLOPS = 1.0
@@ -43,9 +44,13 @@ def run_plan(make: Callable[[], Plan], progress: Progress = SILENT) -> Plan:
             minutes = (time.monotonic() - began) / spent * left / 60
             eta = f" (about {minutes:.0f} min left)" if minutes >= 1 else " (under a minute left)"
         number = len(plan.steps) - len(waiting) + 1
-        progress.log(f"step {number} of {len(plan.steps)}: {step.name}{eta}")
+        # Another recipe, or this one with other seeds, may be at the same step.
+        lock, doing = step.path.parent / f".{step.path.name}.lock", f"{step.name} is being done"
         try:
-            execute(step, progress)
+            with hold(lock, doing, "", wait=progress.log):
+                if not step.marker():
+                    progress.log(f"step {number} of {len(plan.steps)}: {step.name}{eta}")
+                    execute(step, progress)
         except (Interrupted, KeyboardInterrupt) as error:
             raise Interrupted(
                 f"{plan.recipe.name} was interrupted; what is done is saved",

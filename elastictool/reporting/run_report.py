@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.checkpoint.metadata import describe_outdated
+from elastictool.checkpoint.run_directory import lock_results
 from elastictool.evaluation.points import AXES, read_points
 from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting import html_page as html
@@ -44,6 +45,11 @@ def write_report(run_dir: Path) -> list[Path]:
         return []
     for folder in (run_dir, run_dir / "results", run_dir / "figures"):
         remove_temporaries(folder, shared=True)
+    with lock_results(run_dir):  # of two commands at once, the last one shows the results of both
+        return _write_report(run_dir)
+
+
+def _write_report(run_dir: Path) -> list[Path]:
     summary = summarise(run_dir)
     curves = run_dir / "figures" / "learning_curves.png"
     drawn_at, logged_at = (

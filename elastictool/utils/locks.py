@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,9 @@ _TRIES = 5
 
 
 @contextmanager
-def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
+def hold(
+    path: Path, doing: str, hint: str, wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Holds the lock file ``path`` inside the block.
 
     The file may be deleted while it is held: the next holder makes a new one.
@@ -38,9 +40,10 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
         path: The lock file; its folder is made.
         doing: What its holder does, for the message to others ("data/x is being prepared").
         hint: What these others can do.
+        wait: Takes a message if another process holds it, which is then waited for.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: Another process holds it, and there is no ``wait``.
         WriteError: The lock file cannot be written.
     """
     for _ in range(_TRIES):
@@ -49,7 +52,12 @@ def hold(path: Path, doing: str, hint: str) -> Iterator[None]:
             lock = _acquire(path)
             break
         except Timeout:
-            raise UsageError(f"{doing}{_by_whom(path)}", hint) from None
+            held = f"{doing}{_by_whom(path)}"
+            if wait is None:
+                raise UsageError(held, hint) from None
+            wait(f"waiting: {held}")
+            lock = _acquire(path, patience_s=-1)
+            break
         except FileNotFoundError:
             continue  # a holder that finished has deleted the folder between the two steps
         except OSError as error:
@@ -78,9 +86,9 @@ def is_held(path: Path) -> bool | None:
         return None
 
 
-def _acquire(path: Path) -> BaseFileLock:
-    """Acquires a lock of the system; a lease on a disk without locks."""
-    lock: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, fallback_to_soft=False)
+def _acquire(path: Path, patience_s: float = _PATIENCE_S) -> BaseFileLock:
+    """Acquires a lock of the system; a lease on a disk without locks. Below 0 it has no limit."""
+    lock: BaseFileLock = FileLock(path, timeout=patience_s, fallback_to_soft=False)
     try:
         lock.acquire()
     except OSError as error:
@@ -91,7 +99,7 @@ def _acquire(path: Path) -> BaseFileLock:
             if time.time() - lease.stat().st_mtime > _STALE_S:
                 lease.unlink()
         lock = SoftFileLease(
-            lease, timeout=_PATIENCE_S, lease_duration=_STALE_S, heartbeat_interval=_HEARTBEAT_S
+            lease, timeout=patience_s, lease_duration=_STALE_S, heartbeat_interval=_HEARTBEAT_S
         )
         lock.acquire()
     return lock
