@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from elastictool.corpora.archives import extract
 from elastictool.corpora.base import CORPORA, CorpusOptions, DownloadableCorpus
-from elastictool.corpora.download import download, extract
+from elastictool.corpora.download import download
 from elastictool.utils.errors import ElasticToolError
 from tests.helpers.corpus_trees import TREES
 

@@ -507,7 +507,7 @@ def check_archive(
 
 def _unpack(archive: Path, target: Path) -> None:
     from elastictool.cli.console import print_error
-    from elastictool.corpora.download import extract
+    from elastictool.corpora.archives import extract
 
     try:
         extract(archive, target)

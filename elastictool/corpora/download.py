@@ -1,31 +1,24 @@
 """Fetches corpora that come as one archive: downloads, verifies and unpacks it, once.
 
 The bytes go to ``FILE.part``. A dropped connection is resumed (HTTP Range, guarded by the ETag
-so that two versions are never joined), at once and after a restart; ``pooch`` does not resume. An
-archive is unpacked member by member; one with a member outside its folder is refused whole. A note
-of what was unpacked keeps the same command from fetching it again.
+so that two versions are never joined), at once and after a restart; ``pooch`` does not resume. A
+note of what was unpacked keeps the same command from fetching it again.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import http.client
 import json
-import lzma
 import os
-import shutil
-import tarfile
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
+from elastictool.corpora.archives import BadArchive, extract, matches
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.io import atomic_path, walk_files, write_json
+from elastictool.utils.io import walk_files, write_json
 from elastictool.utils.locks import hold
 from elastictool.utils.progress import SILENT, Progress
 
@@ -149,10 +142,6 @@ def _checksum(file: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-class BadArchive(ElasticToolError):
-    """An archive that cannot be unpacked, or would write outside its folder."""
-
-
 def fetch_archive(
     url: str,
     root: Path,
@@ -183,7 +172,7 @@ def fetch_archive(
     with hold(root / f".{name}.lock", f"{root} is being downloaded", hint):
         try:
             note = json.loads(noted.read_bytes())
-            present = sum(_matches(found.path, wanted) for found in walk_files(root))
+            present = sum(matches(found.path, wanted) for found in walk_files(root))
         except (OSError, ValueError):
             note, present = None, 0
         if note == {"url": url, "files": present}:
@@ -198,62 +187,3 @@ def fetch_archive(
             raise
         write_json(noted, {"url": url, "files": count})
         file.unlink()
-
-
-def extract(archive: Path, target: Path, wanted: Sequence[str] = ("*",), strip: int = 0) -> int:
-    """Unpacks regular files of an archive below ``target``; links and devices are never made.
-
-    The checksum of a zip member (CRC-32) is verified while it is unpacked.
-
-    Args:
-        archive: A zip, if it is called so, else any tar that Python reads (gz, bz2, xz).
-        target: Folder to unpack into.
-        wanted: Patterns of which a member's path (after ``strip``) has to match one.
-        strip: Leading folders to take off.
-
-    Returns:
-        The number of files.
-
-    Raises:
-        BadArchive: Not a readable archive, or a member would land outside ``target``.
-    """
-    kind = "zip" if archive.suffix == ".zip" else "tar"
-    opener: Any = zipfile.ZipFile if kind == "zip" else tarfile.open
-    count = 0
-    try:
-        with opener(archive) as packed:
-            if kind == "zip":
-                members = [(one.filename, one, not one.is_dir()) for one in packed.infolist()]
-            else:
-                members = [(one.name, one, one.isfile()) for one in packed.getmembers()]
-            for name, *_ in members:
-                _refuse_escape(archive, name)
-            open_member = packed.open if kind == "zip" else packed.extractfile
-            for name, member, is_file in members:
-                inside = PurePosixPath(*PurePosixPath(name).parts[strip:])
-                if is_file and _matches(str(inside), wanted):
-                    with (
-                        open_member(member) as source,
-                        atomic_path(target / inside) as temporary,
-                        temporary.open("wb") as file,
-                    ):
-                        shutil.copyfileobj(source, file)
-                    count += 1
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise BadArchive(
-            f"{archive} is not a readable {kind} archive: {error}", "run the same command again"
-        ) from error
-    return count
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
-
-
-def _refuse_escape(archive: Path, name: str) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise BadArchive(
-            f"{archive} holds {name!r}, which would land outside the target folder",
-            "do not trust this archive; nothing was unpacked",
-        )
