@@ -132,6 +132,9 @@ def test_lists_of_durations_and_classes_refuse_open_quotes_and_repeats(tmp_path:
     path.write_text('seconds,name\n1.5,a\n2.5,"b\n3.5,c\n')
     with pytest.raises(UsageError, match=r"t\.csv, line 3: a quote"):
         read_durations(path)
+    path.write_text("seconds,name\n1.5\0,a\n")
+    with pytest.raises(UsageError, match=r"t\.csv, line 2: seconds .* contains a NUL"):
+        read_durations(path)
     path.write_text('index,mid,display_name\n0,/m/1,Dog\n1,/m/2,"Cat\n2,/m/3,Cow\n')
     with pytest.raises(UsageError, match=r"t\.csv, line 3: "):
         ClassTable.read(path)

@@ -241,7 +241,7 @@ class Table:
                     self.columns.hint
                     or "write it on one line, or close the quote before the break",
                 )
-            if "\0" in text and column != self.columns.required[0]:  # such a file is missing
+            if "\0" in text and column not in self.columns.required[:1]:  # such a file is missing
                 raise row.error(
                     f"{column} {text!r} contains a NUL character", "take it out, and save as UTF-8"
                 )
