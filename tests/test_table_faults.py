@@ -132,6 +132,10 @@ def test_lists_of_durations_and_classes_refuse_open_quotes_and_repeats(tmp_path:
     path.write_text('seconds,name\n1.5,a\n2.5,"b\n3.5,c\n')
     with pytest.raises(UsageError, match=r"t\.csv, line 3: a quote"):
         read_durations(path)
+    path.write_text("length\tname\n1.5\ta\n")
+    with pytest.raises(UsageError, match="no column 'seconds'") as raised:
+        read_durations(path)
+    assert "its columns are: length, name" in raised.value.hint
     path.write_text("seconds,name\n1.5\0,a\n")
     with pytest.raises(UsageError, match=r"t\.csv, line 2: seconds .* contains a NUL"):
         read_durations(path)

@@ -305,8 +305,8 @@ class Table:
             is the one that divides most columns, and messages name these.
             """
             names = set(map(self.columns.name, headers[divider]))
-            complete = names.issuperset(self.columns.required)
             found = len(names.intersection(self.columns.known))
+            complete = found > 0 and names.issuperset(self.columns.required)
             return complete, found if complete else len(headers[divider])
 
         self._divider = max(headers, key=fit)
