@@ -9,6 +9,7 @@ After a fault that ended it, the same command must succeed once the fault is gon
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import resource
 import shutil
@@ -31,6 +32,12 @@ from benchmarks.reliability.child import Ended, end_session, fresh, run, run_cli
 from benchmarks.reliability.readers import EXIT_CODES, Material
 
 LIMIT_S = 60.0
+PRELOADED = (
+    "elastictool.cli.app", "elastictool.evaluation.evaluate", "elastictool.evaluation.sweep",
+    "elastictool.evaluation.tokens", "elastictool.inference.model", "elastictool.recipes.run",
+    "elastictool.reporting.run_report", "elastictool.training.run", "scipy.special",
+    "matplotlib.backends.backend_agg", "torch._dynamo",
+)  # fmt: skip
 SMALL = "--set model.width=32 --set model.heads=2 --set model.depth=1 --set length.max_frames=128"
 COMMANDS = {
     "prep": "prep --dataset csv --root toy.csv --out data --name new --workers 1",
@@ -44,7 +51,7 @@ COMMANDS = {
     "data export": "data export toy --out files",
     "data verify": "data verify toy",
     "convert": "convert run --from run --out new.safetensors",
-    "runs": "runs --root . list",
+    "runs": "runs list --root .",
     "recipe run": "recipe run table1_token_usage --scale smoke --out recipes",
 }
 """Commands, started in a folder of ``Material``."""
@@ -79,11 +86,8 @@ class Fault:
 def measure(names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Inject every fault into every command; print what goes wrong and return a row for each."""
     torch.set_num_threads(1)
-    import elastictool.evaluation.evaluate
-    import elastictool.evaluation.sweep
-    import elastictool.reporting.run_report
-    import elastictool.training.run  # noqa: F401
-
+    for module in PRELOADED:  # else a lack of memory or of files would meet an import first
+        importlib.import_module(module)
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         material = Material.make(Path(folder, "material"))
@@ -230,7 +234,8 @@ def without_rights(work: Path, pattern: str, mode: int) -> Callable[[], object]:
 def few_files(more: int) -> None:
     """Allow a few more open files."""
     used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, resource.RLIM_INFINITY))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, hard))
 
 
 def little_memory(more_mb: int) -> None:

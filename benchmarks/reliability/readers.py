@@ -5,6 +5,7 @@ A reader's ``check`` runs a command on damaged inputs and returns what became of
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -310,7 +311,8 @@ def check_names(damaged: Sequence[Damaged], material: Material, folder: Path) ->
     line = f"predict - --run {material.folder / 'run'} --format json"
     ended = run_line(line.split(), folder, stdin=one.data, limit_s=LIMIT_S)
     found = judged(ended)
-    names = {part.strip() for part in re.split(rb"\r\n|\n|\r", one.data) if part.strip()}
+    lines = one.data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    names = {line.strip() for line in lines if line.strip()}
     if found.outcome == READ and b"\0" not in one.data:  # which divides names, too
         answered = len(json.loads(ended.out)["predictions"])
         if answered < len(names):
@@ -410,7 +412,7 @@ def check_run_file(damaged: Sequence[Damaged], material: Material, folder: Path)
     resume = f"train --resume --run-dir run --set train.epochs=3 {data}"
     lines = (
         "runs show run",
-        "runs --root . list",
+        "runs list --root .",
         resume,
         resume,
         f"eval run {data}",
