@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from benchmarks.reliability.kills import kill, prep_job, train_job
@@ -134,6 +136,23 @@ def test_output_into_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     child = run(tmp_path, "tokens", "--json", before=full_output)
     assert child.process.exitcode == 1
     assert "the disk is full" in child.shown() and "Traceback" not in child.shown()
+
+
+def close_output() -> None:
+    os.close(1)
+    sys.stdout = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_predictions_into_a_closed_stream_are_dropped(
+    toy_store: PreparedStore, tmp_path: Path, form: str
+) -> None:
+    save_run(tmp_path / "run", toy_store)
+    soundfile.write(tmp_path / "a.wav", toy_store.waveform(0), 16_000)
+    line = ("predict", "a.wav", "--run", "run", "--format", form, "--timeline", "lines")
+    child = run(tmp_path, *line, before=close_output)
+    assert child.process.exitcode == 0, child.shown()
+    assert len(list((tmp_path / "lines").iterdir())) == 2  # PNG and SVG
 
 
 @pytest.mark.parametrize(

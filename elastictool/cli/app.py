@@ -104,6 +104,20 @@ def _share_the_processor() -> None:
         os.environ.setdefault(SPINS_VARIABLE, SPINS)
 
 
+def _open_closed_streams() -> None:
+    """Opens the null device for streams that the caller closed (``>&-``).
+
+    Otherwise a file that is written takes the number of a stream, and gets what libraries print.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def _write_any_text() -> None:
     """Escapes letters that the terminal or file cannot take, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -143,6 +157,7 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):  # `elastictool … | head` ends quietly; Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _share_the_processor()
+    _open_closed_streams()
     _write_any_text()
     try:
         with signals_interrupt():
