@@ -41,7 +41,7 @@ class Sizes:
 
 def measure(jobs: Sequence[str], sizes: Sizes) -> list[dict[str, Any]]:
     """Do the jobs; return a row for each command."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for job in jobs:
         with tempfile.TemporaryDirectory() as folder:
             rows.extend(JOBS[job](Path(folder), sizes))
