@@ -225,10 +225,10 @@ def _prepare(
     store = PreparedStore.open(folder / "out")
     seconds = store.num_samples / store.info.sample_rate_hz
     prepared = dict(zip(store.ids.tolist(), seconds.tolist(), strict=True))
+    listed = folder / "out" / "rejected.csv"
     columns = Columns(("id", "reason"), ("path", "split"))
-    rejected = {
-        row.cells["id"]: str(row.cells) for row in Table(folder / "out/rejected.csv", columns)
-    }
+    rows = list(Table(listed, columns)) if listed.exists() else []
+    rejected = {row.cells["id"]: str(row.cells) for row in rows}
     return ended, prepared, rejected
 
 
