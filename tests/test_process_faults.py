@@ -273,7 +273,7 @@ def little_memory() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_no_memory_for_a_step_names_the_settings(toy_store: PreparedStore, tmp_path: Path) -> None:
-    wide = sets("model.mlp_ratio=8000", "packing.batch_clips=18")
+    wide = sets("model.width=256", "model.depth=3", "model.mlp_ratio=100", "packing.batch_clips=18")
     options = ("--dataset", toy_store.path, "--run-dir", "run", *wide)
     child = run(tmp_path, "train", *options, before=little_memory)
     shown = child.shown()
