@@ -227,8 +227,8 @@ def _prepare(
     prepared = dict(zip(store.ids.tolist(), seconds.tolist(), strict=True))
     listed = folder / "out" / "rejected.csv"
     columns = Columns(("id", "reason"), ("path", "split"))
-    rows = list(Table(listed, columns)) if listed.exists() else []
-    rejected = {row.cells["id"]: str(row.cells) for row in rows}
+    refused = list(Table(listed, columns)) if listed.exists() else []
+    rejected = {row.cells["id"]: str(row.cells) for row in refused}
     return ended, prepared, rejected
 
 
