@@ -28,8 +28,9 @@ from elastictool.recipes.result import with_verdicts
 from elastictool.recipes.spec import Recipe
 from elastictool.reporting.recipe_figure import draw
 from elastictool.reporting.recipe_table import held_words, page
-from elastictool.reporting.tables import counted, duration, markdown_table, read_json
+from elastictool.reporting.tables import duration, markdown_table, read_json
 from elastictool.utils.io import write_text
+from elastictool.utils.text import counted
 
 PAGE = ROOT / "docs" / "reproducing.md"
 RESULTS = ALL_RESULTS / "recipes"

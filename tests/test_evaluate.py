@@ -30,7 +30,7 @@ from elastictool.evaluation.evaluate import (
 )
 from elastictool.inference.model import ElasticModel
 from elastictool.inference.recordings import Array
-from elastictool.reporting.evaluations import notes, read_evaluation
+from elastictool.reporting.evaluations import notes, read_evaluation, score_rows
 from elastictool.reporting.run_report import write_report
 from elastictool.reporting.runs import summarise
 from elastictool.utils.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
@@ -191,6 +191,17 @@ def test_an_evaluation_stops_between_batches(elastic: LoadedRun, store: Prepared
     with pytest.raises(Interrupted, match="nothing"), stoppable("nothing is written", "") as stop:
         signal.raise_signal(signal.SIGINT)
         evaluate_run(elastic, store, between=stop.check)
+
+
+def test_top_5_is_shown_with_more_than_five_classes_only(
+    elastic: LoadedRun, store: PreparedStore
+) -> None:
+    document = evaluate_run(elastic, store).document()
+    assert "Top-5 accuracy, %" in [name for name, _ in score_rows(document)]
+    for classes, shown in ((6, True), (5, False), (2, False)):
+        few = document | {"per_class": document["per_class"][:classes]}
+        assert ("Top-5 accuracy, %" in [name for name, _ in score_rows(few)]) is shown
+    assert document["metrics"]["top5"] > 0
 
 
 def test_values_that_are_not_finite_become_null() -> None:

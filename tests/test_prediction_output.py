@@ -20,10 +20,12 @@ from typer.testing import CliRunner, Result
 
 import elastictool
 from elastictool.checkpoint.weights import load_run, save_weights
+from elastictool.cli import console
 from elastictool.cli.app import app
 from elastictool.cli.console import progress
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.audio_figures import save_timeline
+from elastictool.utils.errors import RejectedItemsError
 from tests.helpers.corpus_trees import write_audio
 from tests.helpers.saved_runs import save_run
 
@@ -66,8 +68,43 @@ def test_each_window_has_named_classes(run: Path, tmp_path: Path) -> None:
         for start, stop in ((0, "1.000"), (1, "2.000"), (2, "2.500"))
         for rank in (1, 2)
     ]
-    table = predict(*base, "--by-window").stdout
-    assert "0.00-1.00" in table and "2.00-2.50" in table
+    assert lines == rows(predict(*base, "--format", "csv"))  # --window implies it
+    assert len(rows(predict(*base, "--format", "csv", "--no-by-window"))) == 2
+
+
+def test_a_table_by_window_has_a_class_a_row_in_80_columns(
+    run: Path, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.stdout, "width", 80)
+    path = write_audio(tmp_path / ("long " * 12 + ".wav"), 2.5)
+    labels = elastictool.load(run).label_names
+    for model in (run, several):
+        shown = predict(path, "-r", model, "--window", 1, "--by-window").stdout
+        assert shown.count("predictions") == 1 and max(map(len, shown.splitlines())) <= 80
+        cells = [line.split("│")[1:-1] for line in shown.splitlines() if "│" in line]
+        classes = [row[2].strip() for row in cells if row[2].strip()]
+        assert sorted(classes) == sorted(3 * list(labels))
+        seconds = [row[1].strip() for row in cells if row[1].strip()]
+        assert seconds == ["0.00-1.00", "1.00-2.00", "2.00-2.50"]
+
+
+def test_what_to_do_about_missing_and_broken_recordings(run: Path, tmp_path: Path) -> None:
+    good = write_audio(tmp_path / "talk.wav", 0.5)
+    (tmp_path / "bad.wav").write_text("no audio")
+    for name, hint in (
+        ("talks.wav", f"did you mean {good}?"),
+        ("else.wav", "check the path; a folder"),
+        ("none/a.wav", f"check the path, or whether there is a folder {tmp_path / 'none'}"),
+        ("bad.wav", "convert them, e.g. with ffmpeg"),
+    ):
+        done = predict(tmp_path / name, good, "-r", run)
+        assert isinstance(done.exception, RejectedItemsError)
+        assert done.exception.hint.startswith(hint)
+
+
+def test_one_window_is_no_windows(run: Path, tmp_path: Path) -> None:
+    done = predict(write_audio(tmp_path / "a.wav", 0.5), "-r", run, "--window", 1)
+    assert "1 window of 1 s" in done.stderr and "1 windows" not in done.stderr
 
 
 def test_models_of_several_labels_decide_at_their_thresholds(

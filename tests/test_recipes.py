@@ -96,9 +96,12 @@ def test_every_recipe_plans_at_every_scale(name: str, scale: str, tmp_path: Path
     assert len({step.path for step in plan.steps}) == len(plan.steps)
     assert not (scale == "smoke" and plan.missing), "smoke needs nothing"
     assert plan.waiting() == list(plan.steps)
+    assert not (scale == "smoke" and plan.scale.runs and plan.scale.claims), (
+        "its scores say nothing"
+    )
     for claim in plan.scale.claims:
         assert {claim.curve, claim.other or claim.curve} <= curve_names(plan.scale), claim
-        assert claim.source or scale == "smoke"
+        assert claim.source or not plan.scale.runs
         assert " 0 points" not in statement(claim), "say it so that it can be read"
 
 
@@ -281,6 +284,9 @@ def test_a_smoke_run_writes_figure_table_and_result(smoke: Path) -> None:
     assert [point["x"] for point in curve["points"]] == [1.0, 2.0, 4.0]
     assert pooled["evaluations"][curve["label"]]["top1"] == curve["own"]["value"]
     assert pooled["made"]["trainings"] == 1
+    assert pooled["verdicts"] == []
+    page = (smoke / "smoke" / "elasticast" / "table1_pooling" / "table1_pooling.md").read_text()
+    assert page.count("scores mean nothing)") == 2 and "None is judged" in page
 
 
 def test_finished_steps_are_left_alone(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:

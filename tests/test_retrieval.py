@@ -102,6 +102,22 @@ def test_embed_measures_a_prepared_dataset_and_keeps_its_vectors(tmp_path: Path)
     assert 0 < document["retrieval_map"] <= 1 and 0 <= document["equal_error_rate"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("labels", "note", "unmeasured"),
+    [("abcd", "no two clips share a class", 2), ("aaaa", "all clips are of one class", 1)],
+)
+def test_what_cannot_be_measured_is_a_dash_with_its_reason(
+    labels: str, note: str, unmeasured: int, tmp_path: Path
+) -> None:
+    run = save_run(tmp_path / "run", toy_store(tmp_path / "toy"))
+    rows = [f"toy/{number:03d}.wav,{label},test\n" for number, label in enumerate(labels)]
+    (tmp_path / "few.csv").write_text("path,label,split\n" + "".join(rows))
+    few = prepare(PrepOptions("csv", tmp_path / "few.csv", tmp_path / "data", name="few"))
+    shown = CliRunner().invoke(app, ["embed", "--dataset", str(few.path), "--run", str(run)])
+    assert "nan" not in shown.output and note in shown.stderr
+    assert shown.stdout.count(" – ") == unmeasured
+
+
 def test_embed_cuts_the_clips_of_a_dataset_to_the_given_length(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy")
     run, out = save_run(tmp_path / "run", store), tmp_path / "test.npz"

@@ -20,17 +20,12 @@ from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.evaluation.flops import forward_flops
 from elastictool.evaluation.points import COLUMNS, SweepPoint, read_points, write_points
-from elastictool.evaluation.sweep import SweepOptions, sweep
+from elastictool.evaluation.sweep import SweepOptions, longest_frames, sweep
 from elastictool.reporting.figures import VERMILLION, series_styles
 from elastictool.reporting.sweep_figure import draw_sweep, plot_sweep, series_of
-from elastictool.reporting.tables import (
-    counted,
-    duration,
-    markdown_table,
-    metric_text,
-    percent,
-)
+from elastictool.reporting.tables import duration, markdown_table, metric_text, percent
 from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.text import counted
 from tests.helpers.command_line import run_command
 from tests.helpers.saved_runs import save_run
 
@@ -290,6 +285,25 @@ def test_sweep_command_writes_its_files_and_one_json_document(
     assert names == ["sweep.csv", "sweep.json", "sweep.png", "sweep.svg"]
     with (tmp_path / "out" / "sweep.csv").open() as file:
         assert next(csv.reader(file)) == list(COLUMNS)
+
+
+def test_lengths_beyond_the_longest_clip_are_noted(
+    folder: Path,
+    store: PreparedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frames = longest_frames(load_run(folder / "elastic"), store, "test")
+    for run, lengths, noted in (
+        ("elastic", f"32,{frames}", False),
+        ("elastic", f"32,{frames + 1}", True),
+        ("ast-96", f"32,{frames + 1}", False),
+    ):
+        command = ["sweep", folder / run, "--lengths", lengths, "--out", tmp_path / run]
+        assert run_command(monkeypatch, *command) == 0
+        note = f"note: for {run}, lengths above {frames:,} frames equal the whole clip\n"
+        assert (note in capsys.readouterr().err) is noted
 
 
 def test_eval_command_takes_the_latest_run_and_prints_its_name(

@@ -44,7 +44,7 @@ from elastictool.cli.console import print_error
 from elastictool.utils.errors import ElasticToolError, Interrupted, UsageError, from_system
 from elastictool.utils.launch import first_to_fail, launched
 from elastictool.utils.signals import signals_interrupt
-from elastictool.utils.terminal_text import printable
+from elastictool.utils.text import printable
 
 _TyperError: Any = typer.BadParameter.__bases__[0]
 """Class of all errors in arguments; typer has no name for it."""

@@ -32,7 +32,7 @@ from rich.text import Text
 from elastictool.utils.errors import ElasticToolError, Interrupted
 from elastictool.utils.launch import launched
 from elastictool.utils.progress import Progress, Task
-from elastictool.utils.terminal_text import json_text, printable
+from elastictool.utils.text import json_text, printable
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, emoji=False)

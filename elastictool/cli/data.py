@@ -21,6 +21,7 @@ from elastictool.cli.options import (
 )
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import as_argument
+from elastictool.utils.text import counted
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -116,10 +117,11 @@ def verify(name: DataArgument = "", json_output: JsonOption = False) -> None:
         rows = [(fault.clip or "(the dataset)", fault.what) for fault in faults]
         print_table(f"{store.path}: what is wrong", ("clip", "fault"), rows)
     else:
-        log(f"{store.path} is sound: {len(store)} clips decode and fit their rows")
+        log(f"{store.path} is sound: {counted(len(store), 'clip')} decoded and compared")
     if faults:
         raise RejectedItemsError(
-            f"{store.path} has {len(faults)} faults in {len(ids)} of {len(store)} clips",
+            f"{store.path} has {counted(len(faults), 'fault')} in {len(ids)} of "
+            f"{counted(len(store), 'clip')}",
             "prepare the data again with --overwrite (the disk or a copy may be damaged)",
         )
 
@@ -152,7 +154,7 @@ def export(
     if json_output:
         print_json({"path": str(store.path), "out": str(out), "clips": clips, "format": encoding})
         return
-    log(f"wrote {clips} clips to {out}")
+    log(f"wrote {counted(clips, 'clip')} to {out}")
     log(f"read them back: elastictool prep --dataset csv --root {as_argument(out)}")
     if lists:
         log(f"or from the lists: elastictool prep --dataset json --root {as_argument(out)}")

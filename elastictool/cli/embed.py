@@ -21,9 +21,10 @@ from elastictool.cli.options import (
     option,
 )
 from elastictool.cli.recordings import collect, expand_files, finish, window_rule
-from elastictool.reporting.tables import counted
+from elastictool.reporting.tables import percent
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output, finite
+from elastictool.utils.text import counted
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
@@ -142,13 +143,18 @@ def _measure(
     if json_output:
         print_json(result.document() | {"run": str(loaded.path), "dataset": str(store.path)})
         return
+    measured = result.document()
     rows = [
         ("clips", str(len(result.names))),
-        ("retrieval mAP", f"{result.retrieval_map:.1%}"),
-        ("equal error rate", f"{result.equal_error_rate:.1%}"),
+        ("retrieval mAP, %", percent(measured["retrieval_map"])),
+        ("equal error rate, %", percent(measured["equal_error_rate"])),
         ("pairs (of one class)", f"{result.pairs:,} ({result.same_pairs:,})"),
     ]
     print_table("embeddings", ("measure", "value"), rows)
+    if not result.same_pairs:
+        log("note: no two clips share a class, so neither measure is defined: take other data")
+    elif result.same_pairs == result.pairs:
+        log("note: all clips are of one class, so there is no equal error rate: take other data")
 
 
 def _write(

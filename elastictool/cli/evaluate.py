@@ -120,7 +120,7 @@ def _length(text: str) -> int | str | None:
 
 def _show(result: Evaluation, files: list[Path]) -> None:
     from elastictool.reporting.evaluations import notes, score_rows, value_heading
-    from elastictool.reporting.tables import counted
+    from elastictool.utils.text import counted
 
     document = result.document()
     length = {"own": "own length", "native": "native lengths"}.get(

@@ -21,9 +21,9 @@ from elastictool.cli.options import (
 )
 from elastictool.cli.prediction_output import Format, PredictionOutput
 from elastictool.cli.recordings import collect, expand_files, finish, window_rule
-from elastictool.reporting.tables import counted
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import check_output
+from elastictool.utils.text import counted
 
 if TYPE_CHECKING:
     from elastictool.inference.model import ElasticModel
@@ -42,9 +42,10 @@ class OutputOptions:
     form: Format = option("table", "Format of the output.", "--format")
     json_output: bool = option(False, "Print JSON, like --format json.", "--json")
     raw: RawOption = False
-    by_window: bool = option(
-        False,
-        "Print each window instead of each recording; JSON holds both (implied there by --window).",
+    by_window: bool | None = option(
+        None,
+        "Print each window instead of each recording; JSON holds both (default: with --window, in "
+        "CSV and JSON).",
         "--by-window/--no-by-window",
     )
     timeline: Path | None = option(None, "Folder for a figure of each recording over time.")
@@ -76,7 +77,9 @@ def predict(
         lambda stop: loaded.predictions(paths, output.top, rule, progress=progress(), stop=stop)
     )
     form = "json" if output.json_output else output.form
-    by_window = output.by_window or (form == "json" and windows.window > 0)
+    by_window = output.by_window
+    if by_window is None:
+        by_window = form != "table" and windows.window > 0
     PredictionOutput(loaded, output.top, by_window).print(found, form, stopped, output.raw)
     draws = output.timeline is not None and not stopped
     problems = _draw(found, loaded, output.timeline) if draws and output.timeline else []

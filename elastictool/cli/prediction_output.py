@@ -68,18 +68,26 @@ class PredictionOutput:
             yield _Segment(float(start), float(stop), labels, decided)
 
     def _show(self, found: Sequence[Prediction]) -> None:
-        several = self.model.run.multi_label
-        columns = ["recording", "seconds", "likeliest classes", *(["decided"] if several else [])]
-        rows = []
-        for item in found:
-            for segment in () if item.error else self._segments(item):
-                seconds = f"{segment.stop_s:.2f}"
-                seconds = f"{segment.start_s:.2f}-{seconds}" if self.by_window else seconds
-                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in segment.labels)
-                decided = [", ".join(segment.decided) or "-"] if several else []
-                rows.append([item.name, seconds, likeliest, *decided])
+        classes = ["class", "probability"] if self.by_window else ["likeliest classes"]
+        decided = ["decided"] if self.model.run.multi_label else []
+        rows = [row for item in found if not item.error for row in self._table_rows(item)]
         if rows:
-            print_table("predictions", columns, rows)
+            columns = ["recording", "seconds", *classes, *decided]
+            print_table("predictions", columns, [row[: len(columns)] for row in rows])
+
+    def _table_rows(self, item: Prediction) -> Iterator[list[str]]:
+        """Yields a row a recording or, by window, a row a class; a name is not repeated."""
+        name = item.name
+        for segment in self._segments(item):
+            decided, seconds = ", ".join(segment.decided) or "-", f"{segment.stop_s:.2f}"
+            if not self.by_window:
+                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in segment.labels)
+                yield [name, seconds, likeliest, decided]
+                continue
+            seconds = f"{segment.start_s:.2f}-{seconds}"
+            for label, share in segment.labels:
+                yield [name, seconds, label, f"{100 * share:.1f} %", decided]
+                name = seconds = decided = ""
 
     def document(self, item: Prediction) -> dict[str, Any]:
         """Returns one recording's prediction for JSON."""

@@ -226,12 +226,13 @@ def _log_needs(plan: Plan) -> None:
 
 def _show_result(result: Mapping[str, Any]) -> None:
     """Prints the tables, then the verdict on each claim."""
-    from elastictool.reporting.recipe_table import histogram_cells, panel_cells
+    from elastictool.reporting.recipe_table import histogram_cells, panel_cells, scores_note
 
     if "histograms" in result:
         print_table(result["title"], *histogram_cells(result))
     for panel in result.get("panels", []):
-        print_table(
-            f"{panel['y']}, %, {panel['title']}", *panel_cells(panel, result, intervals=False)
-        )
+        title = f"{panel['y']}, %, {panel['title']}{scores_note(result)}"
+        print_table(title, *panel_cells(panel, result, intervals=False))
     log_lines("claim: ", (verdict["words"] for verdict in result["verdicts"]))
+    if scores_note(result):
+        log("note: this shows that the steps work; --scale small and paper judge the claims")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import codecs
+import difflib
+import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from elastictool.cli.console import log
 from elastictool.cli.options import WindowOptions
-from elastictool.reporting.tables import counted
 from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
+from elastictool.utils.io import as_argument
 from elastictool.utils.signals import Stopped, StopRequest
+from elastictool.utils.text import counted
 
 if TYPE_CHECKING:
     from elastictool.inference.results import Prediction, WindowRule, Windows
@@ -81,9 +85,9 @@ def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped:
         Interrupted: The user did.
         RejectedItemsError: A recording could not be read.
     """
-    failures = [item.error for item in found if item.error]
-    for reason in failures:
-        log(f"left out: {reason}")
+    failures = [item for item in found if item.error]
+    for item in failures:
+        log(f"left out: {item.error}")
     if stopped:
         raise Interrupted(
             f"stopped after {len(found):,} of {counted(total, 'recording')}; "
@@ -94,5 +98,20 @@ def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped:
         others = "; the others are done" if len(failures) < total else ""
         raise RejectedItemsError(
             f"{len(failures)} of {counted(total, 'recording')} could not be used{others}",
-            "the reasons stand above",
+            _advice({item.name: item.error for item in failures}),
         )
+
+
+def _advice(failures: Mapping[str, str]) -> str:
+    """Returns what to do about recordings, by their reasons; a missing one comes first."""
+    absent = os.strerror(errno.ENOENT)
+    missing = next((Path(name) for name, reason in failures.items() if absent in reason), None)
+    if missing is None:
+        return "convert them, e.g. with ffmpeg -i FILE new.wav, or leave them out"
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(missing.parent)
+    if near := difflib.get_close_matches(missing.name, names, n=1, cutoff=0.75):
+        return f"did you mean {as_argument(missing.with_name(near[0]))}?"
+    there = "" if names else f", or whether there is a folder {missing.parent}"
+    return f"check the path{there}; a folder or a quoted pattern stands for all its recordings"

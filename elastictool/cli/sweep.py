@@ -33,6 +33,7 @@ from elastictool.utils.io import check_output
 
 if TYPE_CHECKING:
     from elastictool.checkpoint.weights import LoadedRun
+    from elastictool.data.store import PreparedStore
     from elastictool.evaluation.points import SweepPoint
 
 PATCH_STEP = 8
@@ -230,6 +231,8 @@ def sweep(
     note_other_data([*loaded, *averaged], store)
     values = values or sweeping.default_lengths(loaded, store, split)
     _check_number(swept.flag, values, len(paths))
+    if axis == "length":
+        _note_whole_clips(loaded, store, split, values)
     precision, shift = model.precision, swept.base_shift
     base_shift_ms = shift or sweeping.shortest_shift_ms(loaded)
     suffix = variant(loaded[0], store, model.which, precision)
@@ -292,6 +295,19 @@ def _asked(
         if point.identity in wanted
         or (point.run in runs and (point.native or point.x in set(values)))
     ]
+
+
+def _note_whole_clips(
+    runs: Sequence[LoadedRun], store: PreparedStore, split: str, values: Sequence[float]
+) -> None:
+    """Notes lengths at which a model that never pads sees whole clips, so that rows are equal."""
+    from elastictool.evaluation.sweep import longest_frames
+
+    never_pad = [run for run in runs if not run.feature_extractor.pads]
+    longest = longest_frames(never_pad[0], store, split) if never_pad else math.inf
+    if max(values) > longest:
+        names = ", ".join(dict.fromkeys(run.name for run in never_pad))
+        log(f"note: for {names}, lengths above {longest:,} frames equal the whole clip")
 
 
 def _check_number(option: str, values: Sequence[float], runs: int) -> None:

@@ -136,7 +136,7 @@ class SweepFiles:
         from elastictool.evaluation.points import write_points
         from elastictool.reporting.earlier_sweep import document_of, earlier_points, merged
         from elastictool.reporting.sweep_figure import plot_sweep
-        from elastictool.reporting.tables import counted
+        from elastictool.utils.text import counted
 
         table = self.results / f"{self.stem}.csv"
         with lock_results(self.folder):
@@ -155,7 +155,8 @@ def show_points(points: Sequence[SweepPoint], files: Sequence[Path]) -> None:
     from elastictool.evaluation.points import AXES
     from elastictool.metrics.table import METRIC_LABELS, is_share
     from elastictool.reporting.sweep_figure import series_of
-    from elastictool.reporting.tables import EMPTY, counted, interval_over, metric_text
+    from elastictool.reporting.tables import EMPTY, interval_over, metric_text
+    from elastictool.utils.text import counted
 
     series = list(series_of(points).items())
     axis = AXES[points[0].axis]

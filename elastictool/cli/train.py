@@ -96,9 +96,9 @@ def train(
 
     from elastictool.checkpoint.run_directory import RunDirectory
     from elastictool.reporting.run_report import write_report
-    from elastictool.reporting.tables import counted
     from elastictool.training.resuming import own_config
     from elastictool.training.run import describe, resume_run, train_run
+    from elastictool.utils.text import counted
 
     store, path = _open(options, config)
     log(f"dataset {store.path}, run {path}")

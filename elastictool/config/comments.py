@@ -16,7 +16,7 @@ import yaml
 from elastictool.config.coerce import to_dict
 from elastictool.config.run import RunConfig
 from elastictool.config.words import sections, settings
-from elastictool.utils.terminal_text import printable
+from elastictool.utils.text import printable
 
 _WIDTH = 96
 

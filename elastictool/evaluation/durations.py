@@ -21,6 +21,7 @@ from elastictool.config import FbankConfig
 from elastictool.config.coerce import from_dict
 from elastictool.corpora.tables import Columns, Table, clock_seconds
 from elastictool.utils.errors import UsageError
+from elastictool.utils.text import counted
 
 if TYPE_CHECKING:
     from elastictool.data.store import PreparedStore
@@ -66,7 +67,7 @@ def stand_in(num_clips: int = VOXCELEB_TRAIN_CLIPS) -> Durations:
     """
     quantiles = (np.arange(num_clips) + 0.5) / num_clips
     seconds = np.minimum(4.0 + np.exp(0.9063 + 1.1134 * ndtri(quantiles)), 30.0)
-    return Durations(seconds, "stand-in", f"stand-in for VoxCeleb, {num_clips:,} clips")
+    return Durations(seconds, "stand-in", f"stand-in for VoxCeleb, {counted(num_clips, 'clip')}")
 
 
 def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
@@ -84,7 +85,7 @@ def prepared_durations(store: PreparedStore, split: str = "") -> Durations:
             f"its splits are: {known}" if known else "prepare it again",
         )
     which = f"split {split}" if split else "all splits"
-    label = f"prepared data {store.info.name}, {which}, {int(chosen.sum()):,} clips"
+    label = f"prepared data {store.info.name}, {which}, {counted(int(chosen.sum()), 'clip')}"
     seconds = store.num_samples[chosen] / store.info.sample_rate_hz
     return Durations(seconds, "prepared", label, from_dict(FbankConfig, store.info.fbank_config))
 
@@ -102,7 +103,7 @@ def read_durations(path: Path) -> Durations:
     seconds = np.fromiter(_rows(Table(path, _COLUMNS)), dtype=np.float64)
     if len(seconds) == 0:
         raise UsageError(f"{path} holds no durations", "give at least one row below the header")
-    return Durations(seconds, "file", f"{path.name}, {len(seconds):,} clips")
+    return Durations(seconds, "file", f"{path.name}, {counted(len(seconds), 'clip')}")
 
 
 def histogram(seconds: npt.NDArray[np.float64]) -> dict[str, Any]:

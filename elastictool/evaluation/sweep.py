@@ -42,6 +42,7 @@ from elastictool.metrics.weighted import ScoredClips
 from elastictool.utils.errors import UsageError
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.registry import nearest_hint
+from elastictool.utils.text import counted
 
 CHUNK_CLIPS = 32
 """Clips in memory at once: at most 60 MB of samples and 50 MB of log-mel frames at the cap of
@@ -124,7 +125,7 @@ def sweep(
     cache = LogitCache(options.cache, store, options.precision, options.progress)
     clips = np.unique(np.concatenate([cell.clips for cell in scored]))
     order = clips[np.argsort(store.num_samples[clips], kind="stable")]
-    number = "1 point" if len(scored) == 1 else f"{len(scored)} points"
+    number = counted(len(scored), "point")
     total = sum(len(cell.clips) for cell in scored)
     with options.progress.task(f"sweep: {number}, clips", total) as bar:
         for first in range(0, len(order), CHUNK_CLIPS):
@@ -145,9 +146,7 @@ def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str)
         CheckpointError: The model's classes are not those of the data.
         UsageError: The split is empty.
     """
-    first = runs[0].feature_extractor
-    longest = int(store.num_samples[split_clips(runs[0], store, split)].max())
-    frames = first.num_frames(longest)
+    first, frames = runs[0].feature_extractor, longest_frames(runs[0], store, split)
     caps = [
         run.feature_extractor.length.max_frames for run in runs if not run.feature_extractor.pads
     ]
@@ -155,6 +154,12 @@ def default_lengths(runs: Sequence[LoadedRun], store: PreparedStore, split: str)
     most = max(1, min(frames, max(caps, default=frames)) // width)
     steps = range(1, DEFAULT_LENGTHS + 1)
     return sorted({max(1, round(most * step / DEFAULT_LENGTHS)) * width for step in steps})
+
+
+def longest_frames(run: LoadedRun, store: PreparedStore, split: str) -> int:
+    """Returns the frames of the longest clip of ``split``, see ``default_lengths``."""
+    longest = int(store.num_samples[split_clips(run, store, split)].max())
+    return run.feature_extractor.num_frames(longest)
 
 
 def shortest_shift_ms(runs: Sequence[LoadedRun]) -> float:

@@ -22,6 +22,7 @@ from elastictool.packing.batch import PackedBatch
 from elastictool.training.predict_logits import run_batch
 from elastictool.utils.errors import AudioError, UsageError
 from elastictool.utils.progress import Progress
+from elastictool.utils.text import counted
 
 MAX_TOKENS = 8_192
 """Most tokens of a batch, unless one window alone has more."""
@@ -117,7 +118,7 @@ class WindowRunner:
             for item, recording in zip(waiting, recordings, strict=True):
                 item.total = num_windows(recording, rate_hz, size, hop)
             total = sum(item.total for item in waiting)
-            progress.log(f"{total:,} windows of {self.rule.window_s:g} s")
+            progress.log(f"{counted(total, 'window')} of {self.rule.window_s:g} s")
         ready = done = 0
         shown = 0.0
         with progress.task("recordings", len(recordings)) as bar:
@@ -130,7 +131,7 @@ class WindowRunner:
                     waiting[ready] = _Collected("")  # frees the values, which the caller has now
                     ready += 1
                 now = ready + (waiting[ready].share if ready < len(waiting) else 0.0)
-                bar.advance(max(0.0, now - shown), f"{done:,} windows")
+                bar.advance(max(0.0, now - shown), counted(done, "window"))
                 shown = max(shown, now)
 
     def _run(self, batch: Batch) -> None:

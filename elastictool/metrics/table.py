@@ -27,6 +27,7 @@ class Metric:
         label: For tables and axes.
         values: (R,) values under R weightings of the clips; NaN where nothing can be scored.
         short: Label where there is little room.
+        top: The k of a top-k accuracy, which is 100 % where there are no more classes.
         ranked: Depends on the order of all clips, as mAP does: resampled less often, and with a
             normal interval (see ``intervals.py``).
         per_class: A mean over classes, as sure as its small classes.
@@ -38,6 +39,7 @@ class Metric:
     label: str
     values: Callable[[WeightedClips], Array]
     short: str = ""
+    top: int = 0
     ranked: bool = False
     per_class: bool = False
     share: bool = True
@@ -51,7 +53,7 @@ def _mauc(clips: WeightedClips) -> Array:
 
 METRICS: Mapping[str, Metric] = {
     "top1": Metric("Top-1 accuracy", lambda clips: clips.top_k(1), short="top-1"),
-    "top5": Metric("Top-5 accuracy", lambda clips: clips.top_k(5)),
+    "top5": Metric("Top-5 accuracy", lambda clips: clips.top_k(5), top=5),
     "mean_class_accuracy": Metric(
         "Mean class accuracy", lambda clips: class_mean(clips.recall), per_class=True
     ),
@@ -83,6 +85,11 @@ F1_LABELS: Mapping[str, str] = {
     "micro_recall": "Micro recall",
 }
 """Names of the metrics of multi-label decisions."""
+
+
+def can_fail(name: str, classes: float) -> bool:
+    """Returns whether a metric can be below 100 % with so many classes: top-5 of five cannot."""
+    return not METRICS[name].top or METRICS[name].top < classes
 
 
 def is_share(name: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from elastictool import __version__
 from elastictool.config.coerce import from_dict
 from elastictool.evaluation.points import AXES, SweepPoint, read_points
-from elastictool.metrics.table import METRIC_LABELS
+from elastictool.metrics.table import METRIC_LABELS, can_fail
 from elastictool.recipes.plan import DURATIONS, EVALUATION, MARKER, POINTS, TOKENS, Step
 from elastictool.reporting.claims import OWN, Claim, judge
 from elastictool.reporting.published import (
@@ -251,7 +251,7 @@ def _evaluations(plot: Step) -> dict[str, Document]:
         row = values.setdefault(labels[_run_name(document["run"])]["label"], {})
         for metric in OWN_METRICS:
             value = document["metrics"].get(metric)
-            if value is not None:
+            if value is not None and can_fail(metric, document.get("classes", math.inf)):
                 row.setdefault(metric, []).append(value)
     return {
         label: {metric: round(math.fsum(v) / len(v), 6) for metric, v in row.items()}

@@ -133,7 +133,7 @@ def _evaluate(step: Step, progress: Progress) -> dict[str, Any]:
     report_evaluation(run.path, result.stem)
     hidden = ("per_class", "decisions")
     document = {key: value for key, value in result.document().items() if key not in hidden}
-    write_json(step.path / EVALUATION, document)
+    write_json(step.path / EVALUATION, document | {"classes": len(result.label_names)})
     return {}
 
 

@@ -24,7 +24,7 @@ from elastictool.reporting.figures import (
     save_png,
     styled,
 )
-from elastictool.reporting.tables import counted
+from elastictool.utils.text import counted
 
 TICKS_HZ = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
 MEL_BREAK_HZ = 700.0

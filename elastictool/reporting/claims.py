@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from elastictool.reporting.tables import counted
 from elastictool.utils.errors import UsageError
+from elastictool.utils.text import counted
 
 Curves = Mapping[str, Mapping[float, float]]
 """Name of a curve -> its score (0 to 1) by column."""

@@ -35,7 +35,7 @@ from elastictool.reporting.figures import (
     save_figure,
     styled,
 )
-from elastictool.reporting.tables import counted
+from elastictool.utils.text import counted
 
 COUNTED_CLASSES = 16
 """Up to this many classes the counts are written into the cells of the matrix."""

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.checkpoint.metadata import describe_outdated
-from elastictool.metrics.table import F1_LABELS, METRIC_LABELS, is_share
+from elastictool.metrics.table import F1_LABELS, METRIC_LABELS, can_fail, is_share
 from elastictool.reporting.tables import (
     EMPTY,
     FEW_GROUPS,
-    counted,
     interval_over,
     metric_text,
     percent,
@@ -22,6 +21,7 @@ from elastictool.reporting.tables import (
 )
 from elastictool.utils.csv_files import read_rows
 from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.text import counted
 
 Document = dict[str, Any]
 THRESHOLDS_FROM = {
@@ -148,8 +148,9 @@ def score_rows(document: Document) -> list[list[str]]:
             metric_text(name, document["metrics"][name], document["intervals"].get(name)),
         ]
         for name, label in METRIC_LABELS.items()
+        if can_fail(name, len(document["per_class"]))
         # Of several classes only one can be the top class.
-        if not (document.get("multi_label") and name == "mean_class_accuracy")
+        and not (document.get("multi_label") and name == "mean_class_accuracy")
     ]
     decisions = document.get("decisions") or {}
     for key, where in (("at_thresholds", "chosen thresholds"), ("at_default", "0.5 for all")):

@@ -20,7 +20,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from elastictool.utils.io import atomic_path
-from elastictool.utils.terminal_text import printable
+from elastictool.utils.text import printable
 
 VERMILLION, BLUE, SKY, GREEN = "#D55E00", "#0072B2", "#56B4E9", "#009E73"
 PURPLE, ORANGE, BROWN, GREY = "#CC79A7", "#E69F00", "#8A5F00", "#6E6E6E"

@@ -28,7 +28,7 @@ from elastictool.reporting.figures import (
 )
 from elastictool.reporting.lines import Line, Point, add_legend, draw_lines, scale_columns
 from elastictool.reporting.recipe_table import SAME_DATA, TOKEN_AXIS, held_words, interval_words
-from elastictool.reporting.tables import counted
+from elastictool.utils.text import counted
 
 Document = Mapping[str, Any]
 Styles = Mapping[str, SeriesStyle]

@@ -15,12 +15,12 @@ from elastictool.metrics.table import METRIC_LABELS
 from elastictool.reporting.published import FIGURE_ONLY, own_score, token_words
 from elastictool.reporting.tables import (
     EMPTY,
-    counted,
     duration,
     interval_over,
     markdown_table,
     percent,
 )
+from elastictool.utils.text import counted
 
 Document = Mapping[str, Any]
 SAME_DATA = "paper"
@@ -36,7 +36,7 @@ def page(result: Document) -> str:
         f"{result['shows']}\n",
         f"**On what.** {result['description']} Data: {'; '.join(result['data'].values())}.\n",
         f"**Published.** {published_words(result['published'])}\n",
-        f"**Claims.** {verdict_lines(result['verdicts'])}",
+        f"**Claims.** {verdict_lines(result)}",
         *tables(result),
         provenance(result),
     ]
@@ -67,6 +67,12 @@ def held_words(verdicts: Sequence[Document]) -> str:
     return f"{held} of {counted(len(verdicts), 'claim')} hold{'s' * few}" if verdicts else ""
 
 
+def scores_note(result: Document) -> str:
+    """Return that the scores of a result mean nothing, where they do not; else empty."""
+    smoke = result["scale"] == "smoke" and result["made"]["trainings"]
+    return " (one epoch: scores mean nothing)" if smoke else ""
+
+
 def tables(result: Document) -> list[str]:
     """Return all tables of the result: lengths, or a row for each column of each panel."""
     if "histograms" in result:
@@ -82,13 +88,16 @@ def tables(result: Document) -> list[str]:
         clips = f"{counted(panel['clips'], 'clip')}{conditions}"
         over = interval_words(panel)
         bracketed = f" (in brackets: {over})" if over else ""
-        head = f"{panel['y']}, %{bracketed}, {panel['title']}, {clips}.{note}\n\n"
+        title = panel["title"] + scores_note(result)
+        head = f"{panel['y']}, %{bracketed}, {title}, {clips}.{note}\n\n"
         found.append(head + markdown_table(*panel_cells(panel, result)))
     if rows := result["evaluations"]:
         names = [name for name in METRIC_LABELS if any(name in row for row in rows.values())]
         cells = [[label, *(percent(row.get(n)) for n in names)] for label, row in rows.items()]
         table = markdown_table(["model", *(METRIC_LABELS[name] for name in names)], cells)
-        found.append(f"At the own setting, %, means over repetitions:\n\n{table}")
+        found.append(
+            f"At the own setting, %, means over repetitions{scores_note(result)}:\n\n{table}"
+        )
     return found
 
 
@@ -205,10 +214,11 @@ def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def verdict_lines(verdicts: Sequence[Document]) -> str:
+def verdict_lines(result: Document) -> str:
     """Return how many claims hold, and a bullet for each claim."""
-    if not verdicts:
-        return "None is judged: the picture shows lengths alone.\n"
+    if not (verdicts := result["verdicts"]):
+        shows = "lengths alone" if "histograms" in result else "that the steps work"
+        return f"None is judged: the picture shows {shows}.\n"
     lines = [f"{held_words(verdicts)}.\n\n"]
     for verdict in verdicts:
         source = f" [{verdict['source']}]" if verdict["source"] else ""

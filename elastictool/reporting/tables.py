@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.text import counted
 
 EMPTY = "–"
 RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialias"}
@@ -86,12 +87,6 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def counted(number: float, what: str) -> str:
-    """Return a number with its noun: ``1 recording``, ``8,035 clips``, ``2 classes``."""
-    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{amount} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def age(seconds: float) -> str:

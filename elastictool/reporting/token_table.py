@@ -17,8 +17,8 @@ from elastictool.evaluation.tokens import TokenReport, table_planners
 from elastictool.packing.stream import WINDOW_PLANNERS
 from elastictool.reporting.figures import BLUE, GREY, VERMILLION, plain_text, save_figure, styled
 from elastictool.reporting.published import published_tokens, token_words
-from elastictool.reporting.tables import counted
 from elastictool.utils.csv_files import write_rows
+from elastictool.utils.text import counted
 
 PUBLISHED = published_tokens("VoxCeleb")
 """Padding and cut in percent on VoxCeleb; None is published as a picture only."""

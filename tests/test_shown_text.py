@@ -31,7 +31,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.reporting.audio_figures import save_timeline
 from elastictool.reporting.figures import plain_text
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.terminal_text import json_text, printable
+from elastictool.utils.text import json_text, printable
 from tests.helpers.command_line import run_command
 from tests.helpers.corpus_trees import write_audio
 from tests.helpers.saved_runs import save_run
@@ -76,7 +76,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
 
 @pytest.fixture(scope="module")
 def run(store: PreparedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(tmp_path_factory.mktemp("runs") / "red\x1b[31m[bold]", store)
+    return save_run(tmp_path_factory.mktemp("runs") / "red[bold]", store)
 
 
 @given(st.text())
@@ -211,9 +211,9 @@ def test_labels_are_exact_in_json(run: Path, tmp_path: Path) -> None:
 
 def test_settings_print_as_yaml_that_reads_back(tmp_path: Path) -> None:
     name = "rl\u202eo\x1b[31m\u200b é"
-    text = commented_yaml(load_run_config(None, [f"name={json.dumps(name)}"]), {})
+    text = commented_yaml(load_run_config(None, [f"data.dataset={json.dumps(name)}"]), {})
     assert not dangerous(text)
-    assert yaml.safe_load(text)["name"] == name
+    assert yaml.safe_load(text)["data"]["dataset"] == name
 
 
 def test_progress_bars_show_names_as_they_are(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes texts from files, labels and libraries safe to show: nothing in them is obeyed or hidden.
+"""Counts with nouns; makes texts of files, labels and libraries safe to show.
 
 Escape sequences in a file's name can repaint the screen, fill the clipboard or forge a message;
 characters that turn the direction of text, or have no width, make one name look like another.
@@ -39,3 +39,9 @@ def json_text(document: Any) -> str:
     """Returns ``document`` as indented JSON; it reads back equal and is safe on a terminal."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda f: "\n" if f[0] == "\n" else json.dumps(f[0])[1:-1], text)
+
+
+def counted(number: float, what: str) -> str:
+    """Returns a number with its noun: ``1 recording``, ``8,035 clips``, ``2 classes``."""
+    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{amount} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
