@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from elastictool.evaluation.bench import hugging_face, parts
 from elastictool.evaluation.bench.loading import plan_batches
 from elastictool.evaluation.bench.timing import interleaved, peak_memory_mb
 from elastictool.evaluation.bench.workload import Workload, build_workload, epic_like, sample
+from tests.helpers.children import Child
 from tests.helpers.toy_data import toy_store
 
 SMALL = ["--size", "tiny", "--depth", "1", "--clips", "3", "--rounds", "1"]
@@ -129,6 +134,46 @@ def test_the_command_prints_one_document(tmp_path: Path) -> None:
     rows = run("attention", "fbank", "inference", *SMALL, "--out", str(tmp_path / "bench.json"))
     assert {row["part"] for row in rows} == {"attention", "fbank", "inference"}
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == rows
+
+
+def test_without_parts_a_cpu_measures_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "measure_model", lambda *arguments: [])
+    options = ["bench", "--clips", "2", "--rounds", "1", "--device", "cpu", "--json"]
+    document = json.loads(CliRunner().invoke(app, options).stdout)
+    assert document["model"] == {"size": "tiny", "depth": 2}
+    assert {row["part"] for row in document["rows"]} == {"attention", "planners", "fbank"}
+    options = ["bench", "planners", *options[1:]]
+    document = json.loads(CliRunner().invoke(app, options).stdout)
+    assert document["model"] == {"size": "small", "depth": 12}
+
+
+def test_ctrl_c_ends_it_and_the_tables_so_far_are_shown(tmp_path: Path) -> None:
+    child = Child(tmp_path, "bench", "planners", "train", *SMALL, "--rounds", "100000")
+    while "sorted-window" not in child.shown() and child.process.is_alive():
+        time.sleep(0.05)
+    time.sleep(1)
+    assert child.process.is_alive() and child.process.pid is not None, child.shown()
+    os.kill(child.process.pid, signal.SIGINT)
+    began = time.monotonic()
+    assert child.wait(60) == 130, child.shown()
+    assert time.monotonic() - began < 5
+    assert "interrupted:" in child.shown() and "Traceback" not in child.shown()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4")
+def test_without_arguments_it_is_quick_and_small() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elastictool", "bench", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    shown = process.stdout.read() if process.stdout else ""
+    _, code, used = os.wait4(process.pid, 0)
+    assert code == 0
+    assert all(f"\n{part}\n" in f"\n{shown}" for part in ("attention", "train", "inference"))
+    assert used.ru_maxrss < 2_000_000, "kilobytes"
+    assert used.ru_utime + used.ru_stime < 60
 
 
 def test_the_document_names_the_command_that_repeats_it(

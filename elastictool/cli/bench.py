@@ -32,20 +32,28 @@ if TYPE_CHECKING:
 
 PARTS = ("attention", "planners", "fbank", "loader", "train", "inference")
 PLANNED_CLIPS = 20_000
+QUICK_DEPTH = 2
+"""Blocks of the model where a CPU measures all parts: more take minutes and gigabytes."""
 
 
 @dataclass(frozen=True)
 class WorkloadOptions:
     """The clips and the model to measure on."""
 
-    size: str = option("", "Model size: {sizes} (default: base for the loader, else small).")
-    depth: int = option(12, "Number of blocks of the model.", min=1)
+    size: str = option(
+        "",
+        "Model size: {sizes} (default: base for the loader, else small; tiny where a CPU measures "
+        "all parts).",
+    )
+    depth: int = option(
+        0, "Number of blocks of the model (0: 12; 2 where a CPU measures all parts).", min=0
+    )
     clips: int = option(24, "Number of clips to measure on.", min=1)
     batch_clips: int = option(12, "Number of clips in a batch.", min=1)
     durations: DurationsOption = None
 
-    def workload(self, size: str = "small") -> Workload:
-        """Returns the clips with a model, of ``size`` where --size is not given.
+    def workload(self, size: str = "small", depth: int = 12) -> Workload:
+        """Returns the clips with a model, of ``size`` and ``depth`` where these are not given.
 
         Raises:
             UsageError: There is no such size.
@@ -54,7 +62,7 @@ class WorkloadOptions:
 
         if (self.size or size) not in SIZES:
             raise UsageError(f"--size {self.size!r} is no model size", f"of: {', '.join(SIZES)}")
-        return self._build(self.size or size, self.depth, self.clips)
+        return self._build(self.size or size, self.depth or depth, self.clips)
 
     def many_clips(self) -> Workload:
         """Returns the clips to measure planners on, with a model that is not used."""
@@ -101,6 +109,7 @@ def bench(
     """Measure the speed and memory of the parts on this machine.
 
     Contenders take turns within one run, so their ratios can be trusted on a busy machine too.
+    Without a PART all but the loader are measured, on a CPU with a tiny model, within a minute.
 
     The loader should deliver 3 times what the model consumes; give it a prepared dataset of some
     hundred clips.
@@ -109,6 +118,7 @@ def bench(
     """
     import torch
 
+    from elastictool.config import SIZES
     from elastictool.evaluation.bench import parts as parts_of
     from elastictool.evaluation.bench.timing import environment
     from elastictool.training.setup import pick_device
@@ -118,27 +128,36 @@ def bench(
     if compare not in ("", "hf"):
         raise UsageError(f"--compare {compare!r} is no model to compare with", "hf is")
     how = parts_of.Bench(torch.device(pick_device(device)), precision, rounds)
-    workload = options.workload()
-    log(f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens")
+    quick = not parts and how.device.type == "cpu"
+    workload = options.workload("tiny", QUICK_DEPTH) if quick else options.workload()
+    size = next(name for name, (width, _) in SIZES.items() if width == workload.model.width)
+    log(
+        f"clips: {workload.label}; {len(workload.frames)} clips, {sum(workload.tokens):,} tokens; "
+        f"model: {size}, {workload.model.depth} blocks"
+    )
     rows: list[Row] = []
-    with progress().task("measuring, parts", len(chosen)) as bar:
-        for part in chosen:
+    for number, part in enumerate(chosen, 1):
+        # A bar for each part: a table can be printed on stdout only while no bar is drawn.
+        with progress().task(f"measuring {part}, part {number} of {len(chosen)}", 1) as bar:
             if part == "loader":
                 model = options.workload("base").model
                 packing = loader_packing(how, options.batch_clips, loader.batch_tokens)
                 tried = parse_numbers_or_zero(loader.workers, "--workers")
-                rows += _loader(loader.dataset, how, model, packing, tried)
+                measured = _loader(loader.dataset, how, model, packing, tried)
             elif part == "planners":
-                rows += parts_of.measure_planners(options.many_clips())
+                measured = parts_of.measure_planners(options.many_clips())
             else:
-                rows += _measure(part, how, workload, compare)
-            bar.advance(1, part)
+                measured = _measure(part, how, workload, compare)
+            bar.advance()
+        rows += measured
+        if not json_output:
+            print_table(part, *_table(measured))
     document: dict[str, Any] = {
         "command": _command(sys.argv[1:]),
         "environment": environment(),
         "clips": workload.label,
         "clip_count": len(workload.frames),
-        "model": {"size": options.size or "small", "depth": options.depth},
+        "model": {"size": size, "depth": workload.model.depth},
         "device": str(how.device),
         "precision": precision,
         "rounds": rounds,
@@ -148,9 +167,6 @@ def bench(
         write_json(out, document)
     if json_output:
         print_json(document)
-        return
-    for part in chosen:
-        print_table(part, *_table([row for row in rows if row["part"] == part]))
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -202,7 +202,8 @@ class _LineTask:
     def advance(self, amount: float = 1, note: str = "") -> None:
         self._done += amount
         self._note = note or self._note
-        if time.monotonic() - self._last >= self.interval_s:
+        is_last = self._total is not None and _whole(self._done) >= self._total  # shown at the end
+        if time.monotonic() - self._last >= self.interval_s and not is_last:
             self._last = time.monotonic()
             self.print()
 
