@@ -381,3 +381,15 @@ def test_lists_are_written_in_the_form_that_the_ast_repositories_read(tmp_path: 
     assert document["data"][0]["labels"] == "class_0000,class_0002"
     assert all(Path(entry["wav"]).is_file() for entry in document["data"])
     assert len(json.loads((tmp_path / "out" / "test.json").read_text())["data"]) == 1
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1\n", b"id,path,reason\nx\n", b"id\n\xff\n"])
+def test_a_damaged_list_of_rejected_clips_is_reported(
+    content: bytes,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (place / "data" / "bells" / "rejected.csv").write_bytes(content)
+    assert run_command(monkeypatch, "data", "show", "bells") == 1
+    assert "rejected.csv is damaged" in capsys.readouterr().err

@@ -107,9 +107,19 @@ def clips_per_class(store: PreparedStore) -> dict[str, dict[str, int]]:
 
 
 def read_rejected(folder: Path) -> list[dict[str, str]]:
-    """Reads the rows of ``rejected.csv``: id, path, reason; none where the file is gone."""
+    """Reads the rows of ``rejected.csv``: id, path, reason; none where there is no such file.
+
+    Raises:
+        ElasticToolError: It is damaged.
+    """
     path = folder / REJECTED_NAME
-    return read_rows(path) if path.is_file() else []
+    rows = read_rows(path) if path.is_file() else []
+    if not all(row.keys() >= {"id", "path", "reason"} for row in rows):
+        raise ElasticToolError(
+            f"{path} is damaged: a row has no id, path and reason",
+            "delete it, or prepare the data again with --overwrite",
+        )
+    return rows
 
 
 def find_clip(store: PreparedStore, clip_id: str) -> int:
