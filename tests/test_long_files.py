@@ -175,3 +175,48 @@ def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 100
+
+
+_TEN_HOURS = """
+import sys, threading, time
+from pathlib import Path
+from elastictool.data.options import PrepOptions
+from elastictool.data.prepare import prepare
+
+def anonymous_mb():
+    (line,) = [l for l in open("/proc/self/status") if l.startswith("RssAnon")]
+    return int(line.split()[1]) / 1024
+
+def watch():
+    while True:
+        highest[0] = max(highest[0], anonymous_mb())
+        time.sleep(0.02)
+
+highest = [0.0]
+threading.Thread(target=watch, daemon=True).start()
+folder = Path(sys.argv[1])
+store = prepare(PrepOptions("csv", folder / "long.csv", folder / "data"))
+assert store.num_samples.tolist() == [36_000 * 16_000]
+print(highest[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with /proc")
+def test_ten_hours_are_prepared_in_500_mb(tmp_path: Path) -> None:
+    """Anonymous memory: the mapped file of the encoded clip can be written back and dropped."""
+    rng = np.random.default_rng(0)
+    minute = np.rint(100 * rng.standard_normal((44_100 * 60, 2))).astype(np.int16)
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 44_100, 2) as file:
+        for _ in range(600):
+            file.write(minute)
+    write_table(tmp_path / "long.csv", [("path", "label"), ("long.flac", "x")])
+    done = subprocess.run(
+        [sys.executable, "-c", _TEN_HOURS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500

@@ -20,7 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.audio.formats import after_tags
-from elastictool.utils.errors import AudioError, ElasticToolError, UsageError, from_system, is_lack
+from elastictool.audio.losses import LOSSES
+from elastictool.utils.errors import (
+    AudioError,
+    ElasticToolError,
+    UsageError,
+    first_line,
+    from_system,
+    is_lack,
+    is_out_of_memory,
+)
 from elastictool.utils.io import open_file
 from elastictool.utils.optional import describe_error
 
@@ -40,13 +49,6 @@ _POWER_STRIDE = 7
 RATES_HZ = (100, 10_000_000)
 """Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
 those for bats and dolphins up to a few MHz."""
-
-LOSSES = {
-    "damaged_packets": "packets that cannot be decoded, silence took their place",
-    "unread_bytes": "bytes behind the audio that the header states, they were not read",
-    "other_streams": "further audio streams, only the first was read",
-}
-"""Attributes of a ``Recording`` that count what was lost of it, as messages name them."""
 
 
 def check_rate(rate_hz: float, where: str = "") -> None:
@@ -219,6 +221,17 @@ def decoder_errors(name: str) -> Iterator[None]:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
         raise AudioError(f"{name}: cannot be decoded ({describe_error(error)})") from error
+
+
+@contextmanager
+def memory_errors(name: str) -> Iterator[None]:
+    """Turns missing memory into the reason why this one recording is refused."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise AudioError(f"{name}: there is no memory for it ({first_line(error)})") from error
 
 
 def to_float(samples: Samples) -> Waveform:

@@ -178,6 +178,7 @@ def _write(
         "width": len(good[0].mean) if good else None,
         "names": [item.name for item in good],
         "failures": {item.name: item.error for item in found if item.error},
+        "losses": {item.name: dict(item.losses) for item in found if item.losses},
         "interrupted": stopped,
     }
 

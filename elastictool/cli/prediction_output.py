@@ -103,7 +103,7 @@ class PredictionOutput:
                 | self._labels(segment.labels, segment.decided)
                 for segment in self._segments(item)
             ]
-        return document
+        return document | ({"losses": dict(item.losses)} if item.losses else {})
 
     def _labels(
         self, labels: Sequence[tuple[str, float]], decided: Sequence[str]

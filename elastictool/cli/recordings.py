@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from elastictool.audio.losses import loss_notes
 from elastictool.cli.console import log
 from elastictool.cli.options import WindowOptions
 from elastictool.utils.errors import Interrupted, RejectedItemsError, UsageError
@@ -74,7 +75,7 @@ def collect(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T], boo
 
 
 def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped: bool) -> None:
-    """Lists the recordings that could not be read, and ends with the matching exit code.
+    """Notes what could not be read, in part or at all, and ends with the matching exit code.
 
     Args:
         found: Results of the recordings so far.
@@ -85,6 +86,8 @@ def finish(found: Sequence[Prediction] | Sequence[Windows], total: int, stopped:
         Interrupted: The user did.
         RejectedItemsError: A recording could not be read.
     """
+    for note in loss_notes(((item.name, item.losses) for item in found), shown=20):
+        log(f"note: {note}")
     failures = [item for item in found if item.error]
     for item in failures:
         log(f"left out: {item.error}")

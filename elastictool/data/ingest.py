@@ -27,6 +27,7 @@ from elastictool.audio.decode import (
     waveform_of,
 )
 from elastictool.audio.fbank import fbank
+from elastictool.audio.losses import Losses
 from elastictool.audio.reader import FULL_SCALE, AudioInfo, Recording, Waveform, split_member
 from elastictool.config import FbankConfig
 from elastictool.corpora.base import Corpus, RenderingCorpus, SourceClip
@@ -44,6 +45,8 @@ _FRAMES_SUMMED = 2_500
 """Frames that are made float64 at once."""
 LARGEST_BYTES = (1 << 31) - 1
 """What a binary column of an Arrow shard can hold."""
+LONGEST_S = 100 * 3600
+"""A megabyte of FLAC or HDF5 can stand for years of silence."""
 
 
 class Measurement:
@@ -121,7 +124,7 @@ class StoredAudio:
         source_rate_hz: Rate that it was recorded with.
         measured: Statistics of the stored samples.
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
-        damaged_packets: Packets that could not be decoded and became silence.
+        losses: What of its file was not read.
         silent: Whether it is silent, as recorded or as stored (``Level``).
         cancelled: Whether its channels cancel each other in their mean, which is stored.
     """
@@ -131,7 +134,7 @@ class StoredAudio:
     source_rate_hz: int
     measured: Measurement
     clipped_peak: float
-    damaged_packets: int
+    losses: Losses
     silent: bool
     cancelled: bool
 
@@ -166,6 +169,7 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
                 encoder.write(block)
                 measured.add(block)
                 num_samples, peak = num_samples + len(block), max(peak, block_peak)
+                _check_length(file.tell(), num_samples / rate_hz)
         if config.num_frames(num_samples) < 1:
             raise AudioError(
                 f"is shorter than one frame ({config.window_ms:g} ms): it lasts "
@@ -178,7 +182,7 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
             source_rate_hz,
             measured,
             clipped_peak=peak if peak > 1 else 0.0,
-            damaged_packets=opened.damaged_packets if opened else 0,
+            losses=opened.losses if opened else {},
             silent=recorded.silent or measured.level.silent,
             cancelled=opened is not None and opened.cancels,
         )
@@ -239,11 +243,17 @@ def _slice(info: AudioInfo, clip: SourceClip) -> tuple[int, int]:
     return start, min(stop, info.num_samples)
 
 
+def _check_length(num_bytes: int, seconds: float) -> None:
+    """Raises AudioError where a clip has become too long, before hours of work on it."""
+    if num_bytes > LARGEST_BYTES or seconds > LONGEST_S:
+        raise AudioError(
+            f"is too long: a clip may have 2 GiB and {LONGEST_S // 3600} hours; cut it into slices"
+        )
+
+
 def _content(file: BinaryIO) -> bytes | mmap.mmap:
     """Returns the bytes that were written; a large file is mapped and lives as long as the map."""
     size = file.seek(0, 2)
-    if size > LARGEST_BYTES:
-        raise AudioError(f"is too long: {size} bytes, a clip may have 2 GiB; cut it into slices")
     file.seek(0)
     if size <= spool.IN_MEMORY_BYTES:
         return file.read()

@@ -25,6 +25,7 @@ import pyarrow as pa
 import torch
 
 from elastictool.audio.formats import misnamed
+from elastictool.audio.reader import memory_errors
 from elastictool.corpora.base import CORPORA, SourceClip
 from elastictool.data.ingest import StoredAudio, ingest
 from elastictool.data.plan import ShardTask
@@ -52,7 +53,7 @@ class ShardReport:
         sums: For each (split, fold) in the order of their first clips: frames, sum of their
             log-mel values, sum of squares.
         misnamed: Format of each file whose name promises another.
-        damaged: Packets that could not be decoded, of each file that has some.
+        losses: What of each file was not read, a row for each clip.
         loudest: Of the clipped, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
         silent: Split of each silent clip, by its id.
@@ -67,7 +68,7 @@ class ShardReport:
     source_rates: dict[str, int] = field(default_factory=dict)
     sums: list[tuple[str, int, int, float, float]] = field(default_factory=list)
     misnamed: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, int] = field(default_factory=dict)
+    losses: list[tuple[str, dict[str, int]]] = field(default_factory=list)
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
@@ -221,7 +222,8 @@ def _rows(task: ShardTask, report: ShardReport) -> Iterator[dict[str, Any]]:
     corpus = CORPORA[task.corpus]
     for clip in task.clips:
         try:
-            audio = ingest(corpus, clip, task)
+            with memory_errors(str(task.root / clip.path)):
+                audio = ingest(corpus, clip, task)
         except (AudioError, OSError) as error:
             text = error.message if isinstance(error, AudioError) else error.strerror or str(error)
             # The path has a column of its own, and may differ by machine.
@@ -230,8 +232,8 @@ def _rows(task: ShardTask, report: ShardReport) -> Iterator[dict[str, Any]]:
         path = readable(clip.path)
         if clip.path and (kind := misnamed(task.root / clip.path)):
             report.misnamed[path] = kind
-        if audio.damaged_packets:
-            report.damaged[path] = report.damaged.get(path, 0) + audio.damaged_packets
+        if audio.losses:
+            report.losses.append((path, dict(audio.losses)))
         report.add(clip, audio)
         yield {
             "id": clip.id,

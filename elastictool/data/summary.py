@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from elastictool.audio.decode import RESAMPLER
+from elastictool.audio.losses import loss_notes
 from elastictool.corpora.base import Listing, SourceClip
 from elastictool.corpora.checks import missing_files, some_of
 from elastictool.data.levels import SILENT_DB
@@ -150,16 +151,12 @@ def _split_counts(listing: Listing, reports: Sequence[ShardReport]) -> dict[str,
 
 
 def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Yields notes on wrong endings and damaged packets."""
+    """Yields notes on wrong endings and on what was not read."""
     found = {path: kind for report in reports for path, kind in report.misnamed.items()}
     if found:
         examples = ", ".join(f"{path} is {kind}" for path, kind in list(found.items())[:3])
         yield f"{len(found)} files hold another format than their ending says: {examples}"
-    damaged = _total(report.damaged for report in reports)
-    if damaged:
-        examples = ", ".join(f"{path} ({count})" for path, count in damaged.most_common(3))
-        files = "1 file has" if len(damaged) == 1 else f"{len(damaged)} files have"
-        yield f"{files} packets that cannot be decoded, silence took their place: {examples}"
+    yield from loss_notes(row for report in reports for row in report.losses)
 
 
 def _level_notes(reports: Sequence[ShardReport]) -> Iterator[str]:

@@ -7,10 +7,9 @@ one window. An error of one recording does not stop the others.
 from __future__ import annotations
 
 import glob
-import math
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from elastictool.audio.decode import probe, resample_blocks, waveform_of
 from elastictool.audio.decode import recording as open_recording
 from elastictool.audio.formats import AUDIO_SUFFIXES
+from elastictool.audio.reader import RATES_HZ, memory_errors
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from elastictool.utils.io import on_disk, walk_files
@@ -39,7 +39,7 @@ class Array:
         name: Its name in results.
 
     Raises:
-        UsageError: The rate is not a number above 0.
+        UsageError: No recorder has such a rate.
     """
 
     samples: npt.NDArray[np.floating | np.integer]
@@ -48,9 +48,10 @@ class Array:
 
     def __post_init__(self) -> None:
         rate = self.sample_rate_hz
-        if not (is_number(rate) and math.isfinite(rate) and rate > 0):
+        if not (is_number(rate) and RATES_HZ[0] <= rate <= RATES_HZ[1]):
             raise UsageError(
-                f"sample_rate_hz = {rate!r} is no rate in Hz", "for example sample_rate_hz=44_100"
+                f"sample_rate_hz = {rate!r} is no sample rate of audio",
+                "for example sample_rate_hz=44_100",
             )
 
 
@@ -108,21 +109,37 @@ class Window:
         return self.start + len(self.waveform)
 
 
-def windows(recording: Recording, rate_hz: int, size: int, hop: int) -> Iterator[Window]:
+def windows(
+    recording: Recording,
+    rate_hz: int,
+    size: int,
+    hop: int,
+    losses: MutableMapping[str, int] | None = None,
+) -> Iterator[Window]:
     """Yields windows of ``size`` samples, ``hop`` apart; the last may be shorter.
 
     Every sample is in at least one window, and no window lies wholly within the one before it.
+
+    Args:
+        recording: What to cut.
+        rate_hz: Sample rate of the windows.
+        size: Samples of a window.
+        hop: Samples from one to the next.
+        losses: After the last window it holds what was not read.
 
     Raises:
         AudioError: The recording cannot be read.
     """
     try:
-        if isinstance(recording, (Array, StoredClip)):
-            blocks = [_checked(recording)]
-            yield from _cut(blocks, recording.sample_rate_hz, rate_hz, size, hop)
-        else:
+        with memory_errors(name_of(recording)):
+            if isinstance(recording, (Array, StoredClip)):
+                blocks = [_checked(recording)]
+                yield from _cut(blocks, recording.sample_rate_hz, rate_hz, size, hop)
+                return
             with open_recording(Path(recording)) as opened:
                 yield from _cut(opened.blocks(), opened.sample_rate_hz, rate_hz, size, hop)
+                if losses is not None:
+                    losses.update(opened.losses)
     except OSError as error:
         raise AudioError(f"{recording}: {error.strerror or error}") from error
     except AudioError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from elastictool.audio.losses import Losses
 from elastictool.utils.errors import AudioError, UsageError
 
 Values = npt.NDArray[np.float32]
@@ -24,6 +25,7 @@ class Windows:
         values: (W, C) probabilities or (W, D) embeddings.
         duration_s: Length of the recording.
         error: Why there are no values; empty if there are.
+        losses: What of the recording was not read (``audio/losses``).
     """
 
     name: str
@@ -32,6 +34,7 @@ class Windows:
     values: Values
     duration_s: float = 0.0
     error: str = ""
+    losses: Losses = field(default_factory=dict)
 
     @property
     def mean(self) -> Values:
@@ -67,6 +70,11 @@ class Prediction:
     windows: Windows = field(compare=False, repr=False)
     error: str = ""
     decided: tuple[str, ...] = ()
+
+    @property
+    def losses(self) -> Losses:
+        """What of the recording was not read (``audio/losses``)."""
+        return self.windows.losses
 
 
 @dataclass(frozen=True)

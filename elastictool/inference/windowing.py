@@ -42,6 +42,7 @@ class _Collected:
         error: Why the recording cannot be used.
         bounds: First sample of each computed window, and the sample after its last.
         values: The values of each.
+        losses: What of it was not read.
     """
 
     name: str
@@ -52,6 +53,7 @@ class _Collected:
     error: str = ""
     bounds: list[tuple[int, int]] = field(default_factory=list)
     values: list[Values] = field(default_factory=list)
+    losses: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -72,7 +74,8 @@ class _Collected:
         bounds = np.array(self.bounds, dtype=np.float64).reshape(-1, 2) / rate_hz
         values = np.array(self.values, dtype=np.float32)
         seconds = self.samples / rate_hz
-        return Windows(self.name, bounds[:, 0], bounds[:, 1], values, seconds, self.error)
+        starts_s, stops_s = bounds[:, 0], bounds[:, 1]
+        return Windows(self.name, starts_s, stops_s, values, seconds, self.error, self.losses)
 
 
 Batch = list[tuple[_Collected, Window, Example]]
@@ -156,7 +159,7 @@ class WindowRunner:
         for recording, item in zip(recordings, list(waiting), strict=True):
             item.total = item.total or num_windows(recording, rate_hz, size, hop)
             try:
-                for window in windows(recording, rate_hz, size, hop):
+                for window in windows(recording, rate_hz, size, hop, item.losses):
                     item.samples = max(item.samples, window.stop)
                     if not (frames := extractor.num_frames(len(window.waveform))):
                         continue
