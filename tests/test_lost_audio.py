@@ -135,5 +135,5 @@ def test_a_clip_of_weeks_is_refused_before_it_is_read_to_its_end(
 
 @pytest.mark.parametrize("rate_hz", [1e-9, 1, 99.9, 1e9, float("nan"), float("inf")])
 def test_an_array_at_a_rate_that_no_recorder_has_is_refused(rate_hz: float) -> None:
-    with pytest.raises(UsageError, match="no sample rate of audio"):
+    with pytest.raises(UsageError, match="no rate in Hz of audio"):
         Array(np.zeros(100, np.float32), rate_hz)

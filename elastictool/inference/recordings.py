@@ -50,7 +50,7 @@ class Array:
         rate = self.sample_rate_hz
         if not (is_number(rate) and RATES_HZ[0] <= rate <= RATES_HZ[1]):
             raise UsageError(
-                f"sample_rate_hz = {rate!r} is no sample rate of audio",
+                f"sample_rate_hz = {rate!r} is no rate in Hz of audio",
                 "for example sample_rate_hz=44_100",
             )
 
