@@ -18,8 +18,7 @@ from elastictool.data.inspect import read_rejected
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.inference.recordings import Array
-from elastictool.utils.errors import RejectedItemsError, UsageError
+from elastictool.utils.errors import RejectedItemsError
 from tests.helpers.corpus_trees import write_audio, write_table
 from tests.helpers.saved_runs import save_run
 
@@ -131,9 +130,3 @@ def test_a_clip_of_weeks_is_refused_before_it_is_read_to_its_end(
     )
     assert len(store) == 2
     assert "too long" in read_rejected(store.path)[0]["reason"]
-
-
-@pytest.mark.parametrize("rate_hz", [1e-9, 1, 99.9, 1e9, float("nan"), float("inf")])
-def test_an_array_at_a_rate_that_no_recorder_has_is_refused(rate_hz: float) -> None:
-    with pytest.raises(UsageError, match="no rate in Hz of audio"):
-        Array(np.zeros(100, np.float32), rate_hz)

@@ -46,7 +46,7 @@ _CANCELLED = 0.01
 """Share of the channels' power below which that of their mean shows that they cancel each other."""
 _POWER_STRIDE = 7
 """Samples apart of those whose power is measured; the share is nearly that of all."""
-RATES_HZ = (100, 10_000_000)
+_RATES_HZ = (100, 10_000_000)
 """Lowest and highest sample rate that is believed: hydrophones for whales use hundreds of Hz,
 those for bats and dolphins up to a few MHz."""
 
@@ -57,10 +57,10 @@ def check_rate(rate_hz: float, where: str = "") -> None:
     Raises:
         AudioError: It has not.
     """
-    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
         raise AudioError(
             f"{where}a sample rate of {rate_hz:.10g} Hz is not audio "
-            f"({RATES_HZ[0]} to {RATES_HZ[1]:,} Hz are)"
+            f"({_RATES_HZ[0]} to {_RATES_HZ[1]:,} Hz are)"
         )
 
 

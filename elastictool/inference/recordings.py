@@ -7,6 +7,7 @@ one window. An error of one recording does not stop the others.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from elastictool.audio.decode import probe, resample_blocks, waveform_of
 from elastictool.audio.decode import recording as open_recording
 from elastictool.audio.formats import AUDIO_SUFFIXES
-from elastictool.audio.reader import RATES_HZ, memory_errors
+from elastictool.audio.reader import memory_errors
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import AudioError, ElasticToolError, UsageError
 from elastictool.utils.io import on_disk, walk_files
@@ -39,7 +40,7 @@ class Array:
         name: Its name in results.
 
     Raises:
-        UsageError: No recorder has such a rate.
+        UsageError: The rate is not a number above 0.
     """
 
     samples: npt.NDArray[np.floating | np.integer]
@@ -48,9 +49,9 @@ class Array:
 
     def __post_init__(self) -> None:
         rate = self.sample_rate_hz
-        if not (is_number(rate) and RATES_HZ[0] <= rate <= RATES_HZ[1]):
+        if not (is_number(rate) and math.isfinite(rate) and rate > 0):
             raise UsageError(
-                f"sample_rate_hz = {rate!r} is no rate in Hz of audio",
+                f"sample_rate_hz = {rate!r} is no rate in Hz",
                 "for example sample_rate_hz=44_100",
             )
 
