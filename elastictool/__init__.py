@@ -8,13 +8,16 @@
     for result in model.predict(["a.wav", "b.flac"], top=3):
         print(result.name, result.labels)
 
-All public names are here; what needs torch is imported when it is first used.
+All public names are here; what needs torch is imported when it is first used. Importing this
+package also makes torchaudio importable next to a CPU build of torch.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from elastictool.audio.torchaudio_compat import make_importable
 
 if TYPE_CHECKING:
     from elastictool.audio.features import fbank
@@ -67,6 +70,8 @@ _MODULES = {
     "pack": "data.pack",
     "pi_resize": "models.resize",
 }
+
+make_importable()
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from elastictool.models.resize import pi_resize, resample_patch_embed
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.packing.batch import PackedBatch
 from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.optional import install_command
 from tests.helpers.command_line import run_command
 from tests.helpers.toy_data import hide_module
 
@@ -98,7 +99,7 @@ def test_an_extra_that_is_missing_comes_with_its_install_line(
     hide_module(monkeypatch, "h5py")
     extras = {answer.name: answer for answer in installation.extras()}
     assert extras["h5py"].ok is None
-    assert extras["h5py"].text == 'pip install "elastictool[h5py]"'
+    assert extras["h5py"].text == install_command("h5py")
     rows = {row["format"]: row for row in installation.decoders()}
     assert rows["hdf5"]["reads"] is False and extras["h5py"].text in rows["hdf5"]["detail"]
     assert rows["wav"]["reads"] is True

@@ -6,17 +6,19 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
 import elastictool
-from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.checkpoint.weights import LoadedRun, feature_extractor_of, load_run
 from elastictool.cli.app import app
 from elastictool.config.loader import load_run_config
@@ -188,7 +190,6 @@ def hf_ready(runs: dict[str, Path]) -> LoadedRun:
 def test_hugging_face_loads_the_folder_and_computes_the_same(
     hf_ready: LoadedRun, tmp_path: Path
 ) -> None:
-    load_torchaudio()
     transformers = pytest.importorskip("transformers")
     run = hf_ready
     export_hf(tmp_path / "hf", run.model, run.config, run.label_names, run.multi_label)
@@ -212,7 +213,6 @@ def test_hugging_face_loads_the_folder_and_computes_the_same(
 def test_hugging_face_hears_what_the_model_hears(
     hf_ready: LoadedRun, seconds: float, tmp_path: Path
 ) -> None:
-    load_torchaudio()
     transformers = pytest.importorskip("transformers")
     run = hf_ready
     export_hf(tmp_path / "hf", run.model, run.config, run.label_names, run.multi_label)
@@ -284,3 +284,32 @@ def test_one_safetensors_file_is_a_model(runs: dict[str, Path], tmp_path: Path) 
         alone.predict(waveform, sample_rate_hz=16_000)[0].labels
         == whole.predict(waveform, sample_rate_hz=16_000)[0].labels
     )
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "using.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["onnxruntime", "transformers"])
+def test_the_examples_of_the_page_run_in_a_fresh_process(
+    library: str, runs: dict[str, Path], hf_ready: LoadedRun, tmp_path: Path
+) -> None:
+    """They give elastictool's own answer for a recording at another rate than the model's."""
+    pytest.importorskip(library)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    (block,) = [block for block in blocks if re.search(f"^(import|from) {library}", block, re.M)]
+    time_s = np.arange(13_230) / 22_050
+    soundfile.write(tmp_path / "talk.wav", 0.3 * np.sin(1_400 * time_s**2), 22_050)
+    if library == "onnxruntime":
+        run = load_run(runs["elasticast"])
+        export_onnx(run, tmp_path / "model.onnx")
+    else:
+        run = hf_ready
+        names = (run.label_names, run.multi_label)
+        export_hf(tmp_path / "folder", run.model, run.config, *names)
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = ElasticModel(run).predict(str(tmp_path / "talk.wav"))
+    assert found.labels[0][0] in done.stdout.strip().splitlines()[-1].split("}")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import elastictool.audio.kaldi_fbank as module
-from elastictool.audio import torchaudio_compat
 from elastictool.audio.decode import decode
 from elastictool.audio.fbank import fbank, fill_frames, prepare_clip
 from elastictool.audio.kaldi_fbank import EPSILON, FLOOR
@@ -353,8 +353,24 @@ def test_torchaudio_is_imported_in_one_place_only() -> None:
 
 def test_state_says_how_torchaudio_was_loaded() -> None:
     assert load_torchaudio() is load_torchaudio()
-    disabled = isinstance(sys.modules["torchaudio._extension"], torchaudio_compat._Disabled)
-    assert torchaudio_state() == ("extension disabled" if disabled else "native")
+    native = sys.modules["torchaudio._extension"]._IS_TORCHAUDIO_EXT_AVAILABLE
+    assert torchaudio_state() == ("native" if native else "extension disabled")
+
+
+def test_torchaudio_can_be_imported_after_elastictool_and_costs_nothing_before() -> None:
+    script = (
+        "import sys, elastictool\n"
+        "assert 'torch' not in sys.modules and 'torchaudio' not in sys.modules\n"
+        "import torch, torchaudio\n"
+        "from torchaudio import functional, transforms\n"
+        "assert functional.resample(torch.zeros(1, 800), 8000, 16000).shape == (1, 1600)\n"
+        "from elastictool.audio.torchaudio_compat import torchaudio_state\n"
+        "if torchaudio_state() != 'native':\n"
+        "    try: functional.forced_align(None, None)\n"
+        "    except RuntimeError as error: assert 'extension' in str(error)\n"
+        "    else: raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_missing_torchaudio_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.checkpoint.weights import feature_extractor_of, import_weights
 from elastictool.config import InitConfig, ModelConfig, RunConfig
 from elastictool.data.collate import Example, PackSpec, collate
@@ -65,7 +64,6 @@ def altered(weights: Imported, state: Mapping[str, Tensor] | None = None, **mode
 
 
 def transformers() -> Any:
-    load_torchaudio()  # transformers imports it, which beside a CPU build of torch needs our help
     return pytest.importorskip("transformers")
 
 

@@ -12,6 +12,7 @@ from elastictool.data.store import PreparedStore
 from elastictool.training.run import resume_run, train_run
 from elastictool.training.state import save_training_state
 from elastictool.utils.errors import Interrupted, UsageError
+from elastictool.utils.optional import install_command
 from tests.helpers.toy_data import hide_module
 from tests.helpers.training import small, train_and_stop
 
@@ -78,7 +79,7 @@ def test_without_the_package_the_run_is_refused_before_anything_is_written(
     hide_module(monkeypatch, "tensorboard")
     with pytest.raises(UsageError, match="needs the extra tensorboard") as caught:
         train_run(small(*ON), toy_store, tmp_path / "run")
-    assert "elastictool[tensorboard]" in caught.value.hint
+    assert install_command("tensorboard") in caught.value.hint
     assert not (tmp_path / "run").exists()
 
 

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import json
+import os
 from functools import lru_cache
+from pathlib import Path
 
 
 def install_command(extra: str) -> str:
-    """Returns the command that installs an extra."""
-    return f'pip install "elastictool[{extra}]"'
+    """Returns the command that installs an extra, wherever elastictool comes from.
+
+    The package is on no index: pip knows it by name where it is installed, and a clone by its
+    folder, which an editable installation has to stay.
+    """
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "pyproject.toml").is_file():
+        return f'pip install "elastictool[{extra}]"'
+    place = "." if clone.samefile(os.curdir) else clone
+    return f'pip install {"-e " if _is_editable() else ""}"{place}[{extra}]"'
+
+
+def _is_editable() -> bool:
+    """Returns whether the installed package is a link to a clone."""
+    try:
+        origin = importlib.metadata.distribution("elastictool").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # run in the clone, without installation
+        return False
+    return bool(json.loads(origin or "{}").get("dir_info", {}).get("editable"))
 
 
 def missing_extra(extra: str, *modules: str) -> str:

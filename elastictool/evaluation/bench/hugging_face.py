@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from elastictool.audio.torchaudio_compat import load_torchaudio
 from elastictool.evaluation.bench.parts import Bench, ready_optimizer, run_batches
 from elastictool.evaluation.bench.workload import Workload
 from elastictool.utils.errors import ElasticToolError
@@ -28,7 +27,6 @@ def contender(bench: Bench, workload: Workload, training: bool) -> dict[str, Cal
     Raises:
         ElasticToolError: transformers is not installed, or broken.
     """
-    load_torchaudio()  # transformers imports it, which needs help next to a CPU build of torch
     if lack := missing_extra("transformers"):
         raise ElasticToolError("--compare hf needs the extra transformers", lack)
     try:  # its modules are loaded when they are asked for
