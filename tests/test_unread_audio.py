@@ -30,6 +30,8 @@ def noise(seconds: float = 0.5, seed: int = 0) -> Waveform:
 
 
 def made(kind: str, seconds: float = 0.5) -> bytes:
+    if kind == "hdf5":
+        pytest.importorskip("h5py")
     try:
         return trials.sample(kind, noise(seconds))
     except AudioError as error:
@@ -88,6 +90,25 @@ def test_a_second_file_behind_the_first_is_counted(kind: str) -> None:
     assert np.array_equal(samples, whole)
     assert losses == {"unread_bytes": len(second)}
     assert probe(made(kind) + second).num_samples == len(whole)
+
+
+@pytest.mark.parametrize("first", ("wav", "au", "mp4", "asf"))
+@pytest.mark.parametrize("second", ("ogg", "wavpack", "wav", "hdf5", "nist"))
+def test_a_file_of_another_format_behind_the_first_is_counted(first: str, second: str) -> None:
+    whole, other = decode(made(first))[0], made(second)
+    samples, losses = read(made(first) + other)
+    assert np.array_equal(samples, whole)
+    assert 0.9 * len(other) < losses["unread_bytes"] <= len(other)
+
+
+def test_values_that_are_not_finite_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    buffer = io.BytesIO()
+    samples = np.stack([noise(), noise()], axis=1)
+    samples[100] = np.inf, -np.inf
+    soundfile.write(buffer, samples, RATE_HZ, format="WAV", subtype="FLOAT")
+    with pytest.raises(AudioError, match="the first is 100"):
+        decode(buffer.getvalue())
+    assert not list(recwarn)
 
 
 @pytest.mark.parametrize("subtype", ("FLOAT", "MS_ADPCM", "PCM_24"))

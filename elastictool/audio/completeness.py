@@ -40,8 +40,8 @@ _XING = re.compile(rb"(?:Xing|Info)\0\0\0([\x03\x07\x0b\x0f]).{4}(.{4})", re.DOT
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 """The names of all chunks of Sony Wave64 end so."""
-_NEW_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"data", b"SSND")
-"""Chunks that hold audio: behind the audio of a file they are those of another one."""
+_NEW_FILES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"data", b"SSND", b"wvpk", b"OggS")
+"""What begins with these names behind the audio of a file is another one, and no chunk of it."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,13 @@ class _Chunked(NamedTuple):
         """Returns whether a chunk behind the audio may have this name."""
         if len(name) == 16:
             return name.endswith(_W64_TAIL) and name[:4] != b"data"
-        return name.isascii() and name.decode().isprintable() and name not in _NEW_FILES
+        return _is_text(name) and name not in _NEW_FILES
 
     def behind(self, raw: BinaryIO, stop: int, end: int) -> int:
         """Returns the first byte from ``stop`` on that belongs to no chunk of this container."""
         at = stop
+        if not self.audio:
+            return at
         for begin in sorted({stop, -(-stop // self.align) * self.align}):
             reached = begin
             for name, length in self.chunks(raw, begin):
@@ -131,8 +133,12 @@ _RIFF = _Chunked(b"data", 12, "<4sI", 2)
 _AIFF = _Chunked(b"SSND", 12, ">4sI", 2, before=8)
 _CAF = _Chunked(b"data", 8, ">4sq", 1, before=4)
 _W64 = _Chunked(b"data" + _W64_TAIL, 40, "<16sQ", 8, counted=24)
-_BARE = _Chunked(b"", 0, "<4sI", 1)
+_BARE = _Chunked(b"", 0, "", 1)
 _ASF = _Chunked(b"", 0, "<16sQ", 1, counted=24)
+
+
+def _is_text(name: bytes) -> bool:
+    return name.isascii() and name.decode().isprintable()
 
 
 def find_audio(raw: BinaryIO, kind: str, name: str) -> Extent:
@@ -294,7 +300,7 @@ def _mp4(raw: BinaryIO, size: int) -> Extent:
         raw.seek(at)
         head = raw.read(16).ljust(16, b"\0")
         length, name, long = struct.unpack(">I4sQ", head)
-        if number and (name == b"ftyp" or not name.isascii() or b"\0" in name):
+        if number and (name == b"ftyp" or not _is_text(name)):
             return Extent.of_first(raw, at)
         length = long if length == 1 else length
         if name == b"moof" or length < 8:  # FFmpeg reads joined fragments; 0 is "to the end"
@@ -304,9 +310,10 @@ def _mp4(raw: BinaryIO, size: int) -> Extent:
 
 
 def _asf(raw: BinaryIO, size: int) -> Extent:
-    """Finds a second file behind the first."""
-    for number, (name, _) in enumerate(_ASF.chunks(raw, 0)):
-        if number and name == _ASF_HEADER:
+    """Finds a second file behind the first, or junk behind header and data."""
+    for number, (name, length) in enumerate(_ASF.chunks(raw, 0)):
+        fits = 0 <= length <= size - raw.tell()
+        if (number and name == _ASF_HEADER) or (number > 1 and not fits):
             return Extent.of_first(raw, raw.tell() - _ASF.counted)
     return Extent()
 

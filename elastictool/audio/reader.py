@@ -161,19 +161,19 @@ class Recording(ABC):
     def _waveforms(self, at: int, stop: int | None, channel: str | int) -> Iterator[Waveform]:
         blocks = self.samples(at, stop)
         while True:
-            with decoder_errors(self.name):
+            with decoder_errors(self.name), np.errstate(all="ignore"):  # see below for NaN
                 block = next(blocks, None)
-            if block is None:
-                return
-            picked = self._pick(block, channel)
-            waveform = to_float(picked)
-            self._add_powers(picked)
+                if block is None:
+                    return
+                picked = self._pick(block, channel)
+                waveform = to_float(picked)
             bad = np.flatnonzero(~np.isfinite(waveform) if block.dtype != np.int16 else False)
             if len(bad):
                 raise AudioError(
                     f"{self.name}: {len(bad)} samples are NaN or infinite, the first is "
                     f"{at + int(bad[0])}"
                 )
+            self._add_powers(picked)
             at += len(waveform)
             yield waveform
 
