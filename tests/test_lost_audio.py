@@ -130,3 +130,24 @@ def test_a_clip_of_weeks_is_refused_before_it_is_read_to_its_end(
     )
     assert len(store) == 2
     assert "too long" in read_rejected(store.path)[0]["reason"]
+
+
+def test_an_array_of_years_is_refused_at_once(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "years.h5", "w") as file:
+        file.create_dataset("a", shape=(10**13,), dtype="i2", chunks=(1 << 20,))
+    store = _prepared(tmp_path, ("years.h5/a", "x", "", ""), ("years.h5/a", "x", 1_000, 1_001))
+    assert len(store) == 1
+    assert "too long" in read_rejected(store.path)[0]["reason"]
+
+
+def test_a_large_stored_clip_is_read_where_it_lies(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = toy_store.waveform(0), toy_store.waveform(0, 100, 900)
+    monkeypatch.setattr("elastictool.data.store.COPIED_BYTES", 0)
+    assert not isinstance(toy_store.audio_source(0), bytes)
+    for again, once in zip(
+        (toy_store.waveform(0), toy_store.waveform(0, 100, 900)), copied, strict=True
+    ):
+        assert np.array_equal(again, once)

@@ -116,6 +116,11 @@ class _Stream(Recording):
         return count
 
     @property
+    def stated_samples(self) -> int:
+        """Length of the stream that the container states, or 0."""
+        return self._stated
+
+    @property
     def _identity(self) -> tuple[int, ...]:
         """Facts of a file that change with its content; empty for bytes in memory."""
         try:

@@ -112,6 +112,11 @@ class Recording(ABC):
             AudioError: Damaged or truncated, found while counting.
         """
 
+    @property
+    def stated_samples(self) -> int:
+        """Length that the header states, 0 where it states none; takes no time."""
+        return self.num_samples
+
     @abstractmethod
     def samples(self, start: int, stop: int | None) -> Iterator[Samples]:
         """Yields (n, channels) blocks from sample ``start`` to ``stop`` (None: the end).

@@ -211,6 +211,9 @@ def _source(
     with recording(path) as opened:
         sliced = clip.start_s is not None or clip.stop_s is not None
         start, stop = _slice(opened.info, clip) if sliced else (0, None)
+        if not task.storage.max_seconds:
+            length = (opened.stated_samples if stop is None else stop) - start
+            _check_length(0, length / opened.sample_rate_hz)
         yield opened.sample_rate_hz, opened.blocks(start, stop, task.storage.channel), opened
     if _state(path) != before:
         raise AudioError("was changed while it was read; prepare it again once it is whole")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 
 _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
+COPIED_BYTES = 1 << 20
+"""Below this size a copy in memory is read faster than a file."""
 
 
 def shard_schema(sample_rate_hz: int, fingerprint: str = "") -> pa.Schema:
@@ -355,6 +357,11 @@ class PreparedStore:
         """Returns the encoded audio of clip ``index``: a view into the memory map, not a copy."""
         return memoryview(self._audio[self._row(index)]["bytes"].as_buffer())
 
+    def audio_source(self, index: int) -> bytes | BinaryIO:
+        """Returns the encoded audio of clip ``index`` for a decoder; large ones are not copied."""
+        view = self.audio_bytes(index)
+        return bytes(view) if len(view) < COPIED_BYTES else cast(BinaryIO, pa.BufferReader(view))
+
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Returns samples ``start`` to ``stop`` of clip ``index``, as float32 (n,) in -1..1.
 
@@ -364,7 +371,7 @@ class PreparedStore:
         whole = int(self.num_samples[self._row(index)])
         expected = (whole if stop is None else min(stop, whole)) - start
         try:
-            waveform = decode(bytes(self.audio_bytes(index)), start, stop)[0]
+            waveform = decode(self.audio_source(index), start, stop)[0]
         except AudioError as error:
             raise self._damaged(index, error.message) from error
         if len(waveform) != expected:

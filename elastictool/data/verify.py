@@ -64,7 +64,7 @@ def _of_audio(store: PreparedStore, index: int, clip: Clip) -> str:
     if clip.sample_rate_hz != store.info.sample_rate_hz:
         return f"its row says {clip.sample_rate_hz} Hz, not {store.info.sample_rate_hz}"
     try:
-        with recording(bytes(store.audio_bytes(index))) as stored:
+        with recording(store.audio_source(index)) as stored:
             count, rate_hz = sum(map(len, stored.blocks())), stored.sample_rate_hz
     except AudioError as error:
         return error.message.split(": ", 1)[-1]
