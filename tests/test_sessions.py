@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from elastictool.config import DataConfig
 from elastictool.corpora.base import CORPORA, CorpusOptions, SourceClip
 from elastictool.corpora.sessions import session_warnings
+from elastictool.data.options import PrepOptions
+from elastictool.data.prepare import prepare
+from elastictool.data.splits import select_clips, validation_warnings
 from tests.helpers.corpus_trees import write_audio, write_table
 
 SPLITS = ("train", "train", "val", "test")
@@ -18,6 +22,7 @@ SESSIONS = {
     "days": [f"{label}/2024-05-0{d}T1{i}.wav" for label in "ab" for d in range(3) for i in "123"],
     "takes with letters": [f"x/site{r}-{i}.wav" for r in range(4) for i in "abc"],
     "UrbanSound8K": [f"f/{source}-3-0-{i}.wav" for source in (101, 102, 103) for i in range(4)],
+    "two days of both": [f"{label}/day{d}_{i}.wav" for label in "ab" for d in "12" for i in "123"],
     "speakers": [f"{d}_{who}_{i}.wav" for d in "01" for who in ("ann", "bob") for i in range(4)],
     "folders": [f"{label}/room{r}/{i}.wav" for label in "ab" for r in range(2) for i in range(4)],
 }
@@ -65,3 +70,16 @@ def test_drawn_splits_of_folders_and_tables_warn(tmp_path: Path) -> None:
         table = write_table(tmp_path / "t.csv", [tuple(row[i] for i in columns) for row in rows])
         found = CORPORA["csv"].list_clips(table, options).warnings
         assert any("sessions" in warning for warning in found) == warned
+
+
+@pytest.mark.parametrize(("grouped", "fraction"), [(False, 0.3), (True, 0.3), (False, 0.0)])
+def test_drawn_validation_clips_warn_too(grouped: bool, fraction: float, tmp_path: Path) -> None:
+    rows = [("path", "label", "split", "group")]
+    for path in SESSIONS["numbered takes"]:
+        write_audio(tmp_path / path, 0.2)
+        rows.append((path, path[0], "train", path[:7] if grouped else ""))
+    table = write_table(tmp_path / "t.csv", rows)
+    store = prepare(PrepOptions("csv", table, tmp_path / "data"))
+    config = DataConfig(validation_fraction=fraction)
+    found = validation_warnings(store, config, select_clips(store, config, seed=0))
+    assert len(found) == (not grouped and fraction > 0)

@@ -34,9 +34,10 @@ def session_warnings(clips: Sequence[SourceClip]) -> list[str]:
         sessions.pop("", None)
         several = {name: found for name, found in sessions.items() if len(found) > 1}
         covered = sum(map(len, several.values()))
-        # As many sessions as labels are the labels themselves: dog/1.wav, dog_1.wav.
-        labels = {label for clip in clips for label in clip.labels}
-        if len(several) <= len(labels) or covered < _COVERED * len(files):
+        # One session for each label is the label itself: dog/1.wav, dog_1.wav.
+        pairs = {(name, clip.labels) for name, found in several.items() for clip in found}
+        is_label = len(pairs) == len({labels for _, labels in pairs})
+        if len(several) < 2 or is_label or covered < _COVERED * len(files):
             continue
         apart = [name for name, found in several.items() if len({c.split for c in found}) > 1]
         if apart:

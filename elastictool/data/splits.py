@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from elastictool.config import DataConfig, FbankConfig
+from elastictool.corpora.base import SourceClip
+from elastictool.corpora.sessions import session_warnings
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import UsageError
 from elastictool.utils.rng import clip_rng
@@ -82,6 +84,26 @@ def select_clips(
                 "choose one nearer to a half; clips of one group stay together",
             )
     return Splits(train, validation, test)
+
+
+def validation_warnings(store: PreparedStore, config: DataConfig, splits: Splits) -> list[str]:
+    """Returns a warning if drawn validation clips share what looks like sessions with training."""
+    published = store.info.corpus not in ("csv", "folder", "json")
+    parts = {"train": splits.train, "validation": splits.validation}
+    named = set(store.splits[splits.validation].tolist())
+    if published or not config.validation_fraction or config.train_split not in named:
+        return []
+    clips_with, classes = store.label_pairs()
+    label_of = dict(zip(clips_with.tolist(), classes.tolist(), strict=True))
+    sources = store.sources
+    return session_warnings(
+        [
+            SourceClip("", sources[clip], None, None, (str(label_of.get(clip)),), part)
+            for part, clips in parts.items()
+            for clip in clips.tolist()
+            if not store.groups[clip]
+        ]
+    )
 
 
 def _check_names(store: PreparedStore, config: DataConfig) -> None:

@@ -307,6 +307,12 @@ class PreparedStore:
         """(n,) names of splits."""
         return self._texts("split")
 
+    @property
+    def sources(self) -> list[str]:
+        """The file that each clip came from."""
+        found: list[str] = self._table.column("source").to_pylist()
+        return found
+
     @cached_property
     def groups(self) -> NDArray[np.str_]:
         """(n,) groups; empty is none."""

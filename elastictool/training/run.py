@@ -19,6 +19,7 @@ from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
+from elastictool.data.splits import validation_warnings
 from elastictool.data.store import PreparedStore
 from elastictool.pretrained.importer import Imported
 from elastictool.training.distillation import load_teacher
@@ -72,7 +73,9 @@ def train_run(
         with _locked(run), _deleted_on_failure(run):
             run.write_config(trainer.config, store.info.fingerprint)
             start_from(weights, trainer.model, config, run, progress)
-            _log_start(trainer, [*notes(config), *leak_notes(weights, store, trainer.splits)])
+            drawn = validation_warnings(store, trainer.config.data, trainer.splits)
+            leaks = leak_notes(weights, store, trainer.splits)
+            _log_start(trainer, [*notes(config), *drawn, *leaks])
             return _fit(trainer)
 
 
@@ -247,6 +250,7 @@ def describe(config: RunConfig, store: PreparedStore) -> dict[str, Any]:
         **_rank_balance(launched().world, sampler, plans),
         "notes": [
             *notes(resolved),
+            *validation_warnings(store, resolved.data, splits),
             *leak_notes(weights, store, splits),
             *([estimate] if counted < epochs else []),
         ],
