@@ -50,6 +50,13 @@ _WITH_LENGTH = ("mov", "wv", "matroska", "wav")
 """Containers that state the length of a stream and where each packet lies."""
 _NOTHING_BEHIND = ("wv", "tta")
 """Containers that have no index or the like behind the last packet."""
+_INDEX_BEHIND = ("matroska", "flv", "avi")
+_LONGEST_INDEX = 1 << 20
+_BEGINNINGS = re.compile(
+    rb"\x1a\x45\xdf\xa3|FLV\x01|RIF[FX]....(?:WAVE|AVI )|fLaC\0\0\0\x22|OggS\0\x02|....ftyp|wvpk",
+    re.DOTALL,
+)
+"""Beginnings of another file, which may follow an index."""
 _SEEKABLE = ("mp3", "ogg")
 """Others where a seek is exact, as long as time stamps rise."""
 _VOTES = 16
@@ -219,6 +226,10 @@ class _Stream(Recording):
                 raise self._damaged(error.strerror or str(error)) from error
         if self._is(*_NOTHING_BEHIND):
             self.unread_bytes = unread_from(self._raw, end)
+        elif self._is(*_INDEX_BEHIND):
+            self._raw.seek(end)
+            if another := _BEGINNINGS.search(self._raw.read(_LONGEST_INDEX)):
+                self.unread_bytes = unread_from(self._raw, end + another.start())
 
     def _frames(self) -> Iterator[_Frame]:
         """Yields decoded frames from where the container stands."""
