@@ -8,6 +8,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,9 @@ from elastictool.inference.recordings import Array
 from elastictool.reporting.evaluations import notes, read_evaluation, score_rows
 from elastictool.reporting.run_report import write_report
 from elastictool.reporting.runs import summarise
+from elastictool.training.predict_logits import Scores, score_clips
 from elastictool.utils.errors import CheckpointError, ElasticToolError, Interrupted, UsageError
-from elastictool.utils.signals import stoppable
+from elastictool.utils.signals import Stopped, stoppable
 from tests.helpers.saved_runs import save_run
 
 
@@ -62,6 +64,24 @@ def test_top1_is_what_the_logits_say(elastic: LoadedRun, store: PreparedStore) -
     assert result.metrics.values["top1"] == hits.mean()
     low, high = result.intervals["top1"]
     assert low <= hits.mean() <= high
+
+
+def test_a_stop_is_heard_while_metrics_are_computed(
+    elastic: LoadedRun, store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[Scores] = []
+
+    def score(*arguments: Any, **options: Any) -> Scores:
+        scored.append(score_clips(*arguments, **options))
+        return scored[0]
+
+    def between() -> None:
+        if scored:
+            raise Stopped
+
+    monkeypatch.setattr("elastictool.evaluation.evaluate.score_clips", score)
+    with pytest.raises(Stopped):
+        evaluate_run(elastic, store, between=between)
 
 
 def test_a_length_beyond_the_longest_clip_changes_nothing(
