@@ -21,16 +21,18 @@ def install_command(extra: str) -> str:
     if not (clone / "pyproject.toml").is_file():
         return f'pip install "elastictool[{extra}]"'
     place = "." if clone.samefile(os.curdir) else clone
-    return f'pip install {"-e " if _is_editable() else ""}"{place}[{extra}]"'
+    return f'pip install {"-e " if _is_editable(clone) else ""}"{place}[{extra}]"'
 
 
-def _is_editable() -> bool:
-    """Returns whether the installed package is a link to a clone."""
+def _is_editable(clone: Path) -> bool:
+    """Returns whether the installed package is a link to the clone."""
     try:
         origin = importlib.metadata.distribution("elastictool").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:  # run in the clone, without installation
         return False
-    return bool(json.loads(origin or "{}").get("dir_info", {}).get("editable"))
+    facts = json.loads(origin or "{}")
+    here = facts.get("url") == clone.as_uri()
+    return here and bool(facts.get("dir_info", {}).get("editable"))
 
 
 def missing_extra(extra: str, *modules: str) -> str:
