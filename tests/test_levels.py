@@ -14,6 +14,7 @@ from elastictool.data.levels import Level, trimmed
 from elastictool.data.options import PrepOptions, StorageOptions
 from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
+from elastictool.inference.recordings import windows
 from elastictool.training.setup import resolve
 from elastictool.utils.errors import UsageError
 from tests.helpers.command_line import run_command
@@ -143,6 +144,15 @@ def test_channels_that_cancel_each_other_are_noted(kind: str, subtype: str, tmp_
         "csv", tmp_path / "t.csv", tmp_path / "first", storage=StorageOptions(channel=0)
     )
     assert not note_with(prepare(first), "cancel each other")
+
+
+def test_recordings_to_predict_on_count_cancelled_channels(tmp_path: Path) -> None:
+    left = noise(-20)
+    for name, right in (("a.wav", -left), ("b.wav", left)):
+        soundfile.write(tmp_path / name, np.stack([left, right], axis=1), 16_000)
+        losses: dict[str, int] = {}
+        list(windows(tmp_path / name, 16_000, 4_000, 4_000, losses))
+        assert losses == ({"cancelled_channels": 2} if name == "a.wav" else {})
 
 
 def test_silence_under_a_level_is_cut_off_both_ends(tmp_path: Path) -> None:

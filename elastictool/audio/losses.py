@@ -12,6 +12,8 @@ LOSSES = {
     "damaged_packets": "packets that cannot be decoded, silence took their place",
     "unread_bytes": "bytes behind the audio that the header states, they were not read",
     "other_streams": "further audio streams, only the first was read",
+    "cancelled_channels": "channels that cancel each other in their mean, which was taken "
+    "(prep --channel first takes one of them)",
 }
 """Attributes of an opened recording that count what was lost of it, as notes name them."""
 

@@ -193,9 +193,9 @@ class Recording(ABC):
         self._mean_power += len(some) * powers[1]
 
     @property
-    def cancels(self) -> bool:
-        """Whether the channels of the blocks so far cancel each other in their mean."""
-        return self._mean_power < _CANCELLED * self._channels_power
+    def cancelled_channels(self) -> int:
+        """Its channels if those of the blocks so far cancel each other in their mean, else 0."""
+        return self.channels if self._mean_power < _CANCELLED * self._channels_power else 0
 
     def _pick(self, samples: Samples, channel: str | int) -> Samples:
         """Returns the wanted columns of (n, channels)."""

@@ -126,7 +126,6 @@ class StoredAudio:
         clipped_peak: Largest sample before it was clipped to full scale; 0 if none had to be.
         losses: What of its file was not read.
         silent: Whether it is silent, as recorded or as stored (``Level``).
-        cancelled: Whether its channels cancel each other in their mean, which is stored.
     """
 
     content: bytes | mmap.mmap
@@ -136,7 +135,6 @@ class StoredAudio:
     clipped_peak: float
     losses: Losses
     silent: bool
-    cancelled: bool
 
 
 def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
@@ -184,7 +182,6 @@ def ingest(corpus: Corpus, clip: SourceClip, task: ShardTask) -> StoredAudio:
             clipped_peak=peak if peak > 1 else 0.0,
             losses=opened.losses if opened else {},
             silent=recorded.silent or measured.level.silent,
-            cancelled=opened is not None and opened.cancels,
         )
 
 

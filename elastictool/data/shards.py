@@ -57,7 +57,6 @@ class ShardReport:
         loudest: Of the clipped, the id of the one that went furthest, and its largest sample.
         digests: Hash of each row's samples; 0 for digital silence.
         silent: Split of each silent clip, by its id.
-        cancelled: Ids of clips whose channels cancel each other in their mean.
     """
 
     fingerprint: str
@@ -72,7 +71,6 @@ class ShardReport:
     loudest: tuple[str, float] = ("", 0.0)
     digests: list[int] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
-    cancelled: list[str] = field(default_factory=list)
 
     def reject(self, clip: SourceClip, reason: str) -> None:
         """Adds one clip that could not be used."""
@@ -90,8 +88,6 @@ class ShardReport:
         if audio.silent:
             _add_one(counts, "silent")
             self.silent[clip.id] = clip.split
-        if audio.cancelled:
-            self.cancelled.append(clip.id)
         if audio.clipped_peak:
             _add_one(counts, "clipped")
             if audio.clipped_peak > self.loudest[1]:

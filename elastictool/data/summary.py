@@ -160,7 +160,7 @@ def _file_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
 
 
 def _level_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Yields notes on clips that are too loud for 16 bits, silent, or lost in their mean."""
+    """Yields notes on clips that are too loud for 16 bits, or silent."""
     count = sum(counts.get("clipped", 0) for report in reports for counts in report.counts.values())
     if count:
         name, peak = max((report.loudest for report in reports), key=lambda loudest: loudest[1])
@@ -181,12 +181,6 @@ def _level_notes(reports: Sequence[ShardReport]) -> Iterator[str]:
     if silent:
         are = "clip is" if len(silent) == 1 else "clips are"
         yield f"{len(silent)} {are} silent ({level}): {some_of(silent)}"
-    if cancelled := [clip_id for report in reports for clip_id in report.cancelled]:
-        of = "1 clip" if len(cancelled) == 1 else f"{len(cancelled)} clips"
-        yield (
-            f"the channels of {of} cancel each other in their mean, which is stored "
-            f"(--channel first, or a number, takes one of them): {some_of(cancelled)}"
-        )
 
 
 def _clip_notes(
