@@ -113,6 +113,14 @@ def test_missing_memory_for_one_file_refuses_that_file(
     assert f"left out: {other_rate}: there is no memory for it" in result.stderr
 
 
+def test_missing_memory_is_no_damage_of_prepared_data(
+    toy_store: PreparedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastictool.audio.sndfile.soundfile.SoundFile", _no_memory)
+    with pytest.raises(MemoryError):
+        toy_store.waveform(0)
+
+
 def test_a_clip_of_weeks_is_refused_before_it_is_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

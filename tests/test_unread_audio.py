@@ -226,6 +226,16 @@ def test_a_wav_over_4_gib_whose_header_disagrees_is_counted(tmp_path: Path) -> N
     assert losses == {"unread_bytes": 4 * GIB + 910_000}
 
 
+def test_what_a_compressed_wav_over_4_gib_does_not_count_is_counted(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(), RATE_HZ, format="WAV", subtype="MS_ADPCM")
+    content = buffer.getvalue()
+    path = sparse(tmp_path / "long.wav", content, 4 * GIB)
+    samples, losses = read(path)
+    assert np.array_equal(samples, decode(content)[0])
+    assert losses == {"unread_bytes": 4 * GIB}
+
+
 def test_further_audio_streams_are_counted() -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as file:

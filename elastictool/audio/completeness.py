@@ -52,6 +52,7 @@ class Extent:
         start: First byte of the samples.
         stop: Byte after the last; 0 where this container is not looked into.
         corrected: The header states another length.
+        wrapped: Bytes more than it states, where it counts modulo 2**32.
         unread: Bytes behind the audio that are neither of the container nor tags.
         end: Where they begin; 0 where there are none.
     """
@@ -59,6 +60,7 @@ class Extent:
     start: int = 0
     stop: int = 0
     corrected: bool = False
+    wrapped: int = 0
     unread: int = 0
     end: int = 0
 
@@ -263,7 +265,7 @@ def _extent(raw: BinaryIO, size: int, form: _Chunked, stated: int, wraps: bool =
         raise _Truncated(f"{max(0, present)} of {stated} bytes of audio")
     whole = stated + ((present - stated) // _WRAPS * _WRAPS if wraps else 0)
     if whole > stated and not unread_from(raw, behind(whole)):
-        return Extent(start, start + whole, corrected=True)
+        return Extent(start, start + whole, corrected=True, wrapped=whole - stated)
     return Extent.of_first(raw, behind(stated), start, start + stated)
 
 

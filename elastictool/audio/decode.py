@@ -130,7 +130,9 @@ def _open_by_content(stack: ExitStack, source: Source, name: str) -> Recording:
         except UnknownContent as error:
             reason = str(error).strip().rstrip(".")
     try:
-        found = found or stack.enter_context(open_av(raw, name))
+        if found is None:
+            found = stack.enter_context(open_av(raw, name))
+            found.unread_bytes = extent.wrapped
     except UnknownContent as error:
         wrong = f"not readable as audio ({reason})" if reason else f"damaged or truncated ({error})"
         raise AudioError(f"{name}: {wrong}") from error

@@ -172,7 +172,9 @@ def open_sndfile(raw: BinaryIO, name: str, extent: Extent) -> Iterator[Recording
             return
         if file.subtype.startswith("MPEG") or not 0 < file.frames < _NO_LENGTH:
             raise UnknownContent("its header does not say how long it is")
-        yield _File(file, name, source)
+        found = _File(file, name, source)
+        found.unread_bytes = extent.wrapped
+        yield found
 
 
 def _headless(source: _Source, like: soundfile.SoundFile) -> soundfile.SoundFile:

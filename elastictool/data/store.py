@@ -21,7 +21,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from elastictool.audio.decode import decode
-from elastictool.utils.errors import AudioError, DamagedDataError, ElasticToolError, UsageError
+from elastictool.utils.errors import (
+    AudioError,
+    DamagedDataError,
+    ElasticToolError,
+    UsageError,
+    is_out_of_memory,
+)
 from elastictool.utils.io import INFO_NAME
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
@@ -379,6 +385,8 @@ class PreparedStore:
         try:
             waveform = decode(self.audio_source(index), start, stop)[0]
         except AudioError as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                raise error.__cause__ from None  # the data are sound
             raise self._damaged(index, error.message) from error
         if len(waveform) != expected:
             raise self._damaged(index, f"{len(waveform)} samples instead of {expected}")
