@@ -37,7 +37,7 @@ from elastictool.reporting.runs import changed_settings
 from elastictool.utils.errors import UsageError
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
-VERSIONS: Mapping[Kind, int] = {"plot": 2}
+VERSIONS: Mapping[Kind, int] = {"plot": 2, "eval": 2, "sweep": 2}
 """Version of the code of a kind of step (1 by default); raised when its results change."""
 MARKER = "step.json"
 """Written last into a step's folder: the step is finished, with its cost."""

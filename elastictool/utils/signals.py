@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from elastictool.utils.errors import Interrupted
@@ -136,7 +135,6 @@ def leave_to_parent() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-@cache
 def end_with_parent(parent_pid: int) -> None:
     """Ends this worker process when its parent ends, even killed, also if that has happened.
 
