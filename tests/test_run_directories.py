@@ -15,14 +15,24 @@ from elastictool.cli.app import app
 from elastictool.cli.loading import open_data
 from elastictool.config import RunConfig
 from elastictool.config.loader import dump_yaml, read_settings
+from elastictool.data.options import PrepOptions
+from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.evaluation.evaluate import evaluate_run
 from elastictool.training.run import describe, resume_run, train_run
 from elastictool.training.setup import pick_device
 from elastictool.training.state import load_training_state, save_training_state
-from elastictool.utils.errors import CheckpointError, ElasticToolError, OutOfMemory, UsageError
+from elastictool.utils.errors import (
+    CheckpointError,
+    ElasticToolError,
+    Interrupted,
+    OutOfMemory,
+    UsageError,
+)
 from elastictool.utils.progress import SILENT
-from tests.helpers.training import SMALL, Hooks, records, same, small, weights
+from tests.helpers.command_line import run_command
+from tests.helpers.toy_data import write_toy_recordings
+from tests.helpers.training import SMALL, Hooks, records, same, small, train_and_stop, weights
 
 STEADY = ("train.schedule.kind=multistep", "train.schedule.warmup_steps=2", "model.dropout=0.2")
 
@@ -265,8 +275,9 @@ def test_an_edited_configuration_is_refused_with_what_differs(
 
 def test_the_state_of_another_model_is_refused(toy_store: PreparedStore, tmp_path: Path) -> None:
     run, other = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "other")
-    train_run(small("train.epochs=1"), toy_store, run.path)
-    train_run(small("train.epochs=1", "model.width=64"), toy_store, other.path)
+    for config, path in ((small(), run.path), (small("model.width=64"), other.path)):
+        with pytest.raises(Interrupted):
+            train_and_stop(config, toy_store, path, steps=2)
     own = load_training_state(run.training_state)
     state = load_training_state(other.training_state)
     save_training_state(run.training_state, state | {"config": own["config"]})
@@ -337,8 +348,7 @@ def test_a_run_finds_its_data_from_any_folder_and_after_a_move(
     (moved / "data" / "toy").unlink()
     with pytest.raises(UsageError, match="is not there"):
         open_data("", load_run(moved / "runs" / "a"))
-    resume_run(moved / "runs" / "a", toy_store)  # the user says where they are
-    assert RunDirectory(moved / "runs" / "a").read_config().data.dataset == str(toy_store.path)
+    assert resume_run(moved / "runs" / "a", toy_store).was_finished, "the user says where they are"
 
 
 def test_a_run_to_start_from_is_called_by_name_and_never_looked_for_elsewhere(
@@ -392,3 +402,25 @@ def test_a_model_whose_outputs_overflow_is_reported(
     with pytest.raises(ElasticToolError, match="NaN or infinite"):
         train_run(small(*sets), toy_store, tmp_path / "run")
     assert not [warning for warning in recwarn if "invalid value" in str(warning.message)]
+
+
+def test_data_in_folds_end_with_a_setting_and_not_with_a_command_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = write_toy_recordings(tmp_path)
+    rows = listing.read_text("utf-8").splitlines()[1:]
+    folds = [f"{row.rpartition(',')[0]},{number % 5 + 1}" for number, row in enumerate(rows)]
+    listing.write_text("\n".join(["path,label,fold", *folds]) + "\n")
+    store = prepare(PrepOptions("csv", listing, tmp_path / "data", name="folds"))
+    sets = [word for setting in (*SMALL, "train.epochs=1") for word in ("--set", setting)]
+    command = ["train", "--dataset", store.path, *sets]
+    assert run_command(monkeypatch, *command, "--run-dir", tmp_path / "all") == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "next: elastictool eval" not in shown
+    assert shown.count("--set data.test_fold=5 (its folds are: 1, 2, 3, 4, 5)") == 2
+    one = [*command, "--set", "data.test_fold=5", "--run-dir", tmp_path / "one"]
+    assert run_command(monkeypatch, *one) == 0
+    assert f"next: elastictool eval {tmp_path / 'one'}," in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run_command(monkeypatch, "eval", tmp_path / "one") == 0

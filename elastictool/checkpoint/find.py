@@ -76,6 +76,21 @@ def _newest(root: Path, *patterns: str) -> Path | None:
     return root / latest.relative_to(root).parts[0]
 
 
+def read_run_config(file: Path) -> RunConfig:
+    """Returns the configuration of a run.
+
+    Raises:
+        UsageError: It is no valid one, or lacks a section.
+    """
+    values = read_yaml(file)
+    config = from_dict(RunConfig, values)
+    # Sections that every run's configuration has, and no recipe, which may have this name, in full.
+    missing = [name for name in ("data", "fbank", "model", "train") if name not in values]
+    if missing:
+        raise UsageError(f"it has no section {' nor '.join(missing)}")
+    return config
+
+
 def require_run(path: Path) -> None:
     """Checks that ``path`` is a run directory.
 
@@ -95,14 +110,9 @@ def _why_no_run(path: Path) -> str:
     if not file.is_file():
         return f"it has no {CONFIG_NAME}"
     try:
-        values = read_yaml(file)
-        from_dict(RunConfig, values)
+        read_run_config(file)
     except ElasticToolError as error:
         return f"its {CONFIG_NAME} is not that of a run: {error.message}"
-    # Sections that every run's configuration has, and no recipe, which may have this name, in full.
-    missing = [name for name in ("data", "fbank", "model", "train") if name not in values]
-    if missing:
-        return f"its {CONFIG_NAME} has no section {' nor '.join(missing)}"
     if (path / LOCK_NAME).is_file():
         return ""
     with suppress(OSError, ValueError, TypeError):

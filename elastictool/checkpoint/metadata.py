@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from elastictool.config import RunConfig
 from elastictool.config.coerce import from_dict, to_dict
 from elastictool.utils.errors import CheckpointError, UsageError
-from elastictool.utils.io import finite
+from elastictool.utils.io import finite, require_readable
 
 _SAVED_AT = ("epoch", "step")
 """Numbers that distinguish the weights of a run from its earlier and later ones."""
@@ -59,8 +59,12 @@ class WeightsMetadata:
 
 def read_metadata(file: Path) -> WeightsMetadata:
     """Returns the metadata of a weights file; raises what ``parse_metadata`` does."""
-    with safe_open(str(file), framework="np") as opened:
-        return parse_metadata(file, opened.metadata() or {})
+    require_readable(file)
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            return parse_metadata(file, opened.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged or no safetensors file: {error}") from error
 
 
 def parse_metadata(file: Path, header: Mapping[str, str]) -> WeightsMetadata:

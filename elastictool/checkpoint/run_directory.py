@@ -26,12 +26,11 @@ from elastictool.checkpoint.find import (
     ENVIRONMENT_NAME,
     LOCK_NAME,
     RUNS_ROOT,
+    read_run_config,
     require_run,
 )
 from elastictool.config import RunConfig
-from elastictool.config.coerce import from_dict
 from elastictool.config.loader import dump_yaml
-from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import (
     CheckpointError,
     RunRemovedError,
@@ -41,7 +40,9 @@ from elastictool.utils.errors import (
 from elastictool.utils.io import (
     append_line,
     as_argument,
+    parse_record,
     remove_temporaries,
+    require_readable,
     write_json,
     write_text,
 )
@@ -177,7 +178,7 @@ class RunDirectory:
                 f"--run-dir {as_argument(named)} does" if is_name else "start one without --resume",
             )
         try:
-            return from_dict(RunConfig, read_yaml(self.config_file))
+            return read_run_config(self.config_file)
         except UsageError as error:
             raise CheckpointError(
                 f"{self.config_file} is no configuration of a run: {error.message}",
@@ -185,11 +186,22 @@ class RunDirectory:
             ) from error
 
     def read_fingerprint(self) -> str:
-        """Returns the fingerprint of the run's data; empty if it is not recorded."""
-        try:
-            return str(json.loads(self.environment.read_text("utf-8"))["data_fingerprint"])
-        except (OSError, KeyError, json.JSONDecodeError):
+        """Returns the fingerprint of the run's data; empty without ``environment.json``.
+
+        Raises:
+            CheckpointError: ``environment.json`` holds none.
+        """
+        if not self.environment.exists():
             return ""
+        require_readable(self.environment)
+        record = parse_record(self.environment.read_bytes())
+        fingerprint = record and record.get("data_fingerprint")
+        if not isinstance(fingerprint, str):
+            raise CheckpointError(
+                f"{self.environment} is damaged: it does not say which data the run has",
+                "put back what was there; without the file, the data are not compared",
+            )
+        return fingerprint
 
     def was_saved(self) -> bool:
         """Returns whether a state to continue from is or was there: each epoch saves one."""
@@ -217,30 +229,41 @@ class RunDirectory:
             append_line(path, json.dumps(record))
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yields the lines of ``metrics.jsonl``, without one that a kill left unfinished."""
-        yield from _records(self.metrics)
+        """Yields the records of ``metrics.jsonl`` without damaged lines."""
+        yield from (record for record in _records(self.metrics) if record and "kind" in record)
 
-    def clean_up(self, step: int, epochs: int) -> None:
+    def clean_up(self, step: int, epochs: int) -> list[str]:
         """Deletes what a killed process logged after its last saved state: it is computed again.
+
+        Damaged lines go too; the state holds all that training needs.
 
         Args:
             step: Optimiser steps of the saved state.
             epochs: Finished epochs of the saved state: a state of the last step of an epoch may be
                 older than the epoch's own lines.
+
+        Returns:
+            Notes on damaged lines.
         """
         if not self.writes:
-            return
+            return []
+        damaged = []
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)
         for log in (self.metrics, self.skipped_steps):
+            records = list(_records(log))
             kept = [
                 json.dumps(record) + "\n"
-                for record in _records(log)
-                if record.get("step", 0) <= step
-                and (record.get("kind") not in ("epoch", "averaged") or record["epoch"] <= epochs)
+                for record in records
+                if record
+                and record["step"] <= step
+                and (record.get("kind") not in _OF_EPOCHS or record["epoch"] <= epochs)
             ]
             if log.exists():
                 write_text(log, "".join(kept))
+            if lost := records.count(None):
+                damaged.append(f"lines of {log} that were damaged and are left out: {lost:,}")
+        return damaged
 
     def _check_still_there(self) -> None:
         """Raises an error if the run directory was removed during training."""
@@ -299,14 +322,25 @@ def is_locked(run_dir: Path) -> bool | None:
     return is_held(run_dir / LOCK_NAME)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+_OF_EPOCHS = ("epoch", "averaged")
+"""Kinds of records that name their epoch."""
+
+
+def _records(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yields the record of each line, None for a damaged one; a kill leaves half of the last.
+
+    Raises:
+        ElasticToolError: The log cannot be read.
+    """
+    if not os.path.lexists(path):
         return
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    require_readable(path)
+    *lines, rest = path.read_bytes().split(b"\n")
+    for line in [*filter(bytes.strip, lines), *([rest] if parse_record(rest) else [])]:
+        record = parse_record(line) or {}
+        needed = ("step", "epoch") if record.get("kind") in _OF_EPOCHS else ("step",)
+        sound = all(type(record.get(name)) is int for name in needed)
+        yield record if sound and isinstance(record.get("kind", ""), str) else None
 
 
 def environment(fingerprint: str) -> dict[str, Any]:

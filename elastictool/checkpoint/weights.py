@@ -36,7 +36,7 @@ from elastictool.pretrained.formats import FORMATS, Described, Format, Tensors
 from elastictool.pretrained.shapes import number_of_blocks
 from elastictool.pretrained.source import OWN_FORMAT, OWN_NAME, Source, require_floats
 from elastictool.utils.errors import CheckpointError, UsageError
-from elastictool.utils.io import as_argument, atomic_path
+from elastictool.utils.io import as_argument, atomic_path, require_readable
 from elastictool.utils.registry import nearest_hint
 
 Which = Literal["best", "last", "averaged"]
@@ -288,6 +288,7 @@ def feature_extractor_of(config: RunConfig) -> FeatureExtractor:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    require_readable(file)
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}

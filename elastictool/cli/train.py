@@ -112,15 +112,14 @@ def train(
         result = train_run(config, store, path, options.overwrite, progress())
     if not launched().is_main:
         return
-    files = write_report(result.run)
+    files = [] if result.was_finished else write_report(result.run)
     _print(_report(result), path, json_output)
     if not json_output:
         log_lines("wrote ", files)
         if result.was_finished:
             epochs = counted(result.epochs, "epoch")
             log(f"{path} was finished before, after {epochs}: nothing was trained")
-        run, axis = as_argument(path), _axis(RunDirectory(path).read_config())
-        log(f"next: elastictool eval {run}, elastictool sweep {run} {axis}".rstrip())
+        log(_next(path, RunDirectory(path).read_config(), store))
 
 
 def _open(options: RunOptions, config: RunConfig) -> tuple[PreparedStore, Path]:
@@ -189,6 +188,19 @@ def known_parts() -> dict[str, list[str]]:
         "train.attention": list(ATTENTION),
         "init.from": weight_formats(),
     }
+
+
+def _next(path: Path, config: RunConfig, store: PreparedStore) -> str:
+    """Returns the line that names the next commands, which work on the clips that are left."""
+    from elastictool.data.splits import how_to_set_aside, select_clips
+
+    run, axis = as_argument(path), _axis(config)
+    splits = select_clips(store, config.data, config.seed)
+    part = next((name for name in ("test", "validation") if len(splits[name])), None)
+    if part is None:
+        return f"no clip is left to test; a run sets some aside with {how_to_set_aside(store)}"
+    option = "" if part == "test" else f" --split {part}"
+    return f"next: elastictool eval {run}{option}, elastictool sweep {run} {axis}".rstrip() + option
 
 
 def _axis(config: RunConfig) -> str:

@@ -84,7 +84,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_dict(kind, value, path)
-    if origin is Mapping:
+    if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
             raise UsageError(f"{path} must be a mapping, not {shown(value)}")
         return {str(k): _convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
@@ -99,6 +99,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
                 ". ".join(filter(None, (hint, explained(path)))),
             )
         return value
+    if origin is list and isinstance(value, list):
+        return [_convert(arguments[0], item, path) for item in value]
     if origin is tuple:
         return _convert_tuple(arguments, value, path)
     return _convert_scalar(kind, value, path)

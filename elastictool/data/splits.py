@@ -106,6 +106,14 @@ def validation_warnings(store: PreparedStore, config: DataConfig, splits: Splits
     )
 
 
+def how_to_set_aside(store: PreparedStore) -> str:
+    """Returns the setting that sets clips aside, for data without a test split."""
+    folds = sorted(set(store.folds.tolist()) - {0})
+    if folds:
+        return f"--set data.test_fold={folds[-1]} (its folds are: {', '.join(map(str, folds))})"
+    return "--set data.validation_fraction=0.2"
+
+
 def _check_names(store: PreparedStore, config: DataConfig) -> None:
     """Refuses names of splits that the data do not have, and one name for two parts.
 

@@ -21,6 +21,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from elastictool.audio.decode import decode
+from elastictool.config import FbankConfig
+from elastictool.config.check import within
+from elastictool.config.coerce import from_dict
 from elastictool.utils.errors import (
     AudioError,
     DamagedDataError,
@@ -28,11 +31,13 @@ from elastictool.utils.errors import (
     UsageError,
     is_out_of_memory,
 )
-from elastictool.utils.io import INFO_NAME
+from elastictool.utils.io import INFO_NAME, require_readable
 
 DATA_ROOT = Path(os.environ.get("ELASTICTOOL_DATA") or "data")
 """Default folder of prepared datasets."""
 
+_WRONG = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What reading a document raises that has other keys or values."""
 _FINGERPRINT_KEY = "elastictool_fingerprint"
 FORMAT = 1
 COPIED_BYTES = 1 << 20
@@ -222,6 +227,7 @@ class DatasetInfo:
                 f"{folder} is not a prepared dataset (no {INFO_NAME})",
                 "prepare one: elastictool prep --dataset NAME (an unfinished one continues)",
             )
+        require_readable(path)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document.get("format") != FORMAT:
@@ -229,16 +235,25 @@ class DatasetInfo:
                     f"{path} has format {document.get('format')!r}, this version reads {FORMAT}",
                     "prepare the data again with --overwrite",
                 )
-            values = {field.name: document[field.name] for field in fields(cls)}
-            values["splits"] = {
-                split: SplitCounts(**counts) for split, counts in values["splits"].items()
-            }
-            values["fbank_sums"] = [FbankSums(**sums) for sums in values["fbank_sums"]]
-            return cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            info = from_dict(cls, {field.name: document[field.name] for field in fields(cls)})
+            from_dict(FbankConfig, {"num_mel_bins": 0} | info.fbank_config)
+            if len(set(info.label_names)) < len(info.label_names):
+                raise ValueError("a label stands twice in label_names")
+            within("num_shards", info.num_shards, 0, 99_999)
+            within("sample_rate_hz", info.sample_rate_hz, 1, 10_000_000)
+        except (
+            AttributeError,
+            KeyError,
+            RecursionError,
+            TypeError,
+            UsageError,
+            ValueError,
+        ) as error:
             raise ElasticToolError(
-                f"{path} is damaged: {error!r}", "prepare the data again with --overwrite"
+                f"{path} is damaged: {getattr(error, 'message', repr(error))}",
+                "prepare the data again with --overwrite",
             ) from error
+        return info
 
 
 class PreparedStore:
@@ -357,6 +372,11 @@ class PreparedStore:
         counts = pc.list_value_length(labels).to_numpy().astype(np.int64)
         names = pa.array(self.info.label_names, pa.string())
         classes = pc.index_in(pc.list_flatten(labels), value_set=names)
+        if classes.null_count:
+            raise DamagedDataError(
+                f"{self.path}: {classes.null_count} labels of its clips are not in {INFO_NAME}",
+                "prepare the data again with --overwrite",
+            )
         return np.repeat(np.arange(len(counts)), counts), classes.to_numpy().astype(np.int64)
 
     def targets(self, index: int) -> NDArray[np.float32]:

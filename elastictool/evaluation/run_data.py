@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import LoadedRun
-from elastictool.data.splits import Splits, select_clips
+from elastictool.data.splits import Splits, how_to_set_aside, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import CheckpointError, UsageError
 
@@ -53,12 +53,8 @@ def _other_clips(run: LoadedRun, store: PreparedStore, parts: Splits) -> str:
     filled = [name for name in names if len(parts[name])]
     if filled:
         return f"choose another with --split: {', '.join(filled)}"
-    folds = sorted({int(fold) for fold in store.folds} - {0})
-    if folds and not run.config.data.test_fold:
-        return (
-            f"its clips are in folds ({', '.join(map(str, folds))}): set one aside when training, "
-            f"--set data.test_fold={folds[-1]}"
-        )
+    if store.folds.any() and not run.config.data.test_fold:
+        return f"its clips are in folds: set one aside in training, {how_to_set_aside(store)}"
     if not trained_on:
         return f"its splits are: {', '.join(sorted({str(name) for name in store.splits}))}"
     return "the run was trained on all its clips: name other data with --dataset"

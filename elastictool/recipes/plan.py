@@ -35,6 +35,7 @@ from elastictool.recipes.spec import (
 )
 from elastictool.reporting.runs import changed_settings
 from elastictool.utils.errors import UsageError
+from elastictool.utils.io import parse_record
 
 Kind = Literal["prep", "train", "eval", "sweep", "tokens", "durations", "plot"]
 VERSIONS: Mapping[Kind, int] = {"plot": 2, "eval": 2, "sweep": 2}
@@ -92,10 +93,10 @@ class Step:
     def marker(self) -> dict[str, Any] | None:
         """Return the marker of the finished step; None if it is unfinished or has changed."""
         try:
-            found: dict[str, Any] = json.loads((self.path / MARKER).read_text("utf-8"))
-        except (OSError, ValueError):
+            found = parse_record((self.path / MARKER).read_bytes())
+        except OSError:
             return None
-        return found if found.get("fingerprint") == self.fingerprint else None
+        return found if found and found.get("fingerprint") == self.fingerprint else None
 
     @property
     def state(self) -> Literal["done", "begun", "to do"]:

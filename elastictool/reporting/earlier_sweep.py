@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from elastictool.config.coerce import from_dict
 from elastictool.evaluation.points import SweepPoint
 from elastictool.metrics.intervals import LEVEL
 from elastictool.reporting.tables import read_json
@@ -60,6 +61,7 @@ def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
     try:
         document = read_json(file)
         for row in document["points"]:
+            from_dict(SweepPoint, {k: 0.0 if v is None else v for k, v in row.items()})  # checks it
             values: dict[str, Any] = {k: math.nan if v is None else v for k, v in row.items()}
             points.append(SweepPoint(**values))
         different = _differences(document, about)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.io import parse_record
 
 Record = dict[str, Any]
 
@@ -28,17 +28,8 @@ def read_log(run_dir: Path, kind: str) -> list[Record]:
         raise ElasticToolError(f"cannot read {path}: {error.strerror}", "check it") from error
     # A long run logs hundreds of thousands of steps; a look at the text spares parsing them all.
     lines = (line for line in text.splitlines() if f'"{kind}"' in line)
-    records = (parse_line(line) for line in lines)
+    records = (parse_record(line) for line in lines)
     return [record for record in records if record and record.get("kind") == kind]
-
-
-def parse_line(line: str) -> Record | None:
-    """Return the record of a line; None if it has none."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def number(record: Record, name: str) -> float | None:

@@ -15,16 +15,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from elastictool.checkpoint.find import HOW_TO_MAKE_ONE
+from elastictool.checkpoint.find import CONFIG_NAME, HOW_TO_MAKE_ONE, read_run_config
 from elastictool.checkpoint.run_directory import is_locked
 from elastictool.config import RunConfig
-from elastictool.config.coerce import flat_settings, from_dict
-from elastictool.config.yaml_text import read_yaml
+from elastictool.config.coerce import flat_settings
 from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluations import evaluation_stems, read_evaluation
-from elastictool.reporting.run_log import Record, number, parse_line, read_log
+from elastictool.reporting.run_log import Record, number, read_log
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import as_argument
+from elastictool.utils.io import as_argument, parse_record
 
 State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]
@@ -180,7 +179,7 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         UsageError: There is none, or this version cannot read it.
     """
-    return from_dict(RunConfig, read_yaml(path / "config.yaml"))
+    return read_run_config(path / CONFIG_NAME)
 
 
 def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
@@ -196,7 +195,7 @@ def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
     if ended:
         return not steps
     taken = (number(steps[-1], "step") or 0) if steps else 0
-    skipped = [record for record in map(parse_line, lines) if record]
+    skipped = [record for record in map(parse_record, lines) if record]
     last = [record for record in skipped if (number(record, "step") or 0) > taken]
     several = min(SEVERAL_STEPS, config.train.max_skipped_steps + 1)
     return len(last) >= several or any(record.get("where") == "weights" for record in last)
@@ -222,7 +221,8 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
             evaluation = read_evaluation(path, stem)
             name, document = evaluation.metric, evaluation.document
             low, high = document["intervals"].get(name) or (None, None)
-            score = Score(name, document["metrics"][name], low, high)
+            ends = {"value": document["metrics"][name], "low": low, "high": high}
+            score = Score(name, *(number(ends, key) for key in ends))
             outdated = evaluation.outdated
             scores[f"{stem} ({outdated})" if outdated else stem] = score
             old += [f"eval_{stem}.json"] if outdated else []

@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ElasticToolError(f"{path} is not JSON: {error}", "make the result anew") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from elastictool.checkpoint.find import RUNS_ROOT, find_run
-from elastictool.checkpoint.run_directory import RunDirectory, lock_run
+from elastictool.checkpoint.run_directory import RunDirectory, is_locked, lock_run
 from elastictool.checkpoint.weights import feature_extractor_of
 from elastictool.config import RunConfig
 from elastictool.config.coerce import to_dict
@@ -19,7 +19,7 @@ from elastictool.config.conflicts import notes
 from elastictool.data.dataset import ClipDataset
 from elastictool.data.paths import find_recorded_dataset
 from elastictool.data.samplers import BatchPlan, TrainingSampler
-from elastictool.data.splits import validation_warnings
+from elastictool.data.splits import how_to_set_aside, validation_warnings
 from elastictool.data.store import PreparedStore
 from elastictool.pretrained.importer import Imported
 from elastictool.training.distillation import load_teacher
@@ -29,9 +29,10 @@ from elastictool.training.initial_weights import (
     read_initial,
     start_from,
 )
+from elastictool.training.nonfinite import no_finite_step
 from elastictool.training.resuming import check_epochs, own_config, require_unedited
 from elastictool.training.setup import device_of, resolve
-from elastictool.training.state import TrainResult, load_training_state
+from elastictool.training.state import Counters, TrainResult, load_training_state
 from elastictool.training.tensorboard import mirrored
 from elastictool.training.trainer import Trainer
 from elastictool.utils.errors import CheckpointError, Interrupted, UsageError
@@ -108,6 +109,8 @@ def resume_run(
                 f"{run.path} was trained on other data than {store.path} (the fingerprints differ)",
                 "give the run's own data with --dataset, or start anew with --overwrite",
             )
+        if finished := _finished(run, config):
+            return finished
         with _locked(run):
             saved = load_training_state(run.training_state) if run.was_saved() else {}
             before = saved["config"] if saved else to_dict(run.read_config())
@@ -130,6 +133,25 @@ def resume_run(
             if not trainer.is_finished:
                 _log_start(trainer, [longer] if longer else [])
             return _fit(trainer)
+
+
+def _finished(run: RunDirectory, config: RunConfig) -> TrainResult | None:
+    """Returns the result of a run that has no epoch left, without touching it; else None.
+
+    Raises:
+        CheckpointError: Its state is damaged, or its configuration was changed.
+        ElasticToolError: None of its steps could be taken.
+    """
+    if is_locked(run.path) or not run.training_state.exists():
+        return None
+    saved = load_training_state(run.training_state)
+    epochs, state = config.train.epochs, Counters(**saved["state"])
+    if state.epoch < epochs or epochs != saved["config"]["train"]["epochs"]:
+        return None
+    require_unedited(run, saved["config"], config)
+    if state.skipped_in_a_row == state.step:
+        raise no_finite_step(state.step)
+    return TrainResult(run.path, epochs, state.best_epoch, seconds=state.seconds, was_finished=True)
 
 
 def _fit(trainer: Trainer) -> TrainResult:
@@ -156,6 +178,9 @@ def _log_start(trainer: Trainer, notes: Sequence[str]) -> None:
             "warning: without validation clips the last epoch counts as the best; "
             "--set data.validation_fraction=0.1 takes a part of the training clips"
         )
+    if not len(splits.test) and trainer.store.folds.any():
+        aside = how_to_set_aside(trainer.store)
+        trainer.progress.log(f"warning: all folds are trained on, none is left to test: {aside}")
     if state.step:
         at = f"epoch {state.epoch + 1}, step {state.step}"
         trainer.progress.log(f"continuing at {at} of {trainer.batches.total_steps}")

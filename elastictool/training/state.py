@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from elastictool.config.coerce import to_dict
 from elastictool.models.transformer import SpectrogramTransformer
 from elastictool.training.averaging import Averages
 from elastictool.utils.errors import CheckpointError
-from elastictool.utils.io import as_argument, atomic_path
+from elastictool.utils.io import as_argument, atomic_path, require_readable
 
 
 @dataclass
@@ -152,7 +153,7 @@ class TrainState:
             if self.device.type == "cuda" and "cuda_rng" in saved:  # a run begun on a CPU has none
                 torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
             self.averages.load_state_dict(saved["averages"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(
                 f"{run.training_state} does not fit the model of {run.config_file}: {error}",
                 _start_from_weights(run.training_state),
@@ -179,6 +180,8 @@ def validation_parts(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading raises where a file holds something else."""
 _KEYS = {"config", "model", "optimizer", "averages", "state", "rng"}
 
 
@@ -194,15 +197,22 @@ def load_training_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, damaged, or not a training state.
     """
+    if path.exists():
+        require_readable(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not state.keys() >= _KEYS:
             raise ValueError("it holds something else")
+        if state["state"].keys() != vars(Counters()).keys():
+            raise ValueError("it has other counters")
+        counted = [*state["state"].values(), state["config"]["train"]["epochs"]]
+        if not all(isinstance(number, (int, float)) for number in counted):
+            raise ValueError("its counters are no numbers")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist: there is nothing to resume", _start_from_weights(path)
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except (*_DAMAGE, EOFError, OSError, pickle.UnpicklingError, struct.error) as error:
         raise CheckpointError(
             f"{path} is damaged or not a training state of elastictool", _start_from_weights(path)
         ) from error

@@ -150,7 +150,8 @@ class Trainer:
             CheckpointError: It belongs to another model.
         """
         self.train_state.restore(saved, self.run)
-        self.run.clean_up(self.state.step, self.state.epoch)
+        for note in self.run.clean_up(self.state.step, self.state.epoch):
+            self.progress.log(f"note: {note}")
 
     def _train_epoch(self) -> None:
         self.model.train()

@@ -243,6 +243,7 @@ def as_argument(value: object) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path; renames it to ``path`` if the block ends well, else removes it.
 
+    It has the rights that the user's umask gives to new files, whatever library writes it.
     The file is on the disk before it gets its name: some file systems report a full disk or a
     used-up quota only then, and a power cut must not leave an empty file under a good name.
 
@@ -258,7 +259,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             _require_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors makes it the owner's only
+            temporary.chmod(mode)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -313,6 +318,31 @@ def _writer_ended(temporary: Path) -> bool:
 def _machine() -> str:
     """Returns a short name of this machine, for names of files."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def require_readable(path: Path) -> None:
+    """Checks that a file can be read, for libraries that report it as a damaged one.
+
+    Raises:
+        ElasticToolError: It cannot.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ElasticToolError(
+            f"cannot read {path}: {error.strerror or error}",
+            "check that it is there and that you have the right to read it",
+        ) from error
+
+
+def parse_record(line: str | bytes) -> dict[str, Any] | None:
+    """Returns the JSON object of a line of a log; None where it holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def append_line(path: Path, line: str) -> None:
