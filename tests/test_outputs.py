@@ -130,4 +130,4 @@ def test_one_recording_is_no_recordings(run: Path, tmp_path: Path) -> None:
 def test_a_sweep_without_end_is_refused(run: Path) -> None:
     refused = invoke("sweep", run, "--lengths", "1:100000:1").exception
     assert isinstance(refused, UsageError)
-    assert "100,001 points" in refused.message and "--lengths 1:100000:5000" in refused.hint
+    assert "100,000 numbers" in refused.message and "--lengths 1:100000:5000" in refused.hint

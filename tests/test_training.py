@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from elastictool.checkpoint.find import latest_run
+from elastictool.checkpoint.find import latest_runs
 from elastictool.checkpoint.run_directory import RunDirectory
 from elastictool.checkpoint.weights import load_run
 from elastictool.config import FbankConfig, TrainConfig
@@ -528,14 +528,14 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(
 
 def test_without_a_run_the_error_names_the_command_that_trains_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no trained run") as caught:
-        latest_run(tmp_path)
+        latest_runs(root=tmp_path)
     assert "elastictool train" in caught.value.hint
 
 
 def test_the_latest_run_is_the_one_trained_last(toy_store: PreparedStore, tmp_path: Path) -> None:
     for name in ("b", "a"):
         train_run(small("train.epochs=1"), toy_store, tmp_path / name)
-    assert latest_run(tmp_path) == tmp_path / "a"
+    assert latest_runs(root=tmp_path) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_cross_entropy_spreads_a_clip_over_its_labels() -> None:

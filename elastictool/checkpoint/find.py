@@ -45,15 +45,29 @@ def find_run(text: str) -> Path:
     )
 
 
-def latest_run(root: Path = RUNS_ROOT) -> Path:
-    """Returns the run under ``root`` whose weights were written last.
+def is_run(text: str) -> bool:
+    """Returns whether ``text`` names a run or its weights, and not recordings."""
+    if os.path.exists(text):
+        is_weights = text.endswith(".safetensors") and os.path.isfile(text)
+        return is_weights or os.path.isfile(Path(text, CONFIG_NAME))
+    return bool(text) and os.path.isfile(RUNS_ROOT / text / CONFIG_NAME)
+
+
+def latest_runs(trained: bool = True, root: Path = RUNS_ROOT) -> list[Path]:
+    """Returns the runs under ``root``, those whose weights or settings were written last first.
+
+    Args:
+        trained: Runs without weights do not count.
+        root: The folder.
 
     Raises:
         UsageError: There is none; the hint shows how to make one.
     """
-    if run := _newest(root, "*/checkpoints/last.safetensors"):
-        return run
-    raise UsageError(f"there is no trained run under {root}", HOW_TO_MAKE_ONE)
+    patterns = ["*/checkpoints/last.safetensors"] + [f"*/{CONFIG_NAME}"] * (not trained)
+    if runs := _newest(root, *patterns):
+        return runs
+    kind = "trained run" if trained else "run"
+    raise UsageError(f"there is no {kind} under {root}", HOW_TO_MAKE_ONE)
 
 
 def latest_started() -> Path:
@@ -62,18 +76,16 @@ def latest_started() -> Path:
     Raises:
         UsageError: There is none.
     """
-    if run := _newest(RUNS_ROOT, f"*/{CONFIG_NAME}", "*/checkpoints/last.training.pt"):
-        return run
+    if runs := _newest(RUNS_ROOT, f"*/{CONFIG_NAME}", "*/checkpoints/last.training.pt"):
+        return runs[0]
     raise UsageError(f"there is no run under {RUNS_ROOT} to resume", "name one with --run-dir")
 
 
-def _newest(root: Path, *patterns: str) -> Path | None:
-    """Returns the run with the newest file that matches one of ``patterns``."""
+def _newest(root: Path, *patterns: str) -> list[Path]:
+    """Returns the runs with files that match one of ``patterns``, the newest file's first."""
     files = [file for pattern in patterns for file in sorted(root.glob(pattern))]
-    if not files:
-        return None
-    latest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    return root / latest.relative_to(root).parts[0]
+    files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    return list(dict.fromkeys(root / file.relative_to(root).parts[0] for file in files))
 
 
 def read_run_config(file: Path) -> RunConfig:

@@ -25,7 +25,6 @@ from elastictool.checkpoint.find import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
     LOCK_NAME,
-    RUNS_ROOT,
     read_run_config,
     require_run,
 )
@@ -39,7 +38,6 @@ from elastictool.utils.errors import (
 )
 from elastictool.utils.io import (
     append_line,
-    as_argument,
     parse_record,
     remove_temporaries,
     require_readable,
@@ -171,11 +169,8 @@ class RunDirectory:
             CheckpointError: There is no run here, or its configuration is invalid.
         """
         if not self.config_file.is_file():
-            named = RUNS_ROOT / self.path.name
-            is_name = (named / CONFIG_NAME).is_file()
             raise CheckpointError(
-                f"{self.path} holds no run to resume",
-                f"--run-dir {as_argument(named)} does" if is_name else "start one without --resume",
+                f"{self.path} holds no run to resume", "start one without --resume"
             )
         try:
             return read_run_config(self.config_file)

@@ -20,7 +20,7 @@ from elastictool.cli.options import (
     grouped,
     option,
 )
-from elastictool.cli.recordings import collect, expand_files, finish, window_rule
+from elastictool.cli.recordings import collect, expand_files, finish, split_run, window_rule
 from elastictool.reporting.tables import percent
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output, finite
@@ -94,6 +94,7 @@ def embed(
     """
     from elastictool.inference.vectors import EmbeddingMeta, read_vectors
 
+    files, run = split_run(files, run)
     options.check(files)
     rule = window_rule(windows)
     if options.dataset:

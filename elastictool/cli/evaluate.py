@@ -19,7 +19,7 @@ from elastictool.cli.options import (
     DatasetOption,
     JsonOption,
     RawOption,
-    RunArgument,
+    RunChoice,
     SplitOption,
     grouped,
     option,
@@ -46,7 +46,7 @@ class EvalOptions:
 
 @grouped
 def evaluate(
-    run: RunArgument = "",
+    run: RunChoice = RunChoice(),
     split: SplitOption = "test",
     dataset: DatasetOption = "",
     model: BudgetOptions = BudgetOptions(),
@@ -64,7 +64,7 @@ def evaluate(
     Example: elastictool eval runs/synth-elasticast --split test --length 128
     """
     frames = _length(options.length)
-    path = locate_run(run)
+    path = locate_run(run.text)
     out_folder = options.out or results_folder(path)
     for folder in (out_folder, out_folder / "results", out_folder / "figures"):
         check_output(folder)

@@ -9,15 +9,16 @@ import typer
 
 from elastictool.cli.console import log, print_json
 from elastictool.cli.loading import locate_run
-from elastictool.cli.options import CheckpointOption, JsonOption, RunArgument
+from elastictool.cli.options import CheckpointOption, JsonOption, RunChoice, grouped
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import check_output
 
 Target = Literal["onnx", "hf", "safetensors"]
 
 
+@grouped
 def export(
-    run: RunArgument = "",
+    run: RunChoice = RunChoice(),
     out: Annotated[
         Path | None,
         typer.Option(help="File to write, or a folder for hf (default: model.onnx etc.)."),
@@ -48,7 +49,7 @@ def export(
     check_output(out, is_folder=to == "hf")
     from elastictool.checkpoint.weights import load_run
 
-    loaded = load_run(locate_run(run), which, "split", "cpu")
+    loaded = load_run(locate_run(run.text), which, "split", "cpu")
     document: dict[str, object] = {"run": str(loaded.path), "out": str(out)}
     if to == "onnx":
         from elastictool.inference.onnx import export_onnx

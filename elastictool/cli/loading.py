@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,42 @@ if TYPE_CHECKING:
     from elastictool.checkpoint.weights import LoadedRun
     from elastictool.data.store import PreparedStore
     from elastictool.inference.model import ElasticModel
+    from elastictool.reporting.runs import RunSummary
 
 
-def locate_run(text: str) -> Path:
+def locate_run(text: str, trained: bool = True) -> Path:
     """Returns a run directory or checkpoint file, a run by its name, or the latest run.
+
+    Args:
+        text: What the user names; without it, the latest finished run is taken, or the latest.
+        trained: Runs without weights do not count as the latest.
 
     Raises:
         UsageError: There is no such run.
     """
-    from elastictool.checkpoint.find import RUNS_ROOT, find_run
+    from elastictool.checkpoint.find import find_run, latest_runs
 
     if text:
         return find_run(text)
-    from elastictool.checkpoint.find import latest_run
+    from elastictool.reporting.runs import summarise
 
-    return latest_run(RUNS_ROOT)
+    paths = latest_runs(trained)
+    summaries = map(summarise, paths)
+    finished = next((run for run in summaries if run.state == "finished"), None)
+    chosen = finished or summarise(paths[0])
+    log(f"latest run: {chosen.path} ({_described(chosen)})")
+    return Path(chosen.path)
+
+
+def _described(run: RunSummary) -> str:
+    """Returns state, date and score of a run: ``finished 2026-12-01 14:30, test top-1 93.3 %``."""
+    from elastictool.reporting.tables import score_text
+
+    when = datetime.fromisoformat(run.updated).astimezone()
+    value, metric = (run.test.value, run.test.metric) if run.test else (run.best, run.metric)
+    part = "test" if run.test else "validation"
+    score = "" if value is None else f", {part} {score_text(metric, value)}"
+    return f"{run.state} {when:%Y-%m-%d %H:%M}{score}"
 
 
 def open_run(path: Path, options: ModelOptions, **overrides: Any) -> LoadedRun:

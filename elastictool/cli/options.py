@@ -47,7 +47,6 @@ _ATTENTION = typer.Option(help="Attention backend: auto, varlen, flex, split or 
 _PRECISION = typer.Option(help="Precision of matrix products.")
 _RUN = "Run directory, name under runs/, or weights file (default: the latest run)."
 
-RunArgument = Annotated[str, typer.Argument(help=_RUN)]
 RunOption = Annotated[str, typer.Option("--run", "-r", help=_RUN)]
 FilesArgument = Annotated[
     list[str] | None,
@@ -123,6 +122,27 @@ def option(default: Any, text: str, *names: str, **settings: Any) -> Any:
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=declared)
     return field(default=default, metadata=declared)
+
+
+@dataclass(frozen=True)
+class RunChoice:
+    """A run, named by its place or by ``--run``."""
+
+    run: Annotated[str, typer.Argument(help=_RUN)] = ""
+    run_option: Annotated[
+        str, typer.Option("--run", "-r", help="Run, as an option instead of an argument.")
+    ] = ""
+
+    @property
+    def text(self) -> str:
+        """The name; empty for the latest run.
+
+        Raises:
+            UsageError: Two runs are named.
+        """
+        if self.run and self.run_option not in ("", self.run):
+            raise UsageError(f"{self.run} and {self.run_option} are two runs", "name one of them")
+        return self.run or self.run_option
 
 
 @dataclass(frozen=True)

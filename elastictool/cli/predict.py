@@ -20,7 +20,7 @@ from elastictool.cli.options import (
     option,
 )
 from elastictool.cli.prediction_output import Format, PredictionOutput
-from elastictool.cli.recordings import collect, expand_files, finish, window_rule
+from elastictool.cli.recordings import collect, expand_files, finish, split_run, window_rule
 from elastictool.utils.errors import WriteError
 from elastictool.utils.io import check_output
 from elastictool.utils.text import counted
@@ -68,6 +68,7 @@ def predict(
 
     Example: elastictool predict recordings/ --window 10 --hop 5
     """
+    files, run = split_run(files, run)
     rule, paths = window_rule(windows), expand_files(files)
     if output.timeline is not None:
         check_output(output.timeline)

@@ -98,7 +98,7 @@ def _expand(item: str, option: str, step: N, read: Callable[[str, str, str], N])
     if count > MOST_NUMBERS:
         raise UsageError(
             f"{option} {shown(item)} are {count:,} numbers (at most {MOST_NUMBERS:,})",
-            "take a larger step: start:stop:step",
+            f"take a larger step: {option} {start}:{stop}:{-(-(stop - start) // 20)}",
         )
     numbers: list[N] = [start + index * step for index in range(count)]
     if numbers[-1] != stop:  # both ends are included, also where the step does not meet the last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -72,31 +73,37 @@ class Planning:
 
 @app.command("list", cls=Command)
 def list_(json_output: JsonOption = False) -> None:
-    """List the recipes and the figure or table that each makes.
+    """List the recipes of figures and tables, and those of trainings.
 
     Example: elastictool recipe list
     """
-    from elastictool.recipes.library import load_recipe, recipe_names
+    from elastictool.config.recipe_file import training_recipes
+    from elastictool.recipes.library import described_training, load_recipe, recipe_names
     from elastictool.reporting.published import FIGURE_ONLY
 
     recipes = [load_recipe(name) for name in recipe_names()]
+    trainings = [(name, described_training(name)[1]) for name in training_recipes()]
     if json_output:
         print_json(
             [
                 {
                     "name": recipe.name,
+                    "kind": "figure",
                     "title": recipe.title,
                     "published": recipe.published.table if recipe.published else None,
                 }
                 for recipe in recipes
             ]
+            + [{"name": name, "kind": "training", "title": text} for name, text in trainings]
         )
         return
     rows = [
         (recipe.name, recipe.title, "numbers" if recipe.published else FIGURE_ONLY)
         for recipe in recipes
     ]
-    print_table("recipes", ("name", "figure or table", "published"), rows)
+    print_table("recipes of figures and tables", ("name", "figure or table", "published"), rows)
+    firsts = [(name, re.split(r"(?<!\.)\.(?: |$)", text)[0]) for name, text in trainings]
+    print_table("recipes of trainings (train --recipe NAME)", ("name", "what it trains"), firsts)
     log("next: elastictool recipe run elasticast/fig4_voxceleb --scale smoke")
 
 
@@ -110,8 +117,18 @@ def show(
 ) -> None:
     """Show the claims, settings, steps and needs of a recipe.
 
+    Of a training recipe it shows the settings, those of recipes that it extends included.
+
     Example: elastictool recipe show elasticast/fig5_vggsound --scale paper
+
+    Example: elastictool recipe show small_data
     """
+    from elastictool.config.recipe_file import training_recipes
+
+    training = name.removesuffix(".yaml").removeprefix("recipes/")
+    if training in training_recipes():
+        _show_training(training, json_output)
+        return
     plan = choice.plan(name, scale)
     recipe = plan.recipe
     if json_output:
@@ -174,6 +191,21 @@ def run(
         return
     _show_result(result)
     log_lines("wrote ", files)
+
+
+def _show_training(name: str, json_output: bool) -> None:
+    """Prints the description and the settings of a training recipe."""
+    from elastictool.config.loader import read_settings
+    from elastictool.recipes.library import described_training, recipe_file
+
+    (command, text), settings = described_training(name), read_settings(recipe_file(name))
+    if json_output:
+        print_json({"recipe": name, "kind": "training", "title": text, "settings": settings})
+        return
+    log(f"{name} ({recipe_file(name)})")
+    log(text)
+    print_table("settings that are not the defaults", ("setting", "value"), list(settings.items()))
+    log(f"next: {command}")
 
 
 def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:

@@ -62,6 +62,14 @@ def _listed(content: bytes) -> list[str]:
     return lines
 
 
+def split_run(files: list[str] | None, run: str) -> tuple[list[str], str]:
+    """Returns recordings and run: the first of ``files`` may be the run."""
+    from elastictool.checkpoint.find import is_run
+
+    named = files or []
+    return (named[1:], named[0]) if named and not run and is_run(named[0]) else (named, run)
+
+
 def collect(results: Callable[[StopRequest], Iterator[T]]) -> tuple[list[T], bool]:
     """Returns all results, or those before the user's interrupt, and whether there was one."""
     found: list[T] = []

@@ -10,7 +10,7 @@ import typer
 from elastictool.cli.commands import Command, program
 from elastictool.cli.console import log, log_lines, print_json, print_table
 from elastictool.cli.loading import locate_run
-from elastictool.cli.options import JsonOption
+from elastictool.cli.options import JsonOption, RunChoice, grouped
 from elastictool.utils.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
@@ -79,32 +79,23 @@ def list_(
 
 
 def _row(run: RunSummary) -> list[str]:
-    from elastictool.reporting.tables import EMPTY, age
+    from elastictool.reporting.tables import EMPTY, age, score_text
 
     return [
         Path(run.path).name,
         run.dataset or EMPTY,
         run.model or EMPTY,
         f"{run.epoch}/{run.epochs} {run.state}" if run.epochs else run.state,
-        _score(run.metric, run.best),
-        _score(run.test.metric, run.test.value) if run.test else EMPTY,
+        score_text(run.metric, run.best),
+        score_text(run.test.metric, run.test.value) if run.test else EMPTY,
         age(run.age_s),
     ]
 
 
-def _score(metric: str, value: float | None) -> str:
-    """Returns a score as ``mAP 55.3 %``."""
-    from elastictool.metrics.table import METRICS
-    from elastictool.reporting.tables import EMPTY, percent
-
-    return EMPTY if value is None else f"{METRICS[metric].short} {percent(value)} %"
-
-
 @app.command("show", cls=Command)
+@grouped
 def show(
-    run: Annotated[
-        str, typer.Argument(help="Run directory or name under runs/ (default: the newest).")
-    ] = "",
+    run: RunChoice = RunChoice(),
     html: Annotated[
         bool, typer.Option("--html", help="Write report.html, too: one page with everything.")
     ] = False,
@@ -120,7 +111,7 @@ def show(
     from elastictool.reporting.run_report import curves_title, overview_rows, write_report
     from elastictool.reporting.runs import changed_settings, read_config, summarise
 
-    path = _directory(run)
+    path = _directory(run.text)
     summary, config = summarise(path), read_config(path)
     changed = changed_settings(config)
     files: list[Path] = []
@@ -151,9 +142,12 @@ def show(
 @app.command("compare", cls=Command)
 def compare(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Runs to compare, two or more: directories or names under runs/."),
-    ],
+    ] = None,
+    more_runs: Annotated[
+        list[str] | None, typer.Option("--run", "-r", help="Run to compare, too; repeatable.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Compare the scores and the differing settings of runs.
@@ -163,9 +157,10 @@ def compare(
     from elastictool.reporting.run_report import overview_rows
     from elastictool.reporting.runs import differing_settings, read_config, summarise
 
-    if len(runs) < 2:
+    named = [*(runs or []), *(more_runs or [])]
+    if len(named) < 2:
         raise UsageError("one run cannot be compared", "name two or more: elastictool runs list")
-    paths = [_directory(text) for text in runs]
+    paths = [_directory(text) for text in named]
     summaries = [summarise(path) for path in paths]
     differing = differing_settings([read_config(path) for path in paths])
     if json_output:
@@ -195,17 +190,7 @@ def _directory(text: str) -> Path:
     Raises:
         UsageError: There is none, or it is no directory.
     """
-    from elastictool.checkpoint.find import RUNS_ROOT
-    from elastictool.reporting.runs import list_runs
-
-    if text:
-        path = locate_run(text)
-    else:
-        found = list_runs(RUNS_ROOT)
-        if not found:
-            raise UsageError(f"{RUNS_ROOT} holds no runs", "make one: elastictool train")
-        path = Path(found[0].path)
-        log(f"run {path}")
+    path = locate_run(text, trained=False)
     if not path.is_dir():
         raise UsageError(f"{path} is a file, not a run directory", "name its directory")
     return path

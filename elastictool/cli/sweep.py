@@ -160,7 +160,7 @@ class AxisOptions:
 class ScoreOptions:
     """The runs to score in addition, and the metric."""
 
-    more_runs: list[str] | None = option(None, "Run to sweep, too; repeatable.", "--run")
+    more_runs: list[str] | None = option(None, "Run to sweep, too; repeatable.", "--run", "-r")
     ensemble: list[str] | None = option(
         None, "Run of an ensemble, which adds a row for the mean; repeatable."
     )

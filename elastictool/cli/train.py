@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,7 +35,10 @@ class RunOptions:
         None, "YAML file of settings, or a recipe's name, e.g. small_data.", "--recipe", "-r"
     )
     dataset: LatestDatasetOption = ""
-    run_dir: Path | None = option(None, "Run directory to write (default: runs/NAME).")
+    run: Annotated[str, typer.Argument(help="Run to resume: a directory or a name.")] = ""
+    run_dir: Path | None = option(
+        None, "Run directory to write or to resume (default: runs/NAME).", "--run-dir", "--run"
+    )
     sets: SetsOption = None
     attention: OptionalAttentionOption = None
     precision: OptionalPrecisionOption = None
@@ -131,7 +134,14 @@ def _open(options: RunOptions, config: RunConfig) -> tuple[PreparedStore, Path]:
     from elastictool.training.run import default_run_dir
 
     dataset, run_dir, data_folder = options.dataset, options.run_dir, None
+    if options.run and not options.resume:
+        raise UsageError(
+            f"{options.run!r} names a run without --resume",
+            f"--dataset {as_argument(options.run)} trains on data of that name, --run-dir names "
+            "the directory to write",
+        )
     if options.resume:
+        run_dir = _resumed(options.run or str(run_dir or "")) or run_dir
         if options.overwrite:
             raise UsageError("--resume continues a run, --overwrite deletes it", "choose one")
         run_dir = run_dir or (None if dataset or config.name else latest_started())
@@ -140,6 +150,13 @@ def _open(options: RunOptions, config: RunConfig) -> tuple[PreparedStore, Path]:
             data_folder = require_recorded_dataset(recorded, run_dir, str(run_dir))
     store = PreparedStore.open(data_folder or find_dataset(dataset or config.data.dataset))
     return store, run_dir or default_run_dir(config, store)
+
+
+def _resumed(text: str) -> Path | None:
+    """Returns the directory of the run that ``text`` names, also by its name under ``runs/``."""
+    from elastictool.checkpoint.find import find_run, is_run
+
+    return (find_run(text) if is_run(text) else Path(text)) if text else None
 
 
 def _print(report: dict[str, Any], path: Path, as_json: bool) -> None:

@@ -32,6 +32,11 @@ def recipes_root() -> Path:
     )
 
 
+def training_recipes() -> list[str]:
+    """Returns the names of the included training recipes."""
+    return sorted(file.stem for file in recipes_root().glob("*.yaml"))
+
+
 def training_recipe(path: Path) -> Path:
     """Returns the recipe file that a user names: a path, or the name of an included recipe.
 
@@ -83,7 +88,7 @@ def _included(path: Path) -> Path:
     name = path.as_posix().removesuffix(".yaml").removeprefix("recipes/")
     if os.path.isfile(found := root / f"{name}.yaml"):
         return found
-    known = sorted(file.stem for file in root.glob("*.yaml"))
     raise UsageError(
-        f"there is no recipe {shown(str(path))}", f"{nearest_hint(name, known)}; or give a file"
+        f"there is no recipe {shown(str(path))}",
+        f"{nearest_hint(name, training_recipes())}; or give a file",
     )

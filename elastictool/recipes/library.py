@@ -8,18 +8,20 @@ alone if that is unambiguous.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from elastictool.config.coerce import dotted, from_dict, merged
 from elastictool.config.loader import read_settings
-from elastictool.config.recipe_file import recipes_root
+from elastictool.config.recipe_file import recipes_root, training_recipes
 from elastictool.config.yaml_text import read_yaml
 from elastictool.recipes.spec import RENAMED_KEYS, Recipe, Scale
-from elastictool.utils.errors import UsageError
+from elastictool.utils.errors import UsageError, shown
 from elastictool.utils.registry import nearest_hint
 
 PAPERS = ("elasticast", "flexiast")
@@ -46,7 +48,13 @@ def full_name(text: str) -> str:
         return found[0]
     if found:
         raise UsageError(f"{text!r} is {len(found)} recipes", f"name one: {', '.join(found)}")
-    raise UsageError(f"unknown recipe {text!r}", nearest_hint(text, known))
+    if text in training_recipes():
+        raise UsageError(
+            f"{text!r} is the recipe of a training, not of a figure or table",
+            f"elastictool train --recipe {text}",
+        )
+    hint = nearest_hint(text, [*known, *training_recipes()])
+    raise UsageError(f"unknown recipe {shown(text)}", hint)
 
 
 def recipe_file(name: str) -> Path:
@@ -130,6 +138,16 @@ def training_settings(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
     values = read_settings(path, sets)
     own = ("init.", "train.distill.")
     return {key: values[key] for key in values if key != "name" and not key.startswith(own)}
+
+
+def described_training(name: str) -> tuple[str, str]:
+    """Return the command and the description of a training recipe, its file's first comment."""
+    lines = recipe_file(name).read_text("utf-8").splitlines()
+    words = list(takewhile(lambda line: line.startswith("#"), lines))
+    text = " ".join(line.removeprefix("#").strip() for line in words).replace("\\ ", "")
+    command = re.match(r"elastictool train( --?[\w-]+ \S+)*", text)
+    length = command.end() if command else 0
+    return text[:length], text[length:].strip()
 
 
 def own_settings(name: str) -> dict[str, list[str]]:

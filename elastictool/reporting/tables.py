@@ -77,6 +77,14 @@ def metric_text(
     return f"{value:.3f}" + (f" ({ends[0]:.3f}–{ends[1]:.3f})" if len(ends) == 2 else "")
 
 
+def score_text(metric: str, value: float | None) -> str:
+    """Return a score as ``mAP 55.3 %``."""
+    from elastictool.metrics.table import METRICS
+
+    name = METRICS[metric].short if metric in METRICS else metric
+    return EMPTY if value is None else f"{name} {percent(value)} %"
+
+
 def duration(seconds: float | None) -> str:
     """Return ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds is None:
