@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.evaluations import read_evaluation
 from elastictool.reporting.runs import summarise
-from elastictool.utils.errors import UsageError
+from elastictool.utils.errors import CheckpointError, UsageError
 from tests.helpers.saved_runs import save_run
 from tests.helpers.toy_data import write_toy_recordings
 
@@ -123,7 +125,7 @@ def test_without_test_clips_the_hint_names_a_fold_and_not_the_training_clips(
     folds = relabelled(tmp_path / "folds", "folds", **options)
     refused = invoke("eval", save_run(tmp_path / "runs" / "on-folds", folds)).exception
     assert isinstance(refused, UsageError)
-    assert "folds (1, 2, 3)" in refused.hint and "--set data.test_fold=3" in refused.hint
+    assert "folds are: 1, 2, 3" in refused.hint and "--set data.test_fold=3" in refused.hint
     assert "--split" not in refused.hint
     alone = relabelled(tmp_path / "alone", "alone", split=lambda number: "train")
     refused = invoke("eval", save_run(tmp_path / "runs" / "on-alone", alone)).exception
@@ -163,3 +165,42 @@ def test_intervals_are_over_the_groups_of_the_data_and_say_so(
     assert over in invoke("sweep", run, "--dataset", data.path, "--lengths", "32").stderr
     assert over in (run / "report.html").read_text("utf-8")
     assert over in (run / "figures" / "sweep_on_told.svg").read_text("utf-8")
+
+
+def with_labels(folder: Path, label: Callable[[str], str]) -> PreparedStore:
+    """Clips to test whose labels are written by ``label``; those without one are left out."""
+    folder.mkdir()
+    listing = write_toy_recordings(folder, clips_per_class=4)
+    rows = [line.split(",")[:2] for line in listing.read_text("utf-8").splitlines()[1:]]
+    named = [f"{path},{label(name)},test" for path, name in rows if label(name)]
+    listing.write_text("\n".join(["path,label,split", *named]) + "\n")
+    return prepare(PrepOptions("csv", listing, folder / "data", name=folder.name))
+
+
+def test_data_with_some_of_the_classes_are_scored_by_name(run: Path, tmp_path: Path) -> None:
+    some = with_labels(tmp_path / "some", lambda name: "" if name == "high" else name)
+    assert list(some.info.label_names) == ["low", "noise"]
+    files = {}
+    for name, store in (("some", some), ("all", with_labels(tmp_path / "all", lambda name: name))):
+        scores = tmp_path / f"{name}.csv"
+        done = invoke("eval", run, "--dataset", store.path, "--json", "--predictions", scores)
+        assert done.exit_code == 0, done.output
+        noted = "of the run's 3, found by name" in " ".join(done.stderr.split())
+        assert noted == (name == "some")
+        with scores.open(newline="", encoding="utf-8") as file:
+            files[name] = list(csv.DictReader(file))
+    assert len(files["some"]) == 3 * 8
+    assert all(row in files["all"] for row in files["some"]), "classes and scores are the same"
+    done = invoke("sweep", run, "--dataset", some.path, "--lengths", "32", "--json")
+    assert [point["clips"] for point in json.loads(done.stdout)["points"]] == [8] * 2
+    again = pickle.loads(pickle.dumps(some.with_classes(["high", "low", "noise"])))
+    assert again.info.label_names == ["high", "low", "noise"]
+
+
+def test_other_classes_are_named_with_the_way_to_map_them(run: Path, tmp_path: Path) -> None:
+    other = with_labels(tmp_path / "other", lambda name: "bass" if name == "low" else name)
+    done = invoke("eval", run, "--dataset", other.path)
+    assert isinstance(done.exception, CheckpointError)
+    assert "it does not know 'bass'" in done.exception.message
+    assert "its classes are 'high', 'low', 'noise'" in done.exception.hint
+    assert "label column of a CSV" in done.exception.hint

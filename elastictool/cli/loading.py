@@ -96,6 +96,8 @@ def open_dataset(name: str) -> PreparedStore:
 def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
     """Returns the named data, else the run's own; the latest for a model that names none.
 
+    Data whose classes are all among the run's have these, in its order.
+
     Raises:
         UsageError: They are not there. Other data are never taken without asking, because their
             scores would pass for the run's.
@@ -104,9 +106,14 @@ def open_data(dataset: str, run: LoadedRun) -> PreparedStore:
     from elastictool.data.store import PreparedStore
 
     own = run.config.data.dataset
-    if dataset or not own:
-        return PreparedStore.open(find_dataset(dataset))
-    return PreparedStore.open(require_recorded_dataset(own, run.path, run.name))
+    named = bool(dataset or not own)
+    path = find_dataset(dataset) if named else require_recorded_dataset(own, run.path, run.name)
+    store = PreparedStore.open(path)
+    found, known = store.info.label_names, list(run.label_names)
+    if found == known or not set(found) <= set(known):
+        return store
+    log(f"note: the classes of {path} are {len(found)} of the run's {len(known)}, found by name")
+    return store.with_classes(known)
 
 
 def note_other_data(runs: Sequence[LoadedRun], store: PreparedStore) -> None:

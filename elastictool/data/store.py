@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -310,8 +310,12 @@ class PreparedStore:
     def __len__(self) -> int:
         return len(self._table)
 
-    def __reduce__(self) -> tuple[Callable[[Path], PreparedStore], tuple[Path]]:
-        return PreparedStore.open, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., PreparedStore], tuple[Path, list[str]]]:
+        return _reopened, (self.path, self.info.label_names)
+
+    def with_classes(self, names: Sequence[str]) -> PreparedStore:
+        """Returns the same clips with the classes ``names``, among which are all of its own."""
+        return PreparedStore(self.path, replace(self.info, label_names=list(names)), self._shards)
 
     @cached_property
     def num_samples(self) -> NDArray[np.int64]:
@@ -440,6 +444,10 @@ class PreparedStore:
 
     def _texts(self, name: str) -> NDArray[np.str_]:
         return np.array(self._table.column(name).to_pylist(), dtype=np.str_)
+
+
+def _reopened(path: Path, names: list[str]) -> PreparedStore:
+    return PreparedStore.open(path).with_classes(names)
 
 
 def _map_shard(path: Path) -> pa.Table:

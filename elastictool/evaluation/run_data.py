@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,9 @@ from elastictool.checkpoint.weights import LoadedRun
 from elastictool.data.splits import Splits, how_to_set_aside, select_clips
 from elastictool.data.store import PreparedStore
 from elastictool.utils.errors import CheckpointError, UsageError
+
+_NAMED = 5
+"""Classes that a message names."""
 
 
 def split_clips(
@@ -64,7 +69,7 @@ def check_data(run: LoadedRun, store: PreparedStore) -> None:
     """Rejects data whose sample rate, classes or order of classes differ from the model's.
 
     Raises:
-        CheckpointError: They differ; the message names the first difference.
+        CheckpointError: They differ; the message names the difference.
     """
     rate = run.config.fbank.sample_rate_hz
     if store.info.sample_rate_hz != rate:
@@ -76,18 +81,20 @@ def check_data(run: LoadedRun, store: PreparedStore) -> None:
     expected, found = list(run.label_names), list(store.info.label_names)
     if expected == found:
         return
-    differing = [
-        i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]
-    ]
-    detail = (
-        f"class {differing[0]} is {expected[differing[0]]!r} there and {found[differing[0]]!r} here"
-        if differing
-        else f"{len(expected)} classes there, {len(found)} here"
-    )
+    unknown = [name for name in found if name not in expected]
+    detail = f"it does not know {_listed(unknown)}" if unknown else "their order is another one"
     raise CheckpointError(
         f"run {run.name} was trained on other classes than {store.path} has: {detail}",
-        "evaluate on the dataset that the run was trained on (--dataset)",
+        f"its classes are {_listed(expected)}. To map labels, write the run's names into the label "
+        "column of a CSV, leave out clips of other classes, and prepare it: "
+        "elastictool prep --dataset csv --root FILE",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns the first names of a list, and how many there are."""
+    more = f", … ({len(names)} in all)" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 def same_data(run: LoadedRun, store: PreparedStore) -> bool | None:
