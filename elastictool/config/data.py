@@ -46,8 +46,8 @@ class DataConfig:
         require(self.test_fold >= 0, "data.test_fold must be 0 (off) or above")
         require(0 <= self.validation_fraction < 1, "data.validation_fraction must be in 0..1")
         require(self.std is None or self.std > 0, "data.std must be above 0")
-        within("data.std", self.std or 1, 1e-6, 1e6)
-        within("data.mean", self.mean or 0, -1e6, 1e6)
+        within("data.std", self.std or 1, 1e-38, 1e38)
+        within("data.mean", self.mean or 0, -1e38, 1e38)
         require((self.mean is None) == (self.std is None), "set data.mean and data.std together")
         within("data.epoch_clips", self.epoch_clips, 0, 10_000_000)
 
