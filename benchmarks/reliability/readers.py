@@ -464,7 +464,7 @@ def check_pickle(damaged: Sequence[Damaged], material: Material, folder: Path) -
 
 # Archives --------------------------------------------------------------------------------------
 
-MEMBERS = {f"esc/audio/{number}.wav": bytes([number]) * 3_000 for number in range(5)}
+MEMBERS = {f"esc/audio/{number}.wav": bytes([65 + number]) * 3_000 for number in range(5)}
 
 
 def _zips(material: Material) -> list[bytes]:
