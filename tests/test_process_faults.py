@@ -282,6 +282,21 @@ def test_no_memory_for_a_step_names_the_settings(toy_store: PreparedStore, tmp_p
     assert "lower packing.batch_clips (18)" in shown
 
 
+def no_room_for_a_library() -> None:
+    def start() -> None:
+        raise ImportError("_x.so: failed to map segment from shared object")
+
+    import elastictool.cli.app
+
+    elastictool.cli.app.app = start  # type: ignore[assignment]
+
+
+def test_no_memory_for_a_library_is_a_clear_error(tmp_path: Path) -> None:
+    child = run(tmp_path, "tokens", before=no_room_for_a_library)
+    assert child.process.exitcode == 1 and "Traceback" not in child.shown()
+    assert "out of memory: _x.so: failed to map" in child.shown()
+
+
 # Signals
 
 

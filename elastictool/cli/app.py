@@ -164,7 +164,7 @@ def main() -> None:
             app()
     except ElasticToolError as error:
         _leave(error)
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
         known = from_system(error)
         if known is None:
             raise
