@@ -192,6 +192,8 @@ WRONG_TABLES = {
     "missing path": ("path,label\n,x\n", "line 2, column 'path': '' is empty"),
     "missing split": ("path,label,split\na.wav,x,\n", "line 2, column 'split'"),
     "wrong fold": ("path,label,fold\na.wav,x,one\n", "line 2, column 'fold': 'one'"),
+    "huge fold": (f"path,label,fold\na.wav,x,{'9' * 10}\n", "line 2, column 'fold'"),
+    "fold of 5,000 digits": (f"path,label,fold\na.wav,x,{'9' * 5_000}\n", "column 'fold'"),
     "half a fold": ("path,label,fold\na.wav,x,2.5\n", "line 2, column 'fold': '2.5'"),
     "no label column, semicolons": ("path;lable\na.wav;x\n", "no column 'label'"),
     "more cells, semicolons": ("path;label\na.wav;x;y\n", "line 2: 3 cells for 2 columns"),

@@ -282,3 +282,11 @@ def test_the_options_of_tables_reach_the_corpus(tmp_path: Path) -> None:
     prep(**table, **target, label_separator=",")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no table of your own"):
         prep(dataset="synth", path_column="file", **target)  # type: ignore[arg-type]
+
+
+def test_a_number_of_5000_digits_is_refused_with_its_row(tmp_path: Path) -> None:
+    root = TREES["vggsound"](tmp_path)
+    with (root / "vggsound.csv").open("a") as file:
+        file.write(f"abc,{'9' * 5_000},Dog,train\n")
+    with pytest.raises(UsageError, match=r"vggsound\.csv, line \d+: start"):
+        CORPORA["vggsound"].list_clips(root, CorpusOptions())

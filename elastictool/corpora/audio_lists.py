@@ -153,7 +153,7 @@ class _ListFile:
             entries.append((wav, labels))
         words = re.findall(r"[a-z]+", path.stem.lower())
         split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
-        ending = re.search(r"\d+$", path.stem)
+        ending = re.search(r"(?<!\d)\d{1,9}$", path.stem)
         name = " ".join(word for word in words if word not in SPLIT_NAMES)
         return cls(path, entries, split, (name, int(ending[0])) if ending and split else None)
 

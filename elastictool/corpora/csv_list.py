@@ -32,7 +32,7 @@ from elastictool.corpora.own_data import (
     shared_file_warnings,
 )
 from elastictool.corpora.split_names import split_name
-from elastictool.corpora.tables import Columns, Row, Table
+from elastictool.corpora.tables import MOST_DIGITS, Columns, Row, Table
 from elastictool.utils.csv_files import from_text
 from elastictool.utils.errors import UsageError
 from elastictool.utils.io import as_argument, composed
@@ -169,7 +169,7 @@ def _read_clips(table: Table, separator: str) -> tuple[list[SourceClip], list[st
         clips.append(clip)
         text = row.cells.get("fold", "")
         number = _WHOLE_NUMBER.fullmatch(text)
-        if text and not number:
+        if text and (not number or len(number[1]) > MOST_DIGITS):
             raise _wrong(row, "fold", "is not a whole number")
         folds.append(int(number[1]) if number else None)
     if not clips:

@@ -27,6 +27,8 @@ _BLANK = " \r\n" + "".join(_DIVIDERS)
 _DIVIDER_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
 _NEAR = 0.81
 """``folds`` is near ``fold``, and ``folder`` is not."""
+MOST_DIGITS = 9
+"""Digits of numbers of classes and folds, which are stored with 32 bits."""
 _LONGEST = 1 << 20
 """Characters of a line: a longer one is of no table, and would fill the memory."""
 
@@ -52,13 +54,13 @@ class Row(NamedTuple):
         return UsageError(f"{self}: {what}", hint)
 
     def number_in(self, column: str, hint: str) -> int:
-        """Returns the whole number in ``column``.
+        """Returns the whole number of up to ``MOST_DIGITS`` in ``column``.
 
         Raises:
             UsageError: It is none.
         """
         text = self.cells[column]
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > MOST_DIGITS:
             raise self.error(f"{column} {text!r} is not a whole number", hint)
         return int(text)
 
