@@ -28,6 +28,8 @@ _MOST_CHUNKS = 100_000
 """Looked at in one file: without a bound, a gigabyte of zeros is a hundred million chunks."""
 _PADDING = 4096
 """Zeros up to this size behind the audio fill a block of the disk."""
+_SLACK = 16
+"""Bytes by which writers of avi are wrong."""
 _BEFORE_AUDIO = "the file ends before its audio"
 
 _OGG_HEADER = 27
@@ -311,9 +313,27 @@ def _mp4(raw: BinaryIO, size: int) -> Extent:
     return Extent()
 
 
+def _avi(raw: BinaryIO, size: int) -> Extent:
+    """Checks the parts of an avi (one for each gigabyte)."""
+    for name, length in _RIFF.chunks(raw, 0):
+        if name != b"RIFF" or length == 0:
+            break
+        _check_fits(length, size - raw.tell())
+    return Extent()
+
+
+def _check_fits(stated: int, present: int) -> None:
+    """Raises _Truncated where a part of a container is not whole, and its length no placeholder."""
+    known = stated < LONGEST_FILE and not any(stated in some for some in _PLACEHOLDERS)
+    if known and present + _SLACK < stated:
+        raise _Truncated(f"{present} of {stated} bytes of audio and index")
+
+
 def _asf(raw: BinaryIO, size: int) -> Extent:
-    """Finds a second file behind the first, or junk behind header and data."""
+    """Checks the data, and finds a second file or junk behind it."""
     for number, (name, length) in enumerate(_ASF.chunks(raw, 0)):
+        if number == 1:
+            _check_fits(length, size - raw.tell())
         fits = 0 <= length <= size - raw.tell()
         if (number and name == _ASF_HEADER) or (number > 1 and not fits):
             return Extent.of_first(raw, raw.tell() - _ASF.counted)
@@ -334,4 +354,5 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], Extent]] = {
     "mp3": _mp3,
     "mp4": _mp4,
     "asf": _asf,
+    "avi": _avi,
 }
