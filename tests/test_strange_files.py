@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import io
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -16,8 +18,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from elastictool.audio import reader
+from elastictool.data.options import PrepOptions
+from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
-from elastictool.utils.errors import UsageError, WriteError
+from elastictool.utils.errors import (
+    ElasticToolError,
+    OutOfMemory,
+    UsageError,
+    WriteError,
+    from_system,
+)
 from elastictool.utils.io import atomic_path, check_output, open_text, walk_files
 from tests.helpers.children import Child
 from tests.helpers.children import run as run_child
@@ -265,6 +276,15 @@ def test_texts_of_users_are_regular_files(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_an_index_that_is_a_pipe_is_refused(
+    ending: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / f"all.{ending}")
+    options = ("--index", tmp_path / f"all.{ending}", "--query", "a.wav", "--run", run)
+    assert run_command(monkeypatch, "embed", *options) == 2
+
+
 def test_an_output_never_replaces_a_device_or_pipe(tmp_path: Path) -> None:
     for name in strange_files(tmp_path):
         before = (tmp_path / name).stat()
@@ -306,6 +326,61 @@ def test_a_timeline_that_cannot_be_written_leaves_the_others(
     shown = capsys.readouterr()
     assert f"left out: the figure of {sounds[1]}: cannot write {out / 'b.png'}" in shown.err
     assert "1 figure could not be written" in shown.err and "predictions" in shown.out
+
+
+def few_open_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+
+
+def test_loader_workers_without_open_files_are_refused(
+    toy_store: PreparedStore, tmp_path: Path
+) -> None:
+    options = ("--dataset", toy_store.path, "--run-dir", "run", "--set", "train.loader_workers=2")
+    child = run_child(tmp_path, "train", *options, before=few_open_files)
+    shown = child.shown()
+    assert child.process.exitcode == 1 and "Traceback" not in shown
+    assert "2 loader workers need 80 open files, and only 30 are allowed" in shown
+    assert "ulimit -n" in shown
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_that_may_open_no_more_files_rejects_no_clip(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_tree(tmp_path / "root")
+
+    def lack(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(reader, "open_file", lack)
+    with pytest.raises(ElasticToolError, match="open files") as caught:
+        prepare(PrepOptions("folder", tmp_path / "root", tmp_path / "out"))
+    assert "ulimit -n" in caught.value.hint
+    assert not (tmp_path / "out" / "root" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not execute a primitive"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_missing_memory_is_a_message_whoever_reports_it(error: Exception) -> None:
+    found = from_system(error)
+    assert isinstance(found, OutOfMemory) and found.hint
+
+
+def test_a_primitive_that_does_not_exist_is_no_lack_of_memory() -> None:
+    text = "could not create a primitive descriptor for a matmul primitive"
+    assert from_system(RuntimeError(text)) is None
 
 
 def test_a_walk_goes_deeper_than_a_program_may_recurse(

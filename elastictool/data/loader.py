@@ -27,7 +27,12 @@ from elastictool.utils.errors import (
     first_line,
     is_out_of_memory,
 )
+from elastictool.utils.io import may_open
 from elastictool.utils.signals import start_worker
+
+_FILES, _FILES_OF_A_WORKER = 32, 24
+"""Open files of a training, and of each loader worker: pipes, and the tensors of waiting batches.
+With fewer torch prints an error without end in the worker, and the training waits for ever."""
 
 SIGTERM_GRACE_S = 30.0
 """That a worker outlives a SIGTERM: what torchrun and SLURM wait before they kill."""
@@ -113,6 +118,7 @@ def load_undelivered(
     transfer: DeviceTransfer = HOST,
 ) -> Generator[Loaded, None, None]:
     """Yields batches as they leave the loader: in main memory, perhaps without features."""
+    _check_open_files(workers)
     loader: DataLoader[Loaded | _Failure] = DataLoader(
         _PlannedBatches(dataset, teacher, transfer.fbank_on_device),
         sampler=plans,  # a sampler is any iterable of what __getitem__ takes
@@ -138,6 +144,16 @@ def load_undelivered(
     else:
         return
     raise death  # not from torch's error: its traceback would keep the other workers alive
+
+
+def _check_open_files(workers: int) -> None:
+    """Raises LoaderError if ``workers`` processes could not hand over their batches."""
+    needed = _FILES + workers * _FILES_OF_A_WORKER if workers else 0
+    if (limit := may_open(needed)) < needed:
+        raise LoaderError(
+            f"{workers} loader workers need {needed} open files, and only {limit} are allowed",
+            "raise the limit (ulimit -n), or load without workers: train.loader_workers=0",
+        )
 
 
 def dead_worker(error: Exception) -> LoaderError | None:

@@ -11,7 +11,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,7 +25,7 @@ from elastictool.config.coerce import from_dict, to_dict
 from elastictool.inference.results import WindowRule
 from elastictool.metrics.retrieval import unit
 from elastictool.utils.errors import UsageError, first_line
-from elastictool.utils.io import as_argument, atomic_path, readable
+from elastictool.utils.io import as_argument, atomic_path, open_file, readable
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 Vectors = npt.NDArray[np.float32]
@@ -171,7 +171,8 @@ def read_vectors(path: Path) -> EmbeddingTable:
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path} cannot be searched", "an index is .npz or .parquet (with names)")
     try:
-        names, vectors, record = readers[path.suffix.lower()](path)
+        with open_file(path) as file:
+            names, vectors, record = readers[path.suffix.lower()](file)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its names are no text")
         if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(names):
@@ -181,15 +182,16 @@ def read_vectors(path: Path) -> EmbeddingTable:
         meta = from_dict(EmbeddingMeta, json.loads(record)) if record else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile,
             zlib.error, pa.ArrowException, UsageError) as error:  # fmt: skip
+        reason = getattr(error, "strerror", "") or first_line(error)
         raise UsageError(
-            f"{path} is no table of embeddings: {first_line(error)}",
+            f"{path} is no table of embeddings: {reason}",
             "make one with elastictool embed --out",
         ) from error
     return EmbeddingTable(tuple(names), vectors.astype(np.float32, copy=False), meta)
 
 
-def _read_npz(path: Path) -> tuple[list[Any], npt.NDArray[Any], str]:
-    arrays = np.load(path, allow_pickle=False)
+def _read_npz(file: IO[bytes]) -> tuple[list[Any], npt.NDArray[Any], str]:
+    arrays = np.load(file, allow_pickle=False)
     if not isinstance(arrays, NpzFile):
         raise ValueError("it holds one array and no names")
     with arrays:
@@ -197,8 +199,8 @@ def _read_npz(path: Path) -> tuple[list[Any], npt.NDArray[Any], str]:
         return arrays["names"].tolist(), arrays["vectors"], record
 
 
-def _read_parquet(path: Path) -> tuple[list[Any], npt.NDArray[Any], str]:
-    table = pq.read_table(path)
+def _read_parquet(file: IO[bytes]) -> tuple[list[Any], npt.NDArray[Any], str]:
+    table = pq.read_table(file)
     kind = table.schema.field("vector").type
     if not pa.types.is_fixed_size_list(kind):
         raise ValueError(f"its vectors are of the type {kind}")

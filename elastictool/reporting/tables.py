@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import read_text
 from elastictool.utils.text import counted
 
 EMPTY = "–"
@@ -23,7 +24,7 @@ def read_json(path: Path) -> Any:
         ElasticToolError: It is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except (RecursionError, ValueError) as error:

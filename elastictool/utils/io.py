@@ -149,6 +149,20 @@ def _require_regular(path: str | Path) -> None:
         raise OSError(errno.EINVAL, what, os.fspath(path))
 
 
+def may_open(count: int) -> int:
+    """Returns how many files this process may open; raises the limit to ``count`` if it can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= soft < count:  # below 0: no limit
+        return count
+    soft = count if hard < 0 else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
 def read_text(path: Path) -> str:
     """Returns the content of a text in UTF-8.
 
