@@ -22,7 +22,7 @@ _WIDTH = 96
 
 
 def commented_yaml(config: RunConfig, known: Mapping[str, Sequence[str]]) -> str:
-    """Return ``config`` as YAML with the meaning of each section and setting as comments.
+    """Returns ``config`` as YAML with the meaning of each section and setting as comments.
 
     Args:
         config: The settings.
@@ -33,7 +33,7 @@ def commented_yaml(config: RunConfig, known: Mapping[str, Sequence[str]]) -> str
 
 
 def markdown(text: str) -> str:
-    """Return text of a docstring in Markdown."""
+    """Returns text of a docstring in Markdown."""
     return inspect.cleandoc(text).replace("``", "`")
 
 

@@ -22,7 +22,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """Return the factor on attention scores: the configured one, or 1/sqrt(d) if that is 0."""
+    """Returns the factor on attention scores: the configured one, or 1/sqrt(d) if that is 0."""
     head_width = config.width // config.heads
     return config.attention_scale or float(head_width**-0.5)
 
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def split_heads(self, tokens: Tensor) -> QKV:
-        """Project (stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
+        """Projects (stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
         q, k, v = self.qkv(tokens).view(tokens.shape[0], 3, self.heads, -1).unbind(1)
         return q, k, v
 
@@ -75,17 +75,17 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def before_attention(self, tokens: Tensor) -> QKV:
-        """Compute (stream_length, H, d) queries, keys and values from (stream_length, D) tokens."""
+        """Computes (stream_length, H, d) queries, keys, values from (stream_length, D) tokens."""
         return self.attn.split_heads(self.norm1(tokens))
 
     def after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Compute the block's (stream_length, D) output from its input and its attention's."""
+        """Computes the block's (stream_length, D) output from its input and its attention's."""
         tokens = tokens + self.dropout(self.attn.proj(attended.flatten(1)))
         out: Tensor = tokens + self.dropout(self.mlp(self.norm2(tokens)))
         return out
 
     def to_next(self, following: Block, tokens: Tensor, attended: Tensor) -> tuple[Tensor, QKV]:
-        """Compute the block's output, and from it the ``following`` block's queries, keys, values.
+        """Computes the block's output, and from it the ``following`` block's queries, keys, values.
 
         One function for all between two attentions: as compiled code, its backward adds the two
         gradients of the tokens where it makes them, and LayerNorm need not read them again.

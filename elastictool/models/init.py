@@ -17,7 +17,7 @@ from elastictool.config import ModelConfig
 
 
 def initialize(model: nn.Module, config: ModelConfig) -> None:
-    """Draw new values for all parameters of ``model``, from torch's global generator.
+    """Draws new values for all parameters of ``model``, from torch's global generator.
 
     Source of the standard deviation 0.02: ViT as in timm; DeiT; AST.
     """

@@ -34,14 +34,14 @@ class PatchEmbed(nn.Module):
         return resample_patch_embed(kernel, patch_size, self.how).flatten(1)
 
     def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
-        """Embed (N, P) patches as (N, D) tokens."""
+        """Embeds (N, P) patches as (N, D) tokens."""
         return F.linear(patches, self.weight_for(patch_size), self.proj.bias)
 
 
 def scatter_tokens(
     layout: SegmentLayout, token_indices: Tensor, patches: Tensor, prefix: Tensor | None
 ) -> Tensor:
-    """Put tokens at their positions in the stream; padding is zero.
+    """Puts tokens at their positions in the stream; padding is zero.
 
     Args:
         layout: Where each segment starts.

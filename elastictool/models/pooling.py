@@ -34,7 +34,7 @@ class AttentionPool(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """Pool (N, D) tokens without padding to (S, D)."""
+        """Pools (N, D) tokens without padding to (S, D)."""
         q = self.q(self.latent).view(self.heads, -1)
         k, v = self.kv(tokens).view(tokens.shape[0], 2, self.heads, -1).unbind(1)
         scores = (_wide(q) * k).sum(-1)  # rounded once and not for each of d products
@@ -45,7 +45,7 @@ class AttentionPool(nn.Module):
 
 
 def mean_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
-    """Average each segment's patch tokens: (N, D) tokens without padding to (S, D)."""
+    """Averages each segment's patch tokens: (N, D) tokens without padding to (S, D)."""
     if layout.prefix_tokens:
         tokens = tokens.index_fill(0, layout.prefix_rows().flatten(), 0.0)
     counts = layout.cu_seqlens.diff() - layout.prefix_tokens
@@ -53,20 +53,20 @@ def mean_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
 
 
 def prefix_pool(tokens: Tensor, layout: SegmentLayout) -> Tensor:
-    """Average each segment's prefix tokens (cls; cls and distillation): (N, D) to (S, D)."""
+    """Averages each segment's prefix tokens (cls; cls and distillation): (N, D) to (S, D)."""
     rows = layout.prefix_rows()
     return tokens.index_select(0, rows.flatten()).view(*rows.shape, -1).mean(dim=1)
 
 
 def drop_padding(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """Return the (N, …) tokens of a (stream_length, …) stream, segment after segment."""
+    """Returns the (N, …) tokens of a (stream_length, …) stream, segment after segment."""
     if layout.rows_shape is None:  # a flat stream has padding at its end only
         return stream[: layout.num_tokens]
     return stream.index_select(0, layout.token_indices)
 
 
 def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
-    """Compute the softmax of (N, H) scores over each segment's tokens, in float32 or better."""
+    """Computes the softmax of (N, H) scores over each segment's tokens, in float32 or better."""
     scores = _wide(scores)
     segments = drop_padding(layout.segment_ids, layout)
     highest = _reduce(scores.detach(), "max", layout).index_select(0, segments)
@@ -75,12 +75,12 @@ def segment_softmax(scores: Tensor, layout: SegmentLayout) -> Tensor:
 
 
 def segment_sum(values: Tensor, layout: SegmentLayout) -> Tensor:
-    """Sum (N, D) values into (S, D), in float32 or better."""
+    """Sums (N, D) values into (S, D), in float32 or better."""
     return _reduce(_wide(values), "sum", layout)
 
 
 def _wide(values: Tensor) -> Tensor:
-    """Return ``values`` in float32 or better."""
+    """Returns ``values`` in float32 or better."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

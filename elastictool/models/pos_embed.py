@@ -36,7 +36,7 @@ class _PosEmbed(nn.Module):
         self.patch_size, self.patch_stride = config.patch_size, config.patch_stride
 
     def _columns(self, trained: int, patch_size: GridShape) -> int:
-        """Count the columns of ``patch_size`` over the time that ``trained`` columns cover."""
+        """Counts the columns of ``patch_size`` over the time that ``trained`` columns cover."""
         if patch_size == self.patch_size:
             return trained
         stride = scaled_stride(self.patch_size, self.patch_stride, patch_size)
@@ -44,7 +44,7 @@ class _PosEmbed(nn.Module):
         return patches_along(frames, patch_size[1], stride[1], "pad")
 
     def _antialias(self, patch_size: GridShape) -> bool:
-        """Return whether to antialias a resized table: for other patch sizes, not other lengths.
+        """Returns whether to antialias a resized table: for other patch sizes, not other lengths.
 
         Source: FlexiAST's code antialiases where the patch size changes; AST's code does not.
         """
@@ -69,7 +69,7 @@ class FactorisedPosEmbed(_PosEmbed):
     def forward(
         self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
     ) -> Tensor:
-        """Look up the position embeddings of patches.
+        """Looks up the position embeddings of patches.
 
         Args:
             coords: (N, 2) int64, (frequency, time) of each patch.
@@ -128,14 +128,14 @@ class GridPosEmbed(_PosEmbed):
     def forward(
         self, coords: Tensor, clips: Tensor, shapes: Sequence[GridShape], patch_size: GridShape
     ) -> Tensor:
-        """Look up the position embeddings of patches; see ``FactorisedPosEmbed.forward``."""
+        """Looks up the position embeddings of patches; see ``FactorisedPosEmbed.forward``."""
         table, firsts = _stack(lambda shape: self.fitted(shape, patch_size), shapes)
         widths = [columns for _, columns in shapes]
         index = coords[:, 0] * _of_patches(widths, clips) + coords[:, 1]
         return F.embedding(index + _of_patches(firsts, clips), table)
 
     def fitted(self, shape: GridShape, patch_size: GridShape) -> Tensor:
-        """Return the table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
+        """Returns the table for a grid of ``shape`` at ``patch_size``: (frequency x time, D)."""
         bands, whole = shape
         if self.pos_embed_fit == "slice":
             # Beyond its end a table cannot be sliced.
@@ -146,7 +146,7 @@ class GridPosEmbed(_PosEmbed):
 
 
 def build_pos_embed(config: ModelConfig) -> FactorisedPosEmbed | GridPosEmbed:
-    """Build the position embeddings that ``config.pos_embed`` names.
+    """Builds the position embeddings that ``config.pos_embed`` names.
 
     Raises:
         UsageError: ``config.grid`` is not set yet.
@@ -160,7 +160,7 @@ def build_pos_embed(config: ModelConfig) -> FactorisedPosEmbed | GridPosEmbed:
 
 
 def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[int]]:
-    """Stack ``fit(key)`` for each distinct key; also return each clip's first row in the stack."""
+    """Stacks ``fit(key)`` for each distinct key; also return each clip's first row in the stack."""
     firsts: dict[K, int] = {}
     tables: list[Tensor] = []
     for key in keys:
@@ -171,7 +171,7 @@ def _stack(fit: Callable[[K], Tensor], keys: Sequence[K]) -> tuple[Tensor, list[
 
 
 def _of_patches(per_clip: Sequence[int], clips: Tensor) -> Tensor | int:
-    """Return the integer of each patch's clip; one integer where all clips agree."""
+    """Returns the integer of each patch's clip; one integer where all clips agree."""
     if len(set(per_clip)) == 1:
         return per_clip[0]
     return torch.tensor(per_clip).to(clips.device, non_blocking=True)[clips]

@@ -32,7 +32,7 @@ Size = tuple[int, int]
 
 
 def resample_patch_embed(kernel: Tensor, size: Size, how: Resize) -> Tensor:
-    """Resize a (..., pf, pt) kernel to (..., *size); leading axes (D, channels) are kept.
+    """Resizes a (..., pf, pt) kernel to (..., *size); leading axes (D, channels) are kept.
 
     Args:
         kernel: Patch kernels, floating point.
@@ -71,7 +71,7 @@ def pi_resize(kernel: Tensor, size: Size) -> Tensor:
 
 
 def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> Tensor:
-    """Resize a (bands, columns, D) table bilinearly to (*shape, D).
+    """Resizes a (bands, columns, D) table bilinearly to (*shape, D).
 
     Args:
         table: Positions of a grid of patches.
@@ -95,12 +95,12 @@ def resize_position_grid(table: Tensor, shape: Size, antialias: bool = True) -> 
 
 
 def resize_position_rows(table: Tensor, size: int, antialias: bool = True) -> Tensor:
-    """Resize a (rows, D) table linearly to (size, D)."""
+    """Resizes a (rows, D) table linearly to (size, D)."""
     return resize_position_grid(table[None], (1, size), antialias)[0]
 
 
 def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
-    """Return linear interpolation along one axis as a (new, old) float64 matrix."""
+    """Returns linear interpolation along one axis as a (new, old) float64 matrix."""
     if old == 1:
         return torch.ones(new, 1, dtype=torch.float64)  # one value is spread over all
     impulses = torch.eye(old, dtype=torch.float64)[None, :, None, :]
@@ -109,7 +109,7 @@ def interpolation_matrix(old: int, new: int, antialias: bool) -> Tensor:
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Disable autocast: entries of the pseudo-inverse cancel, for which bf16 is too coarse."""
+    """Disables autocast: entries of the pseudo-inverse cancel, for which bf16 is too coarse."""
     if not torch.amp.is_autocast_available(device_type):  # the meta device
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
@@ -119,7 +119,7 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
 def _axis_matrix(
     old: int, new: int, how: Resize, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return the (new, old) matrix that maps an axis of ``old`` values to ``new`` ones."""
+    """Returns the (new, old) matrix that maps an axis of ``old`` values to ``new`` ones."""
     # A tensor made in inference mode could never serve a training step, and this one is kept.
     with torch.inference_mode(False), torch.device("cpu"):
         matrix = interpolation_matrix(old, new, antialias=how == "bl")

@@ -66,7 +66,7 @@ class SpectrogramTransformer(nn.Module):
         initialize(self, config)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the clips' logits (S, C), or their embeddings (S, D) if there is no classifier.
+        """Returns the clips' logits (S, C), or their embeddings (S, D) if there is no classifier.
 
         The same as ``forward_head(forward_features(batch), batch)``.
 
@@ -78,7 +78,7 @@ class SpectrogramTransformer(nn.Module):
         return self._head(self._features(batch, broken), batch, broken, pre_logits=False)
 
     def forward_features(self, batch: PackedBatch) -> Tensor:
-        """Return the tokens (N, D) after the last norm, clip after clip, without padding.
+        """Returns the tokens (N, D) after the last norm, clip after clip, without padding.
 
         A clip's prefix tokens come first, then its patches, frequency-major; for each clip
         ``batch.layout.lengths`` counts them, prefix tokens if the batch was packed with them.
@@ -92,7 +92,7 @@ class SpectrogramTransformer(nn.Module):
         return self._features(batch, broken).masked_fill(_of_tokens(broken, batch), math.nan)
 
     def forward_head(self, tokens: Tensor, batch: PackedBatch, pre_logits: bool = False) -> Tensor:
-        """Pool tokens to one vector a clip and classify it.
+        """Pools tokens to one vector a clip and classifies it.
 
         Args:
             tokens: (N, D), from ``forward_features`` of the same batch.
@@ -108,14 +108,14 @@ class SpectrogramTransformer(nn.Module):
         return self._head(tokens, batch, broken, pre_logits)
 
     def pool(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
-        """Pool (N, D) tokens without padding to (S, D), by the method of ``config.pooling``."""
+        """Pools (N, D) tokens without padding to (S, D), by the method of ``config.pooling``."""
         if self.attn_pool is not None:
             pooled: Tensor = self.attn_pool(tokens, layout)
             return pooled
         return (mean_pool if self.config.pooling == "mean" else prefix_pool)(tokens, layout)
 
     def _features(self, batch: PackedBatch, broken: Tensor) -> Tensor:
-        """Compute ``forward_features``, with zeros for the patches of ``broken`` (S,) clips."""
+        """Computes ``forward_features``, with zeros for the patches of ``broken`` (S,) clips."""
         backend = ATTENTION[self.attention]
         attend = partial(backend, layout=batch.layout, scale=attention_scale(self.config))
         stream = encode(self.blocks, self._embed(batch, broken), attend)
@@ -123,14 +123,14 @@ class SpectrogramTransformer(nn.Module):
         return tokens
 
     def _head(self, tokens: Tensor, batch: PackedBatch, broken: Tensor, pre_logits: bool) -> Tensor:
-        """Compute ``forward_head`` from tokens that are finite also in ``broken`` (S,) clips."""
+        """Computes ``forward_head`` from tokens that are finite also in ``broken`` (S,) clips."""
         out = self.pool(tokens, batch.layout)
         if not pre_logits:
             out = self.head(self.fc_norm(out))
         return out.masked_fill(broken[:, None], math.nan)
 
     def _embed(self, batch: PackedBatch, broken: Tensor) -> Tensor:
-        """Embed patches as a (stream_length, D) stream; patches of ``broken`` clips are zeros."""
+        """Embeds patches as a (stream_length, D) stream; patches of ``broken`` clips are zeros."""
         layout = batch.layout
         tokens = []
         for group in batch.patch_groups:
@@ -147,17 +147,17 @@ class SpectrogramTransformer(nn.Module):
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors of a model of ``config``, without allocating them."""
+    """Returns names and shapes of the tensors of a model of ``config``, without allocating them."""
     with torch.device("meta"):
         empty = SpectrogramTransformer(config)
     return {name: tuple(value.shape) for name, value in empty.state_dict().items()}
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Concatenate the parts; nothing is copied where there is one, as there usually is."""
+    """Concatenates the parts; nothing is copied where there is one, as there usually is."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _of_tokens(clips: Tensor, batch: PackedBatch) -> Tensor:
-    """Expand (S,) values of clips to (N, 1) values of their tokens, without padding."""
+    """Expands (S,) values of clips to (N, 1) values of their tokens, without padding."""
     return clips[drop_padding(batch.layout.segment_ids, batch.layout)][:, None]

@@ -70,7 +70,7 @@ class PackedBatch:
         return broken > 0
 
     def with_prefix_tokens(self, count: int) -> PackedBatch:
-        """Lay the batch out for ``count`` prefix tokens a clip, in a flat stream.
+        """Lays the batch out for ``count`` prefix tokens a clip, in a flat stream.
 
         Returns:
             The same batch where it is laid out so already.
@@ -91,7 +91,7 @@ class PackedBatch:
         return replace(self, patch_groups=groups, layout=layout)
 
     def group_shapes(self, group: PatchGroup) -> tuple[tuple[int, int], ...]:
-        """Return ``grid_shapes`` where clips of other groups get a shape of ``group``.
+        """Returns ``grid_shapes`` where clips of other groups get a shape of ``group``.
 
         Grids belong to patch sizes: position tables for one patch size must not be made for the
         shapes of another.
@@ -105,15 +105,15 @@ class PackedBatch:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        """Move all tensors to ``device``."""
+        """Moves all tensors to ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
-        """Copy to page-locked memory, for asynchronous copies to CUDA; torch's loader calls it."""
+        """Copies to page-locked memory, for asynchronous copies to CUDA; the loader calls it."""
         return map_tensors(self, Tensor.pin_memory)
 
     def astype(self, dtype: torch.dtype) -> PackedBatch:
-        """Convert patches and targets to ``dtype`` (float64 for exact tests)."""
+        """Converts patches and targets to ``dtype`` (float64 for exact tests)."""
         return replace(
             self,
             patch_groups=tuple(

@@ -40,27 +40,27 @@ class StreamPlan:
         return batches
 
     def batches(self) -> list[Rows]:
-        """List batches of rows of positions; positions ascend within a row."""
+        """Lists batches of rows of positions; positions ascend within a row."""
         order = np.lexsort((self.row_of, self.batch_of))
         rows = _split(order.tolist(), self.row_of[order])
         first_clips = np.array([row[0] for row in rows], dtype=np.int64)
         return _split(rows, self.batch_of[first_clips])
 
     def processed_tokens(self, lengths: Counts) -> int:
-        """Count the tokens of all batches when a batch's rows are padded to its longest (N')."""
+        """Counts the tokens of all batches when a batch's rows are padded to its longest (N')."""
         batches = self.batch_of_rows
         widths = np.zeros(_count(batches), dtype=np.int64)
         np.maximum.at(widths, batches, _sums(self.row_of, lengths))
         return int(widths[batches].sum())
 
     def fewest_rows(self, lengths: Counts, capacity: int) -> int:
-        """Bound the rows of each batch from below; a clip beyond the capacity is one row."""
+        """Bounds the rows of each batch from below; a clip beyond the capacity is one row."""
         fewest = -(-_sums(self.batch_of, np.minimum(lengths, capacity)) // capacity)
         return int(fewest.sum())
 
 
 def joined(plans: list[StreamPlan]) -> StreamPlan:
-    """Join plans of consecutive parts of a stream."""
+    """Joins plans of consecutive parts of a stream."""
     batches, rows = 0, 0
     parts: list[tuple[Counts, Counts]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for plan in plans:
@@ -71,7 +71,7 @@ def joined(plans: list[StreamPlan]) -> StreamPlan:
 
 
 def batch_starts(lengths: Counts, config: PackingConfig) -> list[int]:
-    """Find each batch's first clip when batches are cut in arrival order.
+    """Finds each batch's first clip when batches are cut in arrival order.
 
     With a token budget a batch takes clips as long as their sum stays within it, and at least
     one; the budget counts the clips' own tokens, because a flat stream computes no others.
@@ -88,7 +88,7 @@ def batch_starts(lengths: Counts, config: PackingConfig) -> list[int]:
 
 
 def batch_stop(totals: Counts, start: int, config: PackingConfig) -> int:
-    """Find the position after the last clip of the batch that begins at ``start``.
+    """Finds the position after the last clip of the batch that begins at ``start``.
 
     Args:
         totals: Sums of the lengths up to and with each clip; without a token budget only their
@@ -106,7 +106,7 @@ def batch_stop(totals: Counts, start: int, config: PackingConfig) -> int:
 def plan_batches(
     lengths: Counts, starts: Sequence[int], capacity: int, planner: PackPlanner
 ) -> StreamPlan:
-    """Plan the rows of each batch of a stream that is cut at ``starts``."""
+    """Plans the rows of each batch of a stream that is cut at ``starts``."""
     edges = np.array([*starts, len(lengths)], dtype=np.int64)
     sizes: Counts = np.diff(edges)
     together = max(1, _CELLS // max(int(sizes.max(initial=0)), 1))
@@ -119,7 +119,7 @@ def plan_batches(
 
 
 def _plan_grid(lengths: Counts, sizes: Counts, capacity: int, planner: PackPlanner) -> StreamPlan:
-    """Plan batches of the given ``sizes`` in one call of the planner."""
+    """Plans batches of the given ``sizes`` in one call of the planner."""
     batch_of = np.repeat(np.arange(len(sizes)), sizes)
     clip = np.arange(len(lengths)) - np.repeat(sizes.cumsum() - sizes, sizes)
     tokens = np.zeros((int(sizes.max()), len(sizes)), dtype=np.int64)
@@ -130,7 +130,7 @@ def _plan_grid(lengths: Counts, sizes: Counts, capacity: int, planner: PackPlann
 
 
 def windows(num_clips: int, config: PackingConfig) -> list[slice]:
-    """Cut a stream into windows of ``config.window`` clips, rounded down to whole batches.
+    """Cuts a stream into windows of ``config.window`` clips, rounded down to whole batches.
 
     Whole batches, so that a window planner makes as many batches of an epoch as any other. A
     token budget has no whole batches in clips.
@@ -145,12 +145,12 @@ def _count(ids: Counts) -> int:
 
 
 def _sums(ids: Counts, values: Counts) -> Counts:
-    """Return the sum of the values of each id."""
+    """Returns the sum of the values of each id."""
     return np.bincount(ids, weights=values).astype(np.int64)
 
 
 def _split(items: list[T], keys: Counts) -> list[list[T]]:
-    """Cut ``items`` where their key changes."""
+    """Cuts ``items`` where their key changes."""
     starts = np.flatnonzero(np.diff(keys, prepend=-1)).tolist()
     return [
         items[start:stop] for start, stop in zip(starts, [*starts, len(items)][1:], strict=True)

@@ -12,7 +12,7 @@ from elastictool.config import Edge, PatchAxes
 
 
 def patches_along(size: int, patch: int, stride: int, edge: Edge) -> int:
-    """Count patches along an axis of ``size`` bins or frames; at least one (the axis is padded).
+    """Counts patches along an axis of ``size`` bins or frames; at least one (the axis is padded).
 
     ``pad`` keeps an incomplete last patch, ``drop`` leaves it out (published code: up to 15
     frames).
@@ -25,12 +25,12 @@ def patches_along(size: int, patch: int, stride: int, edge: Edge) -> int:
 
 
 def covered(patches: int, patch: int, stride: int) -> int:
-    """Count the bins or frames that ``patches`` patches cover along one axis."""
+    """Counts the bins or frames that ``patches`` patches cover along one axis."""
     return (patches - 1) * stride + patch
 
 
 def kept_patches(patches: int, dropout: float) -> int:
-    """Count the patches that are left after dropping the share ``dropout``: at least one.
+    """Counts the patches that are left after dropping the share ``dropout``: at least one.
 
     Source: published ElasticAST, rounded down. The small number keeps products that are whole but
         for the last bit (0.8 of 10 dropped leaves 2).
@@ -45,7 +45,7 @@ def grid_shape(
     stride: tuple[int, int],
     edge: Edge,
 ) -> tuple[int, int]:
-    """Count the (frequency, time) patches of a (T, F) spectrogram; sizes are (frequency, time)."""
+    """Counts the (frequency, time) patches of a (T, F) spectrogram; sizes are (frequency, time)."""
     return (
         patches_along(num_mel_bins, patch_size[0], stride[0], edge),
         patches_along(num_frames, patch_size[1], stride[1], edge),
@@ -55,7 +55,7 @@ def grid_shape(
 def scaled_stride(
     patch_size: tuple[int, int], stride: tuple[int, int], wanted: tuple[int, int]
 ) -> tuple[int, int]:
-    """Scale the stride to patches of the ``wanted`` size: they overlap by the same share."""
+    """Scales the stride to patches of the ``wanted`` size: they overlap by the same share."""
     frequency, time = (
         max(1, round(step * new / old))
         for old, step, new in zip(patch_size, stride, wanted, strict=True)
@@ -64,5 +64,5 @@ def scaled_stride(
 
 
 def patch_size_along(axes: PatchAxes, size: int, own: tuple[int, int]) -> tuple[int, int]:
-    """Return (frequency, time): ``size`` along ``axes``, the ``own`` size along the other axis."""
+    """Returns (frequency, time): ``size`` along ``axes``, the ``own`` size along the other axis."""
     return (own[0] if axes == "time" else size, own[1] if axes == "frequency" else size)

@@ -75,12 +75,12 @@ class SegmentLayout:
         return first[:, None] + torch.arange(self.prefix_tokens, device=first.device)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SegmentLayout:
-        """Move all tensors to ``device``."""
+        """Moves all tensors to ``device``."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 def map_tensors(record: R, change: Callable[[Tensor], Tensor]) -> R:
-    """Change each tensor of a dataclass, also those in its dataclasses and tuples of these."""
+    """Changes each tensor of a dataclass, also those in its dataclasses and tuples of these."""
     changed: dict[str, Any] = {}
     for field in fields(record):  # type: ignore[arg-type]
         old = getattr(record, field.name)
@@ -106,7 +106,7 @@ def build_layout(
     padded_rows: bool = False,
     multiple: int = 1,
 ) -> SegmentLayout:
-    """Lay segments out in stream order.
+    """Lays segments out in stream order.
 
     Args:
         rows: Token counts of the segments of each row, prefix tokens included. Segments are
@@ -159,5 +159,5 @@ def build_layout(
 
 
 def _offsets(lengths: Sequence[int]) -> Tensor:
-    """Return (len + 1,) int32: where each of the ``lengths`` starts, and the end."""
+    """Returns (len + 1,) int32: where each of the ``lengths`` starts, and the end."""
     return torch.tensor((0, *lengths)).cumsum(0).to(torch.int32)

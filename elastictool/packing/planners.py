@@ -34,7 +34,7 @@ PLANNERS: Registry[PackPlanner] = Registry("packing planner", (__name__,))
 
 
 def plan_rows(planner: PackPlanner, lengths: Lengths, capacity: int) -> Rows:
-    """Plan one batch; indices ascend within rows, and rows by their first index."""
+    """Plans one batch; indices ascend within rows, and rows by their first index."""
     tokens = np.array(lengths, dtype=np.int64)[:, None]
     rows: dict[int, list[int]] = {}
     for index, row in enumerate(planner(tokens, capacity)[:, 0].tolist() if len(tokens) else []):
@@ -43,7 +43,7 @@ def plan_rows(planner: PackPlanner, lengths: Lengths, capacity: int) -> Rows:
 
 
 def assign_lpt(lengths: Lengths, loads: Sequence[int]) -> Rows:
-    """Assign clips to processes that carry ``loads`` already, so that all end with nearly as much.
+    """Assigns clips to processes that carry ``loads`` already, so that all end with nearly as much.
 
     Longest clip first, each to the least loaded (LPT: at most 4/3 of the best possible).
 
@@ -62,7 +62,7 @@ def assign_lpt(lengths: Lengths, loads: Sequence[int]) -> Rows:
 
 @PLANNERS.register("first-come")
 def next_fit(tokens: Counts, capacity: int) -> Counts:
-    """Fill rows in arrival order; a clip that would overflow the row opens the next one.
+    """Fills rows in arrival order; a clip that would overflow the row opens the next one.
 
     Earlier rows are never reopened. Source: ElasticAST Section 2.2.
     """
@@ -79,7 +79,7 @@ def next_fit(tokens: Counts, capacity: int) -> Counts:
 
 @PLANNERS.register("balanced")
 def longest_first(tokens: Counts, capacity: int) -> Counts:
-    """Assign the longest clip first, each to the least loaded of the fewest rows that are needed.
+    """Assigns the longest clip first, each to the least loaded of the fewest rows that are needed.
 
     Even rows need little padding. Where some row overflows, one row more is tried; where that
     ends at more rows than next-fit needs, or next-fit processes no more tokens, its plan is
@@ -114,12 +114,12 @@ def longest_first(tokens: Counts, capacity: int) -> Counts:
 
 @PLANNERS.register("none")
 def one_per_row(tokens: Counts, capacity: int) -> Counts:
-    """Put each clip into a row of its own, whatever the capacity: no packing."""
+    """Puts each clip into a row of its own, whatever the capacity: no packing."""
     return np.arange(len(tokens))[:, None].repeat(tokens.shape[1], axis=1)
 
 
 def _fewest(shared: Counts, capacity: int) -> Counts:
-    """Bound the rows of any plan of a batch from below, so that fewer need not be tried.
+    """Bounds the rows of any plan of a batch from below, so that fewer need not be tried.
 
     The sum decides, or the first k clips, longest first: of clips that are no shorter than the
     k-th, a row holds as many as the k-th goes into it.
@@ -132,7 +132,7 @@ def _fewest(shared: Counts, capacity: int) -> Counts:
 
 
 def _to_least_loaded(tokens: Counts, count: Counts) -> tuple[Counts, Counts]:
-    """Assign clips, in order, each to the least loaded of the first ``count`` rows of its batch.
+    """Assigns clips, in order, each to the least loaded of the first ``count`` rows of its batch.
 
     Returns:
         The row of each clip, and the tokens of the longest row of each batch.
@@ -149,7 +149,7 @@ def _to_least_loaded(tokens: Counts, count: Counts) -> tuple[Counts, Counts]:
 
 
 def _widths(tokens: Counts, rows: Counts) -> Counts:
-    """Count the tokens of the longest row of each batch."""
+    """Counts the tokens of the longest row of each batch."""
     batches = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     loads = np.zeros((tokens.shape[1], int(rows.max(initial=0)) + 1), dtype=np.int64)
     np.add.at(loads, (batches, rows), tokens)

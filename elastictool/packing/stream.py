@@ -33,12 +33,12 @@ WINDOW_PLANNERS: Registry[WindowPlanner] = Registry("window planner", (__name__,
 
 
 def known_planners() -> list[str]:
-    """List all planners: the paper's first, then the others of one batch, then those of windows."""
+    """Lists all planners: the paper's, then the others of one batch, then those of windows."""
     return [*sorted(PLANNERS, key=lambda name: (name != "first-come", name)), *WINDOW_PLANNERS]
 
 
 def check_planner(name: str) -> None:
-    """Refuse an unknown planner.
+    """Refuses an unknown planner.
 
     Raises:
         UsageError: There is none of that name; the hint names the nearest.
@@ -48,7 +48,7 @@ def check_planner(name: str) -> None:
 
 
 def plans_windows(name: str) -> bool:
-    """Return whether a planner chooses the clips of a batch, not only their rows.
+    """Returns whether a planner chooses the clips of a batch, not only their rows.
 
     Raises:
         UsageError: There is no such planner.
@@ -58,7 +58,7 @@ def plans_windows(name: str) -> bool:
 
 
 def plan_stream(lengths: Counts, config: PackingConfig) -> StreamPlan:
-    """Plan all batches of a stream of clips.
+    """Plans all batches of a stream of clips.
 
     Args:
         lengths: (n,) tokens of each clip in arrival order.
@@ -94,7 +94,7 @@ def best_fit_decreasing(lengths: Counts, config: PackingConfig) -> StreamPlan:
 
 @WINDOW_PLANNERS.register("sorted-window")
 def sorted_window(lengths: Counts, config: PackingConfig) -> StreamPlan:
-    """Sort the window, cut it into batches of neighbours, assign the rows of each longest first.
+    """Sorts the window, cuts it into batches of neighbours, assigns the rows of each longest first.
 
     Clips of equal length make even rows; a batch then holds clips of one length only.
     """
@@ -108,7 +108,7 @@ def sorted_window(lengths: Counts, config: PackingConfig) -> StreamPlan:
 
 
 def fit_decreasing(sizes: Counts, room: int, most: int, tightest: bool) -> Counts:
-    """Put items into bins, largest first, each into an open bin that still has room for it.
+    """Puts items into bins, largest first, each into an open bin that still has room for it.
 
     Items of one size are placed together: a bin that takes one of them takes more until it
     is full, for first fit and best fit alike, so that a few array operations place them all.
@@ -151,7 +151,7 @@ class _Bins:
         self._opened = 0
 
     def place(self, size: int, count: int, tightest: bool) -> Counts:
-        """Place ``count`` items of one size; returns their bins."""
+        """Places ``count`` items of one size; returns their bins."""
         bins = (self._left[: self._opened] >= size).nonzero()[0]
         if tightest:
             bins = self._tightest(bins, count)
@@ -160,7 +160,7 @@ class _Bins:
         return np.concatenate((old, self._open(size, rest))) if rest else old
 
     def _tightest(self, bins: Counts, count: int) -> Counts:
-        """Return the ``count`` bins with the least room, in order; ties to the one opened first."""
+        """Returns the ``count`` bins with the least room, in order; ties: opened first."""
         scale = len(self._left)
         keys = self._left[bins] * scale + bins
         if count < len(keys):
@@ -198,7 +198,7 @@ class _Bins:
 
 
 def _fit_rows(lengths: Counts, config: PackingConfig, tightest: bool) -> StreamPlan:
-    """Fill rows, then group whole rows into batches, best fit decreasing by clips (or tokens).
+    """Fills rows, then groups whole rows into batches, best fit decreasing by clips (or tokens).
 
     Where several batches stay incomplete, their rows are given up: the clips are batched as they
     came, and their rows assigned longest first.

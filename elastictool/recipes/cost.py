@@ -47,7 +47,7 @@ class Cost:
 
 
 def plan_costs(plan: Plan) -> dict[str, Cost]:
-    """Return the cost of each step by its name."""
+    """Returns the cost of each step by its name."""
     lengths = _Lengths(plan)
     return {step.name: _cost(step, plan, lengths) for step in plan.steps}
 
@@ -70,7 +70,7 @@ def _cost(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
 
 
 def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
-    """Return the cost of all epochs; the mean over the patch sizes and resolutions drawn."""
+    """Returns the cost of all epochs; the mean over the patch sizes and resolutions drawn."""
     config, frames = _config(step), lengths.frames(step, "train")
     if config.data.epoch_clips:
         frames = np.resize(frames, config.data.epoch_clips)
@@ -93,7 +93,7 @@ def _training(step: Step, plan: Plan, lengths: _Lengths) -> Cost:
 
 
 def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: float) -> Cost:
-    """Return the cost of a forward pass over the clips at one value of a sweep."""
+    """Returns the cost of a forward pass over the clips at one value of a sweep."""
     axis = settings["axis"]
     if axis == "patch_size":
         return _forward(config, frames, int(value), axes=settings["axes"])
@@ -110,7 +110,7 @@ def _at(settings: Mapping[str, Any], config: RunConfig, frames: Frames, value: f
 def _forward(
     config: RunConfig, frames: Frames, size: int = 0, compression: float = 1.0, axes: str = "auto"
 ) -> Cost:
-    """Return the cost of a forward pass over clips of ``frames`` (n,) native frames.
+    """Returns the cost of a forward pass over clips of ``frames`` (n,) native frames.
 
     Args:
         config: The run.
@@ -158,14 +158,14 @@ class _Lengths:
         self._stores: dict[str, Any] = {}
 
     def total(self, prep: Step) -> int:
-        """Return the number of clips to prepare; 0 if unknown."""
+        """Returns the number of clips to prepare; 0 if unknown."""
         if self._store(prep) is not None:
             return len(self._store(prep))
         counts = self._plan.scale.data[prep.name.partition(" ")[2]].counts
         return counts.train + counts.test
 
     def frames(self, run: Step, split: str) -> Frames:
-        """Return the frames (n,) of each clip, before limits."""
+        """Returns the frames (n,) of each clip, before limits."""
         config = _config(run)
         prep = _named(self._plan, run.inputs["dataset"])
         store = self._store(prep)
@@ -189,7 +189,7 @@ class _Lengths:
 
 
 def estimate(plan: Plan, throughput: float = 0.0) -> dict[str, Any]:
-    """Return the costs of all steps and of those to do, for JSON; hours are None if unknown.
+    """Returns the costs of all steps and of those to do, for JSON; hours are None if unknown.
 
     Args:
         plan: The plan.
@@ -215,7 +215,7 @@ def estimate(plan: Plan, throughput: float = 0.0) -> dict[str, Any]:
 
 
 def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
-    """Return GFLOP/s over the finished trainings of the plan; None without any."""
+    """Returns GFLOP/s over the finished trainings of the plan; None without any."""
     pairs = [
         (costs[step.name].gflops, marker["seconds"])
         for step in plan.steps
@@ -225,7 +225,7 @@ def finished_throughput(plan: Plan, costs: Mapping[str, Cost]) -> float | None:
 
 
 def measured_throughput(plan: Plan) -> float | None:
-    """Return GFLOP/s of training steps of the plan's largest model on this machine.
+    """Returns GFLOP/s of training steps of the plan's largest model on this machine.
 
     The clips are random spectrograms: a few on a CPU, enough to fill it on a GPU. None if the
     plan has no training.

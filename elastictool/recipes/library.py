@@ -28,7 +28,7 @@ PAPERS = ("elasticast", "flexiast")
 
 
 def recipe_names() -> list[str]:
-    """Return PAPER/FILE of every recipe."""
+    """Returns PAPER/FILE of every recipe."""
     root = recipes_root()
     return [
         f"{paper}/{path.stem}" for paper in PAPERS for path in sorted((root / paper).glob("*.yaml"))
@@ -36,7 +36,7 @@ def recipe_names() -> list[str]:
 
 
 def full_name(text: str) -> str:
-    """Return PAPER/FILE of the recipe that a user names.
+    """Returns PAPER/FILE of the recipe that a user names.
 
     Raises:
         UsageError: None or several match.
@@ -58,13 +58,13 @@ def full_name(text: str) -> str:
 
 
 def recipe_file(name: str) -> Path:
-    """Return the file of the recipe PAPER/FILE."""
+    """Returns the file of the recipe PAPER/FILE."""
     return recipes_root() / f"{name}.yaml"
 
 
 @cache
 def load_recipe(name: str) -> Recipe:
-    """Read the recipe PAPER/FILE, with the recipes that its scales include.
+    """Reads the recipe PAPER/FILE, with the recipes that its scales include.
 
     Raises:
         UsageError: An unknown key (the hint names the nearest), a wrong value, or a name that
@@ -76,7 +76,7 @@ def load_recipe(name: str) -> Recipe:
 
 @cache
 def _read(name: str) -> Recipe:
-    """Read the recipe without its includes."""
+    """Reads the recipe without its includes."""
     path = recipe_file(name)
     with _in_file(path):
         values = read_yaml(path)
@@ -85,7 +85,7 @@ def _read(name: str) -> Recipe:
 
 
 def _reject_renamed(values: Any) -> None:
-    """Raise an error that names the present key where an old key is used."""
+    """Raises an error that names the present key where an old key is used."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key in RENAMED_KEYS:
@@ -97,7 +97,7 @@ def _reject_renamed(values: Any) -> None:
 
 
 def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
-    """Return a scale with its included recipes and the complete settings of its runs."""
+    """Returns a scale with its included recipes and the complete settings of its runs."""
     if name in includers:
         raise UsageError(f"recipes include one another: {' > '.join((*includers, name))}")
     scale = _read(name).scale(key)
@@ -125,7 +125,7 @@ def _scale(name: str, key: str, includers: tuple[str, ...] = ()) -> Scale:
 
 @contextmanager
 def _in_file(path: Path) -> Iterator[None]:
-    """Name the file in errors that are raised inside."""
+    """Names the file in errors that are raised inside."""
     try:
         yield
     except UsageError as error:
@@ -133,7 +133,7 @@ def _in_file(path: Path) -> Iterator[None]:
 
 
 def training_settings(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the settings of a training recipe and ``sets`` by dotted key, without name, weights
+    """Returns the settings of a training recipe and ``sets`` by dotted key, without name, weights
     and teacher, which a recipe of steps sets by ``weights``, ``start`` and ``teacher``."""
     values = read_settings(path, sets)
     own = ("init.", "train.distill.")
@@ -141,7 +141,7 @@ def training_settings(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def described_training(name: str) -> tuple[str, str]:
-    """Return the command and the description of a training recipe, its file's first comment."""
+    """Returns the command and the description of a training recipe, its file's first comment."""
     lines = recipe_file(name).read_text("utf-8").splitlines()
     words = list(takewhile(lambda line: line.startswith("#"), lines))
     text = " ".join(line.removeprefix("#").strip() for line in words).replace("\\ ", "")
@@ -151,7 +151,7 @@ def described_training(name: str) -> tuple[str, str]:
 
 
 def own_settings(name: str) -> dict[str, list[str]]:
-    """Return the settings that the recipe's file gives scale ``paper``, by dotted name.
+    """Returns the settings that the recipe's file gives scale ``paper``, by dotted name.
 
     Each has its distinct values over the file's runs as text; included recipes do not count.
     """

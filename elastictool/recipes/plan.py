@@ -62,7 +62,7 @@ class SeedFold:
     fold: int = 0
 
     def suffix(self) -> str:
-        """Return what is appended to the run's name."""
+        """Returns what is appended to the run's name."""
         return f"-seed{self.seed}" * (self.seed > 0) + f"-fold{self.fold}" * (self.fold > 0)
 
 
@@ -91,7 +91,7 @@ class Step:
     config: RunConfig | None = None
 
     def marker(self) -> dict[str, Any] | None:
-        """Return the marker of the finished step; None if it is unfinished or has changed."""
+        """Returns the marker of the finished step; None if it is unfinished or has changed."""
         try:
             found = parse_record((self.path / MARKER).read_bytes())
         except OSError:
@@ -134,7 +134,7 @@ class Plan:
         return self.steps[-1].path
 
     def document(self) -> dict[str, Any]:
-        """Return the plan for JSON."""
+        """Returns the plan for JSON."""
         return {
             "recipe": self.recipe.name,
             "title": self.recipe.title,
@@ -152,11 +152,11 @@ class Plan:
         }
 
     def waiting(self) -> list[Step]:
-        """Return the steps that are not finished; the first one can be done now."""
+        """Returns the steps that are not finished; the first one can be done now."""
         return [step for step in self.steps if step.state != "done"]
 
     def check_inputs(self) -> None:
-        """Check that everything exists that unfinished steps read from the user.
+        """Checks that everything exists that unfinished steps read from the user.
 
         Raises:
             UsageError: Something is missing; the message names all of it.
@@ -173,7 +173,7 @@ class Plan:
 def make_plan(
     recipe: Recipe, scale_name: str, paths: Paths, repeats: Repeats | None = None
 ) -> Plan:
-    """Plan ``recipe`` at a scale, with the finished steps marked as done.
+    """Plans ``recipe`` at a scale, with the finished steps marked as done.
 
     Args:
         recipe: The recipe.
@@ -216,7 +216,7 @@ class _Graph:
     wanted: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     def seed_folds(self, sweep: SweepSpec) -> list[SeedFold]:
-        """Return every seed on every fold of the sweep's data."""
+        """Returns every seed on every fold of the sweep's data."""
         data = {self.scale.runs[run].data for run in sweep.runs}
         if len(data) > 1:
             raise UsageError(f"a sweep's runs share their data, these have {', '.join(data)}")
@@ -224,7 +224,7 @@ class _Graph:
         return [SeedFold(seed, fold) for seed in self.scale.seeds for fold in folds]
 
     def prep(self, name: str) -> Step:
-        """Prepare a dataset."""
+        """Prepares a dataset."""
         spec = self.scale.data[name]
         keys = ("corpus", "task", "subset", "frontend", "limit")
         settings = {key: getattr(spec, key) for key in keys} | {"root": ""}
@@ -237,7 +237,7 @@ class _Graph:
         return self._add(f"prep {name}", "prep", settings, {}, files)
 
     def train(self, name: str, seed_fold: SeedFold) -> Step:
-        """Train a run."""
+        """Trains a run."""
         spec = self.scale.runs[name]
         if seed_fold.fold not in (self.scale.data[spec.data].folds or (0,)):
             seed_fold = dataclasses.replace(seed_fold, fold=0)
@@ -259,25 +259,25 @@ class _Graph:
         return self._add(label, "train", settings, inputs, files, config)
 
     def evaluation(self, name: str, seed_fold: SeedFold) -> Step:
-        """Compute all metrics of a run at its own setting."""
+        """Computes all metrics of a run at its own setting."""
         run = self.train(name, seed_fold)
         inputs = {"run": run, "dataset": self.steps[run.inputs["dataset"]]}
         return self._add(f"eval {name}{seed_fold.suffix()}", "eval", self._evaluation, inputs, {})
 
     def sweep(self, name: str, spec: SweepSpec, seed_fold: SeedFold) -> Step:
-        """Evaluate all runs of a sweep at all values, decoding each clip once."""
+        """Evaluates all runs of a sweep at all values, decoding each clip once."""
         runs = {f"run:{run}": self.train(run, seed_fold) for run in spec.runs}
         dataset = self.steps[next(iter(runs.values())).inputs["dataset"]]
         settings = self._evaluation | plain(spec)
         return self._add(name, "sweep", settings, {"dataset": dataset, **runs}, {})
 
     def tokens(self, spec: TokensSpec) -> Step:
-        """Count padding and cut."""
+        """Counts padding and cut."""
         inputs, files, settings = self._durations(spec.data)
         return self._add(f"tokens {spec.data}", "tokens", settings | plain(spec), inputs, files)
 
     def durations(self, names: Sequence[str]) -> Step:
-        """Make histograms of clip lengths."""
+        """Makes histograms of clip lengths."""
         inputs: dict[str, Step] = {}
         files: dict[str, Path] = {}
         settings: dict[str, Any] = {"data": {}}
@@ -290,7 +290,7 @@ class _Graph:
     def plot(
         self, recipe: Recipe, scale_name: str, parts: Mapping[str, Step], repeats: Repeats
     ) -> Step:
-        """Make figure, table and verdicts."""
+        """Makes figure, table and verdicts."""
         runs = dict.fromkeys(run for sweep in self.scale.sweeps for run in sweep.runs)
         specs = {name: self.scale.runs[name] for name in runs}
         data = [spec.data for spec in specs.values()]
@@ -316,7 +316,7 @@ class _Graph:
         return self._add("plot", "plot", settings, parts, {}, path=self.paths.out / recipe.name)
 
     def missing(self) -> list[tuple[str, Path, str]]:
-        """Return the user's files that unfinished steps need and that do not exist."""
+        """Returns the user's files that unfinished steps need and that do not exist."""
         waiting = [step for step in self.steps.values() if step.state != "done"]
         needed = {path for step in waiting for path in step.reads.values()}
         return [
@@ -385,7 +385,7 @@ class _Graph:
         return {"checkpoint": scale.checkpoint, "precision": scale.precision, "split": scale.split}
 
     def _durations(self, name: str) -> tuple[dict[str, Step], dict[str, Path], dict[str, Any]]:
-        """Return the steps, files and settings that durations come from."""
+        """Returns the steps, files and settings that durations come from."""
         spec = self.scale.data[name]
         if spec.corpus:
             return {"dataset": self.prep(name)}, {}, {"title": spec.title}
@@ -399,7 +399,7 @@ class _Graph:
 def with_sources(
     config: RunConfig, start: str = "", weights: str = "", teacher: str = ""
 ) -> RunConfig:
-    """Return ``config`` with the runs or files that its start, weights and teacher come from."""
+    """Returns ``config`` with the runs or files that its start, weights and teacher come from."""
     init, distill = config.init, config.train.distill
     if start:
         init = dataclasses.replace(init, source="run", path=start)
@@ -411,7 +411,7 @@ def with_sources(
 
 
 def _contents(path: Path) -> str:
-    """Return the hash of a user's file; its name if it does not exist."""
+    """Returns the hash of a user's file; its name if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -421,7 +421,7 @@ def _contents(path: Path) -> str:
 
 @cache
 def _hash(path: Path, size: int, changed_ns: int) -> str:
-    """Return the SHA-256 of a file; it is read again only if its size or time have changed."""
+    """Returns the SHA-256 of a file; it is read again only if its size or time have changed."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -430,7 +430,7 @@ def _hash(path: Path, size: int, changed_ns: int) -> str:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON values, without infinities."""
+    """Returns a dataclass as JSON values, without infinities."""
     plain = dataclasses.asdict(value)
     return {
         key: item

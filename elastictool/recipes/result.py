@@ -37,7 +37,7 @@ OWN_METRICS = ("top1", "top5", "mean_class_accuracy", "map")
 
 
 def make_result(plot: Step) -> Document:
-    """Return the document of a plot step whose inputs are finished."""
+    """Returns the document of a plot step whose inputs are finished."""
     settings = plot.settings
     keys = ("recipe", "scale", "title", "shows", "description", "data")
     result = {
@@ -52,7 +52,7 @@ def make_result(plot: Step) -> Document:
 
 
 def with_verdicts(result: Document) -> Document:
-    """Return the document with the verdicts on its claims computed anew."""
+    """Returns the document with the verdicts on its claims computed anew."""
     curves: dict[str, dict[float, float]] = {}
     panels, published = result.get("panels", []), result["published"]["curves"]
     for panel in panels:  # claims name a curve after its panel if there are several
@@ -85,7 +85,7 @@ def with_verdicts(result: Document) -> Document:
 
 
 def _panels(plot: Step) -> Document:
-    """Return what is drawn: curves of sweeps, curves of padding, or histograms."""
+    """Returns what is drawn: curves of sweeps, curves of padding, or histograms."""
     if "durations" in plot.reads:
         return read_json(plot.reads["durations"] / DURATIONS)  # type: ignore[no-any-return]
     tokens = {
@@ -147,18 +147,18 @@ def _sweep_panel(plot: Step) -> Document:
 
 
 def _common(shifts: Iterable[float]) -> float | None:
-    """Return the frame shift of all points (to the microsecond) if they share one."""
+    """Returns the frame shift of all points (to the microsecond) if they share one."""
     distinct = {round(shift, 3) for shift in shifts}
     return distinct.pop() if len(distinct) == 1 else None
 
 
 def _run_name(text: str) -> str:
-    """Return a run's name in the recipe, without seed and fold."""
+    """Returns a run's name in the recipe, without seed and fold."""
     return re.sub(r"(-seed\d+)?(-fold\d+)?$", "", text)
 
 
 def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
-    """Return one point of a curve: the mean over its trainings, with its interval."""
+    """Returns one point of a curve: the mean over its trainings, with its interval."""
     values = [point.value for point in points]
     mean = math.fsum(values) / len(values)
     low, high = points[0].low, points[0].high
@@ -178,7 +178,7 @@ def mean_point(x: float, points: Sequence[SweepPoint]) -> Document:
 
 
 def t_half_width(values: Sequence[float]) -> float:
-    """Return half of the 95 % t interval of a mean over runs; two or more values."""
+    """Returns half of the 95 % t interval of a mean over runs; two or more values."""
     import numpy as np
     from scipy.stats import t as student_t
 
@@ -187,7 +187,7 @@ def t_half_width(values: Sequence[float]) -> float:
 
 
 def _token_panel(name: str, title: str, report: Document) -> Document:
-    """Return padding by clips a batch; standard ASTs do not depend on it and are level lines."""
+    """Returns padding by clips a batch; standard ASTs do not depend on it and are level lines."""
     settings = report["settings"]
     sizes, rule = sorted(settings["batch_sizes"]), settings["rule"]
     curves: dict[str, Document] = {}
@@ -241,7 +241,7 @@ def _published(spec: Mapping[str, str] | None) -> Document:
 
 
 def _evaluations(plot: Step) -> dict[str, Document]:
-    """Return the means of all metrics at the own setting, by label."""
+    """Returns the means of all metrics at the own setting, by label."""
     values: dict[str, dict[str, list[float]]] = {}
     labels = plot.settings["labels"]
     for role, path in plot.reads.items():
@@ -260,7 +260,7 @@ def _evaluations(plot: Step) -> dict[str, Document]:
 
 
 def _made(plot: Step) -> Document:
-    """Return command, date, versions, machine and training time."""
+    """Returns command, date, versions, machine and training time."""
     markers = [read_json(path / MARKER) for path in plot.reads.values()]
     trained = [marker for marker in markers if marker["kind"] == "train"]
     machine: Document = next(

@@ -21,7 +21,7 @@ LEAST_GFLOPS = 1.0
 
 
 def run_plan(make: Callable[[], Plan], progress: Progress = SILENT) -> Plan:
-    """Run the unfinished steps and return the finished plan.
+    """Runs the unfinished steps and returns the finished plan.
 
     Args:
         make: Makes the plan from the current state of the disk.

@@ -195,7 +195,7 @@ class Scale:
             raise UsageError("the sweeps of a figure share one axis")
 
     def check_names(self) -> None:
-        """Check that every name that is referred to exists.
+        """Checks that every name that is referred to exists.
 
         Raises:
             UsageError: One does not; the hint names the nearest.
@@ -258,7 +258,7 @@ class Recipe:
             raise UsageError(f"recipe {self.title!r} has no scale {', '.join(missing)}")
 
     def scale(self, name: str) -> Scale:
-        """Return the scale called ``name``.
+        """Returns the scale called ``name``.
 
         Raises:
             UsageError: There is no such scale.
@@ -287,12 +287,12 @@ class Repeats:
     folds: tuple[int, ...] = ()
 
     def options(self) -> str:
-        """Return them as command-line options, with a leading space."""
+        """Returns them as command-line options, with a leading space."""
         chosen = {"--seeds": self.seeds, "--folds": self.folds}
         return "".join(f" {name} {','.join(map(str, v))}" for name, v in chosen.items() if v)
 
     def apply(self, scale: Scale) -> Scale:
-        """Return the scale with these seeds and folds.
+        """Returns the scale with these seeds and folds.
 
         Raises:
             UsageError: The data do not have such a fold.
@@ -305,7 +305,7 @@ class Repeats:
         return dataclasses.replace(scale, data=data, seeds=self.seeds or scale.seeds)
 
     def _with_folds(self, spec: DataSpec) -> DataSpec:
-        """Return the data with the chosen folds, which its title lists: ``folds 1, 2 of five``."""
+        """Returns the data with the chosen folds, which its title lists: ``folds 1, 2 of five``."""
         if not spec.folds:
             return spec
         folds = tuple(fold for fold in spec.folds if not self.folds or fold in self.folds)

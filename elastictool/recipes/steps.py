@@ -39,7 +39,7 @@ UNFINISHED = "sweep.unfinished"
 
 
 def execute(step: Step, progress: Progress = SILENT) -> dict[str, Any]:
-    """Execute a step whose inputs are finished, write its marker and return it.
+    """Executes a step whose inputs are finished, writes its marker and returns it.
 
     Raises:
         ElasticToolError: As the command of that kind.
@@ -210,7 +210,7 @@ def _durations(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def _source_of(reads: Mapping[str, Path], settings: Mapping[str, Any], split: str = "") -> Any:
-    """Return the durations of a prepared dataset, of a table, or of the stand-in."""
+    """Returns the durations of a prepared dataset, of a table, or of the stand-in."""
     from elastictool.data.store import PreparedStore
     from elastictool.evaluation import durations
 
@@ -229,7 +229,7 @@ def _plot(step: Step, progress: Progress) -> dict[str, Any]:
 
 
 def draw_result(result: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Write figure (``stem``.png, .svg) and table (.md) of a result, from the document alone.
+    """Writes figure (``stem``.png, .svg) and table (.md) of a result, from the document alone.
 
     Raises:
         ElasticToolError: A file cannot be written.

@@ -44,7 +44,7 @@ def save_clip(
     frames: NDArray[np.float32],
     config: FbankConfig,
 ) -> None:
-    """Draw a clip's waveform above the log-mel spectrogram that the model sees, as a PNG.
+    """Draws a clip's waveform above the log-mel spectrogram that the model sees, as a PNG.
 
     The same clip gives the same bytes.
 
@@ -88,7 +88,7 @@ def save_clip(
 
 
 def _mel_bins(hertz: NDArray[np.int64], config: FbankConfig) -> NDArray[np.float64]:
-    """Return the mel bins, as fractions, whose centres have these frequencies."""
+    """Returns the mel bins, as fractions, whose centres have these frequencies."""
     top_hz, nyquist_hz = config.high_frequency_hz, config.sample_rate_hz / 2
     ends_hz = (config.low_frequency_hz, top_hz if top_hz > 0 else top_hz + nyquist_hz)
     low, high = np.log1p(np.array(ends_hz) / MEL_BREAK_HZ)
@@ -98,7 +98,7 @@ def _mel_bins(hertz: NDArray[np.int64], config: FbankConfig) -> NDArray[np.float
 
 
 def draw_durations(name: str, durations_s: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Return a stacked histogram of clip lengths, one colour a split, with two percentiles.
+    """Returns a stacked histogram of clip lengths, one colour a split, with two percentiles.
 
     It is the basis for choosing an input length.
 
@@ -146,7 +146,7 @@ def save_timeline(
     probabilities: NDArray[np.float32],
     label_names: Sequence[str],
 ) -> list[Path]:
-    """Draw the classes that are likeliest anywhere in the recording, one row each.
+    """Draws the classes that are likeliest anywhere in the recording, one row each.
 
     Args:
         stem: Files to write, without ending (png and svg).

@@ -52,7 +52,7 @@ class Claim:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Reject a claim without what it compares.
+        """Rejects a claim without what it compares.
 
         Raises:
             UsageError: The kind is unknown, or it lacks what it compares with.
@@ -81,7 +81,7 @@ class Verdict:
 
 
 def judge(claim: Claim, curves: Curves) -> Verdict:
-    """Judge a claim on measured curves.
+    """Judges a claim on measured curves.
 
     Args:
         claim: The claim.
@@ -103,7 +103,7 @@ def judge(claim: Claim, curves: Curves) -> Verdict:
 
 
 def statement(claim: Claim) -> str:
-    """Return the claim as a sentence."""
+    """Returns the claim as a sentence."""
     if claim.description:
         return claim.description
     curve, other, points = claim.curve, claim.other, counted(abs(claim.points), "point")
@@ -127,7 +127,7 @@ def statement(claim: Claim) -> str:
 
 
 def _percent(claim: Claim, curve: Mapping[float, float]) -> dict[float, float]:
-    """Return scores in percent by column, for the columns that count."""
+    """Returns scores in percent by column, for the columns that count."""
     return {
         x: round(100 * y, 6) for x, y in sorted(curve.items()) if claim.start <= x <= claim.stop
     }

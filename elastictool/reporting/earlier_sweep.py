@@ -31,7 +31,7 @@ CONDITIONS = {
 
 
 def document_of(points: Iterable[SweepPoint]) -> dict[str, Any]:
-    """Return points as plain values for JSON; values that are not finite become None."""
+    """Returns points as plain values for JSON; values that are not finite become None."""
     points = list(points)
     rows = [
         {
@@ -46,7 +46,7 @@ def document_of(points: Iterable[SweepPoint]) -> dict[str, Any]:
 
 
 def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
-    """Return the points of the sweep in ``file`` (JSON), to be merged with new ones.
+    """Returns the points of the sweep in ``file`` (JSON), to be merged with new ones.
 
     Args:
         file: The file; it need not exist.
@@ -76,7 +76,7 @@ def earlier_points(file: Path, about: Mapping[str, Any]) -> list[SweepPoint]:
 
 
 def merged(earlier: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[SweepPoint]:
-    """Return each point once, new ones first choice; ordered by run, own setting, value."""
+    """Returns each point once, new ones first choice; ordered by run, own setting, value."""
     points = {point.identity: point for point in [*earlier, *new]}
     lines = list(dict.fromkeys(identity[:3] for identity in points))
 
@@ -88,7 +88,7 @@ def merged(earlier: Sequence[SweepPoint], new: Sequence[SweepPoint]) -> list[Swe
 
 
 def _differences(document: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """Return the differences between the document's points and new ones, in words."""
+    """Returns the differences between the document's points and new ones, in words."""
     found = [
         f"points of another {word} ({document.get(key)}, not {about.get(key)})"
         if key != "data_fingerprint"

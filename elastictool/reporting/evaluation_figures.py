@@ -53,7 +53,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def plot_confusions(evaluation: EvaluationFile) -> list[Path]:
-    """Draw ``figures/confusions_<stem>``; returns no files for multi-label runs.
+    """Draws ``figures/confusions_<stem>``; returns no files for multi-label runs.
 
     Raises:
         ElasticToolError: The result file is damaged, or a figure cannot be written.
@@ -65,7 +65,7 @@ def plot_confusions(evaluation: EvaluationFile) -> list[Path]:
 
 
 def plot_classes(evaluation: EvaluationFile) -> list[Path]:
-    """Draw ``figures/per_class_<stem>``; returns no files if no class has a score.
+    """Draws ``figures/per_class_<stem>``; returns no files if no class has a score.
 
     Raises:
         ElasticToolError: A file cannot be written.
@@ -85,7 +85,7 @@ def _save(figure: Figure, evaluation: EvaluationFile, kind: str, metric: str = "
 
 
 def draw_confusions(matrix: Counts, names: list[str]) -> Figure:
-    """Return the figure of a matrix (C, C) of counts, row = true class."""
+    """Returns the figure of a matrix (C, C) of counts, row = true class."""
     classes, pairs = len(names), most_confused(matrix, names, PAIRS)
     with styled():
         if classes > MOST_CLASSES:
@@ -190,7 +190,7 @@ class ClassValues:
 
 
 def class_values(evaluation: EvaluationFile) -> ClassValues:
-    """Return the accuracy of each class, or its AP for multi-label runs."""
+    """Returns the accuracy of each class, or its AP for multi-label runs."""
     multi_label = bool(evaluation.document.get("multi_label"))
     values = evaluation.column("average_precision" if multi_label else "recall")
     positives = evaluation.column("positives")
@@ -211,7 +211,7 @@ def class_values(evaluation: EvaluationFile) -> ClassValues:
 
 
 def draw_classes(values: ClassValues) -> Figure:
-    """Return the figure: one bar a class, or a sorted curve with its ends."""
+    """Returns the figure: one bar a class, or a sorted curve with its ends."""
     count = len(values.names)
     with styled():
         if count <= MOST_CLASSES:

@@ -59,12 +59,12 @@ class EvaluationFile:
         return [str(row["class"]) for row in self.document["per_class"]]
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
-        """Return the values (C,) of a column of the per-class table; NaN where it is empty."""
+        """Returns the values (C,) of a column of the per-class table; NaN where it is empty."""
         values = [row.get(name) for row in self.document["per_class"]]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
     def score_text(self, metric: str = "") -> str:
-        """Return a metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
+        """Returns a metric (by default the first to show) as ``top-1 accuracy 93.3 %``."""
         name = metric or self.metric
         text = metric_text(name, self.document["metrics"][name])
         return f"{METRIC_LABELS[name]} {text}" + (" %" if is_share(name) else "")
@@ -95,7 +95,7 @@ class EvaluationFile:
         return describe_outdated(self.run_dir, checkpoint, self.document.get("weights"))
 
     def confusions(self) -> npt.NDArray[np.int64] | None:
-        """Return the clips (C, C), row = true class; None without a file (multi-label runs).
+        """Returns the clips (C, C), row = true class; None without a file (multi-label runs).
 
         Raises:
             ElasticToolError: The file is damaged.
@@ -114,7 +114,7 @@ class EvaluationFile:
 
 
 def read_evaluation(run_dir: Path, stem: str) -> EvaluationFile:
-    """Read one evaluation of a run.
+    """Reads one evaluation of a run.
 
     Raises:
         UsageError: There is no such evaluation.
@@ -129,7 +129,7 @@ def read_evaluation(run_dir: Path, stem: str) -> EvaluationFile:
 
 
 def evaluation_stems(run_dir: Path) -> list[str]:
-    """Return the evaluations of a run: test first, then validation and train, own length first."""
+    """Returns the evaluations of a run: test first, then validation and train, own length first."""
     order = {"test": 0, "validation": 1, "train": 2}
     stems = [path.stem.removeprefix("eval_") for path in run_dir.glob("results/eval_*.json")]
 
@@ -141,7 +141,7 @@ def evaluation_stems(run_dir: Path) -> list[str]:
 
 
 def score_rows(document: Document) -> list[list[str]]:
-    """Return name and value with interval of each metric of an evaluation."""
+    """Returns name and value with interval of each metric of an evaluation."""
     rows = [
         [
             f"{label}, %" if is_share(name) else label,
@@ -167,13 +167,13 @@ def score_rows(document: Document) -> list[list[str]]:
 
 
 def value_heading(document: Document) -> str:
-    """Return the heading of the values, which says what their intervals are over."""
+    """Returns the heading of the values, which says what their intervals are over."""
     groups = document.get("interval", {}).get("groups", 0)
     return f"value ({interval_over(document['clips'], groups)})"
 
 
 def _interval_notes(how: Document) -> list[str]:
-    """Return the numbers of resamples, and why an interval is rough or missing."""
+    """Returns the numbers of resamples, and why an interval is rough or missing."""
     groups = how.get("groups", 0)
     units = "the groups of the data" if groups else "clips"
     lines = [
@@ -188,7 +188,7 @@ def _interval_notes(how: Document) -> list[str]:
 
 
 def notes(document: Document) -> list[str]:
-    """Return the notes below the values."""
+    """Returns the notes below the values."""
     lines = _interval_notes(document["interval"]) if "interval" in document else []
     lines += [
         f"left out of the means: {count:,} {what.replace('_', ' ')}"
@@ -217,7 +217,7 @@ def notes(document: Document) -> list[str]:
 
 
 def class_table(document: Document) -> tuple[list[str], list[list[str]]]:
-    """Return columns and cells of the per-class table; shares in percent."""
+    """Returns columns and cells of the per-class table; shares in percent."""
 
     def cell(name: str, value: Any) -> str:
         if value is None:

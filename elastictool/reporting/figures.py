@@ -85,12 +85,12 @@ class SeriesStyle:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a context in which figures have the common style."""
+    """Returns a context in which figures have the common style."""
     return rc_context(STYLE)
 
 
 def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
-    """Return a style for each label; those of one family differ in shade, line and marker.
+    """Returns a style for each label; those of one family differ in shade, line and marker.
 
     Fixed-length models ("AST-400", "AST-400/8") get colours in the order of their lengths and
     patch sizes.
@@ -119,7 +119,7 @@ def series_styles(labels: Iterable[str]) -> dict[str, SeriesStyle]:
 
 
 def _fixed_size(label: str) -> tuple[int, int] | None:
-    """Return (frames, patch size) of a fixed-length AST's label, which names patches other than 16.
+    """Returns (frames, patch size) of a fixed AST's label, which names patches other than 16.
 
     Where a label names patches alone ("AST-B/8", "AST/8"), or a frame shift ("AST-20ms", "AST at
     20 ms"), that replaces the frames.
@@ -129,7 +129,7 @@ def _fixed_size(label: str) -> tuple[int, int] | None:
 
 
 def plain_text(text: str, most: int = 200) -> str:
-    """Return text for matplotlib: no formulas between dollar signs, at most ``most`` long.
+    """Returns text for matplotlib: no formulas between dollar signs, at most ``most`` long.
 
     Long text loses its middle, because names of classes often differ at their ends. Control
     characters would make a broken SVG; legends leave out what begins with an underscore.
@@ -143,7 +143,7 @@ def plain_text(text: str, most: int = 200) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg, without dates and random ids: same data, same bytes.
+    """Writes ``stem``.png and ``stem``.svg, without dates and random ids: same data, same bytes.
 
     Raises:
         ElasticToolError: A file cannot be written.
@@ -155,7 +155,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write ``figure`` as a PNG; the same data gives the same bytes.
+    """Writes ``figure`` as a PNG; the same data gives the same bytes.
 
     Raises:
         ElasticToolError: ``path`` cannot be written.

@@ -45,18 +45,18 @@ _FOOT = "</body>\n</html>\n"
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Return a page around ``parts``, which are HTML."""
+    """Returns a page around ``parts``, which are HTML."""
     return _HEAD.format(title=escape(title)) + "\n".join(parts) + "\n" + _FOOT
 
 
 def element(tag: str, text: str, kind: str = "") -> str:
-    """Return escaped ``text`` inside ``tag``."""
+    """Returns escaped ``text`` inside ``tag``."""
     attribute = f' class="{escape(kind)}"' if kind else ""
     return f"<{tag}{attribute}>{escape(text)}</{tag}>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table of escaped cells; without ``columns`` it has no head."""
+    """Returns a table of escaped cells; without ``columns`` it has no head."""
     head = "".join(element("th", column) for column in columns)
     lines = [f"<thead><tr>{head}</tr></thead>"] if columns else []
     lines.append("<tbody>")
@@ -65,12 +65,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def folded(summary: str, inner: str) -> str:
-    """Return ``inner`` (HTML) behind a line that opens it."""
+    """Returns ``inner`` (HTML) behind a line that opens it."""
     return f"<details>{element('summary', summary)}{inner}</details>"
 
 
 def image(path: Path, alt: str) -> str:
-    """Return a PNG as part of the page.
+    """Returns a PNG as part of the page.
 
     Raises:
         ElasticToolError: It cannot be read.

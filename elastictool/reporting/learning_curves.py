@@ -46,7 +46,7 @@ class Curve(NamedTuple):
 
 
 def plot_learning_curves(run_dir: Path, title: str) -> list[Path]:
-    """Draw ``figures/learning_curves.png`` and ``.svg``; returns no files without a log.
+    """Draws ``figures/learning_curves.png`` and ``.svg``; returns no files without a log.
 
     Raises:
         ElasticToolError: The log cannot be read, or a file cannot be written.
@@ -59,7 +59,7 @@ def plot_learning_curves(run_dir: Path, title: str) -> list[Path]:
 
 
 def curve(records: Sequence[Record], name: str) -> Curve:
-    """Return the finite values called ``name`` over the steps at which they were logged."""
+    """Returns the finite values called ``name`` over the steps at which they were logged."""
     pairs = [(number(record, "step"), number(record, name)) for record in records]
     known = [(step, value) for step, value in pairs if step is not None and value is not None]
     table = np.array(known, dtype=np.float64).reshape(-1, 2)
@@ -67,7 +67,7 @@ def curve(records: Sequence[Record], name: str) -> Curve:
 
 
 def binned(full: Curve, bins: int = BINS) -> Curve:
-    """Return means over at most ``bins`` groups of neighbouring values."""
+    """Returns means over at most ``bins`` groups of neighbouring values."""
     if len(full.steps) <= bins:
         return full
     parts = np.array_split(np.arange(len(full.steps)), bins)
@@ -75,7 +75,7 @@ def binned(full: Curve, bins: int = BINS) -> Curve:
 
 
 def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
-    """Return where steps (n,) lie on an axis of epochs: epoch e ends at e.
+    """Returns where steps (n,) lie on an axis of epochs: epoch e ends at e.
 
     Steps after the last epoch continue at its speed; without epochs they are returned unchanged.
     """
@@ -91,7 +91,7 @@ def epoch_positions(steps: Array, epochs: Sequence[Record]) -> Array:
 
 
 def draw_learning_curves(steps: Sequence[Record], epochs: Sequence[Record], title: str) -> Figure:
-    """Return the figure of a run's log."""
+    """Returns the figure of a run's log."""
     names = [name for name in METRIC_LABELS if len(curve(epochs, f"val_{name}").steps)]
     heights = (3, 3, 2) if names else (3, 2)
     with styled():
@@ -132,7 +132,7 @@ def _draw_losses(axes: Axes, steps: Sequence[Record], epochs: Sequence[Record]) 
 
 
 def _draw_scores(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> None:
-    """Draw the validation metrics, with a ring at the epoch of the best weights."""
+    """Draws the validation metrics, with a ring at the epoch of the best weights."""
     axes.set_ylabel("validation, %")
     chosen = str(epochs[-1].get("selection_metric", ""))
     for name, colour, marker in zip(names, (GREEN, PURPLE, ORANGE), ("o", "^", "D"), strict=False):

@@ -65,13 +65,13 @@ class Line:
     own: Point | None = None
 
     def all_points(self) -> list[Point]:
-        """Return the points in order; the own one replaces a column at the same position."""
+        """Returns the points in order; the own one replaces a column at the same position."""
         by_x = {point.x: point for point in (*self.points, *((self.own,) if self.own else ()))}
         return [by_x[x] for x in sorted(by_x)]
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Draw curves, each shifted a little against the one before."""
+    """Draws curves, each shifted a little against the one before."""
     step = min(SHIFT, LARGEST_SHIFT / max(1, len(lines) - 1))
     scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
     for number, line in enumerate(lines):
@@ -104,7 +104,7 @@ def scale_columns(
     shift_ms: float | None = None,
     base_shift_ms: float | None = None,
 ) -> None:
-    """Scale the horizontal axis, with a tick at each column.
+    """Scales the horizontal axis, with a tick at each column.
 
     Args:
         axes: The axes with their curves.
@@ -125,7 +125,7 @@ def scale_columns(
 
 
 def _second_axis(axes: Axes, factor: float, label: str) -> None:
-    """Add an axis on top that shows the values below times ``factor``."""
+    """Adds an axis on top that shows the values below times ``factor``."""
     top = axes.secondary_xaxis(
         "top", functions=(partial(np.multiply, factor), partial(np.multiply, 1 / factor))
     )
@@ -144,7 +144,7 @@ def add_legend(
     extra: Mapping[str, Artist] | None = None,
     title: str = "",
 ) -> None:
-    """Add a legend of the curves below the axes.
+    """Adds a legend of the curves below the axes.
 
     Args:
         axes: Axes of a figure with constrained layout.

@@ -44,7 +44,7 @@ def _rows(table: str) -> list[dict[str, str]]:
 
 
 def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, float]]:
-    """Return scores (0 to 1) by model and column (frames, compression or patch size).
+    """Returns scores (0 to 1) by model and column (frames, compression or patch size).
 
     Args:
         table: Out of ``SOURCES``.
@@ -65,7 +65,7 @@ def published_curves(table: str, dataset: str = "") -> dict[str, dict[float, flo
 
 
 def published_metric(table: str, dataset: str = "") -> str:
-    """Return the metric of a table's scores, a key of ``METRIC_LABELS``.
+    """Returns the metric of a table's scores, a key of ``METRIC_LABELS``.
 
     Raises:
         UsageError: There is no such table.
@@ -76,7 +76,7 @@ def published_metric(table: str, dataset: str = "") -> str:
 
 
 def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
-    """Return a published model's score at its own setting, from its (column, score) pairs.
+    """Returns a published model's score at its own setting, from its (column, score) pairs.
 
     For ElasticAST's native lengths that is the longest column, the cap, from which on nothing is
     cut.
@@ -88,7 +88,7 @@ def own_score(model: str, points: Sequence[Sequence[float]]) -> float | None:
 
 
 def published_tokens(dataset: str = "VoxCeleb") -> dict[str, tuple[float | None, float | None]]:
-    """Return padding and cut in percent by model; None if published as a picture only."""
+    """Returns padding and cut in percent by model; None if published as a picture only."""
     return {
         row["model"]: (
             float(row["padding_percent"]) if row["padding_percent"] else None,
@@ -100,7 +100,7 @@ def published_tokens(dataset: str = "VoxCeleb") -> dict[str, tuple[float | None,
 
 
 def token_words(shares: Mapping[str, Sequence[float | None]], unit: str = "") -> str:
-    """Return padding and cut of each model as ``AST: padding 12.5, cut figure only``."""
+    """Returns padding and cut of each model as ``AST: padding 12.5, cut figure only``."""
     texts = {
         model: [FIGURE_ONLY if share is None else f"{share:.1f}{unit}" for share in pair]
         for model, pair in shares.items()

@@ -41,7 +41,7 @@ SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 def draw(result: Document) -> Figure:
-    """Return the figure of a result document."""
+    """Returns the figure of a result document."""
     with styled():
         panels = result.get("histograms") or result["panels"]
         apart = published_apart(result)
@@ -73,12 +73,12 @@ def draw(result: Document) -> Figure:
 
 
 def published_apart(result: Document) -> bool:
-    """Return whether the published curves have their own axes."""
+    """Returns whether the published curves have their own axes."""
     return bool(result["published"]["curves"]) and result["scale"] != SAME_DATA
 
 
 def _styles(result: Document) -> tuple[Styles, Styles]:
-    """Return the styles of our curves and of the published ones.
+    """Returns the styles of our curves and of the published ones.
 
     Our curves have the style of the published curve that they stand for: on other data the same
     name may be another model (our AST-20ms stands for the paper's AST at 40 ms).
@@ -122,7 +122,7 @@ def _point(point: Document) -> Point:
 
 
 def _draw_thin(axes: Axes, published: Document, styles: Styles) -> None:
-    """Draw published curves, and published shares of padding, which have no batch size."""
+    """Draws published curves, and published shares of padding, which have no batch size."""
     for name, points in published["curves"].items():
         style = styles[name]
         positions, scores = [x for x, _ in points], [100 * score for _, score in points]
@@ -134,7 +134,7 @@ def _draw_thin(axes: Axes, published: Document, styles: Styles) -> None:
 
 
 def _draw_published(axes: Axes, panel: Document, published: Document, styles: Styles) -> None:
-    """Draw the published curves in separate axes."""
+    """Draws the published curves in separate axes."""
     _draw_thin(axes, published, styles)
     for line, name in zip(axes.lines, published["curves"], strict=True):
         line.set_label(plain_text(name))
@@ -150,7 +150,7 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _add_legend(axes: Axes, panel: Document, result: Document, apart: bool) -> None:
-    """Add the legend of our curves, of rings and bars, and of what is published in our axes."""
+    """Adds the legend of our curves, of rings and bars, and of what is published in our axes."""
     own = AXES[panel["axis"]].dot if any(curve["own"] for curve in panel["curves"]) else ""
     published, extra = result["published"], dict[str, Artist]()
     thin = Line2D([], [], color=GREY, linewidth=0.8)
@@ -163,7 +163,7 @@ def _add_legend(axes: Axes, panel: Document, result: Document, apart: bool) -> N
 
 
 def _draw_histogram(axes: Axes, data: Document) -> None:
-    """Draw the clip lengths of a data set, and the input length of a standard AST."""
+    """Draws the clip lengths of a data set, and the input length of a standard AST."""
     axes.stairs(data["counts"], data["edges"], fill=True, color=BLUE, alpha=0.85)
     axes.set_xscale("log")
     low, high = min(data["edges"][0], 10), max(data["edges"][-1], 10.5)

@@ -29,7 +29,7 @@ TOKEN_AXIS = "batch_clips"
 
 
 def page(result: Document) -> str:
-    """Return heading, picture, conditions, tables and verdicts as Markdown."""
+    """Returns heading, picture, conditions, tables and verdicts as Markdown."""
     name = result["recipe"].partition("/")[2]
     parts = [
         f"# {result['title']}\n\n![{result['title']}]({name}.png)\n",
@@ -44,7 +44,7 @@ def page(result: Document) -> str:
 
 
 def published_words(published: Document) -> str:
-    """Return the published numbers and their source in a line."""
+    """Returns the published numbers and their source in a line."""
     if published["tokens"]:
         what, numbers = "Tokens, %", token_words(published["tokens"])
     elif published["curves"]:
@@ -61,20 +61,20 @@ def published_words(published: Document) -> str:
 
 
 def held_words(verdicts: Sequence[Document]) -> str:
-    """Return ``7 of 8 claims hold``; empty without claims."""
+    """Returns ``7 of 8 claims hold``; empty without claims."""
     held = sum(verdict["holds"] is True for verdict in verdicts)
     few = len(verdicts) == 1
     return f"{held} of {counted(len(verdicts), 'claim')} hold{'s' * few}" if verdicts else ""
 
 
 def scores_note(result: Document) -> str:
-    """Return that the scores of a result mean nothing, where they do not; else empty."""
+    """Returns that the scores of a result mean nothing, where they do not; else empty."""
     smoke = result["scale"] == "smoke" and result["made"]["trainings"]
     return " (one epoch: scores mean nothing)" if smoke else ""
 
 
 def tables(result: Document) -> list[str]:
-    """Return all tables of the result: lengths, or a row for each column of each panel."""
+    """Returns all tables of the result: lengths, or a row for each column of each panel."""
     if "histograms" in result:
         return [markdown_table(*histogram_cells(result))]
     published, note = result["published"], ""
@@ -102,7 +102,7 @@ def tables(result: Document) -> list[str]:
 
 
 def interval_words(panel: Document) -> str:
-    """Return what the intervals of a panel's points are over; empty without any."""
+    """Returns what the intervals of a panel's points are over; empty without any."""
     points = [point for curve in panel["curves"] for point in curve["points"]]
     runs = max((point["runs"] for point in points), default=1)
     if all(point["low"] is None for point in points):
@@ -113,14 +113,14 @@ def interval_words(panel: Document) -> str:
 
 
 def has_differences(panel: Document, result: Document) -> bool:
-    """Return whether our and published numbers are of the same data and metric."""
+    """Returns whether our and published numbers are of the same data and metric."""
     return bool(result["scale"] == SAME_DATA and result["published"]["metric"] == panel["metric"])
 
 
 def panel_cells(
     panel: Document, result: Document, intervals: bool = True
 ) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells of a panel: our scores, published scores, differences.
+    """Returns column names and cells of a panel: our scores, published scores, differences.
 
     Frames of other data are not compared with the paper's.
     """
@@ -150,7 +150,7 @@ def panel_cells(
 def _cells(
     point: Document | None, published: float | None, numbers: bool, gap: bool, intervals: bool
 ) -> list[str]:
-    """Return our score with its interval, the published, and (``gap``) the difference."""
+    """Returns our score with its interval, the published, and (``gap``) the difference."""
     if point is None:
         return [EMPTY] * (2 + gap)
     score = percent(point["value"], (point["low"], point["high"]) if intervals else None)
@@ -160,7 +160,7 @@ def _cells(
 
 
 def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells of token use: padding by batch size, cut, published ones."""
+    """Returns column names and cells of token use: padding by batch size, cut, published ones."""
     gap = has_differences(panel, result)
     sizes = sorted({p["x"] for curve in panel["curves"] for p in curve["points"]})
     columns = ["model", *(f"padding, {counted(size, 'clip')}" for size in sizes)]
@@ -185,7 +185,7 @@ def token_cells(panel: Document, result: Document) -> tuple[list[str], list[list
 def _share_cells(
     measured: Sequence[float], shares: Sequence[float | None] | None, index: int, gap: bool
 ) -> list[str]:
-    """Return published padding (0) or cut (1), and (``gap``) our difference from it."""
+    """Returns published padding (0) or cut (1), and (``gap``) our difference from it."""
     if shares is None:
         return [EMPTY] * (1 + gap)
     published = shares[index]
@@ -196,7 +196,7 @@ def _share_cells(
 
 
 def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells, one row a data set."""
+    """Returns column names and cells, one row a data set."""
     columns = ["data", "clips", "hours", "shortest", "median", "90 %", "99 %", "longest"]
     columns += ["shorter than 10.24 s", "longer", "published"]
     rows = [
@@ -215,7 +215,7 @@ def histogram_cells(result: Document) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict_lines(result: Document) -> str:
-    """Return how many claims hold, and a bullet for each claim."""
+    """Returns how many claims hold, and a bullet for each claim."""
     if not (verdicts := result["verdicts"]):
         shows = "lengths alone" if "histograms" in result else "that the steps work"
         return f"None is judged: the picture shows {shows}.\n"
@@ -229,7 +229,7 @@ def verdict_lines(result: Document) -> str:
 
 
 def provenance(result: Document) -> str:
-    """Return command, date, versions, machine and time."""
+    """Returns command, date, versions, machine and time."""
     made = result["made"]
     machine = made["gpu"] or made["cpu"]
     versions = [f"elastictool {made['elastictool']}", f"Python {made['python']}"]

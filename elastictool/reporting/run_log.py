@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 
 def read_log(run_dir: Path, kind: str) -> list[Record]:
-    """Return the records of one kind (``step``, ``epoch``) in order; none without a log.
+    """Returns the records of one kind (``step``, ``epoch``) in order; none without a log.
 
     Lines that are no records are skipped: a killed run may leave half of one.
 
@@ -33,7 +33,7 @@ def read_log(run_dir: Path, kind: str) -> list[Record]:
 
 
 def number(record: Record, name: str) -> float | None:
-    """Return a finite number of a record, or None."""
+    """Returns a finite number of a record, or None."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

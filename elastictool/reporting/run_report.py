@@ -34,7 +34,7 @@ REPORT_NAME = "report.html"
 
 
 def write_report(run_dir: Path) -> list[Path]:
-    """Write ``report.html``, and the learning curves where the log has grown; returns the files.
+    """Writes ``report.html``, and the learning curves where the log has grown; returns the files.
 
     A folder without a run (of a lone checkpoint) gets none.
 
@@ -63,7 +63,7 @@ def _write_report(run_dir: Path) -> list[Path]:
 
 
 def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
-    """Draw the figures of an evaluation and write ``report.html``; returns the files.
+    """Draws the figures of an evaluation and write ``report.html``; returns the files.
 
     Raises:
         ElasticToolError: The result is damaged, or a file cannot be written.
@@ -73,13 +73,13 @@ def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
 
 
 def curves_title(summary: RunSummary) -> str:
-    """Return the title of the learning curves."""
+    """Returns the title of the learning curves."""
     about = f"{summary.model} ({summary.name})" if summary.model else summary.name
     return f"{about} on {summary.dataset}" if summary.dataset else about
 
 
 def overview_rows(summary: RunSummary) -> list[list[str]]:
-    """Return facts and scores of a run as pairs of name and value."""
+    """Returns facts and scores of a run as pairs of name and value."""
     best = EMPTY
     if summary.best is not None:
         metric = METRIC_LABELS.get(summary.metric, summary.metric)
@@ -118,7 +118,7 @@ def _page(run_dir: Path, summary: RunSummary) -> str:
 
 
 def _section(title: str, parts: list[str]) -> list[str]:
-    """Return a heading and its parts; nothing without parts."""
+    """Returns a heading and its parts; nothing without parts."""
     return [html.element("h2", title), *parts] if parts else []
 
 

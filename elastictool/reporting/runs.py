@@ -89,7 +89,7 @@ class RunSummary:
     problem: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @property
@@ -99,7 +99,7 @@ class RunSummary:
 
 
 def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
-    """Return all runs directly under ``root``: last written, best, or alphabetically first.
+    """Returns all runs directly under ``root``: last written, best, or alphabetically first.
 
     By score, runs are ordered by test score, those without by validation score below them.
 
@@ -122,7 +122,7 @@ def list_runs(root: Path, sort: SortKey = "updated") -> list[RunSummary]:
 
 
 def _is_run(path: Path) -> bool:
-    """Return whether a folder has a run's files, or is empty (a training that died at once)."""
+    """Returns whether a folder has a run's files, or is empty (a training that died at once)."""
     try:
         return any((path / part).exists() for part in _PARTS) or not any(path.iterdir())
     except OSError:
@@ -130,7 +130,7 @@ def _is_run(path: Path) -> bool:
 
 
 def summarise(path: Path) -> RunSummary:
-    """Summarise a run; never fails: what is wrong is in ``problem``."""
+    """Summarises a run; never fails: what is wrong is in ``problem``."""
     updated = 0.0
     for name in ("metrics.jsonl", "config.yaml", ""):
         with contextlib.suppress(OSError):
@@ -174,7 +174,7 @@ def summarise(path: Path) -> RunSummary:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Return the configuration of a run.
+    """Returns the configuration of a run.
 
     Raises:
         UsageError: There is none, or this version cannot read it.
@@ -183,7 +183,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
-    """Return whether the last steps were skipped: several, or one that broke the weights.
+    """Returns whether the last steps were skipped: several, or one that broke the weights.
 
     A run that has reached its last epoch has diverged only if it took no step at all.
     """
@@ -202,7 +202,7 @@ def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
 
 
 def _best(epochs: Sequence[Record]) -> dict[str, Any]:
-    """Return the metric that chooses the best weights, its best value and the epoch of that."""
+    """Returns the metric that chooses the best weights, its best value and the epoch of that."""
     metric = str(epochs[-1].get("selection_metric", "")) if epochs else ""
     scores = [(number(record, f"val_{metric}"), number(record, "epoch")) for record in epochs]
     known = [(score, epoch) for score, epoch in scores if score is not None and epoch is not None]
@@ -213,7 +213,7 @@ def _best(epochs: Sequence[Record]) -> dict[str, Any]:
 
 
 def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
-    """Return the main score of each evaluation, and what is wrong with some of them."""
+    """Returns the main score of each evaluation, and what is wrong with some of them."""
     scores: dict[str, Score] = {}
     problems, old = [], []
     for stem in evaluation_stems(path):
@@ -236,7 +236,7 @@ def _evaluations(path: Path) -> tuple[dict[str, Score], str]:
 
 
 def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """Return the settings in which the runs differ: name to one value a run."""
+    """Returns the settings in which the runs differ: name to one value a run."""
     flats = [flat_settings(config) for config in configs]
     return {
         key: [flat[key] for flat in flats]
@@ -246,5 +246,5 @@ def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 
 
 def changed_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that are not the defaults."""
+    """Returns the settings that are not the defaults."""
     return {key: values[0] for key, values in differing_settings([config, RunConfig()]).items()}

@@ -24,7 +24,7 @@ from elastictool.utils.errors import UsageError
 
 
 def plot_sweep(source: Path | Sequence[SweepPoint], stem: Path, title: str = "") -> list[Path]:
-    """Draw a sweep to ``stem``.png and ``stem``.svg.
+    """Draws a sweep to ``stem``.png and ``stem``.svg.
 
     Args:
         source: A sweep CSV, or its points.
@@ -48,7 +48,7 @@ def plot_sweep(source: Path | Sequence[SweepPoint], stem: Path, title: str = "")
 
 
 def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
-    """Return points by legend label; the run's name, the fit of positions, the resizing method and
+    """Returns points by legend label; the run's name, the fit of positions, the resizing method and
     (for swept resolutions) the run's frame shift are part of labels that would otherwise be equal.
     """
     runs: dict[str, set[str]] = {}
@@ -76,7 +76,7 @@ def series_of(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
 
 
 def draw_sweep(points: Sequence[SweepPoint], title: str = "") -> Figure:
-    """Return the figure of points of one axis and one metric."""
+    """Returns the figure of points of one axis and one metric."""
     axis, metric = AXES[points[0].axis], points[0].metric
     factor = 100.0 if is_share(metric) else 1.0
     series = series_of(points)

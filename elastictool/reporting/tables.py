@@ -17,7 +17,7 @@ RESIZE_LABELS = {"pi": "PI-resize", "bl": "BL", "bl-plain": "BL without antialia
 
 
 def read_json(path: Path) -> Any:
-    """Return the document in a JSON result file.
+    """Returns the document in a JSON result file.
 
     Raises:
         UsageError: There is no such file.
@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """Return a Markdown table, the first ``left`` columns aligned left; ``|`` is escaped."""
+    """Returns a Markdown table, the first ``left`` columns aligned left; ``|`` is escaped."""
     lines = [columns, [*[":--"] * left, *["--:"] * (len(columns) - left)], *rows]
     return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
 
@@ -42,7 +42,7 @@ def _cell(value: object) -> str:
 
 
 def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:
-    """Return ``93.3`` or ``93.3 (90.1–95.9)`` from shares; ``–`` without a value."""
+    """Returns ``93.3`` or ``93.3 (90.1–95.9)`` from shares; ``–`` without a value."""
     if value is None:
         return EMPTY
     text = f"{100 * value:.1f}"
@@ -59,7 +59,7 @@ FEW_GROUPS = 10
 
 
 def interval_over(clips: int, groups: int = 0) -> str:
-    """Return what an interval is over: ``95 % interval over 24 groups``, or over clips."""
+    """Returns what an interval is over: ``95 % interval over 24 groups``, or over clips."""
     number = counted(groups, "group") if groups else counted(clips, "clip")
     return f"95 % interval over {number}{', rough' if 0 < groups < FEW_GROUPS else ''}"
 
@@ -67,7 +67,7 @@ def interval_over(clips: int, groups: int = 0) -> str:
 def metric_text(
     name: str, value: float | None, interval: Sequence[float | None] | None = None
 ) -> str:
-    """Return a metric as text: d' as it is, all others in percent."""
+    """Returns a metric as text: d' as it is, all others in percent."""
     from elastictool.metrics.table import is_share  # needs numpy, which start-up does not
 
     if is_share(name):
@@ -79,7 +79,7 @@ def metric_text(
 
 
 def score_text(metric: str, value: float | None) -> str:
-    """Return a score as ``mAP 55.3 %``."""
+    """Returns a score as ``mAP 55.3 %``."""
     from elastictool.metrics.table import METRICS
 
     name = METRICS[metric].short if metric in METRICS else metric
@@ -87,7 +87,7 @@ def score_text(metric: str, value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    """Returns ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds is None:
         return EMPTY
     whole = round(seconds)
@@ -99,7 +99,7 @@ def duration(seconds: float | None) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return a rounded time span: ``45 s``, ``20 min``, ``3 h``, ``12 d``."""
+    """Returns a rounded time span: ``45 s``, ``20 min``, ``3 h``, ``12 d``."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

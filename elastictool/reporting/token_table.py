@@ -31,7 +31,7 @@ _FIELDS = (
 
 
 def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells, all as text; a million tokens and more are in millions."""
+    """Returns column names and cells, all as text; a million tokens and more are in millions."""
     rows = []
     for use in report.uses:
         count, batch = use.processed_tokens, use.batch_clips or "any"
@@ -43,12 +43,12 @@ def table(report: TokenReport) -> tuple[list[str], list[list[str]]]:
 
 
 def is_stand_in(report: TokenReport) -> bool:
-    """Return whether the durations are the stand-in for VoxCeleb, which the paper counted."""
+    """Returns whether the durations are the stand-in for VoxCeleb, which the paper counted."""
     return report.source_kind == "stand-in"
 
 
 def conditions(report: TokenReport) -> str:
-    """Return cap, edge rule and row capacity, which shares of tokens depend on."""
+    """Returns cap, edge rule and row capacity, which shares of tokens depend on."""
     rule, settings = report.settings.rule, report.settings
     windowed = any(use.planner in WINDOW_PLANNERS for use in report.uses)
     return (
@@ -60,7 +60,7 @@ def conditions(report: TokenReport) -> str:
 
 
 def notes(report: TokenReport) -> list[str]:
-    """Return the notes below the table."""
+    """Returns the notes below the table."""
     lines = [
         "pad: of processed tokens; cut: of native tokens after the cap; excess: rows beyond the "
         "lower bound; tokens: processed in one epoch; planners are ElasticAST's",
@@ -85,7 +85,7 @@ def notes(report: TokenReport) -> list[str]:
 
 
 def document(report: TokenReport) -> dict[str, Any]:
-    """Return the report as plain values for JSON."""
+    """Returns the report as plain values for JSON."""
     uses = [
         asdict(use) | {"padding_percent": use.padding_percent, "cut_percent": use.cut_percent}
         for use in report.uses
@@ -101,7 +101,7 @@ def document(report: TokenReport) -> dict[str, Any]:
 
 
 def write_files(report: TokenReport, folder: Path) -> list[Path]:
-    """Write ``tokens.csv``, ``tokens.png`` and ``tokens.svg`` into ``folder``.
+    """Writes ``tokens.csv``, ``tokens.png`` and ``tokens.svg`` into ``folder``.
 
     Raises:
         ElasticToolError: A file cannot be written.
@@ -113,7 +113,7 @@ def write_files(report: TokenReport, folder: Path) -> list[Path]:
 
 
 def draw(report: TokenReport) -> Figure:
-    """Return the figure: padding and cut as bars; diamonds are published shares."""
+    """Returns the figure: padding and cut as bars; diamonds are published shares."""
     cut = is_stand_in(report) or any(use.cut_tokens for use in report.uses)
     titles = ["padding, % of processed tokens", *["cut, % of native tokens"] * cut]
     with styled():

@@ -48,7 +48,7 @@ class AttentionInputs(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor) -> AttentionInputs:
-        """Return the properties of (stream_length, H, d) queries."""
+        """Returns the properties of (stream_length, H, d) queries."""
         return cls(q.device, q.dtype, q.requires_grad and torch.is_grad_enabled(), q.shape[-1])
 
 
@@ -63,14 +63,14 @@ class AttentionBackend(ABC):
     padded_rows = False
 
     def unsupported(self, inputs: AttentionInputs) -> str:
-        """Return why the backend cannot take such ``inputs``; empty if it can."""
+        """Returns why the backend cannot take such ``inputs``; empty if it can."""
         return ""
 
     @abstractmethod
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, layout: SegmentLayout, scale: float
     ) -> Tensor:
-        """Attend: softmax(scale q k^T) v over the tokens of each segment.
+        """Attends: softmax(scale q k^T) v over the tokens of each segment.
 
         Args:
             q: (stream_length, H, d) queries; k and v alike.
@@ -92,7 +92,7 @@ class OncePerLayout(Generic[T]):
         self._last: tuple[weakref.ref[SegmentLayout], T] | None = None
 
     def __call__(self, layout: SegmentLayout) -> T:
-        """Return what ``make`` returns for ``layout``."""
+        """Returns what ``make`` returns for ``layout``."""
         last = self._last
         if last is None or last[0]() is not layout:
             self._last = last = (weakref.ref(layout), self._make(layout))
@@ -117,7 +117,7 @@ def choose_attention(
     training: bool = True,
     head_width: int = HEAD_WIDTH,
 ) -> str:
-    """Return ``name``, or for ``auto`` the fastest backend for such tensors.
+    """Returns ``name``, or for ``auto`` the fastest backend for such tensors.
 
     Raises:
         UsageError: There is no backend called ``name``.
@@ -129,7 +129,7 @@ def choose_attention(
 
 
 def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
-    """Return the first of ``FASTEST_FIRST`` that works, and why each one before it does not."""
+    """Returns the first of ``FASTEST_FIRST`` that works, and why each one before it does not."""
     declined: list[str] = []
     for name in FASTEST_FIRST[:-1]:
         reason = _reason(name, inputs)
@@ -144,7 +144,7 @@ def fastest(inputs: AttentionInputs) -> tuple[str, tuple[str, ...]]:
 
 
 def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
-    """Return the backend called ``name`` if it can take these ``inputs``.
+    """Returns the backend called ``name`` if it can take these ``inputs``.
 
     Raises:
         UsageError: It cannot, or there is none of that name.
@@ -160,7 +160,7 @@ def require_support(name: str, inputs: AttentionInputs) -> AttentionBackend:
 
 @lru_cache(maxsize=64)
 def _reason(name: str, inputs: AttentionInputs) -> str:
-    """Cache ``unsupported``, which may look at the disk, for all layers."""
+    """Caches ``unsupported``, which may look at the disk, for all layers."""
     return ATTENTION[name].unsupported(inputs)
 
 
@@ -194,7 +194,7 @@ ATTENTION.register("auto")(AutoAttention())
 
 
 def missing_for_triton() -> str:
-    """Return what triton lacks to compile code for CUDA at run time; empty if nothing is.
+    """Returns what triton lacks to compile code for CUDA at run time; empty if nothing is.
 
     Source: triton's ``runtime/build.py``, for the compilers it looks for where CC is not set.
     """

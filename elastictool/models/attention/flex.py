@@ -75,7 +75,7 @@ class FlexAttention(AttentionBackend):
 
 
 def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
-    """Build the mask: pairs of blocks that attend, and the token mask of blocks with a boundary."""
+    """Builds the mask: pairs of blocks that attend, and the token mask of those with a boundary."""
     ids = layout.segment_ids
     lists = torch.from_numpy(_block_lists(layout.span_lengths, block))
     if ids.device.type == "cuda":
@@ -109,7 +109,7 @@ def segment_block_mask(layout: SegmentLayout, block: int = BLOCK) -> BlockMask:
 
 
 def _block_lists(span_lengths: tuple[int, ...], block: int) -> npt.NDArray[np.int32]:
-    """List partners of R blocks as (2, R, 1 + W): their number, then which, ascending, then zeros.
+    """Lists partners of R blocks as (2, R, 1 + W): their number, then which, ascending, then zeros.
 
     First the blocks that share a span in part, then those that lie in one span, as does itself.
     """

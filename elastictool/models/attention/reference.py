@@ -40,7 +40,7 @@ class ReferenceAttention(AttentionBackend):
 
 
 def same_segment_mask(layout: SegmentLayout) -> Tensor:
-    """Return a (B, L, L) bool mask, True where query and key belong to one segment.
+    """Returns a (B, L, L) bool mask, True where query and key belong to one segment.
 
     Padding attends to padding, so that no row of scores is masked as a whole.
     """
@@ -51,7 +51,7 @@ def same_segment_mask(layout: SegmentLayout) -> Tensor:
 def attention_weights(
     q: Tensor, k: Tensor, mask: Tensor, layout: SegmentLayout, scale: float
 ) -> Tensor:
-    """Return the (B, H, L, L) attention weights; exactly zero where ``mask`` is False."""
+    """Returns the (B, H, L, L) attention weights; exactly zero where ``mask`` is False."""
     scores = scale * (_rows(q, layout) @ _rows(k, layout).transpose(-2, -1))
     elsewhere = ~mask[:, None]
     weights = scores.masked_fill(elsewhere, -math.inf).softmax(dim=-1)
@@ -64,17 +64,17 @@ def _rows_shape(layout: SegmentLayout) -> tuple[int, int]:
 
 
 def _rows(stream: Tensor, layout: SegmentLayout) -> Tensor:
-    """Reshape a (stream_length, H, d) stream to (B, H, L, d) rows."""
+    """Reshapes a (stream_length, H, d) stream to (B, H, L, d) rows."""
     return stream.reshape(*_rows_shape(layout), *stream.shape[1:]).transpose(1, 2)
 
 
 def _not_finite(stream: Tensor) -> Tensor:
-    """Return (stream_length,) bool: whether the token holds a NaN or an infinity."""
+    """Returns (stream_length,) bool: whether the token holds a NaN or an infinity."""
     return ~stream.isfinite().flatten(1).all(dim=1)
 
 
 def _anywhere_in_segment(mask: Tensor, layout: SegmentLayout) -> Tensor:
-    """Return (stream_length,) bool: True for all tokens of a segment that has a True one."""
+    """Returns (stream_length,) bool: True for all tokens of a segment that has a True one."""
     bins = layout.segment_ids + 1
     count = torch.zeros(layout.num_segments + 1, device=mask.device)
     return count.index_add(0, bins, mask.to(count.dtype))[bins] > 0

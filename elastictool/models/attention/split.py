@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @lru_cache(maxsize=8)
 def equal_runs(span_lengths: tuple[int, ...], span_segments: tuple[int, ...]) -> tuple[Run, ...]:
-    """Group neighbouring spans of equal length."""
+    """Groups neighbouring spans of equal length."""
     spans = zip(span_lengths, (segment == PAD for segment in span_segments), strict=True)
     return tuple(Run(len(list(group)), *span) for span, group in groupby(spans))
 
@@ -56,7 +56,7 @@ class SplitAttention(AttentionBackend):
 
 
 def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Compute attention within each span of a run; (copies x length, H, d)."""
+    """Computes attention within each span of a run; (copies x length, H, d)."""
     if run.padding:
         return torch.zeros_like(q)
     shape = (run.copies, run.length, *q.shape[1:])
