@@ -80,12 +80,17 @@ def test_a_table_by_window_has_a_class_a_row_in_80_columns(
     labels = elastictool.load(run).label_names
     for model in (run, several):
         shown = predict(path, "-r", model, "--window", 1, "--by-window").stdout
-        assert shown.count("predictions") == 1 and max(map(len, shown.splitlines())) <= 80
+        assert max(map(len, shown.splitlines())) <= 80
         cells = [line.split("│")[1:-1] for line in shown.splitlines() if "│" in line]
-        classes = [row[2].strip() for row in cells if row[2].strip()]
+        classes = [row[1].strip() for row in cells if row[1].strip()]
         assert sorted(classes) == sorted(3 * list(labels))
-        seconds = [row[1].strip() for row in cells if row[1].strip()]
+        seconds = [row[0].strip() for row in cells if row[0].strip()]
         assert seconds == ["0.00-1.00", "1.00-2.00", "2.00-2.50"]
+    lines = rows(predict(path, "-r", several, "--window", 1, "--format", "csv"))
+    decided = [line["label"] for line in lines if line["decided"] == "yes"]
+    few = predict(path, "-r", several, "--window", 1, "--by-window", "--top", 1).stdout
+    cells = [[cell.strip() for cell in line.split("│")[2:5]] for line in few.splitlines()]
+    assert [row[0] for row in cells if row[2:] == ["yes"]] == decided
 
 
 def test_what_to_do_about_missing_and_broken_recordings(run: Path, tmp_path: Path) -> None:

@@ -57,37 +57,48 @@ class PredictionOutput:
         else:
             self._show(found)
 
-    def _segments(self, item: Prediction) -> Iterator[_Segment]:
-        """Yields the windows of a recording one by one, or the whole."""
+    def _segments(self, item: Prediction, every: bool = False) -> Iterator[_Segment]:
+        """Yields the windows of a recording one by one (``every``: with all classes), or it all."""
         if not self.by_window:
             yield _Segment(0.0, item.duration_s, item.labels, item.decided)
             return
         parts = item.windows
         for start, stop, row in zip(parts.starts_s, parts.stops_s, parts.values, strict=True):
-            labels, decided = self.model.named(row, self.top), self.model.decided(row)
+            top, decided = len(row) if every else self.top, self.model.decided(row)
+            labels = self.model.named(row, top)
             yield _Segment(float(start), float(stop), labels, decided)
 
     def _show(self, found: Sequence[Prediction]) -> None:
-        classes = ["class", "probability"] if self.by_window else ["likeliest classes"]
+        """Prints a row a recording or, by window, a table a recording."""
         decided = ["decided"] if self.model.run.multi_label else []
-        rows = [row for item in found if not item.error for row in self._table_rows(item)]
-        if rows:
-            columns = ["recording", "seconds", *classes, *decided]
-            print_table("predictions", columns, [row[: len(columns)] for row in rows])
+        good = [item for item in found if not item.error]
+        if self.by_window:
+            columns = ["seconds", "class", "probability", *decided]
+            for item in good:
+                rows = [row[: len(columns)] for row in self._window_rows(item)]
+                print_table(item.name, columns, rows)
+        elif good:
+            columns = ["recording", "seconds", "likeliest classes", *decided]
+            rows = [
+                [
+                    item.name,
+                    f"{item.duration_s:.2f}",
+                    ", ".join(f"{label} {share:.1%}" for label, share in item.labels),
+                    ", ".join(item.decided) or "-",
+                ][: len(columns)]
+                for item in good
+            ]
+            print_table("predictions", columns, rows)
 
-    def _table_rows(self, item: Prediction) -> Iterator[list[str]]:
-        """Yields a row a recording or, by window, a row a class; a name is not repeated."""
-        name = item.name
-        for segment in self._segments(item):
-            decided, seconds = ", ".join(segment.decided) or "-", f"{segment.stop_s:.2f}"
-            if not self.by_window:
-                likeliest = ", ".join(f"{label} {share:.1%}" for label, share in segment.labels)
-                yield [name, seconds, likeliest, decided]
-                continue
-            seconds = f"{segment.start_s:.2f}-{seconds}"
-            for label, share in segment.labels:
-                yield [name, seconds, label, f"{100 * share:.1f} %", decided]
-                name = seconds = decided = ""
+    def _window_rows(self, item: Prediction) -> Iterator[list[str]]:
+        """Yields a row for each of a window's top classes and each decided one."""
+        for segment in self._segments(item, every=True):
+            seconds = f"{segment.start_s:.2f}-{segment.stop_s:.2f}"
+            for rank, (label, share) in enumerate(segment.labels):
+                taken = self._taken(label, segment.decided)
+                if rank < self.top or taken == "yes":
+                    yield [seconds, label, f"{100 * share:.1f} %", taken]
+                    seconds = ""  # not repeated
 
     def document(self, item: Prediction) -> dict[str, Any]:
         """Returns one recording's prediction for JSON."""
