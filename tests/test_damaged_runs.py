@@ -295,7 +295,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(name: str, run: Path)
 
 
 def test_resuming_a_finished_run_touches_nothing(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, toy_store: PreparedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(finished, tmp_path / "run"))
     before, times = content(path), {file: file.stat().st_mtime_ns for file in path.rglob("*")}
@@ -303,3 +303,4 @@ def test_resuming_a_finished_run_touches_nothing(
     assert content(path) == before
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == times
     assert same(weights(path), weights(finished))
+    assert resume_run(path, toy_store).seconds > 0

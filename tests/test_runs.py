@@ -211,7 +211,7 @@ def test_the_command_lists_shows_and_compares(
     ("line", "words"),
     [
         (["runs"], "there is no folder"),
-        (["runs", "show"], "there is no folder"),
+        (["runs", "show"], "there is no run under runs"),
         (["runs", "show", "none"], "'none'"),
         (["runs", "compare", "none"], "one run cannot be compared"),
         (["runs", "--json", "show", "none"], "options of the list"),

@@ -123,7 +123,8 @@ class ModelConfig:
         require(self.fc_norm_eps > 0, "model.fc_norm_eps must be above 0")
         require(self.attention_scale >= 0, "model.attention_scale must not be negative")
         require(0 <= self.dropout < 1, "model.dropout must be in 0..1")
-        require(0 < self.mlp_ratio <= 100, "model.mlp_ratio must be above 0 and at most 100")
+        require(self.mlp_ratio * self.width >= 1, "model.mlp_ratio must be above 0")
+        require(self.mlp_ratio <= 100, "model.mlp_ratio must be at most 100")
         within("model.num_classes", self.num_classes, 0, 10_000_000)
 
 

@@ -151,7 +151,9 @@ def _finished(run: RunDirectory, config: RunConfig) -> TrainResult | None:
     require_unedited(run, saved["config"], config)
     if state.skipped_in_a_row == state.step:
         raise no_finite_step(state.step)
-    return TrainResult(run.path, epochs, state.best_epoch, seconds=state.seconds, was_finished=True)
+    return TrainResult(
+        run.path, epochs, state.best_epoch, seconds=state.total_seconds, was_finished=True
+    )
 
 
 def _fit(trainer: Trainer) -> TrainResult:
