@@ -225,7 +225,7 @@ def test_a_recording_is_read_no_further_than_its_next_batch_of_windows(
                 drawn.append(second)
                 yield noise(1.0, second)
 
-        yield SimpleNamespace(sample_rate_hz=RATE_HZ, blocks=blocks)
+        yield SimpleNamespace(sample_rate_hz=RATE_HZ, blocks=blocks, losses={})
 
     monkeypatch.setattr("elastictool.inference.recordings.open_recording", hours)
     monkeypatch.setattr("elastictool.inference.windowing.MAX_TOKENS", 200)
