@@ -252,8 +252,9 @@ def test_an_option_with_a_name_that_no_file_has_is_a_clear_error(
         ("train", "--run-dir"),
         ("prep", "--dataset", "csv", "--root"),
         ("prep", "--dataset", "json", "--root"),
+        ("data", "export", "--out"),
         ("tokens", "--durations"),
-        ("convert", "--out", "o.safetensors"),
+        ("convert", "--from", "hf-ast", "--out", "o.safetensors"),
         ("eval",),
     ],
     ids=" ".join,
@@ -266,7 +267,8 @@ def test_an_option_that_names_no_file_is_refused_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     strange_files(tmp_path)
-    data = ("--dataset", toy_store.path) if command[-1] == "--run-dir" else ()
+    data: tuple[object, ...] = ("--dataset", toy_store.path) if command[-1] == "--run-dir" else ()
+    data = (toy_store.path,) if command[-1] == "--out" and command[0] == "data" else data
     assert run_command(monkeypatch, *command, tmp_path / name, *data) == 2
 
 

@@ -7,6 +7,7 @@ repositories are optional.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -59,7 +60,7 @@ def export(
             into a table.
         ElasticToolError: ``out`` cannot be written.
     """
-    if out.is_file():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise UsageError(f"{out} is a file", "--out names a new folder")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty", "--out names a new or an empty folder")

@@ -150,7 +150,7 @@ def from_system(error: Exception) -> ElasticToolError | None:
         return ElasticToolError(
             f"cannot use {name}: {reason}", "change the rights of it, or of the folders above it"
         )
-    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
         return UsageError(f"cannot use {name}: {reason}", "give another path")
     return None
 
