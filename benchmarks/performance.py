@@ -385,6 +385,22 @@ def _gpu_loader(document: Document) -> str:
     )
 
 
+def training_memory(document: Document) -> str:
+    """Return the memory of training by precision, and whether the mark is reached."""
+    columns = (
+        ("training", "{training}"),
+        ("peak of epochs 1 and 2, MB", "{early_mb:,.0f}"),
+        ("peak of all, MB", "{peak_mb:,.0f}"),
+        ("growth after epoch 2", "{growth:.1%}"),
+    )
+    targets = (
+        "bf16 above fp32: {above_fp32_mb:,.0f} MB (mark: 150 at most); its clips a second: "
+        "{speed:.0%} of those with products of any shape (mark: 95 % at least): "
+    )
+    verdict = _verdict(document["reached"])
+    return f"{table(document['rows'], columns)}\n{targets.format(**document)}{verdict}\n"
+
+
 def _verdict(reached: bool) -> str:
     return "reached" if reached else "**missed**"
 
@@ -394,6 +410,7 @@ SECTIONS: dict[str, tuple[Path, Section]] = {
     "others": (FOLDER / "others.json", others),
     "spread": (FOLDER / "spread.json", spread),
     "memory": (FOLDER / "memory.json", memory),
+    "training_memory": (FOLDER / "training_memory.json", training_memory),
     "epochs": (FOLDER / "epochs.json", epochs),
     "planning": (RESULTS / "packing.json", planning),
     "processes": (FOLDER / "processes.json", processes),

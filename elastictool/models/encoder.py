@@ -13,6 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
+from elastictool.models.linear import Linear
 
 QKV = tuple[Tensor, Tensor, Tensor]
 """(stream_length, H, d) queries, keys and values."""
@@ -33,8 +34,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.proj = Linear(config.width, config.width)
 
     def split_heads(self, tokens: Tensor) -> QKV:
         """Projects (stream_length, D) tokens to (stream_length, H, d) queries, keys and values."""
@@ -47,9 +48,9 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, D) to (N, D)."""

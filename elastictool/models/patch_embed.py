@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
+from elastictool.models.linear import linear
 from elastictool.models.resize import resample_patch_embed
 from elastictool.packing.layout import SegmentLayout
 
@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor, patch_size: tuple[int, int]) -> Tensor:
         """Embeds (N, P) patches as (N, D) tokens."""
-        return F.linear(patches, self.weight_for(patch_size), self.proj.bias)
+        return linear(patches, self.weight_for(patch_size), self.proj.bias)
 
 
 def scatter_tokens(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from elastictool.config import ModelConfig
 from elastictool.models.encoder import attention_scale
+from elastictool.models.linear import Linear
 from elastictool.packing.layout import SegmentLayout
 
 
@@ -30,8 +31,8 @@ class AttentionPool(nn.Module):
         self.scale = attention_scale(config)
         self.latent = nn.Parameter(torch.zeros(config.width))
         self.q = nn.Linear(config.width, config.width)
-        self.kv = nn.Linear(config.width, 2 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
+        self.kv = Linear(config.width, 2 * config.width)
+        self.proj = Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor, layout: SegmentLayout) -> Tensor:
         """Pools (N, D) tokens without padding to (S, D)."""

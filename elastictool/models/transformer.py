@@ -20,6 +20,7 @@ from elastictool.config import ModelConfig
 from elastictool.models.attention.base import ATTENTION
 from elastictool.models.encoder import Block, attention_scale, encode
 from elastictool.models.init import initialize
+from elastictool.models.linear import Linear
 from elastictool.models.patch_embed import PatchEmbed, scatter_tokens
 from elastictool.models.pooling import AttentionPool, drop_padding, mean_pool, prefix_pool
 from elastictool.models.pos_embed import build_pos_embed
@@ -62,7 +63,7 @@ class SpectrogramTransformer(nn.Module):
             self.fc_norm = nn.LayerNorm(config.width, eps=config.fc_norm_eps)
         self.head: nn.Module = nn.Identity()
         if config.num_classes:
-            self.head = nn.Linear(config.width, config.num_classes)
+            self.head = Linear(config.width, config.num_classes)
         initialize(self, config)
 
     def forward(self, batch: PackedBatch) -> Tensor:

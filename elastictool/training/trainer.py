@@ -50,6 +50,7 @@ from elastictool.training.state import (
     validation_parts,
 )
 from elastictool.training.validation import ChosenThresholds, selection_metric, validation_metrics
+from elastictool.utils.heap import trim_heap
 from elastictool.utils.progress import SILENT, Progress
 from elastictool.utils.signals import Stopped, StopRequest
 
@@ -276,6 +277,7 @@ class Trainer:
         self._average_epochs()
         self.train_state.counters = state.next_epoch()
         self._save()
+        trim_heap()
         return validation
 
     def _keep_best(self, validation: dict[str, float]) -> None:

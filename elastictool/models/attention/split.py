@@ -7,6 +7,7 @@ through one call.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -63,10 +64,30 @@ def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tenso
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
     half = q.device.type == "cpu" and q.dtype == torch.bfloat16
     if half and run.length <= MATRIX_PRODUCT_TOKENS:
-        out = (scale * q @ k.transpose(2, 3)).softmax(dim=-1) @ v
+        out = _by_products(scale * q, k, v)
     else:
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attends by matrix products of (B, H, length, d), padded to one of few lengths.
+
+    As in ``models/linear.py``, every shape of a product would keep its code in memory.
+    """
+    length = q.shape[2]
+    padding = padded_length(length) - length
+    if not padding:
+        return (q @ k.transpose(2, 3)).softmax(dim=-1) @ v
+    q, k, v = (F.pad(part, (0, 0, 0, padding)) for part in (q, k, v))
+    hidden = F.pad(q.new_zeros(length), (0, padding), value=-math.inf)
+    return ((q @ k.transpose(2, 3) + hidden).softmax(dim=-1) @ v)[:, :, :length]
+
+
+def padded_length(length: int) -> int:
+    """Returns the least of four lengths an octave, and multiples of 8, that holds ``length``."""
+    step = max(8, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
 
 
 ATTENTION.register("split")(SplitAttention())
