@@ -319,13 +319,27 @@ def test_a_signal_to_the_whole_group_saves_while_loader_workers_run(
 # Kill -9; many more kills: python -m benchmarks.reliability kills
 
 
-def test_temporary_files_go_with_the_process_that_wrote_them(tmp_path: Path) -> None:
+def kill_while_writing(path: Path) -> int:
+    """Lets a process leave its temporary file; returns its number."""
     process = os.fork()
     if process == 0:
-        with atomic_path(tmp_path / "killed") as half:
+        with atomic_path(path) as half:
             half.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(process, 0)
+    return process
+
+
+def test_prep_killed_at_its_figure_leaves_nothing_behind(tmp_path: Path) -> None:
+    options = PrepOptions("synth", out=tmp_path, limit=20)
+    whole = content(prepare(options).path)
+    kill_while_writing(tmp_path / "synth" / "durations.png")
+    assert len(content(tmp_path / "synth")) == len(whole) + 1
+    assert content(prepare(options).path) == whole
+
+
+def test_temporary_files_go_with_the_process_that_wrote_them(tmp_path: Path) -> None:
+    process = kill_while_writing(tmp_path / "killed")
     elsewhere = tmp_path / f".file.{process}-0a1b2c3d-0a1b2c3d.tmp"
     elsewhere.touch()
     with atomic_path(tmp_path / "running") as other:

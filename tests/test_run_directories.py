@@ -295,6 +295,9 @@ def test_resuming_a_finished_run_reports_it_and_names_the_next_command(
     shown = result.stderr.replace("\n", " ")
     assert "was finished before, after 1 epoch" in shown and "training on" not in shown
     assert f"elastictool sweep {path} " in shown
+    written = (path / "report.html").stat().st_mtime_ns  # as if train was killed before it
+    CliRunner().invoke(app, ["train", "--resume", "--run-dir", str(path)])
+    assert (path / "report.html").stat().st_mtime_ns == written
 
 
 def test_a_run_whose_state_was_deleted_is_not_trained_again_over_its_weights(

@@ -39,7 +39,6 @@ import torch
 from benchmarks.reliability.child import end_session, run_cli
 from elastictool.data.options import PrepOptions
 from elastictool.data.prepare import prepare
-from elastictool.utils.io import LOCK_NAME
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Processes that start at once, because a server that has imported everything forks them."""
@@ -68,6 +67,7 @@ TRAINING = (
     "data.validation_fraction=0.2",
 )
 TIMES = re.compile(rb"\d{4}-\d\d-\d\d[T\d:+]*|\b[\d.,]+ s\b|<tr><td>command</td>.*")
+NOT_COMPARED = ("environment.json", "lock", ".lock")
 TIME_KEYS = ("seconds", "date")
 RECIPE = "elasticast/table1_pooling"
 
@@ -348,7 +348,7 @@ def content(root: Path) -> dict[str, bytes]:
     files = {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in ("environment.json", LOCK_NAME)
+        if path.is_file() and not path.name.startswith(NOT_COMPARED)
     }
     return {name: _timeless(name, found) for name, found in files.items()}
 
@@ -356,8 +356,7 @@ def content(root: Path) -> dict[str, bytes]:
 def _timeless(name: str, found: bytes) -> bytes:
     if name.endswith(".training.pt"):
         state = torch.load(io.BytesIO(found), weights_only=True)
-        del state["state"]["seconds"]
-        return repr(_plain(state)).encode()
+        return repr(_plain(_without_times(state))).encode()
     if name.endswith((".json", ".jsonl")):
         lines = found.splitlines() if name.endswith("l") else [found]
         return json.dumps([_without_times(json.loads(line)) for line in lines]).encode()
@@ -369,7 +368,7 @@ def _timeless(name: str, found: bytes) -> bytes:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_times(v) for k, v in value.items() if not k.endswith(TIME_KEYS)}
+        return {k: _without_times(v) for k, v in value.items() if not str(k).endswith(TIME_KEYS)}
     return [_without_times(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -98,7 +98,7 @@ def train(
         return
 
     from elastictool.checkpoint.run_directory import RunDirectory
-    from elastictool.reporting.run_report import write_report
+    from elastictool.reporting.run_report import is_reported, write_report
     from elastictool.training.resuming import own_config
     from elastictool.training.run import describe, resume_run, train_run
     from elastictool.utils.text import counted
@@ -115,7 +115,8 @@ def train(
         result = train_run(config, store, path, options.overwrite, progress())
     if not launched().is_main:
         return
-    files = [] if result.was_finished else write_report(result.run)
+    reported = result.was_finished and is_reported(result.run)
+    files = [] if reported else write_report(result.run)
     _print(_report(result), path, json_output)
     if not json_output:
         log_lines("wrote ", files)

@@ -136,6 +136,7 @@ def merge(plan: Plan, progress: Progress = SILENT) -> PreparedStore:
 
 
 def _finished_before(plan: Plan, progress: Progress) -> PreparedStore:
+    remove_temporaries(plan.folder, shared=True)
     progress.log(f"{plan.folder} is prepared already (--overwrite prepares it again)")
     return PreparedStore.open(plan.folder)
 

@@ -62,6 +62,18 @@ def _write_report(run_dir: Path) -> list[Path]:
     return [*files, path]
 
 
+def is_reported(run_dir: Path) -> bool:
+    """Return whether ``report.html`` was written after the last line of the log.
+
+    A process that is killed at its end leaves a finished run without it.
+    """
+    try:
+        report, log = (run_dir / name for name in (REPORT_NAME, "metrics.jsonl"))
+        return report.stat().st_mtime_ns >= log.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
 def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
     """Draws the figures of an evaluation and write ``report.html``; returns the files.
 
