@@ -288,3 +288,28 @@ def test_a_disk_that_fails_is_the_reason_and_prints_nothing(
     with pytest.raises(AudioError, match=r"cannot be read .Input/output error"):
         decode(_BadDisk(made(kind)))
     assert not capfd.readouterr().err
+
+
+def test_a_length_that_leads_nowhere_prints_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(), RATE_HZ, format="CAF")
+    content = buffer.getvalue()
+    damaged = patched(content, content.find(b"data") + 4, struct.pack(">q", 1 << 62))
+    assert np.array_equal(decode(damaged)[0], decode(content)[0])
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stated", ("99:59:59.000000000", "00:00:00.200000000"))
+def test_a_wrong_tag_of_the_duration_does_not_matter(stated: str) -> None:
+    content = made("webm")
+    at = content.find(b"DURATION")
+    at = content.find(b"00:00:", at)
+    assert at > 0
+    samples, losses = read(patched(content, at, stated.encode()))
+    assert len(samples) == len(decode(content)[0]) and not losses
+
+
+@pytest.mark.parametrize("length", (b"\0\0\0\x20", b"\x7f\x7f\x7f\x7f"))
+def test_a_file_that_holds_only_a_tag_says_so(length: bytes) -> None:
+    with pytest.raises(AudioError, match="holds only an ID3 tag"):
+        decode(b"ID3\4\0\0" + length + bytes(32))

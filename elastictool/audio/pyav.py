@@ -15,6 +15,7 @@ FLAC in Ogg, and joined files in which times start again.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -74,6 +75,24 @@ _COUNTED: dict[tuple[int, ...], tuple[int, int | None]] = {}
 """Samples and last time stamp of counted files: often many slices of one file are read."""
 _Frame = tuple[Any, int]
 """A decoded frame, and the number of damaged packets before it."""
+
+
+class _Seekable:
+    """A file whose impossible seeks, to where a damaged header leads, are errors for FFmpeg only.
+
+    PyAV keeps one exception of a file, and prints others with their tracebacks.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.read, self.tell, self.seekable = raw.read, raw.tell, raw.seekable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Returns the new position, or a negative error number."""
+        try:
+            return self._raw.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 class _Stream(Recording):
@@ -158,17 +177,20 @@ class _Stream(Recording):
         """Length of the stream that the container states, in samples; 0 where it only estimates.
 
         A container's own duration is that of its longest stream, so it counts only where there
-        is no other. Matroska's writers note each stream's length in a tag. In Ogg it is the time
-        of the last page: that of the last part where several were joined.
+        is no other. Matroska's writers note each stream's length in a tag, which editing may leave
+        as it was. In Ogg it is the time of the last page: that of the last part where several were
+        joined.
         """
         seconds = 0.0
         if self._is("matroska"):
+            whole = (self._container.duration or 0) / 1_000_000
             tag = self._stream.metadata.get("DURATION", "")
-            if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag, re.ASCII):
+            if whole and len(self._container.streams) == 1:
+                seconds = whole
+            elif found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag, re.ASCII):
                 hours, minutes, rest = found.groups()
                 seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest)
-            elif len(self._container.streams) == 1 and self._container.duration:
-                seconds = self._container.duration / 1_000_000
+                seconds = min(seconds, whole) if whole else seconds
         elif self._is("ogg", *_WITH_LENGTH) and self._stream.duration:
             seconds = float(self._stream.duration * self._stream.time_base)
         return round(seconds * self.sample_rate_hz)
@@ -198,7 +220,7 @@ class _Stream(Recording):
         self._raw.seek(0)
         try:
             self._container = av.open(
-                self._raw,
+                _Seekable(self._raw),
                 options={"format_whitelist": _CONTAINERS},
                 metadata_errors="replace",
             )

@@ -277,7 +277,7 @@ def opened(source: Source, name: str) -> Iterator[BinaryIO]:
         ElasticToolError: This process may open no more files.
     """
     if isinstance(source, bytes):
-        yield _after_tags(io.BytesIO(source))
+        yield _after_tags(io.BytesIO(source), name)
     elif isinstance(source, Path):
         try:
             file = open_file(source)
@@ -286,13 +286,17 @@ def opened(source: Source, name: str) -> Iterator[BinaryIO]:
                 raise lack from error
             raise AudioError(f"{name}: cannot be read ({error.strerror})") from error
         with file, open(file.fileno(), "rb", closefd=False) as nameless:
-            yield _after_tags(nameless)
+            yield _after_tags(nameless, name)
     else:
-        yield _after_tags(source)
+        yield _after_tags(source, name)
 
 
-def _after_tags(file: BinaryIO) -> BinaryIO:
+def _after_tags(file: BinaryIO, name: str) -> BinaryIO:
     start = after_tags(file)
+    if start and start >= (size := file.seek(0, os.SEEK_END)):
+        raise AudioError(
+            f"{name}: holds only an ID3 tag, which counts {start} bytes (the file has {size})"
+        )
     file.seek(start)
     return part_of(file, start) if start else file
 
