@@ -1,6 +1,6 @@
 """Defines the linear layers, whose products in bfloat16 on a CPU come in few shapes.
 
-oneDNN compiles code for every shape of a product and keeps it, about a megabyte each. Batches of
+oneDNN compiles code for every shape of a product and keeps it, half a megabyte each. Batches of
 clips have as many shapes as numbers of tokens, and a layer has three products: memory would grow by
 more than a gigabyte within some epochs, and a smaller cache would compile again at every step. So
 rows are computed in blocks of a few sizes, and only the last block is padded. Other types and

@@ -73,9 +73,14 @@ def _attend(run: Run, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tenso
 def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attends by matrix products of (B, H, length, d), padded to one of few lengths.
 
-    As in ``models/linear.py``, every shape of a product would keep its code in memory.
+    As in ``models/linear.py``, every shape of a product would keep its code in memory: half a
+    megabyte, whatever the size. So there are few lengths, and few numbers of clips at once.
     """
-    length = q.shape[2]
+    copies, length = q.shape[0], q.shape[2]
+    if copies & (copies - 1):
+        sizes = [1 << bit for bit in range(copies.bit_length()) if copies >> bit & 1]
+        parts = zip(*(torch.split(part, sizes) for part in (q, k, v)), strict=True)
+        return torch.cat([_by_products(*part) for part in parts])
     padding = padded_length(length) - length
     if not padding:
         return (q @ k.transpose(2, 3)).softmax(dim=-1) @ v
@@ -85,8 +90,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def padded_length(length: int) -> int:
-    """Returns the least of four lengths an octave, and multiples of 8, that holds ``length``."""
-    step = max(8, 1 << max(0, (length - 1).bit_length() - 3))
+    """Returns the least of four lengths an octave, and multiples of 32, that holds ``length``."""
+    step = max(32, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 
