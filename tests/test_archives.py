@@ -144,6 +144,15 @@ def broken_header(archive: Path) -> None:
     archive.write_bytes(data)
 
 
+def longer_record(archive: Path) -> None:
+    """Lets the second record of a zip's list reach over the third one."""
+    data = bytearray(archive.read_bytes())
+    second = data.find(b"PK\1\2", data.find(b"PK\1\2") + 1)
+    third = data.find(b"PK\1\2", second + 1)
+    struct.pack_into("<H", data, second + 32, data.find(b"PK\1\2", third + 1) - third)
+    archive.write_bytes(data)
+
+
 def cut(archive: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-6_000])
 
@@ -151,7 +160,7 @@ def cut(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "damage"),
     [("tar", broken_header), ("tar", cut), ("tar.gz", cut), ("tar.bz2", cut), ("tar.xz", cut),
-     ("zip", cut), ("tar.gz", broken_gzip)],
+     ("zip", cut), ("zip", longer_record), ("tar.gz", broken_gzip)],
 )  # fmt: skip
 def test_damage_is_named(kind: str, damage: Any, tmp_path: Path) -> None:
     archive = pack(tmp_path, kind, {**FILES, "last.wav": random.Random(1).randbytes(9_000)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,10 @@ def _damage(archive: Path) -> Iterator[None]:
         ) from error
 
 
+_ZIP_END_BYTES = 22 + 0xFFFF
+"""Largest size of the last record of a zip, whose comment may have 64 kB."""
+
+
 class _Header(tarfile.TarInfo):
     """A header of a tar; a damaged one is an error, which tarfile takes for the end otherwise."""
 
@@ -123,7 +128,16 @@ class _Header(tarfile.TarInfo):
 
 
 def _opened(file: Any, is_zip: bool) -> Any:
-    return zipfile.ZipFile(file) if is_zip else tarfile.open(fileobj=file, tarinfo=_Header)
+    if not is_zip:
+        return tarfile.open(fileobj=file, tarinfo=_Header)
+    packed = zipfile.ZipFile(file)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _ZIP_END_BYTES))
+    end = file.read()
+    (count,) = struct.unpack_from("<H", end, end.rfind(b"PK\5\6") + 10)
+    found = len(packed.infolist())  # a wrong length in one record hides those after it
+    if count not in (found, 0xFFFF):  # the latter of archives with more members
+        raise zipfile.BadZipFile(f"{found} of {count} members can be found")
+    return packed
 
 
 def _members(archive: Path, target: Path, packed: Any) -> list[_Member]:
