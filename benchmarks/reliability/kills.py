@@ -68,7 +68,7 @@ TRAINING = (
 )
 TIMES = re.compile(rb"\d{4}-\d\d-\d\d[T\d:+]*|\b[\d.,]+ s\b|<tr><td>command</td>.*")
 NOT_COMPARED = ("environment.json", "lock", ".lock")
-TIME_KEYS = ("seconds", "date")
+TIME_KEYS = ("seconds", "date", "load_average")
 RECIPE = "elasticast/table1_pooling"
 
 
