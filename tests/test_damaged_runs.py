@@ -151,12 +151,18 @@ def test_damaged_results_and_weights_end_with_a_message(
     assert "best.safetensors" in squeeze(capsys)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "environment.json", *RESULTS])
-def test_a_folder_in_the_place_of_a_file_ends_with_a_message(
-    name: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+_READ = ["config.yaml", "metrics.jsonl", "environment.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [(name, os.mkdir) for name in (*_READ, *RESULTS)] + [(name, os.mkfifo) for name in _READ],
+)
+def test_a_folder_or_pipe_in_the_place_of_a_file_ends_with_a_message(
+    name: str, make: Callable[[Path], None], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / name).unlink(missing_ok=True)
-    (copy / name).mkdir()
+    make(copy / name)
     for command in (
         ["train", "--resume", "--run-dir", copy],
         ["eval", copy],

@@ -182,6 +182,27 @@ def test_numbers_that_overflow_are_refused_by_the_option(
     assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["1e308", "inf"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("prep", "--max-seconds"),
+        ("predict", "--window"),
+        ("embed", "--hop"),
+        ("eval", "--resolution"),
+    ],
+)
+def test_fractions_that_overflow_are_refused_by_the_option(
+    command: str,
+    option: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(monkeypatch, command, option, value) == 2
+    assert f"{option} is " in capsys.readouterr().err
+
+
 def test_a_dry_run_of_many_epochs_answers_at_once(toy_store: PreparedStore) -> None:
     plan = describe(small("train.epochs=1000000"), toy_store)
     assert plan["optimizer_steps"] == 3_000_000

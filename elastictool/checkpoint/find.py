@@ -15,6 +15,7 @@ from elastictool.config import RunConfig
 from elastictool.config.coerce import from_dict
 from elastictool.config.yaml_text import read_yaml
 from elastictool.utils.errors import ElasticToolError, UsageError
+from elastictool.utils.io import read_text
 
 RUNS_ROOT = Path("runs")
 """Default parent folder of runs."""
@@ -99,7 +100,7 @@ def read_run_config(file: Path) -> RunConfig:
     # Sections that every run's configuration has, and no recipe, which may have this name, in full.
     missing = [name for name in ("data", "fbank", "model", "train") if name not in values]
     if missing:
-        raise UsageError(f"it has no section {' nor '.join(missing)}")
+        raise UsageError(f"{file} has no section {' nor '.join(missing)}")
     return config
 
 
@@ -128,6 +129,6 @@ def _why_no_run(path: Path) -> str:
     if (path / LOCK_NAME).is_file():
         return ""
     with suppress(OSError, ValueError, TypeError):
-        if "elastictool" in json.loads((path / ENVIRONMENT_NAME).read_text("utf-8")):
+        if "elastictool" in json.loads(read_text(path / ENVIRONMENT_NAME)):
             return ""
     return f"it has neither {ENVIRONMENT_NAME} nor {LOCK_NAME} of a training"

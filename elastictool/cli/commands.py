@@ -89,7 +89,8 @@ class Command(TyperCommand):
         """Parses as usual, and refuses numbers that overflow or fill the memory further on."""
         rest = super().parse_args(ctx, args)
         for name, value in ctx.params.items():
-            if isinstance(value, int) and abs(value) > _LARGEST and name != "seed":
+            number = isinstance(value, int | float) and name != "seed"
+            if number and not abs(value) <= _LARGEST:  # nan and inf neither
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is {shown(value)}", f"it is at most {_LARGEST:,}")
         return rest

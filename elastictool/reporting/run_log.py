@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from elastictool.utils.errors import ElasticToolError
-from elastictool.utils.io import parse_record
+from elastictool.utils.io import open_file, parse_record
 
 Record = dict[str, Any]
 
@@ -21,7 +21,8 @@ def read_log(run_dir: Path, kind: str) -> list[Record]:
     """
     path = run_dir / "metrics.jsonl"
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with open_file(path) as file:
+            text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -23,7 +23,7 @@ from elastictool.evaluation.points import model_label
 from elastictool.reporting.evaluations import evaluation_stems, read_evaluation
 from elastictool.reporting.run_log import Record, number, read_log
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import as_argument, parse_record
+from elastictool.utils.io import as_argument, open_file, parse_record
 
 State = Literal["running", "finished", "stopped", "diverged", "broken"]
 SortKey = Literal["updated", "name", "score"]
@@ -188,7 +188,8 @@ def _has_diverged(path: Path, config: RunConfig, ended: bool) -> bool:
     A run that has reached its last epoch has diverged only if it took no step at all.
     """
     try:
-        lines = (path / SKIPPED_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_file(path / SKIPPED_NAME) as file:
+            lines = file.read().splitlines()
         steps = read_log(path, "step")
     except (ElasticToolError, OSError):
         return False

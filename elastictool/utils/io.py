@@ -335,14 +335,13 @@ def _machine() -> str:
 
 
 def require_readable(path: Path) -> None:
-    """Checks that a file can be read, for libraries that report it as a damaged one.
+    """Checks that a regular file can be read, for libraries that report it as a damaged one.
 
     Raises:
         ElasticToolError: It cannot.
     """
     try:
-        with path.open("rb"):
-            pass
+        open_file(path).close()
     except OSError as error:
         raise ElasticToolError(
             f"cannot read {path}: {error.strerror or error}",
