@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 import time
 from pathlib import Path
@@ -313,3 +314,16 @@ def test_a_wrong_tag_of_the_duration_does_not_matter(stated: str) -> None:
 def test_a_file_that_holds_only_a_tag_says_so(length: bytes) -> None:
     with pytest.raises(AudioError, match="holds only an ID3 tag"):
         decode(b"ID3\4\0\0" + length + bytes(32))
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus", "ogg-flac"])
+def test_a_damaged_page_before_the_first_sound_is_refused(kind: str) -> None:
+    whole = trials.sample(kind, trials.tone(2.0))
+    pages = [match.start() for match in re.finditer(b"OggS", whole)]
+    (first,) = [at for at in pages if int.from_bytes(whole[at + 6 : at + 14], "little")][:1]
+    damaged = bytearray(whole)
+    damaged[first + 200] ^= 1
+    with pytest.raises(AudioError, match="before the first sound is damaged"):
+        decode(bytes(damaged))
+    tagged = b"ID3\4\0\0\0\0\0\x14" + bytes(20) + whole
+    assert len(decode(tagged)[0]) == len(decode(whole)[0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
@@ -273,6 +274,7 @@ def _extent(raw: BinaryIO, size: int, form: _Chunked, stated: int, wraps: bool =
 
 def _ogg(raw: BinaryIO, size: int) -> Extent:
     """Checks that the last page is whole and marked as the last: FFmpeg does not."""
+    _check_first_sound(raw)
     begin = max(0, size - 2 * _OGG_LONGEST_PAGE)
     raw.seek(begin)
     tail = raw.read()
@@ -287,6 +289,34 @@ def _ogg(raw: BinaryIO, size: int) -> Extent:
     if not page[5] & _OGG_END:
         raise _Truncated("the Ogg stream has no end-of-stream page")
     return Extent.of_first(raw, begin + at + length)
+
+
+def _check_first_sound(raw: BinaryIO) -> None:
+    """Checks the pages up to the first with sound: FFmpeg drops those with a wrong checksum.
+
+    Later ones leave a gap in the time stamps, which is noticed; these seem to be a later beginning.
+    """
+    while (page := raw.read(_OGG_HEADER)).startswith(b"OggS") and len(page) == _OGG_HEADER:
+        page += raw.read(page[26])
+        page += raw.read(sum(page[_OGG_HEADER:]))
+        stated = int.from_bytes(page[22:26], "little")
+        if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != stated:
+            break
+        if int.from_bytes(page[6:14], "little", signed=True) > 0:
+            return
+    else:
+        if not page:
+            return  # it holds headers only
+    raise _Truncated("an Ogg page before the first sound is damaged")
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Returns Ogg's CRC-32, which takes the bits of each byte in the other order than zlib's."""
+    value = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{value:032b}"[::-1], 2)
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _mp3(raw: BinaryIO, size: int) -> Extent:
