@@ -153,6 +153,10 @@ def longer_record(archive: Path) -> None:
     archive.write_bytes(data)
 
 
+def zero_in_a_name(archive: Path) -> None:
+    archive.write_bytes(archive.read_bytes().replace(b"a/1.wav", b"a/\0\0wav"))
+
+
 def cut(archive: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-6_000])
 
@@ -160,7 +164,7 @@ def cut(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "damage"),
     [("tar", broken_header), ("tar", cut), ("tar.gz", cut), ("tar.bz2", cut), ("tar.xz", cut),
-     ("zip", cut), ("zip", longer_record), ("tar.gz", broken_gzip)],
+     ("zip", cut), ("zip", longer_record), ("zip", zero_in_a_name), ("tar.gz", broken_gzip)],
 )  # fmt: skip
 def test_damage_is_named(kind: str, damage: Any, tmp_path: Path) -> None:
     archive = pack(tmp_path, kind, {**FILES, "last.wav": random.Random(1).randbytes(9_000)})

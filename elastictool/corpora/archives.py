@@ -145,6 +145,8 @@ def _members(archive: Path, target: Path, packed: Any) -> list[_Member]:
     room, members, total = _Room(archive, target), [], 0
     for each in packed.infolist() if isinstance(packed, zipfile.ZipFile) else packed:
         if isinstance(each, zipfile.ZipInfo):
+            if "\0" in each.orig_filename:  # zipfile cuts it there, perhaps to that of a folder
+                raise zipfile.BadZipFile(f"the name {each.orig_filename!r} holds a zero byte")
             member = _Member(each.filename, each.file_size, not each.is_dir(), each)
         else:
             member = _Member(each.name, each.size, each.isfile(), each)
