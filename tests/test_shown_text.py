@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import unicodedata
@@ -30,6 +31,7 @@ from elastictool.data.prepare import prepare
 from elastictool.data.store import PreparedStore
 from elastictool.reporting.audio_figures import save_timeline
 from elastictool.reporting.figures import plain_text
+from elastictool.reporting.html_page import page, table
 from elastictool.utils.errors import ElasticToolError
 from elastictool.utils.text import json_text, printable
 from tests.helpers.command_line import run_command
@@ -242,3 +244,9 @@ def test_legends_keep_names_that_begin_with_an_underscore() -> None:
     axes = figure.subplots()
     axes.plot([1], [1], label=plain_text("_draft"))
     assert [text.get_text().strip() for text in axes.legend().get_texts()] == ["_draft"]
+
+
+def test_reports_show_no_characters_that_turn_text_or_are_not_seen() -> None:
+    page_of_names = page("a\u202eb", [table(["\x1b[31m"], [["c\u200bd & <e>"]])])
+    assert not re.search("[\x1b\u202e\u200b]", page_of_names)
+    assert "a\\u202eb" in page_of_names and "c\\u200bd &amp; &lt;e&gt;" in page_of_names

@@ -174,6 +174,16 @@ def locked_folder(folder: Path) -> Path:
     return root
 
 
+def test_prepared_data_that_may_not_be_read_are_not_called_damaged(tmp_path: Path) -> None:
+    store = prepare(PrepOptions("synth", None, tmp_path / "out", limit=3))
+    for shard in store.path.glob("shard-*"):
+        shard.chmod(0)
+    child = run_child(tmp_path, "data", "show", str(store.path), before=obey_rights)
+    shown = child.shown()
+    assert child.process.exitcode == 1 and "damaged" not in shown
+    assert "cannot read" in shown and "Permission denied" in shown
+
+
 def test_prep_reports_what_it_may_not_read_and_prepares_the_rest(tmp_path: Path) -> None:
     root = locked_folder(tmp_path)
     clips = len(list(walk_files(root)))

@@ -85,7 +85,11 @@ class _Seekable:
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
-        self.read, self.tell, self.seekable = raw.read, raw.tell, raw.seekable
+        self.tell, self.seekable = raw.tell, raw.seekable
+
+    def read(self, size: int) -> bytes:
+        """Returns the next bytes; none where the file has nothing ready."""
+        return self._raw.read(size) or b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Returns the new position, or a negative error number."""

@@ -465,6 +465,10 @@ def _map_shard(path: Path) -> pa.Table:
                 if (kind := found.get(wanted.name, "missing")) != wanted.type:
                     raise ValueError(f"its column {wanted.name!r} is {kind}")
             return table
+    except PermissionError as error:
+        raise ElasticToolError(
+            f"cannot read {path}: {error.strerror}", "change its rights, or run as its owner"
+        ) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ElasticToolError(
             f"shard {path} is missing or damaged: {error}",

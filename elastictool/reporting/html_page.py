@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from elastictool.utils.errors import ElasticToolError
+from elastictool.utils.text import printable
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -46,13 +47,18 @@ _FOOT = "</body>\n</html>\n"
 
 def page(title: str, parts: Sequence[str]) -> str:
     """Returns a page around ``parts``, which are HTML."""
-    return _HEAD.format(title=escape(title)) + "\n".join(parts) + "\n" + _FOOT
+    return _HEAD.format(title=_shown(title)) + "\n".join(parts) + "\n" + _FOOT
+
+
+def _shown(text: str) -> str:
+    """Returns ``text`` as HTML, without characters that turn its direction or are not seen."""
+    return escape(printable(text, kept="\n"))
 
 
 def element(tag: str, text: str, kind: str = "") -> str:
     """Returns escaped ``text`` inside ``tag``."""
     attribute = f' class="{escape(kind)}"' if kind else ""
-    return f"<{tag}{attribute}>{escape(text)}</{tag}>"
+    return f"<{tag}{attribute}>{_shown(text)}</{tag}>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -79,4 +85,4 @@ def image(path: Path, alt: str) -> str:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:
         raise ElasticToolError(f"cannot read {path}: {error.strerror}", "draw it anew") from error
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}"></figure>'
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{_shown(alt)}"></figure>'
