@@ -156,7 +156,7 @@ _READ = ["config.yaml", "metrics.jsonl", "environment.json"]
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [(name, os.mkdir) for name in (*_READ, *RESULTS)] + [(name, os.mkfifo) for name in _READ],
+    [(name, make) for name in (*_READ, *RESULTS) for make in (os.mkdir, os.mkfifo)],
 )
 def test_a_folder_or_pipe_in_the_place_of_a_file_ends_with_a_message(
     name: str, make: Callable[[Path], None], copy: Path, monkeypatch: pytest.MonkeyPatch

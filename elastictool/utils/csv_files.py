@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from elastictool.utils.errors import ElasticToolError, UsageError
-from elastictool.utils.io import readable, write_text
+from elastictool.utils.io import open_file, readable, write_text
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 """Beginning of a formula; after apostrophes too, so that those of the text itself are kept."""
@@ -75,7 +75,7 @@ def read_rows(path: Path, raw: bool = False) -> list[dict[str, str]]:
         ElasticToolError: It is no table.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_file(path), "utf-8-sig", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
