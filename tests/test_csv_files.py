@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,11 @@ def test_a_cell_is_a_number_or_no_formula_and_reads_back(cell: str) -> None:
 
 @given(st.lists(st.tuples(st.text("'=+-@a,;\"\n\r", min_size=1), st.floats(allow_nan=False))))
 def test_tables_read_back_what_was_written(cells: list[tuple[str, float]]) -> None:
-    path = Path(".").resolve() / "unused.csv"
-    with pytest.MonkeyPatch.context() as patch:
-        texts: dict[Path, str] = {}
-        patch.setattr("elastictool.utils.csv_files.write_text", texts.__setitem__)
-        rows = [{"name": name, "value": value} for name, value in cells]
+    rows = [{"name": name, "value": value} for name, value in cells]
+    with tempfile.TemporaryDirectory() as folder:
         for raw in (False, True):
+            path = Path(folder) / f"{raw}.csv"
             write_rows(path, ("name", "value"), rows, raw)
-            patch.setattr(Path, "open", lambda path, **_: io.StringIO(texts[path], newline=""))
             found = read_rows(path, raw)
             assert [(row["name"], float(row["value"])) for row in found] == cells
 

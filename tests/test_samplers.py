@@ -55,8 +55,9 @@ def first_views(drawn_by: TrainingSampler, epoch: int = 0) -> dict[int, Crop]:
 
 
 def digest(drawn_by: TrainingSampler) -> str:
+    drawn = ("clip", "native_frames", "first_frame", "num_frames", "pad_to", "draw")
     places = [
-        [[dataclasses.astuple(view)[:6] for view in row] for row in plan.rows]
+        [[[getattr(view, name) for name in drawn] for view in row] for row in plan.rows]
         for epoch in (0, 1, 7)
         for plan in drawn_by.epoch(epoch)
     ]

@@ -63,7 +63,7 @@ def _write_report(run_dir: Path) -> list[Path]:
 
 
 def is_reported(run_dir: Path) -> bool:
-    """Return whether ``report.html`` was written after the last line of the log.
+    """Returns whether ``report.html`` was written after the last line of the log.
 
     A process that is killed at its end leaves a finished run without it.
     """
@@ -75,7 +75,7 @@ def is_reported(run_dir: Path) -> bool:
 
 
 def report_evaluation(run_dir: Path, stem: str) -> list[Path]:
-    """Draws the figures of an evaluation and write ``report.html``; returns the files.
+    """Draws the figures of an evaluation and writes ``report.html``; returns the files.
 
     Raises:
         ElasticToolError: The result is damaged, or a file cannot be written.
